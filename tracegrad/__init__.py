@@ -1,0 +1,3 @@
+"""TraceGrad: neural networks that predict electronic-structure Hamiltonians."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,277 @@
+"""QHNet (Yu et al. 2023): an SE(3)-equivariant network for molecular Hamiltonians.
+
+Node features of degrees 0..lmax are refined by convolutions over all pairs of atoms; after each of the last
+convolutions a self layer and a pair layer build the features of atoms (f_ii) and of ordered pairs (f_ij), which
+are expanded into the blocks of H. The pair features, and optionally the self features, are handed out for
+refinement (see `tracegrad.backbones.interface`).
+
+Positions are in angstrom, blocks in hartree. Features are component-first, see `tracegrad.nn.features`.
+"""
+
+import torch
+from e3nn.nn import FullyConnectedNet
+from e3nn.o3 import Irrep, Irreps
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from tracegrad.backbones.interface import Backbone, Blocks, Refine, keep
+from tracegrad.basis import OrbitalBasis
+from tracegrad.nn.expansion import BlockExpansion
+from tracegrad.nn.features import inner_products, spherical_harmonics, split_degrees
+from tracegrad.nn.gates import NormGate
+from tracegrad.nn.linear import EquivariantLinear
+from tracegrad.nn.radial import ExponentialBernstein
+from tracegrad.nn.tensor_product import ChannelwiseProduct, FilterProduct
+
+FILTER_WIDTH = 32  # hidden width of the networks that make convolution weights, whatever the channels
+EdgeIndex = Int[Tensor, "2 edges"]
+
+
+def shifted_softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) - log 2."""
+    return softplus(x) - 0.6931471805599453
+
+
+def pair_invariants(
+    x: Float[Tensor, "m n c"], edge_index: EdgeIndex, first: int, lmax: int
+) -> Float[Tensor, "edges invariants"]:
+    """[x_0 of dst, x_0 of ``edge_index[first]``, <x_dst, x_src>_l / (2l + 1) for l >= 1]."""
+    dst, src = edge_index
+    scalars = [x[0].index_select(0, dst), x[0].index_select(0, edge_index[first])]
+    products = inner_products(x.index_select(1, dst), x.index_select(1, src), lmax)
+    return torch.cat([*scalars, products], dim=-1)
+
+
+class FirstConvolution(nn.Module):
+    """Convolution of the species embedding: scalars in, all degrees out; no gate and no residual."""
+
+    def __init__(self, lmax: int, channels: int, radial: int):
+        super().__init__()
+        self.channels = channels
+        self.product = FilterProduct(0, lmax)
+        width = self.product.n_paths * channels
+        self.radial_net = FullyConnectedNet([radial, FILTER_WIDTH, width], shifted_softplus)
+        self.invariant_net = FullyConnectedNet([2 * channels, FILTER_WIDTH, width], shifted_softplus)
+        self.out = EquivariantLinear(lmax, channels, channels)
+
+    def forward(
+        self,
+        x: Float[Tensor, "1 atoms c"],
+        edge_index: EdgeIndex,
+        rbf: Float[Tensor, "edges k"],
+        sh: Float[Tensor, "m edges"],
+    ) -> Float[Tensor, "m atoms c"]:
+        dst, src = edge_index
+        # The invariants are those of the destination atom, twice: compute them once an atom.
+        per_atom = self.invariant_net(torch.cat([x[0], x[0]], dim=-1))
+        weights = self.radial_net(rbf) * per_atom.index_select(0, dst)
+        messages = self.product(
+            x.index_select(1, src), sh, weights.to(x.dtype).view(len(dst), -1, self.channels)
+        )
+        return self.out(sum_messages(messages, dst, x.shape[1]))
+
+
+class Convolution(nn.Module):
+    """Gated convolution with residual connections."""
+
+    def __init__(self, lmax: int, channels: int, radial: int):
+        super().__init__()
+        self.lmax, self.channels = lmax, channels
+        self.pre = EquivariantLinear(lmax, channels, channels)
+        self.gate = NormGate(lmax, channels)
+        self.linear = EquivariantLinear(lmax, channels, channels)
+        self.product = FilterProduct(lmax, lmax)
+        width = self.product.n_paths * channels
+        self.radial_net = FullyConnectedNet([radial, FILTER_WIDTH, width], shifted_softplus)
+        self.invariant_net = FullyConnectedNet(
+            [(lmax + 2) * channels, FILTER_WIDTH, width], shifted_softplus
+        )
+        self.out = EquivariantLinear(lmax, channels, channels)
+
+    def forward(
+        self,
+        x: Float[Tensor, "m atoms c"],
+        edge_index: EdgeIndex,
+        rbf: Float[Tensor, "edges k"],
+        sh: Float[Tensor, "m edges"],
+    ) -> Float[Tensor, "m atoms c"]:
+        dst, src = edge_index
+        invariants = pair_invariants(self.pre(x), edge_index, 0, self.lmax)
+        gated = self.linear(self.gate(x))
+        weights = self.radial_net(rbf) * self.invariant_net(invariants)
+        messages = self.product(
+            gated.index_select(1, src), sh, weights.to(x.dtype).view(len(dst), -1, self.channels)
+        )
+        return self.out(sum_messages(messages, dst, x.shape[1]) + gated) + x
+
+
+class SelfLayer(nn.Module):
+    """f_ii: product of two gated copies of a node's feature."""
+
+    def __init__(self, lmax: int, channels: int):
+        super().__init__()
+        self.gates = nn.ModuleList([NormGate(lmax, channels) for _ in range(2)])
+        self.linears = nn.ModuleList([EquivariantLinear(lmax, channels, channels) for _ in range(2)])
+        self.product = ChannelwiseProduct(lmax)
+        self.weight = nn.Parameter(torch.randn(1, self.product.n_paths, channels))
+        self.gate = NormGate(lmax, channels)
+        self.out = EquivariantLinear(lmax, channels, channels)
+
+    def forward(self, x: Float[Tensor, "m atoms c"]) -> Float[Tensor, "m atoms c"]:
+        a, b = (linear(gate(x)) for linear, gate in zip(self.linears, self.gates, strict=True))
+        return self.out(self.gate(self.product(a, b, self.weight) + x))
+
+
+class PairLayer(nn.Module):
+    """f_ij: product of the gated features of source and destination, weighted by distance and invariants."""
+
+    def __init__(self, lmax: int, channels: int, radial: int):
+        super().__init__()
+        self.lmax, self.channels = lmax, channels
+        self.inner = EquivariantLinear(lmax, channels, channels)
+        self.gate_in = NormGate(lmax, channels)
+        self.linear = EquivariantLinear(lmax, channels, channels)
+        self.product = ChannelwiseProduct(lmax)
+        width = self.product.n_paths * channels
+        self.radial_net = FullyConnectedNet([radial, channels, width], shifted_softplus)
+        self.invariant_net = nn.Sequential(
+            nn.Linear((lmax + 2) * channels, channels), nn.SiLU(), nn.Linear(channels, width)
+        )
+        self.gate_out = NormGate(lmax, channels)
+        self.out = EquivariantLinear(lmax, channels, channels)
+
+    def forward(
+        self, x: Float[Tensor, "m atoms c"], edge_index: EdgeIndex, rbf: Float[Tensor, "edges k"]
+    ) -> Float[Tensor, "m edges c"]:
+        dst, src = edge_index
+        invariants = pair_invariants(self.inner(x), edge_index, 1, self.lmax)
+        h = self.linear(self.gate_in(x))
+        weights = self.radial_net(rbf) * self.invariant_net(invariants)
+        product = self.product(
+            h.index_select(1, src),
+            h.index_select(1, dst),
+            weights.to(x.dtype).view(len(dst), -1, self.channels),
+        )
+        return self.out(self.gate_out(product))
+
+
+class Head(nn.Module):
+    """Bottleneck and expansion into blocks; the expansion weights depend on the species alone."""
+
+    def __init__(self, lmax: int, channels: int, bottleneck: int, species: int, shells: tuple[int, ...]):
+        super().__init__()
+        self.bottleneck = EquivariantLinear(lmax, channels, bottleneck, bias=False)
+        self.expansion = BlockExpansion(lmax, bottleneck, shells)
+        self.weight_net, self.bias_net = (
+            nn.Sequential(nn.Linear(species * channels, channels), nn.SiLU(), nn.Linear(channels, width))
+            for width in (self.expansion.n_weights, self.expansion.n_bias)
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "m n c"],
+        embeddings: Float[Tensor, "kinds species_c"],
+        kind: Int[Tensor, " n"],
+    ) -> Float[Tensor, "n dim dim"]:
+        weights = self.weight_net(embeddings).to(x.dtype).index_select(0, kind)
+        bias = self.bias_net(embeddings).to(x.dtype).index_select(0, kind)
+        return self.expansion(self.bottleneck(x), weights, bias)
+
+
+class QHNet(Backbone):
+    """QHNet over an orbital basis.
+
+    The messages run over all pairs of a molecule: beyond ``cutoff`` the radial functions vanish and with them
+    the messages.
+
+    Args:
+        basis: orbital basis; gives the layout of the blocks and the elements.
+        lmax: highest degree of features and spherical harmonics.
+        channels: channels per degree.
+        bottleneck: channels per degree before the expansion into blocks.
+        layers: number of convolutions.
+        pair_layers: the last so many convolutions are followed by a self layer and a pair layer (K).
+        cutoff: radius of the radial functions, angstrom.
+        radial: number of radial functions.
+        species: rows of the species embedding, indexed by atomic number; 0 means as many as the basis needs.
+    """
+
+    def __init__(
+        self,
+        basis: OrbitalBasis,
+        lmax: int = 4,
+        channels: int = 128,
+        bottleneck: int = 32,
+        layers: int = 5,
+        pair_layers: int = 2,
+        cutoff: float = 15.0,
+        radial: int = 16,
+        species: int = 0,
+    ):
+        super().__init__()
+        self.basis = basis
+        self.lmax = lmax
+        self.first_pair = layers - pair_layers
+        self.embedding = nn.Embedding(species or max(basis.elements) + 1, channels)
+        self.radial = ExponentialBernstein(radial, cutoff)
+        self.convolutions = nn.ModuleList(
+            [FirstConvolution(lmax, channels, radial)]
+            + [Convolution(lmax, channels, radial) for _ in range(layers - 1)]
+        )
+        self.self_layers = nn.ModuleList([SelfLayer(lmax, channels) for _ in range(pair_layers)])
+        self.pair_layers = nn.ModuleList([PairLayer(lmax, channels, radial) for _ in range(pair_layers)])
+        self.self_head = Head(lmax, channels, bottleneck, 1, basis.union)
+        self.pair_head = Head(lmax, channels, bottleneck, 2, basis.union)
+        # The released network counts all its degrees as even in these layers.
+        irreps = Irreps([(channels, Irrep(degree, 1)) for degree in range(lmax + 1)])
+        self.feature_irreps = {"edge": [irreps] * pair_layers, "self": [irreps] * pair_layers}
+        elements = torch.tensor(basis.elements)
+        kinds = torch.full((int(elements.max()) + 1,), -1)
+        kinds[elements] = torch.arange(len(elements))
+        self.register_buffer("elements", elements, persistent=False)
+        self.register_buffer("kind_of_number", kinds, persistent=False)
+
+    def forward(self, graph, refine: Refine = keep) -> Blocks:
+        """Blocks of H for a `HamiltonianGraph` or a batch of them."""
+        edge_index: Tensor = graph.edge_index
+        dst, src = edge_index
+        vectors = graph.positions.index_select(0, dst) - graph.positions.index_select(0, src)
+        rbf = self.radial(vectors.norm(dim=-1))
+        sh = spherical_harmonics(vectors, self.lmax)
+
+        x = self.embedding(graph.numbers)[None]
+        f_self: Tensor | None = None
+        f_pair: Tensor | None = None
+        for i, convolution in enumerate(self.convolutions):
+            x = convolution(x, edge_index, rbf, sh)
+            k = i - self.first_pair
+            if k >= 0:
+                f_self = self._refined("self", k, add(self.self_layers[k](x), f_self), refine)
+                f_pair = self._refined("edge", k, add(self.pair_layers[k](x, edge_index, rbf), f_pair), refine)
+
+        kind = self.kind_of_number[graph.numbers]
+        embedded = self.embedding(self.elements)
+        n = len(embedded)
+        embedded_pairs = torch.cat([embedded.repeat_interleave(n, 0), embedded.repeat(n, 1)], dim=-1)
+        on_site = self.self_head(f_self, embedded, kind)
+        pairs = self.pair_head(f_pair, embedded_pairs, kind[dst] * n + kind[src])
+        return Blocks(
+            on_site + on_site.transpose(-1, -2), pairs + pairs[graph.reverse].transpose(-1, -2)
+        )
+
+    def _refined(self, site: str, k: int, f: Tensor, refine: Refine) -> Tensor:
+        return torch.cat(refine(site, k, split_degrees(f, self.lmax)))
+
+
+def add(new: Tensor, old: Tensor | None) -> Tensor:
+    """Residual connection to a feature that the first layer does not have."""
+    return new if old is None else new + old
+
+
+def sum_messages(
+    messages: Float[Tensor, "m edges c"], dst: Int[Tensor, " edges"], atoms: int
+) -> Float[Tensor, "m atoms c"]:
+    """Sum over the edges that end at each atom."""
+    shape = (messages.shape[0], atoms, messages.shape[2])
+    return messages.new_zeros(shape).index_add(1, dst, messages)

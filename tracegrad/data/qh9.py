@@ -1,0 +1,247 @@
+"""QH9 databases (Yu et al. 2023), read directly from the released SQLite files.
+
+``QH9Stable.db`` has the table ``data(id, N, Z, pos, Ham)`` with positions in angstrom;
+``QH9Dynamic_*.db`` has ``data(id, geo_id, N, Z, pos, ekin, epot, etot, time, Ham, converged)`` with positions
+in bohr. Both become angstrom here. Hamiltonians are in hartree and in PySCF's orbital order.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from tracegrad.basis import DEF2_SVP
+from tracegrad.data import splits
+from tracegrad.data.splits import Split
+from tracegrad.errors import DataError
+from tracegrad.units import BOHR_PER_ANGSTROM
+
+STABLE_COLUMNS = ("id", "N", "Z", "pos", "Ham")
+DYNAMIC_COLUMNS = ("id", "geo_id", "N", "Z", "pos", "ekin", "epot", "etot", "time", "Ham", "converged")
+# Released files by their number of rows, and the functional of each in today's PySCF names.
+RELEASES = {"stable": 130_831, "dynamic_100k": 99_900, "dynamic_300k": 299_800}
+FUNCTIONALS = {"stable": "b3lyp5", "dynamic_100k": "b3lyp", "dynamic_300k": "b3lyp5"}
+RELEASED_FRAMES = 100
+SPLIT_NAMES = {"stable": ("ood", "random"), "dynamic": ("mol", "geometry")}
+SYMMETRY_TOLERANCE = 1e-6  # hartree
+_ORBITALS = np.array([sum(2 * degree + 1 for degree in DEF2_SVP.get(z, ())) for z in range(119)])
+
+
+@dataclass(frozen=True)
+class Molecule:
+    """One row: atomic numbers, positions (angstrom) and, in PySCF order, the Hamiltonian (hartree)."""
+
+    row: int
+    numbers: Int64[np.ndarray, " atoms"]
+    positions: Float[np.ndarray, "atoms 3"]
+    hamiltonian: Float[np.ndarray, "n n"]
+
+
+class QH9Database:
+    """A QH9 file as a sequence of molecules, in the order of its table.
+
+    Nothing is copied or preprocessed; a row is read and validated when it is asked for. Every process and
+    thread opens its own read-only connection, so an instance can be shared with DataLoader workers.
+
+    Args:
+        path: a database in the schema of the released files.
+
+    Raises:
+        DataError: the file is missing, no SQLite database, or has another table or other columns.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise DataError(
+                f"{self.path}: no such database; give the path of a QH9 .db file "
+                "(released: https://zenodo.org/records/8274793, or python -m experiments.generate)"
+            )
+        self._local = threading.local()
+        columns = tuple(row[1] for row in self._query("PRAGMA table_info(data)"))
+        if columns == STABLE_COLUMNS:
+            self.flavour = "stable"
+        elif columns == DYNAMIC_COLUMNS:
+            self.flavour = "dynamic"
+        else:
+            tables = [row[0] for row in self._query("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            raise DataError(
+                f"{self.path}: not a QH9 database: tables {tables}, columns of 'data' {list(columns)}; "
+                f"expected {list(STABLE_COLUMNS)} (stable) or {list(DYNAMIC_COLUMNS)} (dynamic)"
+            )
+
+    def __len__(self) -> int:
+        return len(self._rowids)
+
+    def __getitem__(self, row: int) -> Molecule:
+        index = row + len(self) if row < 0 else row
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.path}: row {row} of a database of {len(self)} rows")
+        found = self._query("SELECT N, Z, pos, Ham FROM data WHERE rowid = ?", int(self._rowids[index]))
+        if not found:
+            raise DataError(f"{self.path}: row {index} is gone; the file changed after it was opened")
+        return self._decode(index, *found[0])
+
+    @property
+    def release(self) -> str | None:
+        """Which released file has this flavour and number of rows (None: none of them)."""
+        for name, rows in RELEASES.items():
+            if name.startswith(self.flavour) and rows == len(self):
+                return name
+        return None
+
+    def require_release(self, name: str) -> None:
+        """Raise `DataError` unless this is the released file ``name`` by its flavour and size."""
+        if name not in RELEASES:
+            raise DataError(f"unknown QH9 release {name!r}; known: {sorted(RELEASES)}")
+        if self.release != name:
+            found = f"the released {self.release} file" if self.release else f"a {self.flavour} database"
+            raise DataError(
+                f"{self.path}: the configuration asks for {name} ({RELEASES[name]:,} rows), but this is "
+                f"{found} with {len(self):,} rows; open the right file, or set data.database to "
+                f"{self.release or 'custom'} if this one is meant"
+            )
+
+    @cached_property
+    def atom_counts(self) -> Int64[np.ndarray, " rows"]:
+        """Atoms of every row, from the column N."""
+        return np.array([row[0] for row in self._query("SELECT N FROM data ORDER BY rowid")], dtype=np.int64)
+
+    @cached_property
+    def trajectory_starts(self) -> Int64[np.ndarray, " bounds"]:
+        """First row of each trajectory of a dynamic database, and the number of rows at the end."""
+        if self.flavour != "dynamic":
+            raise DataError(f"{self.path}: a stable database has no trajectories")
+        if self.release:
+            return np.arange(0, len(self) + 1, RELEASED_FRAMES)
+        ids = [row[0] for row in self._query("SELECT id FROM data ORDER BY rowid")]
+        changes = [i for i in range(1, len(ids)) if ids[i] != ids[i - 1]]
+        return np.array([0, *changes, len(ids)], dtype=np.int64)
+
+    def split(
+        self,
+        name: str = "",
+        *,
+        thresholds: Sequence[int] | None = None,
+        fractions: Sequence[float] | None = None,
+        seed: int = splits.RELEASED_SEED,
+        index_file: str | Path | None = None,
+    ) -> Split:
+        """Row positions ``{"train", "val", "test"}`` (int64) of a named split.
+
+        Names: ``ood`` and ``random`` (stable), ``mol`` and ``geometry`` (dynamic). On a released file the
+        released rule applies as it is. Databases of other sizes need ``thresholds`` (two atom counts, for
+        ``ood``), ``fractions`` (train, val, test; the other names) or an ``index_file`` (.npz).
+
+        Raises:
+            DataError: unknown name, missing rule, or a part that would be empty.
+        """
+        if index_file is not None:
+            result = splits.index_file_split(index_file, len(self))
+        else:
+            result = self._rule(name, thresholds, fractions, seed)
+        empty = [part for part, rows in result.items() if len(rows) == 0]
+        if empty:
+            raise DataError(
+                f"{self.path}: split {name or index_file!s} leaves {' and '.join(empty)} empty "
+                f"({len(self)} rows); change thresholds or fractions, or give an index file"
+            )
+        return result
+
+    def _rule(
+        self, name: str, thresholds: Sequence[int] | None, fractions: Sequence[float] | None, seed: int
+    ) -> Split:
+        if name not in SPLIT_NAMES[self.flavour]:
+            raise DataError(
+                f"{self.path}: no split {name!r} for a {self.flavour} database; "
+                f"choose one of {list(SPLIT_NAMES[self.flavour])} or give an index file"
+            )
+        if self.release:
+            thresholds = thresholds or splits.RELEASED_THRESHOLDS
+            fractions = fractions or splits.RELEASED_FRACTIONS
+        option = "thresholds" if name == "ood" else "fractions"
+        if (thresholds if name == "ood" else fractions) is None:
+            raise DataError(
+                f"{self.path}: {len(self):,} rows is none of the released sizes, so split {name!r} needs "
+                f"{option} (or an index file); set data.{option}"
+            )
+        if name == "ood":
+            return splits.size_split(self.atom_counts, thresholds or ())
+        if name == "random":
+            return splits.random_split(len(self), fractions or (), seed)
+        if name == "mol":
+            return splits.trajectory_split(self.trajectory_starts, fractions or (), seed)
+        return splits.geometry_split(self.trajectory_starts, fractions or ())
+
+    @cached_property
+    def _rowids(self) -> Int64[np.ndarray, " rows"]:
+        rowids = [row[0] for row in self._query("SELECT rowid FROM data ORDER BY rowid")]
+        if not rowids:
+            raise DataError(f"{self.path}: the table 'data' has no rows")
+        return np.array(rowids, dtype=np.int64)
+
+    def _decode(self, row: int, atoms: Any, z: Any, pos: Any, ham: Any) -> Molecule:
+        where = f"{self.path}: row {row}"
+        if not isinstance(atoms, int) or atoms < 1:
+            raise DataError(f"{where}: N is {atoms!r}, a positive integer is needed")
+        numbers = self._array(where, "Z", z, "<i4", (atoms,)).astype(np.int64)
+        if numbers.min() < 1 or numbers.max() >= len(_ORBITALS):
+            raise DataError(f"{where}: Z holds {numbers.tolist()}, which are not all atomic numbers")
+        if not _ORBITALS[numbers].all():
+            unknown = sorted(set(numbers[_ORBITALS[numbers] == 0].tolist()))
+            raise DataError(f"{where}: no def2-SVP shells are tabulated for atomic numbers {unknown}")
+        orbitals = int(_ORBITALS[numbers].sum())
+        positions = self._array(where, "pos", pos, "<f8", (atoms, 3))
+        if self.flavour == "dynamic":
+            positions = positions / BOHR_PER_ANGSTROM
+        hamiltonian = self._array(where, "Ham", ham, "<f8", (orbitals, orbitals))
+        asymmetry = float(np.abs(hamiltonian - hamiltonian.T).max())
+        if not (np.isfinite(asymmetry) and np.isfinite(positions).all()):
+            raise DataError(f"{where}: NaN or infinite numbers in pos or Ham; leave this row out or recompute it")
+        if asymmetry > SYMMETRY_TOLERANCE:
+            raise DataError(
+                f"{where}: Ham is not symmetric: max |H - H^T| = {asymmetry:.1e} hartree "
+                f"(at most {SYMMETRY_TOLERANCE:.0e}); leave this row out or recompute it"
+            )
+        return Molecule(row, numbers, positions, hamiltonian)
+
+    def _array(self, where: str, column: str, blob: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+        expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        found = len(blob) if isinstance(blob, bytes) else None
+        if found != expected:
+            got = f"{found} bytes" if found is not None else type(blob).__name__
+            raise DataError(
+                f"{where}: column {column} is {got}, but {expected} bytes are needed for {dtype}{list(shape)}; "
+                "the file is damaged or of another basis"
+            )
+        return np.frombuffer(blob, dtype=dtype).reshape(shape)
+
+    def _query(self, sql: str, *parameters: Any) -> list[tuple]:
+        try:
+            return self._connection().execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise DataError(
+                f"{self.path}: not a readable SQLite database ({error}); "
+                "the file is truncated or no database: download or generate it again"
+            ) from error
+
+    def _connection(self) -> sqlite3.Connection:
+        local = self._local
+        if getattr(local, "pid", None) != os.getpid():  # SQLite connections must not cross a fork
+            local.connection = sqlite3.connect(f"file:{quote(str(self.path.absolute()))}?mode=ro", uri=True)
+            local.pid = os.getpid()
+        return local.connection
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_local"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _local=threading.local())

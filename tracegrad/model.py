@@ -1,0 +1,113 @@
+"""A backbone with TraceGrad: from a graph to Hamiltonian blocks and traces."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tracegrad.backbones.interface import Backbone, Feature
+from tracegrad.basis import OrbitalBasis
+from tracegrad.blocks import assemble_matrix
+from tracegrad.errors import DataError
+from tracegrad.graph import collate, molecule_graph
+from tracegrad.nn.tracegrad import TraceGrad
+
+MINIMUM_DISTANCE = 0.1  # angstrom; closer atoms are a mistake in the geometry
+
+
+@dataclass
+class Prediction:
+    """Blocks of H in the union layout (hartree), and traces T of the supervised sites (hartree^2)."""
+
+    on_site: Float[Tensor, "atoms dim dim"]
+    pairs: Float[Tensor, "edges dim dim"]
+    traces: dict[str, Float[Tensor, "n shells shells"]] = field(default_factory=dict)
+
+
+class HamiltonianModel(nn.Module):
+    """Backbone, TraceGrad blocks and decoders.
+
+    Args:
+        backbone: predicts the blocks and hands out its features.
+        tracegrad: makes the TraceGrad module from the backbone's irreps and number of shells
+            (a partial of `TraceGrad`); None is the plain backbone.
+    """
+
+    def __init__(self, backbone: Backbone, tracegrad: Callable[..., TraceGrad] | None = None):
+        super().__init__()
+        self.backbone = backbone
+        shells = len(backbone.basis.union)
+        make = tracegrad or _plain
+        self.tracegrad = make(backbone.feature_irreps, shells)
+
+    @property
+    def basis(self) -> OrbitalBasis:
+        """Orbital basis of the predicted blocks."""
+        return self.backbone.basis
+
+    def forward(self, graph, *, traces: bool = True) -> Prediction:
+        """Prediction for a graph or a batch; ``traces=False`` skips what only the trace loss needs."""
+        collected: dict[str, list[Tensor]] = {}
+
+        def refine(site: str, k: int, f: Feature) -> Feature:
+            o, z = self.tracegrad.refine(site, k, f, need_z=traces)
+            if z is not None:
+                collected.setdefault(site, []).append(z)
+            return o
+
+        blocks = self.backbone(graph, refine)
+        decoded = self.tracegrad.decode(collected) if traces else {}
+        return Prediction(blocks.on_site, blocks.pairs, decoded)
+
+    @torch.inference_mode()
+    def hamiltonian(
+        self,
+        numbers: Int[np.ndarray, " atoms"] | Int[Tensor, " atoms"],
+        positions: Float[np.ndarray, "atoms 3"] | Float[Tensor, "atoms 3"],
+    ) -> Float[Tensor, "n n"]:
+        """Dense Hamiltonian of one molecule: hartree, in the orbital order of the basis (PySCF for QH9).
+
+        Args:
+            numbers: atomic numbers.
+            positions: angstrom.
+
+        Raises:
+            BasisError: an element outside the model's basis.
+            DataError: shapes that do not fit, numbers that are not finite, atoms on top of each other.
+        """
+        numbers = np.asarray(torch.as_tensor(numbers).cpu())
+        positions = np.asarray(torch.as_tensor(positions).cpu(), dtype=np.float64)
+        check_geometry(numbers, positions, self.basis)
+        parameter = next(self.parameters())
+        graph = molecule_graph(numbers, positions, self.basis, dtype=parameter.dtype)
+        prediction = self(collate([graph]).to(parameter.device), traces=False)
+        return assemble_matrix(prediction.on_site, prediction.pairs, numbers, self.basis)
+
+
+def check_geometry(
+    numbers: Int[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"], basis: OrbitalBasis
+) -> None:
+    """Raise unless a molecule can be predicted; positions in angstrom."""
+    if numbers.ndim != 1 or len(numbers) == 0 or positions.shape != (len(numbers), 3):
+        raise DataError(
+            f"a molecule needs numbers of shape (atoms,) and positions of shape (atoms, 3), "
+            f"not {numbers.shape} and {positions.shape}"
+        )
+    if not np.isfinite(positions).all():
+        raise DataError("positions hold NaN or infinite numbers")
+    basis.check(numbers, "molecule")
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    i, j = np.unravel_index(distances.argmin(), distances.shape)
+    if distances[i, j] < MINIMUM_DISTANCE:
+        raise DataError(
+            f"atoms {i} and {j} are {distances[i, j]:.3f} angstrom apart; positions must be in angstrom "
+            f"and at least {MINIMUM_DISTANCE} apart"
+        )
+
+
+def _plain(feature_irreps, shells: int) -> TraceGrad:
+    return TraceGrad(feature_irreps, shells, trace=False, grad=False)

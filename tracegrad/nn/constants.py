@@ -1,0 +1,22 @@
+"""Numerical tables that are exact in every precision."""
+
+import torch
+from torch import Tensor
+
+
+class Constant:
+    """A float64 table handed out in the dtype and on the device of another tensor.
+
+    A registered buffer would be rounded by ``model.float()`` and stay rounded after ``model.double()``; this
+    keeps the exact values and caches one copy per dtype and device. It is no part of a state_dict.
+    """
+
+    def __init__(self, values: Tensor):
+        self._copies = {(torch.float64, torch.device("cpu")): values.detach().to("cpu", torch.float64)}
+
+    def __call__(self, like: Tensor) -> Tensor:
+        key = (like.dtype, like.device)
+        if key not in self._copies:
+            exact = self._copies[torch.float64, torch.device("cpu")]
+            self._copies[key] = exact.to(like.device, like.dtype)
+        return self._copies[key]

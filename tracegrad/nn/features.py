@@ -1,0 +1,83 @@
+"""Equivariant features and the tables they share.
+
+A feature of degrees 0..L with C channels each is one tensor ``[(L+1)^2, items, C]``: components first, channels
+last. Linear maps then are plain matrix products without copies, and products of components run over long
+contiguous rows.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from e3nn import o3
+from jaxtyping import Float
+from torch import Tensor
+
+
+def degree_sizes(lmax: int) -> list[int]:
+    """Components of each degree: [1, 3, 5, ...]."""
+    return [2 * degree + 1 for degree in range(lmax + 1)]
+
+
+def split_degrees(x: Float[Tensor, "m n c"], lmax: int) -> list[Float[Tensor, "_ n c"]]:
+    """Views of the components of each degree."""
+    return list(x.split(degree_sizes(lmax), dim=0))
+
+
+@lru_cache(maxsize=256)
+def wigner_3j(l1: int, l2: int, l3: int) -> Float[Tensor, "m1 m2 m3"]:
+    """Real Wigner 3j symbols with unit Frobenius norm (float64, e3nn >= 0.5.1 signs); do not write into it."""
+    return o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
+
+
+def spherical_harmonics(vectors: Float[Tensor, "n 3"], lmax: int) -> Float[Tensor, "m n"]:
+    """Component-normalised harmonics of the directions of ``vectors`` (x, y, z), m = -l .. l per degree.
+
+    The zero vector gives 1 for degree 0 and 0 above.
+    """
+    standard_order = vectors[:, [1, 2, 0]]  # e3nn's polar axis is y; this makes m = -l .. l the usual one
+    values = o3.spherical_harmonics(
+        list(range(lmax + 1)), standard_order, normalize=True, normalization="component"
+    )
+    return values.T
+
+
+def channel_norms(x: Float[Tensor, "m n c"], lmax: int) -> Float[Tensor, "n invariants"]:
+    """[x_0, |x_1|, ..., |x_L|] per channel; the gradient of a norm at zero is taken as zero."""
+    scalar, *rest = split_degrees(x, lmax)
+    squares = torch.stack([part.square().sum(0) for part in rest])
+    positive = squares > 0
+    norms = torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
+    return torch.cat([scalar[0], *norms], dim=-1)
+
+
+def inner_products(
+    a: Float[Tensor, "m n c"], b: Float[Tensor, "m n c"], lmax: int
+) -> Float[Tensor, "n invariants"]:
+    """<a_l, b_l> / (2l + 1) per channel for l = 1 .. L, degree after degree."""
+    products = split_degrees(a * b, lmax)[1:]
+    return torch.cat([part.sum(0) / part.shape[0] for part in products], dim=-1)
+
+
+def paths(lmax_in: int, lmax_filter: int, lmax_out: int, *, parity: bool) -> list[tuple[int, int, int]]:
+    """Triples (l1, l2, l3) that couple, ordered by (l1, l2, l3); with parity only even sums."""
+    return [
+        (l1, l2, l3)
+        for l1 in range(lmax_in + 1)
+        for l2 in range(lmax_filter + 1)
+        for l3 in range(abs(l1 - l2), min(l1 + l2, lmax_out) + 1)
+        if not parity or (l1 + l2 + l3) % 2 == 0
+    ]
+
+
+def path_coefficients(triples: list[tuple[int, int, int]]) -> list[float]:
+    """Normalisation of each path as the released QHNet applies it.
+
+    Each path has weight a = sqrt(dim_out / N), N the number of all paths, and e3nn turns it into
+    sqrt(dim_out * a / n), n the number of paths into the same degree.
+    """
+    into = [l3 for *_, l3 in triples]
+    return [
+        math.sqrt((2 * l3 + 1) * math.sqrt((2 * l3 + 1) / len(triples)) / into.count(l3))
+        for *_, l3 in triples
+    ]

@@ -1,0 +1,110 @@
+"""CGDecomp_ext (Eq. 6): learnable invariants u of an equivariant feature, and the transpose of their Jacobian.
+
+CG(f_i x f_j -> 0) of two channels of equal irrep is <f_i, f_j> / sqrt(2l + 1), so u is linear in Gram matrices:
+u_c = sum_ij W^c_ij <f_i, f_j> / sqrt(2l + 1), and for any g, sum_c g_c du_c/df_i =
+sum_c g_c sum_j (W^c_ij + W^c_ji) f_j / sqrt(2l + 1). W starts standard normal and is divided by the square root
+of the number of pairs (i, j), as in an e3nn FullyConnectedTensorProduct.
+"""
+
+import math
+
+import torch
+from e3nn.o3 import Irreps
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def pair_scale(irreps: Irreps) -> float:
+    """1 / sqrt(number of pairs of channels of equal irrep)."""
+    return 1 / math.sqrt(sum(mul**2 for mul, _ in irreps))
+
+
+class FullInvariants(nn.Module):
+    """W with one independent entry per pair of channels: Eq. 6 literally.
+
+    <f_i, f_j> is symmetric, so only W_ij + W_ji matters: one entry is held for each i <= j.
+
+    Args:
+        irreps: irreps of the feature, each irrep once.
+        channels: C, the number of invariants.
+    """
+
+    def __init__(self, irreps: Irreps, channels: int):
+        super().__init__()
+        self.scale = pair_scale(irreps)
+        self.weights = nn.ParameterList()
+        for i, (mul, _) in enumerate(irreps):
+            rows, columns = torch.triu_indices(mul, mul)
+            spread = torch.where(rows == columns, 1.0, math.sqrt(2.0))  # W_ij + W_ji of two normal numbers
+            self.weights.append(nn.Parameter(torch.randn(len(rows), channels) * spread[:, None]))
+            index = torch.zeros(mul, mul, dtype=torch.long)
+            index[rows, columns] = index[columns, rows] = torch.arange(len(rows))
+            self.register_buffer(f"upper_{i}", rows * mul + columns, persistent=False)
+            self.register_buffer(f"mirror_{i}", index.flatten(), persistent=False)
+
+    def forward(self, feature: list[Float[Tensor, "_ n _c"]]) -> tuple[Float[Tensor, "n channels"], None]:
+        terms = []
+        for i, (f, weight) in enumerate(zip(feature, self.weights, strict=True)):
+            by_item = f.transpose(0, 1)  # [n, 2l+1, mul]
+            gram = (by_item.transpose(1, 2) @ by_item).flatten(1)
+            terms.append(gram.index_select(1, getattr(self, f"upper_{i}")) @ (weight * self._norm(f)))
+        return torch.stack(terms).sum(0), None
+
+    def pull_back(
+        self, feature: list[Float[Tensor, "_ n _c"]], saved: None, g: Float[Tensor, "n channels"]
+    ) -> list[Float[Tensor, "_ n _c"]]:
+        """sum_c g_c du_c/df for what `forward` was given; ``saved`` is its second output."""
+        v = []
+        for i, (f, weight) in enumerate(zip(feature, self.weights, strict=True)):
+            mul = f.shape[-1]
+            contracted = (g @ (weight * self._norm(f)).T).index_select(1, getattr(self, f"mirror_{i}"))
+            matrix = contracted.view(-1, mul, mul)
+            matrix = matrix + torch.diag_embed(matrix.diagonal(dim1=1, dim2=2))  # d<f_i, f_i> counts twice
+            v.append((f.transpose(0, 1) @ matrix).transpose(0, 1))
+        return v
+
+    def _norm(self, f: Tensor) -> float:
+        return self.scale / math.sqrt(f.shape[0])
+
+
+class LowRankInvariants(nn.Module):
+    """W^c_ij = sum_r A_ir B_jr: two linear maps to C channels, then inner products.
+
+    Args:
+        irreps: irreps of the feature, each irrep once.
+        channels: C, the number of invariants.
+        rank: number of terms r per channel c.
+    """
+
+    def __init__(self, irreps: Irreps, channels: int, rank: int = 1):
+        super().__init__()
+        self.channels, self.rank = channels, rank
+        self.scale = pair_scale(irreps) / math.sqrt(rank)
+        # A and B side by side, so that each degree takes one matrix product.
+        self.weights = nn.ParameterList([torch.randn(mul, 2 * channels * rank) for mul, _ in irreps])
+
+    def forward(
+        self, feature: list[Float[Tensor, "_ n _c"]]
+    ) -> tuple[Float[Tensor, "n channels"], list[Tensor]]:
+        terms, saved = [], []
+        for f, weight in zip(feature, self.weights, strict=True):
+            mapped = f @ weight
+            a, b = mapped.chunk(2, dim=-1)
+            terms.append((a * b).sum(0) * self._norm(f))
+            saved.append(mapped)
+        u = torch.stack(terms).sum(0)
+        return u.view(-1, self.channels, self.rank).sum(-1) if self.rank > 1 else u, saved
+
+    def pull_back(
+        self, feature: list[Float[Tensor, "_ n _c"]], saved: list[Tensor], g: Float[Tensor, "n channels"]
+    ) -> list[Float[Tensor, "_ n _c"]]:
+        """sum_c g_c du_c/df for what `forward` was given; ``saved`` is its second output."""
+        g = g.repeat_interleave(self.rank, dim=-1) if self.rank > 1 else g
+        v = []
+        for f, mapped, weight in zip(feature, saved, self.weights, strict=True):
+            a, b = mapped.chunk(2, dim=-1)
+            v.append(torch.cat([b * g, a * g], dim=-1) @ (weight * self._norm(f)).T)
+        return v
+
+    def _norm(self, f: Tensor) -> float:
+        return self.scale / math.sqrt(f.shape[0])

@@ -1,0 +1,92 @@
+"""Feed-forward networks on invariants, with their gradient in closed form."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+NORM_EPS = 1e-6
+
+
+class Stage(nn.Module):
+    """Linear, then optionally LayerNorm, then optionally SiLU."""
+
+    def __init__(self, c_in: int, c_out: int, *, norm: bool, activation: bool, bias: bool = True):
+        super().__init__()
+        self.linear = nn.Linear(c_in, c_out, bias=bias)
+        self.norm = nn.LayerNorm(c_out, eps=NORM_EPS) if norm else None
+        self.activation = activation
+
+    def forward(self, x: Float[Tensor, "n c_in"]) -> Float[Tensor, "n c_out"]:
+        x = self.linear(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return silu(x) if self.activation else x
+
+
+class InvariantMLP(nn.Module):
+    """A chain of stages; every stage but the last has an activation.
+
+    Args:
+        widths: input, hidden and output widths (one Linear fewer than entries).
+        norm: LayerNorm in the hidden stages.
+        final: LayerNorm (as ``norm`` says) and SiLU after the last Linear too.
+        final_bias: bias of the last Linear.
+    """
+
+    def __init__(self, widths: list[int], *, norm: bool = True, final: bool = False, final_bias: bool = True):
+        super().__init__()
+        last = len(widths) - 2
+        self.stages = nn.ModuleList(
+            [
+                Stage(
+                    c_in,
+                    c_out,
+                    norm=norm and (i < last or final),
+                    activation=i < last or final,
+                    bias=final_bias or i < last,
+                )
+                for i, (c_in, c_out) in enumerate(zip(widths, widths[1:], strict=False))
+            ]
+        )
+
+    def forward(self, x: Float[Tensor, "n c_in"]) -> Float[Tensor, "n c_out"]:
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def value_and_gradient(
+        self, x: Float[Tensor, "n c_in"]
+    ) -> tuple[Float[Tensor, "n c_out"], Float[Tensor, "n c_in"]]:
+        """The output z and J(x)^T 1 = d(sum_c z_c)/dx, built from ordinary operations.
+
+        Both work in inference mode, compile into one graph, and are differentiable once more by autograd.
+        """
+        trace: list[tuple[Tensor, Tensor]] = []  # per stage: standardised input of the norm, 1 / deviation
+        inputs: list[Tensor] = []  # per stage: input of the activation
+        for stage in self.stages:
+            x = stage.linear(x)
+            if stage.norm is not None:
+                centred = x - x.mean(-1, keepdim=True)
+                inverse = torch.rsqrt(centred.square().mean(-1, keepdim=True) + NORM_EPS)
+                standard = centred * inverse
+                trace.append((standard, inverse))
+                x = standard * stage.norm.weight + stage.norm.bias
+            inputs.append(x)
+            if stage.activation:
+                x = silu(x)
+        z = x
+
+        g = torch.ones_like(z)
+        for stage, before in zip(reversed(self.stages), reversed(inputs), strict=True):
+            if stage.activation:
+                sigmoid = torch.sigmoid(before)
+                g = g * sigmoid * (1 + before * (1 - sigmoid))
+            if stage.norm is not None:
+                standard, inverse = trace.pop()
+                g = g * stage.norm.weight
+                g = inverse * (
+                    g - g.mean(-1, keepdim=True) - standard * (g * standard).mean(-1, keepdim=True)
+                )
+            g = g @ stage.linear.weight
+        return z, g

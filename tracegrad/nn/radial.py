@@ -1,0 +1,39 @@
+"""Radial functions of interatomic distances."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from tracegrad.nn.constants import Constant
+
+
+class ExponentialBernstein(nn.Module):
+    """Exponential Bernstein polynomials with a smooth cutoff, as in PhiSNet and QHNet.
+
+    b_v(r) = f_cut(r) binom(K-1, v) exp(-a r)^(K-1-v) (1 - exp(-a r))^v with a trainable decay a > 0 (initially
+    0.5 per angstrom) and f_cut(r) = exp(-r^2 / ((c - r)(c + r))) inside the cutoff c, zero outside.
+
+    Args:
+        count: number K of functions.
+        cutoff: c in angstrom.
+    """
+
+    def __init__(self, count: int, cutoff: float):
+        super().__init__()
+        self.cutoff = cutoff
+        self.v = Constant(torch.arange(count))
+        binomials = [math.log(math.comb(count - 1, k)) for k in range(count)]
+        self.log_binomial = Constant(torch.tensor(binomials, dtype=torch.float64))
+        self.alpha = nn.Parameter(torch.tensor(math.log(math.expm1(0.5))))
+
+    def forward(self, r: Float[Tensor, " n"]) -> Float[Tensor, "n count"]:
+        decay = (softplus(self.alpha) * r)[:, None]
+        v = self.v(r)
+        log_b = self.log_binomial(r) - (len(v) - 1 - v) * decay + v * torch.log(-torch.expm1(-decay))
+        inside = r < self.cutoff
+        safe = torch.where(inside, r, 0.0)
+        f_cut = torch.exp(-safe.square() / ((self.cutoff - safe) * (self.cutoff + safe)))
+        return torch.where(inside, f_cut, 0.0)[:, None] * log_b.exp()

@@ -1,0 +1,206 @@
+"""TraceGrad (Sections 4-5): invariant features z supervised by traces, and their gradient v = dz/df.
+
+The gradient is computed in closed form, see `tracegrad.nn.gram` and `InvariantMLP.value_and_gradient`: nothing
+here needs autograd at inference.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from e3nn.o3 import Irreps
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tracegrad.backbones.interface import Feature
+from tracegrad.errors import ConfigError
+from tracegrad.nn.gram import FullInvariants, LowRankInvariants
+from tracegrad.nn.invariant_mlp import InvariantMLP
+
+RELATIVE_RESIDUAL = 0.2
+
+
+class TraceGradBlock(nn.Module):
+    """g_nonlin of Eqs. 5-6: u = CGDecomp_ext(f x f, 0, W), z = s_nonlin(u), v = sum_c dz_c/df.
+
+    Args:
+        irreps: irreps of the feature f. Channels of equal degree and parity are paired, wherever they stand.
+        channels: C, width of u.
+        width: width of z.
+        w: "full" (Eq. 6 literally) or "low_rank".
+        rank: terms per channel of a low-rank W.
+        hidden: width of the hidden layers of s_nonlin.
+        layers: Linears of s_nonlin (the paper's "three-layers": input, hidden, output).
+        final: LayerNorm and SiLU after the last Linear too. A bare LayerNorm there would make v vanish at
+            initialisation, because its outputs sum to a constant.
+        final_bias: bias of the last Linear; without ``final`` it has no effect on v.
+    """
+
+    def __init__(
+        self,
+        irreps: Irreps,
+        channels: int,
+        width: int,
+        *,
+        w: Literal["full", "low_rank"] = "low_rank",
+        rank: int = 1,
+        hidden: int = 1024,
+        layers: int = 2,
+        final: bool = True,
+        final_bias: bool = True,
+    ):
+        super().__init__()
+        kinds = [ir for _, ir in irreps]
+        unique = list(dict.fromkeys(kinds))
+        self.groups = [[i for i, ir in enumerate(kinds) if ir == kind] for kind in unique]
+        self.muls = [mul for mul, _ in irreps]
+        merged = Irreps([(sum(self.muls[i] for i in group), kinds[group[0]]) for group in self.groups])
+        if w not in ("full", "low_rank"):
+            raise ConfigError(f"tracegrad.w is {w!r}; choose full or low_rank")
+        self.invariants = (
+            FullInvariants(merged, channels) if w == "full" else LowRankInvariants(merged, channels, rank)
+        )
+        widths = [channels, *[hidden] * (layers - 1), width]
+        self.s_nonlin = InvariantMLP(widths, final=final, final_bias=final_bias)
+
+    def encode(self, f: Feature) -> Float[Tensor, "n width"]:
+        """z alone."""
+        u, _ = self.invariants(self._merge(f))
+        return self.s_nonlin(u)
+
+    def forward(self, f: Feature) -> tuple[Float[Tensor, "n width"], Feature]:
+        """z and v."""
+        merged = self._merge(f)
+        u, saved = self.invariants(merged)
+        z, g = self.s_nonlin.value_and_gradient(u)
+        return z, self._unmerge(self.invariants.pull_back(merged, saved, g))
+
+    def _merge(self, f: Feature) -> Feature:
+        return [f[g[0]] if len(g) == 1 else torch.cat([f[i] for i in g], dim=-1) for g in self.groups]
+
+    def _unmerge(self, v: Feature) -> Feature:
+        parts: dict[int, Tensor] = {}
+        for group, merged in zip(self.groups, v, strict=True):
+            pieces = merged.split([self.muls[i] for i in group], dim=-1)
+            parts.update(zip(group, pieces, strict=True))
+        return [parts[i] for i in range(len(self.muls))]
+
+
+class TraceGrad(nn.Module):
+    """All TraceGrad blocks of a model and the invariant decoder; the switches make the arms of the ablation.
+
+    | arm       | trace | grad | o     | loss_T |
+    |-----------|-------|------|-------|--------|
+    | none      | no    | no   | f     | no     |
+    | trace     | yes   | no   | f     | yes    |
+    | grad      | no    | yes  | f + v | no     |
+    | tracegrad | yes   | yes  | f + v | yes    |
+
+    No arm holds a parameter that it does not use.
+
+    Args:
+        feature_irreps: irreps of the K features of each site, from the backbone.
+        shells: number of union shells; H has shells^2 basic blocks per pair of atoms.
+        trace: decode z into the traces T.
+        grad: add v to f.
+        channels: C, width of u (1024).
+        width: width of z; 0 means the number of basic blocks (the paper).
+        hidden: width of hidden layers (1024).
+        encoder_layers: Linears of s_nonlin (2).
+        encoder_final: LayerNorm and SiLU after the last Linear of s_nonlin.
+        decoder_layers: Linears of the invariant decoder (the paper's "four-layers": 3).
+        decoder_norm: LayerNorm in the decoder.
+        w, rank: form of W, see `TraceGradBlock`.
+        apply_to: "edge" (the paper), or "edge_and_self" to refine and supervise on-site features too.
+        residual: "sum" (o = f + v, the paper) or "relative" (o = f + 0.2 |f| / |v| v, norms per item).
+        last_v: whether the last block adds v as well (the paper); otherwise it only feeds the decoder.
+    """
+
+    def __init__(
+        self,
+        feature_irreps: Mapping[str, list[Irreps]],
+        shells: int,
+        *,
+        trace: bool,
+        grad: bool,
+        channels: int = 1024,
+        width: int = 0,
+        hidden: int = 1024,
+        encoder_layers: int = 2,
+        encoder_final: bool = True,
+        decoder_layers: int = 3,
+        decoder_norm: bool = True,
+        w: Literal["full", "low_rank"] = "low_rank",
+        rank: int = 1,
+        apply_to: Literal["edge", "edge_and_self"] = "edge",
+        residual: Literal["sum", "relative"] = "sum",
+        last_v: bool = True,
+    ):
+        super().__init__()
+        if apply_to not in ("edge", "edge_and_self"):
+            raise ConfigError(f"tracegrad.apply_to is {apply_to!r}; choose edge or edge_and_self")
+        if residual not in ("sum", "relative"):
+            raise ConfigError(f"tracegrad.residual is {residual!r}; choose sum or relative")
+        self.trace, self.grad = trace, grad
+        self.residual = residual
+        self.shells = shells
+        width = width or shells**2
+        sites = ("edge", "self") if apply_to == "edge_and_self" else ("edge",)
+        self.blocks = nn.ModuleDict()
+        self.decoders = nn.ModuleDict()
+        self.gradients: dict[str, list[bool]] = {}
+        for site in sites:
+            irreps = feature_irreps[site]
+            if not (trace or grad):
+                continue
+            self.gradients[site] = [grad and (last_v or k < len(irreps) - 1) for k in range(len(irreps))]
+            self.blocks[site] = nn.ModuleList(
+                TraceGradBlock(
+                    ir,
+                    channels,
+                    width,
+                    w=w,
+                    rank=rank,
+                    hidden=hidden,
+                    layers=encoder_layers,
+                    final=encoder_final,
+                    final_bias=encoder_final or trace,
+                )
+                for ir, used in zip(irreps, self.gradients[site], strict=True)
+                if trace or used  # a block without v and without a decoder would be idle
+            )
+            if trace:
+                widths = [width * len(irreps), *[hidden] * (decoder_layers - 1), shells**2]
+                self.decoders[site] = InvariantMLP(widths, norm=decoder_norm)
+
+    def refine(
+        self, site: str, k: int, f: Feature, *, need_z: bool
+    ) -> tuple[Feature, Float[Tensor, "n width"] | None]:
+        """o, and z where it is computed; ``need_z=False`` skips encoders that only feed the decoder."""
+        if site not in self.blocks:
+            return f, None
+        if self.gradients[site][k]:
+            z, v = self.blocks[site][k](f)
+            return self._add(f, v), z
+        if self.trace and need_z:
+            return f, self.blocks[site][k].encode(f)
+        return f, None
+
+    def decode(
+        self, z: Mapping[str, list[Float[Tensor, "n width"]]]
+    ) -> dict[str, Float[Tensor, "n shells shells"]]:
+        """Predicted traces of each supervised site, from z = [z_1 .. z_K]."""
+        return {
+            site: decoder(torch.cat(z[site], dim=-1)).view(-1, self.shells, self.shells)
+            for site, decoder in self.decoders.items()
+        }
+
+    def _add(self, f: Feature, v: Feature) -> Feature:
+        if self.residual == "sum":
+            return [a + b for a, b in zip(f, v, strict=True)]
+        size_f, size_v = (
+            torch.stack([part.square().sum((0, 2)) for part in feature]).sum(0) for feature in (f, v)
+        )
+        # A vanishing v stays zero instead of becoming 0/0.
+        ratio = RELATIVE_RESIDUAL * (size_f / size_v.clamp_min(torch.finfo(size_v.dtype).tiny)).sqrt()
+        return [a + ratio[:, None] * b for a, b in zip(f, v, strict=True)]
