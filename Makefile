@@ -21,4 +21,4 @@ lint: setup
 	$(BIN)/ruff check .
 
 demo: setup
-	$(BIN)/python -m experiments.demo
+	$(BIN)/python -m experiments.ablate experiment=demo seeds=0,1,2 jobs=2

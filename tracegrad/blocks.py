@@ -21,11 +21,12 @@ def complete_edges(atoms: int) -> tuple[Int64[Tensor, "2 edges"], Int64[Tensor, 
 
     The tensors are shared between calls: do not write into them.
     """
-    src, dst = torch.meshgrid(torch.arange(atoms), torch.arange(atoms), indexing="ij")
-    off_diagonal = src != dst
-    dst, src = dst[off_diagonal], src[off_diagonal]
-    reverse = dst * (atoms - 1) + src - (dst < src).long()
-    return torch.stack([dst, src]), reverse
+    with torch.inference_mode(False):  # cached tensors must serve training too
+        src, dst = torch.meshgrid(torch.arange(atoms), torch.arange(atoms), indexing="ij")
+        off_diagonal = src != dst
+        dst, src = dst[off_diagonal], src[off_diagonal]
+        reverse = dst * (atoms - 1) + src - (dst < src).long()
+        return torch.stack([dst, src]), reverse
 
 
 def orbital_rows(

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from tracegrad.basis import OrbitalBasis
@@ -49,14 +48,14 @@ def molecule_graph(
     edge_index, reverse = complete_edges(len(numbers))
     graph = HamiltonianGraph(
         numbers=torch.from_numpy(numbers.astype(np.int64)),
-        positions=torch.from_numpy(np.asarray(positions)).to(dtype),
+        positions=torch.tensor(positions, dtype=dtype),
         edge_index=edge_index,
         reverse=reverse,
         sample_id=torch.tensor([sample_id]),
         num_nodes=len(numbers),
     )
     if hamiltonian is not None:
-        matrix = torch.from_numpy(np.asarray(hamiltonian)).to(dtype)
+        matrix = torch.tensor(hamiltonian, dtype=dtype)
         graph.h_self, graph.h_edge = cut_blocks(matrix, numbers, basis)
     return graph
 

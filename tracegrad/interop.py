@@ -81,7 +81,9 @@ def _released_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]
         try:
             source = torch.load(source, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{source}: not a readable checkpoint of plain tensors ({error})") from error
+            raise CheckpointError(
+                f"{source}: not a readable checkpoint of plain tensors ({error})"
+            ) from error
     if not isinstance(source, Mapping):
         raise CheckpointError(f"a state_dict is a mapping of names to tensors, not {type(source).__name__}")
     source = source.get("state_dict", source)
@@ -113,7 +115,9 @@ def _qhnet_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def _qhnet_names(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """Pairs (released name, own name) of every parameter."""
     if "node_embedding.weight" not in state:
-        raise CheckpointError(f"not a released QHNet: it has no node_embedding.weight but {_some(sorted(state))}")
+        raise CheckpointError(
+            f"not a released QHNet: it has no node_embedding.weight but {_some(sorted(state))}"
+        )
     pairs = [("node_embedding.weight", "embedding.weight"), ("distance_expansion._alpha", "radial.alpha")]
     for i in range(_count(state, "e3_gnn_layer.")):
         theirs, ours = f"e3_gnn_layer.{i}.conv", f"convolutions.{i}"

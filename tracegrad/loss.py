@@ -63,7 +63,9 @@ class HamiltonianLoss(nn.Module):
         super().__init__()
         unknown = sorted({*h, t} - ERRORS.keys())
         if unknown or not h:
-            raise ConfigError(f"unknown error measures {unknown} in loss.h or loss.t; choose from {list(ERRORS)}")
+            raise ConfigError(
+                f"unknown error measures {unknown} in loss.h or loss.t; choose from {list(ERRORS)}"
+            )
         if scale_labels not in ("none", "layer_norm"):
             raise ConfigError(f"loss.scale_labels is {scale_labels!r}; choose none or layer_norm")
         if fixed_weights is not None and len(fixed_weights) != 2:
@@ -100,7 +102,10 @@ class HamiltonianLoss(nn.Module):
 
     def _trace_loss(self, prediction: Prediction, graph) -> Float[Tensor, ""]:
         masks = self._masks.shells(graph, prediction.pairs)
-        sites = {"edge": (graph.h_edge, masks.pairs, edge_sums), "self": (graph.h_self, masks.on_site, atom_sums)}
+        sites = {
+            "edge": (graph.h_edge, masks.pairs, edge_sums),
+            "self": (graph.h_self, masks.on_site, atom_sums),
+        }
         total, count = 0.0, 0.0
         for site, predicted in prediction.traces.items():
             blocks, mask, sums = sites[site]

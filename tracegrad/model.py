@@ -24,7 +24,7 @@ class Prediction:
 
     on_site: Float[Tensor, "atoms dim dim"]
     pairs: Float[Tensor, "edges dim dim"]
-    traces: dict[str, Float[Tensor, "n shells shells"]] = field(default_factory=dict)
+    traces: dict[str, Float[Tensor, "_ shells shells"]] = field(default_factory=dict)
 
 
 class HamiltonianModel(nn.Module):

@@ -67,7 +67,9 @@ class FirstConvolution(nn.Module):
         per_atom = self.invariant_net(torch.cat([x[0], x[0]], dim=-1))
         weights = self.radial_net(rbf) * per_atom.index_select(0, dst)
         messages = self.product(
-            x.index_select(1, src), sh, weights.to(x.dtype).view(len(dst), -1, self.channels)
+            x.index_select(1, src),
+            sh,
+            weights.to(x.dtype).view(len(dst), self.product.n_paths, self.channels),
         )
         return self.out(sum_messages(messages, dst, x.shape[1]))
 
@@ -84,9 +86,7 @@ class Convolution(nn.Module):
         self.product = FilterProduct(lmax, lmax)
         width = self.product.n_paths * channels
         self.radial_net = FullyConnectedNet([radial, FILTER_WIDTH, width], shifted_softplus)
-        self.invariant_net = FullyConnectedNet(
-            [(lmax + 2) * channels, FILTER_WIDTH, width], shifted_softplus
-        )
+        self.invariant_net = FullyConnectedNet([(lmax + 2) * channels, FILTER_WIDTH, width], shifted_softplus)
         self.out = EquivariantLinear(lmax, channels, channels)
 
     def forward(
@@ -101,7 +101,9 @@ class Convolution(nn.Module):
         gated = self.linear(self.gate(x))
         weights = self.radial_net(rbf) * self.invariant_net(invariants)
         messages = self.product(
-            gated.index_select(1, src), sh, weights.to(x.dtype).view(len(dst), -1, self.channels)
+            gated.index_select(1, src),
+            sh,
+            weights.to(x.dtype).view(len(dst), self.product.n_paths, self.channels),
         )
         return self.out(sum_messages(messages, dst, x.shape[1]) + gated) + x
 
@@ -151,7 +153,7 @@ class PairLayer(nn.Module):
         product = self.product(
             h.index_select(1, src),
             h.index_select(1, dst),
-            weights.to(x.dtype).view(len(dst), -1, self.channels),
+            weights.to(x.dtype).view(len(dst), self.product.n_paths, self.channels),
         )
         return self.out(self.gate_out(product))
 
@@ -248,7 +250,9 @@ class QHNet(Backbone):
             k = i - self.first_pair
             if k >= 0:
                 f_self = self._refined("self", k, add(self.self_layers[k](x), f_self), refine)
-                f_pair = self._refined("edge", k, add(self.pair_layers[k](x, edge_index, rbf), f_pair), refine)
+                f_pair = self._refined(
+                    "edge", k, add(self.pair_layers[k](x, edge_index, rbf), f_pair), refine
+                )
 
         kind = self.kind_of_number[graph.numbers]
         embedded = self.embedding(self.elements)
@@ -256,9 +260,7 @@ class QHNet(Backbone):
         embedded_pairs = torch.cat([embedded.repeat_interleave(n, 0), embedded.repeat(n, 1)], dim=-1)
         on_site = self.self_head(f_self, embedded, kind)
         pairs = self.pair_head(f_pair, embedded_pairs, kind[dst] * n + kind[src])
-        return Blocks(
-            on_site + on_site.transpose(-1, -2), pairs + pairs[graph.reverse].transpose(-1, -2)
-        )
+        return Blocks(on_site + on_site.transpose(-1, -2), pairs + pairs[graph.reverse].transpose(-1, -2))
 
     def _refined(self, site: str, k: int, f: Tensor, refine: Refine) -> Tensor:
         return torch.cat(refine(site, k, split_degrees(f, self.lmax)))

@@ -205,7 +205,9 @@ class QH9Database:
         hamiltonian = self._array(where, "Ham", ham, "<f8", (orbitals, orbitals))
         asymmetry = float(np.abs(hamiltonian - hamiltonian.T).max())
         if not (np.isfinite(asymmetry) and np.isfinite(positions).all()):
-            raise DataError(f"{where}: NaN or infinite numbers in pos or Ham; leave this row out or recompute it")
+            raise DataError(
+                f"{where}: NaN or infinite numbers in pos or Ham; leave this row out or recompute it"
+            )
         if asymmetry > SYMMETRY_TOLERANCE:
             raise DataError(
                 f"{where}: Ham is not symmetric: max |H - H^T| = {asymmetry:.1e} hartree "

@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def trajectory_split(starts: Int[np.ndarray, " bounds"], fractions: Sequence[flo
 def geometry_split(starts: Int[np.ndarray, " bounds"], fractions: Sequence[float]) -> Split:
     """``geometry``: the frames of each trajectory are permuted, seeded by its last row, and cut."""
     cuts = []
-    for first, end in zip(starts[:-1], starts[1:], strict=True):
+    for first, end in pairwise(starts):
         frames = first + np.random.RandomState(int(end) - 1).permutation(int(end - first))
         cuts.append(_cut(frames, fractions))
     return {name: _concatenate([cut[name] for cut in cuts]) for name in PARTS}
@@ -62,7 +63,7 @@ def index_file_split(path: str | Path, rows: int) -> Split:
     for name, index in split.items():
         if not np.issubdtype(index.dtype, np.integer):
             raise DataError(f"{path}: {name} holds {index.dtype}, integers are needed")
-        if index.size and not (0 <= index.min() and index.max() < rows):
+        if index.size and not (index.min() >= 0 and index.max() < rows):
             raise DataError(f"{path}: {name} has rows {index.min()}..{index.max()}, the database has {rows}")
     both = np.concatenate([np.unique(index) for index in split.values()])
     if len(np.unique(both)) != len(both):

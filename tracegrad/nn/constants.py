@@ -18,5 +18,6 @@ class Constant:
         key = (like.dtype, like.device)
         if key not in self._copies:
             exact = self._copies[torch.float64, torch.device("cpu")]
-            self._copies[key] = exact.to(like.device, like.dtype)
+            with torch.inference_mode(False):  # a copy first made in inference mode must serve training too
+                self._copies[key] = exact.to(like.device, like.dtype)
         return self._copies[key]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tracegrad.nn.constants import Constant
 from tracegrad.nn.features import split_degrees, wigner_3j
+from tracegrad.nn.precision import full_precision
 
 
 class BlockExpansion(nn.Module):
@@ -44,6 +45,7 @@ class BlockExpansion(nn.Module):
         self.n_weights = channels * sum(self.multiplicities)
         self._order_weights(degrees, counts)
 
+    @full_precision
     def forward(
         self,
         x: Float[Tensor, "m n c"],
@@ -54,9 +56,7 @@ class BlockExpansion(nn.Module):
         items = x.shape[1]
         blocks: Tensor | None = None
         per_degree = weights.split([self.channels * m for m in self.multiplicities], dim=-1)
-        for degree, (part, weight) in enumerate(
-            zip(split_degrees(x, self.lmax), per_degree, strict=True)
-        ):
+        for degree, (part, weight) in enumerate(zip(split_degrees(x, self.lmax), per_degree, strict=True)):
             table = self.tables[degree]
             if table is None:
                 continue

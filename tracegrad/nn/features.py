@@ -13,6 +13,8 @@ from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor
 
+from tracegrad.nn.precision import full_precision
+
 
 def degree_sizes(lmax: int) -> list[int]:
     """Components of each degree: [1, 3, 5, ...]."""
@@ -30,6 +32,7 @@ def wigner_3j(l1: int, l2: int, l3: int) -> Float[Tensor, "m1 m2 m3"]:
     return o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
 
 
+@full_precision
 def spherical_harmonics(vectors: Float[Tensor, "n 3"], lmax: int) -> Float[Tensor, "m n"]:
     """Component-normalised harmonics of the directions of ``vectors`` (x, y, z), m = -l .. l per degree.
 
@@ -42,6 +45,7 @@ def spherical_harmonics(vectors: Float[Tensor, "n 3"], lmax: int) -> Float[Tenso
     return values.T
 
 
+@full_precision
 def channel_norms(x: Float[Tensor, "m n c"], lmax: int) -> Float[Tensor, "n invariants"]:
     """[x_0, |x_1|, ..., |x_L|] per channel; the gradient of a norm at zero is taken as zero."""
     scalar, *rest = split_degrees(x, lmax)
@@ -51,6 +55,7 @@ def channel_norms(x: Float[Tensor, "m n c"], lmax: int) -> Float[Tensor, "n inva
     return torch.cat([scalar[0], *norms], dim=-1)
 
 
+@full_precision
 def inner_products(
     a: Float[Tensor, "m n c"], b: Float[Tensor, "m n c"], lmax: int
 ) -> Float[Tensor, "n invariants"]:

@@ -13,6 +13,8 @@ from e3nn.o3 import Irreps
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tracegrad.nn.precision import full_precision
+
 
 def pair_scale(irreps: Irreps) -> float:
     """1 / sqrt(number of pairs of channels of equal irrep)."""
@@ -42,6 +44,7 @@ class FullInvariants(nn.Module):
             self.register_buffer(f"upper_{i}", rows * mul + columns, persistent=False)
             self.register_buffer(f"mirror_{i}", index.flatten(), persistent=False)
 
+    @full_precision
     def forward(self, feature: list[Float[Tensor, "_ n _c"]]) -> tuple[Float[Tensor, "n channels"], None]:
         terms = []
         for i, (f, weight) in enumerate(zip(feature, self.weights, strict=True)):
@@ -50,6 +53,7 @@ class FullInvariants(nn.Module):
             terms.append(gram.index_select(1, getattr(self, f"upper_{i}")) @ (weight * self._norm(f)))
         return torch.stack(terms).sum(0), None
 
+    @full_precision
     def pull_back(
         self, feature: list[Float[Tensor, "_ n _c"]], saved: None, g: Float[Tensor, "n channels"]
     ) -> list[Float[Tensor, "_ n _c"]]:
@@ -83,6 +87,7 @@ class LowRankInvariants(nn.Module):
         # A and B side by side, so that each degree takes one matrix product.
         self.weights = nn.ParameterList([torch.randn(mul, 2 * channels * rank) for mul, _ in irreps])
 
+    @full_precision
     def forward(
         self, feature: list[Float[Tensor, "_ n _c"]]
     ) -> tuple[Float[Tensor, "n channels"], list[Tensor]]:
@@ -95,6 +100,7 @@ class LowRankInvariants(nn.Module):
         u = torch.stack(terms).sum(0)
         return u.view(-1, self.channels, self.rank).sum(-1) if self.rank > 1 else u, saved
 
+    @full_precision
     def pull_back(
         self, feature: list[Float[Tensor, "_ n _c"]], saved: list[Tensor], g: Float[Tensor, "n channels"]
     ) -> list[Float[Tensor, "_ n _c"]]:

@@ -1,5 +1,7 @@
 """Feed-forward networks on invariants, with their gradient in closed form."""
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -46,7 +48,7 @@ class InvariantMLP(nn.Module):
                     activation=i < last or final,
                     bias=final_bias or i < last,
                 )
-                for i, (c_in, c_out) in enumerate(zip(widths, widths[1:], strict=False))
+                for i, (c_in, c_out) in enumerate(pairwise(widths))
             ]
         )
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tracegrad.nn.features import split_degrees
+from tracegrad.nn.precision import full_precision
 
 
 class EquivariantLinear(nn.Module):
@@ -22,6 +23,7 @@ class EquivariantLinear(nn.Module):
         self.weight = nn.Parameter(torch.randn(lmax + 1, c_in, c_out))
         self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
 
+    @full_precision
     def forward(self, x: Float[Tensor, "m n c_in"]) -> Float[Tensor, "m n c_out"]:
         weight = self.weight * self.scale
         parts = [part @ w for part, w in zip(split_degrees(x, self.lmax), weight, strict=True)]

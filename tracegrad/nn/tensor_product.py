@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tracegrad.nn.constants import Constant
 from tracegrad.nn.features import degree_sizes, path_coefficients, paths, split_degrees, wigner_3j
+from tracegrad.nn.precision import full_precision
 
 
 class ChannelwiseProduct(nn.Module):
@@ -34,6 +35,7 @@ class ChannelwiseProduct(nn.Module):
             self.tables.append(Constant(torch.cat([table.flatten(0, 1).T for *_, table in entries])))
             self.targets.append([(path, l3) for path, l3, _ in entries])
 
+    @full_precision
     def forward(
         self, a: Float[Tensor, "m n c"], b: Float[Tensor, "m n c"], weights: Float[Tensor, "#n paths c"]
     ) -> Float[Tensor, "m n c"]:
@@ -45,7 +47,9 @@ class ChannelwiseProduct(nn.Module):
         for (l1, l2), table, targets in zip(pairs, self.tables, self.targets, strict=True):
             outer = (a_parts[l1][:, None] * b_parts[l2][None]).flatten(0, 1).flatten(1)
             coupled = (table(outer) @ outer).view(-1, *a.shape[1:])
-            for (path, l3), part in zip(targets, coupled.split([sizes[l3] for _, l3 in targets]), strict=True):
+            for (path, l3), part in zip(
+                targets, coupled.split([sizes[l3] for _, l3 in targets]), strict=True
+            ):
                 term = out[l3]
                 weight = per_path[path]
                 out[l3] = part * weight if term is None else torch.addcmul(term, part, weight)
@@ -84,6 +88,7 @@ class FilterProduct(nn.Module):
             self.tables.append(Constant(torch.cat(rows).flatten(0, 1)))
             self.targets.append(targets)
 
+    @full_precision
     def forward(
         self, x: Float[Tensor, "m_in n c"], y: Float[Tensor, "m n"], weights: Float[Tensor, "n paths c"]
     ) -> Float[Tensor, "m n c"]:
@@ -95,9 +100,9 @@ class FilterProduct(nn.Module):
         ):
             filters = (table(y) @ y).view(-1, part_in.shape[0], y.shape[1])  # [m3, m1, n]
             coupled = (filters.permute(2, 0, 1) @ part_in.transpose(0, 1)).transpose(0, 1)  # [m3, n, c]
-            for (path, l3), part in zip(targets, coupled.split([sizes[l3] for _, l3 in targets]), strict=True):
+            for (path, l3), part in zip(
+                targets, coupled.split([sizes[l3] for _, l3 in targets]), strict=True
+            ):
                 term = out[l3]
-                out[l3] = (
-                    part * per_path[path] if term is None else torch.addcmul(term, part, per_path[path])
-                )
+                out[l3] = part * per_path[path] if term is None else torch.addcmul(term, part, per_path[path])
         return torch.cat(out)

@@ -187,8 +187,8 @@ class TraceGrad(nn.Module):
         return f, None
 
     def decode(
-        self, z: Mapping[str, list[Float[Tensor, "n width"]]]
-    ) -> dict[str, Float[Tensor, "n shells shells"]]:
+        self, z: Mapping[str, list[Float[Tensor, "_ width"]]]
+    ) -> dict[str, Float[Tensor, "_ shells shells"]]:
         """Predicted traces of each supervised site, from z = [z_1 .. z_K]."""
         return {
             site: decoder(torch.cat(z[site], dim=-1)).view(-1, self.shells, self.shells)
@@ -201,6 +201,8 @@ class TraceGrad(nn.Module):
         size_f, size_v = (
             torch.stack([part.square().sum((0, 2)) for part in feature]).sum(0) for feature in (f, v)
         )
-        # A vanishing v stays zero instead of becoming 0/0.
-        ratio = RELATIVE_RESIDUAL * (size_f / size_v.clamp_min(torch.finfo(size_v.dtype).tiny)).sqrt()
+        # A vanishing f or v adds nothing and has a zero gradient instead of 0/0.
+        present = (size_f > 0) & (size_v > 0)
+        quotient = torch.where(present, size_f / torch.where(present, size_v, 1.0), 1.0)
+        ratio = torch.where(present, RELATIVE_RESIDUAL * quotient.sqrt(), 0.0)
         return [a + ratio[:, None] * b for a, b in zip(f, v, strict=True)]

@@ -1,0 +1,34 @@
+"""Progress of a run: a bar on a terminal, one line per validation elsewhere."""
+
+import sys
+import time
+
+import lightning
+from lightning import Callback
+from lightning.pytorch.callbacks import RichProgressBar
+
+
+class ProgressLines(Callback):
+    """Prints step, validation error and time left after each validation; for logs and pipes."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._start = time.monotonic()
+        self._first = trainer.global_step
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.state.fn != "fit":
+            return
+        step, last = trainer.global_step, trainer.max_steps
+        line = f"step {step}/{last}  epoch {trainer.current_epoch}"
+        if "val/h_mae" in trainer.callback_metrics:
+            line += f"  val/h_mae {trainer.callback_metrics['val/h_mae'].item():.4g} meV"
+        done = step - self._first
+        if done and last > 0:
+            left = (last - step) * (time.monotonic() - self._start) / done
+            line += f"  {left:.0f} s left"
+        print(line, flush=True)
+
+
+def progress() -> Callback:
+    """The fitting kind for this process' standard output."""
+    return RichProgressBar() if sys.stdout.isatty() else ProgressLines()

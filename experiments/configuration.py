@@ -1,0 +1,165 @@
+"""Composition of configurations with errors that help."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import conf
+from experiments.cli import clean_errors
+from tracegrad.errors import ConfigError
+
+CONF = Path(conf.__file__).parent
+ARMS = {(False, False): "none", (True, False): "trace", (False, True): "grad", (True, True): "tracegrad"}
+ARM_LABELS = {"none": "", "trace": "+Trace", "grad": "+Grad", "tracegrad": "+TraceGrad"}
+
+OmegaConf.register_new_resolver("arm", lambda trace, grad: ARMS[bool(trace), bool(grad)], replace=True)
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Make a command line program of a function of a configuration.
+
+    Overrides are checked first, so that a wrong key or name is answered with the nearest right ones.
+    """
+
+    def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        @clean_errors
+        def entry() -> Any:
+            arguments = sys.argv[1:]
+            if not any(argument.startswith("-") for argument in arguments):
+                composed(config_name, arguments)
+            main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+            return main(clean_errors(function))()
+
+        entry.__doc__ = function.__doc__
+        return entry
+
+    return decorate
+
+
+def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a command with overrides.
+
+    Raises:
+        ConfigError: an unknown key, group option or experiment (with the nearest names), or a value of
+            another kind than the default.
+    """
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            config = compose(config_name, list(overrides))
+        except MissingConfigException as error:
+            raise ConfigError(_missing_option(error)) from error
+        except OverrideParseException as error:
+            raise ConfigError(f"not understood: {error.override}; settings are written key=value") from error
+        except ConfigCompositionException as error:
+            raise ConfigError(_unknown_key(config_name, overrides) or _first_line(error)) from error
+        groups = [o for o in overrides if _is_group(o)]
+        _check_kinds(config, compose(config_name, groups), overrides)
+    return config
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain Python data; a missing value is a `ConfigError`."""
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "a setting"
+        raise ConfigError(f"{key} is needed: {_first_line(error)}; give {key}=VALUE") from error
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of nested mappings; lists count as values."""
+    if not isinstance(values, dict) or not values:
+        return {prefix: values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], ignore: Sequence[str] = ()) -> list[str]:
+    """Lines ``key: old -> new`` for settings that differ; ``ignore`` holds keys and prefixes of keys."""
+    before, after = flat(old), flat(new)
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    return [
+        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+        for key in changed
+        if not any(key == name or key.startswith(f"{name}.") for name in ignore)
+    ]
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    name = (error.missing_cfg_file or "").removesuffix(".yaml")
+    group, _, option = name.rpartition("/")
+    options = sorted(error.options or [])
+    nearest = difflib.get_close_matches(option, options, n=3) or options
+    return f"no {group or 'configuration'} named {option!r}; nearest: {', '.join(nearest)}"
+
+
+def _unknown_key(config_name: str, overrides: Sequence[str]) -> str | None:
+    base = compose(config_name, [o for o in overrides if _is_group(o)])
+    known = list(_keys(base))
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if override.is_add() or _is_group(override.input_line or "") or key in known:
+            continue
+        leaf = key.rpartition(".")[2]
+        same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]
+        nearest = same_leaf or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+        close = f"; nearest: {', '.join(nearest[:3])}" if nearest else ""
+        return f"there is no setting {key!r}{close}"
+    return None
+
+
+def _check_kinds(config: DictConfig, base: DictConfig, overrides: Sequence[str]) -> None:
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if _is_group(override.input_line or "") or override.is_delete():
+            continue
+        default = OmegaConf.select(base, key, default=None, throw_on_missing=False)
+        value = OmegaConf.select(config, key, default=None)
+        if default is None or value is None or _same_kind(default, value):
+            continue
+        raise ConfigError(f"{key} is {value!r}, but it must be {_kind(default)} (default: {default!r})")
+
+
+def _same_kind(default: Any, value: Any) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) == isinstance(value, bool)
+    if isinstance(default, int | float):
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return whole if isinstance(default, int) else isinstance(value, int | float)
+    if isinstance(default, ListConfig | DictConfig):
+        return isinstance(value, type(default))
+    return True
+
+
+def _kind(default: Any) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", ListConfig: "a list"}
+    return names.get(type(default), "a mapping")
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        name = f"{prefix}{key}"
+        yield name
+        node = None if OmegaConf.is_missing(config, key) else config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            yield from _keys(node, f"{name}.")
+
+
+def _is_group(override: str) -> bool:
+    key = override.split("=", 1)[0].lstrip("+~").split("@")[0]
+    return (CONF / key).is_dir()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]

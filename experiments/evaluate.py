@@ -1,0 +1,43 @@
+"""Test a trained run again, on any part of its data."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from callbacks.test_report import TestReport
+from experiments.configuration import command, plain
+from experiments.runs import evaluate_checkpoint, make_trainer, rebuild, write_json
+from experiments.tables import print_results
+from tracegrad.data.splits import PARTS
+from tracegrad.errors import ConfigError
+
+
+@command("evaluate")
+def main(config: DictConfig) -> None:
+    """Evaluate a checkpoint of a run directory."""
+    plain(config)
+    if config.part not in PARTS:
+        raise ConfigError(f"part is {config.part!r}; choose one of {list(PARTS)}")
+    run = Path(config.run)
+    named = config.checkpoint in ("best", "last")
+    checkpoint = run / "checkpoints" / f"{config.checkpoint}.ckpt" if named else Path(config.checkpoint)
+    output = Path(config.output or run / f"evaluation_{config.part}_{checkpoint.stem}")
+    changes = {
+        "data.path": config.path,
+        "data.eval_batch_size": config.batch_size,
+        "trainer.devices": config.devices,
+        "trainer.accelerator": config.accelerator,
+    }
+    setup, parts = rebuild(run, {key: value for key, value in changes.items() if value is not None})
+    setup.run_dir = str(output)
+    trainer = make_trainer(setup, [TestReport(output)], [])
+    parts.datamodule.trainer = trainer
+    results = evaluate_checkpoint(trainer, parts, setup, checkpoint, config.part)
+    if trainer.is_global_zero:
+        write_json(output / "evaluation.json", results)
+        print_results(results)
+        print(f"tables and figures: {output}")
+
+
+if __name__ == "__main__":
+    main()

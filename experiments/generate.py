@@ -1,0 +1,147 @@
+"""Compute reference data in the released QH9 schema: `python -m experiments.generate --help`."""
+
+import os
+import re
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from experiments.cli import clean_errors
+from tracegrad.errors import ConfigError
+from tracegrad.physics import generation
+from tracegrad.physics.generation_settings import GenerationSettings
+from tracegrad.physics.geometries import named_molecules, read_geometries
+
+
+@dataclass
+class GenerateConfig(GenerationSettings):
+    """All settings of the command, with the types that values are checked against."""
+
+    output: str = "???"
+    molecules: Any = field(default_factory=list)
+    geometries: Any = field(default_factory=list)
+    strict: bool = False
+    processes: int | None = None
+    overwrite: bool = False
+
+
+@hydra.main(config_path="../conf", config_name="generate", version_base="1.3")
+@clean_errors
+def main(config: DictConfig) -> None:
+    """Read the geometries, print what will be computed, compute it."""
+    config = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(GenerateConfig), config))
+    if OmegaConf.is_missing(config, "output"):
+        raise ConfigError("output= is needed: the database file to write (see --help)")
+    values = cast(dict[str, Any], OmegaConf.to_container(config))
+    settings = GenerationSettings(**{entry.name: values[entry.name] for entry in fields(GenerationSettings)})
+    processes = config.processes if config.processes is not None else len(os.sched_getaffinity(0))
+    if processes < 1:
+        raise ConfigError(f"processes={processes} has to be at least 1")
+    geometries = [
+        *named_molecules(_listed(config, "molecules")),
+        *read_geometries(_listed(config, "geometries")),
+    ]
+    console = Console()
+    console.print(
+        f"flavour {settings.flavour}, functional {settings.functional}, def2-SVP; "
+        f"geometries: {len(geometries)}, processes: {processes}",
+        highlight=False,
+    )
+    with _progress_bar(console) as bar:
+        summary = generation.generate(
+            geometries,
+            settings,
+            config.output,
+            processes=processes,
+            overwrite=config.overwrite,
+            strict=config.strict,
+            command=public_command(sys.argv[1:]),
+            report=lambda line: bar.console.print(line, style="yellow", highlight=False, markup=False),
+            on_progress=_ProgressReport(bar, settings.flavour),
+        )
+    left_out = f", {len(summary.left_out)} left out" if summary.left_out else ""
+    console.print(
+        f"wrote {summary.output}: {summary.rows} rows{left_out}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _listed(config: DictConfig, name: str) -> list[str]:
+    value = config[name]
+    values = [value] if isinstance(value, str) else list(value or [])
+    for entry in values:
+        if not isinstance(entry, str):
+            raise ConfigError(f"{name}: {entry!r} is not text; put it in quotes")
+    return values
+
+
+class _RateColumn(ProgressColumn):
+    """Frames a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.2g}/s" if task.speed else "")
+
+
+class _ProgressReport:
+    """Moves the bar; where there is no terminal for one, as in a batch job, prints a line a minute."""
+
+    def __init__(self, bar: Progress, flavour: str) -> None:
+        self.bar = bar
+        self.what = "trajectories" if flavour == "dynamic" else "geometries"
+        self.task: TaskID | None = None
+        self.printed = time.monotonic()
+
+    def __call__(self, progress: generation.Progress) -> None:
+        items = f"{progress.items_done}/{progress.items_total} {self.what}"
+        if self.task is None:
+            self.task = self.bar.add_task(items, total=progress.frames_total, completed=progress.frames_done)
+        self.bar.update(self.task, completed=progress.frames_done, description=items)
+        if not self.bar.console.is_terminal and time.monotonic() > self.printed + 60:
+            self.printed = time.monotonic()
+            frames = f"{progress.frames_done}/{progress.frames_total} frames"
+            self.bar.console.print(f"{items}, {frames}", highlight=False)
+
+
+def _progress_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames"),
+        _RateColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        # One label of a large molecule takes longer than the half minute that Rich averages over.
+        speed_estimate_period=600,
+    )
+
+
+def public_command(arguments: list[str]) -> str:
+    """The command line for the provenance, with folders outside of the working folder left away."""
+    shortened = [re.sub(r"(^|[=,\[\s'\"])/[^,\]'\"]*/", r"\1", argument) for argument in arguments]
+    return shlex.join(["python", "-m", "experiments.generate", *shortened])
+
+
+if __name__ == "__main__":
+    main()

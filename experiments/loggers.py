@@ -1,0 +1,62 @@
+"""The loggers of a run: a CSV file always, Weights & Biases beside it."""
+
+import hashlib
+import logging
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger, WandbLogger
+from omegaconf import DictConfig
+
+from tracegrad.errors import ConfigError
+
+MODES = ("auto", "online", "offline", "disabled")
+
+
+def make_loggers(config: DictConfig, values: dict[str, Any], origin: dict[str, Any]) -> list[Logger]:
+    """CSV and, unless disabled, W&B with the whole configuration and the provenance of the run."""
+    loggers: list[Logger] = [instantiate(config.logger.csv)]
+    mode = wandb_mode(config.logger.wandb.mode)
+    if mode != "disabled":
+        loggers.append(_wandb(config, mode, {"config": values, "provenance": origin}))
+    return loggers
+
+
+def wandb_mode(setting: str) -> str:
+    """online, offline or disabled; WANDB_MODE wins, and ``auto`` asks whether a login is there."""
+    if setting not in MODES:
+        raise ConfigError(f"logger.wandb.mode is {setting!r}; choose one of {list(MODES)}")
+    setting = os.environ.get("WANDB_MODE", setting)
+    if setting != "auto":
+        return setting
+    return "online" if os.environ.get("WANDB_API_KEY") or _in_netrc() else "offline"
+
+
+def _wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> WandbLogger:
+    os.environ.setdefault("WANDB_SILENT", "true")  # the commands say themselves where the files lie
+    logging.getLogger("wandb").setLevel(logging.ERROR)
+    directory = Path(config.run_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    # The same directory is the same run, also after a restart.
+    run_id = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
+    logger = WandbLogger(
+        name=f"{directory.parent.name}/{directory.name}",
+        id=run_id,
+        save_dir=str(directory),
+        project=config.logger.wandb.project,
+        entity=config.logger.wandb.entity,
+        offline=mode == "offline",
+        resume="allow" if mode == "online" else None,
+    )
+    logger.log_hyperparams(record)
+    return logger
+
+
+def _in_netrc() -> bool:
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

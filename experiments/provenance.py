@@ -1,0 +1,45 @@
+"""Where a result comes from: code, versions, hardware."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "lightning", "e3nn", "torch-geometric", "torchmetrics", "pyscf", "numpy", "hydra-core")
+
+
+def git_revision() -> str:
+    """Commit of the source tree, with ``-dirty`` when it has changes; "unknown" outside a checkout."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip()
+
+
+def provenance() -> dict[str, Any]:
+    """Revision, command, time, versions and hardware, as plain data."""
+    return {
+        "command": ["python", "-m", Path(sys.argv[0]).stem, *sys.argv[1:]],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": git_revision(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }

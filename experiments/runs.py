@@ -1,0 +1,254 @@
+"""A run directory: built from a configuration, trained, resumed, tested, described."""
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.configuration import ARM_LABELS, ARMS, differences
+from experiments.loggers import make_loggers
+from experiments.provenance import provenance
+from tracegrad.atomic import replacing
+from tracegrad.baseline import MeanBlocks
+from tracegrad.data.datamodule import HamiltonianDataModule
+from tracegrad.errors import CheckpointError, ConfigError
+from tracegrad.module import HamiltonianModule, check_architecture
+from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
+from tracegrad.plots.style import save
+from tracegrad.units import MEV_PER_HARTREE
+
+# Settings that may differ when a run is continued: they do not change what is computed.
+MAY_CHANGE = ("resume", "threads", "logger", "test", "data.num_workers", "data.pin_memory", "data.path")
+RESULTS = "results.json"
+
+
+@dataclass
+class Parts:
+    """Everything a configuration builds."""
+
+    datamodule: HamiltonianDataModule
+    module: HamiltonianModule
+    fingerprint: dict[str, Any]
+
+
+def build(config: DictConfig, values: dict[str, Any]) -> Parts:
+    """Data and model of a configuration; ``values`` is its plain form, which checkpoints carry."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    datamodule = instantiate(config.data)
+    datamodule.setup()
+    fingerprint = datamodule.fingerprint()
+    module = HamiltonianModule(
+        instantiate(config.model),
+        instantiate(config.loss),
+        instantiate(config.optim.optimizer),
+        instantiate(config.optim.schedule),
+        {"config": values, "data": fingerprint},
+    )
+    return Parts(datamodule, module, fingerprint)
+
+
+def make_trainer(config: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> lightning.Trainer:
+    """The trainer of a configuration; its progress bar is for terminals only."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with quiet():
+        return instantiate(
+            config.trainer,
+            callbacks=callbacks,
+            logger=loggers,
+            default_root_dir=config.run_dir,
+            enable_progress_bar=config.trainer.enable_progress_bar and sys.stdout.isatty(),
+        )
+
+
+def make_callbacks(config: DictConfig) -> list[Callback]:
+    """Callbacks of a configuration; entries set to null are left out."""
+    return [instantiate(entry) for entry in config.callbacks.values() if entry is not None]
+
+
+def open_run(directory: Path, values: dict[str, Any], resume: str) -> Path | None:
+    """Prepare a run directory and say from which checkpoint to go on, if any.
+
+    Raises:
+        ConfigError: the directory holds a run with other settings, or is in use and ``resume`` is never.
+    """
+    if resume not in ("auto", "never"):
+        raise ConfigError(f"resume is {resume!r}; choose auto or never")
+    written = directory / "config.yaml"
+    if written.exists():
+        if resume == "never":
+            raise ConfigError(f"{directory} holds a run already; choose another run_dir or remove it")
+        changed = differences(read_config(directory), values, MAY_CHANGE)
+        if changed:
+            lines = "\n  ".join(changed)
+            raise ConfigError(
+                f"{directory} holds a run with other settings; choose another run_dir or name, or remove it:\n"
+                f"  {lines}"
+            )
+    with replacing(written) as draft:
+        draft.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    last = directory / "checkpoints" / "last.ckpt"
+    return last if last.exists() else None
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The plain configuration of a run directory."""
+    path = directory / "config.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not readable ({error}); is {directory} a run directory?") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds {type(values).__name__}, a mapping of settings is needed")
+    return values
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as plain data (nothing in it is executed).
+
+    Raises:
+        CheckpointError: missing, damaged, or not plain data.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; has the run finished an epoch?")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = str(error).split("\n", 1)[0]
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint of plain data ({reason})") from error
+
+
+def train(config: DictConfig, values: dict[str, Any]) -> dict[str, Any] | None:
+    """Train and test a run, or go on with it; returns its results (None with ``test=false``)."""
+    directory = Path(config.run_dir)
+    resume_from = open_run(directory, values, config.resume)
+    if (directory / RESULTS).exists():
+        print(f"{directory} is finished; its results stand in {directory / RESULTS}")
+        return read_results(directory)
+    parts = build(config, values)
+    origin = provenance() | {"data": parts.fingerprint}
+    write_json(directory / "provenance.json", origin)
+    callbacks = make_callbacks(config)
+    loggers = make_loggers(config, values, origin)
+    trainer = make_trainer(config, callbacks, loggers)
+    if resume_from:
+        load_checkpoint(resume_from)
+        print(f"going on from {resume_from}")
+    with quiet():
+        trainer.fit(parts.module, parts.datamodule, ckpt_path=resume_from and str(resume_from))
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if not config.test:
+        return None
+    results = evaluate_checkpoint(trainer, parts, config, directory / "checkpoints" / "best.ckpt")
+    timers = [callback for callback in callbacks if isinstance(callback, Timer)]
+    results["train_seconds"] = round(timers[0].time_elapsed("train"), 1) if timers else None
+    curves = Run(read_metrics(directory / "metrics.csv"), results["arm"], results["label"], results["seed"])
+    save(learning_curves([curves]), directory / "figures" / "learning_curves.png")
+    write_json(directory / RESULTS, results)
+    log_results(loggers, results)
+    return results
+
+
+def evaluate_checkpoint(
+    trainer: lightning.Trainer, parts: Parts, config: DictConfig, checkpoint: Path, part: str = "test"
+) -> dict[str, Any]:
+    """Test a checkpoint on a part of the data and describe the result as plain data."""
+    loaded = load_checkpoint(checkpoint)
+    check_architecture(loaded["state_dict"], parts.module.state_dict(), str(checkpoint))
+    parts.module.load_state_dict(loaded["state_dict"])
+    loader = parts.datamodule.loader(part)
+    with quiet():
+        metrics = trainer.test(parts.module, loader, verbose=False)[0]
+    basis = parts.module.model.basis
+    means = MeanBlocks(basis).fit(parts.datamodule.loader("train"))
+    trivial = means.evaluate(loader)
+    arm = ARMS[bool(config.tracegrad.trace), bool(config.tracegrad.grad)]
+    backbone = type(parts.module.model.backbone).__name__
+    return {
+        "format": 1,
+        "experiment": config.name,
+        "database": parts.fingerprint["database"],
+        "database_label": parts.fingerprint["label"],
+        "split": parts.fingerprint["split"],
+        "split_hash": parts.fingerprint["split_hash"],
+        "arm": arm,
+        "label": backbone + ARM_LABELS[arm],
+        "backbone": backbone,
+        "seed": config.seed,
+        "part": part,
+        "checkpoint": checkpoint.stem,
+        "step": loaded["global_step"],
+        "unit": "meV",
+        "metrics": {name: float(value) for name, value in metrics.items() if name.startswith("test/")},
+        "trivial": {
+            f"test/{name}": float(value) * MEV_PER_HARTREE
+            for name, value in trivial.items()
+            if value.ndim == 0
+        },
+        "counts": parts.fingerprint["counts"],
+        "parameters": sum(p.numel() for p in parts.module.model.parameters()),
+    }
+
+
+def _number(value: Any) -> float | None:
+    """A metric that does not exist, such as MAE_nondiag of single atoms, is null in JSON."""
+    return float(value) if isfinite(value) else None
+
+
+def log_results(loggers: list[Logger], results: dict[str, Any]) -> None:
+    """Put the final table into the loggers that hold tables."""
+    for logger in loggers:
+        if hasattr(logger, "log_table"):
+            metrics = results["metrics"]
+            logger.log_table("test_table", ["arm", *metrics], [[results["label"], *metrics.values()]])
+
+
+def rebuild(directory: Path, changes: dict[str, Any]) -> tuple[DictConfig, Parts]:
+    """The parts of a finished or running run, with some settings replaced (dotted keys)."""
+    values = read_config(directory)
+    config = OmegaConf.create(values)
+    for key, value in changes.items():
+        OmegaConf.update(config, key, value)
+    return config, build(config, values)
+
+
+def read_results(directory: Path) -> dict[str, Any]:
+    """results.json of a run directory."""
+    return json.loads((directory / RESULTS).read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write plain data as JSON, whole or not at all."""
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's advice on choices that were made on purpose."""
+    with warnings.catch_warnings():
+        for message in (
+            ".*does not have many workers.*",
+            ".*GPU available but not used.*",
+            ".*treespec, LeafSpec.*",
+            ".*Checkpoint directory .* exists and is not empty.*",
+            ".*number of training batches .* is smaller than the logging interval.*",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield

@@ -1,0 +1,167 @@
+import pytest
+import torch
+from e3nn import o3
+
+from tests.molecules import exact_representation
+from tests.oracles.autograd_tracegrad import autograd_block, tensor_product_invariants, to_irreps, to_parts
+from tracegrad.errors import ConfigError
+from tracegrad.nn.tracegrad import TraceGrad, TraceGradBlock
+
+UNEVEN = o3.Irreps("12x1o+5x1e+3x0e+2x1o")
+SMALL = o3.Irreps("3x0e+2x1e+1x2e+2x3e")
+FORMS = [{"w": "full"}, {"w": "low_rank", "rank": 1}, {"w": "low_rank", "rank": 2}]
+
+
+def make_block(irreps: o3.Irreps, **kwargs) -> TraceGradBlock:
+    block = TraceGradBlock(irreps, 6, 5, hidden=7, **kwargs).double()
+    for parameter in block.s_nonlin.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return block
+
+
+def make_feature(irreps: o3.Irreps, items: int = 4) -> list[torch.Tensor]:
+    flat = torch.randn(items, irreps.dim, dtype=torch.float64, requires_grad=True)
+    return [part.detach().clone().requires_grad_() for part in to_parts(flat, irreps)]
+
+
+@pytest.mark.parametrize("final", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("irreps", [UNEVEN, SMALL])
+def test_closed_form_equals_autograd_to_second_order(irreps, form, final):
+    block = make_block(irreps, final=final, **form)
+    feature = make_feature(irreps)
+    z, v = block(feature)
+    expected_z, expected_v = autograd_block(block, irreps, feature)
+    torch.testing.assert_close(z, expected_z, rtol=0, atol=1e-12)
+    torch.testing.assert_close(to_irreps(v), to_irreps(expected_v), rtol=1e-12, atol=1e-12)
+    assert to_irreps(v).abs().amax(0).min() > 1e-6  # every component gets its share
+
+    inputs = [*feature, *block.parameters()]
+
+    def gradient(z, v):
+        loss = sum((part * torch.sin(part + 0.2)).sum() for part in v) + z.square().sum()
+        return torch.autograd.grad(loss, inputs)
+
+    for a, b in zip(gradient(z, v), gradient(expected_z, expected_v), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_invariants_are_those_of_an_e3nn_tensor_product(form):
+    block = make_block(UNEVEN, **form)
+    feature = make_feature(UNEVEN)
+    z, v = block(feature)
+    expected_z, expected_v = autograd_block(block, UNEVEN, feature, tensor_product_invariants)
+    torch.testing.assert_close(z, expected_z, rtol=0, atol=1e-12)
+    torch.testing.assert_close(to_irreps(v), to_irreps(expected_v), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_initial_invariants_have_the_variance_of_a_tensor_product(form):
+    irreps, channels, items = o3.Irreps("16x0e+16x1e"), 3000, 40
+    with torch.no_grad():
+        block = TraceGradBlock(irreps, channels, 2, **form)
+        u, _ = block.invariants([torch.randn(ir.dim, items, mul) for mul, ir in irreps])
+    # Normal f, W and all pairs: <u^2> = mean over pairs of <f_i, f_j>^2 / (2l + 1) = 1 for i != j.
+    expected = (2 * 16 * 15 + 16 * 3 + 16 * 5 / 3) / (2 * 16**2)
+    assert float(u.square().mean()) == pytest.approx(expected, rel=0.25)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_theorem_2_v_is_equivariant_and_z_invariant(form):
+    block = make_block(UNEVEN, **form)
+    feature = make_feature(UNEVEN)
+    z, v = block(feature)
+    rotation = -o3.rand_matrix(dtype=torch.float64)  # with inversion: parities are kept apart
+    representation = exact_representation(UNEVEN, rotation)
+    z_rotated, v_rotated = block(to_parts(to_irreps(feature) @ representation.T, UNEVEN))
+    torch.testing.assert_close(z_rotated, z, rtol=0, atol=1e-12)
+    torch.testing.assert_close(to_irreps(v_rotated), to_irreps(v) @ representation.T, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("final", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_v_in_evaluation_and_at_initialisation_is_not_zero(form, final):
+    block = TraceGradBlock(SMALL, 16, 9, hidden=12, final=final, **form).double().eval()
+    feature = [part.detach() for part in make_feature(SMALL)]
+    z, v = block(feature)
+    with torch.inference_mode():
+        z_inference, v_inference = block(feature)
+        assert torch.equal(block.encode(feature), block.s_nonlin(block.invariants(feature)[0]))
+    assert torch.equal(z, z_inference)
+    for part, inference, f in zip(v, v_inference, feature, strict=True):
+        assert torch.equal(part, inference)
+        assert part.abs().mean() > 1e-3 * f.abs().mean()
+
+
+def test_a_bare_layer_norm_at_the_end_would_make_v_vanish():
+    """The trap behind ``final``: without the activation after the last LayerNorm v is zero."""
+    block = TraceGradBlock(SMALL, 16, 9, hidden=12).double()
+    block.s_nonlin.stages[-1].activation = False
+    _, v = block(make_feature(SMALL))
+    assert to_irreps(v).abs().max() < 1e-12
+
+
+def test_relative_residual_scales_v_to_a_fifth_of_f():
+    module = TraceGrad(
+        {"edge": [SMALL]}, 2, trace=False, grad=True, channels=4, hidden=5, residual="relative"
+    ).double()
+    feature = make_feature(SMALL)
+    o, _ = module.refine("edge", 0, feature, need_z=False)
+    _, v = module.blocks["edge"][0](feature)
+    f, added, v = to_irreps(feature), to_irreps(o) - to_irreps(feature), to_irreps(v)
+    torch.testing.assert_close(added.norm(dim=-1), 0.2 * f.norm(dim=-1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(added / added.norm(dim=-1)[:, None], v / v.norm(dim=-1)[:, None])
+
+
+def test_relative_residual_of_a_vanishing_feature_is_zero_with_finite_gradients():
+    module = TraceGrad(
+        {"edge": [SMALL]}, 2, trace=False, grad=True, channels=4, hidden=5, residual="relative"
+    ).double()
+    feature = [torch.zeros(ir.dim, 2, mul, dtype=torch.float64, requires_grad=True) for mul, ir in SMALL]
+    o, _ = module.refine("edge", 0, feature, need_z=False)
+    assert to_irreps(o).abs().max() == 0
+    to_irreps(o).sum().backward()
+    assert all(part.grad.isfinite().all() for part in feature)
+
+
+def test_switches_decide_what_a_block_computes():
+    irreps = {"edge": [SMALL, SMALL], "self": [SMALL, SMALL]}
+    feature = make_feature(SMALL)
+
+    def build(**kwargs):
+        return TraceGrad(irreps, 3, channels=4, hidden=5, **kwargs).double()
+
+    none = build(trace=False, grad=False)
+    assert not list(none.parameters())
+    assert none.refine("edge", 0, feature, need_z=True) == (feature, None)
+
+    trace = build(trace=True, grad=False)
+    o, z = trace.refine("edge", 1, feature, need_z=True)
+    assert o is feature
+    assert z.shape == (4, 9)
+    assert trace.refine("edge", 1, feature, need_z=False) == (feature, None)
+    assert trace.decode({"edge": [z, z]})["edge"].shape == (4, 3, 3)
+
+    last = build(trace=True, grad=True, last_v=False)
+    assert last.refine("edge", 0, feature, need_z=True)[0] is not feature
+    assert last.refine("edge", 1, feature, need_z=True)[0] is feature
+    assert len(build(trace=False, grad=True, last_v=False).blocks["edge"]) == 1
+
+    both = build(trace=True, grad=True, apply_to="edge_and_self")
+    assert both.refine("self", 0, feature, need_z=True)[0] is not feature
+    assert trace.refine("self", 0, feature, need_z=True) == (feature, None)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"w": "sparse"}, "tracegrad.w is 'sparse'"),
+        ({"apply_to": "nodes"}, "tracegrad.apply_to is 'nodes'"),
+        ({"residual": "none"}, "tracegrad.residual is 'none'"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_unknown_options_are_named(option, message):
+    with pytest.raises(ConfigError, match=message):
+        TraceGrad({"edge": [SMALL], "self": [SMALL]}, 2, trace=True, grad=True, **option)

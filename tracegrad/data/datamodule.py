@@ -1,0 +1,228 @@
+"""LightningDataModules: from a database file to batches of graphs."""
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch.utils.data import DataLoader, Dataset
+
+from tracegrad.basis import OrbitalBasis
+from tracegrad.data.qh9 import FUNCTIONALS, RELEASES, QH9Database
+from tracegrad.data.sampler import EpochSampler
+from tracegrad.data.splits import PARTS, Split, split_hash
+from tracegrad.errors import ConfigError, DataError
+from tracegrad.graph import HamiltonianGraph, collate, molecule_graph
+
+EMBEDDED = "embedded:"
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def database_path(path: str) -> Path:
+    """A path as given, or ``embedded:NAME`` for a database that comes with the package."""
+    if path.startswith(EMBEDDED):
+        return Path(str(resources.files("tracegrad.data") / "embedded" / path.removeprefix(EMBEDDED)))
+    return Path(path).expanduser()
+
+
+class QH9Dataset(Dataset[HamiltonianGraph]):
+    """Some rows of a QH9 database as labelled graphs.
+
+    Args:
+        database: read row by row, also in worker processes.
+        rows: row positions.
+        basis: orbital basis; must cover the elements of every row.
+        dtype: of positions and labels.
+    """
+
+    def __init__(
+        self,
+        database: QH9Database,
+        rows: Int64[np.ndarray, " rows"],
+        basis: OrbitalBasis,
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.database, self.rows, self.basis, self.dtype = database, rows, basis, dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> HamiltonianGraph:
+        row = int(self.rows[index])
+        molecule = self.database[row]
+        self.basis.check(molecule.numbers, f"{self.database.path}: row {row}")
+        return molecule_graph(
+            molecule.numbers,
+            molecule.positions,
+            self.basis,
+            hamiltonian=molecule.hamiltonian,
+            sample_id=row,
+            dtype=self.dtype,
+        )
+
+
+class HamiltonianDataModule(lightning.LightningDataModule):
+    """What all data modules share: loaders over the three parts of a split.
+
+    Subclasses fill ``parts`` (name -> Dataset of graphs) in ``setup`` and implement ``fingerprint``.
+
+    Args:
+        batch_size: samples of a training batch on each rank.
+        eval_batch_size: samples of a validation or test batch.
+        num_workers: worker processes of each loader.
+        pin_memory: page-locked batches; useful with a GPU.
+        seed: of the training order.
+    """
+
+    parts: dict[str, Dataset[HamiltonianGraph]]
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise ConfigError(f"data.{name} is {value}; at least 1 is needed")
+        if num_workers < 0:
+            raise ConfigError(f"data.num_workers is {num_workers}; 0 or more are needed")
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.num_workers, self.pin_memory, self.seed = num_workers, pin_memory, seed
+        self.parts = {}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Plain description of the data: what, how split, in which units."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader:
+        return self.loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self.loader("test")
+
+    def loader(self, part: str, *, shuffle: bool = False) -> DataLoader:
+        """Batches of one part; each rank of a distributed run gets its share (see `EpochSampler`)."""
+        dataset = self.parts[part]
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EpochSampler(
+            len(dataset),  # type: ignore[arg-type]
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+        )
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size if shuffle else self.eval_batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=collate,
+        )
+
+
+class QH9DataModule(HamiltonianDataModule):
+    """A QH9 database and one of its splits.
+
+    Args:
+        path: database file, or ``embedded:NAME``.
+        basis: orbital basis.
+        database: released file this must be ("stable", "dynamic_100k", "dynamic_300k"), or "custom".
+        label: what tables call this data (QS and QD in the paper).
+        split: ood, random (stable), mol, geometry (dynamic).
+        thresholds, fractions, split_seed, index_file: see `QH9Database.split`.
+        functional: of a custom database, for the record; released files have their own.
+        train_size: use only the first so many training rows (0: all), for learning curves over data.
+        dtype: float32 or float64.
+        **loaders: see `HamiltonianDataModule`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        basis: OrbitalBasis,
+        *,
+        database: str = "custom",
+        label: str = "",
+        split: str = "",
+        thresholds: Sequence[int] | None = None,
+        fractions: Sequence[float] | None = None,
+        split_seed: int = 43,
+        index_file: str | None = None,
+        functional: str | None = None,
+        train_size: int = 0,
+        dtype: str = "float32",
+        **loaders: Any,
+    ):
+        super().__init__(**loaders)
+        if database != "custom" and database not in RELEASES:
+            raise ConfigError(f"data.database is {database!r}; choose one of {[*RELEASES, 'custom']}")
+        if dtype not in DTYPES:
+            raise ConfigError(f"data.dtype is {dtype!r}; choose one of {list(DTYPES)}")
+        self.path = database_path(path)
+        self.basis = basis
+        self.release, self.label = database, label or self.path.stem
+        self.split_name = split
+        self.split_options = {
+            "thresholds": thresholds,
+            "fractions": fractions,
+            "seed": split_seed,
+            "index_file": index_file,
+        }
+        self.functional = FUNCTIONALS.get(database, functional)
+        self.train_size = train_size
+        self.dtype = DTYPES[dtype]
+        self.split: Split | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the database, check that it is the right one, and split it."""
+        if self.split is not None:
+            return
+        source = QH9Database(self.path)
+        if self.release != "custom":
+            source.require_release(self.release)
+        split = source.split(self.split_name, **self.split_options)  # type: ignore[arg-type]
+        if self.train_size > len(split["train"]):
+            raise DataError(f"data.train_size is {self.train_size}, the split has {len(split['train'])} rows")
+        if self.train_size:
+            split["train"] = split["train"][: self.train_size]
+        self.split = split
+        self.parts = {part: QH9Dataset(source, split[part], self.basis, self.dtype) for part in PARTS}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Database, split hash, units and functional; equal fingerprints mean equal benchmarks."""
+        self.setup()
+        assert self.split is not None
+        return {
+            "database": self.path.name,
+            "label": self.label,
+            "release": self.release,
+            "bytes": self.path.stat().st_size,
+            "head_sha256": _head_hash(self.path),
+            "split": self.split_name or str(self.split_options["index_file"]),
+            "split_hash": split_hash(self.split),
+            "counts": {part: len(rows) for part, rows in self.split.items()},
+            "functional": self.functional or "unknown",
+            "basis": self.basis.name,
+            "units": {"hamiltonian": "hartree", "positions": "angstrom"},
+        }
+
+
+def _head_hash(path: Path) -> str:
+    """SHA-256 of the first MiB (16 hex digits): tells files of the same size apart without reading 30 GB."""
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(1 << 20)).hexdigest()[:16]

@@ -1,0 +1,130 @@
+"""The DFT label of one geometry: the converged Fock matrix of RKS in def2-SVP, as QH9 defines it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from pyscf import dft, gto
+
+from tracegrad.errors import BasisError, DataError, GenerationError
+
+BASIS = "def2-svp"
+GRID_LEVEL = 3
+ELEMENTS = {1: "H", 6: "C", 7: "N", 8: "O", 9: "F"}
+
+# The code `b3lyp` changed its meaning between PySCF releases and can be changed by the user's PySCF
+# configuration; the codes on the right always mean the same.
+XC_CODES = {
+    "b3lyp": "b3lypg",  # VWN-RPA: QH9 dynamic-100k
+    "b3lyp5": "b3lyp5",  # VWN5: QH9 stable and dynamic-300k
+}
+# Two nuclei are never this close at 300 K (H2: 0.74); such a file is in another unit or damaged.
+MIN_DISTANCE_ANGSTROM = 0.4
+
+
+class ScfNotConverged(GenerationError):
+    """A self-consistent field that did not converge within its cycles."""
+
+    def __init__(self, cycles: int) -> None:
+        super().__init__(f"the SCF did not converge in {cycles} cycle{'s' * (cycles != 1)}")
+
+
+@dataclass(frozen=True)
+class FockLabel:
+    """What one SCF gives. `forces` is None unless asked for."""
+
+    hamiltonian: Float[np.ndarray, "n_orb n_orb"]  # hartree, PySCF orbital order
+    energy: float  # hartree
+    converged: bool
+    cycles: int
+    density: Float[np.ndarray, "n_orb n_orb"]
+    forces: Float[np.ndarray, "n_atoms 3"] | None  # hartree / bohr
+
+
+def check_geometry(
+    numbers: Int[np.ndarray, "n_atoms"], positions_angstrom: Float[np.ndarray, "n_atoms 3"], name: str
+) -> None:
+    """Raise a named error unless this is a molecule that a closed-shell QH9 label exists for."""
+    if len(numbers) == 0:
+        raise DataError(f"{name}: the geometry has no atoms")
+    foreign = sorted({int(number) for number in numbers} - ELEMENTS.keys())
+    if foreign:
+        symbols = ", ".join(
+            gto.elements.ELEMENTS[z] if 0 < z < len(gto.elements.ELEMENTS) else str(z) for z in foreign
+        )
+        known = ", ".join(ELEMENTS.values())
+        raise BasisError(f"{name}: element {symbols} is not in the QH9 orbital basis ({known})")
+    if int(np.sum(numbers)) % 2:
+        raise GenerationError(
+            f"{name}: {int(np.sum(numbers))} electrons cannot be all paired; labels are made for neutral "
+            "closed-shell molecules only, leave this geometry out"
+        )
+    if not np.isfinite(positions_angstrom).all():
+        raise DataError(f"{name}: a coordinate is not a finite number")
+    distances = np.linalg.norm(positions_angstrom[:, None] - positions_angstrom, axis=-1)
+    distances[np.diag_indices(len(numbers))] = np.inf
+    if distances.min() < MIN_DISTANCE_ANGSTROM:
+        i, j = np.unravel_index(distances.argmin(), distances.shape)
+        raise DataError(
+            f"{name}: atoms {i} and {j} are {distances.min():.3f} angstrom apart; "
+            "are the coordinates in angstrom?"
+        )
+
+
+def build_molecule(
+    numbers: Int[np.ndarray, "n_atoms"], positions_angstrom: Float[np.ndarray, "n_atoms 3"]
+) -> gto.Mole:
+    """The neutral PySCF molecule in def2-SVP with spherical functions, unrotated."""
+    atoms = [(int(z), tuple(xyz)) for z, xyz in zip(numbers, positions_angstrom.tolist(), strict=True)]
+    return gto.M(
+        atom=atoms, unit="Angstrom", basis=BASIS, charge=0, spin=0, symmetry=False, verbose=0, parse_arg=False
+    )
+
+
+def fock_label(
+    numbers: Int[np.ndarray, "n_atoms"],
+    positions_angstrom: Float[np.ndarray, "n_atoms 3"],
+    functional: str,
+    *,
+    conv_tol: float | None = None,
+    max_cycle: int = 50,
+    density_guess: Float[np.ndarray, "n_orb n_orb"] | None = None,
+    with_forces: bool = False,
+    name: str = "geometry",
+) -> FockLabel:
+    """Solve RKS/def2-SVP and return the Fock matrix built from the final density.
+
+    Args:
+        numbers: atomic numbers of a neutral closed-shell molecule of H, C, N, O, F.
+        positions_angstrom: coordinates, angstrom.
+        functional: `b3lyp5` (QH9 stable, dynamic-300k) or `b3lyp` (dynamic-100k).
+        conv_tol: energy convergence in hartree; PySCF's default (1e-9) if None.
+        max_cycle: largest number of SCF cycles.
+        density_guess: density matrix to start from; PySCF's `minao` guess if None.
+        with_forces: compute the nuclear forces too, where the SCF has converged.
+        name: how an error calls the geometry.
+    """
+    if functional not in XC_CODES:
+        raise GenerationError(f"functional {functional!r} is unknown; QH9 has {' and '.join(XC_CODES)}")
+    check_geometry(numbers, positions_angstrom, name)
+    field = dft.RKS(build_molecule(numbers, positions_angstrom), xc=XC_CODES[functional])
+    field.grids.level = GRID_LEVEL
+    field.chkfile = None
+    field.max_cycle = max_cycle
+    if conv_tol is not None:
+        field.conv_tol = conv_tol
+    energy = field.kernel(dm0=density_guess)
+    density = np.asarray(field.make_rdm1())
+    forces = None
+    if with_forces and field.converged:
+        gradient = field.nuc_grad_method()
+        gradient.verbose = 0
+        forces = -gradient.kernel()
+    return FockLabel(
+        hamiltonian=np.asarray(field.get_fock(dm=density)),
+        energy=float(energy),
+        converged=bool(field.converged),
+        cycles=int(field.cycles),
+        density=density,
+        forces=forces,
+    )

@@ -1,0 +1,189 @@
+"""Born-Oppenheimer dynamics at constant energy: velocity Verlet on the forces of the labels themselves.
+
+A trajectory goes from stored frame to stored frame. All that the next frame depends on is in
+`TrajectoryState`, so that a trajectory continued from a saved state is the uninterrupted one.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator, all_changes
+from ase.md.verlet import VelocityVerlet
+from jaxtyping import Float, Int
+
+from tracegrad.physics.dft import FockLabel, ScfNotConverged, fock_label
+from tracegrad.units import BOHR_PER_ANGSTROM
+
+
+@dataclass(frozen=True)
+class DynamicsSettings:
+    """Time step in atomic units of time (0.02418884 fs), temperature in kelvin, conv_tol in hartree."""
+
+    functional: str = "b3lyp"
+    conv_tol: float | None = None
+    max_cycle: int = 50
+    time_step: float = 50.0
+    stride: int = 1  # time steps between stored frames
+    equilibration: int = 0  # time steps before the first stored frame
+    temperature: float = 300.0
+
+
+@dataclass(frozen=True)
+class TrajectoryState:
+    """A trajectory at a stored frame, in ASE units (angstrom, eV, amu), with the SCF of that geometry."""
+
+    frame: int
+    positions: Float[np.ndarray, "n_atoms 3"]
+    momenta: Float[np.ndarray, "n_atoms 3"]
+    energy: float
+    forces: Float[np.ndarray, "n_atoms 3"]
+    density: Float[np.ndarray, "n_orb n_orb"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One row of a dynamic database: positions in bohr, energies in hartree, time in atomic units."""
+
+    geo_id: int
+    positions_bohr: Float[np.ndarray, "n_atoms 3"]
+    ekin: float
+    epot: float
+    etot: float
+    time: float
+    hamiltonian: Float[np.ndarray, "n_orb n_orb"]
+
+
+class LabelCalculator(Calculator):
+    """Energy (eV) and forces (eV/angstrom) from the SCF whose Fock matrix is the label of the frame."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "forces"]  # type: ignore[misc]
+    last: FockLabel  # of the latest geometry; not there before the first SCF
+
+    def __init__(
+        self,
+        settings: DynamicsSettings,
+        density: Float[np.ndarray, "n_orb n_orb"] | None = None,
+        name: str = "geometry",
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.density = density
+        self.geometry_name = name
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] = implemented_properties,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        geometry = cast(Atoms, self.atoms)
+        label = fock_label(
+            geometry.numbers,
+            geometry.positions,
+            self.settings.functional,
+            conv_tol=self.settings.conv_tol,
+            max_cycle=self.settings.max_cycle,
+            density_guess=self.density,
+            with_forces=True,
+            name=self.geometry_name,
+        )
+        if not label.converged:
+            raise ScfNotConverged(label.cycles)
+        self.last, self.density = label, label.density
+        self.results = {
+            "energy": label.energy * units.Hartree,
+            "forces": cast(np.ndarray, label.forces) * (units.Hartree / units.Bohr),
+        }
+
+    def restore(self, atoms: Atoms, state: TrajectoryState) -> None:
+        """Take the results of a saved state, so that its SCF is not solved a second time."""
+        self.atoms = atoms.copy()
+        self.results = {"energy": state.energy, "forces": state.forces.copy()}
+
+
+def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
+    """Give velocities of the internal motion at exactly `temperature` (kelvin), in place.
+
+    Drawn from Maxwell-Boltzmann; the momentum of the centre of mass and the angular momentum are taken
+    away; what is left is scaled to kT/2 for each of the 3N - 6 (linear: 3N - 5) internal motions.
+    Without the scaling a small molecule has often a third or thrice the temperature asked for.
+    """
+    masses = atoms.get_masses()[:, None]
+    # Velocities in units of sqrt(eV/amu), as ASE has them.
+    velocities = rng.standard_normal((len(atoms), 3)) / np.sqrt(masses)
+    velocities = velocities - (masses * velocities).sum(0) / masses.sum()
+    arms = atoms.positions - (masses * atoms.positions).sum(0) / masses.sum()
+    inertia = (masses * arms**2).sum() * np.eye(3) - (masses * arms).T @ arms
+    angular_momentum = (masses * np.cross(arms, velocities)).sum(0)
+    # The inverse without the null space: a linear molecule has no rotation about its axis.
+    rotation = np.linalg.pinv(inertia, rcond=1e-8, hermitian=True) @ angular_momentum
+    velocities = velocities - np.cross(rotation, arms)
+    internal = 3 * len(atoms) - 3 - int(np.linalg.matrix_rank(inertia, rtol=1e-8, hermitian=True))
+    kinetic = 0.5 * (masses * velocities**2).sum()
+    target = 0.5 * internal * units.kB * temperature
+    atoms.set_velocities(velocities * np.sqrt(target / kinetic) if internal else np.zeros_like(velocities))
+
+
+def first_frame(
+    numbers: Int[np.ndarray, "n_atoms"],
+    positions_angstrom: Float[np.ndarray, "n_atoms 3"],
+    settings: DynamicsSettings,
+    seed: list[int],
+    name: str = "geometry",
+) -> tuple[Frame, TrajectoryState]:
+    """Draw velocities, run the equilibration steps and give frame 0.
+
+    A start at a minimum gives half of the kinetic energy to the potential in the first vibrations:
+    the mean kinetic temperature of such a trajectory is about half of the drawn one, as in QH9.
+    """
+    atoms = Atoms(numbers, positions=positions_angstrom)
+    draw_velocities(atoms, settings.temperature, np.random.default_rng(seed))
+    calculator = LabelCalculator(settings, name=name)
+    atoms.calc = calculator
+    return _advance(atoms, calculator, settings.equilibration, settings, frame=0)
+
+
+def next_frame(
+    numbers: Int[np.ndarray, "n_atoms"],
+    state: TrajectoryState,
+    settings: DynamicsSettings,
+    name: str = "geometry",
+) -> tuple[Frame, TrajectoryState]:
+    """Go on by `settings.stride` time steps from a stored frame to the next one."""
+    atoms = Atoms(numbers, positions=state.positions, momenta=state.momenta)
+    calculator = LabelCalculator(settings, density=state.density, name=name)
+    calculator.restore(atoms, state)
+    atoms.calc = calculator
+    return _advance(atoms, calculator, settings.stride, settings, frame=state.frame + 1)
+
+
+def _advance(
+    atoms: Atoms, calculator: LabelCalculator, steps: int, settings: DynamicsSettings, frame: int
+) -> tuple[Frame, TrajectoryState]:
+    integrator = VelocityVerlet(atoms, timestep=settings.time_step * units.AUT)
+    for _ in range(steps):
+        integrator.step()
+    epot = atoms.get_potential_energy() / units.Hartree
+    ekin = atoms.get_kinetic_energy() / units.Hartree
+    return (
+        Frame(
+            geo_id=frame,
+            positions_bohr=atoms.positions * BOHR_PER_ANGSTROM,
+            ekin=float(ekin),
+            epot=float(epot),
+            etot=float(ekin + epot),
+            time=(settings.equilibration + frame * settings.stride) * settings.time_step,
+            hamiltonian=calculator.last.hamiltonian,
+        ),
+        TrajectoryState(
+            frame=frame,
+            positions=atoms.get_positions(),
+            momenta=atoms.get_momenta(),
+            energy=float(calculator.results["energy"]),
+            forces=calculator.results["forces"],
+            density=calculator.last.density,
+        ),
+    )

@@ -1,0 +1,274 @@
+"""Reference data in the released QH9 schema: parallel, and continued where it was stopped.
+
+One process writes. Frames go into `<output>.partial`, which is turned into the database at the end.
+"""
+
+import signal
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracegrad.errors import GenerationError
+from tracegrad.physics.dft import FockLabel, ScfNotConverged, fock_label
+from tracegrad.physics.dynamics import first_frame, next_frame
+from tracegrad.physics.generation_settings import GenerationSettings, provenance, resume_key
+from tracegrad.physics.geometries import Geometry, disturbed
+from tracegrad.physics.partial import PartialFile, StoredFrame
+from tracegrad.physics.release import release_row, sync, write_database, write_provenance
+from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a generation is; what failed counts as done."""
+
+    frames_done: int
+    frames_total: int
+    items_done: int
+    items_total: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a generation wrote."""
+
+    output: Path
+    rows: int
+    items: int
+    left_out: list[str]
+
+
+def generate(
+    geometries: Sequence[Geometry],
+    settings: GenerationSettings,
+    output: str | Path,
+    *,
+    processes: int = 1,
+    overwrite: bool = False,
+    strict: bool = False,
+    command: str = "",
+    report: Callable[[str], None] = print,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Summary:
+    """Compute labels for all geometries (stable) or trajectories from them (dynamic) into `output`.
+
+    Continues `<output>.partial` if it is there. Spawns processes: a script that calls this needs the
+    guard `if __name__ == "__main__"`.
+
+    Args:
+        processes: number of worker processes, each with one thread.
+        overwrite: replace an existing output.
+        strict: raise at the first SCF that does not converge, instead of leaving it out.
+        command: how the provenance says that this was called.
+        report: takes a line about each geometry that is left out.
+        on_progress: called at the start and after each frame.
+
+    Raises:
+        GenerationError: the output exists, the partial file has other settings, a worker died,
+            nothing could be written, or the run was stopped by a signal.
+    """
+    output = Path(output)
+    items = _items(geometries, settings)
+    _check_output(output, overwrite)
+    partial_path = output.with_name(output.name + ".partial")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = PartialFile(partial_path, resume_key(settings, items))
+        try:
+            _Run(items, settings, partial, strict, report, on_progress).run(processes)
+            return _release(items, settings, partial, output, command)
+        finally:
+            partial.close()
+    except (OSError, sqlite3.Error) as error:
+        raise GenerationError(f"{output}: the generation stopped ({error})") from error
+
+
+def _items(geometries: Sequence[Geometry], settings: GenerationSettings) -> list[Geometry]:
+    """One entry for each row (stable) or trajectory (dynamic)."""
+    if not geometries:
+        raise GenerationError("no geometry to compute: give molecules or geometries")
+    if settings.flavour == "stable":
+        return disturbed(geometries, settings.rattle, settings.copies, settings.seed)
+    return [geometry for geometry in geometries for _ in range(settings.copies)]
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.is_dir():
+        raise GenerationError(f"{output} is a folder; output is the database file to write")
+    if output.exists() and not overwrite:
+        raise GenerationError(f"{output} exists; choose another output or set overwrite=true")
+
+
+class _Run:
+    """Gives frames to workers and stores what comes back, until nothing is left."""
+
+    def __init__(
+        self,
+        items: list[Geometry],
+        settings: GenerationSettings,
+        partial: PartialFile,
+        strict: bool,
+        report: Callable[[str], None],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self.items, self.settings, self.partial = items, settings, partial
+        self.strict, self.report, self.on_progress = strict, report, on_progress
+        self.counts = partial.frame_counts()
+        self.failed: set[int] = set()
+        self.frames_done = sum(self.counts.values())
+        self.items_done = sum(count >= settings.frames_per_item for count in self.counts.values())
+
+    def run(self, processes: int) -> None:
+        for item, (frame, reason) in self.partial.failures().items():
+            self._leave_out(item, frame, reason)
+        queue = deque(i for i in range(len(self.items)) if not self._done(i))
+        self.on_progress(self._progress())
+        if not queue:
+            return
+        with _stop_signals() as stopped, WorkerPool(min(processes, len(queue))) as pool:
+            try:
+                while (queue or pool.busy) and not stopped:
+                    for _ in range(min(pool.idle, len(queue))):
+                        item = queue.popleft()
+                        pool.submit(item, *self._task(item))
+                    for item, result in pool.finished(timeout=0.5):
+                        self._store(item, result)
+                        if not self._done(item):
+                            queue.appendleft(item)
+                        self.on_progress(self._progress())
+            except WorkerDied as error:
+                # A signal to the whole process group ends workers too.
+                if not stopped:
+                    place = self._place(error.key, self.counts.get(error.key, 0))
+                    raise GenerationError(
+                        f"the worker process at {place} died ({error}); {self.partial.path.name} is kept: "
+                        "run the same command again to go on, with fewer processes if memory was short"
+                    ) from error
+        if stopped:
+            progress = self._progress()
+            raise GenerationError(
+                f"stopped by {signal.Signals(stopped[0]).name} after {progress.frames_done} of "
+                f"{progress.frames_total} frames; {self.partial.path.name} is kept: "
+                "run the same command again to go on"
+            )
+
+    def _task(self, item: int) -> tuple[Any, ...]:
+        geometry = self.items[item]
+        if self.settings.flavour == "stable":
+            return _label_task, geometry, self.settings
+        state = self.partial.state(item)
+        if state is None:
+            seed = [self.settings.seed, item]
+            dynamics = self.settings.dynamics
+            return first_frame, geometry.numbers, geometry.positions, dynamics, seed, geometry.name
+        return next_frame, geometry.numbers, state, self.settings.dynamics, geometry.name
+
+    def _store(self, item: int, result: Any) -> None:
+        frame = self.counts.get(item, 0)
+        if isinstance(result, TaskFailure):
+            if self.strict:
+                raise GenerationError(f"{self._place(item, frame)}: {result.reason} (strict=true)")
+            self.partial.fail(item, frame, result.reason)
+            self._leave_out(item, frame, result.reason)
+            return
+        if self.settings.flavour == "stable":
+            pos = self.items[item].positions.astype("<f8").tobytes()
+            row = StoredFrame(0, pos, None, result.energy, None, None, result.hamiltonian.tobytes())
+            self.partial.add(item, row)
+        else:
+            made, state = result
+            pos, ham = made.positions_bohr.tobytes(), made.hamiltonian.tobytes()
+            row = StoredFrame(made.geo_id, pos, made.ekin, made.epot, made.etot, made.time, ham)
+            self.partial.add(item, row, state)
+        self.counts[item] = frame + 1
+        self.frames_done += 1
+        self.items_done += self._done(item)
+
+    def _leave_out(self, item: int, frame: int, reason: str) -> None:
+        if self.strict:
+            raise GenerationError(f"{self._place(item, frame)}: {reason} (strict=true)")
+        self.failed.add(item)
+        self.frames_done += self.settings.frames_per_item - self.counts.get(item, 0)
+        self.items_done += 1
+        self.report(f"left out {self._place(item, frame)}: {reason}")
+
+    def _place(self, item: int, frame: int) -> str:
+        return _place(self.items, self.settings, item, frame)
+
+    def _done(self, item: int) -> bool:
+        return item in self.failed or self.counts.get(item, 0) >= self.settings.frames_per_item
+
+    def _progress(self) -> Progress:
+        items = len(self.items)
+        return Progress(self.frames_done, self.settings.frames_per_item * items, self.items_done, items)
+
+
+def _place(items: Sequence[Geometry], settings: GenerationSettings, item: int, frame: int) -> str:
+    """How messages and the provenance call a geometry, such as `H2O (number 3), frame 17`."""
+    name = f"{items[item].name} (number {item})"
+    return f"{name}, frame {frame}" if settings.flavour == "dynamic" else name
+
+
+def _release(
+    items: list[Geometry], settings: GenerationSettings, partial: PartialFile, output: Path, command: str
+) -> Summary:
+    failures = partial.failures()
+    left_out = [
+        {"geometry": _place(items, settings, item, frame), "formula": items[item].formula, "reason": reason}
+        for item, (frame, reason) in failures.items()
+    ]
+    kept = [item for item in range(len(items)) if item not in failures]
+    if not kept:
+        partial.remove()
+        names = "; ".join(f"{entry['geometry']}: {entry['reason']}" for entry in left_out[:5])
+        raise GenerationError(f"nothing could be written, {len(left_out)} left out: {names}")
+    rows = (
+        release_row(settings.flavour, number, items[item], frame)
+        for number, item in enumerate(kept)
+        for frame in partial.rows(item)
+    )
+    draft = output.with_name(output.name + ".partial-finished")
+    try:
+        count, digest = write_database(draft, settings.flavour, rows)
+        write_provenance(output, provenance(settings, items, kept, left_out, count, digest, command))
+        draft.replace(output)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync(output.parent)
+    partial.remove()
+    return Summary(output, count, len(kept), [entry["geometry"] for entry in left_out])
+
+
+def _label_task(geometry: Geometry, settings: GenerationSettings) -> FockLabel:
+    label = fock_label(
+        geometry.numbers,
+        geometry.positions,
+        settings.xc,
+        conv_tol=settings.conv_tol,
+        max_cycle=settings.max_cycle,
+        name=geometry.name,
+    )
+    if not label.converged:
+        raise ScfNotConverged(label.cycles)
+    return label
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; only the main thread can."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    stopping = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: received.append(number)) for number in stopping]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(stopping, before, strict=True):
+            signal.signal(number, handler)

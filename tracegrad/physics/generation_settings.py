@@ -1,0 +1,161 @@
+"""What a generation can be told, what has to agree when it goes on, and what its provenance says."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import ase
+import numpy as np
+import pyscf
+from pyscf.dft import libxc
+
+from tracegrad import __version__
+from tracegrad.errors import ConfigError
+from tracegrad.physics.dft import BASIS, GRID_LEVEL, XC_CODES
+from tracegrad.physics.dynamics import DynamicsSettings
+from tracegrad.physics.geometries import Geometry, fingerprint
+
+# The functionals of the paper's data: QH9 stable, and dynamic in its 100k version.
+FUNCTIONAL_OF_FLAVOUR = {"stable": "b3lyp5", "dynamic": "b3lyp"}
+
+
+@dataclass
+class GenerationSettings:
+    """Everything the numbers of a generated database depend on, besides its geometries.
+
+    Energies are in hartree, `time_step` in atomic units of time (0.02418884 fs), `temperature` in
+    kelvin, `rattle` in angstrom. `functional` None takes the one of the paper's data.
+    """
+
+    flavour: str = "stable"
+    functional: str | None = None
+    seed: int = 0
+    conv_tol: float | None = None
+    max_cycle: int = 50
+    copies: int = 1
+    rattle: list[float] = field(default_factory=list)
+    frames: int = 100
+    stride: int = 1
+    equilibration: int = 0
+    time_step: float = 50.0
+    temperature: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.flavour not in FUNCTIONAL_OF_FLAVOUR:
+            raise ConfigError(f"flavour={self.flavour} is unknown; it is stable or dynamic")
+        self.functional = self.xc
+        if self.xc not in XC_CODES:
+            raise ConfigError(f"functional={self.functional} is unknown; it is {' or '.join(XC_CODES)}")
+        for name, least in (
+            ("seed", 0), ("max_cycle", 1), ("copies", 1), ("frames", 1), ("stride", 1), ("equilibration", 0)
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)} has to be at least {least}")
+        for name in ("time_step", "temperature", "conv_tol"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"{name}={value} has to be positive")
+        if any(not 0 <= deviation < float("inf") for deviation in self.rattle):
+            raise ConfigError(f"rattle={self.rattle} has to be standard deviations in angstrom, 0 or more")
+        if self.rattle and self.flavour == "dynamic":
+            raise ConfigError("rattle is for flavour=stable; a trajectory is disturbed by its temperature")
+
+    @property
+    def xc(self) -> str:
+        """The functional, chosen by the flavour where none is set."""
+        return self.functional or FUNCTIONAL_OF_FLAVOUR[self.flavour]
+
+    @property
+    def frames_per_item(self) -> int:
+        return self.frames if self.flavour == "dynamic" else 1
+
+    @property
+    def dynamics(self) -> DynamicsSettings:
+        return DynamicsSettings(
+            functional=self.xc,
+            conv_tol=self.conv_tol,
+            max_cycle=self.max_cycle,
+            time_step=self.time_step,
+            stride=self.stride,
+            equilibration=self.equilibration,
+            temperature=self.temperature,
+        )
+
+    def in_use(self) -> dict[str, Any]:
+        """The settings that this flavour uses."""
+        other = {
+            "stable": ("frames", "stride", "equilibration", "time_step", "temperature"),
+            "dynamic": ("rattle",),
+        }[self.flavour]
+        return {name: value for name, value in asdict(self).items() if name not in other}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the software that labels depend on."""
+    return {
+        "python": platform.python_version(),
+        "tracegrad": __version__,
+        "numpy": np.__version__,
+        "pyscf": pyscf.__version__,
+        "libxc": libxc.__version__,
+        "ase": ase.__version__,
+    }
+
+
+def resume_key(settings: GenerationSettings, items: Sequence[Geometry]) -> dict[str, Any]:
+    """What has to be the same for a partial file to be gone on with."""
+    needed = {f"{name} version": versions()[name] for name in ("numpy", "pyscf", "libxc", "ase")}
+    return {
+        **settings.in_use(),
+        "basis": BASIS,
+        "grid level": GRID_LEVEL,
+        "molecules": _counted(items),
+        "geometries (sha256)": fingerprint(items),
+        **needed,
+    }
+
+
+def provenance(
+    settings: GenerationSettings,
+    items: Sequence[Geometry],
+    kept: Sequence[int],
+    left_out: list[dict[str, str]],
+    rows: int,
+    digest: str,
+    command: str,
+) -> dict[str, Any]:
+    """What the file beside a database says: how it was made, and what it is."""
+    dynamic = settings.flavour == "dynamic"
+    molecules: list[dict[str, Any]] = []
+    for item in kept:
+        geometry = items[item]
+        if not molecules or molecules[-1]["name"] != geometry.molecule:
+            molecules.append({"name": geometry.molecule, "formula": geometry.formula, "rows": 0})
+        molecules[-1]["rows"] += settings.frames_per_item
+    return {
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "flavour": settings.flavour,
+        "functional": settings.functional,
+        "basis": BASIS,
+        "grid level": GRID_LEVEL,
+        "settings": settings.in_use(),
+        "seeds": f"[{settings.seed}, trajectory]" if dynamic else f"[{settings.seed}, geometry, level, copy]",
+        "units": {"Ham": "hartree", "pos": "bohr" if dynamic else "angstrom", **(
+            {"ekin, epot, etot": "hartree", "time": "atomic units"} if dynamic else {}
+        )},
+        "versions": versions(),
+        "counts": {"rows": rows, "trajectories" if dynamic else "geometries": len(kept)},
+        "molecules": molecules,
+        "left out": left_out,
+        "sha256": digest,
+    }
+
+
+def _counted(items: Sequence[Geometry]) -> str:
+    counts: dict[str, int] = {}
+    for geometry in items:
+        counts[geometry.molecule] = counts.get(geometry.molecule, 0) + 1
+    return ", ".join(name if count == 1 else f"{count} {name}" for name, count in counts.items())

@@ -1,0 +1,110 @@
+"""Where geometries to be labelled come from: files, named molecules, and disturbed copies of both."""
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.collections import g2
+from jaxtyping import Float, Int
+from scipy.spatial.transform import Rotation
+
+from tracegrad.errors import DataError, GenerationError
+from tracegrad.physics.dft import check_geometry
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One geometry: `molecule` names what it is, `name` tells it from the others in messages."""
+
+    molecule: str
+    name: str
+    numbers: Int[np.ndarray, "n_atoms"]
+    positions: Float[np.ndarray, "n_atoms 3"]  # angstrom
+
+    @property
+    def formula(self) -> str:
+        return Atoms(self.numbers).get_chemical_formula()
+
+
+def named_molecules(names: Iterable[str]) -> list[Geometry]:
+    """Equilibrium geometries of the G2 collection of ASE, in the order of the names."""
+    geometries = []
+    for name in names:
+        if name not in g2.names:
+            near = difflib.get_close_matches(name, g2.names, n=4, cutoff=0.4)
+            folded = [known for known in g2.names if known.lower() == name.lower()]
+            near = list(dict.fromkeys(folded + near))
+            hint = f"; nearest: {', '.join(near)}" if near else "; other molecules come from files"
+            raise DataError(f"molecule {name!r} is not in the G2 collection of ASE{hint}")
+        atoms = g2[name]
+        if np.any(atoms.get_initial_magnetic_moments()):
+            raise GenerationError(f"{name} is an open-shell molecule; labels are made for closed shells only")
+        geometries.append(_geometry(atoms, name, name))
+    return geometries
+
+
+def read_geometries(paths: Iterable[str | Path]) -> list[Geometry]:
+    """All frames of .xyz or .extxyz files (angstrom), named `stem` or `stem#frame`."""
+    geometries = []
+    for path in map(Path, paths):
+        if path.suffix not in (".xyz", ".extxyz"):
+            raise DataError(f"{path}: geometries are read from .xyz and .extxyz files")
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        try:
+            frames = ase.io.read(path, index=":", format="extxyz")
+        except Exception as error:
+            raise DataError(f"{path}: not a readable xyz file ({error})") from error
+        if not frames:
+            raise DataError(f"{path}: the file has no geometry")
+        for index, atoms in enumerate(frames):
+            name = path.stem if len(frames) == 1 else f"{path.stem}#{index}"
+            if atoms.pbc.any():
+                raise DataError(f"{name}: the geometry is periodic; labels are made for molecules only")
+            geometries.append(_geometry(atoms, path.stem, name))
+    return geometries
+
+
+def disturbed(
+    geometries: Sequence[Geometry], rattle: Sequence[float], copies: int, seed: int
+) -> list[Geometry]:
+    """Copies of each geometry, randomly rotated, with normal displacements of its atoms.
+
+    Every geometry gives `copies` copies for each standard deviation (angstrom) of `rattle`. With no
+    standard deviation and one copy the geometries stay as they are.
+    """
+    if not rattle and copies == 1:
+        return list(geometries)
+    result = []
+    for index, geometry in enumerate(geometries):
+        for level, deviation in enumerate(rattle or [0.0]):
+            for copy in range(copies):
+                rng = np.random.default_rng([seed, index, level, copy])
+                shifted = geometry.positions + deviation * rng.standard_normal(geometry.positions.shape)
+                centre = shifted.mean(0)
+                turned = Rotation.from_quat(rng.standard_normal(4)).apply(shifted - centre) + centre
+                name = f"{geometry.name} (rattle {deviation:g}, copy {copy})"
+                result.append(replace(geometry, name=name, positions=turned))
+                check_geometry(geometry.numbers, turned, name)
+    return result
+
+
+def fingerprint(geometries: Iterable[Geometry]) -> str:
+    """A hash of names, elements and coordinates, by which a continued run knows its geometries."""
+    digest = hashlib.sha256()
+    for geometry in geometries:
+        digest.update(geometry.name.encode() + b"\0")
+        digest.update(geometry.numbers.astype("<i4").tobytes() + geometry.positions.astype("<f8").tobytes())
+    return digest.hexdigest()
+
+
+def _geometry(atoms: Atoms, molecule: str, name: str) -> Geometry:
+    numbers = np.asarray(atoms.numbers, dtype=np.int32)
+    positions = np.asarray(atoms.positions, dtype=np.float64)
+    check_geometry(numbers, positions, name)
+    return Geometry(molecule, name, numbers, positions)

@@ -1,0 +1,85 @@
+"""Writes a finished database exactly as QH9 is released, and the file that says where it came from."""
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tracegrad.physics.geometries import Geometry
+from tracegrad.physics.partial import StoredFrame
+
+SCHEMA = {
+    "stable": "CREATE TABLE data (id INTEGER NOT NULL PRIMARY KEY,  N INTEGER, Z BLOB, pos BLOB, Ham BLOB)",
+    "dynamic": "CREATE TABLE data (id INTEGER NOT NULL, geo_id INTEGER NOT NULL, N INTEGER, Z BLOB, pos BLOB,"
+    " ekin FLOAT, epot FLOAT, etot FLOAT, time FLOAT, Ham BLOB, converged INT)",
+}
+
+
+def release_row(flavour: str, number: int, geometry: Geometry, frame: StoredFrame) -> tuple[Any, ...]:
+    """The columns of one row; `number` counts geometries (stable) or trajectories (dynamic)."""
+    z = geometry.numbers.astype("<i4").tobytes()
+    size = len(geometry.numbers)
+    if flavour == "stable":
+        return number, size, z, frame.pos, frame.ham
+    return (
+        np.array(number, dtype="<i8").tobytes(),
+        frame.frame,
+        size,
+        z,
+        frame.pos,
+        frame.ekin,
+        frame.epot,
+        frame.etot,
+        frame.time,
+        frame.ham,
+        1,
+    )
+
+
+def write_database(path: Path, flavour: str, rows: Iterable[tuple[Any, ...]]) -> tuple[int, str]:
+    """Write a new database and bring it to the disk.
+
+    Returns:
+        The number of rows and the SHA-256 of the file.
+    """
+    path.unlink(missing_ok=True)
+    places = "?, ?, ?, ?, ?" if flavour == "stable" else "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+    db = sqlite3.connect(path)
+    try:
+        db.execute(SCHEMA[flavour])
+        with db:
+            count = db.executemany(f"INSERT INTO data VALUES ({places})", rows).rowcount
+        db.execute("VACUUM")
+    finally:
+        db.close()
+    sync(path)
+    with path.open("rb") as file:
+        return max(count, 0), hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def provenance_path(output: Path) -> Path:
+    """`name.db` has `name.provenance.json` beside it."""
+    return output.with_name(f"{output.stem}.provenance.json")
+
+
+def write_provenance(output: Path, content: dict[str, Any]) -> None:
+    """Write the provenance of `output` whole or not at all."""
+    target = provenance_path(output)
+    draft = target.with_name(f"{output.name}.partial-provenance")
+    draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    sync(draft)
+    draft.replace(target)
+
+
+def sync(path: Path) -> None:
+    """Bring a file or folder to the disk, so that a later rename cannot outlive its content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

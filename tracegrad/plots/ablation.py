@@ -1,0 +1,82 @@
+"""The arms of an ablation side by side: mean over seeds, spread, and every single seed."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from tracegrad.errors import TraceGradError
+from tracegrad.plots.style import ARM_COLOURS, ARM_MARKERS, ARMS, OTHER_COLOUR, grid, make_figure, styled
+
+METRICS = {
+    "test/h_mae": "MAE$^{H}_{all}$",
+    "test/h_mae_diag": "MAE$^{H}_{diag}$",
+    "test/h_mae_nondiag": "MAE$^{H}_{non\\_diag}$",
+}
+
+
+@styled
+def ablation_figure(
+    values: Mapping[str, Mapping[str, Sequence[float]]],
+    labels: Mapping[str, str],
+    trivial: Mapping[str, float] | None = None,
+    title: str = "",
+) -> Figure:
+    """Bars of the mean with the sample standard deviation, and a point for each seed.
+
+    Args:
+        values: arm -> metric -> one value a seed, meV.
+        labels: arm -> name under its bar.
+        trivial: metric -> value of the trivial predictor (meV), written under the titles of the panels.
+        title: over all panels.
+
+    Raises:
+        TraceGradError: there is no arm.
+    """
+    if not values:
+        raise TraceGradError("an ablation figure needs at least one arm")
+    arms = [arm for arm in ARMS if arm in values] + sorted(set(values) - set(ARMS))
+    figure = make_figure(8.4, 3.3)
+    axes = figure.subplots(1, len(METRICS))
+    for ax, (metric, name) in zip(axes, METRICS.items(), strict=True):
+        for x, arm in enumerate(arms):
+            _draw(ax, x, arm, values[arm].get(metric, ()))
+        caption = f"\ntrivial predictor: {trivial[metric]:#.4g} meV" if trivial and metric in trivial else ""
+        ax.set_title(name + caption)
+        names = [labels.get(arm, arm) for arm in arms]
+        ax.set_xticks(range(len(arms)), names, rotation=30, ha="right", rotation_mode="anchor")
+        ax.tick_params(axis="x", length=0)
+        ax.set_xlim(-0.6, len(arms) - 0.4)
+        ax.margins(y=0.16)
+        ax.set_ylim(bottom=0)
+        grid(ax)
+    axes[0].set_ylabel("test MAE (meV)")
+    seeds = {len(of_metric) for of_arm in values.values() for of_metric in of_arm.values()}
+    note = "bars: mean over seeds, lines: sample standard deviation, points: seeds"
+    figure.supxlabel(note if seeds != {1} else "one seed an arm: no spread", fontsize=7.5, color="#555555")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _draw(ax: Axes, x: int, arm: str, values: Sequence[float]) -> None:
+    finite = np.array([value for value in values if np.isfinite(value)])
+    if not len(finite):
+        ax.annotate("none", (x, 0), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7.5)
+        return
+    colour = ARM_COLOURS.get(arm, OTHER_COLOUR)
+    mean = finite.mean()
+    spread = finite.std(ddof=1) if len(finite) > 1 else 0.0
+    pale = tuple(1 - 0.4 * (1 - channel) for channel in to_rgb(colour))
+    ax.bar(x, mean, width=0.72, color=pale, edgecolor=colour, linewidth=1.0)
+    if len(finite) > 1:
+        ax.errorbar(x - 0.2, mean, spread, color="black", linewidth=1.0, capsize=3, zorder=3)
+        offsets = np.linspace(-0.03, 0.25, len(finite))
+        ax.plot(
+            x + offsets, finite, ARM_MARKERS.get(arm, "o"), color=colour, markersize=4,
+            markeredgecolor="black", markeredgewidth=0.5, zorder=4,
+        )  # fmt: skip
+    top = max(mean + spread, float(finite.max()))
+    ax.annotate(f"{mean:#.4g}", (x, top), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8)

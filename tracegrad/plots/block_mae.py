@@ -1,0 +1,126 @@
+"""MAE of each basic block H^{lp x lq} of the Hamiltonian (Figs. 5 and 6 of the paper), meV."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from tracegrad.errors import TraceGradError
+from tracegrad.plots.style import make_figure, styled
+
+_COLOURS = "YlGnBu"
+_DARK = 0.55
+
+
+@dataclass(frozen=True)
+class BlockMAE:
+    """MAE (meV) of the basic blocks of P x Q shells; NaN where no molecule has the block."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Float[np.ndarray, "p q"]
+
+
+def read_block_mae(path: str | Path) -> BlockMAE:
+    """A ``block_mae.csv``: names of shells in the first row and column, MAE in meV inside; empty is NaN.
+
+    Raises:
+        TraceGradError: the file is missing or is no such table.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            head, *rows = [row for row in csv.reader(file) if row]
+        values = np.array([[float(cell) if cell.strip() else np.nan for cell in row[1:]] for row in rows])
+        if values.shape != (len(rows), len(head) - 1) or not values.size:
+            raise ValueError(f"{len(head) - 1} columns are named, the numbers have shape {values.shape}")
+    except (OSError, ValueError, csv.Error) as error:
+        raise TraceGradError(f"{path}: not a readable table of block errors ({error})") from error
+    return BlockMAE(tuple(row[0] for row in rows), tuple(head[1:]), values)
+
+
+def mean_block_mae(tables: list[BlockMAE]) -> BlockMAE:
+    """Mean over seeds, block by block.
+
+    Raises:
+        TraceGradError: no table, or tables of different shells.
+    """
+    if not tables:
+        raise TraceGradError("block errors: no table to take the mean of")
+    first = tables[0]
+    for table in tables[1:]:
+        if (table.rows, table.columns) != (first.rows, first.columns):
+            raise TraceGradError(
+                f"block errors of different shells cannot be averaged: {first.rows} and {table.rows}; "
+                "report runs of different bases separately"
+            )
+    return BlockMAE(first.rows, first.columns, np.mean([table.values for table in tables], axis=0))
+
+
+@styled
+def block_mae_figure(tables: Mapping[str, BlockMAE], title: str = "") -> Figure:
+    """A heat map with numbers for each entry (title -> block errors, meV) on one common colour scale.
+
+    Raises:
+        TraceGradError: there is no table.
+    """
+    if not tables:
+        raise TraceGradError("block errors: no table to draw")
+    columns = min(len(tables), 4)
+    lines = -(-len(tables) // columns)
+    shells = max(len(table.columns) for table in tables.values())
+    side = max(2.3, 0.42 * shells)
+    figure = make_figure(side * columns + 1.1, (side + 0.35) * lines + (0.75 if title else 0.4))
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    norm = Normalize(0, _largest(tables))
+    for ax, (name, table) in zip(axes.flat, tables.items(), strict=False):
+        _draw(ax, table, norm)
+        ax.set_title(name)
+    for ax in axes.flat[len(tables) :]:
+        ax.set_visible(False)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("shell $p$")
+    for ax in axes[-1]:
+        ax.set_xlabel("shell $q$")
+    bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=axes, aspect=30, pad=0.015)
+    bar.set_label("MAE$^{H}_{block}$ (meV)")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _draw(ax: Axes, table: BlockMAE, norm: Normalize) -> None:
+    ax.imshow(np.ma.masked_invalid(table.values), norm=norm, cmap=_COLOURS, aspect="equal")
+    ax.set_facecolor("#dddddd")
+    for (p, q), value in np.ndenumerate(table.values):
+        if np.isfinite(value):
+            colour = "white" if norm(value) > _DARK else "black"
+            ax.text(q, p, _number(value), ha="center", va="center", color=colour, fontsize=7.5)
+    ax.set_xticks(range(len(table.columns)), table.columns)
+    ax.set_yticks(range(len(table.rows)), table.rows)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    # White gaps between the cells.
+    ax.set_xticks(np.arange(len(table.columns) - 1) + 0.5, minor=True)
+    ax.set_yticks(np.arange(len(table.rows) - 1) + 0.5, minor=True)
+    ax.grid(True, which="minor", color="white", linewidth=1.0)
+    ax.tick_params(which="minor", length=0)
+
+
+def _number(value: float) -> str:
+    if value >= 1000:
+        return f"{value:.0f}" if value < 10_000 else f"{value:.0e}".replace("e+0", "e")
+    return f"{value:#.3g}".rstrip(".")
+
+
+def _largest(tables: Mapping[str, BlockMAE]) -> float:
+    finite = np.concatenate([table.values[np.isfinite(table.values)] for table in tables.values()])
+    return float(finite.max()) if finite.size and finite.max() > 0 else 1.0

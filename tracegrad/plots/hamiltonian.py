@@ -1,0 +1,125 @@
+"""One molecule's Hamiltonian, its prediction and the error with the block structure (Fig. 2 of the paper)."""
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, SymLogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from tracegrad.basis import OrbitalBasis
+from tracegrad.errors import DataError
+from tracegrad.plots.style import make_figure, styled
+from tracegrad.units import MEV_PER_HARTREE
+
+LINEAR_BELOW = 1e-2  # hartree; the colours of H are logarithmic above
+ERROR_DECADES = 3
+# More orbitals than this leave too few pixels between the lines of shells, or labels of atoms, to be read.
+MOST_SHELL_LINES = 130
+MOST_LABELS = 14
+
+
+@styled
+def hamiltonian_figure(
+    numbers: Int[np.ndarray, " atoms"],
+    true: Float[np.ndarray, "n n"],
+    predicted: Float[np.ndarray, "n n"],
+    basis: OrbitalBasis,
+    title: str = "",
+) -> Figure:
+    """True H and predicted H (hartree, orbital order of the files), and their absolute difference in meV.
+
+    Args:
+        numbers: atomic numbers.
+        true: Hamiltonian of the database.
+        predicted: Hamiltonian of a model.
+        basis: orbital basis of both, which gives the blocks.
+        title: goes before the formula and the MAE.
+
+    Raises:
+        DataError: matrices that do not fit the atoms.
+    """
+    basis.check(numbers, "figure of a Hamiltonian")
+    orbitals = int(basis.sizes[numbers].sum())
+    if true.shape != (orbitals, orbitals) or predicted.shape != true.shape:
+        raise DataError(
+            f"figure of a Hamiltonian: {orbitals} orbitals need matrices of shape {(orbitals, orbitals)}, "
+            f"not {true.shape} (true) and {predicted.shape} (predicted)"
+        )
+    error = np.abs(predicted - true) * MEV_PER_HARTREE
+    figure = make_figure(9.6, 4.15)
+    axes = figure.subplots(1, 3)
+    largest = max(float(np.abs(true).max()), float(np.abs(predicted).max()), 10 * LINEAR_BELOW)
+    diverging = SymLogNorm(LINEAR_BELOW, vmin=-largest, vmax=largest)
+    extent = (0, orbitals, orbitals, 0)
+    for ax, matrix, name in ((axes[0], true, "true $H$"), (axes[1], predicted, "predicted $H$")):
+        image = ax.imshow(matrix, norm=diverging, cmap="RdBu_r", extent=extent)
+        ax.set_title(name)
+    bar = figure.colorbar(image, ax=list(axes[:2]), location="bottom", shrink=0.6, aspect=45, pad=0.02)
+    bar.set_label("hartree")
+    ticks = _ticks(largest)
+    bar.ax.xaxis.set_major_locator(FixedLocator([-tick for tick in ticks[::-1]] + [0.0, *ticks]))
+    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\u2212")))
+    bar.ax.xaxis.set_minor_locator(NullLocator())
+    top = max(float(error.max()), 1e-9)
+    image = axes[2].imshow(
+        np.maximum(error, top / 10**ERROR_DECADES),
+        norm=LogNorm(top / 10**ERROR_DECADES, top),
+        cmap="YlOrRd",
+        extent=extent,
+    )
+    axes[2].set_title("absolute error")
+    bar = figure.colorbar(image, ax=axes[2], location="bottom", shrink=0.9, aspect=32, pad=0.02, extend="min")
+    bar.set_label("meV")
+    for ax in axes:
+        _draw_blocks(ax, numbers, basis)
+    formula = Atoms(numbers).get_chemical_formula()
+    start = f"{title}, " if title else ""
+    figure.suptitle(f"{start}{_subscripts(formula)}: MAE {error.mean():.3g} meV")
+    return figure
+
+
+def _draw_blocks(ax: Axes, numbers: Int[np.ndarray, " atoms"], basis: OrbitalBasis) -> None:
+    sizes = basis.sizes[numbers]
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    orbitals = int(ends[-1])
+    if orbitals <= MOST_SHELL_LINES:
+        lines = np.concatenate(
+            [
+                start + np.cumsum([2 * degree + 1 for degree in basis.shells[int(z)]])[:-1]
+                for z, start in zip(numbers, starts, strict=True)
+            ]
+        )
+        _lines(ax, lines, orbitals, color="black", linewidth=0.3, alpha=0.35)
+    _lines(ax, ends[:-1], orbitals, color="black", linewidth=0.9 if len(numbers) <= 12 else 0.5)
+    symbols = [chemical_symbols[z] + str(i) for i, z in enumerate(numbers, start=1)]
+    every = -(-len(numbers) // MOST_LABELS)
+    size = 8.0 if len(numbers) <= 8 else 6.5
+    middles = (starts + ends) / 2
+    ax.set_xticks(middles[::every], symbols[::every], fontsize=size, rotation=0 if len(numbers) <= 8 else 90)
+    ax.set_yticks(middles[::every], symbols[::every], fontsize=size)
+    ax.tick_params(length=0, pad=2)
+    ax.spines[:].set_visible(True)
+    ax.set_xlim(0, orbitals)
+    ax.set_ylim(orbitals, 0)
+
+
+def _lines(
+    ax: Axes, positions: Float[np.ndarray, " lines"] | Int[np.ndarray, " lines"], end: int, **look: object
+) -> None:
+    ax.vlines(positions, 0, end, **look)  # type: ignore[arg-type]
+    ax.hlines(positions, 0, end, **look)  # type: ignore[arg-type]
+
+
+def _ticks(largest: float) -> list[float]:
+    top = int(np.floor(np.log10(largest)))
+    return [10.0**power for power in range(int(np.log10(LINEAR_BELOW)), top + 1)]
+
+
+def _subscripts(formula: str) -> str:
+    return "".join(f"$_{{{letter}}}$" if letter.isdigit() else letter for letter in formula).replace(
+        "}$$_{", ""
+    )

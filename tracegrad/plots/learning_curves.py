@@ -1,0 +1,198 @@
+"""Training losses, validation errors and the learning rate against the optimisation step."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from tracegrad.errors import TraceGradError
+from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, SERIES_COLOURS, grid, make_figure, styled
+
+# Batch losses scatter; with more points than this a line shows means (of the logarithm) over equal spans.
+MOST_POINTS = 100
+
+_LOSSES = {"train/loss": "total", "train/loss_h": "H part", "train/loss_t": "trace part"}
+_ERRORS = {"val/h_mae": "all", "val/h_mae_diag": "diagonal", "val/h_mae_nondiag": "non-diagonal"}
+_AXES = {
+    "train/loss_h": "training loss, H part (a.u.)",
+    "train/loss_t": "training loss, trace part (a.u.)",
+    "val/h_mae": "validation MAE$^{H}_{all}$ (meV)",
+}
+
+Curve = tuple[Float[np.ndarray, " _points"], Float[np.ndarray, " _points"]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The curves of one training run: column name -> (steps, values); losses in atomic units, MAE in meV."""
+
+    curves: dict[str, Curve]
+    arm: str = ""
+    label: str = ""
+    seed: int | None = None
+
+
+def read_metrics(path: str | Path) -> dict[str, Curve]:
+    """Curves of a ``metrics.csv`` of Lightning's CSVLogger, whose cells are mostly empty.
+
+    Where a step stands twice, as after a run that went on from an earlier checkpoint, the later row counts.
+
+    Raises:
+        TraceGradError: the file is missing, has no column ``step``, or a cell that is no number.
+    """
+    path = Path(path)
+    found: dict[str, dict[float, float]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            if "step" not in (rows.fieldnames or ()):
+                raise TraceGradError(f"{path}: no column 'step'; this is no metrics.csv of a training run")
+            for row in rows:
+                step = float(row["step"])
+                for name, cell in row.items():
+                    if name and cell and name not in ("step", "epoch"):
+                        found.setdefault(name, {})[step] = float(cell)
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise TraceGradError(f"{path}: not a readable table of metrics ({error})") from error
+    return {name: _arrays(points) for name, points in found.items()}
+
+
+@styled
+def learning_curves(runs: Sequence[Run], title: str = "") -> Figure:
+    """Losses and validation MAE (logarithmic) over a small panel of the learning rate.
+
+    One run shows every loss and every validation MAE. Several runs show the H loss, the trace loss and
+    MAE^H_all, one thick line an arm (geometric mean over its seeds) over thin lines of the seeds.
+
+    Raises:
+        TraceGradError: there is no run.
+    """
+    if not runs:
+        raise TraceGradError("learning curves need at least one run")
+    several = len(runs) > 1
+    with_trace = several and any("train/loss_t" in run.curves for run in runs)
+    panels = 3 if with_trace else 2
+    figure = make_figure(3.0 * panels + 0.6, 4.3 if several else 4.0)
+    layout = figure.add_gridspec(2, panels, height_ratios=(4.5, 1))
+    upper = [figure.add_subplot(layout[0, i]) for i in range(panels)]
+    rate = figure.add_subplot(layout[1, :])
+    if several:
+        names = ["train/loss_h", *(["train/loss_t"] if with_trace else []), "val/h_mae"]
+        for ax, name in zip(upper, names, strict=True):
+            _draw_arms(ax, runs, name)
+            ax.set_ylabel(_AXES[name])
+        handles = upper[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=len(handles[0]))
+    else:
+        for ax, series in zip(upper, (_LOSSES, _ERRORS), strict=True):
+            _draw_series(ax, runs[0], series)
+            if ax.lines:
+                ax.legend(loc="upper right")
+        upper[0].set_ylabel("training loss (a.u.)")
+        upper[1].set_ylabel("validation MAE$^{H}$ (meV)")
+    _draw_rate(rate, runs)
+    last = max((curve[0][-1] for run in runs for curve in run.curves.values()), default=1)
+    for ax in (*upper, rate):
+        ax.set_xlim(-0.02 * last, 1.02 * last)
+        ax.set_xlabel("step")
+    for ax in upper:
+        _log_axis(ax)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _draw_series(ax: Axes, run: Run, names: dict[str, str]) -> None:
+    for (name, label), colour in zip(names.items(), SERIES_COLOURS, strict=False):
+        if name in run.curves:
+            steps, values = _thinned(run.curves[name])
+            ax.plot(steps, values, color=colour, label=label, marker=_marker(steps), markersize=3)
+
+
+def _draw_arms(ax: Axes, runs: Sequence[Run], name: str) -> None:
+    for arm in dict.fromkeys(run.arm for run in runs):
+        members = [run for run in runs if run.arm == arm]
+        curves = [_thinned(run.curves[name]) for run in members if name in run.curves]
+        colour = ARM_COLOURS.get(arm, OTHER_COLOUR)
+        label = members[0].label or arm
+        if not curves:
+            ax.plot([], [], color=colour, label=label)
+            continue
+        if len(curves) > 1:
+            for steps, values in curves:
+                ax.plot(steps, values, color=colour, linewidth=0.6, alpha=0.5)
+        steps, values = _mean(curves)
+        ax.plot(steps, values, color=colour, linewidth=1.8, label=label)
+
+
+def _draw_rate(ax: Axes, runs: Sequence[Run]) -> None:
+    drawn: list[Curve] = []
+    for run in runs:
+        curve = run.curves.get("lr")
+        # Arms share a schedule as a rule: equal lines would only hide each other.
+        if curve is None or any(_equal(curve, other) for other in drawn):
+            continue
+        drawn.append(curve)
+        colour = ARM_COLOURS.get(run.arm, OTHER_COLOUR) if len(drawn) > 1 else OTHER_COLOUR
+        ax.plot(*curve, color=colour, linewidth=1.0)
+    ax.set_ylim(bottom=0)
+    ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
+    ax.yaxis.get_offset_text().set_fontsize(7)
+    ax.set_ylabel("learning rate")
+    grid(ax)
+
+
+def _log_axis(ax: Axes) -> None:
+    ax.set_yscale("log")
+    grid(ax)
+    lower, upper = ax.get_ylim()
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    if upper / lower < 100:
+        # Less than two decades show too few powers of ten to be read.
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _arrays(points: dict[float, float]) -> Curve:
+    steps = np.array(sorted(points))
+    return steps, np.array([points[step] for step in steps])
+
+
+def _thinned(curve: Curve) -> Curve:
+    steps, values = curve
+    keep = np.isfinite(values) & (values > 0)
+    steps, values = steps[keep], values[keep]
+    if len(steps) <= MOST_POINTS:
+        return steps, values
+    edges = np.linspace(steps[0], steps[-1], MOST_POINTS + 1)
+    span = np.digitize(steps, edges[1:-1])
+    count = np.bincount(span, minlength=MOST_POINTS)
+    filled = count > 0
+    middle = np.bincount(span, steps, MOST_POINTS)[filled] / count[filled]
+    return middle, np.exp(np.bincount(span, np.log(values), MOST_POINTS)[filled] / count[filled])
+
+
+def _mean(curves: Sequence[Curve]) -> Curve:
+    """Geometric mean where all curves have values, at the steps of the first one."""
+    curves = [curve for curve in curves if len(curve[0])]
+    if not curves:
+        return np.empty(0), np.empty(0)
+    steps = curves[0][0]
+    first, last = max(curve[0][0] for curve in curves), min(curve[0][-1] for curve in curves)
+    steps = steps[(steps >= first) & (steps <= last)]
+    logarithms = [np.interp(steps, curve[0], np.log(curve[1])) for curve in curves]
+    return steps, np.exp(np.mean(logarithms, axis=0))
+
+
+def _equal(one: Curve, other: Curve) -> bool:
+    return all(len(a) == len(b) and np.allclose(a, b, rtol=1e-6) for a, b in zip(one, other, strict=True))
+
+
+def _marker(steps: Float[np.ndarray, " points"]) -> str | None:
+    return "o" if len(steps) < 25 else None

@@ -1,0 +1,95 @@
+"""One look for all figures, without the global state of pyplot.
+
+figure = make_figure(7.0, 3.0)
+axes = figure.subplots(1, 2)
+...
+save(figure, "figure.png")
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tracegrad.atomic import replacing
+from tracegrad.errors import TraceGradError
+
+ARMS = ("none", "trace", "grad", "tracegrad")
+# Colours of Okabe and Ito, told apart with every common colour blindness; markers for print in grey.
+ARM_COLOURS = {"none": "#6e6e6e", "trace": "#e69f00", "grad": "#0072b2", "tracegrad": "#009e73"}
+ARM_MARKERS = {"none": "o", "trace": "s", "grad": "^", "tracegrad": "D"}
+SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+OTHER_COLOUR = "#000000"
+LIGHT = "#c8c8c8"
+DPI = 200
+FORMATS = (".png", ".pdf")
+
+_RC: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "mathtext.fontset": "dejavusans",
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "legend.fontsize": 8.0,
+    "figure.titlesize": 10.5,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "image.interpolation": "nearest",
+    "pdf.fonttype": 42,  # text stays text in the PDF
+}
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run a function that draws in the style of this project and leave matplotlib's settings as they were."""
+
+    @functools.wraps(draw)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with mpl.rc_context(_RC):
+            return draw(*args, **kwargs)
+
+    return run
+
+
+def make_figure(width: float, height: float) -> Figure:
+    """An empty figure (inches) that lays itself out."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def grid(axes: Axes, axis: str = "y") -> None:
+    """Faint grid lines behind the data of one axis."""
+    axes.grid(True, which="major", axis=axis)  # type: ignore[arg-type]
+
+
+@styled
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as .png (200 dpi) or .pdf; an existing file is replaced only by a whole one.
+
+    Raises:
+        TraceGradError: another suffix, or a folder that cannot be written to.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise TraceGradError(f"{path}: figures are written as {' or '.join(FORMATS)}; change the file name")
+    metadata = {"CreationDate": None} if suffix == ".pdf" else {"Software": None}
+    with replacing(path) as draft:
+        figure.savefig(draft, format=suffix[1:], dpi=DPI, metadata=metadata)
+    return path

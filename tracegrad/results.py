@@ -1,0 +1,101 @@
+"""The result of a training run: ``results.json`` in its directory, read and checked."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tracegrad.errors import TraceGradError
+
+FILE = "results.json"
+FORMAT = 1
+
+
+class ResultsError(TraceGradError):
+    """Results that are missing, damaged, or of runs that cannot be compared."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one run ended with; metrics by log name, energies in meV."""
+
+    directory: Path
+    experiment: str
+    database: str
+    database_label: str
+    split: str
+    split_hash: str
+    arm: str
+    label: str
+    backbone: str
+    seed: int
+    checkpoint: str
+    step: int
+    unit: str
+    metrics: dict[str, float]
+    trivial: dict[str, float]
+    counts: dict[str, int]
+    parameters: int
+    train_seconds: float
+
+
+def collect_results(directory: str | Path) -> list[RunResult]:
+    """All results below ``directory``, in the order of their paths.
+
+    Raises:
+        ResultsError: no such directory, no results in it, or a file that is damaged or of another format.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ResultsError(
+            f"{directory}: no such directory; give the one that the training runs were written to"
+        )
+    paths = sorted(directory.rglob(FILE))
+    if not paths:
+        raise ResultsError(f"{directory}: no {FILE} in it or below; did the training runs end?")
+    return [read_result(path) for path in paths]
+
+
+def read_result(path: str | Path) -> RunResult:
+    """One ``results.json``.
+
+    Raises:
+        ResultsError: the file is damaged, of another format, or lacks a field.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path}: not readable as JSON ({error}); run the evaluation again") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise ResultsError(f"{path}: no result of a training run (no field 'format'); move it elsewhere")
+    if content["format"] != FORMAT:
+        raise ResultsError(
+            f"{path}: format {content['format']!r}, this version reads {FORMAT}; "
+            "use the version of TraceGrad that wrote it, or evaluate again"
+        )
+    names = [entry.name for entry in fields(RunResult) if entry.name != "directory"]
+    missing = [name for name in names if name not in content]
+    if missing:
+        raise ResultsError(f"{path}: fields {missing} are missing; the file is damaged or foreign")
+    values = {name: _checked(path, name, content[name]) for name in names}
+    if values["unit"] != "meV":
+        raise ResultsError(f"{path}: unit is {values['unit']!r}, results are in 'meV'")
+    return RunResult(directory=path.parent, **values)
+
+
+def _checked(path: Path, name: str, value: Any) -> Any:
+    if name in ("metrics", "trivial", "counts"):
+        if isinstance(value, dict):
+            # A metric that does not exist for a test set is written as null.
+            return {key: _checked(path, f"{name}.{key}", v) for key, v in value.items() if v is not None}
+        raise ResultsError(f"{path}: {name} is {value!r}, an object of numbers is needed")
+    wanted: Any = str
+    if name in ("seed", "step", "parameters") or name.startswith("counts."):
+        wanted = int
+    elif name == "train_seconds" or "." in name:
+        wanted = int | float
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        kind = {str: "text", int: "an integer"}.get(wanted, "a number")
+        raise ResultsError(f"{path}: {name} is {value!r}, {kind} is needed")
+    return value if wanted in (str, int) else float(value)
