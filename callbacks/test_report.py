@@ -134,8 +134,11 @@ def _dense(prediction: Prediction, batch: Any, basis: OrbitalBasis, most: int) -
     found = []
     for (numbers, true_self, self_, true_pairs, pairs), _ in zip(parts, range(most), strict=False):
         z = numbers.numpy()
-        true = assemble_matrix(true_self, true_pairs, z, basis)
-        found.append((z, true.numpy(), assemble_matrix(self_, pairs, z, basis).float().numpy()))
+        true, predicted = (
+            assemble_matrix(on_site.double(), between.double(), z, basis).numpy()
+            for on_site, between in ((true_self, true_pairs), (self_, pairs))
+        )
+        found.append((z, true, predicted))
     return found
 
 

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from experiments.cli import clean_errors
 from experiments.configuration import ARMS, composed, plain
-from experiments.report import make_report
+from experiments.report import make_report, print_report
 from experiments.runs import RESULTS, open_run
 from tracegrad.errors import ConfigError, TrainingError
 
@@ -75,7 +75,7 @@ def main() -> None:
         raise TrainingError(
             f"{len(failed)} of {len(points)} runs failed; the same command goes on with them:\n  {logs}"
         )
-    make_report(runs)
+    print_report(make_report(runs))
     wandb = sorted(path for point in points for path in (point.directory / "wandb").glob("offline-run-*"))
     if wandb:
         print(f"W&B files: {runs}/*/wandb (upload: wandb sync {runs}/*/wandb/offline-run-*)")

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import conf
 from experiments.cli import clean_errors
@@ -72,7 +72,9 @@ def plain(config: DictConfig) -> dict[str, Any]:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "a setting"
-        raise ConfigError(f"{key} is needed: {_first_line(error)}; give {key}=VALUE") from error
+        if isinstance(error, MissingMandatoryValue):
+            raise ConfigError(f"{key} is needed; give {key}=VALUE") from error
+        raise ConfigError(f"{key}: {_first_line(error)}") from error
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -99,7 +101,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], ignore: Sequence[str] 
 def _missing_option(error: MissingConfigException) -> str:
     name = (error.missing_cfg_file or "").removesuffix(".yaml")
     group, _, option = name.rpartition("/")
-    options = sorted(error.options or [])
+    options = sorted(set(error.options or []) - {"base"})
     nearest = difflib.get_close_matches(option, options, n=3) or options
     return f"no {group or 'configuration'} named {option!r}; nearest: {', '.join(nearest)}"
 

@@ -7,9 +7,10 @@ from omegaconf import DictConfig
 from callbacks.test_report import TestReport
 from experiments.configuration import command, plain
 from experiments.runs import evaluate_checkpoint, make_trainer, rebuild, write_json
-from experiments.tables import print_results
 from tracegrad.data.splits import PARTS
 from tracegrad.errors import ConfigError
+from tracegrad.report import print_tables, results_table
+from tracegrad.results import read_result
 
 
 @command("evaluate")
@@ -35,7 +36,7 @@ def main(config: DictConfig) -> None:
     results = evaluate_checkpoint(trainer, parts, setup, checkpoint, config.part)
     if trainer.is_global_zero:
         write_json(output / "evaluation.json", results)
-        print_results(results)
+        print_tables(results_table([read_result(output / "evaluation.json")]))
         print(f"tables and figures: {output}")
 
 

@@ -1,14 +1,15 @@
 """The loggers of a run: a CSV file always, Weights & Biases beside it."""
 
 import hashlib
-import logging
 import netrc
 import os
 from pathlib import Path
 from typing import Any
 
+import wandb
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from tracegrad.errors import ConfigError
@@ -36,23 +37,24 @@ def wandb_mode(setting: str) -> str:
 
 
 def _wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> WandbLogger:
-    os.environ.setdefault("WANDB_SILENT", "true")  # the commands say themselves where the files lie
-    logging.getLogger("wandb").setLevel(logging.ERROR)
     directory = Path(config.run_dir)
-    directory.mkdir(parents=True, exist_ok=True)
-    # The same directory is the same run, also after a restart.
-    run_id = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
-    logger = WandbLogger(
-        name=f"{directory.parent.name}/{directory.name}",
-        id=run_id,
-        save_dir=str(directory),
-        project=config.logger.wandb.project,
-        entity=config.logger.wandb.entity,
-        offline=mode == "offline",
-        resume="allow" if mode == "online" else None,
-    )
-    logger.log_hyperparams(record)
-    return logger
+    run = None
+    if rank_zero_only.rank == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        # The same directory is the same run, also after a restart.
+        run_id = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
+        run = wandb.init(
+            project=config.logger.wandb.project,
+            entity=config.logger.wandb.entity,
+            name=f"{directory.parent.name}/{directory.name}",
+            id=run_id,
+            dir=str(directory),
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            config=record,
+            settings=wandb.Settings(silent=True),  # the commands say themselves where the files lie
+        )
+    return WandbLogger(experiment=run, save_dir=str(directory), offline=mode == "offline")
 
 
 def _in_netrc() -> bool:

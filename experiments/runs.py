@@ -29,11 +29,12 @@ from tracegrad.errors import CheckpointError, ConfigError
 from tracegrad.module import HamiltonianModule, check_architecture
 from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
 from tracegrad.plots.style import save
+from tracegrad.results import FILE as RESULTS
+from tracegrad.results import FORMAT
 from tracegrad.units import MEV_PER_HARTREE
 
 # Settings that may differ when a run is continued: they do not change what is computed.
 MAY_CHANGE = ("resume", "threads", "logger", "test", "data.num_workers", "data.pin_memory", "data.path")
-RESULTS = "results.json"
 
 
 @dataclass
@@ -133,13 +134,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of plain data ({reason})") from error
 
 
-def train(config: DictConfig, values: dict[str, Any]) -> dict[str, Any] | None:
-    """Train and test a run, or go on with it; returns its results (None with ``test=false``)."""
+def train(config: DictConfig, values: dict[str, Any]) -> None:
+    """Train a run, or go on with it, and test it; leaves ``results.json`` unless ``test=false``."""
     directory = Path(config.run_dir)
     resume_from = open_run(directory, values, config.resume)
     if (directory / RESULTS).exists():
         print(f"{directory} is finished; its results stand in {directory / RESULTS}")
-        return read_results(directory)
+        return
     parts = build(config, values)
     origin = provenance() | {"data": parts.fingerprint}
     write_json(directory / "provenance.json", origin)
@@ -154,7 +155,7 @@ def train(config: DictConfig, values: dict[str, Any]) -> dict[str, Any] | None:
     if trainer.interrupted:
         raise KeyboardInterrupt
     if not config.test:
-        return None
+        return
     results = evaluate_checkpoint(trainer, parts, config, directory / "checkpoints" / "best.ckpt")
     timers = [callback for callback in callbacks if isinstance(callback, Timer)]
     results["train_seconds"] = round(timers[0].time_elapsed("train"), 1) if timers else None
@@ -162,7 +163,6 @@ def train(config: DictConfig, values: dict[str, Any]) -> dict[str, Any] | None:
     save(learning_curves([curves]), directory / "figures" / "learning_curves.png")
     write_json(directory / RESULTS, results)
     log_results(loggers, results)
-    return results
 
 
 def evaluate_checkpoint(
@@ -181,7 +181,7 @@ def evaluate_checkpoint(
     arm = ARMS[bool(config.tracegrad.trace), bool(config.tracegrad.grad)]
     backbone = type(parts.module.model.backbone).__name__
     return {
-        "format": 1,
+        "format": FORMAT,
         "experiment": config.name,
         "database": parts.fingerprint["database"],
         "database_label": parts.fingerprint["label"],
@@ -226,11 +226,6 @@ def rebuild(directory: Path, changes: dict[str, Any]) -> tuple[DictConfig, Parts
     for key, value in changes.items():
         OmegaConf.update(config, key, value)
     return config, build(config, values)
-
-
-def read_results(directory: Path) -> dict[str, Any]:
-    """results.json of a run directory."""
-    return json.loads((directory / RESULTS).read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -1,19 +1,23 @@
 """Train a model, test it, and leave a run directory that can be understood alone."""
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from experiments.configuration import command, plain
-from experiments.runs import train
-from experiments.tables import print_results
+from experiments.runs import RESULTS, train
+from tracegrad.report import print_tables, results_table
+from tracegrad.results import read_result
 
 
 @command("train")
 def main(config: DictConfig) -> None:
     """Train the configured model, or go on with an interrupted run."""
-    results = train(config, plain(config))
-    if results is not None:
-        print_results(results)
-    print(f"run directory: {config.run_dir}")
+    train(config, plain(config))
+    directory = Path(config.run_dir)
+    if (directory / RESULTS).exists():
+        print_tables(results_table([read_result(directory / RESULTS)]))
+    print(f"run directory: {directory}")
 
 
 if __name__ == "__main__":

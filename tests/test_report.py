@@ -130,6 +130,7 @@ def test_a_diverged_run_shows_and_never_is_best(tmp_path):
         {"split_hash": "f" * 16},
         {"backbone": "Other"},
         {"experiment": "other"},
+        {"part": "val"},
     ],
 )
 def test_unlike_runs_never_share_a_row(tmp_path, change):
@@ -199,6 +200,14 @@ def test_printed_labels_and_numbers_are_whole(ablation, encoding):
 def test_labels_with_brackets_are_no_markup(tmp_path):
     content = result("none", 0, 5.0, label="QHNet [bold]x[/bold]")
     assert "QHNet [bold]x[/bold]" in printed(tables_of(write_all(tmp_path, [content])))
+
+
+def test_a_run_without_a_timer_and_of_another_part(tmp_path):
+    contents = [result("none", seed, 5.0, part="val", train_seconds=None) for seed in (0, 1)]
+    del contents[0]["train_seconds"]
+    (table,) = tables_of(write_all(tmp_path, contents))
+    assert table.rows[-1].seconds is None
+    assert "val set, best checkpoint" in printed([table])
 
 
 def test_markdown(ablation):

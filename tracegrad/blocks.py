@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tracegrad.basis import OrbitalBasis
+from tracegrad.nn.precision import full_precision
 
 
 @lru_cache(maxsize=256)
@@ -78,6 +79,7 @@ def assemble_matrix(
     return dense.index_select(0, index).index_select(1, index)
 
 
+@full_precision
 def block_traces(
     blocks: Float[Tensor, "*batch dim dim"], basis: OrbitalBasis
 ) -> Float[Tensor, "*batch shells shells"]:

@@ -71,8 +71,9 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """Mean training time."""
-        return float(np.mean([run.train_seconds for run in self.runs])) if self.runs else None
+        """Mean training time; None where a run did not measure it."""
+        seconds = [run.train_seconds for run in self.runs if run.train_seconds is not None]
+        return float(np.mean(seconds)) if seconds and len(seconds) == len(self.runs) else None
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class ResultsTable:
     split_hash: str
     backbone: str
     checkpoint: str
+    part: str
     counts: dict[str, int]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
@@ -103,7 +105,7 @@ class ResultsTable:
 
 
 def results_table(results: Iterable[RunResult]) -> list[ResultsTable]:
-    """One table for each database, split, backbone and experiment; runs of different ones never share a row.
+    """One table for each database, split, part, backbone and experiment; runs of different ones never share a row.
 
     Raises:
         ResultsError: an arm has a seed twice, runs of a row differ in more than their seed, or runs of a
@@ -111,7 +113,8 @@ def results_table(results: Iterable[RunResult]) -> list[ResultsTable]:
     """
     groups: dict[tuple[str, ...], list[RunResult]] = {}
     for run in results:
-        key = (run.database_label, run.database, run.split, run.split_hash, run.backbone, run.experiment)
+        data = (run.database_label, run.database, run.split, run.split_hash, run.part)
+        key = (*data, run.backbone, run.experiment)
         groups.setdefault(key, []).append(run)
     return [_table(groups[key]) for key in sorted(groups)]
 
@@ -140,6 +143,7 @@ def _table(runs: list[RunResult]) -> ResultsTable:
         first.split_hash,
         first.backbone,
         first.checkpoint,
+        first.part,
         first.counts,
         columns,
         (*([trivial] if trivial.cells else []), *rows),

@@ -109,7 +109,8 @@ class HamiltonianLoss(nn.Module):
         total, count = 0.0, 0.0
         for site, predicted in prediction.traces.items():
             blocks, mask, sums = sites[site]
-            label = block_traces(blocks.to(predicted.dtype), self.basis)
+            dtype = torch.promote_types(predicted.dtype, torch.float32)  # labels stay exact under autocast
+            label = block_traces(blocks.to(dtype), self.basis)
             if self.scale_labels == "layer_norm":
                 label = _standardise(label, mask)
             total = total + sums(ERRORS[self.t]((predicted - label) * mask), graph)

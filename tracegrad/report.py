@@ -80,7 +80,16 @@ def to_markdown(tables: Sequence[ResultsTable]) -> str:
 def to_csv(tables: Sequence[ResultsTable]) -> str:
     """One line a row of a table with unrounded numbers; energies in meV, changes in percent."""
     columns = list(dict.fromkeys(column for table in tables for column in table.columns))
-    head = ["experiment", "database", "database_label", "split", "split_hash", "backbone", "checkpoint"]
+    head = [
+        "experiment",
+        "database",
+        "database_label",
+        "split",
+        "split_hash",
+        "backbone",
+        "checkpoint",
+        "part",
+    ]
     names = [*head, "arm", "label", "seeds", "steps", "train_seconds", "parameters"]
     for column in columns:
         names += [column.key, f"{column.key}/std", f"{column.key}/change", f"{column.key}/best"]
@@ -166,7 +175,7 @@ def _captions(table: ResultsTable, mark: str) -> list[str]:
     if any(cell.best for row in table.rows for cell in row.cells.values()):
         numbers.append(f"{mark}: best")
     lines = [
-        f"test set, {table.checkpoint} checkpoint; molecules: {counts}; split {table.split_hash}",
+        f"{table.part} set, {table.checkpoint} checkpoint; molecules: {counts}; split {table.split_hash}",
         "; ".join(numbers),
     ]
     if not all(column.lower_is_better for column in table.columns):
@@ -201,6 +210,7 @@ def _json_table(table: ResultsTable, directory: str | Path | None) -> dict[str, 
         "split_hash",
         "backbone",
         "checkpoint",
+        "part",
         "counts",
     )
     return {

@@ -1,7 +1,7 @@
 """The result of a training run: ``results.json`` in its directory, read and checked."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class RunResult:
     trivial: dict[str, float]
     counts: dict[str, int]
     parameters: int
-    train_seconds: float
+    train_seconds: float | None = None
+    part: str = "test"
 
 
 def collect_results(directory: str | Path) -> list[RunResult]:
@@ -74,11 +75,15 @@ def read_result(path: str | Path) -> RunResult:
             f"{path}: format {content['format']!r}, this version reads {FORMAT}; "
             "use the version of TraceGrad that wrote it, or evaluate again"
         )
-    names = [entry.name for entry in fields(RunResult) if entry.name != "directory"]
-    missing = [name for name in names if name not in content]
+    entries = [entry for entry in fields(RunResult) if entry.name != "directory"]
+    missing = [entry.name for entry in entries if entry.default is MISSING and entry.name not in content]
     if missing:
         raise ResultsError(f"{path}: fields {missing} are missing; the file is damaged or foreign")
-    values = {name: _checked(path, name, content[name]) for name in names}
+    values = {
+        entry.name: _checked(path, entry.name, content[entry.name])
+        for entry in entries
+        if entry.default is MISSING or content.get(entry.name) is not None
+    }
     if values["unit"] != "meV":
         raise ResultsError(f"{path}: unit is {values['unit']!r}, results are in 'meV'")
     return RunResult(directory=path.parent, **values)

@@ -153,6 +153,23 @@ def test_what_does_not_converge_is_reported_and_left_out(tmp_path):
         generate(molecules, settings, tmp_path / "b.db", strict=True)
 
 
+def test_a_trajectory_that_failed_on_its_way_is_left_out_whole(tmp_path):
+    settings = GenerationSettings(flavour="dynamic", frames=2)
+    molecules = named_molecules(["HF", "H2"])
+    partial = PartialFile(tmp_path / "a.db.partial", resume_key(settings, molecules))
+    partial.add(0, StoredFrame(0, b"", 0.0, 0.0, 0.0, 0.0, b""))
+    partial.fail(0, 1, "the SCF did not converge in 50 cycles")
+    partial.close()
+    lines = []
+    summary = generate(molecules, settings, tmp_path / "a.db", report=lines.append)
+    assert lines == ["left out HF (number 0), frame 1: the SCF did not converge in 50 cycles"]
+    assert (summary.rows, summary.items) == (2, 1)
+    _, rows = table(tmp_path / "a.db")
+    assert [(np.frombuffer(row[0], np.int64)[0], row[1], row[3]) for row in rows] == [
+        (0, frame, np.array([1, 1], np.int32).tobytes()) for frame in (0, 1)
+    ]
+
+
 def test_nothing_converged_is_an_error_and_leaves_no_file(tmp_path):
     settings = GenerationSettings(flavour="dynamic", frames=2, max_cycle=1)
     with pytest.raises(GenerationError, match=r"nothing could be written, 1 left out: H2 \(number 0\), frame 0"):

@@ -92,7 +92,7 @@ def test_hamiltonian(molecule, tmp_path):
     check_png(figure, tmp_path, (1500, 600))
     _, true, predicted = molecule
     mae = np.abs(predicted - true).mean() * MEV_PER_HARTREE
-    assert figure._suptitle.get_text() == f"QHNet, H$_{{2}}$O: MAE {mae:.3g} meV"
+    assert figure._suptitle.get_text() == f"QHNet, H$_{{2}}$O: MAE {mae:#.3g} meV"
     for ax in figure.axes[:3]:
         assert [label.get_text() for label in ax.get_xticklabels()] == ["O1", "H2", "H3"]
         strong = [lines for lines in ax.collections if lines.get_linewidth()[0] > 0.5]
@@ -137,7 +137,7 @@ def test_the_legend_of_elements_is_right():
     shifted = true + np.array([0.1, -0.1, 0.1, -0.1])
     near = true + 1e-5 * np.array([1, -1, 1, -1])
     found = " ".join(texts(elements_figure(Elements(true, shifted, true, near))))
-    assert "MAE 2.72e+03 meV" in found
+    assert "MAE 2,721 meV" in found
     assert "R^2 = 0.9920" in found  # 1 - 4 * 0.01 / 5
     assert "MAE 0.272 meV" in found
     assert r"R^2 = 1 - 8.0 \times 10^{-11}" in found

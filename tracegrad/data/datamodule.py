@@ -117,6 +117,11 @@ class HamiltonianDataModule(lightning.LightningDataModule):
         """Batches of one part; each rank of a distributed run gets its share (see `EpochSampler`)."""
         dataset = self.parts[part]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if len(dataset) < world:  # type: ignore[arg-type]
+            raise DataError(
+                f"the {part} part has {len(dataset)} samples for {world} processes; "  # type: ignore[arg-type]
+                "each needs at least one: lower trainer.devices"
+            )
         sampler = EpochSampler(
             len(dataset),  # type: ignore[arg-type]
             shuffle=shuffle,
@@ -173,6 +178,8 @@ class QH9DataModule(HamiltonianDataModule):
             raise ConfigError(f"data.database is {database!r}; choose one of {[*RELEASES, 'custom']}")
         if dtype not in DTYPES:
             raise ConfigError(f"data.dtype is {dtype!r}; choose one of {list(DTYPES)}")
+        if train_size < 0:
+            raise ConfigError(f"data.train_size is {train_size}; give a number of rows, or 0 for all")
         self.path = database_path(path)
         self.basis = basis
         self.release, self.label = database, label or self.path.stem
@@ -197,7 +204,10 @@ class QH9DataModule(HamiltonianDataModule):
             source.require_release(self.release)
         split = source.split(self.split_name, **self.split_options)  # type: ignore[arg-type]
         if self.train_size > len(split["train"]):
-            raise DataError(f"data.train_size is {self.train_size}, the split has {len(split['train'])} rows")
+            raise DataError(
+                f"{self.path}: data.train_size is {self.train_size}, but the train part has "
+                f"{len(split['train'])} rows; give at most so many, or 0 for all"
+            )
         if self.train_size:
             split["train"] = split["train"][: self.train_size]
         self.split = split
@@ -213,7 +223,7 @@ class QH9DataModule(HamiltonianDataModule):
             "release": self.release,
             "bytes": self.path.stat().st_size,
             "head_sha256": _head_hash(self.path),
-            "split": self.split_name or str(self.split_options["index_file"]),
+            "split": str(self.split_options["index_file"] or self.split_name),
             "split_hash": split_hash(self.split),
             "counts": {part: len(rows) for part, rows in self.split.items()},
             "functional": self.functional or "unknown",

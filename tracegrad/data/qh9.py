@@ -60,7 +60,7 @@ class QH9Database:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):  # unlike Path.is_file, False also where looking is not allowed
             raise DataError(
                 f"{self.path}: no such database; give the path of a QH9 .db file "
                 "(released: https://zenodo.org/records/8274793, or python -m experiments.generate)"
@@ -85,7 +85,8 @@ class QH9Database:
         index = row + len(self) if row < 0 else row
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: row {row} of a database of {len(self)} rows")
-        found = self._query("SELECT N, Z, pos, Ham FROM data WHERE rowid = ?", int(self._rowids[index]))
+        sql = "SELECT N, Z, pos, Ham FROM data WHERE rowid = ?"
+        found = self._query(sql, int(self._rowids[index]), where=f"row {index}: ")
         if not found:
             raise DataError(f"{self.path}: row {index} is gone; the file changed after it was opened")
         return self._decode(index, *found[0])
@@ -113,7 +114,8 @@ class QH9Database:
     @cached_property
     def atom_counts(self) -> Int64[np.ndarray, " rows"]:
         """Atoms of every row, from the column N."""
-        return np.array([row[0] for row in self._query("SELECT N FROM data ORDER BY rowid")], dtype=np.int64)
+        found = self._query("SELECT N FROM data ORDER BY rowid")
+        return np.array([self._atom_count(row, atoms) for row, (atoms,) in enumerate(found)], dtype=np.int64)
 
     @cached_property
     def trajectory_starts(self) -> Int64[np.ndarray, " bounds"]:
@@ -124,6 +126,11 @@ class QH9Database:
             return np.arange(0, len(self) + 1, RELEASED_FRAMES)
         ids = [row[0] for row in self._query("SELECT id FROM data ORDER BY rowid")]
         changes = [i for i in range(1, len(ids)) if ids[i] != ids[i - 1]]
+        if len(changes) >= len(set(ids)):
+            raise DataError(
+                f"{self.path}: the frames of a trajectory (column id) do not stand together, for example at "
+                f"rows {changes[0] - 1} and {changes[0]}; sort the table by trajectory or give an index file"
+            )
         return np.array([0, *changes, len(ids)], dtype=np.int64)
 
     def split(
@@ -144,6 +151,8 @@ class QH9Database:
         Raises:
             DataError: unknown name, missing rule, or a part that would be empty.
         """
+        if not 0 <= seed < 1 << 32:
+            raise DataError(f"the split seed is {seed}; give one from 0 to 2^32 - 1 (data.split_seed)")
         if index_file is not None:
             result = splits.index_file_split(index_file, len(self))
         else:
@@ -190,30 +199,44 @@ class QH9Database:
 
     def _decode(self, row: int, atoms: Any, z: Any, pos: Any, ham: Any) -> Molecule:
         where = f"{self.path}: row {row}"
-        if not isinstance(atoms, int) or atoms < 1:
-            raise DataError(f"{where}: N is {atoms!r}, a positive integer is needed")
+        atoms = self._atom_count(row, atoms)
         numbers = self._array(where, "Z", z, "<i4", (atoms,)).astype(np.int64)
         if numbers.min() < 1 or numbers.max() >= len(_ORBITALS):
-            raise DataError(f"{where}: Z holds {numbers.tolist()}, which are not all atomic numbers")
+            raise DataError(
+                f"{where}: column Z holds {numbers.tolist()}, which are not all atomic numbers; "
+                "the file is damaged"
+            )
         if not _ORBITALS[numbers].all():
             unknown = sorted(set(numbers[_ORBITALS[numbers] == 0].tolist()))
-            raise DataError(f"{where}: no def2-SVP shells are tabulated for atomic numbers {unknown}")
+            raise DataError(
+                f"{where}: column Z has atomic numbers {unknown}, for which no def2-SVP shells are tabulated "
+                f"({min(DEF2_SVP)} to {max(DEF2_SVP)} are); leave this row out"
+            )
         orbitals = int(_ORBITALS[numbers].sum())
         positions = self._array(where, "pos", pos, "<f8", (atoms, 3))
         if self.flavour == "dynamic":
             positions = positions / BOHR_PER_ANGSTROM
         hamiltonian = self._array(where, "Ham", ham, "<f8", (orbitals, orbitals))
+        for column, array in (("pos", positions), ("Ham", hamiltonian)):
+            if not np.isfinite(array).all():
+                raise DataError(
+                    f"{where}: NaN or infinite numbers in column {column}; leave this row out or recompute it"
+                )
         asymmetry = float(np.abs(hamiltonian - hamiltonian.T).max())
-        if not (np.isfinite(asymmetry) and np.isfinite(positions).all()):
-            raise DataError(
-                f"{where}: NaN or infinite numbers in pos or Ham; leave this row out or recompute it"
-            )
         if asymmetry > SYMMETRY_TOLERANCE:
             raise DataError(
-                f"{where}: Ham is not symmetric: max |H - H^T| = {asymmetry:.1e} hartree "
+                f"{where}: column Ham is not symmetric: max |H - H^T| = {asymmetry:.1e} hartree "
                 f"(at most {SYMMETRY_TOLERANCE:.0e}); leave this row out or recompute it"
             )
         return Molecule(row, numbers, positions, hamiltonian)
+
+    def _atom_count(self, row: int, atoms: Any) -> int:
+        if not isinstance(atoms, int) or atoms < 1:
+            raise DataError(
+                f"{self.path}: row {row}: column N is {atoms!r}, a positive integer is needed; "
+                "leave this row out or correct it"
+            )
+        return atoms
 
     def _array(self, where: str, column: str, blob: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -226,19 +249,21 @@ class QH9Database:
             )
         return np.frombuffer(blob, dtype=dtype).reshape(shape)
 
-    def _query(self, sql: str, *parameters: Any) -> list[tuple]:
+    def _query(self, sql: str, *parameters: Any, where: str = "") -> list[tuple]:
         try:
             return self._connection().execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise DataError(
-                f"{self.path}: not a readable SQLite database ({error}); "
-                "the file is truncated or no database: download or generate it again"
+                f"{self.path}: {where}not a readable SQLite database ({error}); "
+                "if it is truncated or damaged, download or generate it again, "
+                "else check its permissions and that no program is writing it"
             ) from error
 
     def _connection(self) -> sqlite3.Connection:
         local = self._local
         if getattr(local, "pid", None) != os.getpid():  # SQLite connections must not cross a fork
-            local.connection = sqlite3.connect(f"file:{quote(str(self.path.absolute()))}?mode=ro", uri=True)
+            uri = f"file://{quote(os.fsencode(self.path.absolute()))}?mode=ro"
+            local.connection = sqlite3.connect(uri, uri=True)
             local.pid = os.getpid()
         return local.connection
 

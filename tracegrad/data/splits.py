@@ -2,9 +2,14 @@
 
 import hashlib
 import random
+import zlib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import isfinite
+from numbers import Real
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Int
@@ -21,8 +26,10 @@ RELEASED_THRESHOLDS = (20, 22)
 
 def size_split(atom_counts: Int[np.ndarray, " rows"], thresholds: Sequence[int]) -> Split:
     """``ood``: train up to ``thresholds[0]`` atoms, val up to ``thresholds[1]``, test above."""
-    if len(thresholds) != 2 or thresholds[0] >= thresholds[1]:
-        raise DataError(f"ood thresholds must be two ascending atom counts, not {list(thresholds)}")
+    if not _are_numbers(thresholds, 2) or thresholds[0] >= thresholds[1]:
+        raise DataError(
+            f"ood thresholds are {thresholds!r}; give two ascending atom counts (data.thresholds)"
+        )
     part = np.searchsorted(np.asarray(thresholds), atom_counts, side="left")
     return {name: np.flatnonzero(part == i) for i, name in enumerate(PARTS)}
 
@@ -52,23 +59,26 @@ def geometry_split(starts: Int[np.ndarray, " bounds"], fractions: Sequence[float
 def index_file_split(path: str | Path, rows: int) -> Split:
     """Row positions from an .npz file with integer arrays ``train``, ``val`` and ``test``."""
     path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in PARTS if name not in arrays]
-            if missing:
-                raise DataError(f"{path}: arrays {missing} are missing; found {sorted(arrays)}")
-            split = {name: np.atleast_1d(arrays[name]) for name in PARTS}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable .npz file of index arrays ({error})") from error
+    split = _load_parts(path)
     for name, index in split.items():
-        if not np.issubdtype(index.dtype, np.integer):
-            raise DataError(f"{path}: {name} holds {index.dtype}, integers are needed")
+        if not np.issubdtype(index.dtype, np.integer) or index.ndim != 1:
+            raise DataError(
+                f"{path}: {name} holds {index.dtype} of shape {index.shape}; "
+                "row positions in a one-dimensional integer array are needed"
+            )
         if index.size and not (index.min() >= 0 and index.max() < rows):
-            raise DataError(f"{path}: {name} has rows {index.min()}..{index.max()}, the database has {rows}")
-    both = np.concatenate([np.unique(index) for index in split.values()])
-    if len(np.unique(both)) != len(both):
-        raise DataError(f"{path}: the same row stands in two parts of the split")
-    return {name: index.astype(np.int64) for name, index in split.items()}
+            raise DataError(
+                f"{path}: {name} has rows {index.min()}..{index.max()}, the database has {rows} rows "
+                "(0 is the first); make the split for this database"
+            )
+    split = {name: index.astype(np.int64) for name, index in split.items()}
+    values, counts = np.unique(np.concatenate(list(split.values())), return_counts=True)
+    if (counts > 1).any():
+        raise DataError(
+            f"{path}: row {values[counts > 1][0]} stands twice in the split; "
+            "a row belongs to one of train, val and test, once"
+        )
+    return split
 
 
 def split_hash(split: Mapping[str, np.ndarray]) -> str:
@@ -79,13 +89,43 @@ def split_hash(split: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _load_parts(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an index file as they are; pickled objects are refused."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            missing = [name for name in PARTS if name not in arrays]
+            if missing:
+                raise DataError(
+                    f"{path}: arrays {missing} are missing, found {sorted(arrays)}; "
+                    "an index file holds train, val and test"
+                )
+            return {name: np.asarray(arrays[name]) for name in PARTS}
+    # A .npy file gives an array, which is no context manager: a TypeError.
+    except (OSError, ValueError, EOFError, TypeError, BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}: not a readable .npz file of index arrays ({error}); "
+            "write one with numpy.savez(path, train=..., val=..., test=...)"
+        ) from error
+
+
 def _cut(order: Int[np.ndarray, " rows"], fractions: Sequence[float]) -> Split:
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
-        raise DataError(f"split fractions must be three numbers that sum to 1, not {list(fractions)}")
+    if not _are_numbers(fractions, 3) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise DataError(
+            f"split fractions are {fractions!r}; give three numbers that sum to 1 (data.fractions)"
+        )
     train = int(fractions[0] * len(order))
     val = int(fractions[1] * len(order))
     pieces = np.split(order.astype(np.int64), [train, train + val])
     return dict(zip(PARTS, pieces, strict=True))
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    """Whether a setting, of whatever type a user gave, is a sequence of so many finite numbers."""
+    return (
+        isinstance(values, Sequence)
+        and len(values) == count
+        and all(isinstance(value, Real) and isfinite(value) for value in values)
+    )
 
 
 def _concatenate(pieces: list[np.ndarray]) -> np.ndarray:

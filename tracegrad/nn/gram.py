@@ -62,7 +62,7 @@ class FullInvariants(nn.Module):
         for i, (f, weight) in enumerate(zip(feature, self.weights, strict=True)):
             mul = f.shape[-1]
             contracted = (g @ (weight * self._norm(f)).T).index_select(1, getattr(self, f"mirror_{i}"))
-            matrix = contracted.view(-1, mul, mul)
+            matrix = contracted.view(len(g), mul, mul)
             matrix = matrix + torch.diag_embed(matrix.diagonal(dim1=1, dim2=2))  # d<f_i, f_i> counts twice
             v.append((f.transpose(0, 1) @ matrix).transpose(0, 1))
         return v
@@ -98,7 +98,7 @@ class LowRankInvariants(nn.Module):
             terms.append((a * b).sum(0) * self._norm(f))
             saved.append(mapped)
         u = torch.stack(terms).sum(0)
-        return u.view(-1, self.channels, self.rank).sum(-1) if self.rank > 1 else u, saved
+        return u.view(len(u), self.channels, self.rank).sum(-1) if self.rank > 1 else u, saved
 
     @full_precision
     def pull_back(

@@ -46,10 +46,9 @@ class ChannelwiseProduct(nn.Module):
         pairs = ((l1, l2) for l1 in range(self.lmax + 1) for l2 in range(self.lmax + 1))
         for (l1, l2), table, targets in zip(pairs, self.tables, self.targets, strict=True):
             outer = (a_parts[l1][:, None] * b_parts[l2][None]).flatten(0, 1).flatten(1)
-            coupled = (table(outer) @ outer).view(-1, *a.shape[1:])
-            for (path, l3), part in zip(
-                targets, coupled.split([sizes[l3] for _, l3 in targets]), strict=True
-            ):
+            parts = [sizes[l3] for _, l3 in targets]
+            coupled = (table(outer) @ outer).view(sum(parts), *a.shape[1:])
+            for (path, l3), part in zip(targets, coupled.split(parts), strict=True):
                 term = out[l3]
                 weight = per_path[path]
                 out[l3] = part * weight if term is None else torch.addcmul(term, part, weight)
@@ -98,11 +97,10 @@ class FilterProduct(nn.Module):
         for part_in, table, targets in zip(
             split_degrees(x, self.lmax_in), self.tables, self.targets, strict=True
         ):
-            filters = (table(y) @ y).view(-1, part_in.shape[0], y.shape[1])  # [m3, m1, n]
+            parts = [sizes[l3] for _, l3 in targets]
+            filters = (table(y) @ y).view(sum(parts), part_in.shape[0], y.shape[1])  # [m3, m1, n]
             coupled = (filters.permute(2, 0, 1) @ part_in.transpose(0, 1)).transpose(0, 1)  # [m3, n, c]
-            for (path, l3), part in zip(
-                targets, coupled.split([sizes[l3] for _, l3 in targets]), strict=True
-            ):
+            for (path, l3), part in zip(targets, coupled.split(parts), strict=True):
                 term = out[l3]
                 out[l3] = part * per_path[path] if term is None else torch.addcmul(term, part, per_path[path])
         return torch.cat(out)

@@ -136,8 +136,8 @@ def first_frame(
 ) -> tuple[Frame, TrajectoryState]:
     """Draw velocities, run the equilibration steps and give frame 0.
 
-    A start at a minimum gives half of the kinetic energy to the potential in the first vibrations:
-    the mean kinetic temperature of such a trajectory is about half of the drawn one, as in QH9.
+    The temperature is that of the drawn velocities. A start at a minimum gives about half of the kinetic
+    energy to the potential, so that the mean kinetic temperature of such a trajectory is well below it.
     """
     atoms = Atoms(numbers, positions=positions_angstrom)
     draw_velocities(atoms, settings.temperature, np.random.default_rng(seed))

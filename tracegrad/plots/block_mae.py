@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
-from tracegrad.plots.style import make_figure, styled
+from tracegrad.plots.style import make_figure, styled, three_digits
 
 _COLOURS = "YlGnBu"
 _DARK = 0.55
@@ -103,7 +103,7 @@ def _draw(ax: Axes, table: BlockMAE, norm: Normalize) -> None:
     for (p, q), value in np.ndenumerate(table.values):
         if np.isfinite(value):
             colour = "white" if norm(value) > _DARK else "black"
-            ax.text(q, p, _number(value), ha="center", va="center", color=colour, fontsize=7.5)
+            ax.text(q, p, three_digits(float(value)), ha="center", va="center", color=colour, fontsize=7.5)
     ax.set_xticks(range(len(table.columns)), table.columns)
     ax.set_yticks(range(len(table.rows)), table.rows)
     ax.tick_params(length=0)
@@ -113,12 +113,6 @@ def _draw(ax: Axes, table: BlockMAE, norm: Normalize) -> None:
     ax.set_yticks(np.arange(len(table.rows) - 1) + 0.5, minor=True)
     ax.grid(True, which="minor", color="white", linewidth=1.0)
     ax.tick_params(which="minor", length=0)
-
-
-def _number(value: float) -> str:
-    if value >= 1000:
-        return f"{value:.0f}" if value < 10_000 else f"{value:.0e}".replace("e+0", "e")
-    return f"{value:#.3g}".rstrip(".")
 
 
 def _largest(tables: Mapping[str, BlockMAE]) -> float:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import TraceGradError
-from tracegrad.plots.style import grid, make_figure, styled
+from tracegrad.plots.style import grid, make_figure, styled, three_digits
 from tracegrad.units import MEV_PER_HARTREE
 
 BINS = 110
@@ -30,7 +30,7 @@ class Elements:
 
 
 def matrix_elements(
-    molecules: Iterable[tuple[Int[np.ndarray, " atoms"], Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]],
+    molecules: Iterable[tuple[Int[np.ndarray, " _"], Float[np.ndarray, "_ _"], Float[np.ndarray, "_ _"]]],
     basis: OrbitalBasis,
 ) -> Elements:
     """Elements of (numbers, true H, predicted H): blocks of an atom with itself, and of different atoms."""
@@ -85,7 +85,7 @@ def _draw(
     error = (predicted - true) * MEV_PER_HARTREE
     low, high = min(true.min(), predicted.min()), max(true.max(), predicted.max())
     margin = 0.03 * max(high - low, 1e-6)
-    span = (low - margin, high + margin)
+    span = (float(low - margin), float(high + margin))
     parity = _density(top, true, predicted, span, span)
     top.plot(span, span, color="black", linewidth=0.7, zorder=1)
     top.text(0.04, 0.96, _summary(true, error), transform=top.transAxes, va="top", fontsize=8)
@@ -125,7 +125,7 @@ def _summary(true: Float[np.ndarray, " elements"], error: Float[np.ndarray, " el
     """MAE over elements, and R^2 against the mean of the true elements."""
     residual = np.square(error / MEV_PER_HARTREE).sum()
     variance = np.square(true - true.mean()).sum()
-    text = f"MAE {np.abs(error).mean():.3g} meV (over elements)\n"
+    text = f"MAE {three_digits(float(np.abs(error).mean()))} meV (over elements)\n"
     if not variance > 0:
         return text + "$R^2$ undefined: all true elements are equal"
     missing = residual / variance

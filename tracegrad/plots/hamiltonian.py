@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import DataError
-from tracegrad.plots.style import make_figure, styled
+from tracegrad.plots.style import make_figure, styled, three_digits
 from tracegrad.units import MEV_PER_HARTREE
 
 LINEAR_BELOW = 1e-2  # hartree; the colours of H are logarithmic above
@@ -77,7 +77,7 @@ def hamiltonian_figure(
         _draw_blocks(ax, numbers, basis)
     formula = Atoms(numbers).get_chemical_formula()
     start = f"{title}, " if title else ""
-    figure.suptitle(f"{start}{_subscripts(formula)}: MAE {error.mean():.3g} meV")
+    figure.suptitle(f"{start}{_subscripts(formula)}: MAE {three_digits(float(error.mean()))} meV")
     return figure
 
 

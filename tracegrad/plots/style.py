@@ -78,6 +78,13 @@ def grid(axes: Axes, axis: str = "y") -> None:
     axes.grid(True, which="major", axis=axis)  # type: ignore[arg-type]
 
 
+def three_digits(value: float) -> str:
+    """Three significant digits, without an exponent from 0.0001 to a million."""
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".")
+
+
 @styled
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as .png (200 dpi) or .pdf; an existing file is replaced only by a whole one.

@@ -1,0 +1,86 @@
+"""Every recipe composes and builds; mistakes are answered with the nearest right names."""
+
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+
+from experiments.configuration import ARMS, CONF, composed, differences, plain
+from tracegrad.errors import ConfigError
+from tracegrad.model import HamiltonianModel
+
+RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_composes_and_resolves(recipe: str) -> None:
+    values = plain(composed("train", [f"experiment={recipe}"]))
+    assert Path(values["run_dir"]).parts[0] == "runs"
+    assert values["tracegrad"] == values["model"]["tracegrad"]
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name.startswith(("qs", "qd"))])
+def test_recipe_has_the_hyperparameters_of_the_paper(recipe: str) -> None:
+    config = composed("train", [f"experiment={recipe}"])
+    stable = recipe.startswith("qs")
+    assert config.optim.optimizer._target_ == "torch.optim.AdamW"
+    assert config.optim.optimizer.betas == [0.99, 0.999]
+    assert config.optim.schedule.peak == 5e-4
+    assert config.optim.schedule.final == 1e-7
+    assert config.optim.schedule.warmup_steps == 1000
+    assert config.optim.schedule.total_steps == (300_000 if stable else 260_000)
+    assert config.trainer.max_steps == config.optim.schedule.total_steps + 10_000
+    assert config.trainer.gradient_clip_val == 5.0
+    assert config.data.batch_size == 32
+    assert config.data.database == ("stable" if stable else "dynamic_100k")
+    assert config.data.split == ("ood" if stable else "mol")
+    assert config.loss.trace_weight == 0.2
+    assert config.loss.h == ["mse", "mae"]
+    assert config.loss.t == "mae"
+    assert config.tracegrad.channels == config.tracegrad.hidden == 1024
+    arm = ARMS[config.tracegrad.trace, config.tracegrad.grad]
+    assert recipe.split("_")[1] == ("qhnet" if arm == "none" else arm)
+    assert config.run_dir.endswith(f"{arm}_seed0")
+
+
+def test_full_size_model_has_the_published_size() -> None:
+    """20,415,673 parameters as released, less those that its forward pass never uses."""
+    model: HamiltonianModel = instantiate(composed("train", ["experiment=qs_qhnet"]).model)
+    linear = 128 * 128
+    first_convolution = 2 * (linear + 128) + 2 * (linear + 128)  # its gate, and two linear maps of scalars
+    pair_layers = 2 * (65 * 128 + 5 * linear + 128)  # a second product and its linear map
+    expansions = 2 * (32 * 56 + 14)
+    dead = first_convolution + pair_layers + expansions
+    assert sum(p.numel() for p in model.parameters()) == 20_415_673 - dead == 20_165_277
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["experiment=qs_tracegrd"], "nearest: .*qs_tracegrad"),
+        (["tracegrad=gradtrace"], "no tracegrad named 'gradtrace'"),
+        (["data.batchsize=3"], "no setting 'data.batchsize'; nearest: data.batch_size"),
+        (["channels=3"], "no setting 'channels'; nearest: .*channels"),
+        (["data.batch_size=many"], "data.batch_size is 'many', but it must be a whole number"),
+        (["test=3"], "test is 3, but it must be true or false"),
+        (["loss.trace_weight=big"], "must be a number"),
+        (["loss.h=mae"], "must be a list"),
+        (["nonsense"], "not understood: nonsense"),
+    ],
+)
+def test_mistakes_name_the_nearest(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        composed("train", overrides)
+
+
+def test_missing_value_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"data\.path is needed; give data\.path=VALUE"):
+        plain(composed("train", ["data=custom"]))
+
+
+def test_differences_are_readable_and_can_be_ignored() -> None:
+    old = {"a": {"b": 1, "c": [1, 2]}, "d": "x"}
+    new = {"a": {"b": 2, "c": [1, 2]}, "e": None, "d": "x"}
+    assert differences(old, new) == ["a.b: 1 -> 2"]
+    assert differences(old, new, ["a"]) == []
+    assert differences({"ab": 1}, {"ab": 2}, ["a"]) == ["ab: 1 -> 2"]

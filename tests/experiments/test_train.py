@@ -1,0 +1,201 @@
+"""Real runs on the embedded data: trained, resumed, evaluated, compared; the tables on disk are right."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.configuration import composed, plain
+from experiments.runs import build, load_checkpoint, train
+from tracegrad.blocks import assemble_matrix
+from tracegrad.errors import CheckpointError, ConfigError, TrainingError
+from tracegrad.units import MEV_PER_HARTREE
+
+SMALL = [
+    "experiment=demo",
+    "data.train_size=48",
+    "model.backbone.channels=4",
+    "model.backbone.bottleneck=4",
+    "tracegrad.channels=8",
+    "tracegrad.hidden=8",
+    "optim.schedule.warmup_steps=2",
+    "optim.schedule.total_steps=12",
+    "trainer.max_steps=12",
+    "trainer.log_every_n_steps=1",
+    "logger.wandb.mode=disabled",
+]
+
+
+def run(directory: Path, *overrides: str) -> None:
+    config = composed("train", [*SMALL, f"run_dir={directory}", *overrides])
+    train(config, plain(config))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "tracegrad_seed0"
+    run(directory)
+    return directory
+
+
+def test_run_directory_stands_alone(finished: Path) -> None:
+    names = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml",
+        "provenance.json",
+        "metrics.csv",
+        "results.json",
+        "test_molecules.csv",
+        "block_mae.csv",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "figures/learning_curves.png",
+        "figures/elements.png",
+        "figures/hamiltonian.png",
+        "figures/block_mae.png",
+    } <= names
+    origin = json.loads((finished / "provenance.json").read_text())
+    assert origin["data"]["functional"] == "b3lyp"
+    assert origin["data"]["units"] == {"hamiltonian": "hartree", "positions": "angstrom"}
+    assert {"git", "packages", "hardware", "command"} <= origin.keys()
+
+
+def test_results_follow_the_released_definition(finished: Path) -> None:
+    """MAE recomputed molecule by molecule from dense matrices of the best checkpoint."""
+    config = composed("train", [*SMALL, f"run_dir={finished}"])
+    parts = build(config, plain(config))
+    parts.module.load_state_dict(load_checkpoint(finished / "checkpoints" / "best.ckpt")["state_dict"])
+    model = parts.module.model.eval()
+    values = {"h_mae": [], "h_mae_diag": [], "h_mae_nondiag": []}
+    dataset = parts.datamodule.parts["test"]
+    for graph in (dataset[i] for i in range(len(dataset))):
+        numbers = graph.numbers.numpy()
+        true = assemble_matrix(graph.h_self, graph.h_edge, numbers, model.basis).double()
+        error = (model.hamiltonian(numbers, graph.positions).double() - true).abs().numpy()
+        atom = np.repeat(np.arange(len(numbers)), model.basis.sizes[numbers])
+        same = atom[:, None] == atom[None]
+        values["h_mae"].append(error.mean())
+        values["h_mae_diag"].append(error[same].mean())
+        values["h_mae_nondiag"].append(error[~same].mean())
+    results = json.loads((finished / "results.json").read_text())
+    for name, per_molecule in values.items():
+        expected = np.mean(per_molecule) * MEV_PER_HARTREE
+        assert results["metrics"][f"test/{name}"] == pytest.approx(expected, rel=1e-4)
+    with (finished / "test_molecules.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(dataset) == results["counts"]["test"]
+    mean = np.mean([float(row["h_mae"]) for row in rows])
+    assert results["metrics"]["test/h_mae"] == pytest.approx(mean, rel=1e-9)
+    by_row = {int(row["row"]): float(row["h_mae"]) for row in rows}
+    for graph, value in zip((dataset[i] for i in range(len(dataset))), values["h_mae"], strict=True):
+        assert by_row[int(graph.sample_id)] == pytest.approx(value * MEV_PER_HARTREE, rel=1e-3)
+
+
+def test_metrics_do_not_depend_on_the_evaluation_batch_size(finished: Path, tmp_path: Path) -> None:
+    reference = json.loads((finished / "results.json").read_text())["metrics"]
+    command = [sys.executable, "-m", "experiments.evaluate", f"run={finished}", "batch_size=7"]
+    done = subprocess.run([*command, f"output={tmp_path}"], capture_output=True, text=True, check=True)
+    assert "QHNet+TraceGrad" in done.stdout
+    again = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]
+    for name, value in reference.items():
+        assert again[name] == pytest.approx(value, rel=1e-5)
+
+
+def test_checkpoints_are_plain_data(finished: Path) -> None:
+    checkpoint = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["tracegrad"]["config"]["tracegrad"]["grad"] is True
+    assert checkpoint["tracegrad"]["data"]["split"] == "geometry"
+
+
+def test_log_names_follow_the_grammar(finished: Path) -> None:
+    with (finished / "metrics.csv").open(newline="") as file:
+        header = next(csv.reader(file))
+    names = {name for name in header if name not in ("step", "epoch", "lr")}
+    assert {name.split("/")[0] for name in names} == {"train", "val", "test"}
+    assert {"train/loss", "train/loss_h", "train/loss_t", "train/mu", "val/h_mae", "test/h_mae"} <= names
+
+
+def test_finished_run_is_not_repeated(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "results.json").stat().st_mtime_ns
+    run(finished)
+    assert "is finished" in capsys.readouterr().out
+    assert (finished / "results.json").stat().st_mtime_ns == before
+
+
+def test_other_settings_in_a_used_directory_are_refused(finished: Path) -> None:
+    with pytest.raises(ConfigError, match=r"optim\.schedule\.peak: 0\.01 -> 0\.5"):
+        run(finished, "optim.schedule.peak=0.5")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run(finished, "resume=never")
+
+
+def test_training_goes_on_from_the_last_epoch(tmp_path: Path, finished: Path) -> None:
+    """Stopped after an epoch and continued: the same schedule, the same log, the same end."""
+    config = composed("train", [*SMALL, f"run_dir={tmp_path}"])
+    values = plain(config)
+    first = config.copy()
+    first.trainer.max_steps = 6  # 48 rows in batches of 8: one epoch
+    first.test = False
+    train(first, values)
+    train(config, values)
+    ended, straight = (load_checkpoint(path / "checkpoints" / "last.ckpt") for path in (tmp_path, finished))
+    assert ended["global_step"] == straight["global_step"] == 12
+    for name, tensor in straight["state_dict"].items():
+        assert torch.equal(ended["state_dict"][name], tensor), name
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert steps == list(range(12))
+
+
+def test_checkpoint_of_another_architecture_is_named(finished: Path, tmp_path: Path) -> None:
+    state = load_checkpoint(finished / "checkpoints" / "best.ckpt")
+    del state["state_dict"]["model.backbone.embedding.weight"]
+    torch.save(state, tmp_path / "other.ckpt")
+    command = [sys.executable, "-m", "experiments.evaluate", f"run={finished}"]
+    done = subprocess.run(
+        [*command, f"checkpoint={tmp_path / 'other.ckpt'}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "of another architecture (missing: model.backbone.embedding.weight)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_damaged_and_missing_checkpoints_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "none.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes(b"PK\x03\x04 not all of it")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(tmp_path / "cut.ckpt")
+
+
+def test_nan_loss_stops_and_names_the_rows(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"not finite at step \d+ .* database rows \["):
+        run(
+            tmp_path,
+            "optim.schedule.peak=1e30",
+            "trainer.gradient_clip_val=0.0",
+            "optim.schedule.warmup_steps=0",
+        )
+
+
+def test_every_arm_trains_without_unused_parameters(tmp_path: Path) -> None:
+    for arm in ("none", "trace", "grad"):
+        run(tmp_path / arm, f"tracegrad={arm}", "trainer.max_steps=6", "test=false")
+        last = load_checkpoint(tmp_path / arm / "checkpoints" / "last.ckpt")
+        moments = last["optimizer_states"][0]["state"]
+        parameters = [key for key in last["state_dict"] if not key.startswith(("val_", "test_"))]
+        assert len(moments) == len(parameters)
+        assert all(state["exp_avg_sq"].any() for state in moments.values())
+
+
+def test_ema_weights_are_what_the_best_checkpoint_holds(tmp_path: Path) -> None:
+    run(tmp_path, "callbacks=ema")
+    last = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    averaged, raw = last["state_dict"], last["current_model_state"]
+    assert any(not torch.equal(averaged[name], raw[name]) for name in averaged)
+    assert (tmp_path / "results.json").exists()

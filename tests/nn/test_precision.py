@@ -1,0 +1,136 @@
+import pytest
+import torch
+from e3nn import o3
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests import molecules
+from tests.molecules import dense_rotation, random_rotation
+from tests.test_model import make_model
+from tracegrad.blocks import assemble_matrix
+from tracegrad.graph import collate, molecule_graph
+from tracegrad.loss import HamiltonianLoss
+from tracegrad.nn import precision
+from tracegrad.nn.expansion import BlockExpansion
+from tracegrad.nn.features import channel_norms, inner_products, spherical_harmonics
+from tracegrad.nn.gram import FullInvariants, LowRankInvariants
+from tracegrad.nn.linear import EquivariantLinear
+from tracegrad.nn.tensor_product import ChannelwiseProduct, FilterProduct
+
+LOW = torch.bfloat16
+IRREPS = o3.Irreps("4x0e+4x1e+4x2e")
+
+
+def autocast():
+    return torch.autocast("cpu", LOW)
+
+
+def cases():
+    x, y = torch.randn(9, 5, 4), torch.randn(9, 5, 4)
+    product, filtered, expansion = ChannelwiseProduct(2), FilterProduct(2, 2), BlockExpansion(2, 4, (0, 1))
+    parts = list(x.split([1, 3, 5]))
+    yield EquivariantLinear(2, 4, 6), (x,)
+    yield product, (x, y, torch.randn(5, product.n_paths, 4))
+    yield filtered, (x, torch.randn(9, 5), torch.randn(5, filtered.n_paths, 4))
+    yield expansion, (x, torch.randn(5, expansion.n_weights), torch.randn(5, expansion.n_bias))
+    for invariants in (FullInvariants(IRREPS, 6), LowRankInvariants(IRREPS, 6)):
+        yield (lambda f, g, module=invariants: module(f)[0]), (parts, None)
+        yield (
+            lambda f, g, module=invariants: torch.cat(module.pull_back(f, module(f)[1], g)),
+            (parts, torch.randn(5, 6)),
+        )
+    yield (lambda v: spherical_harmonics(v, 2)), (torch.randn(5, 3),)
+    yield (lambda a: channel_norms(a, 2)), (x,)
+    yield (lambda a, b: inner_products(a, b, 2)), (x, y)
+
+
+@pytest.mark.parametrize("case", range(11))
+def test_equivariant_operators_ignore_autocast(case):
+    operator, arguments = list(cases())[case]
+    expected = operator(*arguments)
+    with autocast():
+        found = operator(*arguments)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+def test_low_precision_weights_are_taken_as_float32():
+    product = ChannelwiseProduct(2)
+    x, weights = torch.randn(9, 5, 4), torch.randn(5, product.n_paths, 4).to(LOW)
+    with autocast():
+        found = product(x, x, weights)
+    assert torch.equal(found, product(x, x, weights.float()))
+
+
+def equivariance_error(model, low: bool) -> float:
+    """|H(R x) - U H(x) U^T| / |H|, the mean over rotations."""
+    numbers, positions = molecules.METHANOL
+
+    def matrix(positions) -> torch.Tensor:
+        graph = molecule_graph(numbers, positions, model.basis)
+        with torch.autocast("cpu", LOW, enabled=low), torch.inference_mode():
+            prediction = model(graph)
+        on_site, pairs = prediction.on_site.double(), prediction.pairs.double()
+        return assemble_matrix(on_site, pairs, numbers, model.basis)
+
+    reference, errors = matrix(positions), []
+    for seed in range(4):
+        rotation = random_rotation(seed)
+        u = dense_rotation(numbers, model.basis, rotation)
+        rotated = matrix(positions @ rotation.numpy().T)
+        errors.append(float((rotated - u @ reference @ u.T).norm() / reference.norm()))
+    return sum(errors) / len(errors)
+
+
+SIZES = {"lmax": 4, "channels": 16, "bottleneck": 8, "layers": 3, "pair_layers": 2, "radial": 16}
+
+
+def test_mixed_precision_keeps_most_of_the_equivariance(basis, monkeypatch):
+    """What is left comes from the invariants: rounding to bfloat16 amplifies their float32 differences."""
+    for arm, bound in (("none", 1e-3), ("tracegrad", 2e-3)):
+        model = make_model(basis, arm, SIZES, channels=64, hidden=64).float()
+        full, low = (equivariance_error(model, low) for low in (False, True))
+        with monkeypatch.context() as patch:
+            patch.setattr(precision, "_device_type", lambda values: None)
+            unprotected = equivariance_error(model, True)
+        print(arm, full, low, unprotected)
+        assert full < 1e-6
+        assert low < bound
+        assert unprotected > 2 * low
+
+
+class Low(TorchDispatchMode):
+    """Collects operations on bfloat16 tensors and the shapes they make."""
+
+    def __init__(self):
+        super().__init__()
+        self.made: list[tuple[str, torch.Size]] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == LOW:
+            self.made.append((function.overloadpacket.__name__, result.shape))
+        return result
+
+
+def test_networks_on_invariants_do_run_in_low_precision_and_features_do_not(basis):
+    model = make_model(basis, sizes=SIZES).float()
+    graph = collate([molecules.labelled_graph(molecules.WATER, basis, dtype=torch.float32)])
+    with autocast(), Low() as low:
+        prediction = model(graph)
+        total = HamiltonianLoss(basis)(prediction, graph).total
+    assert {"mm", "addmm"} <= {name for name, _ in low.made}
+    components = (SIZES["lmax"] + 1) ** 2
+    assert not [entry for entry in low.made if len(entry[1]) == 3 and entry[1][0] in (components, 3, 5, 7, 9)]
+    assert prediction.pairs.dtype == prediction.on_site.dtype == total.dtype == torch.float32
+    total.backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_trace_labels_stay_exact_under_autocast(basis):
+    model = make_model(basis).float()
+    graph = collate([molecules.labelled_graph(molecules.WATER, basis, dtype=torch.float32)])
+    prediction = model(graph)
+    loss = HamiltonianLoss(basis)
+    with autocast():
+        low = loss(prediction, graph)
+    assert torch.equal(low.loss_t, loss(prediction, graph).loss_t)

@@ -1,0 +1,155 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import molecules
+from tracegrad.errors import CheckpointError
+from tracegrad.graph import collate, molecule_graph
+from tracegrad.interop import _qhnet_names, load_released_qhnet
+from tracegrad.loss import HamiltonianLoss
+
+GOLDEN = Path(__file__).parent / "golden" / "qhnet_small.npz"
+PYSCF_FROM_E3NN = {5: [0, 1, 4, 2, 3], 14: [0, 1, 2, 5, 3, 4, 8, 6, 7, 9, 10, 11, 12, 13]}
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN, allow_pickle=False) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def state(golden) -> dict[str, torch.Tensor]:
+    return {key[3:]: torch.from_numpy(value) for key, value in golden.items() if key.startswith("sd/")}
+
+
+@pytest.fixture(scope="module")
+def graph(golden, basis):
+    ptr = golden["in/ptr"]
+    graphs = [
+        molecule_graph(golden["in/atoms"][a:b], golden["in/pos"][a:b], basis, dtype=torch.float64)
+        for a, b in zip(ptr, ptr[1:], strict=False)
+    ]
+    batch = collate(graphs)
+    batch.h_self = torch.from_numpy(golden["loss/diag_target"])
+    batch.h_edge = torch.from_numpy(golden["loss/nondiag_target"])
+    return batch
+
+
+def test_graph_is_that_of_the_released_code(golden, graph):
+    assert torch.equal(graph.edge_index, torch.from_numpy(golden["graph/full_edge_index"]))
+    assert torch.equal(graph.reverse, torch.from_numpy(golden["graph/transpose_index"]))
+
+
+def test_blocks_are_those_of_the_released_network(golden, state, graph):
+    model = load_released_qhnet(state)
+    assert next(model.parameters()).dtype == torch.float64
+    assert not model.training
+    assert model.backbone.radial.cutoff == json.loads(str(golden["cfg_json"]))["max_radius"]
+    prediction = model(graph)
+    expected = torch.from_numpy(golden["out/diagonal_blocks"])
+    torch.testing.assert_close(prediction.on_site, expected, rtol=0, atol=1e-13)
+    expected = torch.from_numpy(golden["out/non_diagonal_blocks"])
+    torch.testing.assert_close(prediction.pairs, expected, rtol=0, atol=1e-13)
+
+
+def test_dense_matrices_are_those_of_the_released_network(golden, state, basis):
+    model = load_released_qhnet(state)
+    ptr = golden["in/ptr"]
+    for k, (a, b) in enumerate(zip(ptr, ptr[1:], strict=False)):
+        numbers = golden["in/atoms"][a:b]
+        matrix = model.hamiltonian(numbers, golden["in/pos"][a:b])
+        order, offset = [], 0
+        for size in basis.sizes[numbers]:
+            order += [offset + i for i in PYSCF_FROM_E3NN[size]]
+            offset += size
+        expected = torch.from_numpy(golden[f"out/H_{k}"][np.ix_(order, order)])
+        torch.testing.assert_close(matrix, expected, rtol=0, atol=1e-13)
+
+
+def test_loss_and_every_gradient_are_those_of_the_released_network(golden, state, graph, basis):
+    model = load_released_qhnet(state)
+    terms = HamiltonianLoss(basis)(model(graph), graph)
+    assert float(terms.loss_h.detach()) == pytest.approx(float(golden["loss/total"]), rel=1e-12)
+    for name in ("mse", "mae"):
+        part = HamiltonianLoss(basis, h=[name])(model(graph), graph).total
+        assert float(part.detach()) == pytest.approx(float(golden[f"loss/{name}"]), rel=1e-12)
+    terms.total.backward()
+    parameters = dict(model.backbone.named_parameters())
+    total = 0.0
+    for theirs, ours in _qhnet_names(state):
+        norm = float(parameters.pop(ours).grad.norm())
+        assert norm == pytest.approx(float(golden[f"gradnorm/{theirs}"]), rel=1e-10), theirs
+        total += norm**2
+    assert not parameters
+    assert total**0.5 == pytest.approx(float(golden["loss/grad_norm_total"]), rel=1e-12)
+
+
+def test_forms_of_a_checkpoint_are_equal(state, tmp_path):
+    expected = load_released_qhnet(state).hamiltonian(*molecules.WATER)
+    path = tmp_path / "released.pt"
+    torch.save({"state_dict": state, "epoch": 3}, path)
+    arrays = {key: value.numpy() for key, value in state.items()}
+    parallel = {f"module.{key}": value for key, value in state.items()}
+    for form in (path, str(path), {"state_dict": state}, arrays, parallel):
+        assert torch.equal(load_released_qhnet(form).hamiltonian(*molecules.WATER), expected)
+
+
+def test_float32_weights_stay_float32(state):
+    model = load_released_qhnet({key: value.float() for key, value in state.items()})
+    matrix = model.hamiltonian(*molecules.WATER)
+    assert matrix.dtype == torch.float32
+    expected = load_released_qhnet(state).hamiltonian(*molecules.WATER)
+    torch.testing.assert_close(matrix.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_unused_and_constant_tensors_are_ignored(state):
+    extra = {
+        "e3_gnn_layer.0.conv.norm_gate.fc.0.weight": torch.ones(2, 2),
+        "e3_gnn_node_pair_layer.1.tp_node_pair_2.weight": torch.ones(3),
+        "expand_ij.weights": torch.ones(3),
+        "output_ii.output_mask": torch.ones(3),
+        "e3_gnn_layer.1.conv.tp_node._compiled_main_left_right._w3j_1_1_2": torch.ones(3),
+    }
+    found = load_released_qhnet({**state, **extra}).hamiltonian(*molecules.WATER)
+    assert torch.equal(found, load_released_qhnet(state).hamiltonian(*molecules.WATER))
+
+
+def without(state, key):
+    return {name: value for name, value in state.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: without(s, "output_ij.weight"), "tensors are missing: output_ij.weight"),
+        (lambda s: without(s, "node_embedding.weight"), "it has no node_embedding.weight"),
+        (lambda s: without(s, "output_ii.weight"), "missing"),
+        (lambda s: without(s, "e3_gnn_node_layer.0.linear_node_1.weight"), "missing"),
+        (lambda s: without(s, "e3_gnn_layer.0.conv.fc_node.layer0.weight"), "missing"),
+        (lambda s: {**s, "head.weight": torch.ones(2)}, "no place for head.weight"),
+        (lambda s: {**s, "fc_ij.hamiltonian.0.bias": torch.ones(7)}, "fc_ij.hamiltonian.0.bias has shape"),
+        (lambda s: {**s, "epoch": 3}, "epoch is int, not a tensor"),
+        (lambda s: {}, "it has no node_embedding.weight"),
+    ],
+)
+def test_other_networks_are_refused(state, change, message):
+    with pytest.raises(CheckpointError, match=message):
+        load_released_qhnet(change(dict(state)))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="missing.pt"):
+        load_released_qhnet(tmp_path / "missing.pt")
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match="damaged.pt: not a readable checkpoint"):
+        load_released_qhnet(damaged)
+    listed = tmp_path / "list.pt"
+    torch.save([torch.ones(2)], listed)
+    with pytest.raises(CheckpointError, match="not list"):
+        load_released_qhnet(listed)

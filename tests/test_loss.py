@@ -1,0 +1,180 @@
+import numpy as np
+import pytest
+import torch
+
+from tests import molecules
+from tracegrad.blocks import block_traces, complete_edges
+from tracegrad.errors import ConfigError
+from tracegrad.graph import collate
+from tracegrad.loss import HamiltonianLoss
+from tracegrad.model import Prediction
+
+BATCH = (molecules.WATER, molecules.CYANIDE, molecules.ATOM, molecules.METHANOL)
+MEASURES = {"mse": np.square, "mae": np.abs}
+
+
+@pytest.fixture
+def graph(basis):
+    return collate([molecules.labelled_graph(m, basis, seed=i) for i, m in enumerate(BATCH)])
+
+
+def random_prediction(graph, basis, sites=("edge",)) -> Prediction:
+    """Numbers everywhere, in padding too: the masks have to remove them."""
+    dim, shells = basis.dim, len(basis.union)
+    sizes = {"edge": graph.edge_index.shape[1], "self": graph.num_nodes}
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    traces = {site: draw(sizes[site], shells, shells) for site in sites}
+    return Prediction(draw(sizes["self"], dim, dim), draw(sizes["edge"], dim, dim), traces)
+
+
+def molecule_slices(basis):
+    """Per molecule: atomic numbers, first atom, first edge."""
+    atom = edge = 0
+    for numbers, _ in BATCH:
+        yield numbers, atom, edge
+        atom, edge = atom + len(numbers), edge + len(numbers) * (len(numbers) - 1)
+
+
+def literal_loss_h(prediction, graph, basis, measure) -> float:
+    on_site, pairs = prediction.on_site.detach().numpy(), prediction.pairs.detach().numpy()
+    h_self, h_edge = graph.h_self.numpy(), graph.h_edge.numpy()
+    values = []
+    for numbers, atom, edge in molecule_slices(basis):
+        errors = []
+        for a, z in enumerate(numbers):
+            for i in np.flatnonzero(basis.mask[z]):
+                for j in np.flatnonzero(basis.mask[z]):
+                    errors.append(measure(on_site[atom + a, i, j] - h_self[atom + a, i, j]))
+        for e, (dst, src) in enumerate(complete_edges(len(numbers))[0].T.tolist()):
+            for i in np.flatnonzero(basis.mask[numbers[dst]]):
+                for j in np.flatnonzero(basis.mask[numbers[src]]):
+                    errors.append(measure(pairs[edge + e, i, j] - h_edge[edge + e, i, j]))
+        assert len(errors) == basis.sizes[numbers].sum() ** 2
+        values.append(np.mean(errors))
+    return float(np.mean(values))
+
+
+def literal_loss_t(prediction, graph, basis, measure, scaled: bool) -> float:
+    bounds = [*basis.shell_starts.tolist(), basis.dim]
+    shells = len(basis.union)
+    values = []
+    for numbers, atom, edge in molecule_slices(basis):
+        errors = []
+        blocks = []
+        if "edge" in prediction.traces:
+            for e, (dst, src) in enumerate(complete_edges(len(numbers))[0].T.tolist()):
+                blocks.append(("edge", edge + e, numbers[dst], numbers[src], graph.h_edge[edge + e]))
+        if "self" in prediction.traces:
+            for a, z in enumerate(numbers):
+                blocks.append(("self", atom + a, z, z, graph.h_self[atom + a]))
+        for site, item, row_z, column_z, block in blocks:
+            label = np.zeros((shells, shells))
+            present = basis.shell_mask[row_z][:, None] & basis.shell_mask[column_z][None]
+            for p in range(shells):
+                for q in range(shells):
+                    basic = block[bounds[p] : bounds[p + 1], bounds[q] : bounds[q + 1]].numpy()
+                    label[p, q] = np.trace(basic @ basic.T)
+            if scaled:
+                label = (label - label.mean()) / np.sqrt(label.var() + 1e-5)
+            predicted = prediction.traces[site][item].detach().numpy()
+            errors += [measure(predicted[p, q] - label[p, q]) for p, q in np.argwhere(present)]
+        if errors:
+            values.append(np.mean(errors))
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize("sites", [("edge",), ("edge", "self")])
+@pytest.mark.parametrize("scale_labels", ["none", "layer_norm"])
+@pytest.mark.parametrize("t", ["mae", "mse"])
+def test_equals_the_literal_loops(graph, basis, t, scale_labels, sites):
+    prediction = random_prediction(graph, basis, sites)
+    terms = HamiltonianLoss(basis, t=t, scale_labels=scale_labels, trace_weight=0.3)(prediction, graph)
+    loss_h = sum(literal_loss_h(prediction, graph, basis, m) for m in MEASURES.values())
+    loss_t = literal_loss_t(prediction, graph, basis, MEASURES[t], scale_labels == "layer_norm")
+    assert float(terms.loss_h.detach()) == pytest.approx(loss_h, rel=1e-12)
+    assert float(terms.loss_t.detach()) == pytest.approx(loss_t, rel=1e-12)
+    assert float(terms.mu) == pytest.approx(0.3 * loss_h / loss_t, rel=1e-12)
+    assert float(terms.total.detach()) == pytest.approx(1.3 * loss_h, rel=1e-12)
+    assert float(terms.per_molecule.mean()) == pytest.approx(loss_h, rel=1e-12)
+    assert not terms.per_molecule.requires_grad
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_single_measures_equal_the_literal_loops(graph, basis, name):
+    prediction = random_prediction(graph, basis, ())
+    terms = HamiltonianLoss(basis, h=[name])(prediction, graph)
+    expected = literal_loss_h(prediction, graph, basis, MEASURES[name])
+    assert float(terms.total.detach()) == pytest.approx(expected, rel=1e-12)
+    assert terms.loss_t is None
+    assert terms.mu is None
+
+
+def test_mu_is_a_constant_for_the_gradient(graph, basis):
+    prediction = random_prediction(graph, basis)
+    terms = HamiltonianLoss(basis, trace_weight=0.2)(prediction, graph)
+    inputs = [prediction.on_site, prediction.pairs, prediction.traces["edge"]]
+    found = torch.autograd.grad(terms.total, inputs, retain_graph=True)
+    fixed = terms.loss_h + float(terms.mu) * terms.loss_t
+    for a, b in zip(found, torch.autograd.grad(fixed, inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=0)
+    assert not terms.mu.requires_grad
+
+
+def test_padding_gets_no_gradient(graph, basis):
+    prediction = random_prediction(graph, basis, ("edge", "self"))
+    HamiltonianLoss(basis)(prediction, graph).total.backward()
+    present = torch.from_numpy(basis.mask)[graph.numbers]
+    shells = torch.from_numpy(basis.shell_mask)[graph.numbers]
+    dst, src = graph.edge_index
+    for value, rows, columns in (
+        (prediction.on_site, present, present),
+        (prediction.pairs, present[dst], present[src]),
+        (prediction.traces["self"], shells, shells),
+        (prediction.traces["edge"], shells[dst], shells[src]),
+    ):
+        mask = rows[:, :, None] & columns[:, None, :]
+        assert torch.equal(value.grad != 0, mask)
+
+
+def test_fixed_weights_replace_one_and_mu(graph, basis):
+    prediction = random_prediction(graph, basis)
+    terms = HamiltonianLoss(basis, fixed_weights=[0.8, 0.2])(prediction, graph)
+    expected = 0.8 * float(terms.loss_h.detach()) + 0.2 * float(terms.loss_t.detach())
+    assert float(terms.total.detach()) == pytest.approx(expected, rel=1e-14)
+
+
+def test_a_perfect_trace_prediction_stays_finite(graph, basis):
+    prediction = random_prediction(graph, basis)
+    loss = HamiltonianLoss(basis)
+    with torch.no_grad():
+        prediction.traces["edge"].copy_(block_traces(graph.h_edge, basis))
+    terms = loss(prediction, graph)
+    assert float(terms.loss_t.detach()) == 0
+    terms.total.backward()
+    assert prediction.traces["edge"].grad.isfinite().all()
+
+
+def test_single_atoms_take_no_part_in_the_trace_loss(basis):
+    graph = collate([molecules.labelled_graph(molecules.ATOM, basis)])
+    terms = HamiltonianLoss(basis)(random_prediction(graph, basis), graph)
+    assert float(terms.loss_t.detach()) == 0
+    assert terms.total.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"h": ["rmse"]}, r"unknown error measures \['rmse'\]"),
+        ({"h": []}, "loss.h"),
+        ({"t": "huber"}, "huber"),
+        ({"scale_labels": "batch"}, "loss.scale_labels is 'batch'"),
+        ({"fixed_weights": [1.0]}, "needs two numbers"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_unknown_options_are_named(basis, options, message):
+    with pytest.raises(ConfigError, match=message):
+        HamiltonianLoss(basis, **options)
