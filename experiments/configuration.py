@@ -13,11 +13,10 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-import conf
 from experiments.cli import clean_errors
 from tracegrad.errors import ConfigError
 
-CONF = Path(conf.__file__).parent
+CONF = Path(__file__).parents[1] / "conf"
 ARMS = {(False, False): "none", (True, False): "trace", (False, True): "grad", (True, True): "tracegrad"}
 ARM_LABELS = {"none": "", "trace": "+Trace", "grad": "+Grad", "tracegrad": "+TraceGrad"}
 

@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import (
@@ -24,7 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from experiments.cli import clean_errors
+from experiments.configuration import command, plain
 from tracegrad.errors import ConfigError
 from tracegrad.physics import generation
 from tracegrad.physics.generation_settings import GenerationSettings
@@ -43,14 +42,11 @@ class GenerateConfig(GenerationSettings):
     overwrite: bool = False
 
 
-@hydra.main(config_path="../conf", config_name="generate", version_base="1.3")
-@clean_errors
+@command("generate")
 def main(config: DictConfig) -> None:
     """Read the geometries, print what will be computed, compute it."""
     config = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(GenerateConfig), config))
-    if OmegaConf.is_missing(config, "output"):
-        raise ConfigError("output= is needed: the database file to write (see --help)")
-    values = cast(dict[str, Any], OmegaConf.to_container(config))
+    values = plain(config)
     settings = GenerationSettings(**{entry.name: values[entry.name] for entry in fields(GenerationSettings)})
     processes = config.processes if config.processes is not None else len(os.sched_getaffinity(0))
     if processes < 1:

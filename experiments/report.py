@@ -5,14 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import hydra
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
-from experiments.cli import clean_errors
+from experiments.configuration import command, plain
 from tracegrad.atomic import replacing
-from tracegrad.errors import ConfigError
 from tracegrad.plots.ablation import METRICS, ablation_figure
 from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae, read_block_mae
 from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
@@ -39,12 +37,10 @@ class Report:
     notes: list[str]
 
 
-@hydra.main(config_path="../conf", config_name="report", version_base="1.3")
-@clean_errors
+@command("report")
 def main(config: DictConfig) -> None:
     """Make the report, print its tables and where the files are."""
-    if OmegaConf.is_missing(config, "runs"):
-        raise ConfigError("runs= is needed: the directory of the training runs (see --help)")
+    plain(config)
     report = make_report(Path(config.runs), Path(config.output) if config.output is not None else None)
     print_report(report)
 

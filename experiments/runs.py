@@ -16,7 +16,7 @@ import torch
 import yaml
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, Timer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.configuration import ARM_LABELS, ARMS, differences
@@ -35,6 +35,8 @@ from tracegrad.units import MEV_PER_HARTREE
 
 # Settings that may differ when a run is continued: they do not change what is computed.
 MAY_CHANGE = ("resume", "threads", "logger", "test", "data.num_workers", "data.pin_memory", "data.path")
+# Mean blocks of so many training rows stand still; more would only read a large database once more.
+TRIVIAL_ROWS = 5000
 
 
 @dataclass
@@ -143,26 +145,31 @@ def train(config: DictConfig, values: dict[str, Any]) -> None:
         return
     parts = build(config, values)
     origin = provenance() | {"data": parts.fingerprint}
-    write_json(directory / "provenance.json", origin)
     callbacks = make_callbacks(config)
     loggers = make_loggers(config, values, origin)
     trainer = make_trainer(config, callbacks, loggers)
+    if trainer.is_global_zero:
+        write_json(directory / "provenance.json", origin)
     if resume_from:
         load_checkpoint(resume_from)
         print(f"going on from {resume_from}")
-    with quiet():
-        trainer.fit(parts.module, parts.datamodule, ckpt_path=resume_from and str(resume_from))
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        with quiet():
+            trainer.fit(parts.module, parts.datamodule, ckpt_path=resume_from and str(resume_from))
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        print("interrupted; the same command goes on from the last finished validation", flush=True)
+        raise
     if not config.test:
         return
     results = evaluate_checkpoint(trainer, parts, config, directory / "checkpoints" / "best.ckpt")
     timers = [callback for callback in callbacks if isinstance(callback, Timer)]
     results["train_seconds"] = round(timers[0].time_elapsed("train"), 1) if timers else None
+    if not trainer.is_global_zero:
+        return
     curves = Run(read_metrics(directory / "metrics.csv"), results["arm"], results["label"], results["seed"])
     save(learning_curves([curves]), directory / "figures" / "learning_curves.png")
     write_json(directory / RESULTS, results)
-    log_results(loggers, results)
+    log_results(loggers, results, sorted((directory / "figures").glob("*.png")))
 
 
 def evaluate_checkpoint(
@@ -176,7 +183,7 @@ def evaluate_checkpoint(
     with quiet():
         metrics = trainer.test(parts.module, loader, verbose=False)[0]
     basis = parts.module.model.basis
-    means = MeanBlocks(basis).fit(parts.datamodule.loader("train"))
+    means = MeanBlocks(basis).fit(parts.datamodule.loader("train", share=False, most=TRIVIAL_ROWS))
     trivial = means.evaluate(loader)
     arm = ARMS[bool(config.tracegrad.trace), bool(config.tracegrad.grad)]
     backbone = type(parts.module.model.backbone).__name__
@@ -211,12 +218,14 @@ def _number(value: Any) -> float | None:
     return float(value) if isfinite(value) else None
 
 
-def log_results(loggers: list[Logger], results: dict[str, Any]) -> None:
-    """Put the final table into the loggers that hold tables."""
+def log_results(loggers: list[Logger], results: dict[str, Any], figures: list[Path]) -> None:
+    """Put the final table and the figures into the loggers that hold such things (W&B)."""
+    metrics = results["metrics"]
     for logger in loggers:
-        if hasattr(logger, "log_table"):
-            metrics = results["metrics"]
+        if isinstance(logger, WandbLogger):
             logger.log_table("test_table", ["arm", *metrics], [[results["label"], *metrics.values()]])
+            for figure in figures:
+                logger.log_image(f"figures/{figure.stem}", [str(figure)])
 
 
 def rebuild(directory: Path, changes: dict[str, Any]) -> tuple[DictConfig, Parts]:
@@ -242,6 +251,7 @@ def quiet() -> Iterator[None]:
             ".*does not have many workers.*",
             ".*GPU available but not used.*",
             ".*treespec, LeafSpec.*",
+            ".*sync_dist=True.*",  # the metrics are summed over ranks before they are logged
             ".*Checkpoint directory .* exists and is not empty.*",
             ".*number of training batches .* is smaller than the logging interval.*",
         ):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from experiments.configuration import command, plain
@@ -14,6 +15,8 @@ from tracegrad.results import read_result
 def main(config: DictConfig) -> None:
     """Train the configured model, or go on with an interrupted run."""
     train(config, plain(config))
+    if rank_zero_only.rank != 0:
+        return
     directory = Path(config.run_dir)
     if (directory / RESULTS).exists():
         print_tables(results_table([read_result(directory / RESULTS)]))

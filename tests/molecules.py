@@ -52,9 +52,7 @@ def labelled_graph(
     """Graph with random symmetric labels."""
     numbers, positions = molecule
     hamiltonian = random_hamiltonian(numbers, basis, seed)
-    return molecule_graph(
-        numbers, positions, basis, hamiltonian=hamiltonian, sample_id=seed, dtype=dtype
-    )
+    return molecule_graph(numbers, positions, basis, hamiltonian=hamiltonian, sample_id=seed, dtype=dtype)
 
 
 def random_rotation(seed: int) -> torch.Tensor:

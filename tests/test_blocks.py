@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -105,8 +107,8 @@ def test_traces_are_tr_h_h_dagger_of_each_basic_block():
     blocks = torch.randn(3, QH9.dim, QH9.dim, dtype=torch.float64)
     traces = block_traces(blocks, QH9)
     starts = [*QH9.shell_starts.tolist(), QH9.dim]
-    for p, (a, b) in enumerate(zip(starts, starts[1:], strict=False)):
-        for q, (c, d) in enumerate(zip(starts, starts[1:], strict=False)):
+    for p, (a, b) in enumerate(pairwise(starts)):
+        for q, (c, d) in enumerate(pairwise(starts)):
             for item in range(3):
                 basic = blocks[item, a:b, c:d]
                 assert float(traces[item, p, q]) == pytest.approx(float((basic @ basic.T).trace()), rel=1e-13)

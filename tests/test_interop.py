@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def graph(golden, basis):
     ptr = golden["in/ptr"]
     graphs = [
         molecule_graph(golden["in/atoms"][a:b], golden["in/pos"][a:b], basis, dtype=torch.float64)
-        for a, b in zip(ptr, ptr[1:], strict=False)
+        for a, b in pairwise(ptr)
     ]
     batch = collate(graphs)
     batch.h_self = torch.from_numpy(golden["loss/diag_target"])
@@ -59,7 +60,7 @@ def test_blocks_are_those_of_the_released_network(golden, state, graph):
 def test_dense_matrices_are_those_of_the_released_network(golden, state, basis):
     model = load_released_qhnet(state)
     ptr = golden["in/ptr"]
-    for k, (a, b) in enumerate(zip(ptr, ptr[1:], strict=False)):
+    for k, (a, b) in enumerate(pairwise(ptr)):
         numbers = golden["in/atoms"][a:b]
         matrix = model.hamiltonian(numbers, golden["in/pos"][a:b])
         order, offset = [], 0
@@ -143,11 +144,11 @@ def test_other_networks_are_refused(state, change, message):
 
 @pytest.mark.usefixtures("unchecked")
 def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(CheckpointError, match="missing.pt"):
+    with pytest.raises(CheckpointError, match=r"missing\.pt"):
         load_released_qhnet(tmp_path / "missing.pt")
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(b"no checkpoint")
-    with pytest.raises(CheckpointError, match="damaged.pt: not a readable checkpoint"):
+    with pytest.raises(CheckpointError, match=r"damaged\.pt: not a readable checkpoint"):
         load_released_qhnet(damaged)
     listed = tmp_path / "list.pt"
     torch.save([torch.ones(2)], listed)

@@ -31,7 +31,8 @@ def make_model(basis, arm: str = "tracegrad", sizes=SIZES, **options) -> Hamilto
         if name.endswith("bias"):
             parameter.data += 0.1 * torch.randn_like(parameter)
     for layer in model.backbone.pair_layers:
-        layer.linear.weight.data *= 30  # degrees above 0 start at 1e-6 of the scalars, which would hide mistakes
+        # Degrees above 0 start at 1e-6 of the scalars, which would hide mistakes.
+        layer.linear.weight.data *= 30
     return model
 
 
@@ -89,7 +90,8 @@ def test_traces_are_invariant(basis, options):
     numbers, positions = molecules.METHANOL
     rotation = random_rotation(1).numpy()
     first, second = (
-        model(molecule_graph(numbers, p, basis, dtype=torch.float64)).traces for p in (positions, positions @ rotation.T)
+        model(molecule_graph(numbers, p, basis, dtype=torch.float64)).traces
+        for p in (positions, positions @ rotation.T)
     )
     assert first.keys() == second.keys()
     for site in first:
@@ -102,10 +104,14 @@ def test_atoms_may_come_in_any_order(basis, arm):
     numbers, positions = molecules.METHANOL
     order = np.array([3, 0, 5, 1, 4, 2])
     on_site, pairs = cut_blocks(model.hamiltonian(numbers, positions), numbers, basis)
-    other, other_pairs = cut_blocks(model.hamiltonian(numbers[order], positions[order]), numbers[order], basis)
+    other, other_pairs = cut_blocks(
+        model.hamiltonian(numbers[order], positions[order]), numbers[order], basis
+    )
     torch.testing.assert_close(other, on_site[order], rtol=0, atol=1e-12)
 
-    graphs = [molecule_graph(n, p, basis) for n, p in ((numbers, positions), (numbers[order], positions[order]))]
+    graphs = [
+        molecule_graph(n, p, basis) for n, p in ((numbers, positions), (numbers[order], positions[order]))
+    ]
     first, second = (
         {edge: e for e, edge in enumerate(zip(*graph.edge_index.tolist(), strict=True))} for graph in graphs
     )
@@ -193,6 +199,26 @@ def test_training_goes_on_after_an_evaluation_in_inference_mode(basis):
     graph = molecules.labelled_graph(molecules.FLUORIDE, basis, dtype=torch.float32)
     model(graph).pairs.sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"encoder_final": False}, {"w": "full"}, {"last_v": False}])
+@pytest.mark.parametrize("arm", ["grad", "tracegrad"])
+def test_gradients_refine_the_features_in_evaluation_and_at_initialisation(basis, arm, options):
+    tracegrad = partial(TraceGrad, **ARMS[arm], channels=12, hidden=10, **options)
+    model = HamiltonianModel(QHNet(basis, **SIZES), tracegrad).double().eval()
+    graph = molecules.labelled_graph(molecules.WATER, basis)
+    refined = []
+
+    def refine(site, k, f):
+        o, _ = model.tracegrad.refine(site, k, f, need_z=False)
+        if site == "edge":
+            pairs = zip(o, f, strict=True)
+            refined.append(all((a - b).abs().max() > 1e-4 * b.abs().max() for a, b in pairs))
+        return o
+
+    with torch.inference_mode():
+        model.backbone(graph, refine)
+    assert refined == [True, options.get("last_v", True)]
 
 
 def test_prediction_without_traces_is_the_same(basis):

@@ -22,6 +22,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
+        sync(draft)
         draft.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -29,3 +30,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         if draft.exists():
             draft.unlink()
+
+
+def sync(path: Path) -> None:
+    """Bring a file or folder to the disk, so that a later rename cannot outlive its content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

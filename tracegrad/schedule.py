@@ -22,7 +22,8 @@ class WarmupLinear:
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps < self.total_steps:
             raise ConfigError(
-                f"optim.schedule.warmup_steps is {self.warmup_steps} and optim.schedule.total_steps is {self.total_steps}; "
+                f"optim.schedule.warmup_steps is {self.warmup_steps} and "
+                f"optim.schedule.total_steps is {self.total_steps}; "
                 "the warm-up must end before the schedule"
             )
 

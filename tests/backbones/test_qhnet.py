@@ -1,5 +1,6 @@
 import math
 
+import jaxtyping
 import pytest
 import torch
 
@@ -138,3 +139,8 @@ def test_norm_of_a_zero_feature_has_a_zero_gradient():
     channel_norms(x, 1).sum().backward()
     assert torch.equal(x.grad[1:], torch.zeros_like(x.grad[1:]))
     assert torch.equal(x.grad[0], torch.ones_like(x.grad[0]))
+
+
+def test_shapes_in_signatures_are_checked_in_tests():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        spherical_harmonics(torch.zeros(2, 4), 1)

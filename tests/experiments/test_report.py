@@ -89,7 +89,7 @@ def test_damaged_curves_are_named(runs):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: runs= is needed: the directory of the training runs (see --help)\n"),
+        ([], "error: runs is needed; give runs=VALUE\n"),
         (["runs=/nowhere"], "error: /nowhere: no such directory; "),
     ],
 )

@@ -53,7 +53,9 @@ def _fresh():
 @pytest.mark.parametrize("w", ["full", "low_rank"])
 def test_a_block_compiles_into_one_graph(w):
     block = TraceGradBlock(o3.Irreps("3x0e+2x1e+2x2e"), 6, 5, w=w, hidden=7).double()
-    feature = [torch.randn(d, 4, c, dtype=torch.float64, requires_grad=True) for d, c in ((1, 3), (3, 2), (5, 2))]
+    feature = [
+        torch.randn(d, 4, c, dtype=torch.float64, requires_grad=True) for d, c in ((1, 3), (3, 2), (5, 2))
+    ]
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
 
     def gradients(module):
@@ -68,7 +70,12 @@ def test_a_block_compiles_into_one_graph(w):
 def test_the_whole_model_compiles_into_one_graph():
     """In a process of its own: torch.compile cannot look through the type checks of the tests."""
     run = subprocess.run(
-        [sys.executable, "-c", WHOLE_MODEL], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False
+        [sys.executable, "-c", WHOLE_MODEL],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "equal"

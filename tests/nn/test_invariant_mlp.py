@@ -9,7 +9,7 @@ OPTIONS = list(itertools.product((1, 2, 3), *[(True, False)] * 3))
 
 
 def make(layers: int, norm: bool, final: bool, final_bias: bool) -> InvariantMLP:
-    mlp = InvariantMLP([5, 7, 6][:layers] + [4], norm=norm, final=final, final_bias=final_bias).double()
+    mlp = InvariantMLP([*[5, 7, 6][:layers], 4], norm=norm, final=final, final_bias=final_bias).double()
     for parameter in mlp.parameters():  # LayerNorm starts at 1 and 0, which would hide mistakes
         parameter.data += 0.3 * torch.randn_like(parameter)
     return mlp
@@ -29,7 +29,9 @@ def test_value_and_gradient_equal_autograd_to_second_order(layers, norm, final, 
     inputs = [x, *mlp.parameters()]
     options = {"allow_unused": True, "materialize_grads": True}
     found = torch.autograd.grad((g * weights).sum() + z.square().sum(), inputs, **options)
-    expected = torch.autograd.grad((expected_g * weights).sum() + expected_z.square().sum(), inputs, **options)
+    expected = torch.autograd.grad(
+        (expected_g * weights).sum() + expected_z.square().sum(), inputs, **options
+    )
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 

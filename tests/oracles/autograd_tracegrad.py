@@ -18,7 +18,8 @@ def to_parts(flat: Tensor, irreps: o3.Irreps) -> Feature:
     """Component-first parts from [items, irreps.dim]."""
     parts = flat.split([m.dim for m in irreps], dim=-1)
     return [
-        part.view(len(flat), mul, ir.dim).permute(2, 0, 1) for part, (mul, ir) in zip(parts, irreps, strict=True)
+        part.view(len(flat), mul, ir.dim).permute(2, 0, 1)
+        for part, (mul, ir) in zip(parts, irreps, strict=True)
     ]
 
 

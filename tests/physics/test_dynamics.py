@@ -85,11 +85,11 @@ def test_an_scf_that_does_not_converge_is_an_error():
 def test_velocities_have_the_temperature_and_no_rigid_motion(name, internal):
     atoms = g2[name]
     atoms.rotate(40, (1, 2, 3))
-    draw_velocities(atoms, 300, np.random.default_rng(0))
+    draw_velocities(atoms, 300.0, np.random.default_rng(0))
     assert atoms.get_kinetic_energy() == pytest.approx(internal * 0.5 * units.kB * 300)
     np.testing.assert_allclose(atoms.get_momenta().sum(0), 0, atol=1e-12)
     np.testing.assert_allclose(atoms.get_angular_momentum(), 0, atol=1e-12)
     again = g2[name]
     again.rotate(40, (1, 2, 3))
-    draw_velocities(again, 300, np.random.default_rng(0))
+    draw_velocities(again, 300.0, np.random.default_rng(0))
     np.testing.assert_array_equal(again.get_momenta(), atoms.get_momenta())

@@ -197,7 +197,7 @@ def test_workers_have_one_thread_and_failures_come_back_as_text():
         pool.submit("threads", _threads)
         pool.submit("failure", divmod, 1, 0)
         while pool.busy:
-            results |= dict(pool.finished(timeout=5))
+            results |= dict(pool.finished(timeout=5.0))
     assert results["threads"] == 1
     assert results["failure"] == TaskFailure("ZeroDivisionError: integer division or modulo by zero")
 

@@ -10,7 +10,7 @@ import lightning
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from tracegrad.basis import OrbitalBasis
 from tracegrad.data.qh9 import FUNCTIONALS, RELEASES, QH9Database
@@ -113,26 +113,32 @@ class HamiltonianDataModule(lightning.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self.loader("test")
 
-    def loader(self, part: str, *, shuffle: bool = False) -> DataLoader:
-        """Batches of one part; each rank of a distributed run gets its share (see `EpochSampler`)."""
+    def loader(self, part: str, *, shuffle: bool = False, share: bool = True, most: int = 0) -> DataLoader:
+        """Batches of one part.
+
+        Args:
+            part: train, val or test.
+            shuffle: training order and training batch size.
+            share: give each rank of a distributed run its own samples (see `EpochSampler`).
+            most: only so many samples, evenly spread over the part; 0 means all.
+        """
         dataset = self.parts[part]
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if len(dataset) < world:  # type: ignore[arg-type]
-            raise DataError(
-                f"the {part} part has {len(dataset)} samples for {world} processes; "  # type: ignore[arg-type]
-                "each needs at least one: lower trainer.devices"
-            )
-        sampler = EpochSampler(
-            len(dataset),  # type: ignore[arg-type]
-            shuffle=shuffle,
-            seed=self.seed,
-            rank=rank,
-            world=world,
+        size = len(dataset)  # type: ignore[arg-type]
+        if most and most < size:
+            dataset = Subset(dataset, _evenly(size, most).tolist())
+            size = most
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer and share else (0, 1)
         )
+        if size < world:
+            raise DataError(
+                f"the {part} part has {size} samples for {world} processes; each needs at least one: "
+                "lower trainer.devices"
+            )
         return DataLoader(
             dataset,
             batch_size=self.batch_size if shuffle else self.eval_batch_size,
-            sampler=sampler,
+            sampler=EpochSampler(size, shuffle=shuffle, seed=self.seed, rank=rank, world=world),
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             persistent_workers=self.num_workers > 0,
@@ -151,7 +157,7 @@ class QH9DataModule(HamiltonianDataModule):
         split: ood, random (stable), mol, geometry (dynamic).
         thresholds, fractions, split_seed, index_file: see `QH9Database.split`.
         functional: of a custom database, for the record; released files have their own.
-        train_size: use only the first so many training rows (0: all), for learning curves over data.
+        train_size: use only so many training rows, evenly spread (0: all), for learning curves over data.
         dtype: float32 or float64.
         **loaders: see `HamiltonianDataModule`.
     """
@@ -209,7 +215,7 @@ class QH9DataModule(HamiltonianDataModule):
                 f"{len(split['train'])} rows; give at most so many, or 0 for all"
             )
         if self.train_size:
-            split["train"] = split["train"][: self.train_size]
+            split["train"] = split["train"][_evenly(len(split["train"]), self.train_size)]
         self.split = split
         self.parts = {part: QH9Dataset(source, split[part], self.basis, self.dtype) for part in PARTS}
 
@@ -230,6 +236,11 @@ class QH9DataModule(HamiltonianDataModule):
             "basis": self.basis.name,
             "units": {"hamiltonian": "hartree", "positions": "angstrom"},
         }
+
+
+def _evenly(size: int, count: int) -> Int64[np.ndarray, " count"]:
+    """``count`` of ``size`` positions at equal distances, ascending."""
+    return np.linspace(0, size - 1, count).astype(np.int64)
 
 
 def _head_hash(path: Path) -> str:

@@ -5,6 +5,7 @@
 in bohr. Both become angstrom here. Hamiltonians are in hartree and in PySCF's orbital order.
 """
 
+import operator
 import os
 import sqlite3
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 from urllib.parse import quote
 
 import numpy as np
@@ -81,8 +82,9 @@ class QH9Database:
     def __len__(self) -> int:
         return len(self._rowids)
 
-    def __getitem__(self, row: int) -> Molecule:
-        index = row + len(self) if row < 0 else row
+    def __getitem__(self, row: SupportsIndex) -> Molecule:
+        index = operator.index(row)
+        index += len(self) if index < 0 else 0
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: row {row} of a database of {len(self)} rows")
         sql = "SELECT N, Z, pos, Ham FROM data WHERE rowid = ?"

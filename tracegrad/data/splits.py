@@ -100,8 +100,8 @@ def _load_parts(path: Path) -> dict[str, np.ndarray]:
                     "an index file holds train, val and test"
                 )
             return {name: np.asarray(arrays[name]) for name in PARTS}
-    # A .npy file gives an array, which is no context manager: a TypeError.
-    except (OSError, ValueError, EOFError, TypeError, BadZipFile, zlib.error) as error:
+    # A .npy file gives an array, which is no context manager (TypeError); zipfile raises RuntimeErrors too.
+    except (OSError, ValueError, EOFError, TypeError, RuntimeError, BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path}: not a readable .npz file of index arrays ({error}); "
             "write one with numpy.savez(path, train=..., val=..., test=...)"

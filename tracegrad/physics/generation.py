@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracegrad.atomic import sync
 from tracegrad.errors import GenerationError
 from tracegrad.physics.dft import FockLabel, ScfNotConverged, fock_label
 from tracegrad.physics.dynamics import first_frame, next_frame
 from tracegrad.physics.generation_settings import GenerationSettings, provenance, resume_key
 from tracegrad.physics.geometries import Geometry, disturbed
 from tracegrad.physics.partial import PartialFile, StoredFrame
-from tracegrad.physics.release import release_row, sync, write_database, write_provenance
+from tracegrad.physics.release import release_row, write_database, write_provenance
 from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad.atomic import replacing, sync
 from tracegrad.physics.geometries import Geometry
 from tracegrad.physics.partial import StoredFrame
 
@@ -69,17 +69,5 @@ def provenance_path(output: Path) -> Path:
 
 def write_provenance(output: Path, content: dict[str, Any]) -> None:
     """Write the provenance of `output` whole or not at all."""
-    target = provenance_path(output)
-    draft = target.with_name(f"{output.name}.partial-provenance")
-    draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    sync(draft)
-    draft.replace(target)
-
-
-def sync(path: Path) -> None:
-    """Bring a file or folder to the disk, so that a later rename cannot outlive its content."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with replacing(provenance_path(output)) as draft:
+        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

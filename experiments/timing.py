@@ -1,0 +1,55 @@
+"""Times of alternatives, taken in turns so that other load on the machine falls on all of them."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass
+class Timing:
+    """Seconds of one way to do a task."""
+
+    task: str
+    way: str
+    median: float
+    lowest: float
+    highest: float
+    relative: float  # time divided by that of the first way of the task
+
+
+def measure(task: str, ways: Mapping[str, Callable[[], object]], repeats: int, device: str) -> list[Timing]:
+    """Median and spread of each way; one round to warm up, then ``repeats`` rounds in turns."""
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for round_ in range(repeats + 1):
+        for way, call in ways.items():
+            synchronize(device)
+            start = time.perf_counter()
+            call()
+            synchronize(device)
+            if round_:
+                times[way].append(time.perf_counter() - start)
+    first = statistics.median(next(iter(times.values())))
+    return [
+        Timing(task, way, statistics.median(t), min(t), max(t), statistics.median(t) / first)
+        for way, t in times.items()
+    ]
+
+
+def synchronize(device: str) -> None:
+    """Wait for a GPU; kernels run asynchronously."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def processor() -> str:
+    """Name of the processor as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from tests import molecules
+from tracegrad.baseline import MeanBlocks
+from tracegrad.graph import collate
+from tracegrad.metrics.hamiltonian import HamiltonianMAE
+from tracegrad.model import Prediction
+
+
+def loader(graphs: list, batch_size: int = 2) -> DataLoader:
+    return DataLoader(graphs, batch_size, collate_fn=collate)
+
+
+@pytest.fixture
+def graphs(basis) -> list:
+    return [molecules.labelled_graph(molecule, basis, seed) for seed, molecule in enumerate(molecules.ALL)]
+
+
+def test_equals_a_literal_loop(basis, graphs):
+    on_site, pairs = {}, {}
+    for graph in graphs:
+        numbers = graph.numbers.tolist()
+        for atom, number in enumerate(numbers):
+            on_site.setdefault(number, []).append(graph.h_self[atom])
+        for edge, (dst, src) in enumerate(graph.edge_index.T.tolist()):
+            pairs.setdefault((numbers[dst], numbers[src]), []).append(graph.h_edge[edge])
+    assert len(pairs[1, 1]) > 10
+    assert len(pairs[7, 6]) == 1
+
+    mean = MeanBlocks(basis).fit(loader(graphs))
+    batch = collate(graphs)
+    found = mean(batch)
+    numbers = batch.numbers.tolist()
+    for atom, number in enumerate(numbers):
+        expected = torch.stack(on_site[number]).mean(0)
+        torch.testing.assert_close(found.on_site[atom], expected, rtol=0, atol=1e-14)
+    for edge, (dst, src) in enumerate(batch.edge_index.T.tolist()):
+        expected = torch.stack(pairs[numbers[dst], numbers[src]]).mean(0)
+        torch.testing.assert_close(found.pairs[edge], expected, rtol=0, atol=1e-14)
+    # Symmetric matrices have symmetric means.
+    torch.testing.assert_close(found.pairs[batch.reverse], found.pairs.mT, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 6])
+def test_does_not_depend_on_the_batches(basis, graphs, batch_size):
+    expected = MeanBlocks(basis).fit(loader(graphs, 2))
+    found = MeanBlocks(basis).fit(loader(graphs, batch_size))
+    batch = collate(graphs)
+    torch.testing.assert_close(found(batch).pairs, expected(batch).pairs, rtol=0, atol=1e-14)
+    for key, value in expected.evaluate(loader(graphs, 1)).items():
+        torch.testing.assert_close(found.evaluate(loader(graphs, batch_size))[key], value, equal_nan=True)
+
+
+def test_what_was_never_seen_is_zero(basis, graphs):
+    water = molecules.labelled_graph(molecules.WATER, basis)
+    mean = MeanBlocks(basis).fit(loader([water]))
+    batch = collate([molecules.labelled_graph(molecules.FAR, basis)])  # O, H, C
+    found = mean(batch)
+    seen = torch.tensor([{dst, src} == {0, 1} for dst, src in batch.edge_index.T.tolist()])
+    assert torch.equal(found.on_site[2], torch.zeros(14, 14).double())
+    assert not found.pairs[~seen].any()
+    assert found.pairs[seen].any()
+
+
+def test_metrics_are_those_of_the_prediction(basis, graphs):
+    mean = MeanBlocks(basis).fit(loader(graphs[:3]))
+    metric = HamiltonianMAE(basis)
+    for graph in graphs:
+        batch = collate([graph])
+        metric.update(mean(batch), batch)
+    expected = metric.compute()
+    found = mean.evaluate(loader(graphs))
+    assert found.keys() == expected.keys()
+    for key in found:
+        torch.testing.assert_close(found[key], expected[key], equal_nan=True)
+
+    batch = collate(graphs)
+    exact = HamiltonianMAE(basis)
+    exact.update(Prediction(batch.h_self, batch.h_edge), batch)
+    assert exact.compute()["h_mae"] == 0
+
+
+def test_one_molecule_of_different_atoms_is_predicted_exactly(basis):
+    cyanide = molecules.labelled_graph(molecules.CYANIDE, basis)
+    found = MeanBlocks(basis).fit(loader([cyanide])).evaluate(loader([cyanide]))
+    assert found["h_mae"] == found["h_mae_diag"] == found["h_mae_nondiag"] == 0
