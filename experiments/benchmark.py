@@ -126,11 +126,13 @@ def against_e3nn(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device:
 
 
 def cost_of_arms(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device: str) -> list[Timing]:
-    """What each arm of the ablation adds to the backbone; low-rank W."""
+    """What each arm of the ablation adds to the backbone: low-rank W, and for the last arm projected W."""
     models = {}
-    for arm, (trace, grad) in ARMS.items():
-        make = partial(TraceGrad, trace=trace, grad=grad, w="low_rank", **sizes.tracegrad)
-        models[arm] = HamiltonianModel(QHNet(basis, **sizes.network), make).to(device)
+    forms = [(arm, arm, "low_rank") for arm in ARMS]
+    for name, arm, w in [*forms, ("tracegrad, projected W", "tracegrad", "projected")]:
+        trace, grad = ARMS[arm]
+        make = partial(TraceGrad, trace=trace, grad=grad, w=w, **sizes.tracegrad)
+        models[name] = HamiltonianModel(QHNet(basis, **sizes.network), make).to(device)
     forwards = {arm: partial(forward, partial(model, traces=False), graph) for arm, model in models.items()}
     timings = measure("arm forward, without traces", forwards, repeats, device)
     loss = HamiltonianLoss(basis)

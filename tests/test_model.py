@@ -158,7 +158,7 @@ CASES = [
         else [
             {"last_v": last_v, "encoder_final": final, "apply_to": apply_to, "w": w}
             for last_v, final, apply_to, w in itertools.product(
-                (True, False), (True, False), ("edge", "edge_and_self"), ("full", "low_rank")
+                (True, False), (True, False), ("edge", "edge_and_self"), ("full", "low_rank", "projected")
             )
         ]
     )
@@ -230,7 +230,7 @@ def test_prediction_without_traces_is_the_same(basis):
     assert torch.equal(full.on_site, fast.on_site)
 
 
-@pytest.mark.parametrize("form", ["full", "low_rank"])
+@pytest.mark.parametrize("form", ["full", "low_rank", "projected"])
 def test_state_dict_is_plain_data(basis, tmp_path, form):
     model = make_model(basis, w=form)
     path = tmp_path / "model.pt"

@@ -20,6 +20,11 @@ class WarmupLinear:
     total_steps: int
 
     def __post_init__(self) -> None:
+        if not 0 <= self.final <= self.peak or self.peak == 0:
+            raise ConfigError(
+                f"optim.schedule.final is {self.final} and optim.schedule.peak is {self.peak}; "
+                "a learning rate falls from peak > 0 to final >= 0"
+            )
         if not 0 <= self.warmup_steps < self.total_steps:
             raise ConfigError(
                 f"optim.schedule.warmup_steps is {self.warmup_steps} and "

@@ -134,12 +134,20 @@ def test_read_after_a_fork(stable_path):
     expected = everything(database)
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    children = [context.Process(target=lambda: queue.put(everything(database))) for _ in range(2)]
+    inherited = database._connection()
+
+    def child_reads() -> None:
+        queue.put(everything(database))
+        queue.put(database._connection() is not inherited)
+
+    children = [context.Process(target=child_reads) for _ in range(2)]
     for child in children:
         child.start()
     assert everything(database) == expected
+    answers = [queue.get() for _ in range(4)]
+    assert answers.count(expected) == 2
+    assert answers.count(True) == 2  # SQLite forbids the use of a connection across a fork
     for child in children:
-        assert queue.get() == expected
         child.join()
     assert everything(database) == expected
 

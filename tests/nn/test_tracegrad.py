@@ -9,7 +9,12 @@ from tracegrad.nn.tracegrad import TraceGrad, TraceGradBlock
 
 UNEVEN = o3.Irreps("12x1o+5x1e+3x0e+2x1o")
 SMALL = o3.Irreps("3x0e+2x1e+1x2e+2x3e")
-FORMS = [{"w": "full"}, {"w": "low_rank", "rank": 1}, {"w": "low_rank", "rank": 2}]
+FORMS = [
+    {"w": "full"},
+    {"w": "low_rank", "rank": 1},
+    {"w": "low_rank", "rank": 2},
+    {"w": "projected", "rank": 2},
+]
 
 
 def make_block(irreps: o3.Irreps, **kwargs) -> TraceGradBlock:
@@ -56,7 +61,7 @@ def test_invariants_are_those_of_an_e3nn_tensor_product(form):
     torch.testing.assert_close(to_irreps(v), to_irreps(expected_v), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS[:3])  # few projected channels are not independent
 def test_initial_invariants_have_the_variance_of_a_tensor_product(form):
     irreps, channels, items = o3.Irreps("16x0e+16x1e"), 3000, 40
     with torch.no_grad():

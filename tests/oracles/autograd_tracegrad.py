@@ -5,7 +5,7 @@ from e3nn import o3
 from torch import Tensor
 
 from tracegrad.backbones.interface import Feature
-from tracegrad.nn.gram import FullInvariants
+from tracegrad.nn.gram import FullInvariants, ProjectedInvariants
 from tracegrad.nn.tracegrad import TraceGradBlock
 
 
@@ -25,19 +25,26 @@ def to_parts(flat: Tensor, irreps: o3.Irreps) -> Feature:
 
 def dense_weights(block: TraceGradBlock) -> list[Tensor]:
     """W of Eq. 6, [i, j, c] per irrep, as a differentiable function of the block's parameters."""
-    result = []
-    for weight in block.invariants.weights:
-        if isinstance(block.invariants, FullInvariants):
-            channels = weight.shape[1]
-            mul = int((2 * weight.shape[0] + 0.25) ** 0.5)
-            dense = weight.new_zeros(mul, mul, channels)
-            rows, columns = torch.triu_indices(mul, mul)
-            result.append(dense.index_put((rows, columns), weight))
-        else:
-            rank, channels = block.invariants.rank, block.invariants.channels
-            a, b = (half.view(-1, channels, rank) for half in weight.chunk(2, dim=-1))
-            result.append(torch.einsum("icr,jcr->ijc", a, b) / rank**0.5)
-    return result
+    form = block.invariants
+    if isinstance(form, FullInvariants):
+        return [dense_from_upper(weight) for weight in form.weights]
+    if isinstance(form, ProjectedInvariants):
+        # Both are divided by the root of their own number of pairs.
+        ratio = (sum(p.shape[0] ** 2 for p in form.maps) / sum(p.shape[1] ** 2 for p in form.maps)) ** 0.5
+        small = (dense_from_upper(weight) for weight in form.full.weights)
+        return [
+            ratio * torch.einsum("ir,rsc,js->ijc", p, v, p) / p.shape[0]
+            for p, v in zip(form.maps, small, strict=True)
+        ]
+    halves = ([h.view(-1, form.channels, form.rank) for h in w.chunk(2, dim=-1)] for w in form.weights)
+    return [torch.einsum("icr,jcr->ijc", a, b) / form.rank**0.5 for a, b in halves]
+
+
+def dense_from_upper(weight: Tensor) -> Tensor:
+    """[i, j, c] with zeros below the diagonal from the entries i <= j."""
+    mul = int((2 * weight.shape[0] + 0.25) ** 0.5)
+    rows, columns = torch.triu_indices(mul, mul)
+    return weight.new_zeros(mul, mul, weight.shape[1]).index_put((rows, columns), weight)
 
 
 def entries(irreps: o3.Irreps) -> list[tuple[o3.Irrep, int, int]]:

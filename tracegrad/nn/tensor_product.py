@@ -99,7 +99,8 @@ class FilterProduct(nn.Module):
         ):
             parts = [sizes[l3] for _, l3 in targets]
             filters = (table(y) @ y).view(sum(parts), part_in.shape[0], y.shape[1])  # [m3, m1, n]
-            coupled = (filters.permute(2, 0, 1) @ part_in.transpose(0, 1)).transpose(0, 1)  # [m3, n, c]
+            by_item = filters.permute(2, 0, 1).contiguous()  # else bmm runs item by item on the CPU
+            coupled = (by_item @ part_in.transpose(0, 1)).transpose(0, 1)  # [m3, n, c]
             for (path, l3), part in zip(targets, coupled.split(parts), strict=True):
                 term = out[l3]
                 out[l3] = part * per_path[path] if term is None else torch.addcmul(term, part, per_path[path])

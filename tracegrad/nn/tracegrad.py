@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from tracegrad.backbones.interface import Feature
 from tracegrad.errors import ConfigError
-from tracegrad.nn.gram import FullInvariants, LowRankInvariants
+from tracegrad.nn.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
 from tracegrad.nn.invariant_mlp import InvariantMLP
 
 RELATIVE_RESIDUAL = 0.2
+FORMS = {"full": FullInvariants, "low_rank": LowRankInvariants, "projected": ProjectedInvariants}
 
 
 class TraceGradBlock(nn.Module):
@@ -27,8 +28,9 @@ class TraceGradBlock(nn.Module):
         irreps: irreps of the feature f. Channels of equal degree and parity are paired, wherever they stand.
         channels: C, width of u.
         width: width of z.
-        w: "full" (Eq. 6 literally) or "low_rank".
-        rank: terms per channel of a low-rank W.
+        w: form of W, a key of ``FORMS``: "full" is Eq. 6 literally, "low_rank" two linear maps to C channels and
+            their inner products, "projected" a full W on few channels (see `tracegrad.nn.gram`).
+        rank: terms per channel of a low-rank W (None: 1); channels per irrep of a projected W (None: 32).
         hidden: width of the hidden layers of s_nonlin.
         layers: Linears of s_nonlin (the paper's "three-layers": input, hidden, output).
         final: LayerNorm and SiLU after the last Linear too. A bare LayerNorm there would make v vanish at
@@ -42,8 +44,8 @@ class TraceGradBlock(nn.Module):
         channels: int,
         width: int,
         *,
-        w: Literal["full", "low_rank"] = "low_rank",
-        rank: int = 1,
+        w: Literal["full", "low_rank", "projected"] = "low_rank",
+        rank: int | None = None,
         hidden: int = 1024,
         layers: int = 2,
         final: bool = True,
@@ -55,11 +57,9 @@ class TraceGradBlock(nn.Module):
         self.groups = [[i for i, ir in enumerate(kinds) if ir == kind] for kind in unique]
         self.muls = [mul for mul, _ in irreps]
         merged = Irreps([(sum(self.muls[i] for i in group), kinds[group[0]]) for group in self.groups])
-        if w not in ("full", "low_rank"):
-            raise ConfigError(f"tracegrad.w is {w!r}; choose full or low_rank")
-        self.invariants = (
-            FullInvariants(merged, channels) if w == "full" else LowRankInvariants(merged, channels, rank)
-        )
+        if w not in FORMS:
+            raise ConfigError(f"tracegrad.w is {w!r}; choose one of {list(FORMS)}")
+        self.invariants = FORMS[w](merged, channels, **({} if rank is None else {"rank": rank}))
         widths = [channels, *[hidden] * (layers - 1), width]
         self.s_nonlin = InvariantMLP(widths, final=final, final_bias=final_bias)
 
@@ -130,8 +130,8 @@ class TraceGrad(nn.Module):
         encoder_final: bool = True,
         decoder_layers: int = 3,
         decoder_norm: bool = True,
-        w: Literal["full", "low_rank"] = "low_rank",
-        rank: int = 1,
+        w: Literal["full", "low_rank", "projected"] = "low_rank",
+        rank: int | None = None,
         apply_to: Literal["edge", "edge_and_self"] = "edge",
         residual: Literal["sum", "relative"] = "sum",
         last_v: bool = True,
