@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +41,8 @@ ARMS = {"none": (False, False), "trace": (True, False), "grad": (False, True), "
 class Sizes:
     """Sizes of networks and data; the defaults are those of the paper."""
 
-    network: Mapping[str, int]
-    tracegrad: Mapping[str, int]
+    network: Mapping[str, Any]
+    tracegrad: Mapping[str, Any]
     rows: int
     batch: int
 
@@ -157,9 +158,12 @@ def closed_form(sizes: Sizes, items: int, basis: OrbitalBasis, repeats: int, dev
     def backward(way: Callable[[], tuple[torch.Tensor, Feature]]) -> None:
         z, v = way()
         block.zero_grad()
-        torch.autograd.backward([z.sum(), sum(part.square().sum() for part in v)])
+        torch.autograd.backward([z.sum(), *(part.square().sum() for part in v)])
 
-    ways = {"autograd": partial(by_autograd, differentiable=False), "closed form": in_closed_form}
+    ways: dict[str, Callable[[], object]] = {
+        "autograd": partial(by_autograd, differentiable=False),
+        "closed form": in_closed_form,
+    }
     timings = measure(f"v forward, {items} edges", ways, repeats, device)
     ways = {
         "autograd": partial(backward, partial(by_autograd, differentiable=True)),

@@ -43,7 +43,7 @@ def ablation_figure(
     for ax, (metric, name) in zip(axes, METRICS.items(), strict=True):
         for x, arm in enumerate(arms):
             _draw(ax, x, arm, values[arm].get(metric, ()))
-        caption = f"\ntrivial predictor: {trivial[metric]:#.4g} meV" if trivial and metric in trivial else ""
+        caption = f"\ntrivial predictor: {trivial[metric]:.4g} meV" if trivial and metric in trivial else ""
         ax.set_title(name + caption)
         names = [labels.get(arm, arm) for arm in arms]
         ax.set_xticks(range(len(arms)), names, rotation=30, ha="right", rotation_mode="anchor")
@@ -79,4 +79,4 @@ def _draw(ax: Axes, x: int, arm: str, values: Sequence[float]) -> None:
             markeredgecolor="black", markeredgewidth=0.5, zorder=4,
         )  # fmt: skip
     top = max(mean + spread, float(finite.max()))
-    ax.annotate(f"{mean:#.4g}", (x, top), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8)
+    ax.annotate(f"{mean:.4g}", (x, top), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8)
