@@ -19,6 +19,8 @@ test: setup lint
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
 
 demo: setup
 	$(BIN)/python -m experiments.ablate experiment=demo seeds=0,1,2 jobs=2

@@ -32,4 +32,4 @@ class RunCSVLogger(CSVLogger):
     def experiment(self) -> ExperimentWriter:
         if self._experiment is None:
             self._experiment = _Writer(log_dir=str(self.save_dir))
-        return self._experiment
+        return self._experiment  # type: ignore[return-value]

@@ -120,7 +120,9 @@ def _points(own: dict[str, str], overrides: list[str]) -> tuple[list[Point], Pat
 
 def _run(waiting: list[Point], jobs: int) -> list[Point]:
     """Keep ``jobs`` processes busy; the runs that failed."""
-    queue, running, failed = list(waiting), [], []
+    queue = list(waiting)
+    running: list[Point] = []
+    failed: list[Point] = []
     console = Console()
     columns = (
         TextColumn("{task.description}"),

@@ -132,7 +132,7 @@ def cost_of_arms(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device:
     forms = [(arm, arm, "low_rank") for arm in ARMS]
     for name, arm, w in [*forms, ("tracegrad, projected W", "tracegrad", "projected")]:
         trace, grad = ARMS[arm]
-        make = partial(TraceGrad, trace=trace, grad=grad, w=w, **sizes.tracegrad)
+        make = partial(TraceGrad, trace=trace, grad=grad, w=w, **sizes.tracegrad)  # type: ignore[arg-type]
         models[name] = HamiltonianModel(QHNet(basis, **sizes.network), make).to(device)
     forwards = {arm: partial(forward, partial(model, traces=False), graph) for arm, model in models.items()}
     timings = measure("arm forward, without traces", forwards, repeats, device)

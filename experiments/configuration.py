@@ -57,7 +57,9 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
         except MissingConfigException as error:
             raise ConfigError(_missing_option(error)) from error
         except OverrideParseException as error:
-            raise ConfigError(f"not understood: {error.override}; settings are written key=value") from error
+            raise ConfigError(
+                f"not understood: {error.override!s}; settings are written key=value"
+            ) from error
         except ConfigCompositionException as error:
             raise ConfigError(_unknown_key(config_name, overrides) or _first_line(error)) from error
         groups = [o for o in overrides if _is_group(o)]
@@ -150,7 +152,7 @@ def _kind(default: Any) -> str:
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
     for key in config:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         yield name
         node = None if OmegaConf.is_missing(config, key) else config._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():

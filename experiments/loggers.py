@@ -9,9 +9,9 @@ from typing import Any
 import wandb
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from experiments.provenance import process_rank
 from tracegrad.errors import ConfigError
 
 MODES = ("auto", "online", "offline", "disabled")
@@ -39,7 +39,7 @@ def wandb_mode(setting: str) -> str:
 def _wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> WandbLogger:
     directory = Path(config.run_dir)
     run = None
-    if rank_zero_only.rank == 0:
+    if process_rank() == 0:
         directory.mkdir(parents=True, exist_ok=True)
         # The same directory is the same run, also after a restart.
         run_id = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
@@ -49,7 +49,7 @@ def _wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> WandbLogger
             name=f"{directory.parent.name}/{directory.name}",
             id=run_id,
             dir=str(directory),
-            mode=mode,
+            mode=mode,  # type: ignore[arg-type]
             resume="allow" if mode == "online" else None,
             config=record,
             settings=wandb.Settings(silent=True),  # the commands say themselves where the files lie

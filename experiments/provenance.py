@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 PACKAGES = ("torch", "lightning", "e3nn", "torch-geometric", "torchmetrics", "pyscf", "numpy", "hydra-core")
+
+
+def process_rank() -> int:
+    """Rank of this process in a distributed run, before and after the trainer is made; 0 when alone."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def git_revision() -> str:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from experiments.configuration import command, plain
+from experiments.provenance import process_rank
 from experiments.runs import RESULTS, train
 from tracegrad.report import print_tables, results_table
 from tracegrad.results import read_result
@@ -15,7 +15,7 @@ from tracegrad.results import read_result
 def main(config: DictConfig) -> None:
     """Train the configured model, or go on with an interrupted run."""
     train(config, plain(config))
-    if rank_zero_only.rank != 0:
+    if process_rank() != 0:
         return
     directory = Path(config.run_dir)
     if (directory / RESULTS).exists():

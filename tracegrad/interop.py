@@ -86,9 +86,9 @@ def _released_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]
             ) from error
     if not isinstance(source, Mapping):
         raise CheckpointError(f"a state_dict is a mapping of names to tensors, not {type(source).__name__}")
-    source = source.get("state_dict", source)
+    entries: Mapping[str, Any] = source.get("state_dict", source)
     state = {}
-    for key, value in source.items():
+    for key, value in entries.items():
         tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         if not isinstance(tensor, Tensor):
             raise CheckpointError(f"not a state_dict: {key} is {type(value).__name__}, not a tensor")
@@ -98,7 +98,7 @@ def _released_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]
 
 def _qhnet_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     species, channels = state["node_embedding.weight"].shape
-    sizes = {
+    sizes: dict[str, Any] = {
         "species": species,
         "channels": channels,
         "lmax": state["e3_gnn_node_layer.0.linear_node_1.weight"].numel() // channels**2 - 1,

@@ -106,7 +106,7 @@ class HamiltonianLoss(nn.Module):
             "edge": (graph.h_edge, masks.pairs, edge_sums),
             "self": (graph.h_self, masks.on_site, atom_sums),
         }
-        total, count = 0.0, 0.0
+        total = count = prediction.pairs.new_zeros(graph.num_graphs)
         for site, predicted in prediction.traces.items():
             blocks, mask, sums = sites[site]
             dtype = torch.promote_types(predicted.dtype, torch.float32)  # labels stay exact under autocast

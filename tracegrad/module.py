@@ -73,7 +73,7 @@ class HamiltonianModule(lightning.LightningModule):
     def on_test_epoch_start(self) -> None:
         self.test_metric.reset()
 
-    def test_step(self, graph, batch_idx: int) -> Prediction:
+    def test_step(self, graph, batch_idx: int) -> Prediction:  # type: ignore[override]
         prediction = self.model(graph, traces=False)
         self.test_metric.update(prediction, graph)
         return prediction
@@ -81,10 +81,13 @@ class HamiltonianModule(lightning.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_metric("test", self.test_metric)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         optimizer = self.make_optimizer(self.parameters(), lr=self.schedule.peak)
         scheduler = LambdaLR(optimizer, self.schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = {"format": 1, **self.record}

@@ -48,7 +48,10 @@ def stop_at(output, frames, number):
     """Start the command, send a signal once it has stored some frames, and return its error output."""
     process = subprocess.Popen(
         command(f"output={output}", *TRAJECTORIES, "processes=2"),
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     end = time.monotonic() + 60
     while stored_frames(f"{output}.partial") < frames and process.poll() is None:

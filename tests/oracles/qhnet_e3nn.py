@@ -221,7 +221,7 @@ class PlainQHNet(nn.Module):
     def radial_basis(self, r: Tensor) -> Tensor:
         """[edges, radial]; 0 outside the cutoff."""
         top = self.count - 1
-        decay = torch.exp(-softplus(self.radial.alpha) * r)
+        decay = torch.exp(-softplus(self.radial.alpha) * r)  # type: ignore[arg-type]
         inside = r < self.cutoff
         safe = torch.where(inside, r, 0.0)
         cut = torch.exp(-(safe**2) / ((self.cutoff - safe) * (self.cutoff + safe))) * inside

@@ -86,7 +86,10 @@ def test_the_provenance_says_what_was_made(both, flavour, functional):
 
 def test_nothing_else_stays_beside_the_database(both):
     assert {path.name for path in both.iterdir()} == {
-        "stable.db", "stable.provenance.json", "dynamic.db", "dynamic.provenance.json"
+        "stable.db",
+        "stable.provenance.json",
+        "dynamic.db",
+        "dynamic.provenance.json",
     }
 
 
@@ -172,7 +175,9 @@ def test_a_trajectory_that_failed_on_its_way_is_left_out_whole(tmp_path):
 
 def test_nothing_converged_is_an_error_and_leaves_no_file(tmp_path):
     settings = GenerationSettings(flavour="dynamic", frames=2, max_cycle=1)
-    with pytest.raises(GenerationError, match=r"nothing could be written, 1 left out: H2 \(number 0\), frame 0"):
+    with pytest.raises(
+        GenerationError, match=r"nothing could be written, 1 left out: H2 \(number 0\), frame 0"
+    ):
         generate(named_molecules(["H2"]), settings, tmp_path / "a.db", report=lambda line: None)
     assert list(tmp_path.iterdir()) == []
 
@@ -184,7 +189,9 @@ def test_a_killed_worker_is_an_error_that_says_what_it_worked_on(tmp_path):
 
     settings = GenerationSettings(flavour="dynamic", frames=50)
     start = time.monotonic()
-    with pytest.raises(GenerationError, match=r"at H2 \(number 0\), frame 1 died \(killed by SIGKILL\).*go on"):
+    with pytest.raises(
+        GenerationError, match=r"at H2 \(number 0\), frame 1 died \(killed by SIGKILL\).*go on"
+    ):
         generate(named_molecules(["H2"]), settings, tmp_path / "a.db", on_progress=kill_first_worker)
     assert time.monotonic() - start < 20
     assert (tmp_path / "a.db.partial").exists()

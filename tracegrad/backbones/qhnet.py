@@ -233,6 +233,7 @@ class QHNet(Backbone):
         kinds[elements] = torch.arange(len(elements))
         self.register_buffer("elements", elements, persistent=False)
         self.register_buffer("kind_of_number", kinds, persistent=False)
+        self.kind_of_number: Tensor
 
     def forward(self, graph, refine: Refine = keep) -> Blocks:
         """Blocks of H for a `HamiltonianGraph` or a batch of them."""

@@ -1,6 +1,7 @@
 """LightningDataModules: from a database file to batches of graphs."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -156,7 +157,7 @@ class QH9DataModule(HamiltonianDataModule):
         label: what tables call this data (QS and QD in the paper).
         split: ood, random (stable), mol, geometry (dynamic).
         thresholds, fractions, split_seed, index_file: see `QH9Database.split`.
-        functional: of a custom database, for the record; released files have their own.
+        functional: of a custom database, for the record; None: from its provenance file, if there is one.
         train_size: use only so many training rows, evenly spread (0: all), for learning curves over data.
         dtype: float32 or float64.
         **loaders: see `HamiltonianDataModule`.
@@ -200,6 +201,7 @@ class QH9DataModule(HamiltonianDataModule):
         self.train_size = train_size
         self.dtype = DTYPES[dtype]
         self.split: Split | None = None
+        self.flavour = ""
 
     def setup(self, stage: str | None = None) -> None:
         """Open the database, check that it is the right one, and split it."""
@@ -216,7 +218,7 @@ class QH9DataModule(HamiltonianDataModule):
             )
         if self.train_size:
             split["train"] = split["train"][_evenly(len(split["train"]), self.train_size)]
-        self.split = split
+        self.split, self.flavour = split, source.flavour
         self.parts = {part: QH9Dataset(source, split[part], self.basis, self.dtype) for part in PARTS}
 
     def fingerprint(self) -> dict[str, Any]:
@@ -226,16 +228,26 @@ class QH9DataModule(HamiltonianDataModule):
         return {
             "database": self.path.name,
             "label": self.label,
+            "flavour": self.flavour,
             "release": self.release,
             "bytes": self.path.stat().st_size,
             "head_sha256": _head_hash(self.path),
             "split": str(self.split_options["index_file"] or self.split_name),
             "split_hash": split_hash(self.split),
             "counts": {part: len(rows) for part, rows in self.split.items()},
-            "functional": self.functional or "unknown",
+            "functional": self.functional or _recorded_functional(self.path) or "unknown",
             "basis": self.basis.name,
             "units": {"hamiltonian": "hartree", "positions": "angstrom"},
         }
+
+
+def _recorded_functional(path: Path) -> str | None:
+    """The functional in the provenance file that `tracegrad.physics` writes beside its databases."""
+    try:
+        content = json.loads(path.with_name(f"{path.stem}.provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get("functional") if isinstance(content, dict) else None
 
 
 def _evenly(size: int, count: int) -> Int64[np.ndarray, " count"]:

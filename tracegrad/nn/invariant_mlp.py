@@ -1,6 +1,8 @@
 """Feed-forward networks on invariants, with their gradient in closed form."""
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -39,18 +41,17 @@ class InvariantMLP(nn.Module):
     def __init__(self, widths: list[int], *, norm: bool = True, final: bool = False, final_bias: bool = True):
         super().__init__()
         last = len(widths) - 2
-        self.stages = nn.ModuleList(
-            [
-                Stage(
-                    c_in,
-                    c_out,
-                    norm=norm and (i < last or final),
-                    activation=i < last or final,
-                    bias=final_bias or i < last,
-                )
-                for i, (c_in, c_out) in enumerate(pairwise(widths))
-            ]
-        )
+        stages = [
+            Stage(
+                c_in,
+                c_out,
+                norm=norm and (i < last or final),
+                activation=i < last or final,
+                bias=final_bias or i < last,
+            )
+            for i, (c_in, c_out) in enumerate(pairwise(widths))
+        ]
+        self.stages = cast(Sequence[Stage], nn.ModuleList(stages))
 
     def forward(self, x: Float[Tensor, "n c_in"]) -> Float[Tensor, "n c_out"]:
         for stage in self.stages:

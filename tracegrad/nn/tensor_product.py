@@ -5,6 +5,8 @@ normalisation of `path_coefficients`. All paths with the same (l1, l2) share one
 coefficients form one small matrix, so a product is at most (L+1)^2 matrix products instead of one einsum a path.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,20 +41,15 @@ class ChannelwiseProduct(nn.Module):
     def forward(
         self, a: Float[Tensor, "m n c"], b: Float[Tensor, "m n c"], weights: Float[Tensor, "#n paths c"]
     ) -> Float[Tensor, "m n c"]:
-        sizes = degree_sizes(self.lmax)
         a_parts, b_parts = split_degrees(a, self.lmax), split_degrees(b, self.lmax)
-        out: list[Tensor | None] = [None] * (self.lmax + 1)
+        out: dict[int, Tensor] = {}
         per_path = weights.unbind(1)  # one gradient buffer for all paths, not one for each
         pairs = ((l1, l2) for l1 in range(self.lmax + 1) for l2 in range(self.lmax + 1))
         for (l1, l2), table, targets in zip(pairs, self.tables, self.targets, strict=True):
             outer = (a_parts[l1][:, None] * b_parts[l2][None]).flatten(0, 1).flatten(1)
-            parts = [sizes[l3] for _, l3 in targets]
-            coupled = (table(outer) @ outer).view(sum(parts), *a.shape[1:])
-            for (path, l3), part in zip(targets, coupled.split(parts), strict=True):
-                term = out[l3]
-                weight = per_path[path]
-                out[l3] = part * weight if term is None else torch.addcmul(term, part, weight)
-        return torch.cat(out)
+            coupled = (table(outer) @ outer).unflatten(1, a.shape[1:])
+            add_paths(out, coupled, targets, per_path)
+        return torch.cat([out[degree] for degree in range(self.lmax + 1)])
 
 
 class FilterProduct(nn.Module):
@@ -91,17 +88,26 @@ class FilterProduct(nn.Module):
     def forward(
         self, x: Float[Tensor, "m_in n c"], y: Float[Tensor, "m n"], weights: Float[Tensor, "n paths c"]
     ) -> Float[Tensor, "m n c"]:
-        sizes = degree_sizes(self.lmax)
-        out: list[Tensor | None] = [None] * (self.lmax + 1)
+        out: dict[int, Tensor] = {}
         per_path = weights.unbind(1)
         for part_in, table, targets in zip(
             split_degrees(x, self.lmax_in), self.tables, self.targets, strict=True
         ):
-            parts = [sizes[l3] for _, l3 in targets]
-            filters = (table(y) @ y).view(sum(parts), part_in.shape[0], y.shape[1])  # [m3, m1, n]
+            filters = (table(y) @ y).unflatten(0, (-1, part_in.shape[0]))  # [m3, m1, n]
             by_item = filters.permute(2, 0, 1).contiguous()  # else bmm runs item by item on the CPU
             coupled = (by_item @ part_in.transpose(0, 1)).transpose(0, 1)  # [m3, n, c]
-            for (path, l3), part in zip(targets, coupled.split(parts), strict=True):
-                term = out[l3]
-                out[l3] = part * per_path[path] if term is None else torch.addcmul(term, part, per_path[path])
-        return torch.cat(out)
+            add_paths(out, coupled, targets, per_path)
+        return torch.cat([out[degree] for degree in range(self.lmax + 1)])
+
+
+def add_paths(
+    out: dict[int, Tensor],
+    coupled: Float[Tensor, "m n c"],
+    targets: list[tuple[int, int]],
+    weights: Sequence[Float[Tensor, "#n c"]],
+) -> None:
+    """Weight the stacked results of several paths (path, l3) and add each to its degree in ``out``."""
+    parts = coupled.split([2 * l3 + 1 for _, l3 in targets])
+    for (path, l3), part in zip(targets, parts, strict=True):
+        weight = weights[path]
+        out[l3] = torch.addcmul(out[l3], part, weight) if l3 in out else part * weight

@@ -4,8 +4,8 @@ The gradient is computed in closed form, see `tracegrad.nn.gram` and `InvariantM
 here needs autograd at inference.
 """
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast
 
 import torch
 from e3nn.o3 import Irreps
@@ -146,15 +146,15 @@ class TraceGrad(nn.Module):
         self.shells = shells
         width = width or shells**2
         sites = ("edge", "self") if apply_to == "edge_and_self" else ("edge",)
-        self.blocks = nn.ModuleDict()
-        self.decoders = nn.ModuleDict()
+        self.blocks = cast(dict[str, Sequence[TraceGradBlock]], nn.ModuleDict())
+        self.decoders = cast(dict[str, InvariantMLP], nn.ModuleDict())
         self.gradients: dict[str, list[bool]] = {}
         for site in sites:
             irreps = feature_irreps[site]
             if not (trace or grad):
                 continue
             self.gradients[site] = [grad and (last_v or k < len(irreps) - 1) for k in range(len(irreps))]
-            self.blocks[site] = nn.ModuleList(
+            blocks = [
                 TraceGradBlock(
                     ir,
                     channels,
@@ -168,7 +168,8 @@ class TraceGrad(nn.Module):
                 )
                 for ir, used in zip(irreps, self.gradients[site], strict=True)
                 if trace or used  # a block without v and without a decoder would be idle
-            )
+            ]
+            self.blocks[site] = cast(Sequence[TraceGradBlock], nn.ModuleList(blocks))
             if trace:
                 widths = [width * len(irreps), *[hidden] * (decoder_layers - 1), shells**2]
                 self.decoders[site] = InvariantMLP(widths, norm=decoder_norm)

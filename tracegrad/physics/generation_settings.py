@@ -49,7 +49,12 @@ class GenerationSettings:
         if self.xc not in XC_CODES:
             raise ConfigError(f"functional={self.functional} is unknown; it is {' or '.join(XC_CODES)}")
         for name, least in (
-            ("seed", 0), ("max_cycle", 1), ("copies", 1), ("frames", 1), ("stride", 1), ("equilibration", 0)
+            ("seed", 0),
+            ("max_cycle", 1),
+            ("copies", 1),
+            ("frames", 1),
+            ("stride", 1),
+            ("equilibration", 0),
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} has to be at least {least}")
@@ -143,9 +148,11 @@ def provenance(
         "grid level": GRID_LEVEL,
         "settings": settings.in_use(),
         "seeds": f"[{settings.seed}, trajectory]" if dynamic else f"[{settings.seed}, geometry, level, copy]",
-        "units": {"Ham": "hartree", "pos": "bohr" if dynamic else "angstrom", **(
-            {"ekin, epot, etot": "hartree", "time": "atomic units"} if dynamic else {}
-        )},
+        "units": {
+            "Ham": "hartree",
+            "pos": "bohr" if dynamic else "angstrom",
+            **({"ekin, epot, etot": "hartree", "time": "atomic units"} if dynamic else {}),
+        },
         "versions": versions(),
         "counts": {"rows": rows, "trajectories" if dynamic else "geometries": len(kept)},
         "molecules": molecules,
