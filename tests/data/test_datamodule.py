@@ -193,6 +193,7 @@ def test_fingerprint(basis, tmp_path, released):
     assert found | {"bytes": 0, "head_sha256": ""} == {
         "database": "demo_stable.db",
         "label": "molecules",
+        "flavour": "stable",
         "release": "custom",
         "bytes": 0,
         "head_sha256": "",
@@ -214,13 +215,15 @@ def test_fingerprint(basis, tmp_path, released):
             functional="b3lyp5",
         ).fingerprint()
     )
-    assert demo(basis).fingerprint()["functional"] == "unknown"
+    # Not given: read from the provenance file beside the database.
+    assert demo(basis).fingerprint()["functional"] == "b3lyp5"
 
     copy = shutil.copy(database_path("embedded:demo_stable.db"), tmp_path / "demo_stable.db")
     databases.alter(copy, "UPDATE data SET N = N")  # a write: the header of the file counts it
     databases.alter(copy, "CREATE TABLE other (id INTEGER)")
     other = QH9DataModule(str(copy), basis, split="ood", thresholds=(6, 8)).fingerprint()
     assert other["head_sha256"] != found["head_sha256"]
+    assert other["functional"] == "unknown"
 
     # The functional of a released file is known, whatever the configuration says.
     module = QH9DataModule(
