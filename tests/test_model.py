@@ -266,7 +266,7 @@ def test_hamiltonian_is_the_assembled_prediction(basis):
     [
         ([8, 1], [[0.0, 0, 0]], "shape"),
         ([], np.zeros((0, 3)), "shape"),
-        ([8, 1], [[0.0, 0, 0], [np.nan, 0, 0]], "NaN"),
+        ([8, 1], [[0.0, 0, 0], [np.nan, 0, 0]], "not a finite number"),
         ([8, 1], [[0.0, 0, 0], [0.01, 0, 0]], "atoms 0 and 1 are 0.010 angstrom apart"),
     ],
 )

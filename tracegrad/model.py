@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tracegrad.backbones.interface import Backbone, Feature
 from tracegrad.basis import OrbitalBasis
 from tracegrad.blocks import assemble_matrix
-from tracegrad.errors import DataError
+from tracegrad.geometry import check_positions
 from tracegrad.graph import collate, molecule_graph
 from tracegrad.nn.tracegrad import TraceGrad
 
@@ -80,33 +80,12 @@ class HamiltonianModel(nn.Module):
         """
         numbers = np.asarray(torch.as_tensor(numbers).cpu())
         positions = np.asarray(torch.as_tensor(positions).cpu(), dtype=np.float64)
-        check_geometry(numbers, positions, self.basis)
+        check_positions(numbers, positions, "molecule", MINIMUM_DISTANCE)
+        self.basis.check(numbers, "molecule")
         parameter = next(self.parameters())
         graph = molecule_graph(numbers, positions, self.basis, dtype=parameter.dtype)
         prediction = self(collate([graph]).to(parameter.device), traces=False)
         return assemble_matrix(prediction.on_site, prediction.pairs, numbers, self.basis)
-
-
-def check_geometry(
-    numbers: Int[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"], basis: OrbitalBasis
-) -> None:
-    """Raise unless a molecule can be predicted; positions in angstrom."""
-    if numbers.ndim != 1 or len(numbers) == 0 or positions.shape != (len(numbers), 3):
-        raise DataError(
-            f"a molecule needs numbers of shape (atoms,) and positions of shape (atoms, 3), "
-            f"not {numbers.shape} and {positions.shape}"
-        )
-    if not np.isfinite(positions).all():
-        raise DataError("positions hold NaN or infinite numbers")
-    basis.check(numbers, "molecule")
-    distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-    np.fill_diagonal(distances, np.inf)
-    i, j = np.unravel_index(distances.argmin(), distances.shape)
-    if distances[i, j] < MINIMUM_DISTANCE:
-        raise DataError(
-            f"atoms {i} and {j} are {distances[i, j]:.3f} angstrom apart; positions must be in angstrom "
-            f"and at least {MINIMUM_DISTANCE} apart"
-        )
 
 
 def _plain(feature_irreps, shells: int) -> TraceGrad:

@@ -89,7 +89,7 @@ def test_an_unknown_functional_is_refused():
         ([16, 1, 1], WATER.positions, BasisError, "element S"),
         ([1, 1], [[0, 0, 0], [0, 0, 0.074]], DataError, "0 and 1 are 0.074 angstrom apart"),
         ([1, 1], [[0, 0, 0], [0, 0, np.nan]], DataError, "not a finite number"),
-        ([], np.zeros((0, 3)), DataError, "no atoms"),
+        ([], np.zeros((0, 3)), DataError, "at least one atom"),
     ],
 )
 def test_geometries_without_a_label_are_named(numbers, positions, error, message):

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from pyscf import dft, gto
 
-from tracegrad.errors import BasisError, DataError, GenerationError
+from tracegrad.errors import BasisError, GenerationError
+from tracegrad.geometry import check_positions
 
 BASIS = "def2-svp"
 GRID_LEVEL = 3
@@ -45,8 +46,7 @@ def check_geometry(
     numbers: Int[np.ndarray, "n_atoms"], positions_angstrom: Float[np.ndarray, "n_atoms 3"], name: str
 ) -> None:
     """Raise a named error unless this is a molecule that a closed-shell QH9 label exists for."""
-    if len(numbers) == 0:
-        raise DataError(f"{name}: the geometry has no atoms")
+    check_positions(numbers, positions_angstrom, name, MIN_DISTANCE_ANGSTROM)
     foreign = sorted({int(number) for number in numbers} - ELEMENTS.keys())
     if foreign:
         symbols = ", ".join(
@@ -58,16 +58,6 @@ def check_geometry(
         raise GenerationError(
             f"{name}: {int(np.sum(numbers))} electrons cannot be all paired; labels are made for neutral "
             "closed-shell molecules only, leave this geometry out"
-        )
-    if not np.isfinite(positions_angstrom).all():
-        raise DataError(f"{name}: a coordinate is not a finite number")
-    distances = np.linalg.norm(positions_angstrom[:, None] - positions_angstrom, axis=-1)
-    distances[np.diag_indices(len(numbers))] = np.inf
-    if distances.min() < MIN_DISTANCE_ANGSTROM:
-        i, j = np.unravel_index(distances.argmin(), distances.shape)
-        raise DataError(
-            f"{name}: atoms {i} and {j} are {distances.min():.3f} angstrom apart; "
-            "are the coordinates in angstrom?"
         )
 
 
