@@ -50,6 +50,12 @@ class Parts:
 
 def build(config: DictConfig, values: dict[str, Any]) -> Parts:
     """Data and model of a configuration; ``values`` is its plain form, which checkpoints carry."""
+    double = str(config.trainer.precision).startswith("64")
+    if double != (config.data.dtype == "float64"):
+        raise ConfigError(
+            f"trainer.precision={config.trainer.precision} and data.dtype={config.data.dtype} do not fit; "
+            "double precision needs trainer.precision=64-true and data.dtype=float64"
+        )
     if config.threads:
         torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
