@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from experiments.cli import clean_errors
-from experiments.configuration import ARMS, composed, plain
+from experiments.configuration import ARMS, composed, plain, quoted
 from experiments.report import make_report, print_report
 from experiments.runs import RESULTS, open_run
 from tracegrad.errors import ConfigError, TrainingError
@@ -111,7 +111,7 @@ def _points(own: dict[str, str], overrides: list[str]) -> tuple[list[Point], Pat
     for seed in dict.fromkeys(map(int, own["seeds"].split(","))):
         for arm in dict.fromkeys(own["arms"].split(",")):
             directory = runs / f"{arm}_seed{seed}"
-            settings = [*overrides, f"tracegrad={arm}", f"seed={seed}", f"run_dir={directory}"]
+            settings = [*overrides, f"tracegrad={arm}", f"seed={seed}", f"run_dir={quoted(directory)}"]
             config = composed("train", settings)
             open_run(directory, plain(config), "auto")
             points.append(Point(arm, seed, directory, settings, config.trainer.max_steps))

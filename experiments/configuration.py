@@ -78,6 +78,12 @@ def plain(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"{key}: {_first_line(error)}") from error
 
 
+def quoted(value: object) -> str:
+    """A value in the quotes of Hydra's grammar: paths may hold spaces, commas or equals signs."""
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted keys of nested mappings; lists count as values."""
     if not isinstance(values, dict) or not values:

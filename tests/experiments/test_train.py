@@ -196,7 +196,7 @@ def test_every_arm_trains_without_unused_parameters(tmp_path: Path) -> None:
 def test_precisions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for setting in ("trainer.precision=64-true", "data.dtype=float64"):
         with pytest.raises(ConfigError, match=r"precision=.* and data\.dtype=.* do not fit"):
-            run(tmp_path / setting, setting)
+            run(tmp_path, setting)
 
 
 def test_ema_weights_are_what_the_best_checkpoint_holds(tmp_path: Path) -> None:
