@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from experiments.cli import clean_errors
 from experiments.configuration import ARMS, composed, plain, quoted
 from experiments.report import make_report, print_report
-from experiments.runs import RESULTS, open_run
+from experiments.runs import RESULTS, find_run
 from tracegrad.errors import ConfigError, TrainingError
 
 STEP = re.compile(r"^step (\d+)/(\d+)(?:.*?val/h_mae ([\d.e+-]+) meV)?")
@@ -113,7 +113,7 @@ def _points(own: dict[str, str], overrides: list[str]) -> tuple[list[Point], Pat
             directory = runs / f"{arm}_seed{seed}"
             settings = [*overrides, f"tracegrad={arm}", f"seed={seed}", f"run_dir={quoted(directory)}"]
             config = composed("train", settings)
-            open_run(directory, plain(config), "auto")
+            find_run(directory, plain(config), "auto")
             points.append(Point(arm, seed, directory, settings, config.trainer.max_steps))
     return points, runs
 

@@ -2,14 +2,19 @@
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from hydra.errors import HydraException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from tracegrad.errors import TraceGradError
+
+# How the libraries of a configuration refuse a value.
+REFUSALS = (ValueError, MisconfigurationException, ImportError)
 
 
 def user_error(error: BaseException | None) -> str | None:
@@ -17,16 +22,31 @@ def user_error(error: BaseException | None) -> str | None:
 
     `hydra.utils.instantiate` wraps what a constructor raises, so that the chain has to be walked.
     """
-    configuration = None
+    configuration: Exception | None = None
     while error is not None:
         if isinstance(error, TraceGradError):
-            return str(error)
-        if configuration is None and isinstance(error, HydraException | OmegaConfBaseException):
-            configuration = _first_line(error)
-        elif configuration is not None and not isinstance(error, HydraException | OmegaConfBaseException):
-            return None
+            return _original_words(error)
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            configuration = configuration or error
+        elif configuration is not None:
+            return _refused_setting(configuration, error)
         error = error.__cause__
-    return configuration
+    return _first_line(configuration) if configuration is not None else None
+
+
+def _original_words(error: TraceGradError) -> str:
+    """The message without the traceback that a DataLoader puts around an error of its workers."""
+    kind = type(error)
+    return str(error).rsplit(f"{kind.__module__}.{kind.__qualname__}: ", 1)[-1].strip()
+
+
+def _refused_setting(configuration: Exception, cause: BaseException) -> str | None:
+    """What a library's constructor says of a value it refuses; other causes are bugs."""
+    if not isinstance(cause, REFUSALS):
+        return None
+    key = re.search(r"^full_key: (\S+)$", str(configuration), re.MULTILINE)
+    where = f"{key[1]}: " if key else ""
+    return where + " ".join(str(cause).split())
 
 
 def _first_line(error: BaseException) -> str:

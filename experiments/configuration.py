@@ -23,16 +23,22 @@ ARM_LABELS = {"none": "", "trace": "+Trace", "grad": "+Grad", "tracegrad": "+Tra
 OmegaConf.register_new_resolver("arm", lambda trace, grad: ARMS[bool(trace), bool(grad)], replace=True)
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+def command(
+    config_name: str, *, help_alone: bool = False
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Make a command line program of a function of a configuration.
 
-    Overrides are checked first, so that a wrong key or name is answered with the nearest right ones.
+    Overrides are checked first, so that a wrong key or name is answered with the nearest right ones. With
+    ``help_alone`` a call without arguments prints the help.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         @clean_errors
         def entry() -> Any:
             arguments = sys.argv[1:]
+            if help_alone and not arguments:
+                arguments = ["--help"]
+                sys.argv += arguments
             if not any(argument.startswith("-") for argument in arguments):
                 composed(config_name, arguments)
             main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)

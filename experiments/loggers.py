@@ -28,9 +28,11 @@ def make_loggers(config: DictConfig, values: dict[str, Any], origin: dict[str, A
 
 def wandb_mode(setting: str) -> str:
     """online, offline or disabled; WANDB_MODE wins, and ``auto`` asks whether a login is there."""
+    given = os.environ.get("WANDB_MODE")
+    source, setting = ("WANDB_MODE", given) if given else ("logger.wandb.mode", setting)
+    setting = {"dryrun": "offline"}.get(setting, setting)
     if setting not in MODES:
-        raise ConfigError(f"logger.wandb.mode is {setting!r}; choose one of {list(MODES)}")
-    setting = os.environ.get("WANDB_MODE", setting)
+        raise ConfigError(f"{source} is {setting!r}; choose one of {list(MODES)}")
     if setting != "auto":
         return setting
     return "online" if os.environ.get("WANDB_API_KEY") or _in_netrc() else "offline"
@@ -43,17 +45,23 @@ def _wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> WandbLogger
         directory.mkdir(parents=True, exist_ok=True)
         # The same directory is the same run, also after a restart.
         run_id = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
-        run = wandb.init(
-            project=config.logger.wandb.project,
-            entity=config.logger.wandb.entity,
-            name=f"{directory.parent.name}/{directory.name}",
-            id=run_id,
-            dir=str(directory),
-            mode=mode,  # type: ignore[arg-type]
-            resume="allow" if mode == "online" else None,
-            config=record,
-            settings=wandb.Settings(silent=True),  # the commands say themselves where the files lie
-        )
+        try:
+            run = wandb.init(
+                project=config.logger.wandb.project,
+                entity=config.logger.wandb.entity,
+                name=f"{directory.parent.name}/{directory.name}",
+                id=run_id,
+                dir=str(directory),
+                mode=mode,  # type: ignore[arg-type]
+                resume="allow" if mode == "online" else None,
+                config=record,
+                settings=wandb.Settings(silent=True),  # the commands say themselves where the files lie
+            )
+        except wandb.errors.Error as error:
+            raise ConfigError(
+                f"W&B cannot start in mode {mode} ({error}); log in with `wandb login`, "
+                "or set logger.wandb.mode=offline"
+            ) from error
     return WandbLogger(experiment=run, save_dir=str(directory), offline=mode == "offline")
 
 

@@ -26,7 +26,8 @@ from tracegrad.atomic import replacing
 from tracegrad.baseline import MeanBlocks
 from tracegrad.data.datamodule import HamiltonianDataModule
 from tracegrad.errors import CheckpointError, ConfigError
-from tracegrad.module import HamiltonianModule, check_architecture
+from tracegrad.model import HamiltonianModel
+from tracegrad.module import CHECKPOINT_KEY, HamiltonianModule, check_architecture
 from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
 from tracegrad.plots.style import save
 from tracegrad.results import FILE as RESULTS
@@ -35,6 +36,10 @@ from tracegrad.units import MEV_PER_HARTREE
 
 # Settings that may differ when a run is continued: they do not change what is computed.
 MAY_CHANGE = ("resume", "threads", "logger", "test", "data.num_workers", "data.pin_memory", "data.path")
+CONFIG = "config.yaml"
+METRICS = "metrics.csv"
+# What tells databases and splits apart, wherever the file lies.
+IDENTITY = ("bytes", "head_sha256", "split_hash")
 # Mean blocks of so many training rows stand still; more would only read a large database once more.
 TRIVIAL_ROWS = 5000
 
@@ -56,6 +61,10 @@ def build(config: DictConfig, values: dict[str, Any]) -> Parts:
             f"trainer.precision={config.trainer.precision} and data.dtype={config.data.dtype} do not fit; "
             "double precision needs trainer.precision=64-true and data.dtype=float64"
         )
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"seed is {config.seed}; it must lie between 0 and 2^32 - 1")
+    if config.threads is not None and config.threads < 1:
+        raise ConfigError(f"threads is {config.threads}; at least 1 is needed (null: torch's own choice)")
     if config.threads:
         torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -90,16 +99,17 @@ def make_callbacks(config: DictConfig) -> list[Callback]:
     return [instantiate(entry) for entry in config.callbacks.values() if entry is not None]
 
 
-def open_run(directory: Path, values: dict[str, Any], resume: str) -> Path | None:
-    """Prepare a run directory and say from which checkpoint to go on, if any.
+def find_run(directory: Path, values: dict[str, Any], resume: str) -> Path | None:
+    """The checkpoint from which a run goes on, if there is one.
 
     Raises:
         ConfigError: the directory holds a run with other settings, or is in use and ``resume`` is never.
     """
     if resume not in ("auto", "never"):
         raise ConfigError(f"resume is {resume!r}; choose auto or never")
-    written = directory / "config.yaml"
-    if written.exists():
+    last = directory / "checkpoints" / "last.ckpt"
+    # What a failed start left behind, without a checkpoint, does not count as a run.
+    if last.exists() or (directory / RESULTS).exists():
         if resume == "never":
             raise ConfigError(f"{directory} holds a run already; choose another run_dir or remove it")
         changed = differences(read_config(directory), values, MAY_CHANGE)
@@ -109,15 +119,12 @@ def open_run(directory: Path, values: dict[str, Any], resume: str) -> Path | Non
                 f"{directory} holds a run with other settings; choose another run_dir or name, or remove it:\n"
                 f"  {lines}"
             )
-    with replacing(written) as draft:
-        draft.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    last = directory / "checkpoints" / "last.ckpt"
     return last if last.exists() else None
 
 
 def read_config(directory: Path) -> dict[str, Any]:
     """The plain configuration of a run directory."""
-    path = directory / "config.yaml"
+    path = directory / CONFIG
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -139,26 +146,46 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
         reason = str(error).split("\n", 1)[0]
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint of plain data ({reason})") from error
+        raise CheckpointError(
+            f"{path}: damaged, or not a checkpoint of plain data ({reason}); "
+            "remove it to start anew, or put another checkpoint in its place"
+        ) from error
+
+
+def check_data(checkpoint: dict[str, Any], fingerprint: dict[str, Any], path: Path) -> None:
+    """Raise `CheckpointError` if a checkpoint was trained on other data or on another split of it."""
+    before = checkpoint.get(CHECKPOINT_KEY, {}).get("data", {})
+    changed = [key for key in IDENTITY if before.get(key) != fingerprint[key]]
+    if changed:
+        raise CheckpointError(
+            f"{path} was trained on {before.get('database')} (split {before.get('split_hash')}, "
+            f"{before.get('bytes')} bytes), but the data now are {fingerprint['database']} "
+            f"(split {fingerprint['split_hash']}, {fingerprint['bytes']} bytes); they differ in "
+            f"{', '.join(changed)}: give the database of the training"
+        )
 
 
 def train(config: DictConfig, values: dict[str, Any]) -> None:
     """Train a run, or go on with it, and test it; leaves ``results.json`` unless ``test=false``."""
     directory = Path(config.run_dir)
-    resume_from = open_run(directory, values, config.resume)
+    resume_from = find_run(directory, values, config.resume)
     if (directory / RESULTS).exists():
         print(f"{directory} is finished; its results stand in {directory / RESULTS}")
         return
     parts = build(config, values)
+    if resume_from is None:
+        (directory / METRICS).unlink(missing_ok=True)
     origin = provenance() | {"data": parts.fingerprint}
     callbacks = make_callbacks(config)
     loggers = make_loggers(config, values, origin)
     trainer = make_trainer(config, callbacks, loggers)
-    if trainer.is_global_zero:
-        write_json(directory / "provenance.json", origin)
     if resume_from:
-        load_checkpoint(resume_from)
+        check_data(load_checkpoint(resume_from), parts.fingerprint, resume_from)
         print(f"going on from {resume_from}")
+    if trainer.is_global_zero:  # only now: a start that fails leaves the directory free
+        with replacing(directory / CONFIG) as draft:
+            draft.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        write_json(directory / "provenance.json", origin)
     try:
         with quiet():
             trainer.fit(parts.module, parts.datamodule, ckpt_path=resume_from and str(resume_from))
@@ -172,7 +199,7 @@ def train(config: DictConfig, values: dict[str, Any]) -> None:
     results["train_seconds"] = round(timers[0].time_elapsed("train"), 1) if timers else None
     if not trainer.is_global_zero:
         return
-    curves = Run(read_metrics(directory / "metrics.csv"), results["arm"], results["label"], results["seed"])
+    curves = Run(read_metrics(directory / METRICS), results["arm"], results["label"], results["seed"])
     save(learning_curves([curves]), directory / "figures" / "learning_curves.png")
     write_json(directory / RESULTS, results)
     log_results(loggers, results, sorted((directory / "figures").glob("*.png")))
@@ -208,7 +235,7 @@ def evaluate_checkpoint(
         "checkpoint": checkpoint.stem,
         "step": loaded["global_step"],
         "unit": "meV",
-        "metrics": {name: float(value) for name, value in metrics.items() if name.startswith("test/")},
+        "metrics": {name: _number(value) for name, value in metrics.items() if name.startswith("test/")},
         "trivial": {
             f"test/{name}": float(value) * MEV_PER_HARTREE
             for name, value in trivial.items()
@@ -232,6 +259,24 @@ def log_results(loggers: list[Logger], results: dict[str, Any], figures: list[Pa
             logger.log_table("test_table", ["arm", *metrics], [[results["label"], *metrics.values()]])
             for figure in figures:
                 logger.log_image(f"figures/{figure.stem}", [str(figure)])
+
+
+def load_model(directory: str | Path, checkpoint: str = "best") -> HamiltonianModel:
+    """The trained network of a run directory, in evaluation mode; its data is not needed.
+
+    Raises:
+        ConfigError, CheckpointError: no run directory, or no checkpoint that fits it.
+    """
+    directory = Path(directory)
+    config = OmegaConf.create(read_config(directory))
+    path = directory / "checkpoints" / f"{checkpoint}.ckpt"
+    state = load_checkpoint(path)["state_dict"]
+    own = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    model: HamiltonianModel = instantiate(config.model)
+    model.to(next(iter(own.values())).dtype)
+    check_architecture(own, model.state_dict(), str(path))
+    model.load_state_dict(own)
+    return model.eval()
 
 
 def rebuild(directory: Path, changes: dict[str, Any]) -> tuple[DictConfig, Parts]:

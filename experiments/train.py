@@ -11,7 +11,7 @@ from tracegrad.report import print_tables, results_table
 from tracegrad.results import read_result
 
 
-@command("train")
+@command("train", help_alone=True)
 def main(config: DictConfig) -> None:
     """Train the configured model, or go on with an interrupted run."""
     train(config, plain(config))

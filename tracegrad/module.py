@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from tracegrad.basis import OrbitalBasis
-from tracegrad.errors import CheckpointError, TrainingError
+from tracegrad.errors import CheckpointError, ConfigError, TrainingError
 from tracegrad.loss import HamiltonianLoss, LossTerms
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
 from tracegrad.model import HamiltonianModel, Prediction
@@ -82,7 +82,10 @@ class HamiltonianModule(lightning.LightningModule):
         self._log_metric("test", self.test_metric)
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
-        optimizer = self.make_optimizer(self.parameters(), lr=self.schedule.peak)
+        try:
+            optimizer = self.make_optimizer(self.parameters(), lr=self.schedule.peak)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"optim.optimizer: {error}") from error
         scheduler = LambdaLR(optimizer, self.schedule)
         return {
             "optimizer": optimizer,

@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +15,10 @@ import pytest
 import torch
 
 from experiments.configuration import composed, plain
-from experiments.runs import build, load_checkpoint, train
+from experiments.loggers import wandb_mode
+from experiments.runs import build, load_checkpoint, load_model, train
 from tracegrad.blocks import assemble_matrix
+from tracegrad.data.datamodule import database_path
 from tracegrad.errors import CheckpointError, ConfigError, TrainingError
 from tracegrad.units import MEV_PER_HARTREE
 
@@ -150,6 +156,78 @@ def test_training_goes_on_from_the_last_epoch(tmp_path: Path, finished: Path) ->
     with (tmp_path / "metrics.csv").open(newline="") as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert steps == list(range(12))
+
+
+def test_training_that_ends_inside_an_epoch_keeps_its_last_step(tmp_path: Path) -> None:
+    run(tmp_path, "trainer.max_steps=8")  # an epoch has 6 steps
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 8
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        validated = [int(row["step"]) for row in csv.DictReader(file) if row["val/h_mae"]]
+    assert validated == [5, 7]
+    assert (tmp_path / "results.json").exists()
+
+
+def test_failed_start_does_not_block_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="weight_decay"):
+        run(tmp_path, "optim.optimizer.weight_decay=-1")
+    run(tmp_path, "trainer.max_steps=6")
+    assert (tmp_path / "results.json").exists()
+
+
+def test_another_database_is_refused_on_resume_and_in_evaluation(tmp_path: Path) -> None:
+    first, other = tmp_path / "first.db", tmp_path / "other.db"
+    shutil.copy(database_path("embedded:demo_dynamic.db"), first)
+    shutil.copy(first, other)
+    with sqlite3.connect(other) as connection:
+        connection.execute("UPDATE data SET etot = 0")
+    connection.close()
+    directory = tmp_path / "run"
+    run(directory, f"data.path={first}", "trainer.max_steps=6", "test=false")
+    with pytest.raises(CheckpointError, match=r"trained on first\.db .* the data now are other\.db"):
+        run(directory, f"data.path={other}", "trainer.max_steps=6")
+    run(directory, f"data.path={first}", "trainer.max_steps=6")
+    command = [sys.executable, "-m", "experiments.evaluate", f"run={directory}", f"path={other}"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: ")
+    assert "the data now are other.db" in refused.stderr
+    subprocess.run([*command, "other_data=true"], capture_output=True, check=True)
+
+
+def test_bad_row_in_a_worker_is_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.db"
+    shutil.copy(database_path("embedded:demo_dynamic.db"), broken)
+    with sqlite3.connect(broken) as connection:
+        connection.execute("UPDATE data SET Ham = x'00'")
+    connection.close()
+    command = [sys.executable, "-m", "experiments.train", *SMALL, f"run_dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [*command, f"data.path={broken}", "data.num_workers=1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: \S+broken\.db: row \d+: column Ham .*\n", done.stderr), done.stderr
+
+
+def test_trained_model_predicts_without_its_data(finished: Path) -> None:
+    model = load_model(finished)
+    water = ([8, 1, 1], [[0.0, 0.0, 0.0], [0.0, 0.76, 0.59], [0.0, -0.76, 0.59]])
+    h = model.hamiltonian(*map(np.array, water))
+    assert h.shape == (24, 24)
+    assert torch.equal(h, h.T)
+
+
+def test_wandb_offline_files_stand_in_the_run_directory(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments.train", *SMALL, f"run_dir={tmp_path}"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    subprocess.run(
+        [*command, "logger.wandb.mode=offline", "trainer.max_steps=6"],
+        capture_output=True,
+        check=True,
+        env=environment,
+    )
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    with pytest.raises(ConfigError, match=r"logger\.wandb\.mode is 'onlin'"):
+        wandb_mode("onlin")
 
 
 def test_checkpoint_of_another_architecture_is_named(finished: Path, tmp_path: Path) -> None:

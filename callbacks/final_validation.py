@@ -1,0 +1,22 @@
+"""A validation, and with it a checkpoint, at the last step of a training."""
+
+from typing import Any
+
+import lightning
+from lightning import Callback
+
+
+class ValidateLastStep(Callback):
+    """Validates after the last step when it falls inside an epoch, so that no step is lost to the checkpoints."""
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps:
+            trainer.check_val_every_n_epoch = 1
+            trainer.should_stop = True  # the loop validates before it stops
