@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from experiments.cli import clean_errors
 from experiments.configuration import ARMS, composed, plain, quoted
+from experiments.loggers import print_wandb_hint
 from experiments.report import make_report, print_report
 from experiments.runs import RESULTS, find_run
 from tracegrad.errors import ConfigError, TrainingError
@@ -76,9 +77,7 @@ def main() -> None:
             f"{len(failed)} of {len(points)} runs failed; the same command goes on with them:\n  {logs}"
         )
     print_report(make_report(runs))
-    wandb = sorted(path for point in points for path in (point.directory / "wandb").glob("offline-run-*"))
-    if wandb:
-        print(f"W&B files: {runs}/*/wandb (upload: wandb sync {runs}/*/wandb/offline-run-*)")
+    print_wandb_hint([point.directory for point in points])
     print(f"runs: {runs} (each with config.yaml, metrics.csv, {RESULTS}, figures/)")
     print(f"time: {time.monotonic() - started:.0f} s")
 

@@ -56,10 +56,9 @@ def main(config: DictConfig) -> None:
         *read_geometries(_listed(config, "geometries")),
     ]
     console = Console()
-    console.print(
+    heading = (
         f"flavour {settings.flavour}, functional {settings.functional}, def2-SVP; "
-        f"geometries: {len(geometries)}, processes: {processes}",
-        highlight=False,
+        f"geometries: {len(geometries)}, processes: {processes}"
     )
     with _progress_bar(console) as bar:
         summary = generation.generate(
@@ -71,7 +70,7 @@ def main(config: DictConfig) -> None:
             strict=config.strict,
             command=public_command(sys.argv[1:]),
             report=lambda line: bar.console.print(line, style="yellow", highlight=False, markup=False),
-            on_progress=_ProgressReport(bar, settings.flavour),
+            on_progress=_ProgressReport(bar, settings.flavour, heading),
         )
     left_out = f", {len(summary.left_out)} left out" if summary.left_out else ""
     console.print(
@@ -99,10 +98,13 @@ class _RateColumn(ProgressColumn):
 
 
 class _ProgressReport:
-    """Moves the bar; where there is no terminal for one, as in a batch job, prints a line a minute."""
+    """Moves the bar; where there is no terminal for one, as in a batch job, prints a line a minute.
 
-    def __init__(self, bar: Progress, flavour: str) -> None:
-        self.bar = bar
+    The heading comes with the first call, when output and geometries have been checked.
+    """
+
+    def __init__(self, bar: Progress, flavour: str, heading: str) -> None:
+        self.bar, self.heading = bar, heading
         self.what = "trajectories" if flavour == "dynamic" else "geometries"
         self.task: TaskID | None = None
         self.printed = time.monotonic()
@@ -110,6 +112,7 @@ class _ProgressReport:
     def __call__(self, progress: generation.Progress) -> None:
         items = f"{progress.items_done}/{progress.items_total} {self.what}"
         if self.task is None:
+            self.bar.console.print(self.heading, highlight=False)
             self.task = self.bar.add_task(items, total=progress.frames_total, completed=progress.frames_done)
         self.bar.update(self.task, completed=progress.frames_done, description=items)
         if not self.bar.console.is_terminal and time.monotonic() > self.printed + 60:

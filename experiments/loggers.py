@@ -3,6 +3,7 @@
 import hashlib
 import netrc
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,42 @@ def wandb_mode(setting: str) -> str:
     return "online" if os.environ.get("WANDB_API_KEY") or _in_netrc() else "offline"
 
 
+def print_wandb_hint(runs: Sequence[Path]) -> None:
+    """Say where the offline files of runs lie and how they are uploaded.
+
+    A run that was resumed has several parts with one id, which have to be uploaded together.
+    """
+    parts = {run: sorted((run / "wandb").glob("offline-run-*")) for run in runs}
+    offline = [run for run in runs if parts[run]]
+    if not offline:
+        return
+    places = f"{offline[0]}/wandb" if len(offline) == 1 else f"{offline[0].parent}/*/wandb"
+    print(f"W&B files (offline): {places}")
+    if any(len(parts[run]) == 1 for run in offline):
+        print(f"  upload: wandb sync {places}/offline-run-*")
+    for run in offline:
+        if len(parts[run]) > 1:
+            print(
+                f"  upload of a resumed run: wandb sync --id {_run_id(run)} {' '.join(map(str, parts[run]))}"
+            )
+
+
+def _run_id(directory: Path) -> str:
+    """The same directory is the same run, also after a restart."""
+    return hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
+
+
 def _wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> WandbLogger:
     directory = Path(config.run_dir)
     run = None
     if process_rank() == 0:
         directory.mkdir(parents=True, exist_ok=True)
-        # The same directory is the same run, also after a restart.
-        run_id = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
         try:
             run = wandb.init(
                 project=config.logger.wandb.project,
                 entity=config.logger.wandb.entity,
                 name=f"{directory.parent.name}/{directory.name}",
-                id=run_id,
+                id=_run_id(directory),
                 dir=str(directory),
                 mode=mode,  # type: ignore[arg-type]
                 resume="allow" if mode == "online" else None,

@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from experiments.configuration import command, plain
+from experiments.loggers import print_wandb_hint
 from experiments.provenance import process_rank
 from experiments.runs import RESULTS, train
 from tracegrad.report import print_tables, results_table
@@ -20,7 +21,8 @@ def main(config: DictConfig) -> None:
     directory = Path(config.run_dir)
     if (directory / RESULTS).exists():
         print_tables(results_table([read_result(directory / RESULTS)]))
-    print(f"run directory: {directory}")
+    print(f"run directory: {directory} (figures in {directory / 'figures'})")
+    print_wandb_hint([directory])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
 import json
+import re
+import sqlite3
 from itertools import pairwise
 from pathlib import Path
 
@@ -123,6 +125,10 @@ def without(state, key):
     return {name: value for name, value in state.items() if name != key}
 
 
+def cut(key, index):
+    return lambda state: {**state, key: state[key][index]}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -135,11 +141,57 @@ def without(state, key):
         (lambda s: {**s, "fc_ij.hamiltonian.0.bias": torch.ones(7)}, "fc_ij.hamiltonian.0.bias has shape"),
         (lambda s: {**s, "epoch": 3}, "epoch is int, not a tensor"),
         (lambda s: {}, "it has no node_embedding.weight"),
+        (lambda s: {"state_dict": None}, "not NoneType"),
+        (lambda s: {**s, "step": np.array(["x"])}, "step is ndarray, not a tensor"),
+        (cut("node_embedding.weight", np.s_[:, :5]), "lmax = 50, which should be 1 to 8"),
+        (cut("node_embedding.weight", np.s_[:, :12]), r"linear_node_1.weight has shape \[1280\], but 1152"),
+        (cut("node_embedding.weight", np.s_[:, :0]), "channels = 0, which should be 1 to 4096"),
+        (cut("node_embedding.weight", np.s_[:7]), "species = 7, which should be 10 to 1000"),
+        (cut("node_embedding.weight", 0), r"node_embedding.weight has shape \[16\], it should be a matrix"),
+        (cut("node_embedding.weight", np.s_[:, :1]), "lmax = 1279, which should be 1 to 8"),
+        (cut("output_ii.weight", np.s_[:-1]), r"output_ii.weight has shape \[639\]"),
+        (cut("e3_gnn_layer.0.conv.fc_node.layer0.weight", np.s_[:5]), "5 radial functions"),
+        (lambda s: {**s, "e3_gnn_layer.9999999999.x": torch.ones(2)}, "no place for e3_gnn_layer.9999999999"),
+        (lambda s: {**s, "e3_gnn_layer.x": torch.ones(2)}, "no place for e3_gnn_layer.x"),
+        (
+            lambda s: {
+                k: v for k, v in s.items() if not k.startswith(("e3_gnn_layer.1.", "e3_gnn_layer.0."))
+            },
+            "tensors are missing: e3_gnn_layer.0.conv",
+        ),
+        (
+            lambda s: {k: v for k, v in s.items() if not k.startswith("e3_gnn_node_layer.")},
+            "tensors are missing: e3_gnn_node_layer.0",
+        ),
+        (
+            lambda s: {
+                k: v for k, v in s.items() if k[:14] not in [f"e3_gnn_layer.{i}" for i in (1, 2, 3, 4)]
+            },
+            "2 pair layers after 1 convolutions",
+        ),
+        (
+            lambda s: {**s, "fc_ij.hamiltonian.0.weight": s["fc_ij.hamiltonian.0.weight"].T},
+            r"fc_ij.hamiltonian.0.weight has shape \[32, 16\], \[16, 32\] is needed",
+        ),
+        (lambda s: {k: v.int() for k, v in s.items()}, "weights are no floating-point numbers"),
+        (lambda s: {**s, "distance_expansion.cutoff": torch.zeros(())}, "cutoff is no distance above 0"),
+        (
+            lambda s: {"state_dict": {f"model.backbone.{k}": v for k, v in s.items()}},
+            "TraceGrad itself.*load_m",
+        ),
+        (lambda s: {"state_dict": {}, "tracegrad": {}}, r"load_model\(run_directory\)"),
     ],
 )
 def test_other_networks_are_refused(state, change, message):
     with pytest.raises(CheckpointError, match=message):
         load_released_qhnet(change(dict(state)))
+
+
+def test_any_missing_tensor_is_named(state):
+    needed = {theirs for theirs, _ in _qhnet_names(state)}
+    for key in needed:
+        with pytest.raises(CheckpointError, match=f"(missing: |has no ){re.escape(key)}"):
+            load_released_qhnet(without(state, key))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -150,6 +202,17 @@ def test_unreadable_files_are_named(tmp_path):
     damaged.write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError, match=r"damaged\.pt: not a readable checkpoint"):
         load_released_qhnet(damaged)
+    damaged.write_text("epoch,loss\n1,2\n")
+    with sqlite3.connect(tmp_path / "data.db") as db:
+        db.execute("CREATE TABLE data (id INTEGER)")
+    db.close()
+    torch.save({"state_dict": None}, tmp_path / "empty.pt")
+    torch.save({"state_dict": {}, "object": Path("x")}, tmp_path / "objects.pt")
+    for path in (damaged, tmp_path, *(tmp_path / name for name in ("data.db", "empty.pt", "objects.pt"))):
+        with pytest.raises(CheckpointError, match=f"^{re.escape(str(path))}: .*$") as caught:
+            load_released_qhnet(path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < len(str(path)) + 150
     listed = tmp_path / "list.pt"
     torch.save([torch.ones(2)], listed)
     with pytest.raises(CheckpointError, match="not list"):

@@ -172,6 +172,14 @@ def test_single_atoms_take_no_part_in_the_trace_loss(basis):
         ({"t": "huber"}, "huber"),
         ({"scale_labels": "batch"}, "loss.scale_labels is 'batch'"),
         ({"fixed_weights": [1.0]}, "needs two numbers"),
+        ({"fixed_weights": "12"}, "loss.fixed_weights is 12"),
+        ({"fixed_weights": 3}, "loss.fixed_weights is 3"),
+        ({"fixed_weights": ["1", 2]}, "loss.fixed_weights is"),
+        ({"fixed_weights": [1, -2]}, "loss.fixed_weights is"),
+        ({"fixed_weights": [1, np.nan]}, "loss.fixed_weights is"),
+        ({"trace_weight": -0.1}, "loss.trace_weight is -0.1; give a finite number >= 0"),
+        ({"trace_weight": np.inf}, "loss.trace_weight is inf"),
+        ({"trace_weight": "0.2"}, "loss.trace_weight is '0.2'"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

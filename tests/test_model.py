@@ -267,13 +267,32 @@ def test_hamiltonian_is_the_assembled_prediction(basis):
         ([8, 1], [[0.0, 0, 0]], "shape"),
         ([], np.zeros((0, 3)), "shape"),
         ([8, 1], [[0.0, 0, 0], [np.nan, 0, 0]], "not a finite number"),
+        ([[8, 1]], np.zeros((2, 3)), "shape"),
+        (["8", "1"], np.zeros((2, 3)), "molecule: the atomic numbers must be numbers, not str"),
+        ([8.5, 1.0], np.zeros((2, 3)), "molecule: atomic number 8.5 is not whole"),
+        ([8.0, np.inf], np.zeros((2, 3)), "atomic number inf is not whole"),
+        ([True, False], np.zeros((2, 3)), "must be numbers, not bool"),
+        ([8, None], np.zeros((2, 3)), "must be numbers, not object"),
+        ([8, [1, 1]], np.zeros((2, 3)), "the atomic numbers do not make an array"),
+        ([8, 1], [["0", "0", "0"], ["0", "0", "1"]], "the positions must be numbers, not str"),
+        ([8, 1], [[0, 0, 0], [0, 1]], "the positions do not make an array"),
         ([8, 1], [[0.0, 0, 0], [0.01, 0, 0]], "atoms 0 and 1 are 0.010 angstrom apart"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_impossible_molecules_are_refused(basis, numbers, positions, message):
     with pytest.raises(DataError, match=message):
-        make_model(basis).hamiltonian(np.array(numbers), np.array(positions))
+        make_model(basis).hamiltonian(numbers, positions)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_lists_and_whole_floats_are_taken(basis):
+    model = make_model(basis)
+    numbers, positions = molecules.WATER
+    expected = model.hamiltonian(numbers, positions)
+    whole = [float(number) for number in numbers]
+    assert torch.equal(model.hamiltonian(whole, positions.tolist()), expected)
+    assert torch.equal(model.hamiltonian(torch.tensor(whole), torch.tensor(positions)), expected)
 
 
 def test_unknown_elements_are_named(basis):

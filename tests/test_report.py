@@ -100,6 +100,9 @@ def test_a_single_run_makes_a_table(tmp_path):
     text = printed([table])
     assert "best" not in text.replace("best checkpoint", "")
     assert "change against" not in text
+    captions = [line for line in text.splitlines() if "seed" in line and "(s)" not in line]
+    assert captions == []
+    assert "test set, best checkpoint" in text
 
 
 def test_orbital_columns_show_when_any_row_has_them(tmp_path):

@@ -1,6 +1,6 @@
 """Released weights of other codes, loaded into the models of this one."""
 
-import pickle
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from tracegrad.backbones.qhnet import QHNet
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import CheckpointError
 from tracegrad.model import HamiltonianModel
+from tracegrad.nn.features import paths
 
 # Parameters of the released QHNet that its forward pass never uses.
 _DEAD = (
@@ -33,6 +34,16 @@ _CONSTANT = (
     "distance_expansion.n",
     "distance_expansion.v",
 )
+# Sizes above these are no QHNet that anybody has trained, but a damaged or foreign file.
+_LARGEST = {
+    "species": 1000,
+    "channels": 4096,
+    "lmax": 8,
+    "bottleneck": 4096,
+    "layers": 100,
+    "pair_layers": 100,
+    "radial": 1000,
+}
 
 
 def load_released_qhnet(source: str | Path | Mapping[str, Any]) -> HamiltonianModel:
@@ -45,9 +56,19 @@ def load_released_qhnet(source: str | Path | Mapping[str, Any]) -> HamiltonianMo
         A model in evaluation mode, float64 when the weights are. All sizes come from the tensors' shapes.
 
     Raises:
-        CheckpointError: unreadable file, missing tensors, or tensors that a QHNet does not have.
+        CheckpointError: unreadable file, missing tensors, tensors that a QHNet does not have, or shapes that
+            do not fit together.
     """
-    state = _released_state(source)
+    if not isinstance(source, (str, Path)):
+        return _loaded(source)
+    try:
+        return _loaded(_read(source))
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+
+
+def _loaded(content: Any) -> HamiltonianModel:
+    state = _released_state(content)
     names = {ours: theirs for theirs, ours in _qhnet_names(state)}
     used = set(names.values())
     unknown = sorted(
@@ -60,15 +81,19 @@ def load_released_qhnet(source: str | Path | Mapping[str, Any]) -> HamiltonianMo
     missing = sorted(used - state.keys())
     if missing:
         raise CheckpointError(f"not a released QHNet: tensors are missing: {_some(missing)}")
+    whole = sorted(key for key in used if not state[key].is_floating_point())
+    if whole:
+        raise CheckpointError(f"not a released QHNet: weights are no floating-point numbers: {_some(whole)}")
 
     backbone = QHNet(OrbitalBasis.def2_svp(), **_qhnet_sizes(state))
     own = backbone.state_dict()
     for ours, tensor in own.items():
         theirs = state[names[ours]]
-        if theirs.numel() != tensor.numel():
+        flat = theirs.ndim == 1 and theirs.numel() == tensor.numel()
+        if not flat and theirs.shape != tensor.shape:
             raise CheckpointError(
                 f"not a released QHNet: {names[ours]} has shape {list(theirs.shape)}, "
-                f"{tensor.numel()} numbers are needed for {ours}"
+                f"{list(tensor.shape)} is needed for {ours}"
             )
         own[ours] = theirs.detach().reshape(tensor.shape)
     backbone.to(own["embedding.weight"].dtype)
@@ -76,47 +101,100 @@ def load_released_qhnet(source: str | Path | Mapping[str, Any]) -> HamiltonianMo
     return HamiltonianModel(backbone).eval()
 
 
-def _released_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
-    if isinstance(source, (str, Path)):
-        try:
-            source = torch.load(source, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
-                f"{source}: not a readable checkpoint of plain tensors ({error})"
-            ) from error
-    if not isinstance(source, Mapping):
-        raise CheckpointError(f"a state_dict is a mapping of names to tensors, not {type(source).__name__}")
-    entries: Mapping[str, Any] = source.get("state_dict", source)
+def _read(path: str | Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"not a readable checkpoint ({error.strerror or error})") from error
+    except Exception as error:  # torch.load answers foreign bytes with errors of any kind
+        raise CheckpointError(
+            f"not a readable checkpoint of plain tensors ({type(error).__name__}); "
+            "if it holds other objects too, save its state_dict alone"
+        ) from error
+
+
+def _released_state(content: Any) -> dict[str, Tensor]:
+    entries = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(entries, Mapping):
+        raise CheckpointError(f"a state_dict is a mapping of names to tensors, not {type(entries).__name__}")
+    if "tracegrad" in content or any(str(key).startswith(("model.", "backbone.")) for key in entries):
+        raise CheckpointError(
+            "this is a checkpoint of TraceGrad itself, not a released QHNet; "
+            "use experiments.runs.load_model(run_directory)"
+        )
     state = {}
     for key, value in entries.items():
-        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        numeric = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+        tensor = torch.from_numpy(value) if numeric else value
         if not isinstance(tensor, Tensor):
             raise CheckpointError(f"not a state_dict: {key} is {type(value).__name__}, not a tensor")
-        state[key.removeprefix("module.")] = tensor
+        state[str(key).removeprefix("module.")] = tensor
     return state
 
 
 def _qhnet_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    species, channels = state["node_embedding.weight"].shape
+    """Arguments of `QHNet`, each checked against more than one tensor before anything is allocated."""
+    species, channels = _matrix(state, "node_embedding.weight")
+    radial, _ = _matrix(state, "e3_gnn_layer.0.conv.fc_node.layer0.weight")
+    linear = state["e3_gnn_node_layer.0.linear_node_1.weight"].numel()
+    bottleneck = state["output_ii.weight"].numel()
+    degrees = linear // max(channels, 1) ** 2
     sizes: dict[str, Any] = {
         "species": species,
         "channels": channels,
-        "lmax": state["e3_gnn_node_layer.0.linear_node_1.weight"].numel() // channels**2 - 1,
+        "lmax": degrees - 1,
+        "bottleneck": bottleneck // max(channels * degrees, 1),
         "layers": _count(state, "e3_gnn_layer."),
-        "pair_layers": _count(state, "e3_gnn_node_pair_layer."),
-        "radial": state["e3_gnn_layer.0.conv.fc_node.layer0.weight"].shape[0],
+        "pair_layers": _pair_layers(state),
+        "radial": radial,
     }
-    sizes["bottleneck"] = state["output_ii.weight"].numel() // channels // (sizes["lmax"] + 1)
+    for name, size in sizes.items():
+        least = max(OrbitalBasis.def2_svp().elements) + 1 if name == "species" else 1
+        if not least <= size <= _LARGEST[name]:
+            raise CheckpointError(
+                f"not a released QHNet: its tensors' shapes give {name} = {size}, "
+                f"which should be {least} to {_LARGEST[name]}"
+            )
+    if sizes["pair_layers"] > sizes["layers"]:
+        raise CheckpointError(
+            f"not a released QHNet: {sizes['pair_layers']} pair layers after {sizes['layers']} convolutions"
+        )
+    n_paths = len(paths(sizes["lmax"], sizes["lmax"], sizes["lmax"], parity=False))
+    counts = {
+        "e3_gnn_node_layer.0.linear_node_1.weight": degrees * channels**2,
+        "e3_gnn_node_layer.0.norm_gate_1.fc.0.bias": degrees * channels,
+        "e3_gnn_node_layer.0.tp.weight": n_paths * channels,
+        "e3_gnn_node_pair_layer.0.fc.2.weight": n_paths * channels**2,
+        "e3_gnn_node_pair_layer.0.fc_node_pair.layer0.weight": radial * channels,
+        "output_ii.weight": degrees * channels * sizes["bottleneck"],
+        "output_ij.weight": degrees * channels * sizes["bottleneck"],
+    }
+    for name, count in counts.items():
+        if state[name].numel() != count:
+            raise CheckpointError(
+                f"not a released QHNet: {name} has shape {list(state[name].shape)}, but {count} numbers "
+                f"follow from lmax {sizes['lmax']}, {channels} channels and {radial} radial functions"
+            )
     if "distance_expansion.cutoff" in state:
-        sizes["cutoff"] = float(state["distance_expansion.cutoff"])
+        cutoff = state["distance_expansion.cutoff"]
+        if cutoff.numel() != 1 or not 0 < float(cutoff) < math.inf:
+            raise CheckpointError("not a released QHNet: distance_expansion.cutoff is no distance above 0")
+        sizes["cutoff"] = float(cutoff)
     return sizes
+
+
+def _matrix(state: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    shape = state[name].shape
+    if len(shape) != 2:
+        raise CheckpointError(f"not a released QHNet: {name} has shape {list(shape)}, it should be a matrix")
+    return shape[0], shape[1]
 
 
 def _qhnet_names(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """Pairs (released name, own name) of every parameter."""
     if "node_embedding.weight" not in state:
         raise CheckpointError(
-            f"not a released QHNet: it has no node_embedding.weight but {_some(sorted(state))}"
+            f"not a released QHNet: it has no node_embedding.weight but {_some(sorted(state)) or 'nothing'}"
         )
     pairs = [("node_embedding.weight", "embedding.weight"), ("distance_expansion._alpha", "radial.alpha")]
     for i in range(_count(state, "e3_gnn_layer.")):
@@ -128,7 +206,7 @@ def _qhnet_names(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
             pairs += _gate(f"{theirs}.norm_gate", f"{ours}.gate")
             pairs += _plain(theirs, ours, "linear_node", "linear")
             pairs += _plain(theirs, ours, "linear_node_pre", "pre")
-    for i in range(_count(state, "e3_gnn_node_layer.")):
+    for i in range(_pair_layers(state)):
         theirs, ours = f"e3_gnn_node_layer.{i}", f"self_layers.{i}"
         for j in range(2):
             pairs += _gate(f"{theirs}.norm_gate_{j + 1}", f"{ours}.gates.{j}")
@@ -136,7 +214,7 @@ def _qhnet_names(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
         pairs += [(f"{theirs}.tp.weight", f"{ours}.weight")]
         pairs += _gate(f"{theirs}.norm_gate", f"{ours}.gate")
         pairs += _plain(theirs, ours, "linear_node_3", "out")
-    for i in range(_count(state, "e3_gnn_node_pair_layer.")):
+    for i in range(_pair_layers(state)):
         theirs, ours = f"e3_gnn_node_pair_layer.{i}", f"pair_layers.{i}"
         pairs += _plain(theirs, ours, "linear_node_pair_inner", "inner")
         pairs += _gate(f"{theirs}.norm_gate_pre", f"{ours}.gate_in")
@@ -172,8 +250,19 @@ def _gate(theirs: str, ours: str) -> list[tuple[str, str]]:
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    indices = {int(key[len(prefix) :].split(".", 1)[0]) for key in state if key.startswith(prefix)}
-    return max(indices, default=-1) + 1
+    """Number of layers, at least 1; a layer left out in between shows as missing tensors."""
+    indices = {key[len(prefix) :].split(".", 1)[0] for key in state if key.startswith(prefix)}
+    known = {str(i) for i in range(_LARGEST["layers"])}
+    if not indices <= known:
+        raise CheckpointError(
+            f"not a released QHNet: it has no place for {prefix}{min(indices - known)}; "
+            f"layers are numbered 0 to {_LARGEST['layers'] - 1}"
+        )
+    return max(map(int, indices), default=0) + 1
+
+
+def _pair_layers(state: Mapping[str, Tensor]) -> int:
+    return max(_count(state, prefix) for prefix in ("e3_gnn_node_layer.", "e3_gnn_node_pair_layer."))
 
 
 def _some(names: list[str]) -> str:

@@ -1,5 +1,6 @@
 """The training loss of Eqs. 7-8."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -68,8 +69,16 @@ class HamiltonianLoss(nn.Module):
             )
         if scale_labels not in ("none", "layer_norm"):
             raise ConfigError(f"loss.scale_labels is {scale_labels!r}; choose none or layer_norm")
-        if fixed_weights is not None and len(fixed_weights) != 2:
-            raise ConfigError(f"loss.fixed_weights needs two numbers, not {list(fixed_weights)}")
+        if not _is_weight(trace_weight):
+            raise ConfigError(f"loss.trace_weight is {trace_weight!r}; give a finite number >= 0")
+        if fixed_weights is not None and not (
+            isinstance(fixed_weights, Sequence)
+            and len(fixed_weights) == 2
+            and all(map(_is_weight, fixed_weights))
+        ):
+            raise ConfigError(
+                f"loss.fixed_weights is {fixed_weights}; it needs two numbers, finite and >= 0, or null"
+            )
         self.basis = basis
         self.h, self.t = tuple(h), t
         self.trace_weight = trace_weight
@@ -119,6 +128,10 @@ class HamiltonianLoss(nn.Module):
         supervised = count > 0
         per_molecule = torch.where(supervised, total / count.clamp_min(1), 0.0)
         return per_molecule.sum() / supervised.sum().clamp_min(1)
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _standardise(

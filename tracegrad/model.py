@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from tracegrad.backbones.interface import Backbone, Feature
 from tracegrad.basis import OrbitalBasis
 from tracegrad.blocks import assemble_matrix
+from tracegrad.errors import DataError
 from tracegrad.geometry import check_positions
 from tracegrad.graph import collate, molecule_graph
 from tracegrad.nn.tracegrad import TraceGrad
@@ -76,16 +78,35 @@ class HamiltonianModel(nn.Module):
 
         Raises:
             BasisError: an element outside the model's basis.
-            DataError: shapes that do not fit, numbers that are not finite, atoms on top of each other.
+            DataError: no numbers, shapes that do not fit, numbers that are not finite, atoms on top of each
+                other.
         """
-        numbers = np.asarray(torch.as_tensor(numbers).cpu())
-        positions = np.asarray(torch.as_tensor(positions).cpu(), dtype=np.float64)
+        numbers = _whole(_numeric(numbers, "atomic numbers"))
+        positions = _numeric(positions, "positions").astype(np.float64)
         check_positions(numbers, positions, "molecule", MINIMUM_DISTANCE)
         self.basis.check(numbers, "molecule")
         parameter = next(self.parameters())
         graph = molecule_graph(numbers, positions, self.basis, dtype=parameter.dtype)
         prediction = self(collate([graph]).to(parameter.device), traces=False)
         return assemble_matrix(prediction.on_site, prediction.pairs, numbers, self.basis)
+
+
+def _numeric(values: Any, what: str) -> np.ndarray:
+    try:
+        array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"molecule: the {what} do not make an array of numbers") from error
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"molecule: the {what} must be numbers, not {array.dtype.name}")
+    return array
+
+
+def _whole(numbers: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # what no integer can hold compares unequal
+        whole = numbers.astype(np.int64)
+    for number in numbers[numbers != whole].tolist()[:1]:
+        raise DataError(f"molecule: atomic number {number} is not whole")
+    return whole
 
 
 def _plain(feature_irreps, shells: int) -> TraceGrad:

@@ -1,6 +1,6 @@
 """Tables of results as text: for the terminal, Markdown, CSV and JSON.
 
-tables = results_table(collect_results("outputs"))
+tables = results_table(collect_results("runs"))
 print_tables(tables)
 """
 
@@ -33,6 +33,17 @@ __all__ = [
 ]
 
 FORMAT = 1
+# Fields of a table that say what it is about.
+_HEAD = (
+    "experiment",
+    "database",
+    "database_label",
+    "split",
+    "split_hash",
+    "backbone",
+    "checkpoint",
+    "part",
+)
 # Wide enough for every table, so that its natural width can be measured.
 _UNLIMITED = 10_000
 
@@ -80,17 +91,7 @@ def to_markdown(tables: Sequence[ResultsTable]) -> str:
 def to_csv(tables: Sequence[ResultsTable]) -> str:
     """One line a row of a table with unrounded numbers; energies in meV, changes in percent."""
     columns = list(dict.fromkeys(column for table in tables for column in table.columns))
-    head = [
-        "experiment",
-        "database",
-        "database_label",
-        "split",
-        "split_hash",
-        "backbone",
-        "checkpoint",
-        "part",
-    ]
-    names = [*head, "arm", "label", "seeds", "steps", "train_seconds", "parameters"]
+    names = [*_HEAD, "arm", "label", "seeds", "steps", "train_seconds", "parameters"]
     for column in columns:
         names += [column.key, f"{column.key}/std", f"{column.key}/change", f"{column.key}/best"]
     file = io.StringIO()
@@ -98,7 +99,7 @@ def to_csv(tables: Sequence[ResultsTable]) -> str:
     writer.writeheader()
     for table in tables:
         for row in table.rows:
-            values: dict[str, Any] = {name: getattr(table, name) for name in head}
+            values: dict[str, Any] = {name: getattr(table, name) for name in _HEAD}
             values |= {"arm": row.arm, "label": row.label}
             if row.runs:
                 values |= {"train_seconds": row.seconds, "parameters": row.runs[0].parameters}
@@ -167,6 +168,9 @@ def _cell(cell: Cell | None, column: Column, best: str, break_: str) -> str:
 
 def _captions(table: ResultsTable, mark: str) -> list[str]:
     counts = ", ".join(f"{count} {part}" for part, count in table.counts.items())
+    data = f"{table.part} set, {table.checkpoint} checkpoint; molecules: {counts}; split {table.split_hash}"
+    if sum(len(row.runs) for row in table.arms) == 1:
+        return [data]  # the rest explains how runs compare
     spread = any(cell.std is not None for row in table.rows for cell in row.cells.values())
     numbers = ["mean ± sample standard deviation over seeds" if spread else "value of the seed"]
     baseline = next((row.label for row in table.arms if row.arm == BASELINE), None)
@@ -174,10 +178,7 @@ def _captions(table: ResultsTable, mark: str) -> list[str]:
         numbers.append(f"(change against {baseline})")
     if any(cell.best for row in table.rows for cell in row.cells.values()):
         numbers.append(f"{mark}: best")
-    lines = [
-        f"{table.part} set, {table.checkpoint} checkpoint; molecules: {counts}; split {table.split_hash}",
-        "; ".join(numbers),
-    ]
+    lines = [data, "; ".join(numbers)]
     if not all(column.lower_is_better for column in table.columns):
         lines.append("MAE: lower is better; Sim(psi): higher is better")
     return [*lines, *table.notes]
@@ -202,19 +203,8 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def _json_table(table: ResultsTable, directory: str | Path | None) -> dict[str, Any]:
-    names = (
-        "experiment",
-        "database",
-        "database_label",
-        "split",
-        "split_hash",
-        "backbone",
-        "checkpoint",
-        "part",
-        "counts",
-    )
     return {
-        **{name: getattr(table, name) for name in names},
+        **{name: getattr(table, name) for name in (*_HEAD, "counts")},
         "columns": [vars(column) for column in table.columns],
         "rows": [
             {

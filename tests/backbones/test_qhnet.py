@@ -8,6 +8,7 @@ from tests import molecules
 from tests.oracles.qhnet_e3nn import plain_copy
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.basis import OrbitalBasis
+from tracegrad.errors import ConfigError
 from tracegrad.graph import collate
 from tracegrad.nn.features import channel_norms, spherical_harmonics
 from tracegrad.nn.radial import ExponentialBernstein
@@ -144,3 +145,24 @@ def test_norm_of_a_zero_feature_has_a_zero_gradient():
 def test_shapes_in_signatures_are_checked_in_tests():
     with pytest.raises(jaxtyping.TypeCheckError):
         spherical_harmonics(torch.zeros(2, 4), 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"lmax": 0}, "model.backbone.lmax is 0; give a whole number >= 1"),
+        ({"channels": 0}, "model.backbone.channels is 0"),
+        ({"bottleneck": -1}, "model.backbone.bottleneck is -1"),
+        ({"radial": 1.5}, "model.backbone.radial is 1.5"),
+        ({"layers": 0}, "model.backbone.layers is 0"),
+        ({"pair_layers": 0}, "model.backbone.pair_layers is 0; give a whole number from 1 to 3"),
+        ({"pair_layers": 4}, "model.backbone.pair_layers is 4; give a whole number from 1 to 3"),
+        ({"cutoff": 0.0}, "model.backbone.cutoff is 0.0; give a distance > 0"),
+        ({"cutoff": math.nan}, "model.backbone.cutoff is nan"),
+        ({"species": 9}, "model.backbone.species is 9; give a whole number >= 10"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_impossible_sizes_are_named(basis, option, message):
+    with pytest.raises(ConfigError, match=message):
+        small(basis, **option)

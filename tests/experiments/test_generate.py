@@ -109,6 +109,8 @@ def test_files_and_copies_from_the_command_line(tmp_path):
     [
         (["molecules=[H2]"], "output is needed; give output=VALUE"),
         (["output=a.db", "molecules=[water]"], "molecule 'water' is not in the G2 collection"),
+        (["output=a.db"], "no geometry to compute: give molecules or geometries"),
+        (["output=README.md", "molecules=[H2]"], "README.md exists; choose another output"),
         (["output=a.db", "molecules=[H2]", "frames=many"], "frames is 'many', but it must be a whole number"),
     ],
 )
@@ -117,6 +119,7 @@ def test_errors_are_one_clean_line(arguments, message):
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
+    assert "flavour" not in done.stdout
 
 
 def test_help_says_what_the_command_does():

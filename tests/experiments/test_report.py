@@ -103,5 +103,5 @@ def test_errors_are_one_clean_line(arguments, message):
 def test_help_says_what_the_command_does():
     done = run("--help")
     assert done.returncode == 0
-    assert "python -m experiments.report runs=outputs" in done.stdout
+    assert "python -m experiments.report runs=runs" in done.stdout
     assert "output: null" in done.stdout

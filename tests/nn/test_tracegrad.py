@@ -164,6 +164,14 @@ def test_switches_decide_what_a_block_computes():
         ({"w": "sparse"}, "tracegrad.w is 'sparse'"),
         ({"apply_to": "nodes"}, "tracegrad.apply_to is 'nodes'"),
         ({"residual": "none"}, "tracegrad.residual is 'none'"),
+        ({"channels": 0}, "tracegrad.channels is 0; give a whole number >= 1"),
+        ({"hidden": 2.5}, "tracegrad.hidden is 2.5"),
+        ({"width": -1}, "tracegrad.width is -1; give a whole number >= 0"),
+        ({"encoder_layers": 0}, "tracegrad.encoder_layers is 0"),
+        ({"decoder_layers": 0}, "tracegrad.decoder_layers is 0"),
+        ({"rank": 0}, "tracegrad.rank is 0"),
+        ({"rank": "two"}, "tracegrad.rank is 'two'"),
+        ({"rank": 2, "w": "full"}, "tracegrad.rank is 2, but tracegrad.w=full has none"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

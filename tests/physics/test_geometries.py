@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
@@ -40,12 +42,13 @@ def test_all_frames_of_a_file_are_read(tmp_path):
         ("a.cif", "", "read from .xyz and .extxyz"),
         ("a.xyz", '1\nLattice="5 0 0 0 5 0 0 0 5" pbc="T T T"\nO 0 0 0\n', "periodic"),
         ("a.xyz", "2\n\nO 0 0 0\nH 0 0 1\n", "9 electrons"),
+        ("a.xyz", "1\n\nSi 0 0 0\n", "element Si"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_text(content)
-    with pytest.raises((DataError, GenerationError), match=f"^.*a(.xyz|.cif)?: .*({message})"):
+    with pytest.raises((DataError, GenerationError), match=f"^.*{re.escape(name)}: .*({message})"):
         read_geometries([path])
 
 

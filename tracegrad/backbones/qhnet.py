@@ -8,6 +8,8 @@ refinement (see `tracegrad.backbones.interface`).
 Positions are in angstrom, blocks in hartree. Features are component-first, see `tracegrad.nn.features`.
 """
 
+import math
+
 import torch
 from e3nn.nn import FullyConnectedNet
 from e3nn.o3 import Irrep, Irreps
@@ -17,6 +19,7 @@ from torch.nn.functional import softplus
 
 from tracegrad.backbones.interface import Backbone, Blocks, Refine, keep
 from tracegrad.basis import OrbitalBasis
+from tracegrad.errors import ConfigError
 from tracegrad.nn.expansion import BlockExpansion
 from tracegrad.nn.features import inner_products, spherical_harmonics, split_degrees
 from tracegrad.nn.gates import NormGate
@@ -212,10 +215,26 @@ class QHNet(Backbone):
         species: int = 0,
     ):
         super().__init__()
+        rows = max(basis.elements) + 1
+        ranges = {
+            "lmax": (lmax, 1, math.inf),
+            "channels": (channels, 1, math.inf),
+            "bottleneck": (bottleneck, 1, math.inf),
+            "radial": (radial, 1, math.inf),
+            "layers": (layers, 1, math.inf),
+            "pair_layers": (pair_layers, 1, layers),
+            "species": (species or rows, rows, math.inf),
+        }
+        for name, (value, low, high) in ranges.items():
+            if not isinstance(value, int) or not low <= value <= high:
+                span = f">= {low}" if high == math.inf else f"from {low} to {high}"
+                raise ConfigError(f"model.backbone.{name} is {value!r}; give a whole number {span}")
+        if not isinstance(cutoff, int | float) or not 0 < cutoff < math.inf:
+            raise ConfigError(f"model.backbone.cutoff is {cutoff!r}; give a distance > 0 in angstrom")
         self.basis = basis
         self.lmax = lmax
         self.first_pair = layers - pair_layers
-        self.embedding = nn.Embedding(species or max(basis.elements) + 1, channels)
+        self.embedding = nn.Embedding(species or rows, channels)
         self.radial = ExponentialBernstein(radial, cutoff)
         self.convolutions = nn.ModuleList(
             [FirstConvolution(lmax, channels, radial)]
@@ -229,7 +248,7 @@ class QHNet(Backbone):
         irreps = Irreps([(channels, Irrep(degree, 1)) for degree in range(lmax + 1)])
         self.feature_irreps = {"edge": [irreps] * pair_layers, "self": [irreps] * pair_layers}
         elements = torch.tensor(basis.elements)
-        kinds = torch.full((int(elements.max()) + 1,), -1)
+        kinds = torch.full((rows,), -1)
         kinds[elements] = torch.arange(len(elements))
         self.register_buffer("elements", elements, persistent=False)
         self.register_buffer("kind_of_number", kinds, persistent=False)

@@ -59,6 +59,10 @@ class TraceGradBlock(nn.Module):
         merged = Irreps([(sum(self.muls[i] for i in group), kinds[group[0]]) for group in self.groups])
         if w not in FORMS:
             raise ConfigError(f"tracegrad.w is {w!r}; choose one of {list(FORMS)}")
+        if rank is not None and w == "full":
+            raise ConfigError(
+                f"tracegrad.rank is {rank}, but tracegrad.w=full has none; set tracegrad.rank=null"
+            )
         self.invariants = FORMS[w](merged, channels, **({} if rank is None else {"rank": rank}))
         widths = [channels, *[hidden] * (layers - 1), width]
         self.s_nonlin = InvariantMLP(widths, final=final, final_bias=final_bias)
@@ -137,6 +141,17 @@ class TraceGrad(nn.Module):
         last_v: bool = True,
     ):
         super().__init__()
+        least = {
+            "channels": (channels, 1),
+            "width": (width, 0),
+            "hidden": (hidden, 1),
+            "encoder_layers": (encoder_layers, 1),
+            "decoder_layers": (decoder_layers, 1),
+            "rank": (1 if rank is None else rank, 1),
+        }
+        for name, (value, minimum) in least.items():
+            if not isinstance(value, int) or value < minimum:
+                raise ConfigError(f"tracegrad.{name} is {value!r}; give a whole number >= {minimum}")
         if apply_to not in ("edge", "edge_and_self"):
             raise ConfigError(f"tracegrad.apply_to is {apply_to!r}; choose edge or edge_and_self")
         if residual not in ("sum", "relative"):

@@ -44,7 +44,7 @@ def named_molecules(names: Iterable[str]) -> list[Geometry]:
         atoms = g2[name]
         if np.any(atoms.get_initial_magnetic_moments()):
             raise GenerationError(f"{name} is an open-shell molecule; labels are made for closed shells only")
-        geometries.append(_geometry(atoms, name, name))
+        geometries.append(_geometry(atoms, name, name, name))
     return geometries
 
 
@@ -64,9 +64,10 @@ def read_geometries(paths: Iterable[str | Path]) -> list[Geometry]:
             raise DataError(f"{path}: the file has no geometry")
         for index, atoms in enumerate(frames):
             name = path.stem if len(frames) == 1 else f"{path.stem}#{index}"
+            place = str(path) if len(frames) == 1 else f"{path}#{index}"
             if atoms.pbc.any():
-                raise DataError(f"{name}: the geometry is periodic; labels are made for molecules only")
-            geometries.append(_geometry(atoms, path.stem, name))
+                raise DataError(f"{place}: the geometry is periodic; labels are made for molecules only")
+            geometries.append(_geometry(atoms, path.stem, name, place))
     return geometries
 
 
@@ -103,8 +104,8 @@ def fingerprint(geometries: Iterable[Geometry]) -> str:
     return digest.hexdigest()
 
 
-def _geometry(atoms: Atoms, molecule: str, name: str) -> Geometry:
+def _geometry(atoms: Atoms, molecule: str, name: str, place: str) -> Geometry:
     numbers = np.asarray(atoms.numbers, dtype=np.int32)
     positions = np.asarray(atoms.positions, dtype=np.float64)
-    check_geometry(numbers, positions, name)
+    check_geometry(numbers, positions, place)
     return Geometry(molecule, name, numbers, positions)

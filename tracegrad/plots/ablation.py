@@ -13,7 +13,7 @@ from tracegrad.plots.style import ARM_COLOURS, ARM_MARKERS, ARMS, OTHER_COLOUR, 
 METRICS = {
     "test/h_mae": "MAE$^{H}_{all}$",
     "test/h_mae_diag": "MAE$^{H}_{diag}$",
-    "test/h_mae_nondiag": "MAE$^{H}_{non\\_diag}$",
+    "test/h_mae_nondiag": "MAE$^{H}_{nondiag}$",
 }
 
 

@@ -18,10 +18,10 @@ from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, SERIES_COLOURS, gri
 MOST_POINTS = 100
 
 _LOSSES = {"train/loss": "total", "train/loss_h": "H part", "train/loss_t": "trace part"}
-_ERRORS = {"val/h_mae": "all", "val/h_mae_diag": "diagonal", "val/h_mae_nondiag": "non-diagonal"}
+_ERRORS = {"val/h_mae": "all", "val/h_mae_diag": "diag", "val/h_mae_nondiag": "nondiag"}
 _AXES = {
-    "train/loss_h": "training loss, H part (a.u.)",
-    "train/loss_t": "training loss, trace part (a.u.)",
+    "train/loss_h": "training loss, H part (atomic units)",
+    "train/loss_t": "training loss, trace part (atomic units)",
     "val/h_mae": "validation MAE$^{H}_{all}$ (meV)",
 }
 
@@ -94,7 +94,7 @@ def learning_curves(runs: Sequence[Run], title: str = "") -> Figure:
             _draw_series(ax, runs[0], series)
             if ax.lines:
                 ax.legend(loc="upper right")
-        upper[0].set_ylabel("training loss (a.u.)")
+        upper[0].set_ylabel("training loss (atomic units)")
         upper[1].set_ylabel("validation MAE$^{H}$ (meV)")
     _draw_rate(rate, runs)
     last = max((curve[0][-1] for run in runs for curve in run.curves.values()), default=1)
