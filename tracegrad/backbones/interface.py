@@ -1,5 +1,6 @@
 """What a backbone gives and takes: the one interface between backbones and TraceGrad."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Blocks:
     pairs: Float[Tensor, "edges dim dim"]
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """Base of all backbones.
 
     ``forward(graph, refine)`` returns `Blocks`; it must call ``refine(site, k, feature)`` once for each of the K
@@ -38,5 +39,6 @@ class Backbone(nn.Module):
     basis: OrbitalBasis
     feature_irreps: Mapping[str, list[Irreps]]
 
+    @abstractmethod
     def forward(self, graph, refine: Refine = keep) -> Blocks:
-        raise NotImplementedError
+        """Blocks of H for a graph or a batch of graphs."""

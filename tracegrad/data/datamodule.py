@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -67,7 +68,7 @@ class QH9Dataset(Dataset[HamiltonianGraph]):
         )
 
 
-class HamiltonianDataModule(lightning.LightningDataModule):
+class HamiltonianDataModule(lightning.LightningDataModule, ABC):
     """What all data modules share: loaders over the three parts of a split.
 
     Subclasses fill ``parts`` (name -> Dataset of graphs) in ``setup`` and implement ``fingerprint``.
@@ -101,9 +102,9 @@ class HamiltonianDataModule(lightning.LightningDataModule):
         self.num_workers, self.pin_memory, self.seed = num_workers, pin_memory, seed
         self.parts = {}
 
+    @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
         """Plain description of the data: what, how split, in which units."""
-        raise NotImplementedError
 
     def train_dataloader(self) -> DataLoader:
         return self.loader("train", shuffle=True)
