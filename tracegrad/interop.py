@@ -25,7 +25,7 @@ _DEAD = (
     "expand_ii.",
     "expand_ij.",
 )
-# Buffers and placeholders without trained content.
+# Buffers and empty tensors without trained content.
 _CONSTANT = (
     ".output_mask",
     "_w3j_",
