@@ -6,14 +6,7 @@ from omegaconf import DictConfig
 
 from callbacks.test_report import TestReport
 from experiments.configuration import command, plain
-from experiments.runs import (
-    check_data,
-    evaluate_checkpoint,
-    load_checkpoint,
-    make_trainer,
-    rebuild,
-    write_json,
-)
+from experiments.runs import evaluate_checkpoint, make_trainer, rebuild, write_json
 from tracegrad.data.splits import PARTS
 from tracegrad.errors import ConfigError
 from tracegrad.report import print_tables, results_table
@@ -40,9 +33,9 @@ def main(config: DictConfig) -> None:
     setup.run_dir = str(output)
     trainer = make_trainer(setup, [TestReport(output)], [])
     parts.datamodule.trainer = trainer
-    if not config.other_data:
-        check_data(load_checkpoint(checkpoint), parts.fingerprint, checkpoint)
-    results = evaluate_checkpoint(trainer, parts, setup, checkpoint, config.part)
+    results = evaluate_checkpoint(
+        trainer, parts, setup, checkpoint, config.part, other_data=config.other_data
+    )
     if trainer.is_global_zero:
         write_json(output / "evaluation.json", results)
         print_tables(results_table([read_result(output / "evaluation.json")]))

@@ -173,16 +173,16 @@ def train(config: DictConfig, values: dict[str, Any]) -> None:
         print(f"{directory} is finished; its results stand in {directory / RESULTS}")
         return
     parts = build(config, values)
-    if resume_from is None:
-        (directory / METRICS).unlink(missing_ok=True)
+    if resume_from:
+        check_data(load_checkpoint(resume_from), parts.fingerprint, resume_from)
+        print(f"going on from {resume_from}")
     origin = provenance() | {"data": parts.fingerprint}
     callbacks = make_callbacks(config)
     loggers = make_loggers(config, values, origin)
     trainer = make_trainer(config, callbacks, loggers)
-    if resume_from:
-        check_data(load_checkpoint(resume_from), parts.fingerprint, resume_from)
-        print(f"going on from {resume_from}")
     if trainer.is_global_zero:  # only now: a start that fails leaves the directory free
+        if resume_from is None:
+            (directory / METRICS).unlink(missing_ok=True)
         with replacing(directory / CONFIG) as draft:
             draft.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         write_json(directory / "provenance.json", origin)
@@ -206,10 +206,21 @@ def train(config: DictConfig, values: dict[str, Any]) -> None:
 
 
 def evaluate_checkpoint(
-    trainer: lightning.Trainer, parts: Parts, config: DictConfig, checkpoint: Path, part: str = "test"
+    trainer: lightning.Trainer,
+    parts: Parts,
+    config: DictConfig,
+    checkpoint: Path,
+    part: str = "test",
+    *,
+    other_data: bool = False,
 ) -> dict[str, Any]:
-    """Test a checkpoint on a part of the data and describe the result as plain data."""
+    """Test a checkpoint on a part of the data and describe the result as plain data.
+
+    Data that it was not trained on are refused, see `check_data`, unless ``other_data`` asks for them.
+    """
     loaded = load_checkpoint(checkpoint)
+    if not other_data:
+        check_data(loaded, parts.fingerprint, checkpoint)
     check_architecture(loaded["state_dict"], parts.module.state_dict(), str(checkpoint))
     parts.module.load_state_dict(loaded["state_dict"])
     loader = parts.datamodule.loader(part)
@@ -237,7 +248,7 @@ def evaluate_checkpoint(
         "unit": "meV",
         "metrics": {name: _number(value) for name, value in metrics.items() if name.startswith("test/")},
         "trivial": {
-            f"test/{name}": float(value) * MEV_PER_HARTREE
+            f"test/{name}": _number(value * MEV_PER_HARTREE)
             for name, value in trivial.items()
             if value.ndim == 0
         },

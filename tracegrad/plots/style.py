@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from tracegrad.atomic import replacing
 from tracegrad.errors import TraceGradError
 
-ARMS = ("none", "trace", "grad", "tracegrad")
 # Colours of Okabe and Ito, told apart with every common colour blindness; markers for print in grey.
 ARM_COLOURS = {"none": "#6e6e6e", "trace": "#e69f00", "grad": "#0072b2", "tracegrad": "#009e73"}
 ARM_MARKERS = {"none": "o", "trace": "s", "grad": "^", "tracegrad": "D"}
