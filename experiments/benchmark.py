@@ -23,6 +23,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from experiments.configuration import ARMS
 from experiments.timing import Timing, measure, processor
 from tests.oracles.qhnet_e3nn import plain_copy
 from tracegrad.backbones.interface import Feature
@@ -34,7 +35,7 @@ from tracegrad.loss import HamiltonianLoss
 from tracegrad.model import HamiltonianModel, Prediction
 from tracegrad.nn.tracegrad import TraceGrad, TraceGradBlock
 
-ARMS = {"none": (False, False), "trace": (True, False), "grad": (False, True), "tracegrad": (True, True)}
+SWITCHES = {arm: switches for switches, arm in ARMS.items()}  # (trace, grad)
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,9 @@ def against_e3nn(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device:
 def cost_of_arms(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device: str) -> list[Timing]:
     """What each arm of the ablation adds to the backbone: low-rank W, and for the last arm projected W."""
     models = {}
-    forms = [(arm, arm, "low_rank") for arm in ARMS]
+    forms = [(arm, arm, "low_rank") for arm in SWITCHES]
     for name, arm, w in [*forms, ("tracegrad, projected W", "tracegrad", "projected")]:
-        trace, grad = ARMS[arm]
+        trace, grad = SWITCHES[arm]
         make = partial(TraceGrad, trace=trace, grad=grad, w=w, **sizes.tracegrad)  # type: ignore[arg-type]
         models[name] = HamiltonianModel(QHNet(basis, **sizes.network), make).to(device)
     forwards = {arm: partial(forward, partial(model, traces=False), graph) for arm, model in models.items()}
