@@ -18,12 +18,12 @@ class ProgressLines(Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
-        step, last = trainer.global_step, trainer.max_steps
+        step, last = trainer.global_step, trainer.estimated_stepping_batches
         line = f"step {step}/{last}  epoch {trainer.current_epoch}"
         if "val/h_mae" in trainer.callback_metrics:
             line += f"  val/h_mae {trainer.callback_metrics['val/h_mae'].item():.4g} meV"
         done = step - self._first
-        if done and last > 0:
+        if done:
             left = (last - step) * (time.monotonic() - self._start) / done
             line += f"  {left:.0f} s left"
         print(line, flush=True)

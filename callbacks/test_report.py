@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,44 +13,60 @@ from ase.symbols import Symbols
 from lightning import Callback
 
 from tracegrad.atomic import replacing
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import assemble_matrix
+from tracegrad.basis import LETTERS, OrbitalBasis
+from tracegrad.blocks import orbital_rows
 from tracegrad.metrics.functional import hamiltonian_errors
 from tracegrad.model import Prediction
 from tracegrad.module import HamiltonianModule
 from tracegrad.plots.block_mae import block_mae_figure, read_block_mae
-from tracegrad.plots.elements import elements_figure, matrix_elements
+from tracegrad.plots.elements import Elements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
 from tracegrad.plots.style import save
-from tracegrad.reduction import Masks
-from tracegrad.units import MEV_PER_HARTREE
+from tracegrad.reduction import Masks, is_on_site, site_edges
+from tracegrad.units import MEV
 
-COLUMNS = ("row", "formula", "atoms", "h_mae", "h_mae_diag", "h_mae_nondiag")
-Matrices = tuple[np.ndarray, np.ndarray, np.ndarray]  # numbers, true H, predicted H
+COLUMNS = ("row", "name", "subset", "formula", "atoms", "h_mae", "h_mae_diag", "h_mae_nondiag")
+# More matrix elements than this do not change what a figure of them shows.
+MOST_ELEMENTS = 5_000_000
+# Of larger cells no dense H(R = 0) is drawn.
+LARGEST_CELL = 40
+
+
+@dataclass
+class DrawnSample:
+    """A molecule or crystal for the figures: H true and predicted (first dimension), in the unit of the basis."""
+
+    numbers: np.ndarray
+    error: float  # MAE over all elements
+    on_site: np.ndarray  # (2, elements) of the blocks of an atom with itself
+    pairs: np.ndarray  # (2, elements) of the other blocks
+    dense: np.ndarray | None  # (2, n, n); of a crystal H(R = 0), NaN where it has no blocks
+    periodic: bool
 
 
 class TestReport(Callback):
-    """Collects per-molecule errors during a test and writes tables and figures at its end.
+    """Collects per-sample errors during a test and writes tables and figures at its end.
 
-    Files: ``test_molecules.csv`` (meV, every molecule of all ranks), ``block_mae.csv`` (meV) and
-    ``figures/{elements,hamiltonian,block_mae}.png``.
+    Files: ``test_samples.csv`` (meV, every sample of all ranks and subsets), ``block_mae.csv`` (meV) and
+    ``figures/{elements,hamiltonian,block_mae}.png``; those of a named subset end in ``-NAME``.
 
     Args:
         directory: run directory.
-        figure_molecules: molecules of the first batches whose matrix elements are drawn; 0: no figures.
+        figure_samples: samples of the first batches whose matrix elements are drawn; 0: no figures.
     """
 
     __test__ = False  # not a test case, in spite of its name
 
-    def __init__(self, directory: str | Path, figure_molecules: int = 32):
+    def __init__(self, directory: str | Path, figure_samples: int = 32):
         self.directory = Path(directory)
-        self.figure_molecules = figure_molecules
+        self.figure_samples = figure_samples
         self._rows: list[tuple[Any, ...]] = []
-        self._matrices: list[Matrices] = []
+        self._drawn: dict[str, list[DrawnSample]] = {}
 
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._rows, self._matrices = [], []
-        self._masks = Masks(_module(pl_module).model.basis)
+        module = _module(pl_module)
+        self._rows, self._drawn = [], {subset: [] for subset in module.test_subsets}
+        self._masks = Masks(module.model.basis)
 
     def on_test_batch_end(
         self,
@@ -61,38 +78,57 @@ class TestReport(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         assert isinstance(outputs, Prediction)
-        basis = _module(pl_module).model.basis
-        errors = hamiltonian_errors(outputs.on_site, outputs.pairs, batch, self._masks, basis)
-        table = torch.stack([errors.all, errors.diag, errors.nondiag], dim=1) * MEV_PER_HARTREE
-        molecules = torch.split(batch.numbers.cpu(), torch.diff(batch.ptr.cpu()).tolist())
-        for row, numbers, values in zip(batch.sample_id.tolist(), molecules, table.tolist(), strict=True):
-            self._rows.append((row, formula(numbers.numpy()), len(numbers), *values))
-        room = self.figure_molecules - len(self._matrices)
-        if room > 0:
-            self._matrices += _dense(outputs, batch, basis, room)
+        module = _module(pl_module)
+        basis, subset = module.model.basis, module.test_subsets[dataloader_idx]
+        errors = hamiltonian_errors(outputs.blocks, batch, self._masks, basis)
+        table = torch.stack([errors.all, errors.diag, errors.nondiag], dim=1) * MEV[basis.unit]
+        samples = torch.split(batch.numbers.cpu(), torch.diff(batch.ptr.cpu()).tolist())
+        for row, numbers, values in zip(batch.sample_id.tolist(), samples, table.tolist(), strict=True):
+            self._rows.append(
+                (row, module.sample_name(row), subset, formula(numbers.numpy()), len(numbers), *values)
+            )
+        drawn = self._drawn[subset]
+        for k, error in enumerate(errors.all.tolist()):
+            elements = sum(sample.on_site.shape[1] + sample.pairs.shape[1] for sample in drawn)
+            if len(drawn) >= self.figure_samples or elements >= MOST_ELEMENTS:
+                break
+            drawn.append(drawn_sample(outputs, batch, basis, k, error))
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         rows = self._gather(trainer)
         if not trainer.is_global_zero:
             return
         module = _module(pl_module)
-        _write_csv(self.directory / "test_molecules.csv", COLUMNS, sorted(rows))
-        blocks = module.test_metric.compute()["h_mae_block"].cpu().numpy() * MEV_PER_HARTREE
-        names = shell_names(module.model.basis)
-        table = [(name, *values) for name, values in zip(names, blocks.tolist(), strict=True)]
-        _write_csv(self.directory / "block_mae.csv", ("shell", *names), table)
-        if self._matrices:
-            self._draw(module.model.basis)
+        basis = module.model.basis
+        rows.sort(key=lambda row: (row[2], row[0]))
+        _write_csv(self.directory / "test_samples.csv", COLUMNS, rows)
+        names = shell_names(basis)
+        for i, (subset, drawn) in enumerate(self._drawn.items()):
+            ending = f"-{subset}" if subset else ""
+            blocks = module.test_metric(i).compute()["h_mae_block"].cpu().numpy() * MEV[basis.unit]
+            table = [(name, *values) for name, values in zip(names, blocks.tolist(), strict=True)]
+            _write_csv(self.directory / f"block_mae{ending}.csv", ("shell", *names), table)
+            if drawn:
+                self._draw(drawn, basis, ending)
 
-    def _draw(self, basis: OrbitalBasis) -> None:
+    def _draw(self, drawn: list[DrawnSample], basis: OrbitalBasis, ending: str) -> None:
         figures = self.directory / "figures"
-        save(elements_figure(matrix_elements(self._matrices, basis)), figures / "elements.png")
-        # The molecule of median error speaks for the others.
-        errors = [np.abs(true - predicted).mean() for _, true, predicted in self._matrices]
-        median = self._matrices[int(np.argsort(errors)[len(errors) // 2])]
-        save(hamiltonian_figure(*median, basis), figures / "hamiltonian.png")
-        table = read_block_mae(self.directory / "block_mae.csv")
-        save(block_mae_figure({"test": table}), figures / "block_mae.png")
+        on_site = np.concatenate([sample.on_site for sample in drawn], axis=1)
+        pairs = np.concatenate([sample.pairs for sample in drawn], axis=1)
+        save(
+            elements_figure(Elements(on_site[0], on_site[1], pairs[0], pairs[1], basis.unit)),
+            figures / f"elements{ending}.png",
+        )
+        dense = sorted((sample.error, i) for i, sample in enumerate(drawn) if sample.dense is not None)
+        if dense:
+            median = drawn[dense[len(dense) // 2][1]]  # speaks for the others
+            assert median.dense is not None
+            true, predicted = median.dense
+            title = "$H(R = 0)$" if median.periodic else ""
+            figure = hamiltonian_figure(median.numbers, true, predicted, basis, title)
+            save(figure, figures / f"hamiltonian{ending}.png")
+        table = read_block_mae(self.directory / f"block_mae{ending}.csv")
+        save(block_mae_figure({ending[1:] or "test": table}), figures / f"block_mae{ending}.png")
 
     def _gather(self, trainer: lightning.Trainer) -> list[tuple[Any, ...]]:
         if trainer.world_size == 1:
@@ -108,13 +144,10 @@ def formula(numbers: np.ndarray) -> str:
 
 
 def shell_names(basis: OrbitalBasis) -> list[str]:
-    """Names of the union shells, counted per degree: 1s, 2s, 3s, 1p, 2p, 1d."""
-    counts: dict[int, int] = {}
-    names = []
-    for degree in basis.union:
-        counts[degree] = counts.get(degree, 0) + 1
-        names.append(f"{counts[degree]}{'spdfghi'[degree]}")
-    return names
+    """Names of the union shells, counted per degree: 1s, 2s, 3s, 1p, 2p, 1d; with spin 1s+ .. 1d+, 1s- .. 1d-."""
+    spatial = basis.union[: len(basis.union) // basis.spins]
+    names = [f"{spatial[:i].count(degree) + 1}{LETTERS[degree]}" for i, degree in enumerate(spatial)]
+    return [name + spin for spin in (("+", "-") if basis.spinful else ("",)) for name in names]
 
 
 def _module(pl_module: lightning.LightningModule) -> HamiltonianModule:
@@ -122,24 +155,43 @@ def _module(pl_module: lightning.LightningModule) -> HamiltonianModule:
     return pl_module
 
 
-def _dense(prediction: Prediction, batch: Any, basis: OrbitalBasis, most: int) -> list[Matrices]:
-    atoms = torch.diff(batch.ptr.cpu())
-    edges = (atoms * (atoms - 1)).tolist()
-    parts = zip(
-        batch.numbers.cpu().split(atoms.tolist()),
-        *(tensor.cpu().split(atoms.tolist()) for tensor in (batch.h_self, prediction.on_site)),
-        *(tensor.cpu().split(edges) for tensor in (batch.h_edge, prediction.pairs)),
-        strict=True,
+def drawn_sample(
+    prediction: Prediction, batch: Any, basis: OrbitalBasis, k: int, error: float
+) -> DrawnSample:
+    """Sample ``k`` of a batch with labels."""
+    start, end = batch.ptr[k : k + 2].tolist()
+    numbers = batch.numbers[start:end].cpu().numpy()
+    periodic = "cells" in batch
+    orbitals, total = orbital_rows(numbers, basis)
+    dtype = torch.complex128 if basis.spinful else torch.float64
+    drawable = not periodic or len(numbers) <= LARGEST_CELL
+    # One row and column more than there are orbitals: padding goes there.
+    side = total + 1 if drawable else 0
+    dense = torch.full((2, side, side), torch.nan, dtype=dtype).numpy()
+    on_site, pairs = [], []
+    for site, predicted in prediction.blocks.items():
+        edges = site_edges(batch, site)
+        own = (batch.batch[edges[0]] == k).nonzero().flatten()
+        dst, src = (edges[:, own] - start).cpu().numpy()
+        blocks = np.stack([b[own].cpu().to(dtype).numpy() for b in (batch[f"h_{site}"], predicted)])
+        mask = basis.mask[numbers[dst]][:, :, None] & basis.mask[numbers[src]][:, None, :]
+        same = is_on_site(batch, site)[own].cpu().numpy()
+        on_site.append(blocks[:, same][:, mask[same]])
+        pairs.append(blocks[:, ~same][:, mask[~same]])
+        if not drawable:
+            continue
+        home = (batch.cells[own] == 0).all(1).cpu().numpy() if periodic else np.ones(len(own), dtype=bool)
+        rows, columns = orbitals[dst[home]][:, :, None], orbitals[src[home]][:, None, :]
+        dense[:, rows, columns] = blocks[:, home]
+    dense = dense[:, :total, :total]
+    return DrawnSample(
+        numbers,
+        error,
+        np.concatenate(on_site, axis=1),
+        np.concatenate(pairs, axis=1),
+        None if np.isnan(dense[0]).all() else dense,
+        periodic,
     )
-    found = []
-    for (numbers, true_self, self_, true_pairs, pairs), _ in zip(parts, range(most), strict=False):
-        z = numbers.numpy()
-        true, predicted = (
-            assemble_matrix(on_site.double(), between.double(), z, basis).numpy()
-            for on_site, between in ((true_self, true_pairs), (self_, pairs))
-        )
-        found.append((z, true, predicted))
-    return found
 
 
 def _write_csv(path: Path, head: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

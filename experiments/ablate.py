@@ -43,7 +43,6 @@ class Point:
     seed: int
     directory: Path
     overrides: list[str]
-    steps: int
     process: subprocess.Popen | None = field(default=None, repr=False)
     task: TaskID | None = None
 
@@ -113,7 +112,7 @@ def _points(own: dict[str, str], overrides: list[str]) -> tuple[list[Point], Pat
             settings = [*overrides, f"tracegrad={arm}", f"seed={seed}", f"run_dir={quoted(directory)}"]
             config = composed("train", settings)
             find_run(directory, plain(config), "auto")
-            points.append(Point(arm, seed, directory, settings, config.trainer.max_steps))
+            points.append(Point(arm, seed, directory, settings))
     return points, runs
 
 
@@ -136,7 +135,7 @@ def _run(waiting: list[Point], jobs: int) -> list[Point]:
                 while queue and len(running) < jobs:
                     point = queue.pop(0)
                     _start(point)
-                    point.task = progress.add_task(point.name, total=point.steps, error="")
+                    point.task = progress.add_task(point.name, total=None, error="")
                     running.append(point)
                 time.sleep(0.5)
                 for point in list(running):
@@ -148,7 +147,7 @@ def _run(waiting: list[Point], jobs: int) -> list[Point]:
                     if point.process.returncode != 0:
                         failed.append(point)
                     if not console.is_terminal:
-                        state = "failed" if point in failed else _state(point)[1]
+                        state = "failed" if point in failed else _state(point)[2]
                         print(f"{point.name}: {state}", flush=True)
     finally:
         for point in running:  # an interrupted ablation leaves no runs behind
@@ -170,18 +169,18 @@ def _start(point: Point) -> None:
 
 
 def _show(point: Point, progress: Progress) -> None:
-    step, state = _state(point)
+    step, last, state = _state(point)
     if point.task is not None:
-        progress.update(point.task, completed=step, error=state)
+        progress.update(point.task, completed=step, total=last, error=state)
 
 
-def _state(point: Point) -> tuple[int, str]:
-    """Last step and validation error in the log of a run."""
+def _state(point: Point) -> tuple[int, int | None, str]:
+    """Steps done and to do, and the last validation error, from the log of a run."""
     for line in reversed((point.directory / LOG).read_text(encoding="utf-8", errors="replace").splitlines()):
         match = STEP.match(line)
         if match:
-            return int(match[1]), f"val {match[3]} meV" if match[3] else ""
-    return 0, "starting"
+            return int(match[1]), int(match[2]), f"val {match[3]} meV" if match[3] else ""
+    return 0, None, "starting"
 
 
 def _last_error(point: Point) -> str:

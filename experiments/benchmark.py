@@ -99,8 +99,9 @@ def training_step(model: torch.nn.Module, loss: HamiltonianLoss, graph) -> Calla
 
     def step() -> None:
         optimizer.zero_grad()
-        blocks = model(graph)
-        loss(Prediction(blocks.on_site, blocks.pairs, getattr(blocks, "traces", {})), graph).total.backward()
+        found = model(graph)
+        prediction = found if isinstance(found, Prediction) else Prediction(found)
+        loss(prediction, graph).total.backward()
         optimizer.step()
 
     return step
@@ -112,8 +113,8 @@ def against_e3nn(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device:
     plain = plain_copy(fast)
     with torch.inference_mode():
         a, b = fast(graph), plain(graph)
-    apart = max(float((x - y).abs().max()) for x, y in ((a.on_site, b.on_site), (a.pairs, b.pairs)))
-    largest = float(b.pairs.abs().max())
+    apart = max(float((a[site] - b[site]).abs().max()) for site in a)
+    largest = float(b["edge"].abs().max())
     ways = {"plain e3nn": plain, "tracegrad": fast}
     timings = measure(
         "QHNet forward", {k: partial(forward, m, graph) for k, m in ways.items()}, repeats, device

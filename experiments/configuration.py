@@ -14,10 +14,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.cli import clean_errors
+from tracegrad import comparison
 from tracegrad.errors import ConfigError
 
 CONF = Path(__file__).parents[1] / "conf"
-ARMS = {(False, False): "none", (True, False): "trace", (False, True): "grad", (True, True): "tracegrad"}
+ARMS = {switches: arm for arm, switches in comparison.ARMS.items()}  # by (trace, grad)
 ARM_LABELS = {"none": "", "trace": "+Trace", "grad": "+Grad", "tracegrad": "+TraceGrad"}
 
 OmegaConf.register_new_resolver("arm", lambda trace, grad: ARMS[bool(trace), bool(grad)], replace=True)

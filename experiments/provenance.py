@@ -12,7 +12,17 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-PACKAGES = ("torch", "lightning", "e3nn", "torch-geometric", "torchmetrics", "pyscf", "numpy", "hydra-core")
+PACKAGES = (
+    "torch",
+    "lightning",
+    "e3nn",
+    "torch-geometric",
+    "torchmetrics",
+    "pyscf",
+    "numpy",
+    "h5py",
+    "hydra-core",
+)
 
 
 def process_rank() -> int:

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
 
 from experiments.configuration import ARM_LABELS, ARMS, differences
 from experiments.loggers import make_loggers
@@ -32,7 +33,7 @@ from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
 from tracegrad.plots.style import save
 from tracegrad.results import FILE as RESULTS
 from tracegrad.results import FORMAT
-from tracegrad.units import MEV_PER_HARTREE
+from tracegrad.units import MEV
 
 # Settings that may differ when a run is continued: they do not change what is computed.
 MAY_CHANGE = ("resume", "threads", "logger", "test", "data.num_workers", "data.pin_memory", "data.path")
@@ -223,14 +224,15 @@ def evaluate_checkpoint(
         check_data(loaded, parts.fingerprint, checkpoint)
     check_architecture(loaded["state_dict"], parts.module.state_dict(), str(checkpoint))
     parts.module.load_state_dict(loaded["state_dict"])
-    loader = parts.datamodule.loader(part)
+    subsets = parts.datamodule.subsets(part)
+    loaders = [parts.datamodule.loader(name) for name in subsets.values()]
+    parts.module.test_subsets, parts.module.sample_name = list(subsets), parts.datamodule.sample_name
     with quiet():
-        metrics = trainer.test(parts.module, loader, verbose=False)[0]
-    basis = parts.module.model.basis
-    means = MeanBlocks(basis).fit(parts.datamodule.loader("train", share=False, most=TRIVIAL_ROWS))
-    trivial = means.evaluate(loader)
+        found = trainer.test(parts.module, loaders, verbose=False)
+    metrics = {name: value for entry in found for name, value in entry.items()}
+    trivial = trivial_metrics(parts, dict(zip(subsets, loaders, strict=True)))
     arm = ARMS[bool(config.tracegrad.trace), bool(config.tracegrad.grad)]
-    backbone = type(parts.module.model.backbone).__name__
+    backbone = parts.module.model.backbone
     return {
         "format": FORMAT,
         "experiment": config.name,
@@ -239,21 +241,30 @@ def evaluate_checkpoint(
         "split": parts.fingerprint["split"],
         "split_hash": parts.fingerprint["split_hash"],
         "arm": arm,
-        "label": backbone + ARM_LABELS[arm],
-        "backbone": backbone,
+        "label": backbone.label + ARM_LABELS[arm],
+        "backbone": backbone.label,
+        "crystal": backbone.periodic,
         "seed": config.seed,
         "part": part,
         "checkpoint": checkpoint.stem,
         "step": loaded["global_step"],
         "unit": "meV",
         "metrics": {name: _number(value) for name, value in metrics.items() if name.startswith("test/")},
-        "trivial": {
-            f"test/{name}": _number(value * MEV_PER_HARTREE)
-            for name, value in trivial.items()
-            if value.ndim == 0
-        },
+        "trivial": trivial,
         "counts": parts.fingerprint["counts"],
         "parameters": sum(p.numel() for p in parts.module.model.parameters()),
+    }
+
+
+def trivial_metrics(parts: Parts, loaders: Mapping[str, DataLoader]) -> dict[str, float | None]:
+    """Test metrics (meV) of the mean blocks of the training set on each subset."""
+    basis = parts.module.model.basis
+    means = MeanBlocks(basis).fit(parts.datamodule.loader("train", share=False, most=TRIVIAL_ROWS))
+    return {
+        f"test/{name}" + (f"/{subset}" if subset else ""): _number(value * MEV[basis.unit])
+        for subset, loader in loaders.items()
+        for name, value in means.evaluate(loader).items()
+        if value.ndim == 0
     }
 
 

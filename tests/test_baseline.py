@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests import molecules
+from tests import crystals, molecules
 from tracegrad.baseline import MeanBlocks
 from tracegrad.graph import collate
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
@@ -35,12 +35,13 @@ def test_equals_a_literal_loop(basis, graphs):
     numbers = batch.numbers.tolist()
     for atom, number in enumerate(numbers):
         expected = torch.stack(on_site[number]).mean(0)
-        torch.testing.assert_close(found.on_site[atom], expected, rtol=0, atol=1e-14)
+        torch.testing.assert_close(found.blocks["self"][atom], expected, rtol=0, atol=1e-14)
     for edge, (dst, src) in enumerate(batch.edge_index.T.tolist()):
         expected = torch.stack(pairs[numbers[dst], numbers[src]]).mean(0)
-        torch.testing.assert_close(found.pairs[edge], expected, rtol=0, atol=1e-14)
+        torch.testing.assert_close(found.blocks["edge"][edge], expected, rtol=0, atol=1e-14)
     # Symmetric matrices have symmetric means.
-    torch.testing.assert_close(found.pairs[batch.reverse], found.pairs.mT, rtol=0, atol=1e-14)
+    pair_blocks = found.blocks["edge"]
+    torch.testing.assert_close(pair_blocks[batch.reverse], pair_blocks.mT, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 6])
@@ -48,7 +49,8 @@ def test_does_not_depend_on_the_batches(basis, graphs, batch_size):
     expected = MeanBlocks(basis).fit(loader(graphs, 2))
     found = MeanBlocks(basis).fit(loader(graphs, batch_size))
     batch = collate(graphs)
-    torch.testing.assert_close(found(batch).pairs, expected(batch).pairs, rtol=0, atol=1e-14)
+    for site, blocks in expected(batch).blocks.items():
+        torch.testing.assert_close(found(batch).blocks[site], blocks, rtol=0, atol=1e-14)
     for key, value in expected.evaluate(loader(graphs, 1)).items():
         torch.testing.assert_close(found.evaluate(loader(graphs, batch_size))[key], value, equal_nan=True)
 
@@ -59,9 +61,9 @@ def test_what_was_never_seen_is_zero(basis, graphs):
     batch = collate([molecules.labelled_graph(molecules.FAR, basis)])  # O, H, C
     found = mean(batch)
     seen = torch.tensor([{dst, src} == {0, 1} for dst, src in batch.edge_index.T.tolist()])
-    assert torch.equal(found.on_site[2], torch.zeros(14, 14).double())
-    assert not found.pairs[~seen].any()
-    assert found.pairs[seen].any()
+    assert torch.equal(found.blocks["self"][2], torch.zeros(14, 14).double())
+    assert not found.blocks["edge"][~seen].any()
+    assert found.blocks["edge"][seen].any()
 
 
 def test_metrics_are_those_of_the_prediction(basis, graphs):
@@ -78,7 +80,7 @@ def test_metrics_are_those_of_the_prediction(basis, graphs):
 
     batch = collate(graphs)
     exact = HamiltonianMAE(basis)
-    exact.update(Prediction(batch.h_self, batch.h_edge), batch)
+    exact.update(Prediction({"self": batch.h_self, "edge": batch.h_edge}), batch)
     assert exact.compute()["h_mae"] == 0
 
 
@@ -86,3 +88,34 @@ def test_one_molecule_of_different_atoms_is_predicted_exactly(basis):
     cyanide = molecules.labelled_graph(molecules.CYANIDE, basis)
     found = MeanBlocks(basis).fit(loader([cyanide])).evaluate(loader([cyanide]))
     assert found["h_mae"] == found["h_mae_diag"] == found["h_mae_nondiag"] == 0
+
+
+@pytest.mark.parametrize("crystal_basis", [crystals.SPINLESS, crystals.SPINFUL])
+def test_on_site_blocks_of_crystals_have_a_mean_of_their_own(crystal_basis):
+    graphs = [crystals.labelled_graph(c, crystal_basis, seed) for seed, c in enumerate(crystals.ALL)]
+    classes = {}
+
+    def key(graph, e: int) -> tuple:
+        dst, src = graph.edge_index[:, e].tolist()
+        on_site = dst == src and not graph.cells[e].any()
+        return int(graph.numbers[dst]), int(graph.numbers[src]), on_site
+
+    for graph in graphs:
+        for e, block in enumerate(graph.h_edge):
+            classes.setdefault(key(graph, e), []).append(block)
+    assert (16, 16, True) in classes
+    assert len(classes) == 6
+    mean = MeanBlocks(crystal_basis).fit(loader(graphs))
+    batch = collate(graphs)
+    found = mean(batch).blocks
+    assert found.keys() == {"edge"}
+    for e, block in enumerate(found["edge"]):
+        expected = torch.stack(classes[key(batch, e)]).mean(0)
+        torch.testing.assert_close(block, expected, rtol=0, atol=1e-13)
+    # Hermitian matrices have hermitian means.
+    torch.testing.assert_close(found["edge"][batch.reverse], found["edge"].mH, rtol=0, atol=1e-13)
+    assert (
+        0
+        < mean.evaluate(loader(graphs, 3))["h_mae"]
+        == pytest.approx(mean.evaluate(loader(graphs, 1))["h_mae"])
+    )

@@ -1,14 +1,20 @@
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.molecules import random_hamiltonian, random_rotation, union_rotation
+from tests import crystals
+from tests.molecules import random_hamiltonian
 from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import assemble_matrix, block_traces, complete_edges, cut_blocks
+from tracegrad.blocks import (
+    assemble_matrix,
+    block_starts,
+    complete_edges,
+    cut_blocks,
+    cut_padding,
+    pad_blocks,
+)
 
 QH9 = OrbitalBasis.def2_svp()
 THIRD_ROW = OrbitalBasis.def2_svp(range(1, 19))
@@ -92,23 +98,35 @@ def test_edges_are_all_ordered_pairs_with_their_reverse(atoms):
     assert torch.equal(edge_index[:, reverse], edge_index.flip(0))
 
 
-def test_theorem_1_traces_are_invariant_under_rotation():
-    blocks = torch.randn(6, QH9.dim, QH9.dim, dtype=torch.float64)
-    traces = block_traces(blocks, QH9)
-    for seed in range(5):
-        d = union_rotation(QH9, random_rotation(seed))
-        rotated = d @ blocks @ d.T
-        torch.testing.assert_close(block_traces(rotated, QH9), traces, rtol=0, atol=1e-12)
-    mixed = torch.linalg.qr(torch.randn(QH9.dim, QH9.dim, dtype=torch.float64)).Q
-    assert (block_traces(mixed @ blocks @ mixed.T, QH9) - traces).abs().max() > 0.1
-
-
-def test_traces_are_tr_h_h_dagger_of_each_basic_block():
-    blocks = torch.randn(3, QH9.dim, QH9.dim, dtype=torch.float64)
-    traces = block_traces(blocks, QH9)
-    starts = [*QH9.shell_starts.tolist(), QH9.dim]
-    for p, (a, b) in enumerate(pairwise(starts)):
-        for q, (c, d) in enumerate(pairwise(starts)):
-            for item in range(3):
-                basic = blocks[item, a:b, c:d]
-                assert float(traces[item, p, q]) == pytest.approx(float((basic @ basic.T).trace()), rel=1e-13)
+@pytest.mark.parametrize("basis", [crystals.SPINLESS, crystals.SPINFUL])
+def test_entries_of_crystals_are_padded_as_the_literal_loops_say_and_cut_again(basis):
+    numbers, _, _, edges = crystals.MOS2
+    edge_index = edges[:, 3:].T
+    entries = crystals.random_entries(crystals.MOS2, basis)
+    padded = pad_blocks(entries, edge_index, numbers, basis)
+    # Orbital of the file behind each orbital of the union layout, for one spin.
+    # The file has p as x, y, z and d as z2, x2-y2, xy, xz, yz; the union y, z, x and xy, yz, z2, xz, x2-y2.
+    openmx = {42: [0, 1, 3, 4, 2, 7, 9, 5, 8, 6], 16: [0, None, 2, 3, 1, *[None] * 5]}
+    start = 0
+    for e, (dst, src) in enumerate(edge_index.T):
+        rows, columns = (
+            [
+                None if orbital is None else orbital + spin * (10 if z == 42 else 4)
+                for spin in range(basis.spins)
+                for orbital in openmx[z]
+            ]
+            for z in (numbers[dst], numbers[src])
+        )
+        width = sum(column is not None for column in columns)
+        expected = np.zeros((basis.dim, basis.dim), entries.dtype)
+        for i, row in enumerate(rows):
+            for j, column in enumerate(columns):
+                if row is not None and column is not None:
+                    expected[i, j] = entries[start + row * width + column]
+        assert np.array_equal(padded[e], expected)
+        start += sum(row is not None for row in rows) * width
+        assert block_starts(edge_index, numbers, basis)[e + 1] == start
+    assert start == len(entries)
+    assert np.array_equal(cut_padding(padded, edge_index, numbers, basis), entries)
+    padded[padded == 0] = np.nan
+    assert np.array_equal(cut_padding(padded, edge_index, numbers, basis), entries)

@@ -54,9 +54,9 @@ def test_blocks_are_those_of_the_released_network(golden, state, graph):
     assert model.backbone.radial.cutoff == json.loads(str(golden["cfg_json"]))["max_radius"]
     prediction = model(graph)
     expected = torch.from_numpy(golden["out/diagonal_blocks"])
-    torch.testing.assert_close(prediction.on_site, expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(prediction.blocks["self"], expected, rtol=0, atol=1e-13)
     expected = torch.from_numpy(golden["out/non_diagonal_blocks"])
-    torch.testing.assert_close(prediction.pairs, expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(prediction.blocks["edge"], expected, rtol=0, atol=1e-13)
 
 
 def test_dense_matrices_are_those_of_the_released_network(golden, state, basis):

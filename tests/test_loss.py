@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests import molecules
-from tracegrad.blocks import block_traces, complete_edges
+from tests import crystals, molecules
+from tracegrad.blocks import complete_edges
 from tracegrad.errors import ConfigError
 from tracegrad.graph import collate
 from tracegrad.loss import HamiltonianLoss
 from tracegrad.model import Prediction
+from tracegrad.traces import BlockTraces
 
 BATCH = (molecules.WATER, molecules.CYANIDE, molecules.ATOM, molecules.METHANOL)
 MEASURES = {"mse": np.square, "mae": np.abs}
@@ -26,8 +27,8 @@ def random_prediction(graph, basis, sites=("edge",)) -> Prediction:
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
-    traces = {site: draw(sizes[site], shells, shells) for site in sites}
-    return Prediction(draw(sizes["self"], dim, dim), draw(sizes["edge"], dim, dim), traces)
+    traces = {site: draw(sizes[site], shells**2) for site in sites}
+    return Prediction({site: draw(sizes[site], dim, dim) for site in ("self", "edge")}, traces)
 
 
 def molecule_slices(basis):
@@ -39,7 +40,7 @@ def molecule_slices(basis):
 
 
 def literal_loss_h(prediction, graph, basis, measure) -> float:
-    on_site, pairs = prediction.on_site.detach().numpy(), prediction.pairs.detach().numpy()
+    on_site, pairs = (prediction.blocks[site].detach().numpy() for site in ("self", "edge"))
     h_self, h_edge = graph.h_self.numpy(), graph.h_edge.numpy()
     values = []
     for numbers, atom, edge in molecule_slices(basis):
@@ -79,7 +80,7 @@ def literal_loss_t(prediction, graph, basis, measure, scaled: bool) -> float:
                     label[p, q] = np.trace(basic @ basic.T)
             if scaled:
                 label = (label - label.mean()) / np.sqrt(label.var() + 1e-5)
-            predicted = prediction.traces[site][item].detach().numpy()
+            predicted = prediction.traces[site][item].detach().numpy().reshape(shells, shells)
             errors += [measure(predicted[p, q] - label[p, q]) for p, q in np.argwhere(present)]
         if errors:
             values.append(np.mean(errors))
@@ -98,8 +99,8 @@ def test_equals_the_literal_loops(graph, basis, t, scale_labels, sites):
     assert float(terms.loss_t.detach()) == pytest.approx(loss_t, rel=1e-12)
     assert float(terms.mu) == pytest.approx(0.3 * loss_h / loss_t, rel=1e-12)
     assert float(terms.total.detach()) == pytest.approx(1.3 * loss_h, rel=1e-12)
-    assert float(terms.per_molecule.mean()) == pytest.approx(loss_h, rel=1e-12)
-    assert not terms.per_molecule.requires_grad
+    assert float(terms.per_sample.mean()) == pytest.approx(loss_h, rel=1e-12)
+    assert not terms.per_sample.requires_grad
 
 
 @pytest.mark.parametrize("name", MEASURES)
@@ -115,7 +116,7 @@ def test_single_measures_equal_the_literal_loops(graph, basis, name):
 def test_mu_is_a_constant_for_the_gradient(graph, basis):
     prediction = random_prediction(graph, basis)
     terms = HamiltonianLoss(basis, trace_weight=0.2)(prediction, graph)
-    inputs = [prediction.on_site, prediction.pairs, prediction.traces["edge"]]
+    inputs = [*prediction.blocks.values(), prediction.traces["edge"]]
     found = torch.autograd.grad(terms.total, inputs, retain_graph=True)
     fixed = terms.loss_h + float(terms.mu) * terms.loss_t
     for a, b in zip(found, torch.autograd.grad(fixed, inputs), strict=True):
@@ -130,13 +131,13 @@ def test_padding_gets_no_gradient(graph, basis):
     shells = torch.from_numpy(basis.shell_mask)[graph.numbers]
     dst, src = graph.edge_index
     for value, rows, columns in (
-        (prediction.on_site, present, present),
-        (prediction.pairs, present[dst], present[src]),
+        (prediction.blocks["self"], present, present),
+        (prediction.blocks["edge"], present[dst], present[src]),
         (prediction.traces["self"], shells, shells),
         (prediction.traces["edge"], shells[dst], shells[src]),
     ):
         mask = rows[:, :, None] & columns[:, None, :]
-        assert torch.equal(value.grad != 0, mask)
+        assert torch.equal(value.grad != 0, mask.view(value.shape))
 
 
 def test_fixed_weights_replace_one_and_mu(graph, basis):
@@ -150,7 +151,7 @@ def test_a_perfect_trace_prediction_stays_finite(graph, basis):
     prediction = random_prediction(graph, basis)
     loss = HamiltonianLoss(basis)
     with torch.no_grad():
-        prediction.traces["edge"].copy_(block_traces(graph.h_edge, basis))
+        prediction.traces["edge"].copy_(BlockTraces(basis)(graph.h_edge))
     terms = loss(prediction, graph)
     assert float(terms.loss_t.detach()) == 0
     terms.total.backward()
@@ -162,6 +163,87 @@ def test_single_atoms_take_no_part_in_the_trace_loss(basis):
     terms = HamiltonianLoss(basis)(random_prediction(graph, basis), graph)
     assert float(terms.loss_t.detach()) == 0
     assert terms.total.isfinite()
+
+
+def crystal_batch(basis):
+    return collate([crystals.labelled_graph(c, basis, seed) for seed, c in enumerate(crystals.ALL)])
+
+
+def random_crystal_prediction(graph, basis, labels: int) -> Prediction:
+    """Numbers everywhere, in padding too."""
+    dtype = torch.complex128 if basis.spinful else torch.float64
+    blocks = torch.randn(graph.h_edge.shape, dtype=dtype, requires_grad=True)
+    traces = torch.randn(len(blocks), labels, dtype=torch.float64, requires_grad=True)
+    return Prediction({"edge": blocks}, {"edge": traces})
+
+
+def literal_crystal_losses(prediction, graph, basis, traces, h, t) -> tuple[float, float]:
+    """loss_H and loss_T by loops over crystals, edges and elements or labels."""
+    numbers, (dst, src) = graph.numbers.numpy(), graph.edge_index.numpy()
+    found, true = prediction.blocks["edge"].detach().numpy(), graph.h_edge.numpy()
+    found_traces = prediction.traces["edge"].detach().numpy()
+    labels = traces(graph.h_edge).numpy()
+    losses_h, losses_t = [], []
+    for k in range(graph.num_graphs):
+        errors_h, errors_t = [], []
+        for e in np.flatnonzero(graph.batch.numpy()[dst] == k):
+            for i in np.flatnonzero(basis.mask[numbers[dst[e]]]):
+                for j in np.flatnonzero(basis.mask[numbers[src[e]]]):
+                    difference = found[e, i, j] - true[e, i, j]
+                    modulus = np.hypot(difference.real, difference.imag)
+                    errors_h.append({"mse": modulus**2, "mae": modulus}[h])
+            # A label of a random block is 0 only where there is no basic block.
+            errors_t += [MEASURES[t](found_traces[e, c] - labels[e, c]) for c in np.flatnonzero(labels[e])]
+        losses_h.append(np.mean(errors_h))
+        losses_t.append(np.mean(errors_t))
+    return float(np.mean(losses_h)), float(np.mean(losses_t))
+
+
+@pytest.mark.parametrize(("h", "t"), [("mse", "mae"), ("mae", "mse")])
+@pytest.mark.parametrize(
+    ("crystal_basis", "spin"),
+    [
+        (crystals.SPINLESS, "sum"),
+        (crystals.SPINFUL, "sum"),
+        (crystals.SPINFUL, "singlet_triplet"),
+        (crystals.SPINFUL, "per_spin_block"),
+    ],
+)
+def test_crystals_equal_the_literal_loops(crystal_basis, spin, h, t):
+    traces = BlockTraces(crystal_basis, spin)
+    graph = crystal_batch(crystal_basis)
+    prediction = random_crystal_prediction(graph, crystal_basis, traces.count)
+    terms = HamiltonianLoss(crystal_basis, traces, h=[h], t=t, trace_weight=0.3)(prediction, graph)
+    loss_h, loss_t = literal_crystal_losses(prediction, graph, crystal_basis, traces, h, t)
+    assert float(terms.loss_h.detach()) == pytest.approx(loss_h, rel=1e-12)
+    assert float(terms.loss_t.detach()) == pytest.approx(loss_t, rel=1e-12)
+    assert float(terms.total.detach()) == pytest.approx(1.3 * loss_h, rel=1e-12)
+
+
+@pytest.mark.parametrize("crystal_basis", [crystals.SPINLESS, crystals.SPINFUL])
+def test_padding_of_crystals_gets_no_gradient_and_a_perfect_one_is_finite(crystal_basis):
+    graph = crystal_batch(crystal_basis)
+    loss = HamiltonianLoss(crystal_basis)
+    prediction = random_crystal_prediction(graph, crystal_basis, loss.traces.count)
+    loss(prediction, graph).total.backward()
+    assert torch.equal(prediction.blocks["edge"].grad != 0, graph.h_edge != 0)
+    assert torch.equal(prediction.traces["edge"].grad != 0, loss.traces(graph.h_edge) != 0)
+    exact = graph.h_edge.clone().requires_grad_()
+    terms = loss(Prediction({"edge": exact}), graph)
+    terms.total.backward()
+    assert float(terms.total.detach()) == 0
+    assert not exact.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_terms_of_crystals_are_real_and_keep_the_precision(dtype):
+    basis = crystals.SPINFUL
+    graph = collate([crystals.labelled_graph(c, basis, dtype=dtype) for c in crystals.ALL])
+    assert graph.h_edge.dtype == dtype.to_complex()
+    loss = HamiltonianLoss(basis)
+    traces = {"edge": torch.zeros(len(graph.h_edge), loss.traces.count, dtype=dtype)}
+    terms = loss(Prediction({"edge": torch.zeros_like(graph.h_edge)}, traces), graph)
+    assert {term.dtype for term in (terms.total, terms.loss_h, terms.loss_t, terms.per_sample)} == {dtype}
 
 
 @pytest.mark.parametrize(

@@ -1,52 +1,54 @@
 """The trivial predictor: the mean block of each species or pair of species."""
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tracegrad.basis import OrbitalBasis
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
 from tracegrad.model import Prediction
+from tracegrad.reduction import is_on_site, site_edges, sites
 
 
 class MeanBlocks:
-    """Predicts the mean on-site block of the species and the mean pair block of the ordered species pair.
+    """Predicts the mean on-site block of each species and the mean of the other blocks of each ordered species pair.
 
     Any network must beat it; pairs of species that were never seen are predicted as zero.
     """
 
     def __init__(self, basis: OrbitalBasis):
         self.basis = basis
-        self.elements = len(basis.slots)
-        shape = (self.elements, basis.dim, basis.dim)
-        self._sum_self = torch.zeros(shape, dtype=torch.float64)
-        self._sum_pair = torch.zeros(self.elements**2, *shape[1:], dtype=torch.float64)
-        self._count_self = torch.zeros(self.elements, dtype=torch.float64)
-        self._count_pair = torch.zeros(self.elements**2, dtype=torch.float64)
+        self.species = len(basis.elements)
+        self._species = torch.full((len(basis.slots),), -1)
+        self._species[torch.tensor(basis.elements)] = torch.arange(self.species)
+        kinds = self.species**2 + self.species
+        dtype = torch.complex128 if basis.spinful else torch.float64
+        self._sums = torch.zeros(kinds, basis.dim, basis.dim, dtype=dtype)
+        self._counts = torch.zeros(kinds, dtype=torch.float64)
 
     def fit(self, loader: DataLoader) -> "MeanBlocks":
         """Accumulate the means over batches of labelled graphs."""
         for graph in loader:
-            pair = self._pair(graph)
-            self._sum_self.index_add_(0, graph.numbers, graph.h_self.double())
-            self._sum_pair.index_add_(0, pair, graph.h_edge.double())
-            self._count_self += torch.bincount(graph.numbers, minlength=self.elements)
-            self._count_pair += torch.bincount(pair, minlength=self.elements**2)
+            for site in sites(graph):
+                kind = self._kind(graph, site)
+                self._sums.index_add_(0, kind, graph[f"h_{site}"].to(self._sums.dtype))
+                self._counts += torch.bincount(kind, minlength=len(self._counts))
         return self
 
     def __call__(self, graph) -> Prediction:
-        """Mean blocks for the atoms and pairs of a graph."""
-        on_site = self._sum_self / self._count_self.clamp_min(1)[:, None, None]
-        pairs = self._sum_pair / self._count_pair.clamp_min(1)[:, None, None]
-        return Prediction(on_site[graph.numbers], pairs[self._pair(graph)])
+        """Mean blocks for the sites of a graph."""
+        means = self._sums / self._counts.clamp_min(1)[:, None, None]
+        return Prediction({site: means[self._kind(graph, site)] for site in sites(graph)})
 
     def evaluate(self, loader: DataLoader) -> dict[str, Tensor]:
-        """The metrics of `HamiltonianMAE` (hartree)."""
+        """The metrics of `HamiltonianMAE` (unit of the basis)."""
         metric = HamiltonianMAE(self.basis)
         for graph in loader:
             metric.update(self(graph), graph)
         return metric.compute()
 
-    def _pair(self, graph) -> Tensor:
-        dst, src = graph.edge_index
-        return graph.numbers[dst] * self.elements + graph.numbers[src]
+    def _kind(self, graph, site: str) -> Int[Tensor, " items"]:
+        """First all ordered pairs of species, then on-site blocks by species."""
+        dst, src = self._species[graph.numbers[site_edges(graph, site)]]
+        return torch.where(is_on_site(graph, site), self.species**2 + dst, dst * self.species + src)

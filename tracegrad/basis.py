@@ -4,13 +4,18 @@ Files order the orbitals of an atom as their program does; networks need one lay
 *union layout* holds, degree after degree, as many shells as the richest element has. The n-th shell of
 degree l of an element fills the n-th union shell of degree l; the rest is padding. Inside a shell the union
 layout follows e3nn, which for standard real spherical harmonics means m = -l .. l (p = y, z, x).
+
+With spin-orbit coupling the layout stands twice, spin outermost: all orbitals with spin up, then all with spin
+down, in the files and in the union layout alike. A pair of shells then has four basic blocks, uu, ud, du, dd.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Bool, Int64
 
 from tracegrad.errors import BasisError
@@ -18,7 +23,12 @@ from tracegrad.errors import BasisError
 # Union position m = -l .. l -> position in the file's shell; a degree that is absent keeps the order.
 CONVENTIONS: dict[str, dict[int, tuple[int, ...]]] = {
     "pyscf": {1: (1, 2, 0)},  # p stored as x, y, z
+    # p as x, y, z; d as z2, x2-y2, xy, xz, yz; f as 5z3-3zr2, 5xz2-xr2, 5yz2-yr2, zx2-zy2, xyz, x3-3xy2, 3yx2-y3
+    "openmx": {1: (1, 2, 0), 2: (2, 4, 0, 3, 1), 3: (6, 4, 2, 0, 1, 3, 5)},
 }
+# Unit of the energies in the files of each convention; everything inside keeps it.
+UNITS = {"pyscf": "hartree", "openmx": "eV"}
+LETTERS = "spdfghi"
 
 _FIRST_ROW = (0, 0, 1)
 _SECOND_ROW = (0, 0, 0, 1, 1, 2)
@@ -42,11 +52,13 @@ class OrbitalBasis:
         shells: degrees of the shells of each element (by atomic number), in the order of the files.
         convention: order of the orbitals inside a shell, a key of ``CONVENTIONS``.
         name: what messages call this basis.
+        spinful: H has spin blocks (spin-orbit coupling); the layout then stands twice, see the module.
     """
 
     shells: Mapping[int, tuple[int, ...]]
     convention: str = "pyscf"
     name: str = "basis"
+    spinful: bool = False
     union: tuple[int, ...] = field(init=False)
     slots: Int64[np.ndarray, "elements dim"] = field(init=False, repr=False, compare=False)
     sizes: Int64[np.ndarray, " elements"] = field(init=False, repr=False, compare=False)
@@ -59,12 +71,17 @@ class OrbitalBasis:
         counts: Counter[int] = Counter()
         for degrees in self.shells.values():
             counts |= Counter(degrees)
-        object.__setattr__(self, "union", tuple(sorted(counts.elements())))
+        spatial = tuple(sorted(counts.elements()))
+        object.__setattr__(self, "union", spatial * self.spins)
         slots = np.full((max(self.shells) + 1, self.dim), -1, dtype=np.int64)
         sizes = np.zeros(max(self.shells) + 1, dtype=np.int64)
         for number, degrees in self.shells.items():
-            slots[number] = self._slots(degrees)
-            sizes[number] = sum(2 * degree + 1 for degree in degrees)
+            size = sum(2 * degree + 1 for degree in degrees)
+            one = _slots(degrees, spatial, CONVENTIONS[self.convention])
+            slots[number] = np.concatenate(
+                [np.where(one >= 0, one + s * size, -1) for s in range(self.spins)]
+            )
+            sizes[number] = size * self.spins
         object.__setattr__(self, "slots", slots)
         object.__setattr__(self, "sizes", sizes)
 
@@ -75,6 +92,32 @@ class OrbitalBasis:
         if missing:
             raise BasisError(f"def2-SVP is tabulated for atomic numbers 1-18 here, not for {missing}")
         return cls({int(z): DEF2_SVP[z] for z in sorted(set(elements))}, "pyscf", "def2-SVP")
+
+    @classmethod
+    def openmx(cls, shells: Mapping[str | int, str | Sequence[int]], spinful: bool = False) -> "OrbitalBasis":
+        """Pseudo-atomic orbitals in OpenMX's order, such as ``{"Mo": "s3p2d2", "S": "s2p2d1"}``.
+
+        Args:
+            shells: of each element, by symbol or atomic number: the name of its basis or the degrees of its shells.
+            spinful: with spin-orbit coupling.
+
+        Raises:
+            BasisError: an unknown element, or shells that are not understood.
+        """
+        degrees = {_number(key): _degrees(key, value) for key, value in shells.items()}
+        ordered = {z: degrees[z] for z in sorted(degrees)}
+        name = ", ".join(f"{chemical_symbols[z]} {shells_name(d)}" for z, d in ordered.items())
+        return cls(ordered, "openmx", name + (" with spin" if spinful else ""), spinful)
+
+    @property
+    def spins(self) -> int:
+        """2 with spin-orbit coupling, else 1."""
+        return 2 if self.spinful else 1
+
+    @property
+    def unit(self) -> str:
+        """Unit of energies in files of this basis and everywhere inside: hartree or eV."""
+        return UNITS[self.convention]
 
     @property
     def dim(self) -> int:
@@ -111,19 +154,49 @@ class OrbitalBasis:
                 f"{list(self.elements)}; add them to the basis elements of the configuration"
             )
 
-    def _slots(self, degrees: tuple[int, ...]) -> Int64[np.ndarray, " dim"]:
-        starts: dict[int, list[int]] = {}
-        offset = 0
-        for degree in degrees:
-            starts.setdefault(degree, []).append(offset)
-            offset += 2 * degree + 1
-        permutations = CONVENTIONS[self.convention]
-        slots: list[int] = []
-        for degree in self.union:
-            present = starts.get(degree)
-            if present:
-                start = present.pop(0)
-                slots += [start + i for i in permutations.get(degree, range(2 * degree + 1))]
-            else:
-                slots += [-1] * (2 * degree + 1)
-        return np.array(slots)
+
+def shells_name(degrees: Sequence[int]) -> str:
+    """Name of a set of shells: (0, 0, 1, 1, 2) is "s2p2d1"."""
+    return "".join(f"{LETTERS[degree]}{count}" for degree, count in sorted(Counter(degrees).items()))
+
+
+def _number(key: str | int) -> int:
+    number = atomic_numbers.get(key) if isinstance(key, str) else key
+    if number is None or not 0 < number < len(chemical_symbols):
+        raise BasisError(f"basis.shells: {key!r} is no element; give symbols such as Mo, or atomic numbers")
+    return number
+
+
+def _degrees(key: str | int, value: str | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(value, str):
+        found = re.findall(rf"([{LETTERS}])([1-9])", value)
+        degrees = tuple(LETTERS.index(letter) for letter, count in found for _ in range(int(count)))
+        understood = "".join(map("".join, found)) == value
+    else:
+        degrees = tuple(value)
+        understood = all(isinstance(d, int) and 0 <= d < len(LETTERS) for d in degrees)
+    if not understood or not degrees or list(degrees) != sorted(degrees):
+        raise BasisError(
+            f"basis.shells of {key} is {value!r}; give the number of shells of each degree, such as s2p2d1, "
+            "or their degrees, ascending"
+        )
+    return degrees
+
+
+def _slots(
+    degrees: tuple[int, ...], union: tuple[int, ...], permutations: Mapping[int, tuple[int, ...]]
+) -> Int64[np.ndarray, " dim"]:
+    starts: dict[int, list[int]] = {}
+    offset = 0
+    for degree in degrees:
+        starts.setdefault(degree, []).append(offset)
+        offset += 2 * degree + 1
+    slots: list[int] = []
+    for degree in union:
+        present = starts.get(degree)
+        if present:
+            start = present.pop(0)
+            slots += [start + i for i in permutations.get(degree, range(2 * degree + 1))]
+        else:
+            slots += [-1] * (2 * degree + 1)
+    return np.array(slots)

@@ -1,19 +1,22 @@
-"""Dense matrices, their atom-pair blocks in the union layout, and the traces of basic blocks.
+"""Dense matrices and blocks of files, and the same as atom-pair blocks in the union layout.
 
 The pair graph of a molecule of n atoms has all ordered pairs without self pairs. Edges are ordered with the
 source atom slow and the destination atom ascending; ``edge_index[0]`` is dst and ``edge_index[1]`` is src.
 The block of an edge holds ``H[orbitals of dst, orbitals of src]``.
+
+The edges of a crystal are the pairs (i, cell 0), (j, cell R) that its file has, on-site ones included; dst is i, src
+is j. Files hold the blocks of all pairs one behind the other, each flat and in rows ("entries").
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from tracegrad.basis import OrbitalBasis
-from tracegrad.nn.precision import full_precision
 
 
 @lru_cache(maxsize=256)
@@ -79,12 +82,48 @@ def assemble_matrix(
     return dense.index_select(0, index).index_select(1, index)
 
 
-@full_precision
-def block_traces(
-    blocks: Float[Tensor, "*batch dim dim"], basis: OrbitalBasis
-) -> Float[Tensor, "*batch shells shells"]:
-    """T = tr(H H^dagger) of each basic block H^{lp x lq} (Theorem 1); unit: the square of H's."""
-    member = torch.zeros(basis.dim, len(basis.union), dtype=blocks.dtype, device=blocks.device)
-    for shell, (start, degree) in enumerate(zip(basis.shell_starts, basis.union, strict=True)):
-        member[start : start + 2 * degree + 1, shell] = 1
-    return member.T @ blocks.square() @ member
+def pad_blocks(
+    entries: Shaped[np.ndarray, " entries"],
+    edge_index: Int64[np.ndarray, "2 edges"],
+    numbers: Int64[np.ndarray, " atoms"],
+    basis: OrbitalBasis,
+) -> Shaped[np.ndarray, "edges dim dim"]:
+    """Blocks of a file in the union layout; padding is 0."""
+    padded = np.zeros((edge_index.shape[1], basis.dim, basis.dim), entries.dtype)
+    for edges, rows, columns, where in _by_species(edge_index, numbers, basis):
+        padded[edges[:, None, None], rows[:, None], columns] = entries[where]
+    return padded
+
+
+def cut_padding(
+    blocks: Shaped[np.ndarray, "edges dim dim"],
+    edge_index: Int64[np.ndarray, "2 edges"],
+    numbers: Int64[np.ndarray, " atoms"],
+    basis: OrbitalBasis,
+) -> Shaped[np.ndarray, " entries"]:
+    """The inverse of `pad_blocks`."""
+    entries = np.empty(block_starts(edge_index, numbers, basis)[-1], blocks.dtype)
+    for edges, rows, columns, where in _by_species(edge_index, numbers, basis):
+        entries[where] = blocks[edges[:, None, None], rows[:, None], columns]
+    return entries
+
+
+def block_starts(
+    edge_index: Int64[np.ndarray, "2 edges"], numbers: Int64[np.ndarray, " atoms"], basis: OrbitalBasis
+) -> Int64[np.ndarray, " bounds"]:
+    """Where the entries of each edge's block start, and the end of the last."""
+    dst, src = basis.sizes[numbers][edge_index]
+    return np.concatenate([[0], np.cumsum(dst * src)])
+
+
+def _by_species(
+    edge_index: Int64[np.ndarray, "2 edges"], numbers: Int64[np.ndarray, " atoms"], basis: OrbitalBasis
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """For each pair of species: its edges, union slots of rows and columns, and the entries behind them."""
+    starts = block_starts(edge_index, numbers, basis)
+    z_dst, z_src = numbers[edge_index]
+    for a, b in np.unique(np.stack([z_dst, z_src]), axis=1).T if edge_index.size else ():
+        edges = np.flatnonzero((z_dst == a) & (z_src == b))
+        rows, columns = (np.flatnonzero(basis.slots[z] >= 0) for z in (a, b))
+        inside = basis.slots[a][rows][:, None] * basis.sizes[b] + basis.slots[b][columns]
+        yield edges, rows, columns, starts[edges][:, None, None] + inside

@@ -1,26 +1,32 @@
-"""The fields of a graph: one molecule with its labels, or a batch of molecules.
+"""The fields of a graph: one molecule or crystal with its labels, or a batch of them.
 
-| field          | shape, dtype            | meaning                                                        |
-|----------------|-------------------------|----------------------------------------------------------------|
-| ``numbers``    | (atoms,) int64          | atomic numbers                                                 |
-| ``positions``  | (atoms, 3) float        | angstrom                                                       |
-| ``edge_index`` | (2, edges) int64        | row 0 destination, row 1 source (see `tracegrad.blocks`)       |
-| ``reverse``    | (edges,) int64          | position of the reversed edge                                  |
-| ``h_self``     | (atoms, dim, dim) float | on-site blocks of H in the union layout, hartree; optional     |
-| ``h_edge``     | (edges, dim, dim) float | pair blocks of H in the union layout, hartree; optional        |
-| ``sample_id``  | (1,) int64              | row of the database                                            |
-| ``batch``      | (atoms,) int64          | molecule of each atom (made by collation)                      |
+| field          | shape, dtype            | meaning                                                           |
+|----------------|-------------------------|-------------------------------------------------------------------|
+| ``numbers``    | (atoms,) int64          | atomic numbers                                                    |
+| ``positions``  | (atoms, 3) float        | angstrom                                                          |
+| ``edge_index`` | (2, edges) int64        | row 0 destination, row 1 source (see `tracegrad.blocks`)          |
+| ``reverse``    | (edges,) int64          | position of the reversed edge                                     |
+| ``vectors``    | (edges, 3) float        | crystals: destination to source in its cell, angstrom |
+| ``cells``      | (edges, 3) int64        | crystals: cell R of the source                                    |
+| ``h_self``     | (atoms, dim, dim) float | molecules: on-site blocks of H in the union layout; optional      |
+| ``h_edge``     | (edges, dim, dim)       | blocks of the edges in the union layout, complex with spin; optional |
+| ``sample_id``  | (1,) int64              | position in the database                                          |
+| ``batch``      | (atoms,) int64          | sample of each atom (made by collation)                           |
+
+Blocks belong to *sites*: "self" for the atoms, "edge" for the edges. A molecule has both; all blocks of a crystal,
+on-site ones included, belong to edges. Energies are in the unit of the basis (`OrbitalBasis.unit`).
 """
 
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64, Shaped
 from torch_geometric.data import Batch, Data
 
 from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import complete_edges, cut_blocks
+from tracegrad.blocks import complete_edges, cut_blocks, pad_blocks
+from tracegrad.errors import DataError
 
 
 class HamiltonianGraph(Data):
@@ -58,6 +64,78 @@ def molecule_graph(
         matrix = torch.tensor(hamiltonian, dtype=dtype)
         graph.h_self, graph.h_edge = cut_blocks(matrix, numbers, basis)
     return graph
+
+
+def crystal_graph(
+    numbers: Int[np.ndarray, " atoms"],
+    positions: Float[np.ndarray, "atoms 3"],
+    lattice: Float[np.ndarray, "3 3"],
+    edges: Int[np.ndarray, "edges 5"],
+    basis: OrbitalBasis,
+    *,
+    entries: Shaped[np.ndarray, " entries"] | None = None,
+    sample_id: int = -1,
+    dtype: torch.dtype = torch.float32,
+) -> HamiltonianGraph:
+    """Graph of one crystal with the given edges; labels are padded when the entries of H are given.
+
+    Args:
+        numbers: atomic numbers.
+        positions: angstrom.
+        lattice: rows are lattice vectors, angstrom.
+        edges: rows [Rx, Ry, Rz, i, j], atoms counted from 0: the pair of i in cell 0 and j in cell R.
+        basis: orbital basis.
+        entries: blocks of H in the order of the edges, as the files of the basis have them.
+        sample_id: position in the database.
+        dtype: real dtype of positions and labels; the labels of a spinful basis are complex.
+    """
+    cells, edge_index = edges[:, :3].astype(np.int64), np.ascontiguousarray(edges[:, 3:].T).astype(np.int64)
+    dst, src = edge_index
+    vectors = positions[src] + cells @ lattice - positions[dst]
+    graph = HamiltonianGraph(
+        numbers=torch.from_numpy(numbers.astype(np.int64)),
+        positions=torch.tensor(positions, dtype=dtype),
+        edge_index=torch.from_numpy(edge_index),
+        reverse=torch.from_numpy(reversed_edges(cells, edge_index)),
+        vectors=torch.tensor(vectors, dtype=dtype),
+        cells=torch.from_numpy(cells),
+        sample_id=torch.tensor([sample_id]),
+        num_nodes=len(numbers),
+    )
+    if entries is not None:
+        blocks = torch.from_numpy(pad_blocks(entries, edge_index, numbers, basis))
+        graph.h_edge = blocks.to(dtype.to_complex() if basis.spinful else dtype)
+    return graph
+
+
+def reversed_edges(
+    cells: Int64[np.ndarray, "edges 3"], edge_index: Int64[np.ndarray, "2 edges"]
+) -> Int64[np.ndarray, " edges"]:
+    """Position of (-R, j, i) for every edge (R, i, j).
+
+    Raises:
+        DataError: an edge stands twice, or its reversed edge is missing.
+    """
+    keys = np.concatenate([cells, edge_index.T], axis=1)
+    mirrored = np.concatenate([-cells, edge_index[::-1].T], axis=1)
+    order, mirrored_order = (np.lexsort(k.T) for k in (keys, mirrored))
+    repeated = np.flatnonzero((keys[order][1:] == keys[order][:-1]).all(1))
+    if len(repeated):
+        key = keys[order[repeated[0]]].tolist()
+        raise DataError(
+            f"the edge [Rx, Ry, Rz, i, j] = {key} (atoms counted from 0) stands twice; give it once"
+        )
+    different = np.flatnonzero((keys[order] != mirrored[mirrored_order]).any(1))
+    if len(different):
+        known = set(map(tuple, keys.tolist()))
+        lone = next(i for i, key in enumerate(mirrored.tolist()) if tuple(key) not in known)
+        raise DataError(
+            f"the edge [Rx, Ry, Rz, i, j] = {keys[lone].tolist()} (atoms counted from 0) has no partner "
+            f"{mirrored[lone].tolist()}; H(R, i, j) and H(-R, j, i) come together"
+        )
+    reverse = np.empty(len(keys), dtype=np.int64)
+    reverse[mirrored_order] = order
+    return reverse
 
 
 def collate(graphs: list[HamiltonianGraph]) -> Batch:

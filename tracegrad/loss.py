@@ -1,7 +1,7 @@
 """The training loss of Eqs. 7-8."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import block_traces
 from tracegrad.errors import ConfigError
 from tracegrad.model import Prediction
-from tracegrad.reduction import BlockMasks, Masks, atom_sums, edge_sums
+from tracegrad.reduction import Masks, site_edges, site_sums
+from tracegrad.traces import BlockTraces, squared_modulus
 
-ERRORS = {"mse": torch.square, "mae": torch.abs}
+# Of real or complex numbers.
+ERRORS: dict[str, Callable[[Tensor], Tensor]] = {"mse": squared_modulus, "mae": torch.abs}
 # loss_T below this counts as zero in Eq. 8, where it stands in a denominator.
 SMALLEST_LOSS = 1e-12
 
@@ -25,12 +26,12 @@ SMALLEST_LOSS = 1e-12
 class LossTerms:
     """The total and its parts (scalars); ``loss_t`` and ``mu`` are None without trace supervision.
 
-    ``per_molecule`` is the H part of each molecule, for messages about single samples.
+    ``per_sample`` is the H part of each sample, for messages about single samples.
     """
 
     total: Float[Tensor, ""]
     loss_h: Float[Tensor, ""]
-    per_molecule: Float[Tensor, " molecules"]
+    per_sample: Float[Tensor, " samples"]
     loss_t: Float[Tensor, ""] | None = None
     mu: Float[Tensor, ""] | None = None
 
@@ -38,23 +39,26 @@ class LossTerms:
 class HamiltonianLoss(nn.Module):
     """loss_Q + mu loss_T with mu = lambda stop_gradient(loss_Q / loss_T).
 
-    Every term is a mean over molecules of the mean over a molecule's own matrix elements (or basic blocks), so
-    that padding and molecule sizes do not weigh.
+    Every term is a mean over samples of the mean over a sample's own matrix elements (or traces), so that padding
+    and the sizes of molecules and crystals do not weigh.
 
     Args:
         basis: orbital basis of the blocks.
-        h: error measures of H that are added up (the paper: MSE + MAE for QH9).
+        traces: makes the labels of the traces; None: those of `BlockTraces` for this basis.
+        h: error measures of H that are added up: |dH|^2 (mse), |dH| (mae). The paper: MSE + MAE for molecules
+            (QH9), MSE for crystals.
         t: error measure of the traces (the paper: MAE).
-        trace_weight: lambda of Eq. 8 (0.2 for molecules).
+        trace_weight: lambda of Eq. 8 (the paper: 0.2 for molecules, 0.3 for crystals).
         fixed_weights: weights of loss_Q and loss_T in place of 1 and mu (a later variant of the authors' code
             uses 0.8 and 0.2).
-        scale_labels: "none" (the paper) or "layer_norm": standardise the labels of each pair over its basic
-            blocks, as the authors' public code does.
+        scale_labels: "none" (the paper) or "layer_norm": standardise the labels of each pair, as the authors'
+            public code does.
     """
 
     def __init__(
         self,
         basis: OrbitalBasis,
+        traces: BlockTraces | None = None,
         h: Sequence[str] = ("mse", "mae"),
         t: str = "mae",
         trace_weight: float = 0.2,
@@ -79,7 +83,7 @@ class HamiltonianLoss(nn.Module):
             raise ConfigError(
                 f"loss.fixed_weights is {fixed_weights}; it needs two numbers, finite and >= 0, or null"
             )
-        self.basis = basis
+        self.traces = traces or BlockTraces(basis)
         self.h, self.t = tuple(h), t
         self.trace_weight = trace_weight
         self.fixed_weights = fixed_weights
@@ -87,47 +91,45 @@ class HamiltonianLoss(nn.Module):
         self._masks = Masks(basis)
 
     def forward(self, prediction: Prediction, graph) -> LossTerms:
-        """Loss of a batch whose graphs carry ``h_self`` and ``h_edge``."""
-        masks = self._masks.elements(graph, prediction.pairs)
-        count = atom_sums(masks.on_site, graph) + edge_sums(masks.pairs, graph)
-        difference = BlockMasks(
-            (prediction.on_site - graph.h_self) * masks.on_site,
-            (prediction.pairs - graph.h_edge) * masks.pairs,
-        )
-        per_molecule = torch.zeros_like(count)
+        """Loss of a batch whose graphs carry ``h_`` + site for every site of the prediction."""
+        masks = {
+            site: self._masks.elements(graph, site, blocks) for site, blocks in prediction.blocks.items()
+        }
+        count = torch.stack([site_sums(mask, graph, site) for site, mask in masks.items()]).sum(0)
+        differences = {
+            site: (blocks - graph[f"h_{site}"]) * masks[site] for site, blocks in prediction.blocks.items()
+        }
+        per_sample = torch.zeros_like(count)
         for name in self.h:
             error = ERRORS[name]
-            sums = atom_sums(error(difference.on_site), graph) + edge_sums(error(difference.pairs), graph)
-            per_molecule = per_molecule + sums / count
-        loss_h = per_molecule.mean()
+            sums = [site_sums(error(difference), graph, site) for site, difference in differences.items()]
+            per_sample = per_sample + torch.stack(sums).sum(0) / count
+        loss_h = per_sample.mean()
         if not prediction.traces:
-            return LossTerms(loss_h, loss_h, per_molecule.detach())
+            return LossTerms(loss_h, loss_h, per_sample.detach())
         loss_t = self._trace_loss(prediction, graph)
         if self.fixed_weights is not None:
             weight_h, mu = (loss_h.new_tensor(weight) for weight in self.fixed_weights)
-            return LossTerms(weight_h * loss_h + mu * loss_t, loss_h, per_molecule.detach(), loss_t, mu)
+            return LossTerms(weight_h * loss_h + mu * loss_t, loss_h, per_sample.detach(), loss_t, mu)
         mu = self.trace_weight * (loss_h / loss_t.clamp_min(SMALLEST_LOSS)).detach()
-        return LossTerms(loss_h + mu * loss_t, loss_h, per_molecule.detach(), loss_t, mu)
+        return LossTerms(loss_h + mu * loss_t, loss_h, per_sample.detach(), loss_t, mu)
 
     def _trace_loss(self, prediction: Prediction, graph) -> Float[Tensor, ""]:
-        masks = self._masks.shells(graph, prediction.pairs)
-        sites = {
-            "edge": (graph.h_edge, masks.pairs, edge_sums),
-            "self": (graph.h_self, masks.on_site, atom_sums),
-        }
-        total = count = prediction.pairs.new_zeros(graph.num_graphs)
+        sums, counts = [], []
         for site, predicted in prediction.traces.items():
-            blocks, mask, sums = sites[site]
+            blocks = graph[f"h_{site}"]
             dtype = torch.promote_types(predicted.dtype, torch.float32)  # labels stay exact under autocast
-            label = block_traces(blocks.to(dtype), self.basis)
+            label = self.traces(blocks.to(dtype.to_complex() if blocks.is_complex() else dtype))
+            mask = self.traces.mask(graph.numbers, site_edges(graph, site)).to(label.dtype)
             if self.scale_labels == "layer_norm":
                 label = _standardise(label, mask)
-            total = total + sums(ERRORS[self.t]((predicted - label) * mask), graph)
-            count = count + sums(mask, graph)
+            sums.append(site_sums(ERRORS[self.t]((predicted - label) * mask), graph, site))
+            counts.append(site_sums(mask, graph, site))
+        total, count = torch.stack(sums).sum(0), torch.stack(counts).sum(0)
         # A molecule of one atom has no pairs: it takes no part instead of giving 0/0.
         supervised = count > 0
-        per_molecule = torch.where(supervised, total / count.clamp_min(1), 0.0)
-        return per_molecule.sum() / supervised.sum().clamp_min(1)
+        per_sample = torch.where(supervised, total / count.clamp_min(1), 0.0)
+        return per_sample.sum() / supervised.sum().clamp_min(1)
 
 
 def _is_weight(value: object) -> bool:
@@ -135,8 +137,7 @@ def _is_weight(value: object) -> bool:
 
 
 def _standardise(
-    label: Float[Tensor, "n shells shells"], mask: Float[Tensor, "n shells shells"]
-) -> Float[Tensor, "n shells shells"]:
-    """LayerNorm without parameters over the basic blocks of each item; absent blocks count as zero labels."""
-    flat = (label * mask).flatten(1)
-    return layer_norm(flat, flat.shape[1:]).view_as(label)
+    label: Float[Tensor, "n labels"], mask: Float[Tensor, "n labels"]
+) -> Float[Tensor, "n labels"]:
+    """LayerNorm without parameters over the labels of each item; absent ones count as zero."""
+    return layer_norm(label * mask, label.shape[1:])

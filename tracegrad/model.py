@@ -6,27 +6,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Inexact, Int
 from torch import Tensor, nn
 
-from tracegrad.backbones.interface import Backbone, Feature
+from tracegrad.backbones.interface import Backbone, Blocks, Feature
 from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import assemble_matrix
+from tracegrad.blocks import assemble_matrix, block_starts, cut_padding
 from tracegrad.errors import DataError
 from tracegrad.geometry import check_positions
-from tracegrad.graph import collate, molecule_graph
+from tracegrad.graph import HamiltonianGraph, collate, crystal_graph, molecule_graph
 from tracegrad.nn.tracegrad import TraceGrad
+from tracegrad.reduction import is_on_site
+from tracegrad.traces import BlockTraces
 
 MINIMUM_DISTANCE = 0.1  # angstrom; closer atoms are a mistake in the geometry
+FLATTEST = 1e-6  # volume of a cell over the product of its edges; below, the lattice vectors lie in a plane
 
 
 @dataclass
 class Prediction:
-    """Blocks of H in the union layout (hartree), and traces T of the supervised sites (hartree^2)."""
+    """Blocks of H of all sites, and traces T of the supervised sites in the square of the unit of H."""
 
-    on_site: Float[Tensor, "atoms dim dim"]
-    pairs: Float[Tensor, "edges dim dim"]
-    traces: dict[str, Float[Tensor, "_ shells shells"]] = field(default_factory=dict)
+    blocks: Blocks
+    traces: dict[str, Float[Tensor, "_ labels"]] = field(default_factory=dict)
 
 
 class HamiltonianModel(nn.Module):
@@ -34,21 +36,25 @@ class HamiltonianModel(nn.Module):
 
     Args:
         backbone: predicts the blocks and hands out its features.
-        tracegrad: makes the TraceGrad module from the backbone's irreps and number of shells
+        tracegrad: makes the TraceGrad module from the irreps of the backbone's features and its basis
             (a partial of `TraceGrad`); None is the plain backbone.
     """
 
     def __init__(self, backbone: Backbone, tracegrad: Callable[..., TraceGrad] | None = None):
         super().__init__()
         self.backbone = backbone
-        shells = len(backbone.basis.union)
         make = tracegrad or _plain
-        self.tracegrad = make(backbone.feature_irreps, shells)
+        self.tracegrad = make(backbone.feature_irreps, backbone.basis)
 
     @property
     def basis(self) -> OrbitalBasis:
         """Orbital basis of the predicted blocks."""
         return self.backbone.basis
+
+    @property
+    def trace_labels(self) -> BlockTraces:
+        """What the predicted traces are: their labels, made from blocks of H."""
+        return self.tracegrad.labels
 
     def forward(self, graph, *, traces: bool = True) -> Prediction:
         """Prediction for a graph or a batch; ``traces=False`` skips what only the trace loss needs."""
@@ -61,53 +67,131 @@ class HamiltonianModel(nn.Module):
             return o
 
         blocks = self.backbone(graph, refine)
-        decoded = self.tracegrad.decode(collected) if traces else {}
-        return Prediction(blocks.on_site, blocks.pairs, decoded)
+        return Prediction(blocks, self.tracegrad.decode(collected) if traces else {})
 
     @torch.inference_mode()
     def hamiltonian(
         self,
         numbers: Int[np.ndarray, " atoms"] | Int[Tensor, " atoms"],
         positions: Float[np.ndarray, "atoms 3"] | Float[Tensor, "atoms 3"],
-    ) -> Float[Tensor, "n n"]:
-        """Dense Hamiltonian of one molecule: hartree, in the orbital order of the basis (PySCF for QH9).
+        lattice: Float[np.ndarray, "3 3"] | Float[Tensor, "3 3"] | None = None,
+        edges: Int[np.ndarray, "edges 5"] | Int[Tensor, "edges 5"] | None = None,
+    ) -> Float[Tensor, "n n"] | list[Inexact[np.ndarray, "_ _"]]:
+        """H of one molecule or crystal in the unit and the orbital order of the basis' files.
 
         Args:
             numbers: atomic numbers.
             positions: angstrom.
+            lattice: of a crystal; rows are lattice vectors, angstrom.
+            edges: of a crystal; rows [Rx, Ry, Rz, i, j] with atoms counted from 0, the pair of i in cell 0 and j in
+                cell R. The network sees the same pairs: give all pairs that have a block, as in the training data.
+
+        Returns:
+            Of a molecule the dense matrix (hartree and PySCF's order for QH9), on the device of the model. Of a
+            crystal a list with the block of each edge as an array, (orbitals of i, orbitals of j) (eV and OpenMX's
+            order for DeepH-E3's data); with spin it is complex and has all orbitals with spin up, then all with
+            spin down, in rows and columns.
 
         Raises:
             BasisError: an element outside the model's basis.
-            DataError: no numbers, shapes that do not fit, numbers that are not finite, atoms on top of each
-                other.
+            DataError: a crystal for a network of molecules or the other way round, no numbers, shapes that do not
+                fit, numbers that are not finite, atoms on top of each other, a lattice without a volume, edges to
+                atoms that do not exist, that stand twice or whose reversed edge is missing.
         """
-        numbers = _whole(_numeric(numbers, "atomic numbers"))
-        positions = _numeric(positions, "positions").astype(np.float64)
-        check_positions(numbers, positions, "molecule", MINIMUM_DISTANCE)
-        self.basis.check(numbers, "molecule")
+        periodic = self.backbone.periodic
+        name = "crystal" if periodic else "molecule"
+        if (lattice is not None, edges is not None) != (periodic, periodic):
+            advice = "give lattice and edges, too" if periodic else "give neither lattice nor edges"
+            raise DataError(f"{self.backbone.label} is a network of {name}s: {advice}")
         parameter = next(self.parameters())
-        graph = molecule_graph(numbers, positions, self.basis, dtype=parameter.dtype)
-        prediction = self(collate([graph]).to(parameter.device), traces=False)
-        return assemble_matrix(prediction.on_site, prediction.pairs, numbers, self.basis)
+        z = _whole(_numeric(numbers, name, "atomic numbers"), name, "atomic number")
+        x = _numeric(positions, name, "positions").astype(np.float64)
+        if not periodic:
+            check_positions(z, x, name, MINIMUM_DISTANCE)
+            self.basis.check(z, name)
+            graph = molecule_graph(z, x, self.basis, dtype=parameter.dtype)
+            blocks = self._predicted(graph, parameter)
+            return assemble_matrix(blocks["self"], blocks["edge"], z, self.basis)
+        cell = _numeric(lattice, name, "lattice vectors").astype(np.float64)
+        pairs = _whole(_numeric(edges, name, "edges"), name, "entry of the edges")
+        _check_crystal(z, x, cell, pairs)
+        self.basis.check(z, name)
+        graph = crystal_graph(z, x, cell, pairs, self.basis, dtype=parameter.dtype)
+        _check_distances(graph)
+        edge_index = graph.edge_index.numpy()
+        entries = cut_padding(
+            self._predicted(graph, parameter)["edge"].cpu().numpy(), edge_index, z, self.basis
+        )
+        starts = block_starts(edge_index, z, self.basis)
+        shapes = self.basis.sizes[z][edge_index].T
+        return [
+            part.reshape(shape) for part, shape in zip(np.split(entries, starts[1:-1]), shapes, strict=True)
+        ]
+
+    def _predicted(self, graph: HamiltonianGraph, like: Tensor) -> Blocks:
+        return self(collate([graph]).to(like.device), traces=False).blocks
 
 
-def _numeric(values: Any, what: str) -> np.ndarray:
+def _numeric(values: Any, name: str, what: str) -> np.ndarray:
     try:
         array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
     except (TypeError, ValueError) as error:
-        raise DataError(f"molecule: the {what} do not make an array of numbers") from error
+        raise DataError(f"{name}: the {what} do not make an array of numbers") from error
     if array.dtype.kind not in "iuf":
-        raise DataError(f"molecule: the {what} must be numbers, not {array.dtype.name}")
+        raise DataError(f"{name}: the {what} must be numbers, not {array.dtype.name}")
     return array
 
 
-def _whole(numbers: np.ndarray) -> np.ndarray:
+def _whole(values: np.ndarray, name: str, what: str) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # what no integer can hold compares unequal
-        whole = numbers.astype(np.int64)
-    for number in numbers[numbers != whole].tolist()[:1]:
-        raise DataError(f"molecule: atomic number {number} is not whole")
+        whole = values.astype(np.int64)
+    for value in values[values != whole].tolist()[:1]:
+        raise DataError(f"{name}: {what} {value} is not whole")
     return whole
 
 
-def _plain(feature_irreps, shells: int) -> TraceGrad:
-    return TraceGrad(feature_irreps, shells, trace=False, grad=False)
+def _check_crystal(
+    numbers: np.ndarray, positions: np.ndarray, lattice: np.ndarray, edges: np.ndarray
+) -> None:
+    """Raise `DataError` unless the arrays fit together, see `HamiltonianModel.hamiltonian`."""
+    atoms = numbers.size
+    if not atoms or not edges.size or edges.shape != (len(edges), 5):
+        raise DataError(
+            "crystal: at least one atom and edges of shape (edges, 5), at least one, are needed, "
+            f"not {atoms} atoms and edges of shape {edges.shape}"
+        )
+    for what, array, shape in (
+        ("atomic numbers", numbers, (atoms,)),
+        ("positions", positions, (atoms, 3)),
+        ("lattice vectors", lattice, (3, 3)),
+    ):
+        if array.shape != shape:
+            raise DataError(f"crystal: the {what} have shape {array.shape}; {shape} is needed")
+        if not np.isfinite(array).all():
+            raise DataError(f"crystal: one of the {what} is not a finite number")
+    if abs(np.linalg.det(lattice)) <= FLATTEST * np.linalg.norm(lattice, axis=1).prod():
+        raise DataError(
+            "crystal: the lattice vectors span no volume; give three independent rows, for a layer with a vacuum"
+        )
+    outside = np.flatnonzero(((edges[:, 3:] < 0) | (edges[:, 3:] >= atoms)).any(1))
+    if len(outside):
+        raise DataError(
+            f"crystal: the edge [Rx, Ry, Rz, i, j] = {edges[outside[0]].tolist()} names an atom that does not exist; "
+            f"atoms are counted from 0 to {atoms - 1}"
+        )
+
+
+def _check_distances(graph: HamiltonianGraph) -> None:
+    """Raise `DataError` if an edge of a crystal joins atoms on top of each other."""
+    distances = graph.vectors.norm(dim=1).masked_fill(is_on_site(graph, "edge"), torch.inf)
+    edge = int(distances.argmin())
+    if distances[edge] < MINIMUM_DISTANCE:
+        i, j = graph.edge_index[:, edge].tolist()
+        raise DataError(
+            f"crystal: atoms {i} and {j} in cell {graph.cells[edge].tolist()} are {distances[edge]:.3f} angstrom "
+            "apart; are the coordinates in angstrom, and the atoms of the edges counted from 0?"
+        )
+
+
+def _plain(feature_irreps, basis: OrbitalBasis) -> TraceGrad:
+    return TraceGrad(feature_irreps, basis, trace=False, grad=False)

@@ -6,9 +6,8 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from tracegrad.basis import OrbitalBasis
@@ -16,38 +15,45 @@ from tracegrad.errors import CheckpointError, ConfigError, TrainingError
 from tracegrad.loss import HamiltonianLoss, LossTerms
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
 from tracegrad.model import HamiltonianModel, Prediction
-from tracegrad.schedule import WarmupLinear
-from tracegrad.units import MEV_PER_HARTREE
+from tracegrad.schedule import Schedule
+from tracegrad.traces import BlockTraces
+from tracegrad.units import MEV
 
 CHECKPOINT_KEY = "tracegrad"
 
 
 class HamiltonianModule(lightning.LightningModule):
-    """Trains a `HamiltonianModel`; logs follow ``{train,val,test}/{metric}``, energies in meV.
+    """Trains a `HamiltonianModel`; logs follow ``{train,val,test}/{metric}[/{subset}]``, energies of metrics in meV.
+
+    ``test_subsets`` names what the loaders of a test hold, one name for each loader; "" is the test set itself,
+    whose logs and files carry no name. ``sample_name`` gives what tables call a sample, from its position in the
+    database.
 
     Args:
         model: the network.
-        loss: makes the loss from the basis (a partial of `HamiltonianLoss`).
+        loss: makes the loss from the basis and the labels of the traces (a partial of `HamiltonianLoss`).
         optimizer: makes the optimizer from the parameters.
-        schedule: learning rate over optimizer steps.
+        schedule: learning rate over the training.
         record: plain data that every checkpoint carries (configuration and data fingerprint).
     """
 
     def __init__(
         self,
         model: HamiltonianModel,
-        loss: Callable[[OrbitalBasis], HamiltonianLoss],
+        loss: Callable[[OrbitalBasis, BlockTraces], HamiltonianLoss],
         optimizer: Callable[..., Optimizer],
-        schedule: WarmupLinear,
+        schedule: Schedule,
         record: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.model = model
-        self.loss = loss(model.basis)
+        self.loss = loss(model.basis, model.trace_labels)
         self.make_optimizer, self.schedule = optimizer, schedule
         self.record = record or {}
-        self.val_metric, self.test_metric = HamiltonianMAE(model.basis), HamiltonianMAE(model.basis)
-        self.val_loss = MeanMetric().set_dtype(torch.float64)
+        self.test_subsets: list[str] = [""]
+        self.sample_name: Callable[[int], str] = str
+        self.val_metric, self.test_metrics = HamiltonianMAE(model.basis), nn.ModuleList()
+        self.val_total, self.val_loss = (MeanMetric().set_dtype(torch.float64) for _ in range(2))
 
     def forward(self, graph, *, traces: bool = True) -> Prediction:
         return self.model(graph, traces=traces)
@@ -62,35 +68,43 @@ class HamiltonianModule(lightning.LightningModule):
 
     def validation_step(self, graph, batch_idx: int) -> None:
         prediction, terms = self._predict(graph)
-        self.val_loss.update(terms.per_molecule.double())
+        self.val_total.update(terms.total.double(), graph.num_graphs)
+        self.val_loss.update(terms.per_sample.double())
         self.val_metric.update(prediction, graph)
 
     def on_validation_epoch_end(self) -> None:
-        self.log("val/loss_h", self.val_loss.compute(), sync_dist=False)
-        self.val_loss.reset()
+        for name, metric in (("loss", self.val_total), ("loss_h", self.val_loss)):
+            self.log(f"val/{name}", metric.compute(), sync_dist=False)
+            metric.reset()
         self._log_metric("val", self.val_metric)
+        self.val_metric.reset()
 
     def on_test_epoch_start(self) -> None:
-        self.test_metric.reset()
+        # The report callbacks read these when the test is over.
+        self.test_metrics = nn.ModuleList(HamiltonianMAE(self.model.basis) for _ in self.test_subsets)
+        self.test_metrics.to(self.device)
 
-    def test_step(self, graph, batch_idx: int) -> Prediction:  # type: ignore[override]
+    def test_step(self, graph, batch_idx: int, dataloader_idx: int = 0) -> Prediction:  # type: ignore[override]
         prediction = self.model(graph, traces=False)
-        self.test_metric.update(prediction, graph)
+        self.test_metric(dataloader_idx).update(prediction, graph)
         return prediction
 
+    def test_metric(self, dataloader_idx: int) -> HamiltonianMAE:
+        """The metric of one loader of the last test."""
+        metric = self.test_metrics[dataloader_idx]
+        assert isinstance(metric, HamiltonianMAE)
+        return metric
+
     def on_test_epoch_end(self) -> None:
-        self._log_metric("test", self.test_metric)
+        for i, subset in enumerate(self.test_subsets):
+            self._log_metric("test", self.test_metric(i), f"/{subset}" if subset else "")
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         try:
             optimizer = self.make_optimizer(self.parameters(), lr=self.schedule.peak)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"optim.optimizer: {error}") from error
-        scheduler = LambdaLR(optimizer, self.schedule)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": self.schedule.scheduler(optimizer)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = {"format": 1, **self.record}
@@ -107,9 +121,7 @@ class HamiltonianModule(lightning.LightningModule):
 
     def _non_finite(self, graph, terms: LossTerms) -> str:
         rows = graph.sample_id.tolist()
-        bad = [
-            row for row, value in zip(rows, terms.per_molecule.tolist(), strict=True) if not isfinite(value)
-        ]
+        bad = [row for row, value in zip(rows, terms.per_sample.tolist(), strict=True) if not isfinite(value)]
         parts = f"loss_h = {terms.loss_h.item():.3g}"
         if terms.loss_t is not None:
             parts += f", loss_t = {terms.loss_t.item():.3g}"
@@ -119,15 +131,12 @@ class HamiltonianModule(lightning.LightningModule):
             f"{blame}; look at these rows, lower optim.schedule.peak or raise optim.schedule.warmup_steps"
         )
 
-    def _log_metric(self, stage: str, metric: HamiltonianMAE) -> None:
+    def _log_metric(self, stage: str, metric: HamiltonianMAE, ending: str = "") -> None:
         """Log the scalars in meV; torchmetrics has already summed them over ranks."""
+        factor = MEV[self.model.basis.unit]
         for name, value in metric.compute().items():
             if value.ndim == 0:
-                self.log(
-                    f"{stage}/{name}", value * MEV_PER_HARTREE, sync_dist=False, prog_bar=name == "h_mae"
-                )
-        if stage != "test":  # the report callbacks still read the test metric
-            metric.reset()
+                self.log(f"{stage}/{name}{ending}", value * factor, sync_dist=False, prog_bar=name == "h_mae")
 
 
 def check_architecture(found: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> None:

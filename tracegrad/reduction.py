@@ -1,57 +1,52 @@
-"""Sums over the blocks of each molecule, the common ground of losses and metrics."""
+"""Sums over the blocks of each sample, the common ground of losses and metrics.
 
-from dataclasses import dataclass
+Blocks belong to sites, see `tracegrad.graph`: "self" has a block for each atom, "edge" one for each edge.
+"""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Inexact, Int
 from torch import Tensor
 
 from tracegrad.basis import OrbitalBasis
 from tracegrad.nn.constants import Constant
 
 
-@dataclass
-class BlockMasks:
-    """1 where a union slot (or shell) exists for the species of a block, else 0."""
+def sites(graph) -> tuple[str, ...]:
+    """Sites of a graph: all blocks of a crystal belong to edges."""
+    return ("edge",) if "cells" in graph else ("self", "edge")
 
-    on_site: Float[Tensor, "atoms d d"]
-    pairs: Float[Tensor, "edges d d"]
+
+def site_edges(graph, site: str) -> Int[Tensor, "2 items"]:
+    """Atoms of the rows and of the columns of each block of a site."""
+    if site == "edge":
+        return graph.edge_index
+    atoms = torch.arange(graph.num_nodes, device=graph.numbers.device)
+    return torch.stack([atoms, atoms])
+
+
+def is_on_site(graph, site: str) -> Bool[Tensor, " items"]:
+    """Whether each block of a site is that of an atom with itself, not with a periodic image."""
+    dst, src = site_edges(graph, site)
+    if site == "edge" and "cells" in graph:
+        return (dst == src) & (graph.cells == 0).all(1)
+    return dst == src
+
+
+def site_sums(values: Float[Tensor, "items *d"], graph, site: str) -> Float[Tensor, " samples"]:
+    """Sum of ``values`` over all but the first dimension and over the blocks of each sample."""
+    per_item = values.flatten(1).sum(1) if values.ndim > 1 else values
+    sample = graph.batch.index_select(0, site_edges(graph, site)[0])
+    return per_item.new_zeros(graph.num_graphs).index_add(0, sample, per_item)
 
 
 class Masks:
-    """Masks of elements and of basic blocks for the molecules of a batch."""
+    """Masks of the matrix elements of a batch."""
 
     def __init__(self, basis: OrbitalBasis):
         self._orbitals = Constant(torch.from_numpy(basis.mask))
-        self._shells = Constant(torch.from_numpy(basis.shell_mask))
 
-    def elements(self, graph, like: Tensor) -> BlockMasks:
-        """Masks of matrix elements, in the dtype of ``like``."""
-        return self._outer(self._orbitals(like)[graph.numbers], graph)
-
-    def shells(self, graph, like: Tensor) -> BlockMasks:
-        """Masks of basic blocks (traces), in the dtype of ``like``."""
-        return self._outer(self._shells(like)[graph.numbers], graph)
-
-    @staticmethod
-    def _outer(present: Float[Tensor, "atoms d"], graph) -> BlockMasks:
-        dst, src = graph.edge_index
-        return BlockMasks(
-            present[:, :, None] * present[:, None, :],
-            present.index_select(0, dst)[:, :, None] * present.index_select(0, src)[:, None, :],
-        )
-
-
-def atom_sums(values: Float[Tensor, "atoms *d"], graph) -> Float[Tensor, " molecules"]:
-    """Sum of ``values`` over all but the first dimension and over the atoms of each molecule."""
-    return _sums(values, graph.batch, graph.num_graphs)
-
-
-def edge_sums(values: Float[Tensor, "edges *d"], graph) -> Float[Tensor, " molecules"]:
-    """Sum of ``values`` over all but the first dimension and over the edges of each molecule."""
-    return _sums(values, graph.batch.index_select(0, graph.edge_index[0]), graph.num_graphs)
-
-
-def _sums(values: Tensor, molecule: Tensor, molecules: int) -> Float[Tensor, " molecules"]:
-    per_item = values.flatten(1).sum(1)
-    return per_item.new_zeros(molecules).index_add(0, molecule, per_item)
+    def elements(self, graph, site: str, like: Inexact[Tensor, "..."]) -> Float[Tensor, "items dim dim"]:
+        """1 where a union slot exists for the species of a block, else 0, in the real dtype of ``like``."""
+        present = self._orbitals(like.real)[graph.numbers]
+        rows, columns = site_edges(graph, site)
+        return present.index_select(0, rows)[:, :, None] * present.index_select(0, columns)[:, None, :]

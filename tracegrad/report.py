@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tracegrad.challenge import DEFINITION, SubsetChallenge
 from tracegrad.comparison import BASELINE, TRIVIAL, Cell, Column, ResultsTable, Row, results_table
 from tracegrad.results import ResultsError, RunResult, collect_results
 
@@ -24,6 +25,7 @@ __all__ = [
     "ResultsError",
     "ResultsTable",
     "RunResult",
+    "challenge_json",
     "collect_results",
     "print_tables",
     "results_table",
@@ -124,6 +126,22 @@ def to_json(tables: Sequence[ResultsTable], directory: str | Path | None = None)
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
+def challenge_json(tables: Sequence[ResultsTable], directory: str | Path | None = None) -> str:
+    """The samples and blocks behind MAE_cha, and the runs they come from, named relative to ``directory``."""
+    challenges = [
+        {
+            **{name: getattr(table, name) for name in _HEAD},
+            "baseline": _relative(table.challenge.baseline, directory),
+            "k": table.challenge.worst,
+            "subsets": [_json_challenge(part) for part in table.challenge.subsets],
+        }
+        for table in tables
+        if table.challenge is not None
+    ]
+    content = {"format": FORMAT, "definition": DEFINITION, "unit": "meV", "challenges": challenges}
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
 def _rich_table(table: ResultsTable, console: Console | None = None) -> Table:
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for i, name in enumerate(_header(table)):
@@ -168,9 +186,9 @@ def _cell(cell: Cell | None, column: Column, best: str, break_: str) -> str:
 
 def _captions(table: ResultsTable, mark: str) -> list[str]:
     counts = ", ".join(f"{count} {part}" for part, count in table.counts.items())
-    data = f"{table.part} set, {table.checkpoint} checkpoint; molecules: {counts}; split {table.split_hash}"
+    data = f"{table.part} set, {table.checkpoint} checkpoint; {table.samples}: {counts}; split {table.split_hash}"
     if sum(len(row.runs) for row in table.arms) == 1:
-        return [data]  # the rest explains how runs compare
+        return [data, *table.footnotes]  # the rest explains how runs compare
     spread = any(cell.std is not None for row in table.rows for cell in row.cells.values())
     numbers = ["mean ± sample standard deviation over seeds" if spread else "value of the seed"]
     baseline = next((row.label for row in table.arms if row.arm == BASELINE), None)
@@ -181,7 +199,7 @@ def _captions(table: ResultsTable, mark: str) -> list[str]:
     lines = [data, "; ".join(numbers)]
     if not all(column.lower_is_better for column in table.columns):
         lines.append("MAE: lower is better; Sim(psi): higher is better")
-    return [*lines, *table.notes]
+    return [*lines, *table.footnotes, *table.notes]
 
 
 def _range(values: tuple[int, ...]) -> str:
@@ -204,7 +222,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 def _json_table(table: ResultsTable, directory: str | Path | None) -> dict[str, Any]:
     return {
-        **{name: getattr(table, name) for name in (*_HEAD, "counts")},
+        **{name: getattr(table, name) for name in (*_HEAD, "crystal", "counts")},
         "columns": [vars(column) for column in table.columns],
         "rows": [
             {
@@ -219,6 +237,7 @@ def _json_table(table: ResultsTable, directory: str | Path | None) -> dict[str, 
             }
             for row in table.rows
         ],
+        "footnotes": table.footnotes,
         "notes": table.notes,
     }
 
@@ -231,6 +250,11 @@ def _json_cell(cell: Cell) -> dict[str, Any]:
         "best": cell.best,
         "values": [_finite(value) for value in cell.values],
     }
+
+
+def _json_challenge(part: SubsetChallenge) -> dict[str, Any]:
+    samples = [{"row": s.row, "name": s.name, "h_mae": s.h_mae} for s in part.samples]
+    return {"subset": part.subset, "samples": samples, "block": part.block, "block_mae": part.block_mae}
 
 
 def _finite(value: float | None) -> float | None:

@@ -1,9 +1,13 @@
-"""The result of a training run: ``results.json`` in its directory, read and checked."""
+"""The result of a training run: ``results.json`` and ``block_mae.csv`` in its directory, read and checked."""
 
+import csv
 import json
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float
 
 from tracegrad.errors import TraceGradError
 
@@ -38,6 +42,16 @@ class RunResult:
     parameters: int
     train_seconds: float | None = None
     part: str = "test"
+    crystal: bool = False
+
+
+@dataclass(frozen=True)
+class BlockMAE:
+    """MAE (meV) of the basic blocks of P x Q shells; NaN where no sample has the block."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Float[np.ndarray, "p q"]
 
 
 def collect_results(directory: str | Path) -> list[RunResult]:
@@ -55,6 +69,18 @@ def collect_results(directory: str | Path) -> list[RunResult]:
     if not paths:
         raise ResultsError(f"{directory}: no {FILE} in it or below; did the training runs end?")
     return [read_result(path) for path in paths]
+
+
+def read_run(directory: str | Path) -> RunResult:
+    """The result of one run directory.
+
+    Raises:
+        ResultsError: there is none, or its file is damaged.
+    """
+    path = Path(directory) / FILE
+    if not path.is_file():
+        raise ResultsError(f"{directory}: no {FILE} in it; give the directory of a finished training run")
+    return read_result(path)
 
 
 def read_result(path: str | Path) -> RunResult:
@@ -89,6 +115,29 @@ def read_result(path: str | Path) -> RunResult:
     return RunResult(directory=path.parent, **values)
 
 
+def block_file(subset: str) -> str:
+    """Name of the table of block errors of a subset of the test set in a run directory."""
+    return f"block_mae-{subset}.csv" if subset else "block_mae.csv"
+
+
+def read_block_mae(path: str | Path) -> BlockMAE:
+    """A ``block_mae.csv``: names of shells in the first row and column, MAE in meV inside; empty is NaN.
+
+    Raises:
+        ResultsError: the file is missing or is no such table.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            head, *rows = [row for row in csv.reader(file) if row]
+        values = np.array([[float(cell) if cell.strip() else np.nan for cell in row[1:]] for row in rows])
+        if values.shape != (len(rows), len(head) - 1) or not values.size:
+            raise ValueError(f"{len(head) - 1} columns are named, the numbers have shape {values.shape}")
+    except (OSError, ValueError, csv.Error) as error:
+        raise ResultsError(f"{path}: not a readable table of block errors ({error})") from error
+    return BlockMAE(tuple(row[0] for row in rows), tuple(head[1:]), values)
+
+
 def _checked(path: Path, name: str, value: Any) -> Any:
     if name in ("metrics", "trivial", "counts"):
         if isinstance(value, dict):
@@ -100,7 +149,9 @@ def _checked(path: Path, name: str, value: Any) -> Any:
         wanted = int
     elif name == "train_seconds" or "." in name:
         wanted = int | float
-    if not isinstance(value, wanted) or isinstance(value, bool):
-        kind = {str: "text", int: "an integer"}.get(wanted, "a number")
+    elif name == "crystal":
+        wanted = bool
+    if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
+        kind = {str: "text", int: "an integer", bool: "true or false"}.get(wanted, "a number")
         raise ResultsError(f"{path}: {name} is {value!r}, {kind} is needed")
-    return value if wanted in (str, int) else float(value)
+    return value if wanted in (str, int, bool) else float(value)

@@ -1,12 +1,36 @@
-"""Learning-rate schedules as factors of the peak rate."""
+"""Learning-rate schedules: how the rate goes on from its peak."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, MultiplicativeLR, ReduceLROnPlateau
 
 from tracegrad.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class WarmupLinear:
+class Schedule(ABC):
+    """Base of the schedules.
+
+    Args:
+        peak: highest learning rate, with which the optimizer is made.
+    """
+
+    peak: float
+
+    def __post_init__(self) -> None:
+        if not self.peak > 0:
+            raise ConfigError(f"optim.schedule.peak is {self.peak}; a learning rate above 0 is needed")
+
+    @abstractmethod
+    def scheduler(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The scheduler of an optimizer, in the form in which Lightning takes it."""
+
+
+@dataclass(frozen=True)
+class WarmupLinear(Schedule):
     """Linear from 0 over ``warmup_steps``, then linear to ``final`` at ``total_steps``, then constant.
 
     Args:
@@ -14,7 +38,6 @@ class WarmupLinear:
         final: learning rate at and after ``total_steps``.
     """
 
-    peak: float
     final: float
     warmup_steps: int
     total_steps: int
@@ -39,3 +62,83 @@ class WarmupLinear:
         left = max(0.0, (self.total_steps - step) / (self.total_steps - self.warmup_steps))
         floor = self.final / self.peak
         return floor + (1 - floor) * left
+
+    def scheduler(self, optimizer: Optimizer) -> dict[str, Any]:
+        return {"scheduler": LambdaLR(optimizer, self), "interval": "step", "name": "lr"}
+
+
+@dataclass(frozen=True)
+class SlipperySlope(Schedule):
+    """Constant up to and including epoch ``start``, then times ``decay`` every ``interval`` epochs.
+
+    Epochs are counted from 0, so ``start + 1`` of them are trained at the peak. Each drop multiplies the
+    rate that the optimizer has then: a rate changed from outside stays changed.
+    """
+
+    start: int = 1400
+    interval: int = 200
+    decay: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start < 0 or self.interval < 1:
+            raise ConfigError(
+                f"optim.schedule.start is {self.start} and optim.schedule.interval is {self.interval}; "
+                "the first drop needs start >= 0, the others an interval of at least 1 epoch"
+            )
+        if not 0 < self.decay < 1:
+            raise ConfigError(f"optim.schedule.decay is {self.decay}; choose a factor between 0 and 1")
+
+    def drop(self, epochs: int) -> float:
+        """Factor by which the rate changes once so many epochs are finished."""
+        since = epochs - 1 - self.start
+        return self.decay if since >= 0 and since % self.interval == 0 else 1.0
+
+    def scheduler(self, optimizer: Optimizer) -> dict[str, Any]:
+        def factor(epochs: int) -> float:  # no method: torch would put its attributes into checkpoints
+            return self.drop(epochs)
+
+        return {"scheduler": MultiplicativeLR(optimizer, factor), "interval": "epoch", "name": "lr"}
+
+
+@dataclass(frozen=True)
+class Plateau(Schedule):
+    """Times ``factor`` after more than ``patience`` validations without progress of the smoothed loss.
+
+    The smoothed loss ``val/loss_smooth`` comes from `callbacks.smoothing.SmoothedLoss`.
+
+    Args:
+        peak: highest learning rate.
+        factor: of every drop.
+        patience: validations without progress that are accepted.
+        cooldown: validations after a drop that do not count.
+        threshold: progress is a loss below ``1 - threshold`` times the lowest.
+    """
+
+    factor: float = 0.5
+    patience: int = 120
+    cooldown: int = 40
+    threshold: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.factor < 1 or not 0 <= self.threshold < 1:
+            raise ConfigError(
+                f"optim.schedule.factor is {self.factor} and optim.schedule.threshold is {self.threshold}; "
+                "both are fractions: 0 < factor < 1 and 0 <= threshold < 1"
+            )
+        if self.patience < 0 or self.cooldown < 0:
+            raise ConfigError(
+                f"optim.schedule.patience is {self.patience} and optim.schedule.cooldown is {self.cooldown}; "
+                "they are numbers of validations, 0 or more"
+            )
+
+    def scheduler(self, optimizer: Optimizer) -> dict[str, Any]:
+        scheduler = ReduceLROnPlateau(
+            optimizer,
+            factor=self.factor,
+            patience=self.patience,
+            cooldown=self.cooldown,
+            threshold=self.threshold,
+        )
+        return {"scheduler": scheduler, "interval": "epoch", "name": "lr", "monitor": "val/loss_smooth"}

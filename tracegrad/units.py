@@ -1,9 +1,12 @@
 """Units and conversion factors, each stated once.
 
-Energies are hartree and lengths angstrom inside; they become meV only in metrics and reports.
+Energies are hartree (molecules) or eV (crystals) and lengths angstrom inside, as their files have them; energies
+become meV only in metrics and reports.
 """
 
 # The factor of the paper (footnote 1: 1 E_h = 27211.4 meV), kept so that tables compare digit for digit.
 MEV_PER_HARTREE = 27211.4
+# meV in one unit of energy of `OrbitalBasis.unit`.
+MEV = {"hartree": MEV_PER_HARTREE, "eV": 1000.0}
 # The value of the released QH9 loader, which divides bohr positions by it.
 BOHR_PER_ANGSTROM = 1.8897259886

@@ -37,12 +37,12 @@ def test_equals_the_plain_e3nn_form(basis, sizes):
     graph = collate([molecules.labelled_graph(m, basis) for m in (molecules.WATER, molecules.METHANOL)])
 
     found, expected = model(graph), plain(graph)
-    torch.testing.assert_close(found.on_site, expected.on_site, rtol=0, atol=1e-12)
-    torch.testing.assert_close(found.pairs, expected.pairs, rtol=0, atol=1e-12)
-    assert expected.pairs.abs().mean() > 1e-3
+    torch.testing.assert_close(found["self"], expected["self"], rtol=0, atol=1e-12)
+    torch.testing.assert_close(found["edge"], expected["edge"], rtol=0, atol=1e-12)
+    assert expected["edge"].abs().mean() > 1e-3
 
     for blocks in (found, expected):
-        loss = (blocks.on_site - graph.h_self).square().sum() + (blocks.pairs - graph.h_edge).square().sum()
+        loss = (blocks["self"] - graph.h_self).square().sum() + (blocks["edge"] - graph.h_edge).square().sum()
         loss.backward()
     theirs = dict(plain.named_parameters())
     for name, parameter in model.named_parameters():
@@ -58,15 +58,15 @@ def test_other_shells_than_those_of_qh9():
     numbers[1] = 6
     graph = collate([molecules.labelled_graph((numbers, molecules.METHANOL[1]), basis)])
     found, expected = model(graph), plain_copy(model)(graph)
-    torch.testing.assert_close(found.on_site, expected.on_site, rtol=0, atol=1e-12)
-    torch.testing.assert_close(found.pairs, expected.pairs, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found["self"], expected["self"], rtol=0, atol=1e-12)
+    torch.testing.assert_close(found["edge"], expected["edge"], rtol=0, atol=1e-12)
 
 
 def test_messages_end_at_the_cutoff(basis):
     model = small(basis, cutoff=15.0)
     graph = molecules.labelled_graph(molecules.FAR, basis)
     alone = molecules.labelled_graph((molecules.FAR[0][:2], molecules.FAR[1][:2]), basis)
-    torch.testing.assert_close(model(graph).on_site[:2], model(alone).on_site, rtol=0, atol=1e-13)
+    torch.testing.assert_close(model(graph)["self"][:2], model(alone)["self"], rtol=0, atol=1e-13)
 
 
 def test_refinement_is_called_once_per_feature_and_used(basis):
@@ -84,8 +84,8 @@ def test_refinement_is_called_once_per_feature_and_used(basis):
 
     refined = model(graph, refine)
     assert sorted(calls) == [("edge", 0), ("edge", 1), ("self", 0), ("self", 1)]
-    assert (refined.pairs - model(graph).pairs).abs().max() > 1e-3
-    assert (refined.on_site - model(graph).on_site).abs().max() > 1e-3
+    assert (refined["edge"] - model(graph)["edge"]).abs().max() > 1e-3
+    assert (refined["self"] - model(graph)["self"]).abs().max() > 1e-3
 
 
 def test_full_size_has_the_parameters_of_the_released_network_that_are_used(basis):
@@ -166,3 +166,8 @@ def test_shapes_in_signatures_are_checked_in_tests():
 def test_impossible_sizes_are_named(basis, option, message):
     with pytest.raises(ConfigError, match=message):
         small(basis, **option)
+
+
+def test_a_basis_with_spin_is_refused():
+    with pytest.raises(ConfigError, match=r"QHNet, which predicts real blocks, but the basis .* has spin"):
+        QHNet(OrbitalBasis.openmx({"C": "s2p2d1"}, spinful=True))

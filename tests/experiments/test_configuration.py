@@ -43,6 +43,49 @@ def test_recipe_has_the_hyperparameters_of_the_paper(recipe: str) -> None:
     assert config.run_dir.endswith(f"{arm}_seed0")
 
 
+CRYSTALS = {
+    "mg": (0.003, (270, 90, 90), "C s2p2d1"),
+    "mm": (0.005, (300, 100, 100), "S s2p2d1, Mo s3p2d2"),
+    "bg": (0.003, (180, 60, 60), "C s2p2d1"),
+    "bb": (0.005, (231, 113, 113), "Bi s3p2d2 with spin"),
+    "bt": (0.003, (204, 38, 12), "Te s3p2d2, Bi s3p2d2 with spin"),
+    "bs": (0.005, (231, 113, 113), "Se s3p2d2, Bi s3p2d2 with spin"),
+}
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name.split("_")[0] in CRYSTALS])
+def test_crystal_recipe_has_the_hyperparameters_of_the_paper(recipe: str) -> None:
+    config = composed("train", [f"experiment={recipe}"])
+    database, arm_name = recipe.split("_", 1)
+    peak, sizes, basis = CRYSTALS[database]
+    assert config.name == database
+    assert config.optim.optimizer._target_ == "torch.optim.Adam"
+    assert config.optim.optimizer.betas == [0.9, 0.999]
+    schedule = config.optim.schedule
+    assert (schedule.peak, schedule.start, schedule.interval, schedule.decay) == (peak, 1400, 200, 0.5)
+    assert config.callbacks.stop_rate.minimum == 3e-5
+    assert (config.callbacks.revert.patience, config.callbacks.revert.ratio) == (20, 2.0)
+    assert config.callbacks.revert.decay == 0.8
+    assert config.trainer.gradient_clip_val is None
+    assert tuple(config.data.sizes) == sizes
+    assert config.data.split_seed == 42
+    assert config.data.batch_size == 1
+    assert (config.data.table, config.data.label) == (database.upper(), database.upper())
+    assert instantiate(config.basis).name == basis
+    assert config.loss.h == ["mse"]
+    assert (config.loss.t, config.loss.trace_weight) == ("mae", 0.3)
+    assert config.tracegrad.w == "full"
+    assert config.tracegrad.channels == config.tracegrad.hidden == 1024
+    arm = ARMS[config.tracegrad.trace, config.tracegrad.grad]
+    assert arm_name == ("deeph_e3" if arm == "none" else arm)
+
+
+def test_full_size_deeph_e3_has_the_published_size() -> None:
+    """627,981 parameters as published, less the 65 of the idle map of the last nodes."""
+    model: HamiltonianModel = instantiate(composed("train", ["experiment=mg_deeph_e3"]).model)
+    assert sum(p.numel() for p in model.parameters()) == 627_981 - 65
+
+
 def test_full_size_model_has_the_published_size() -> None:
     """20,415,673 parameters as released, less those that its forward pass never uses."""
     model: HamiltonianModel = instantiate(composed("train", ["experiment=qs_qhnet"]).model)

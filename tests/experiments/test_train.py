@@ -56,7 +56,7 @@ def test_run_directory_stands_alone(finished: Path) -> None:
         "provenance.json",
         "metrics.csv",
         "results.json",
-        "test_molecules.csv",
+        "test_samples.csv",
         "block_mae.csv",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
@@ -92,7 +92,7 @@ def test_results_follow_the_released_definition(finished: Path) -> None:
     for name, per_molecule in values.items():
         expected = np.mean(per_molecule) * MEV_PER_HARTREE
         assert results["metrics"][f"test/{name}"] == pytest.approx(expected, rel=1e-4)
-    with (finished / "test_molecules.csv").open(newline="") as file:
+    with (finished / "test_samples.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(dataset) == results["counts"]["test"]
     mean = np.mean([float(row["h_mae"]) for row in rows])

@@ -39,7 +39,7 @@ for module in (compiled, model):
 for found, expected in zip(*gradients, strict=True):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 with torch.inference_mode():
-    assert compiled(graph, traces=False).pairs.isfinite().all()
+    assert compiled(graph, traces=False).blocks["edge"].isfinite().all()
 print("equal")
 """
 

@@ -69,7 +69,7 @@ def equivariance_error(model, low: bool) -> float:
         graph = molecule_graph(numbers, positions, model.basis)
         with torch.autocast("cpu", LOW, enabled=low), torch.inference_mode():
             prediction = model(graph)
-        on_site, pairs = prediction.on_site.double(), prediction.pairs.double()
+        on_site, pairs = (prediction.blocks[site].double() for site in ("self", "edge"))
         return assemble_matrix(on_site, pairs, numbers, model.basis)
 
     reference, errors = matrix(positions), []
@@ -121,7 +121,7 @@ def test_networks_on_invariants_do_run_in_low_precision_and_features_do_not(basi
     assert {"mm", "addmm"} <= {name for name, _ in low.made}
     components = (SIZES["lmax"] + 1) ** 2
     assert not [entry for entry in low.made if len(entry[1]) == 3 and entry[1][0] in (components, 3, 5, 7, 9)]
-    assert prediction.pairs.dtype == prediction.on_site.dtype == total.dtype == torch.float32
+    assert {blocks.dtype for blocks in prediction.blocks.values()} == {total.dtype} == {torch.float32}
     total.backward()
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 

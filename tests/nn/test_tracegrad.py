@@ -4,11 +4,13 @@ from e3nn import o3
 
 from tests.molecules import exact_representation
 from tests.oracles.autograd_tracegrad import autograd_block, tensor_product_invariants, to_irreps, to_parts
+from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
 from tracegrad.nn.tracegrad import TraceGrad, TraceGradBlock
 
 UNEVEN = o3.Irreps("12x1o+5x1e+3x0e+2x1o")
 SMALL = o3.Irreps("3x0e+2x1e+1x2e+2x3e")
+TWO, THREE = (OrbitalBasis({1: shells}) for shells in ((0, 1), (0, 0, 1)))
 FORMS = [
     {"w": "full"},
     {"w": "low_rank", "rank": 1},
@@ -109,7 +111,7 @@ def test_a_bare_layer_norm_at_the_end_would_make_v_vanish():
 
 def test_relative_residual_scales_v_to_a_fifth_of_f():
     module = TraceGrad(
-        {"edge": [SMALL]}, 2, trace=False, grad=True, channels=4, hidden=5, residual="relative"
+        {"edge": [SMALL]}, TWO, trace=False, grad=True, channels=4, hidden=5, residual="relative"
     ).double()
     feature = make_feature(SMALL)
     o, _ = module.refine("edge", 0, feature, need_z=False)
@@ -121,7 +123,7 @@ def test_relative_residual_scales_v_to_a_fifth_of_f():
 
 def test_relative_residual_of_a_vanishing_feature_is_zero_with_finite_gradients():
     module = TraceGrad(
-        {"edge": [SMALL]}, 2, trace=False, grad=True, channels=4, hidden=5, residual="relative"
+        {"edge": [SMALL]}, TWO, trace=False, grad=True, channels=4, hidden=5, residual="relative"
     ).double()
     feature = [torch.zeros(ir.dim, 2, mul, dtype=torch.float64, requires_grad=True) for mul, ir in SMALL]
     o, _ = module.refine("edge", 0, feature, need_z=False)
@@ -135,7 +137,7 @@ def test_switches_decide_what_a_block_computes():
     feature = make_feature(SMALL)
 
     def build(**kwargs):
-        return TraceGrad(irreps, 3, channels=4, hidden=5, **kwargs).double()
+        return TraceGrad(irreps, THREE, channels=4, hidden=5, **kwargs).double()
 
     none = build(trace=False, grad=False)
     assert not list(none.parameters())
@@ -146,7 +148,7 @@ def test_switches_decide_what_a_block_computes():
     assert o is feature
     assert z.shape == (4, 9)
     assert trace.refine("edge", 1, feature, need_z=False) == (feature, None)
-    assert trace.decode({"edge": [z, z]})["edge"].shape == (4, 3, 3)
+    assert trace.decode({"edge": [z, z]})["edge"].shape == (4, 9)
 
     last = build(trace=True, grad=True, last_v=False)
     assert last.refine("edge", 0, feature, need_z=True)[0] is not feature
@@ -171,10 +173,36 @@ def test_switches_decide_what_a_block_computes():
         ({"decoder_layers": 0}, "tracegrad.decoder_layers is 0"),
         ({"rank": 0}, "tracegrad.rank is 0"),
         ({"rank": "two"}, "tracegrad.rank is 'two'"),
+        ({"spin_trace": "mean"}, "tracegrad.spin_trace is 'mean'; choose one of"),
         ({"rank": 2, "w": "full"}, "tracegrad.rank is 2, but tracegrad.w=full has none"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_unknown_options_are_named(option, message):
     with pytest.raises(ConfigError, match=message):
-        TraceGrad({"edge": [SMALL], "self": [SMALL]}, 2, trace=True, grad=True, **option)
+        TraceGrad({"edge": [SMALL], "self": [SMALL]}, TWO, trace=True, grad=True, **option)
+
+
+@pytest.mark.parametrize(
+    ("spin_trace", "labels"), [("sum", 49), ("singlet_triplet", 98), ("per_spin_block", 196)]
+)
+def test_z_is_as_wide_as_there_are_basic_blocks(spin_trace, labels):
+    """The paper counts 36 for QH9, 25 for graphene and 196 for s3p2d2 with spin."""
+    for basis, width in (
+        (OrbitalBasis.def2_svp(), 36),
+        (OrbitalBasis.openmx({"C": "s2p2d1"}), 25),
+        (OrbitalBasis.openmx({"Bi": "s3p2d2", "Te": "s3p2d2"}, spinful=True), 196),
+    ):
+        module = TraceGrad(
+            {"edge": [SMALL]}, basis, trace=True, grad=True, channels=4, hidden=5, spin_trace=spin_trace
+        )
+        with torch.no_grad():
+            z = module.blocks["edge"][0].encode([f.float() for f in make_feature(SMALL)])
+            traces = module.decode({"edge": [z]})["edge"]
+        assert z.shape == (4, width)
+        assert traces.shape == (4, labels if basis.spinful else width)
+
+
+def test_backbones_without_on_site_features_are_named():
+    with pytest.raises(ConfigError, match=r"only edge features, on-site ones included; set .*apply_to=edge"):
+        TraceGrad({"edge": [SMALL]}, TWO, trace=True, grad=True, apply_to="edge_and_self")

@@ -246,7 +246,7 @@ class PlainQHNet(nn.Module):
         pairs = self.pair_head(f_pair, torch.cat([embedded[dst], embedded[src]], dim=-1))
         position = {edge: e for e, edge in enumerate(zip(dst.tolist(), src.tolist(), strict=True))}
         reverse = [position[s, d] for d, s in position]
-        return Blocks(on_site + on_site.mT, pairs + pairs[reverse].mT)
+        return {"self": on_site + on_site.mT, "edge": pairs + pairs[reverse].mT}
 
 
 def plain_copy(model: QHNet) -> PlainQHNet:

@@ -7,7 +7,7 @@ from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import DataError, TraceGradError
 from tracegrad.plots.ablation import ablation_figure
 from tracegrad.plots.block_mae import BlockMAE, block_mae_figure, mean_block_mae, read_block_mae
-from tracegrad.plots.elements import Elements, elements_figure, matrix_elements
+from tracegrad.plots.elements import Elements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
 from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
 from tracegrad.plots.style import ARM_COLOURS, make_figure, save
@@ -115,20 +115,12 @@ def test_hamiltonian_of_another_molecule_is_refused(molecule):
         hamiltonian_figure(np.array([8, 1, 1, 1]), true, predicted, BASIS)
 
 
-def test_elements_are_told_apart_by_atoms(molecule):
-    _, true, predicted = molecule
-    elements = matrix_elements([molecule, molecule], BASIS)
-    assert elements.true_on_site.size == 2 * (14**2 + 2 * 5**2)
-    assert elements.true_pairs.size == 2 * (24**2 - 14**2 - 2 * 5**2)
-    assert predicted[15, 16] in elements.predicted_on_site
-    assert true[0, 14] in elements.true_pairs
-    assert true[0, 14] not in elements.true_on_site
-
-
 def test_elements(molecule, tmp_path):
-    figure = elements_figure(matrix_elements([molecule], BASIS), "water")
+    _, true, predicted = molecule
+    figure = elements_figure(Elements(true[0], predicted[0], true[1], predicted[1]), "water")
     check_png(figure, tmp_path, (1200, 800))
     assert "predicted (hartree)" in texts(figure)
+    assert "true (hartree)" in texts(figure)
     assert "error (meV)" in texts(figure)
 
 
@@ -147,8 +139,35 @@ def test_elements_of_atoms_without_pairs(tmp_path):
     one = np.array([1.0, 2.0])
     none = np.empty(0)
     check_png(elements_figure(Elements(one, one, none, none)), tmp_path, (1200, 800))
-    with pytest.raises(TraceGradError, match="at least one molecule"):
-        matrix_elements([], BASIS)
+
+
+def test_complex_elements_are_drawn_by_their_real_parts(tmp_path):
+    true = np.array([0.0, 1.0, 2.0, 3.0], dtype=complex)
+    wrong = true + 1j * np.array([0.1, -0.1, 0.1, -0.1])
+    figure = elements_figure(Elements(true, wrong, true, wrong, "eV"))
+    check_png(figure, tmp_path, (1200, 800))
+    found = texts(figure)
+    assert {"real part, true (eV)", "predicted (eV)", "error (meV)"} <= set(found)
+    # The imaginary parts are drawn nowhere, but count.
+    assert "MAE 100 meV" in " ".join(found)
+    assert "R^2 = 0.9920" in " ".join(found)
+
+
+def test_hamiltonian_of_a_crystal_with_spin(rng, tmp_path):
+    basis = OrbitalBasis.openmx({"Mo": "s2p1d1", "S": "s1p1"}, spinful=True)
+    numbers, n = np.array([42, 16]), 28
+    true = symmetric(rng, n, 1.0) + 1j * symmetric(rng, n, 1.0)
+    predicted = true + 0.003 + 0.004j
+    for matrix in (true, predicted):
+        matrix[:20, 20:] = matrix[20:, :20] = np.nan
+    figure = hamiltonian_figure(numbers, true, predicted, basis, "cell")
+    check_png(figure, tmp_path, (1500, 600))
+    assert figure._suptitle.get_text() == "cell, MoS: MAE 5.00 meV"
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["true Re $H$", "predicted Re $H$"]
+    assert "eV" in [ax.get_xlabel() for ax in figure.axes]
+    thin = [lines for lines in figure.axes[0].collections if lines.get_linewidth()[0] < 0.5]
+    # Mo: s, s, p, d for spin up, then for spin down; S: s, p twice.
+    assert [segment[0][0] for segment in thin[0].get_segments()] == [1, 2, 5, 10, 11, 12, 15, 21, 24, 25]
 
 
 def block_table(values):

@@ -2,10 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from e3nn.o3 import Irreps
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 
 from tracegrad.basis import OrbitalBasis
@@ -14,6 +13,9 @@ from tracegrad.basis import OrbitalBasis
 Feature = list[Float[Tensor, "_ items _c"]]
 # Called with the site ("edge" or "self"), the number k of the encoding module and its feature f; returns o.
 Refine = Callable[[str, int, Feature], Feature]
+# Blocks of H of each site (see `tracegrad.graph`) in the union layout of the basis and in its unit, complex with
+# spin; padded slots are undefined.
+Blocks = dict[str, Inexact[Tensor, "_ dim dim"]]
 
 
 def keep(site: str, k: int, feature: Feature) -> Feature:
@@ -21,23 +23,18 @@ def keep(site: str, k: int, feature: Feature) -> Feature:
     return feature
 
 
-@dataclass
-class Blocks:
-    """Hamiltonian blocks in the union layout of the basis, padded slots undefined."""
-
-    on_site: Float[Tensor, "atoms dim dim"]
-    pairs: Float[Tensor, "edges dim dim"]
-
-
 class Backbone(nn.Module, ABC):
     """Base of all backbones.
 
     ``forward(graph, refine)`` returns `Blocks`; it must call ``refine(site, k, feature)`` once for each of the K
-    features of each site in ``feature_irreps`` and go on with what it returns.
+    features of each site in ``feature_irreps`` and go on with what it returns. A ``periodic`` backbone takes the
+    graphs of crystals and has the one site "edge".
     """
 
+    label: str  # in tables and figures
     basis: OrbitalBasis
     feature_irreps: Mapping[str, list[Irreps]]
+    periodic: bool = False
 
     @abstractmethod
     def forward(self, graph, refine: Refine = keep) -> Blocks:

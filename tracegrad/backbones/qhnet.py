@@ -191,7 +191,7 @@ class QHNet(Backbone):
     the messages.
 
     Args:
-        basis: orbital basis; gives the layout of the blocks and the elements.
+        basis: orbital basis without spin; gives the layout of the blocks and the elements.
         lmax: highest degree of features and spherical harmonics.
         channels: channels per degree.
         bottleneck: channels per degree before the expansion into blocks.
@@ -201,6 +201,8 @@ class QHNet(Backbone):
         radial: number of radial functions.
         species: rows of the species embedding, indexed by atomic number; 0 means as many as the basis needs.
     """
+
+    label = "QHNet"
 
     def __init__(
         self,
@@ -231,6 +233,11 @@ class QHNet(Backbone):
                 raise ConfigError(f"model.backbone.{name} is {value!r}; give a whole number {span}")
         if not isinstance(cutoff, int | float) or not 0 < cutoff < math.inf:
             raise ConfigError(f"model.backbone.cutoff is {cutoff!r}; give a distance > 0 in angstrom")
+        if basis.spinful:
+            raise ConfigError(
+                f"model.backbone is QHNet, which predicts real blocks, but the basis ({basis.name}) has spin; "
+                "take a backbone for spin-orbit coupling, such as DeepH-E3, or a basis without spin"
+            )
         self.basis = basis
         self.lmax = lmax
         self.first_pair = layers - pair_layers
@@ -280,7 +287,10 @@ class QHNet(Backbone):
         embedded_pairs = torch.cat([embedded.repeat_interleave(n, 0), embedded.repeat(n, 1)], dim=-1)
         on_site = self.self_head(f_self, embedded, kind)
         pairs = self.pair_head(f_pair, embedded_pairs, kind[dst] * n + kind[src])
-        return Blocks(on_site + on_site.transpose(-1, -2), pairs + pairs[graph.reverse].transpose(-1, -2))
+        return {
+            "self": on_site + on_site.transpose(-1, -2),
+            "edge": pairs + pairs[graph.reverse].transpose(-1, -2),
+        }
 
     def _refined(self, site: str, k: int, f: Tensor, refine: Refine) -> Tensor:
         return torch.cat(refine(site, k, split_degrees(f, self.lmax)))

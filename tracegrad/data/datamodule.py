@@ -4,6 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import lightning
 import numpy as np
 import torch
 from jaxtyping import Int64
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from tracegrad.basis import OrbitalBasis
+from tracegrad.data.published import PUBLISHED, differences
 from tracegrad.data.qh9 import FUNCTIONALS, RELEASES, QH9Database
 from tracegrad.data.sampler import EpochSampler
 from tracegrad.data.splits import PARTS, Split, split_hash
@@ -22,6 +25,16 @@ from tracegrad.errors import ConfigError, DataError
 from tracegrad.graph import HamiltonianGraph, collate, molecule_graph
 
 EMBEDDED = "embedded:"
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """What Tables 4 and 5 of the paper count: elements, and the atoms of every sample of each part."""
+
+    elements: tuple[int, ...]
+    atoms: dict[str, Int64[np.ndarray, " _"]]
+
+
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -79,6 +92,9 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         num_workers: worker processes of each loader.
         pin_memory: page-locked batches; useful with a GPU.
         seed: of the training order.
+        table: database of the paper that this should be, see `compare_with_table`; None: none of them.
+        train_size: use only so many training samples, evenly spread (0: all), for learning curves over data.
+        dtype: float32 or float64.
     """
 
     parts: dict[str, Dataset[HamiltonianGraph]]
@@ -91,8 +107,17 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         num_workers: int = 0,
         pin_memory: bool = False,
         seed: int = 0,
+        table: str | None = None,
+        train_size: int = 0,
+        dtype: str = "float32",
     ):
         super().__init__()
+        if dtype not in DTYPES:
+            raise ConfigError(f"data.dtype is {dtype!r}; choose one of {list(DTYPES)}")
+        if train_size < 0:
+            raise ConfigError(f"data.train_size is {train_size}; give a number of samples, or 0 for all")
+        if table is not None and table not in PUBLISHED:
+            raise ConfigError(f"data.table is {table!r}; choose one of {list(PUBLISHED)}, or null")
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise ConfigError(f"data.{name} is {value}; at least 1 is needed")
@@ -100,11 +125,34 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
             raise ConfigError(f"data.num_workers is {num_workers}; 0 or more are needed")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self.pin_memory, self.seed = num_workers, pin_memory, seed
+        self.table, self.train_size, self.dtype = table, train_size, dtype
         self.parts = {}
+        self.differences: list[str] = []
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
         """Plain description of the data: what, how split, in which units."""
+
+    @abstractmethod
+    def summary(self) -> PartSummary:
+        """Elements and sizes of what `setup` found."""
+
+    def compare_with_table(self) -> None:
+        """Say what differs from the numbers of the paper, if this should be one of its databases."""
+        if self.table is None:
+            return
+        found = self.summary()
+        self.differences = differences(self.table, found.elements, found.atoms)
+        for line in self.differences:
+            rank_zero_warn(f"{line} ({self.__class__.__name__} of {self.table})", category=UserWarning)
+
+    def subsets(self, part: str) -> dict[str, str]:
+        """Sets that are tested one after another: name in logs and files ("" for the main one) -> part."""
+        return {"": part}
+
+    def sample_name(self, row: int) -> str:
+        """What tables call a sample."""
+        return str(row)
 
     def train_dataloader(self) -> DataLoader:
         return self.loader("train", shuffle=True)
@@ -112,8 +160,8 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
     def val_dataloader(self) -> DataLoader:
         return self.loader("val")
 
-    def test_dataloader(self) -> DataLoader:
-        return self.loader("test")
+    def test_dataloader(self) -> list[DataLoader]:
+        return [self.loader(part) for part in self.subsets("test").values()]
 
     def loader(self, part: str, *, shuffle: bool = False, share: bool = True, most: int = 0) -> DataLoader:
         """Batches of one part.
@@ -127,7 +175,7 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         dataset = self.parts[part]
         size = len(dataset)  # type: ignore[arg-type]
         if most and most < size:
-            dataset = Subset(dataset, _evenly(size, most).tolist())
+            dataset = Subset(dataset, evenly(size, most).tolist())
             size = most
         rank, world = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer and share else (0, 1)
@@ -159,8 +207,6 @@ class QH9DataModule(HamiltonianDataModule):
         split: ood, random (stable), mol, geometry (dynamic).
         thresholds, fractions, split_seed, index_file: see `QH9Database.split`.
         functional: of a custom database, for the record; None: from its provenance file, if there is one.
-        train_size: use only so many training rows, evenly spread (0: all), for learning curves over data.
-        dtype: float32 or float64.
         **loaders: see `HamiltonianDataModule`.
     """
 
@@ -177,17 +223,11 @@ class QH9DataModule(HamiltonianDataModule):
         split_seed: int = 43,
         index_file: str | None = None,
         functional: str | None = None,
-        train_size: int = 0,
-        dtype: str = "float32",
         **loaders: Any,
     ):
         super().__init__(**loaders)
         if database != "custom" and database not in RELEASES:
             raise ConfigError(f"data.database is {database!r}; choose one of {[*RELEASES, 'custom']}")
-        if dtype not in DTYPES:
-            raise ConfigError(f"data.dtype is {dtype!r}; choose one of {list(DTYPES)}")
-        if train_size < 0:
-            raise ConfigError(f"data.train_size is {train_size}; give a number of rows, or 0 for all")
         self.path = database_path(path)
         self.basis = basis
         self.release, self.label = database, label or self.path.stem
@@ -199,8 +239,6 @@ class QH9DataModule(HamiltonianDataModule):
             "index_file": index_file,
         }
         self.functional = FUNCTIONALS.get(database, functional)
-        self.train_size = train_size
-        self.dtype = DTYPES[dtype]
         self.split: Split | None = None
         self.flavour = ""
 
@@ -218,9 +256,15 @@ class QH9DataModule(HamiltonianDataModule):
                 f"{len(split['train'])} rows; give at most so many, or 0 for all"
             )
         if self.train_size:
-            split["train"] = split["train"][_evenly(len(split["train"]), self.train_size)]
-        self.split, self.flavour = split, source.flavour
-        self.parts = {part: QH9Dataset(source, split[part], self.basis, self.dtype) for part in PARTS}
+            split["train"] = split["train"][evenly(len(split["train"]), self.train_size)]
+        self.split, self.flavour, self._source = split, source.flavour, source
+        self.parts = {part: QH9Dataset(source, split[part], self.basis, DTYPES[self.dtype]) for part in PARTS}
+        self.compare_with_table()
+
+    def summary(self) -> PartSummary:
+        assert self.split is not None
+        counts = self._source.atom_counts
+        return PartSummary(self._source.elements, {part: counts[rows] for part, rows in self.split.items()})
 
     def fingerprint(self) -> dict[str, Any]:
         """Database, split hash, units and functional; equal fingerprints mean equal benchmarks."""
@@ -238,7 +282,8 @@ class QH9DataModule(HamiltonianDataModule):
             "counts": {part: len(rows) for part, rows in self.split.items()},
             "functional": self.functional or _recorded_functional(self.path) or "unknown",
             "basis": self.basis.name,
-            "units": {"hamiltonian": "hartree", "positions": "angstrom"},
+            "units": {"hamiltonian": self.basis.unit, "positions": "angstrom"},
+            "differences": self.differences,
         }
 
 
@@ -251,7 +296,7 @@ def _recorded_functional(path: Path) -> str | None:
     return content.get("functional") if isinstance(content, dict) else None
 
 
-def _evenly(size: int, count: int) -> Int64[np.ndarray, " count"]:
+def evenly(size: int, count: int) -> Int64[np.ndarray, " count"]:
     """``count`` of ``size`` positions at equal distances, ascending."""
     return np.linspace(0, size - 1, count).astype(np.int64)
 

@@ -120,6 +120,14 @@ class QH9Database:
         return np.array([self._atom_count(row, atoms) for row, (atoms,) in enumerate(found)], dtype=np.int64)
 
     @cached_property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers in the database, ascending, from the column Z."""
+        blobs = self._query("SELECT DISTINCT Z FROM data")
+        whole = [blob for (blob,) in blobs if isinstance(blob, bytes) and len(blob) % 4 == 0]
+        found = {z for blob in whole for z in np.frombuffer(blob, "<i4").tolist()}
+        return tuple(sorted(found))
+
+    @cached_property
     def trajectory_starts(self) -> Int64[np.ndarray, " bounds"]:
         """First row of each trajectory of a dynamic database, and the number of rows at the end."""
         if self.flavour != "dynamic":

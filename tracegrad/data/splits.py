@@ -1,6 +1,8 @@
-"""Splits of a database into row positions, by the rules of the released QH9 benchmark."""
+"""Splits of a database into row positions, by the rules of the released QH9 benchmark and of DeepH-E3."""
 
+import difflib
 import hashlib
+import json
 import random
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,7 @@ from jaxtyping import Int
 from tracegrad.errors import DataError
 
 PARTS = ("train", "val", "test")
+TWISTED = "twisted"  # a fourth part of crystals
 Split = dict[str, np.ndarray]
 
 RELEASED_SEED = 43
@@ -81,10 +84,76 @@ def index_file_split(path: str | Path, rows: int) -> Split:
     return split
 
 
+def shuffled_split(structures: int | Sequence[int], sizes: Sequence[int | float], seed: int) -> Split:
+    """The rule of DeepH-E3: shuffle, then take train, val and test one behind the other.
+
+    The released code lists structures in the order of the file system, so that a seed alone does not give its parts.
+
+    Args:
+        structures: their indices in the order of the database, or how many there are. Twisted structures, which
+            belong to no part, have been taken out.
+        sizes: of train, val and test: numbers of structures, or fractions below 1 of all, rounded down; the rest
+            is not used.
+        seed: of the shuffle.
+    """
+    order = list(range(structures)) if isinstance(structures, int) else [int(i) for i in structures]
+    whole = _are_numbers(sizes, 3) and all(0 <= size < 1 or float(size).is_integer() for size in sizes)
+    if not whole or min(sizes) < 0:
+        raise DataError(
+            f"split sizes are {sizes!r}; give three numbers of structures or fractions below 1, "
+            "for train, val and test"
+        )
+    if not 0 <= seed < 1 << 32:
+        raise DataError(f"the split seed is {seed}; give one from 0 to 2^32 - 1")
+    counts = [int(size * len(order)) if size < 1 else int(size) for size in sizes]
+    if sum(counts) > len(order):
+        raise DataError(
+            f"split sizes {sizes!r} are {sum(counts)} structures, but there are {len(order)}; take fewer"
+        )
+    np.random.RandomState(seed).shuffle(order)
+    train, val, test = counts
+    pieces = np.split(np.array(order, dtype=np.int64), np.cumsum([train, val, test]))
+    return dict(zip(PARTS, pieces, strict=False))
+
+
+def name_file_split(path: str | Path, names: Sequence[str]) -> Split:
+    """Positions among ``names`` from a JSON file ``{"train": [names], "val": [...], "test": [...]}``.
+
+    A part ``twisted`` may stand beside them.
+    """
+    path = Path(path)
+    try:
+        parts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a readable JSON file of structure names ({error})") from error
+    known = {*PARTS, TWISTED}
+    if not isinstance(parts, dict) or not set(PARTS) <= parts.keys() <= known:
+        found = sorted(parts) if isinstance(parts, dict) else type(parts).__name__
+        raise DataError(f"{path}: holds {found}; lists train, val and test, and perhaps twisted, are needed")
+    positions = {name: position for position, name in enumerate(names)}
+    taken: set[str] = set()
+    split: Split = {}
+    for part in (name for name in (*PARTS, TWISTED) if name in parts):
+        listed = parts[part]
+        if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+            raise DataError(f"{path}: {part} is no list of names; write one")
+        for name in listed:
+            if name not in positions:
+                nearest = difflib.get_close_matches(name, names, n=3) or list(names[:3])
+                raise DataError(
+                    f"{path}: {part} has {name!r}, which is not in the database; nearest: {', '.join(nearest)}"
+                )
+            if name in taken:
+                raise DataError(f"{path}: {name!r} stands twice; a structure belongs to one part, once")
+            taken.add(name)
+        split[part] = np.array([positions[name] for name in listed], dtype=np.int64)
+    return split
+
+
 def split_hash(split: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 (16 hex digits) of the three index arrays in their order; equal hashes mean equal splits."""
+    """SHA-256 (16 hex digits) of the index arrays in their order; equal hashes mean equal splits."""
     digest = hashlib.sha256()
-    for name in PARTS:
+    for name in (*PARTS, *(extra for extra in (TWISTED,) if extra in split)):
         digest.update(name.encode() + np.ascontiguousarray(split[name], dtype="<i8").tobytes())
     return digest.hexdigest()[:16]
 

@@ -1,7 +1,8 @@
 """Metrics of predicted Hamiltonians as pure functions, in the released QH9 definition.
 
-Each value is computed per molecule; a metric is the mean of these values over molecules. Differences are summed
-in float64, so the result does not depend on how molecules are batched.
+Each value is computed per sample, a molecule or crystal; a metric is the mean of these values over samples. The
+error of a complex element is the modulus of the difference. Differences are taken and summed in float64, so the
+result does not depend on how samples are batched.
 """
 
 from dataclasses import dataclass
@@ -10,45 +11,50 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tracegrad.backbones.interface import Blocks
 from tracegrad.basis import OrbitalBasis
-from tracegrad.reduction import Masks, atom_sums, edge_sums
+from tracegrad.reduction import Masks, is_on_site, site_sums
 
 
 @dataclass
-class MoleculeErrors:
-    """Mean absolute errors per molecule (hartree) and sums per basic block."""
+class SampleErrors:
+    """Mean absolute errors per sample and sums per basic block, in the unit of H."""
 
-    all: Float[Tensor, " molecules"]  # sum |dH| / n^2
-    diag: Float[Tensor, " molecules"]  # over the blocks of an atom with itself
-    nondiag: Float[Tensor, " molecules"]  # over the blocks of different atoms; NaN for a single atom
+    all: Float[Tensor, " samples"]  # sum |dH| / number of elements, over all blocks of a sample
+    diag: Float[Tensor, " samples"]  # over the blocks of an atom with itself; NaN where there is none
+    nondiag: Float[Tensor, " samples"]  # over the other blocks; NaN where there is none, as for a single atom
     block_sums: Float[Tensor, "shells shells"]  # sum |dH| of each basic block over the batch
     block_counts: Float[Tensor, "shells shells"]  # matrix elements behind it
 
 
-def hamiltonian_errors(
-    on_site: Float[Tensor, "atoms dim dim"],
-    pairs: Float[Tensor, "edges dim dim"],
-    graph,
-    masks: Masks,
-    basis: OrbitalBasis,
-) -> MoleculeErrors:
+def hamiltonian_errors(blocks: Blocks, graph, masks: Masks, basis: OrbitalBasis) -> SampleErrors:
     """Absolute errors of predicted blocks against the labels of the graph."""
-    mask = masks.elements(graph, on_site.double())
-    error_on_site = (on_site.double() - graph.h_self.double()).abs() * mask.on_site
-    error_pairs = (pairs.double() - graph.h_edge.double()).abs() * mask.pairs
-    diag, nondiag = atom_sums(error_on_site, graph), edge_sums(error_pairs, graph)
-    count_diag, count_nondiag = atom_sums(mask.on_site, graph), edge_sums(mask.pairs, graph)
-
-    def by_shell(on_site: Tensor, pairs: Tensor) -> Tensor:
-        return _pool(on_site.sum(0) + pairs.sum(0), basis)
-
-    return MoleculeErrors(
-        (diag + nondiag) / (count_diag + count_nondiag),
-        diag / count_diag,
-        nondiag / count_nondiag,
-        by_shell(error_on_site, error_pairs),
-        by_shell(mask.on_site, mask.pairs),
+    diag: list[Tensor] = []
+    nondiag: list[Tensor] = []
+    by_element: list[Tensor] = []
+    for site, predicted in blocks.items():
+        difference = _double(predicted) - _double(graph[f"h_{site}"])
+        mask = masks.elements(graph, site, difference)
+        values = torch.stack([difference.abs() * mask, mask])  # what is summed, and what is counted
+        per_block, on_site = values.flatten(2).sum(2), is_on_site(graph, site)
+        for part, members in ((diag, on_site), (nondiag, ~on_site)):
+            part.append(
+                torch.stack([site_sums(torch.where(members, v, 0.0), graph, site) for v in per_block])
+            )
+        by_element.append(values.sum(1))
+    (diag_sum, diag_count), (nondiag_sum, nondiag_count), elements = (
+        torch.stack(parts).sum(0) for parts in (diag, nondiag, by_element)
     )
+    return SampleErrors(
+        (diag_sum + nondiag_sum) / (diag_count + nondiag_count),
+        diag_sum / diag_count,
+        nondiag_sum / nondiag_count,
+        *(_pool(value, basis) for value in elements),
+    )
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
 
 
 def _pool(values: Float[Tensor, "dim dim"], basis: OrbitalBasis) -> Float[Tensor, "shells shells"]:

@@ -11,10 +11,10 @@ from tracegrad.reduction import Masks
 
 
 class HamiltonianMAE(Metric):
-    """MAE_all, MAE_diag, MAE_nondiag (means over molecules of per-molecule values) and MAE per basic block.
+    """MAE_all, MAE_diag, MAE_nondiag (means over samples of per-sample values) and MAE per basic block.
 
-    All in hartree. States are sums in float64, so any division of the molecules into batches or ranks gives
-    the same result. A single atom has no off-diagonal block and does not count in MAE_nondiag.
+    All in the unit of H. States are sums in float64, so any division of the samples into batches or ranks gives
+    the same result. A sample without such blocks does not count: a single atom has none for MAE_nondiag.
     """
 
     full_state_update = False
@@ -36,7 +36,7 @@ class HamiltonianMAE(Metric):
 
     def update(self, prediction: Prediction, graph) -> None:
         """Add a batch whose graphs carry labels."""
-        errors = hamiltonian_errors(prediction.on_site, prediction.pairs, graph, self.masks, self.basis)
+        errors = hamiltonian_errors(prediction.blocks, graph, self.masks, self.basis)
         values = torch.stack([errors.all, errors.diag, errors.nondiag])
         valid = ~values.isnan() | errors.all.isnan()  # a NaN prediction must show, a missing block must not
         self.sums += torch.where(valid, values, 0.0).sum(1)

@@ -37,3 +37,20 @@ class ExponentialBernstein(nn.Module):
         safe = torch.where(inside, r, 0.0)
         f_cut = torch.exp(-safe.square() / ((self.cutoff - safe) * (self.cutoff + safe)))
         return torch.where(inside, f_cut, 0.0)[:, None] * log_b.exp()
+
+
+class GaussianBasis(nn.Module):
+    """exp(-(r - mu)^2 / (2 w^2)) with centres mu at equal distances w from 0 to ``end`` (DeepH-E3).
+
+    Args:
+        count: number of functions, at least 2.
+        end: last centre, angstrom.
+    """
+
+    def __init__(self, count: int, end: float):
+        super().__init__()
+        self.width = end / (count - 1)
+        self.centres = Constant(torch.linspace(0, end, count, dtype=torch.float64))
+
+    def forward(self, r: Float[Tensor, " n"]) -> Float[Tensor, "n count"]:
+        return torch.exp(-0.5 * ((r[:, None] - self.centres(r)) / self.width).square())

@@ -13,9 +13,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tracegrad.backbones.interface import Feature
+from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
 from tracegrad.nn.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
 from tracegrad.nn.invariant_mlp import InvariantMLP
+from tracegrad.traces import BlockTraces, SpinTrace
 
 RELATIVE_RESIDUAL = 0.2
 FORMS = {"full": FullInvariants, "low_rank": LowRankInvariants, "projected": ProjectedInvariants}
@@ -104,26 +106,29 @@ class TraceGrad(nn.Module):
 
     Args:
         feature_irreps: irreps of the K features of each site, from the backbone.
-        shells: number of union shells; H has shells^2 basic blocks per pair of atoms.
+        basis: orbital basis of the blocks, which gives the traces.
         trace: decode z into the traces T.
         grad: add v to f.
         channels: C, width of u (1024).
-        width: width of z; 0 means the number of basic blocks (the paper).
+        width: width of z; 0 means the number of basic blocks of a pair of atoms (the paper): 36 for QH9, 196 for
+            s3p2d2 with spin.
         hidden: width of hidden layers (1024).
         encoder_layers: Linears of s_nonlin (2).
         encoder_final: LayerNorm and SiLU after the last Linear of s_nonlin.
         decoder_layers: Linears of the invariant decoder (the paper's "four-layers": 3).
         decoder_norm: LayerNorm in the decoder.
         w, rank: form of W, see `TraceGradBlock`.
-        apply_to: "edge" (the paper), or "edge_and_self" to refine and supervise on-site features too.
+        apply_to: "edge" (the paper), or "edge_and_self" to refine and supervise on-site features too, where the
+            backbone has them.
         residual: "sum" (o = f + v, the paper) or "relative" (o = f + 0.2 |f| / |v| v, norms per item).
         last_v: whether the last block adds v as well (the paper); otherwise it only feeds the decoder.
+        spin_trace: the traces of a spinful H, see `BlockTraces`.
     """
 
     def __init__(
         self,
         feature_irreps: Mapping[str, list[Irreps]],
-        shells: int,
+        basis: OrbitalBasis,
         *,
         trace: bool,
         grad: bool,
@@ -139,6 +144,7 @@ class TraceGrad(nn.Module):
         apply_to: Literal["edge", "edge_and_self"] = "edge",
         residual: Literal["sum", "relative"] = "sum",
         last_v: bool = True,
+        spin_trace: SpinTrace = "sum",
     ):
         super().__init__()
         least = {
@@ -154,12 +160,17 @@ class TraceGrad(nn.Module):
                 raise ConfigError(f"tracegrad.{name} is {value!r}; give a whole number >= {minimum}")
         if apply_to not in ("edge", "edge_and_self"):
             raise ConfigError(f"tracegrad.apply_to is {apply_to!r}; choose edge or edge_and_self")
+        if apply_to == "edge_and_self" and "self" not in feature_irreps:
+            raise ConfigError(
+                "tracegrad.apply_to is edge_and_self, but this backbone has only edge features, on-site ones "
+                "included; set tracegrad.apply_to=edge"
+            )
         if residual not in ("sum", "relative"):
             raise ConfigError(f"tracegrad.residual is {residual!r}; choose sum or relative")
         self.trace, self.grad = trace, grad
         self.residual = residual
-        self.shells = shells
-        width = width or shells**2
+        self.labels = BlockTraces(basis, spin_trace)
+        width = width or len(basis.union) ** 2
         sites = ("edge", "self") if apply_to == "edge_and_self" else ("edge",)
         self.blocks = cast(dict[str, Sequence[TraceGradBlock]], nn.ModuleDict())
         self.decoders = cast(dict[str, InvariantMLP], nn.ModuleDict())
@@ -186,7 +197,7 @@ class TraceGrad(nn.Module):
             ]
             self.blocks[site] = cast(Sequence[TraceGradBlock], nn.ModuleList(blocks))
             if trace:
-                widths = [width * len(irreps), *[hidden] * (decoder_layers - 1), shells**2]
+                widths = [width * len(irreps), *[hidden] * (decoder_layers - 1), self.labels.count]
                 self.decoders[site] = InvariantMLP(widths, norm=decoder_norm)
 
     def refine(
@@ -202,14 +213,9 @@ class TraceGrad(nn.Module):
             return f, self.blocks[site][k].encode(f)
         return f, None
 
-    def decode(
-        self, z: Mapping[str, list[Float[Tensor, "_ width"]]]
-    ) -> dict[str, Float[Tensor, "_ shells shells"]]:
-        """Predicted traces of each supervised site, from z = [z_1 .. z_K]."""
-        return {
-            site: decoder(torch.cat(z[site], dim=-1)).view(-1, self.shells, self.shells)
-            for site, decoder in self.decoders.items()
-        }
+    def decode(self, z: Mapping[str, list[Float[Tensor, "_ width"]]]) -> dict[str, Float[Tensor, "_ labels"]]:
+        """Predicted traces of each supervised site in the order of ``labels``, from z = [z_1 .. z_K]."""
+        return {site: decoder(torch.cat(z[site], dim=-1)) for site, decoder in self.decoders.items()}
 
     def _add(self, f: Feature, v: Feature) -> Feature:
         if self.residual == "sum":

@@ -11,17 +11,14 @@ from tracegrad.comparison import ARMS
 from tracegrad.errors import TraceGradError
 from tracegrad.plots.style import ARM_COLOURS, ARM_MARKERS, OTHER_COLOUR, grid, make_figure, styled
 
-METRICS = {
-    "test/h_mae": "MAE$^{H}_{all}$",
-    "test/h_mae_diag": "MAE$^{H}_{diag}$",
-    "test/h_mae_nondiag": "MAE$^{H}_{nondiag}$",
-}
+_COLUMNS = 3
 
 
 @styled
 def ablation_figure(
     values: Mapping[str, Mapping[str, Sequence[float]]],
     labels: Mapping[str, str],
+    metrics: Mapping[str, str],
     trivial: Mapping[str, float] | None = None,
     title: str = "",
 ) -> Figure:
@@ -30,18 +27,21 @@ def ablation_figure(
     Args:
         values: arm -> metric -> one value a seed, meV.
         labels: arm -> name under its bar.
+        metrics: metric -> title of its panel; three panels a line.
         trivial: metric -> value of the trivial predictor (meV), written under the titles of the panels.
         title: over all panels.
 
     Raises:
-        TraceGradError: there is no arm.
+        TraceGradError: there is no arm or no metric.
     """
-    if not values:
-        raise TraceGradError("an ablation figure needs at least one arm")
-    arms = [arm for arm in ARMS if arm in values] + sorted(set(values) - set(ARMS))
-    figure = make_figure(8.4, 3.3)
-    axes = figure.subplots(1, len(METRICS))
-    for ax, (metric, name) in zip(axes, METRICS.items(), strict=True):
+    if not values or not metrics:
+        raise TraceGradError("an ablation figure needs at least one arm and one metric")
+    arms = [arm for arm in ARMS if arm in values] + sorted(values.keys() - ARMS.keys())
+    columns = min(len(metrics), _COLUMNS)
+    lines = -(-len(metrics) // columns)
+    figure = make_figure(max(2.8 * columns, 4.2), 3.3 * lines)
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for ax, (metric, name) in zip(axes.flat, metrics.items(), strict=False):
         for x, arm in enumerate(arms):
             _draw(ax, x, arm, values[arm].get(metric, ()))
         caption = f"\ntrivial predictor: {trivial[metric]:.4g} meV" if trivial and metric in trivial else ""
@@ -53,7 +53,10 @@ def ablation_figure(
         ax.margins(y=0.16)
         ax.set_ylim(bottom=0)
         grid(ax)
-    axes[0].set_ylabel("test MAE (meV)")
+    for ax in axes.flat[len(metrics) :]:
+        ax.set_visible(False)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("test MAE (meV)")
     seeds = {len(of_metric) for of_arm in values.values() for of_metric in of_arm.values()}
     note = "bars: mean over seeds, lines: sample standard deviation, points: seeds"
     figure.supxlabel(note if seeds != {1} else "one seed an arm: no spread", fontsize=7.5, color="#555555")

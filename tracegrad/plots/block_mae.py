@@ -1,12 +1,8 @@
-"""MAE of each basic block H^{lp x lq} of the Hamiltonian (Figs. 5 and 6 of the paper), meV."""
+"""MAE of each basic block H^{lp x lq} of the Hamiltonian (Figs. 5 to 7 of the paper), meV."""
 
-import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -14,36 +10,17 @@ from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
 from tracegrad.plots.style import make_figure, styled, three_digits
+from tracegrad.results import BlockMAE, read_block_mae
+
+__all__ = ["BlockMAE", "block_mae_figure", "mean_block_mae", "read_block_mae"]
 
 _COLOURS = "YlGnBu"
 _DARK = 0.55
-
-
-@dataclass(frozen=True)
-class BlockMAE:
-    """MAE (meV) of the basic blocks of P x Q shells; NaN where no molecule has the block."""
-
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    values: Float[np.ndarray, "p q"]
-
-
-def read_block_mae(path: str | Path) -> BlockMAE:
-    """A ``block_mae.csv``: names of shells in the first row and column, MAE in meV inside; empty is NaN.
-
-    Raises:
-        TraceGradError: the file is missing or is no such table.
-    """
-    path = Path(path)
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            head, *rows = [row for row in csv.reader(file) if row]
-        values = np.array([[float(cell) if cell.strip() else np.nan for cell in row[1:]] for row in rows])
-        if values.shape != (len(rows), len(head) - 1) or not values.size:
-            raise ValueError(f"{len(head) - 1} columns are named, the numbers have shape {values.shape}")
-    except (OSError, ValueError, csv.Error) as error:
-        raise TraceGradError(f"{path}: not a readable table of block errors ({error})") from error
-    return BlockMAE(tuple(row[0] for row in rows), tuple(head[1:]), values)
+# Inches: a cell at most, the area of all heat maps at most, and the frame around them.
+_CELL = 0.42
+_WIDTH, _HEIGHT = 18.8, 11.2
+# Points: numbers at most, and below which they are left out; a number of five characters fills a cell.
+_FONT, _SMALLEST = 7.5, 4.0
 
 
 def mean_block_mae(tables: list[BlockMAE]) -> BlockMAE:
@@ -76,12 +53,13 @@ def block_mae_figure(tables: Mapping[str, BlockMAE], title: str = "") -> Figure:
     columns = min(len(tables), 4)
     lines = -(-len(tables) // columns)
     shells = max(len(table.columns) for table in tables.values())
-    side = max(2.3, 0.42 * shells)
+    side = min(max(2.3, _CELL * shells), _WIDTH / columns, _HEIGHT / lines - 0.35)
     figure = make_figure(side * columns + 1.1, (side + 0.35) * lines + (0.75 if title else 0.4))
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    font = min(_FONT, 72 * (side - 0.3) / shells / 3.2)
     norm = Normalize(0, _largest(tables))
     for ax, (name, table) in zip(axes.flat, tables.items(), strict=False):
-        _draw(ax, table, norm)
+        _draw(ax, table, norm, font)
         ax.set_title(name)
     for ax in axes.flat[len(tables) :]:
         ax.set_visible(False)
@@ -97,13 +75,13 @@ def block_mae_figure(tables: Mapping[str, BlockMAE], title: str = "") -> Figure:
     return figure
 
 
-def _draw(ax: Axes, table: BlockMAE, norm: Normalize) -> None:
+def _draw(ax: Axes, table: BlockMAE, norm: Normalize, font: float) -> None:
     ax.imshow(np.ma.masked_invalid(table.values), norm=norm, cmap=_COLOURS, aspect="equal")
     ax.set_facecolor("#dddddd")
     for (p, q), value in np.ndenumerate(table.values):
-        if np.isfinite(value):
+        if np.isfinite(value) and font >= _SMALLEST:
             colour = "white" if norm(value) > _DARK else "black"
-            ax.text(q, p, three_digits(float(value)), ha="center", va="center", color=colour, fontsize=7.5)
+            ax.text(q, p, three_digits(float(value)), ha="center", va="center", color=colour, fontsize=font)
     ax.set_xticks(range(len(table.columns)), table.columns)
     ax.set_yticks(range(len(table.rows)), table.rows)
     ax.tick_params(length=0)

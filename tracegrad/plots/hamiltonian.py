@@ -1,9 +1,9 @@
-"""One molecule's Hamiltonian, its prediction and the error with the block structure (Fig. 2 of the paper)."""
+"""A dense Hamiltonian, its prediction and the error with the block structure (Fig. 2 of the paper)."""
 
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
-from jaxtyping import Float, Int
+from jaxtyping import Float, Inexact, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, SymLogNorm
 from matplotlib.figure import Figure
@@ -12,9 +12,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import DataError
 from tracegrad.plots.style import make_figure, styled, three_digits
-from tracegrad.units import MEV_PER_HARTREE
+from tracegrad.units import MEV
 
-LINEAR_BELOW = 1e-2  # hartree; the colours of H are logarithmic above
+LINEAR_BELOW = 1e-2  # in the unit of H; the colours of H are logarithmic above
 ERROR_DECADES = 3
 # More orbitals than this leave too few pixels between the lines of shells, or labels of atoms, to be read.
 MOST_SHELL_LINES = 130
@@ -24,12 +24,15 @@ MOST_LABELS = 14
 @styled
 def hamiltonian_figure(
     numbers: Int[np.ndarray, " atoms"],
-    true: Float[np.ndarray, "n n"],
-    predicted: Float[np.ndarray, "n n"],
+    true: Inexact[np.ndarray, "n n"],
+    predicted: Inexact[np.ndarray, "n n"],
     basis: OrbitalBasis,
     title: str = "",
 ) -> Figure:
-    """True H and predicted H (hartree, orbital order of the files), and their absolute difference in meV.
+    """True H and predicted H (unit and orbital order of the files), and their absolute difference in meV.
+
+    Of complex matrices the real parts are drawn, and the modulus of the difference. NaN stays blank and does not
+    count: blocks that a crystal does not have.
 
     Args:
         numbers: atomic numbers.
@@ -48,22 +51,27 @@ def hamiltonian_figure(
             f"figure of a Hamiltonian: {orbitals} orbitals need matrices of shape {(orbitals, orbitals)}, "
             f"not {true.shape} (true) and {predicted.shape} (predicted)"
         )
-    error = np.abs(predicted - true) * MEV_PER_HARTREE
+    error = np.abs(predicted - true) * MEV[basis.unit]
+    part = "Re " if np.iscomplexobj(true) else ""
+    true, predicted = true.real, predicted.real
     figure = make_figure(9.6, 4.15)
     axes = figure.subplots(1, 3)
-    largest = max(float(np.abs(true).max()), float(np.abs(predicted).max()), 10 * LINEAR_BELOW)
+    largest = max(*(float(np.nanmax(np.abs(h))) for h in (true, predicted)), 10 * LINEAR_BELOW)
     diverging = SymLogNorm(LINEAR_BELOW, vmin=-largest, vmax=largest)
     extent = (0, orbitals, orbitals, 0)
-    for ax, matrix, name in ((axes[0], true, "true $H$"), (axes[1], predicted, "predicted $H$")):
+    for ax, matrix, name in (
+        (axes[0], true, f"true {part}$H$"),
+        (axes[1], predicted, f"predicted {part}$H$"),
+    ):
         image = ax.imshow(matrix, norm=diverging, cmap="RdBu_r", extent=extent)
         ax.set_title(name)
     bar = figure.colorbar(image, ax=list(axes[:2]), location="bottom", shrink=0.6, aspect=45, pad=0.02)
-    bar.set_label("hartree")
+    bar.set_label(basis.unit)
     ticks = _ticks(largest)
     bar.ax.xaxis.set_major_locator(FixedLocator([-tick for tick in ticks[::-1]] + [0.0, *ticks]))
     bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\u2212")))
     bar.ax.xaxis.set_minor_locator(NullLocator())
-    top = max(float(error.max()), 1e-9)
+    top = max(float(np.nanmax(error)), 1e-9)
     image = axes[2].imshow(
         np.maximum(error, top / 10**ERROR_DECADES),
         norm=LogNorm(top / 10**ERROR_DECADES, top),
@@ -77,7 +85,7 @@ def hamiltonian_figure(
         _draw_blocks(ax, numbers, basis)
     formula = Atoms(numbers).get_chemical_formula()
     start = f"{title}, " if title else ""
-    figure.suptitle(f"{start}{_subscripts(formula)}: MAE {three_digits(float(error.mean()))} meV")
+    figure.suptitle(f"{start}{_subscripts(formula)}: MAE {three_digits(float(np.nanmean(error)))} meV")
     return figure
 
 
@@ -89,7 +97,7 @@ def _draw_blocks(ax: Axes, numbers: Int[np.ndarray, " atoms"], basis: OrbitalBas
     if orbitals <= MOST_SHELL_LINES:
         lines = np.concatenate(
             [
-                start + np.cumsum([2 * degree + 1 for degree in basis.shells[int(z)]])[:-1]
+                start + np.cumsum([2 * degree + 1 for degree in basis.shells[int(z)] * basis.spins])[:-1]
                 for z, start in zip(numbers, starts, strict=True)
             ]
         )

@@ -1,20 +1,20 @@
-"""Released weights of other codes, loaded into the models of this one."""
+"""Released weights of QHNet."""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import CheckpointError
+from tracegrad.interop.state import read_checkpoint, released_state, some_names
 from tracegrad.model import HamiltonianModel
 from tracegrad.nn.features import paths
 
+KIND = "a released QHNet"
 # Parameters of the released QHNet that its forward pass never uses.
 _DEAD = (
     "e3_gnn_layer.0.conv.norm_gate.",
@@ -62,13 +62,13 @@ def load_released_qhnet(source: str | Path | Mapping[str, Any]) -> HamiltonianMo
     if not isinstance(source, (str, Path)):
         return _loaded(source)
     try:
-        return _loaded(_read(source))
+        return _loaded(read_checkpoint(source))
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
 
 
 def _loaded(content: Any) -> HamiltonianModel:
-    state = _released_state(content)
+    state = released_state(content, KIND)
     names = {ours: theirs for theirs, ours in _qhnet_names(state)}
     used = set(names.values())
     unknown = sorted(
@@ -77,13 +77,15 @@ def _loaded(content: Any) -> HamiltonianModel:
         if key not in used and value.numel() and not any(part in key for part in (*_DEAD, *_CONSTANT))
     )
     if unknown:
-        raise CheckpointError(f"not a released QHNet: it has no place for {_some(unknown)}")
+        raise CheckpointError(f"not a released QHNet: it has no place for {some_names(unknown)}")
     missing = sorted(used - state.keys())
     if missing:
-        raise CheckpointError(f"not a released QHNet: tensors are missing: {_some(missing)}")
+        raise CheckpointError(f"not a released QHNet: tensors are missing: {some_names(missing)}")
     whole = sorted(key for key in used if not state[key].is_floating_point())
     if whole:
-        raise CheckpointError(f"not a released QHNet: weights are no floating-point numbers: {_some(whole)}")
+        raise CheckpointError(
+            f"not a released QHNet: weights are no floating-point numbers: {some_names(whole)}"
+        )
 
     backbone = QHNet(OrbitalBasis.def2_svp(), **_qhnet_sizes(state))
     own = backbone.state_dict()
@@ -99,37 +101,6 @@ def _loaded(content: Any) -> HamiltonianModel:
     backbone.to(own["embedding.weight"].dtype)
     backbone.load_state_dict(own)
     return HamiltonianModel(backbone).eval()
-
-
-def _read(path: str | Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"not a readable checkpoint ({error.strerror or error})") from error
-    except Exception as error:  # torch.load answers foreign bytes with errors of any kind
-        raise CheckpointError(
-            f"not a readable checkpoint of plain tensors ({type(error).__name__}); "
-            "if it holds other objects too, save its state_dict alone"
-        ) from error
-
-
-def _released_state(content: Any) -> dict[str, Tensor]:
-    entries = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(entries, Mapping):
-        raise CheckpointError(f"a state_dict is a mapping of names to tensors, not {type(entries).__name__}")
-    if "tracegrad" in content or any(str(key).startswith(("model.", "backbone.")) for key in entries):
-        raise CheckpointError(
-            "this is a checkpoint of TraceGrad itself, not a released QHNet; "
-            "use experiments.runs.load_model(run_directory)"
-        )
-    state = {}
-    for key, value in entries.items():
-        numeric = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
-        tensor = torch.from_numpy(value) if numeric else value
-        if not isinstance(tensor, Tensor):
-            raise CheckpointError(f"not a state_dict: {key} is {type(value).__name__}, not a tensor")
-        state[str(key).removeprefix("module.")] = tensor
-    return state
 
 
 def _qhnet_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -194,7 +165,7 @@ def _qhnet_names(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """Pairs (released name, own name) of every parameter."""
     if "node_embedding.weight" not in state:
         raise CheckpointError(
-            f"not a released QHNet: it has no node_embedding.weight but {_some(sorted(state)) or 'nothing'}"
+            f"not a released QHNet: it has no node_embedding.weight but {some_names(sorted(state)) or 'nothing'}"
         )
     pairs = [("node_embedding.weight", "embedding.weight"), ("distance_expansion._alpha", "radial.alpha")]
     for i in range(_count(state, "e3_gnn_layer.")):
@@ -263,7 +234,3 @@ def _count(state: Mapping[str, Tensor], prefix: str) -> int:
 
 def _pair_layers(state: Mapping[str, Tensor]) -> int:
     return max(_count(state, prefix) for prefix in ("e3_gnn_node_layer.", "e3_gnn_node_pair_layer."))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

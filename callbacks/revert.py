@@ -1,0 +1,170 @@
+"""A way back for a training whose loss has jumped up and does not come down again."""
+
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import Callback
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from callbacks.smoothing import SmoothedLoss, logged
+from tracegrad.atomic import replacing
+from tracegrad.errors import CheckpointError, ConfigError, TrainingError
+
+
+class RevertAndDecay(Callback):
+    """Returns to the best validation after ``patience`` validations in a row far above it.
+
+    Weights, optimizer, schedule and smoothed loss become those with which the epoch after the best
+    validation began, and the learning rate is multiplied by ``decay``, once more for every return to
+    the same validation. A schedule over optimizer steps (`LambdaLR`) is not turned back: its present
+    rate is multiplied. A schedule that waits for a plateau starts a cooldown. Averaged weights
+    (``callbacks=ema``) are left as they are. Validations stand at the ends of epochs.
+
+    Args:
+        directory: the best state is kept there, as ``revert.ckpt``.
+        patience: validations in a row with a loss above ``ratio`` times the lowest, or not finite.
+        ratio: how far above the lowest loss counts.
+        decay: factor of the learning rate.
+        monitor: loss of the validation.
+        max_reverts: one more ends the training with an error; null: no limit.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        patience: int = 20,
+        ratio: float = 2.0,
+        decay: float = 0.8,
+        monitor: str = "val/loss_h",
+        max_reverts: int | None = None,
+    ):
+        if patience < 1 or not ratio >= 1:
+            raise ConfigError(
+                f"callbacks.revert.patience is {patience} and callbacks.revert.ratio is {ratio}; "
+                "at least 1 validation and a ratio of at least 1 are needed"
+            )
+        if not 0 < decay <= 1:
+            raise ConfigError(f"callbacks.revert.decay is {decay}; choose a factor above 0, at most 1")
+        if max_reverts is not None and max_reverts < 0:
+            raise ConfigError(
+                f"callbacks.revert.max_reverts is {max_reverts}; choose 0 or more (null: no limit)"
+            )
+        self.path = Path(directory) / "revert.ckpt"
+        self.patience, self.ratio, self.decay = patience, ratio, decay
+        self.monitor, self.max_reverts = monitor, max_reverts
+        self.reverts = 0
+        self._best = inf
+        self._best_is_new = False  # and not yet on the disk
+        self._repeats = 0  # reverts to the best validation
+        self._bad = 0  # validations in a row
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self._best < inf and not self._best_is_new:
+            self._load()  # rather now than in need
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        loss = logged(trainer, self.monitor, "callbacks.revert.monitor")
+        self._bad = 0 if loss <= self.ratio * self._best else self._bad + 1
+        if loss < self._best:
+            self._best, self._best_is_new, self._repeats = loss, True, 0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self._best_is_new:
+            if trainer.is_global_zero:
+                self._keep(trainer, pl_module)
+            self._best_is_new = False
+        elif self._bad >= self.patience and self._best < inf:
+            self._revert(trainer, pl_module)
+        pl_module.log("train/reverts", float(self.reverts))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "reverts": self.reverts,
+            "best": self._best,
+            "best_is_new": self._best_is_new,
+            "repeats": self._repeats,
+            "bad": self._bad,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.reverts, self._best = state_dict["reverts"], state_dict["best"]
+        self._best_is_new = state_dict["best_is_new"]
+        self._repeats, self._bad = state_dict["repeats"], state_dict["bad"]
+
+    def _keep(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        state = {
+            "loss": self._best,
+            "epoch": trainer.current_epoch,
+            "model": pl_module.state_dict(),
+            "optimizer": trainer.optimizers[0].state_dict(),
+            "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+            "smoothing": [callback.state_dict() for callback in _smoothings(trainer)],
+        }
+        with replacing(self.path) as draft:
+            torch.save(state, draft)
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for damaged files
+            reason = str(error).split("\n", 1)[0]
+            raise CheckpointError(
+                f"{self.path}: missing or damaged ({reason}); it belongs to the checkpoints of the run: "
+                "put it back, or start the run anew"
+            ) from error
+        if state["loss"] != self._best:
+            raise CheckpointError(
+                f"{self.path} is of a validation with {self.monitor} = {state['loss']:.6g}, but the best one of "
+                f"the run has {self._best:.6g}; put the file back that belongs to the checkpoint, "
+                "or start the run anew"
+            )
+        return state
+
+    def _revert(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trouble = (
+            f"{self.monitor} was above {self.ratio:g} x {self._best:.4g} in {self._bad} validations in a row"
+        )
+        if self.reverts == self.max_reverts:
+            raise TrainingError(
+                f"{trouble}, after {self.reverts} reverts; lower optim.schedule.peak, "
+                "or raise callbacks.revert.max_reverts"
+            )
+        state = self._load()
+        self.reverts += 1
+        self._repeats += 1
+        self._bad = 0
+        optimizer = trainer.optimizers[0]
+        rates = [group["lr"] for group in optimizer.param_groups]
+        pl_module.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        factor = self.decay**self._repeats
+        for config, values in zip(trainer.lr_scheduler_configs, state["schedulers"], strict=True):
+            scheduler = config.scheduler
+            if isinstance(scheduler, LambdaLR):
+                scheduler.base_lrs = [rate * self.decay for rate in scheduler.base_lrs]
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate
+                factor = self.decay
+            else:
+                scheduler.load_state_dict(values)
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.cooldown_counter = scheduler.cooldown
+        for group in optimizer.param_groups:
+            group["lr"] *= factor
+        for callback, values in zip(_smoothings(trainer), state["smoothing"], strict=True):
+            callback.load_state_dict(values)
+        if trainer.is_global_zero:
+            print(
+                f"epoch {trainer.current_epoch}: {trouble}; back to the start of epoch {state['epoch']}, "
+                f"learning rate {rates[0]:.3g} -> {optimizer.param_groups[0]['lr']:.3g}",
+                flush=True,
+            )
+
+
+def _smoothings(trainer: lightning.Trainer) -> list[SmoothedLoss]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, SmoothedLoss)]  # type: ignore[attr-defined]

@@ -1,0 +1,63 @@
+"""An exponentially smoothed validation loss, for schedules that wait for a plateau."""
+
+from typing import Any
+
+import lightning
+from lightning import Callback
+
+from tracegrad.errors import ConfigError
+
+
+class SmoothedLoss(Callback):
+    """Logs ``alpha * loss + (1 - alpha) * smoothed loss before`` once per epoch that validated.
+
+    The first loss is taken as it is. A schedule that watches the smoothed loss makes one step per
+    validation, also where a run is resumed: the checkpoints of a validation are older than that step.
+
+    Args:
+        alpha: weight of the newest loss.
+        monitor: metric to smooth.
+        name: of the smoothed metric.
+    """
+
+    def __init__(self, alpha: float = 0.1, monitor: str = "val/loss_h", name: str = "val/loss_smooth"):
+        if not 0 < alpha <= 1:
+            raise ConfigError(f"callbacks.smoothing.alpha is {alpha}; choose a weight above 0, at most 1")
+        self.alpha, self.monitor, self.name = alpha, monitor, name
+        self._smoothed: float | None = None
+        self._newest: float | None = None  # not yet in the smoothed loss
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        for config in trainer.lr_scheduler_configs:
+            if config.monitor == self.name and trainer.check_val_every_n_epoch is not None:
+                config.frequency = trainer.check_val_every_n_epoch
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._newest = logged(trainer, self.monitor, "callbacks.smoothing.monitor")
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self._newest is None:
+            return
+        before = self._newest if self._smoothed is None else self._smoothed
+        self._smoothed = self.alpha * self._newest + (1 - self.alpha) * before
+        self._newest = None
+        pl_module.log(self.name, self._smoothed)
+        if trainer.fit_loop.restarting:  # Lightning leaves this step out
+            for config in trainer.lr_scheduler_configs:
+                if config.monitor == self.name:
+                    config.scheduler.step(trainer.callback_metrics[self.name])  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"smoothed": self._smoothed, "newest": self._newest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._smoothed, self._newest = state_dict["smoothed"], state_dict["newest"]
+
+
+def logged(trainer: lightning.Trainer, metric: str, setting: str) -> float:
+    """A logged metric; ``setting`` is what named it."""
+    if metric not in trainer.callback_metrics:
+        known = ", ".join(sorted(trainer.callback_metrics))
+        raise ConfigError(f"{setting} is {metric}, which is not logged; choose one of {known}")
+    return trainer.callback_metrics[metric].item()

@@ -1,0 +1,39 @@
+"""An OpenMX calculation as a structure folder of DeepH: `python -m experiments.convert --help`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ase.data import chemical_symbols
+from omegaconf import DictConfig
+
+from experiments.configuration import command, plain
+from tracegrad.basis import shells_name
+from tracegrad.data.deeph import hermiticity_error, write_structure
+from tracegrad.data.openmx import read_scfout
+from tracegrad.errors import ConfigError
+
+
+@command("convert", help_alone=True)
+def main(config: DictConfig) -> None:
+    """Read, write, and print what was written."""
+    values = plain(config)
+    shells = values["shells"]
+    if shells is not None and not isinstance(shells, Mapping):
+        raise ConfigError(f"shells={shells} is no table; give one such as 'shells={{Mo: s3p2d2, S: s2p2d1}}'")
+    source, output = str(values["source"]), Path(str(values["output"]))
+    structure = read_scfout(source, shells=shells, input_file=values["input"])
+    write_structure(structure, output, overwrite=values["overwrite"])
+    counts = {z: int((structure.numbers == z).sum()) for z in structure.shells}
+    elements = ", ".join(
+        f"{counts[z]} {chemical_symbols[z]} {shells_name(degrees)}" for z, degrees in structure.shells.items()
+    )
+    print(
+        f"wrote {output}: {len(structure.numbers)} atoms ({elements}), {len(structure.edges)} blocks, "
+        f"{'with spin-orbit coupling' if structure.spinful else 'without spin'}, "
+        f"Fermi level {structure.fermi_level:.4f} eV, "
+        f"largest deviation from hermiticity {hermiticity_error(structure)[0]:.1e} eV"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Many structure folders in one file: `python -m experiments.pack --help`."""
+
+import json
+import os
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from experiments.configuration import command, plain, quoted
+from tracegrad.atomic import replacing
+from tracegrad.data.crystals import CrystalDatabase, pack
+from tracegrad.errors import ConfigError, DataError
+
+
+@command("pack", help_alone=True)
+def main(config: DictConfig) -> None:
+    """Pack the structures and write where they come from beside them."""
+    values = plain(config)
+    output = Path(str(values["output"]))
+    pattern, decimals = values["pattern"], values["decimals"]
+    patterns = [pattern] if isinstance(pattern, str) else pattern
+    if not isinstance(patterns, list) or not all(isinstance(entry, str) for entry in patterns):
+        raise ConfigError(f"pattern={pattern} is not text; give one such as 'light_*', or a list of them")
+    if not (decimals is None or type(decimals) is int):
+        raise ConfigError(f"decimals={decimals} is no whole number; give one, or null for no rounding")
+    if output.exists() and not values["overwrite"]:
+        raise ConfigError(f"{output} exists; choose another output or set overwrite=true")
+    database = CrystalDatabase(str(values["source"]), include=patterns, overlap=values["overlap"])
+    made = {} if database.packed else {name: _made(database.folder(name)) for name in database.names}
+    provenance = {
+        "description": values["description"],
+        "command": _public_command(database.path.name, output, patterns, decimals, values["overlap"]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rounding": "none" if decimals is None else f"matrices to multiples of 1e-{decimals} eV",
+        "units": {"hamiltonian": "eV", "positions, lattice": "angstrom"},
+        "versions": {name: version(name) for name in ("tracegrad", "numpy", "h5py")},
+        "structures": {name: made.get(name) for name in database.names},
+    }
+    names = pack(
+        (database[i] for i in range(len(database))), output, decimals=decimals, provenance=provenance
+    )
+    with replacing(output.with_name(f"{output.stem}.provenance.json")) as draft:
+        draft.write_text(json.dumps(provenance, indent=2) + "\n")
+    print(f"wrote {output}: {len(names)} structures, {os.path.getsize(output) / 1e6:.2f} MB")
+
+
+def _made(folder: Path) -> Any:
+    """What provenance.json of a structure folder says; None where there is none."""
+    path = folder / "provenance.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); correct or remove it") from error
+
+
+def _public_command(
+    source: str, output: Path, patterns: list[str], decimals: int | None, overlap: bool
+) -> str:
+    """The command line for the provenance, without the folders of this machine."""
+    settings = [f"source={source}", f"output={output.name}", f"pattern=[{','.join(map(quoted, patterns))}]"]
+    settings += [] if decimals is None else [f"decimals={decimals}"]
+    settings += ["overlap=true"] if overlap else []
+    words = (f'"{setting}"' if "'" in setting or " " in setting else setting for setting in settings)
+    return " ".join(["python", "-m", "experiments.pack", *words])
+
+
+if __name__ == "__main__":
+    main()

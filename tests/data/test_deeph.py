@@ -1,0 +1,473 @@
+import json
+import shutil
+import stat
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.data.scfout import small_structure
+from tests.data.test_openmx import assert_same
+from tracegrad.blocks import block_starts
+from tracegrad.data.crystals import CrystalDatabase
+from tracegrad.data.deeph import (
+    check_structure,
+    hermiticity_error,
+    is_structure_folder,
+    read_structure,
+    write_structure,
+)
+from tracegrad.errors import BasisError, DataError
+
+EMBEDDED = Path(str(resources.files("tracegrad.data"))) / "embedded" / "demo_crystals.h5"
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory) -> dict[bool, Path]:
+    """Folders of a structure without and with spin; no test writes into these."""
+    folder = tmp_path_factory.mktemp("deeph")
+    for spinful in (False, True):
+        write_structure(small_structure(spinful), folder / str(spinful))
+    return {spinful: folder / str(spinful) for spinful in (False, True)}
+
+
+@pytest.mark.parametrize("spinful", [False, True])
+def test_round_trip(pristine, spinful):
+    structure = small_structure(spinful)
+    found = read_structure(pristine[spinful], overlap=True)
+    assert_same(found, structure, tolerance=0)
+    assert found.name == str(spinful)
+    assert found.basis.name == "S s1p1, Mo s2p1d1" + " with spin" * spinful
+    assert [block.shape for block in found.blocks("overlap")][:2] == [(10, 10), (10, 10)]
+    assert hermiticity_error(found) == (0.0, 0)
+    assert read_structure(pristine[spinful]).overlap is None
+    only_overlap = read_structure(pristine[spinful], hamiltonian=False, overlap=True)
+    assert only_overlap.hamiltonian is None
+    assert np.array_equal(only_overlap.edges, structure.edges)
+    with pytest.raises(DataError, match="the hamiltonian has not been read"):
+        only_overlap.blocks("hamiltonian")
+    with pytest.raises(DataError, match="neither the Hamiltonian nor the overlap"):
+        read_structure(pristine[spinful], hamiltonian=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["light_mos2_2x1_00", "light_bismuthene_soc_2x1_00", "light_graphene_2x2_01"]
+)
+def test_real_structures_round_trip(tmp_path, name):
+    structure = CrystalDatabase(EMBEDDED, include=name)[0]
+    write_structure(structure, tmp_path / "a")
+    found = read_structure(tmp_path / "a")
+    for part in ("numbers", "positions", "lattice", "edges", "hamiltonian"):
+        assert np.array_equal(getattr(found, part), getattr(structure, part))
+    assert (found.shells, found.fermi_level) == (structure.shells, structure.fermi_level)
+
+
+def test_the_files_are_those_of_the_released_databases(pristine):
+    structure = small_structure(True)
+    folder = pristine[True]
+    assert np.array_equal(np.loadtxt(folder / "lat.dat").T, structure.lattice)
+    assert np.array_equal(np.loadtxt(folder / "site_positions.dat").T, structure.positions)
+    reciprocal = np.loadtxt(folder / "rlat.dat")
+    assert np.allclose(reciprocal.T @ np.loadtxt(folder / "lat.dat"), 2 * np.pi * np.eye(3))
+    assert np.loadtxt(folder / "element.dat").tolist() == [42, 16, 16]
+    assert (folder / "orbital_types.dat").read_text() == "0 0 1 2\n0 1\n0 1\n"
+    assert json.loads((folder / "info.json").read_text()) == {"isspinful": True, "fermi_level": -4.25}
+    with h5py.File(folder / "hamiltonians.h5") as file:
+        assert len(file) == len(structure.edges)
+        for edge, block in zip(structure.edges.tolist(), structure.blocks("hamiltonian"), strict=True):
+            rx, ry, rz, i, j = edge
+            dataset = file[str([rx, ry, rz, i + 1, j + 1])]
+            assert dataset.dtype == np.complex128
+            assert np.array_equal(dataset[()], block)
+        uu = file["[0, 0, 0, 1, 2]"][:10, :4]
+        ud = file["[0, 0, 0, 1, 2]"][:10, 4:]
+        du = file["[0, 0, 0, 2, 1]"][4:, :10]
+        assert np.array_equal(ud, du.conj().T)
+        assert not np.array_equal(uu, ud)
+
+
+def test_edges_have_one_order(pristine):
+    edges = read_structure(pristine[False]).edges
+    assert edges[0].tolist() == [0, 0, 0, 0, 0]
+    assert (np.diff(edges[:, 3]) >= 0).all()
+    for i in range(3):
+        mine = edges[edges[:, 3] == i]
+        assert mine[0].tolist() == [0, 0, 0, i, i]
+        rest = mine[1:]
+        assert rest.tolist() == sorted(rest.tolist(), key=lambda e: (e[4], e[:3]))
+
+
+def test_one_atom_symbols_floats_and_no_fermi_level(tmp_path):
+    structure = small_structure()
+    one = replace(
+        structure,
+        numbers=structure.numbers[:1],
+        positions=structure.positions[:1],
+        shells={42: structure.shells[42]},
+        fermi_level=None,
+        edges=structure.edges[:1],
+        hamiltonian=structure.blocks("hamiltonian")[0].ravel(),
+        overlap=None,
+    )
+    write_structure(one, tmp_path / "one")
+    found = read_structure(tmp_path / "one")
+    assert found.fermi_level is None
+    assert np.array_equal(found.hamiltonian, one.hamiltonian)
+    for text in ("Mo\n", "42.0", "4.2e1\n\n"):
+        (tmp_path / "one" / "element.dat").write_text(text)
+        assert read_structure(tmp_path / "one").numbers.tolist() == [42]
+
+
+def newer_folder(folder: Path, structure, *, direct=False, **info) -> Path:
+    """The same structure in the format of DeepH-dock, blocks in reversed order, m = -l .. l."""
+    folder.mkdir()
+    order = {0: [0], 1: [1, 2, 0], 2: [2, 4, 0, 3, 1]}  # file position of m = -l .. l in OpenMX's order
+    coordinates = (
+        structure.positions @ np.linalg.inv(structure.lattice) if direct else structure.positions / 2
+    )
+    scale = 1.0 if direct else 2.0
+    lines = [
+        "a comment",
+        str(scale),
+        *(" ".join(map(repr, row.tolist())) for row in structure.lattice / scale),
+    ]
+    lines += ["Mo S S", "1 1 1", "Direct" if direct else "Cartesian"]
+    lines += [" ".join(map(repr, row.tolist())) for row in coordinates]
+    (folder / "POSCAR").write_text("\n".join(lines) + "\n")
+    content = {
+        "atoms_quantity": 3,
+        "orthogonal_basis": False,
+        "spinful": structure.spinful,
+        "fermi_energy_eV": -4.25,
+        "elements_orbital_map": {"Mo": [0, 0, 1, 2], "S": [0, 1]},
+    } | info
+    (folder / "info.json").write_text(json.dumps(content))
+    for matrix in ("hamiltonian", "overlap"):
+        basis = structure.basis_of(matrix)
+        places = {}
+        for number, degrees in structure.shells.items():
+            rows: list[int] = []
+            for degree in degrees:
+                rows += [len(rows) + place for place in order[degree]]
+            places[number] = np.concatenate([np.array(rows) + s * len(rows) for s in range(basis.spins)])
+        edges = structure.edges[::-1]
+        blocks = [
+            block[np.ix_(places[structure.numbers[i]], places[structure.numbers[j]])]
+            for block, (i, j) in zip(structure.blocks(matrix)[::-1], edges[:, 3:], strict=True)
+        ]
+        with h5py.File(folder / f"{matrix}.h5", "w") as file:
+            file["atom_pairs"] = edges
+            file["chunk_shapes"] = [block.shape for block in blocks]
+            file["chunk_boundaries"] = block_starts(edges[:, 3:].T, structure.numbers, basis)
+            file["entries"] = np.concatenate([block.ravel() for block in blocks])
+    return folder
+
+
+@pytest.mark.parametrize("spinful", [False, True])
+@pytest.mark.parametrize("direct", [False, True])
+def test_the_newer_format(tmp_path, spinful, direct):
+    structure = small_structure(spinful)
+    folder = newer_folder(tmp_path / "a", structure, direct=direct)
+    assert is_structure_folder(folder)
+    found = read_structure(folder, overlap=True)
+    assert np.abs(found.positions - structure.positions).max() < 1e-13
+    assert_same(replace(found, positions=structure.positions), structure, tolerance=0)
+    assert CrystalDatabase(tmp_path)[0].name == "a"
+
+
+def _set(name: str, **datasets):
+    def change(folder: Path) -> None:
+        with h5py.File(folder / name, "a") as file:
+            for key, value in datasets.items():
+                del file[key]
+                if value is not None:
+                    file[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split_hkb": True}, r"info\.json: H is stored in two parts"),
+        ({"atoms_quantity": 4}, r"info\.json: atoms_quantity is 4, but POSCAR has 3"),
+        ({"elements_orbital_map": {"Mo": [0, 0, 1, 2]}}, "elements_orbital_map has None for S"),
+        ({"elements_orbital_map": {"Mo": [0, 1, 0, 2], "S": [0, 1]}}, "ascending degrees"),
+        ({"elements_orbital_map": []}, "elements_orbital_map has None"),
+        ({"spinful": True}, r"block \[.*\] is of shape \(4, 4\), but complex128 of shape \(8, 8\)"),
+        ({"spinful": None}, "spinful is None; true or false"),
+        (_set("hamiltonian.h5", entries=None), "no array 'entries', found"),
+        (_set("hamiltonian.h5", entries=np.zeros(7)), r"entries is float64 of shape \(7,\)"),
+        (_set("hamiltonian.h5", chunk_boundaries=np.zeros(46, int)), "chunk_boundaries do not fit"),
+        (_set("hamiltonian.h5", atom_pairs=np.zeros((0, 5), int)), "no blocks"),
+        (
+            _set("hamiltonian.h5", atom_pairs=np.full((45, 5), 3)),
+            r"the edge \[3, 3, 3, 3, 3\] .* does not fit 3 atoms",
+        ),
+        (lambda folder: (folder / "POSCAR").write_text("a\n1\n"), "POSCAR: not understood"),
+        (
+            lambda folder: (folder / "POSCAR").write_text(
+                (folder / "POSCAR").read_text().replace("1 1 1", "1 1 99999999999")
+            ),
+            "POSCAR: not understood .*atoms in",
+        ),
+    ],
+)
+def test_damage_in_the_newer_format(tmp_path, change, message):
+    info = change if isinstance(change, dict) else {}
+    folder = newer_folder(tmp_path / "a", small_structure(), **info)
+    if not isinstance(change, dict):
+        change(folder)
+    with pytest.raises(DataError, match=message) as caught:
+        read_structure(folder)
+    assert str(caught.value).startswith(str(folder))
+
+
+def _write(name: str, text: str):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def _replace(name: str, old: str, new: str):
+    def change(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def _blocks(change, name="hamiltonians.h5"):
+    """Change the open file of a matrix."""
+
+    def wrapped(folder: Path) -> None:
+        with h5py.File(folder / name, "a") as file:
+            change(file)
+
+    return wrapped
+
+
+def _move(old: str, new: str):
+    return _blocks(lambda file: file.move(old, new))
+
+
+def _put(key: str, value):
+    def change(file):
+        if key in file:
+            del file[key]
+        file[key] = value(file) if callable(value) else value
+
+    return _blocks(change)
+
+
+def _add(key: str, row: int, column: int, value: float, name="hamiltonians.h5"):
+    def change(file):
+        file[key][row, column] += value
+
+    return _blocks(change, name)
+
+
+def _remove(name: str):
+    return lambda folder: (folder / name).unlink()
+
+
+CASES = [
+    *((_remove(name), rf"{name}: cannot be read \(No such file") for name in (
+        "site_positions.dat", "lat.dat", "orbital_types.dat", "info.json", "element.dat")),
+    (_remove("hamiltonians.h5"), r"hamiltonians\.h5: no such file"),
+    (_remove("overlaps.h5"), r"overlaps\.h5: no such file"),
+    (_write("element.dat", ""), r"element\.dat: no atoms"),
+    (_write("element.dat", "42\n16\n16\n16\n"), r"orbital_types\.dat: 3 lines, but element.dat has 4 atoms"),
+    (_write("element.dat", "42\n16\n"), r"orbital_types\.dat: 3 lines, but element.dat has 2 atoms"),
+    (_write("element.dat", "42\nXy\n16\n"), r"element\.dat: line 2 is 'Xy'; atomic numbers are needed"),
+    (_write("element.dat", "42\n16.5\n16\n"), r"element\.dat: line 2 is '16\.5'"),
+    (_write("element.dat", "42\nnan\n16\n"), r"element\.dat: line 2 is 'nan'"),
+    (_write("element.dat", "42\ninf\n16\n"), r"element\.dat: line 2 is 'inf'"),
+    (_write("element.dat", "42\n0\n16\n"), r"element\.dat: line 2 is '0'"),
+    (_write("element.dat", "42\n119\n16\n"), r"element\.dat: line 2 is '119'"),
+    (_write("element.dat", "16\n42\n16\n"), r"orbital_types\.dat: atom 3 \(S\) has shells s1p1.*s2p1d1; one set"),
+    (_write("site_positions.dat", "1 2 3\n4 5 6\n"), r"2 lines of \[3\] numbers, but 3 lines of 3 are needed"),
+    (_write("site_positions.dat", "1 2\n4 5\n7 8\n"), r"3 lines of \[2\] numbers"),
+    (_write("site_positions.dat", "1 2 3\n4 5 6\n7 x 9\n"), r"site_positions\.dat: line 3 is '7 x 9'; numbers"),
+    (_write("site_positions.dat", "1 2 3\n4 5 6\n7 nan 9\n"), "NaN or infinite numbers in the positions"),
+    (_write("site_positions.dat", ""), r"0 lines of \[\] numbers"),
+    (_write("site_positions.dat", "0 0 1\n0 0 2\n0 0.2 3\n"), "atoms 1 and 2 .* are 0.2 angstrom apart"),
+    (_write("site_positions.dat", "0 3 1\n0 0 2\n0 0.1 3\n"), "atoms 1 and 2 .* are 0.1 angstrom apart"),
+    (_write("lat.dat", "1 2 3\n"), r"lat\.dat: 1 lines of \[3\] numbers"),
+    (_write("lat.dat", "1 2 3\n2 4 6\n0 0 1\n"), "the lattice vectors .* span no volume"),
+    (_write("lat.dat", "1 0 0\n0 1 0\n0 0 0\n"), "span no volume"),
+    (_write("lat.dat", "1 0 0\n0 inf 0\n0 0 1\n"), "NaN or infinite numbers in the lattice"),
+    (_write("orbital_types.dat", "0 1 0 2\n0 1\n0 1\n"), r"atom 1 has shells of degrees \[0, 1, 0, 2\]; ascending"),
+    (_write("orbital_types.dat", "0 0 1 -2\n0 1\n0 1\n"), "ascending"),
+    (_write("orbital_types.dat", "-1 0 1 2\n0 1\n0 1\n"), "degrees from 0 to 6"),
+    (_write("orbital_types.dat", "0 0 1 9\n0 1\n0 1\n"), "degrees from 0 to 6"),
+    (_write("orbital_types.dat", "0 0 1 2\n0 1\n0 0 1\n"), r"atom 3 \(S\) has shells s2p1, but an earlier one"),
+    (_write("orbital_types.dat", "0 0 1 2\n0 1\n0 p\n"), r"orbital_types\.dat: line 3 is '0 p'"),
+    (_write("orbital_types.dat", "0 1 2\n0 1\n0 1\n"),
+     r"block \[0, 0, 0, 1, 1\] is float64 of shape \(10, 10\), but float64 of shape \(9, 9\)"),
+    (_write("info.json", "{"), r"info\.json: no JSON"),
+    (_write("info.json", "[" * 100_000), r"info\.json: no JSON"),
+    (_write("info.json", "[]"), "isspinful is None"),
+    (_write("info.json", "{}"), r"info\.json: isspinful is None; true or false is needed"),
+    (_write("info.json", '{"isspinful": 1}'), "isspinful is 1"),
+    (_write("info.json", '{"isspinful": false, "fermi_level": "x"}'), "fermi_level is 'x'"),
+    (_write("info.json", '{"isspinful": false, "fermi_level": NaN}'), "fermi_level is nan"),
+    (_write("info.json", '{"isspinful": false, "fermi_level": 1' + "0" * 400 + "}"), "fermi_level is 1"),
+    (_write("info.json", '{"isspinful": true}'),
+     r"is float64 of shape \(10, 10\), but complex128 of shape \(20, 20\) .* with spin; correct .*spinful"),
+    (_move("[0, 0, 0, 1, 2]", "0_0_0_1_2"), "the key '0_0_0_1_2' is not five integers"),
+    (_move("[0, 0, 0, 1, 2]", "[0, 0, 0, 1]"), r"the key '\[0, 0, 0, 1\]' is not five"),
+    (_move("[0, 0, 0, 1, 2]", "[0, 0, 0.0, 1, 2]"), "is not five integers"),
+    (_move("[0, 0, 0, 1, 2]", "[0, 0, 0, 1, 2] "), "is not five integers"),
+    (_move("[0, 0, 0, 1, 2]", "[0, 0, 0, 1, __import__('os').abort()]"), "is not five integers"),
+    (_move("[0, 0, 0, 1, 2]", "[0, 0, 0, 1, 4]"), r"key \[0, 0, 0, 1, 4\] names an atom that is not among 1 to 3"),
+    (_move("[0, 0, 0, 1, 2]", "[0, 0, 0, 0, 2]"), "not among 1 to 3"),
+    (_move("[0, 0, 0, 1, 2]", "[9, 9, 9, 1, 2]"), "has no partner"),
+    (_put("[0,0,0,1,2]", lambda file: file["[0, 0, 0, 1, 2]"][()]), "stands twice"),
+    (_blocks(lambda file: file.pop("[0, 0, 0, 2, 2]")), r"the on-site block \[0, 0, 0, 2, 2\] is missing"),
+    (_blocks(lambda file: file.pop("[1, 0, 0, 1, 2]")), "has no partner"),
+    (_blocks(lambda file: [file.pop(key) for key in list(file)]), r"hamiltonians\.h5: no blocks"),
+    (_put("[0, 0, 0, 1, 2]", np.zeros((4, 10))), r"\[0, 0, 0, 1, 2\] is float64 of shape \(4, 10\)"),
+    (_put("[0, 0, 0, 1, 2]", np.zeros((10, 4), complex)), "is complex128 of shape"),
+    (_put("[0, 0, 0, 1, 2]", np.zeros((20, 8))), r"is float64 of shape \(20, 8\), but float64 of shape \(10, 4\)"),
+    (_put("[0, 0, 0, 1, 2]", "text"), "is object of shape"),
+    (_put("[0, 0, 0, 1, 2]", h5py.Empty("f8")), "is float64 of shape None"),
+    (_blocks(lambda file: (file.pop("[0, 0, 0, 1, 2]"), file.create_group("[0, 0, 0, 1, 2]"))), "is no array"),
+    (_blocks(lambda file: (file.pop("[0, 0, 0, 1, 2]"), file.create_dataset(
+        "[0, 0, 0, 1, 2]", (10**6, 10**6), "f8", chunks=(9, 9)))), r"is float64 of shape \(1000000, 1000000\)"),
+    (_add("[0, 0, 0, 1, 2]", 3, 1, np.nan), r"infinite numbers in the hamiltonian, first in block \[0, 0, 0, 1"),
+    (_add("[-1, 0, 0, 1, 2]", 3, 1, np.inf), r"first in block \[-1, 0, 0, 1, 2\]"),
+    (_add("[1, 1, 0, 3, 1]", 3, 1, 2e-5), r"not hermitian: block .*differ by 2.0e-05 eV \(at most 1e-05\)"),
+    (_add("[0, 0, 0, 3, 3]", 0, 1, 1.0), r"block \[0, 0, 0, 3, 3\] and the dagger of \[0, 0, 0, 3, 3\]"),
+    (_add("[0, 0, 0, 3, 3]", 0, 1, 1.0, "overlaps.h5"), "the overlap is not hermitian"),
+    (_blocks(lambda file: (file.pop("[1, 0, 0, 1, 2]"), file.pop("[-1, 0, 0, 2, 1]")), "overlaps.h5"),
+     r"overlaps\.h5 has no block \[.*\], but hamiltonians\.h5 has"),
+    (_blocks(lambda file: (file.pop("[1, 0, 0, 1, 2]"), file.pop("[-1, 0, 0, 2, 1]"))),
+     r"hamiltonians\.h5 has no block \[.*\], but overlaps\.h5 has"),
+    (_write("hamiltonians.h5", "no HDF5"), r"hamiltonians\.h5: not a readable HDF5 file"),
+    (lambda folder: (folder / "lat.dat").write_bytes(b"\xff\xfe\x00"), r"lat\.dat: cannot be read"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), CASES)
+def test_damaged_folders(tmp_path, pristine, change, message):
+    folder = tmp_path / "damaged"
+    shutil.copytree(pristine[False], folder)
+    change(folder)
+    with pytest.raises(DataError, match=message) as caught:
+        read_structure(folder, overlap=True)
+    assert str(caught.value).startswith(str(folder))
+
+
+def test_spinful_folders_with_spinless_blocks(tmp_path, pristine):
+    folder = tmp_path / "mixed"
+    shutil.copytree(pristine[True], folder)
+    _write("info.json", '{"isspinful": false}')(folder)
+    with pytest.raises(
+        DataError, match=r"is complex128 of shape \(20, 20\), but float64 of shape \(10, 10\)"
+    ):
+        read_structure(folder)
+    shutil.copy(folder / "hamiltonians.h5", folder / "overlaps.h5")
+    _write("info.json", '{"isspinful": true}')(folder)
+    with pytest.raises(DataError, match=r"overlaps\.h5: block .* is complex128"):
+        read_structure(folder, overlap=True)
+
+
+def test_truncated_matrix_files(tmp_path, pristine):
+    folder = tmp_path / "cut"
+    shutil.copytree(pristine[False], folder)
+    content = (folder / "hamiltonians.h5").read_bytes()
+    for end in range(0, len(content), len(content) // 25):
+        (folder / "hamiltonians.h5").write_bytes(content[:end])
+        with pytest.raises(DataError, match=r"hamiltonians\.h5: not a readable HDF5 file"):
+            read_structure(folder)
+
+
+def test_deviations_of_real_data_are_allowed(tmp_path, pristine):
+    folder = tmp_path / "real"
+    shutil.copytree(pristine[False], folder)
+    _add("[0, 0, 0, 1, 2]", 3, 1, 1e-8)(folder)
+    assert hermiticity_error(read_structure(folder))[0] == pytest.approx(1e-8)
+
+
+def test_folders_that_are_none(tmp_path):
+    for path in (tmp_path / "none", tmp_path / ("x" * 300)):
+        with pytest.raises(DataError, match="no such folder"):
+            read_structure(path)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DataError, match=r"element\.dat: cannot be read"):
+        read_structure(tmp_path / "a")
+
+
+def test_structures_made_by_hand_are_checked():
+    structure = small_structure()
+    with pytest.raises(DataError, match=r"here: the hamiltonian has 9 entries, but the blocks"):
+        check_structure(replace(structure, hamiltonian=np.zeros(9)), "here")
+    with pytest.raises(DataError, match=r"here: .* are not all atomic numbers"):
+        check_structure(replace(structure, numbers=np.array([42, 0, 16])), "here")
+    with pytest.raises(DataError, match="does not fit 3 atoms"):
+        check_structure(replace(structure, edges=structure.edges + np.array([0, 0, 0, 0, 1])), "here")
+    with pytest.raises(BasisError):
+        _ = replace(structure, shells={42: (1, 0)}).basis
+
+
+def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    structure = small_structure()
+    write_structure(structure, tmp_path / "new" / "a")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a"]
+    with pytest.raises(DataError, match=r"a: exists and holds \['element.dat'.*set overwrite"):
+        write_structure(structure, tmp_path / "new" / "a")
+
+    monkeypatch.setattr(
+        Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(DataError, match=r"b: cannot be written \(No space left on device\)"):
+        write_structure(structure, tmp_path / "new" / "b")
+    monkeypatch.undo()
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a"]
+
+    (tmp_path / "new" / "b").mkdir()
+    write_structure(structure, tmp_path / "new" / "b")
+    other = replace(small_structure(seed=3), overlap=None)
+    write_structure(other, tmp_path / "new" / "b", overwrite=True)
+    assert np.array_equal(read_structure(tmp_path / "new" / "b").hamiltonian, other.hamiltonian)
+    assert not (tmp_path / "new" / "b" / "overlaps.h5").exists()
+    (tmp_path / "new" / "b" / "thesis.tex").write_text("")
+    with pytest.raises(DataError, match=r"b: holds \['thesis.tex'\], which overwriting would lose"):
+        write_structure(other, tmp_path / "new" / "b", overwrite=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="exists and is no folder"):
+        write_structure(other, tmp_path / "file", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a", "b"]
+
+
+def test_an_overwrite_that_fails_keeps_the_old_folder(tmp_path, monkeypatch):
+    structure = small_structure()
+    write_structure(structure, tmp_path / "a")
+    rename = Path.rename
+
+    def failing(self, target):
+        if self.name.endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(DataError, match="Input/output error"):
+        write_structure(small_structure(seed=2), tmp_path / "a", overwrite=True)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert np.array_equal(read_structure(tmp_path / "a").hamiltonian, structure.hamiltonian)
+
+
+def test_reading_writes_nothing(tmp_path, pristine):
+    folder = tmp_path / "readonly"
+    shutil.copytree(pristine[True], folder)
+    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        before = sorted(folder.iterdir())
+        read_structure(folder, overlap=True)
+        assert sorted(folder.iterdir()) == before
+    finally:
+        folder.chmod(stat.S_IRWXU)

@@ -1,0 +1,187 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+
+from tracegrad.basis import OrbitalBasis
+from tracegrad.blocks import block_starts, cut_padding
+from tracegrad.data.crystals import CrystalDatabase
+from tracegrad.data.datamodule import database_path
+from tracegrad.data.deeph import write_structure
+from tracegrad.data.deeph_module import CrystalDataset, DeepHDataModule
+from tracegrad.errors import BasisError, ConfigError, DataError
+from tracegrad.graph import HamiltonianGraph
+
+EMBEDDED = "embedded:demo_crystals.h5"
+BILAYERS = ["light_bilayer_*", "light_twisted_*"]
+CARBON = {"C": "s2p1d1"}
+
+
+def bilayers(**options) -> DeepHDataModule:
+    """Shifted bilayers, twisted ones apart."""
+    defaults = {"include": BILAYERS, "twisted": ["light_twisted_*"], "sizes": [8, 4, 3]}
+    module = DeepHDataModule(
+        EMBEDDED, OrbitalBasis.openmx(CARBON), **defaults | {"batch_size": 1, "eval_batch_size": 2} | options
+    )
+    module.setup()
+    return module
+
+
+def names(module: DeepHDataModule, part: str) -> list[str]:
+    return [module.sample_name(row) for row in module.parts[part].rows.tolist()]
+
+
+def test_split_is_the_released_shuffle_without_the_twisted():
+    module = bilayers()
+    all_names = CrystalDatabase(database_path(EMBEDDED), include=BILAYERS).names
+    order = list(range(16))
+    np.random.RandomState(42).shuffle(order)
+    shifted = [name for name in all_names if name.startswith("light_bilayer")]
+    expected = [shifted[i] for i in order]
+    assert names(module, "train") == expected[:8]
+    assert names(module, "val") == expected[8:12]
+    assert names(module, "test") == expected[12:15]
+    assert names(module, "twisted") == [name for name in all_names if name.startswith("light_twisted")]
+    assert module.subsets("test") == {"": "test", "twisted": "twisted"}
+    assert module.subsets("val") == {"": "val"}
+    assert [len(loader.dataset) for loader in module.test_dataloader()] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "shells", "spinful"),
+    [
+        ("light_mos2_*", {"Mo": "s3p2d1", "S": "s2p1d1"}, False),
+        ("light_bismuthene_*", {"Bi": "s3p2d2"}, True),
+    ],
+)
+def test_two_species_and_spin(tmp_path, pattern, shells, spinful):
+    basis = OrbitalBasis.openmx(shells, spinful)
+    found = CrystalDatabase(database_path(EMBEDDED), include=pattern).names
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps({"train": found[:-1], "val": found[-1:], "test": []}))
+    module = DeepHDataModule(EMBEDDED, basis, include=pattern, split_file=str(path))
+    with pytest.raises(DataError, match="no structures are left for test"):
+        module.setup()
+    graph = only_graph(basis, pattern)
+    assert graph.h_edge.is_complex() == spinful
+    assert graph.h_edge.shape[1:] == (basis.dim, basis.dim)
+    torch.testing.assert_close(graph.h_edge[graph.reverse].mH, graph.h_edge, rtol=0, atol=3e-6)
+
+
+def only_graph(basis: OrbitalBasis, pattern: str) -> HamiltonianGraph:
+    """Graph of the first structure that fits."""
+    database = CrystalDatabase(database_path(EMBEDDED), include=pattern)
+    return CrystalDataset(database, np.array([0]), basis, "float64")[0]
+
+
+def test_a_batch_of_crystals_holds_the_blocks_of_the_files():
+    module = bilayers(dtype="float64", eval_batch_size=3)
+    batch = next(iter(module.loader("test")))
+    basis, numbers, edges = module.basis, batch.numbers.numpy(), batch.edge_index.numpy()
+    entries = cut_padding(batch.h_edge.numpy(), edges, numbers, basis)
+    starts = block_starts(edges, numbers, basis)
+    first = 0
+    for row in batch.sample_id.tolist():
+        structure = module.database[row]
+        last = first + len(structure.edges)
+        assert np.array_equal(entries[starts[first] : starts[last]], structure.hamiltonian)
+        assert np.array_equal(batch.cells[first:last].numpy(), structure.edges[:, :3])
+        vectors = structure.positions[structure.edges[:, 4]] + structure.edges[:, :3] @ structure.lattice
+        vectors -= structure.positions[structure.edges[:, 3]]
+        np.testing.assert_allclose(batch.vectors[first:last].numpy(), vectors, atol=1e-12)
+        first = last
+    reverse = batch.reverse
+    assert torch.equal(batch.cells[reverse], -batch.cells)
+    assert torch.equal(batch.edge_index[:, reverse], batch.edge_index.flip(0))
+    torch.testing.assert_close(
+        batch.h_edge[reverse].mH, batch.h_edge, rtol=0, atol=2e-6
+    )  # as rounded in the file
+
+
+def test_split_file_takes_the_place_of_the_shuffle(tmp_path):
+    shifted = bilayers().database.names[:6]
+    parts = {"train": shifted[:3], "val": shifted[3:4], "test": shifted[4:6]}
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps(parts))
+    module = bilayers(sizes=None, split_file=str(path))
+    assert {part: names(module, part) for part in parts} == parts
+    assert module.subsets("test") == {"": "test"}
+    assert module.fingerprint()["split_hash"] != bilayers().fingerprint()["split_hash"]
+
+
+def test_kept_graphs_are_those_of_the_file_and_modules_can_be_sent_to_workers():
+    module = bilayers(in_memory=True)
+    dataset = module.parts["train"]
+    assert dataset[0] is dataset[0]
+    again = pickle.loads(pickle.dumps(dataset))  # as a DataLoader sends it to its workers
+    assert torch.equal(again[1].h_edge, dataset[1].h_edge)
+    fresh = bilayers().parts["train"]
+    assert fresh[0] is not fresh[0]
+
+
+def test_folders_and_packed_file_are_the_same_data(tmp_path):
+    packed = bilayers()
+    for row in range(4):
+        structure = packed.database[row]
+        write_structure(structure, tmp_path / structure.name)
+    module = DeepHDataModule(str(tmp_path), packed.basis, sizes=[2, 1, 1])
+    module.setup()
+    structure = module.parts["train"][0]
+    other = packed.database.names.index(module.sample_name(int(structure.sample_id)))
+    expected = packed.database[other]
+    assert structure.num_edges == len(expected.edges)
+    entries = cut_padding(
+        structure.h_edge.numpy(), structure.edge_index.numpy(), structure.numbers.numpy(), module.basis
+    )
+    np.testing.assert_allclose(entries, expected.hamiltonian, atol=1e-5)  # float32
+
+
+def test_differences_from_table_4_are_said_and_recorded():
+    with pytest.warns(UserWarning, match="Table 4") as caught:
+        module = bilayers(table="BG")
+    lines = [str(warning.message) for warning in caught]
+    assert any("BG: 8 train samples; Table 4 has 180" in line for line in lines)
+    assert any("twisted samples of 28 to 28 atoms; Table 4 has 28 to 1084" in line for line in lines)
+    assert len(module.fingerprint()["differences"]) == len(lines) == 8
+    assert bilayers().fingerprint()["differences"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"sizes": None}, ConfigError, "data.sizes or data.split_file"),
+        ({"split_file": "x.json"}, ConfigError, "only one of them"),
+        ({"table": "XX"}, ConfigError, "data.table is 'XX'"),
+        ({"twisted": ["no_such_*"]}, DataError, "no name fits"),
+        ({"sizes": [20, 4, 4]}, DataError, "28 structures, but there are 16"),
+        ({"sizes": [10, 0, 4]}, DataError, "no structures are left for val"),
+        ({"train_size": 9}, DataError, "data.train_size is 9"),
+        ({"include": "light_mos2_*"}, BasisError, "S has shells s2p1d1, but the basis has none"),
+        ({"include": "light_bismuthene_*", "twisted": []}, BasisError, "basis.spinful=true"),
+        ({"include": "*"}, DataError, "leave one kind out"),
+        ({"dtype": "half"}, ConfigError, "data.dtype"),
+    ],
+)
+def test_mistakes_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        bilayers(**options)
+
+
+def test_wrong_shells_are_answered_with_the_right_ones():
+    with pytest.raises(
+        BasisError, match=r"C has shells s2p1d1, but the basis has s2p2d1.*basis.shells=\{C:s2p1d1\}"
+    ):
+        DeepHDataModule(
+            EMBEDDED, OrbitalBasis.openmx({"C": "s2p2d1"}), include=BILAYERS, sizes=[4, 1, 1]
+        ).setup()
+
+
+def test_training_order_is_shared_out_among_ranks():
+    module = bilayers(seed=3)
+    module.trainer = Trainer(logger=False, enable_progress_bar=False, barebones=True, accelerator="cpu")
+    first = [int(graph.sample_id) for graph in module.train_dataloader()]
+    assert sorted(first) == sorted(module.parts["train"].rows.tolist())
+    assert first != module.parts["train"].rows.tolist()

@@ -1,0 +1,172 @@
+import contextlib
+import gzip
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.data.scfout import INPUT, scfout, small_structure
+from tracegrad.data.deeph import Structure
+from tracegrad.data.openmx import read_scfout
+from tracegrad.errors import DataError
+
+
+def write(folder, content, name="small.scfout"):
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def assert_same(found: Structure, expected: Structure, tolerance=1e-13):
+    assert np.array_equal(found.numbers, expected.numbers)
+    assert np.array_equal(found.edges, expected.edges)
+    assert found.shells == expected.shells
+    assert found.spinful == expected.spinful
+    assert found.fermi_level == pytest.approx(expected.fermi_level, abs=1e-13)
+    for name in ("positions", "lattice", "hamiltonian", "overlap"):
+        array, other = getattr(found, name), getattr(expected, name)
+        assert array.dtype == other.dtype
+        assert np.abs(array - other).max() <= tolerance
+
+
+@pytest.mark.parametrize("spinful", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_round_trip(tmp_path, spinful, packed):
+    structure = small_structure(spinful)
+    content = scfout(structure)
+    path = write(tmp_path, gzip.compress(content) if packed else content, "small.scfout" + ".gz" * packed)
+    found = read_scfout(path)
+    assert found.name == "small"
+    assert_same(found, structure)
+
+
+def test_the_order_of_neighbours_in_the_file_does_not_matter(tmp_path):
+    structure = small_structure()
+    order = np.lexsort((-structure.edges[:, 4], structure.edges[:, 0], structure.edges[:, 3]))
+    shuffled = replace(
+        structure,
+        edges=structure.edges[order],
+        **{
+            matrix: np.concatenate([structure.blocks(matrix)[n].ravel() for n in order])
+            for matrix in ("hamiltonian", "overlap")
+        },
+    )
+    assert_same(read_scfout(write(tmp_path, scfout(shuffled))), structure)
+
+
+def test_appended_output_is_ignored(tmp_path):
+    structure = small_structure()
+    assert_same(read_scfout(write(tmp_path, scfout(structure) + b"\n*** standard output ***\n")), structure)
+
+
+def test_elements_and_shells_from_another_input(tmp_path):
+    structure = small_structure()
+    path = write(tmp_path, scfout(structure, text="System.Name nothing\n"))
+    with pytest.raises(DataError, match=r"small\.scfout: no table <Definition\.of\.Atomic\.Species"):
+        read_scfout(path)
+    (tmp_path / "small.dat").write_text(INPUT.upper().replace("MO7.0-S2P1D1", "Mo7.0-s2p1d1").replace(
+        "S7.0-S1P1", "S7.0-s1p1").replace("S7.0H-S1P1", "S7.0H-s1p1"))  # fmt: skip
+    assert_same(read_scfout(path, input_file=tmp_path / "small.dat"), structure)
+    with pytest.raises(DataError, match=r"none\.dat: cannot be read \(No such file"):
+        read_scfout(path, input_file=tmp_path / "none.dat")
+
+
+def test_shells_can_be_given(tmp_path):
+    structure = small_structure()
+    path = write(tmp_path, scfout(structure, text=INPUT.replace("-s1p1", "-s3x1p3x1")))
+    with pytest.raises(DataError, match=r"s3x1p3x1.*option shells"):
+        read_scfout(path)
+    assert_same(read_scfout(path, shells={"Mo": "s2p1d1", 16: (0, 1), "C": "s1"}), structure)
+    with pytest.raises(DataError, match=r"atom 1 has 10 orbitals.*Mo s2p1d2 have 15"):
+        read_scfout(path, shells={"Mo": "s2p1d2", "S": "s1p1"})
+    with pytest.raises(DataError, match=r"atomic numbers \[16\] have no entry"):
+        read_scfout(path, shells={"Mo": "s2p1d1"})
+
+
+def test_truncated_files(tmp_path):
+    structure = small_structure(True)
+    content = scfout(structure)
+    ends = [*range(0, 28, 3), *range(28, len(content), len(content) // 40), len(content) - 1]
+    for end in ends:
+        with pytest.raises(DataError, match=r"small\.scfout: ends within the .*bytes are missing"):
+            read_scfout(write(tmp_path, content[:end]))
+    packed = gzip.compress(content)
+    for end in range(10, len(packed), len(packed) // 10):
+        with pytest.raises(DataError, match=r"small\.scfout\.gz: cannot be read \(Compressed file ended"):
+            read_scfout(write(tmp_path, packed[:end], "small.scfout.gz"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"word": 4 * 3 + 1}, "a collinear spin-polarised calculation.*is supported"),
+        ({"word": 4 * 3 + 2}, "version 3 with spin switch 2"),
+        ({"word": 4 * 2}, r"version 2 with spin switch 0; version 3 \(OpenMX 3.9 and 4.0\)"),
+        ({"word": 0}, "version 0 with spin switch 0"),
+        ({"word": -1}, "version -1 with spin switch 3"),
+        ({"word": 4 * 3 + 3}, "ends within|cannot|damaged|not"),
+        ({"header": [0]}, "0 atoms"),
+        ({"header": [-1]}, "-1 atoms"),
+        ({"header": [2**31 - 1]}, "ends within the orbital counts"),
+        ({"header": [3, 12, 0, 0, 0, 2**31 - 1]}, "ends within the cell vectors"),
+        ({"header": [3, 12, 0, 0, 0, -5]}, "-4 cells"),
+        ({"header": [3, 12, 0, 0, 0, 4, -2]}, "order -2"),
+        ({"header": [3, 12, 0, 0, 0, 4, 10**6]}, "ends within the matrices after the overlap"),
+        ({"header": [3, 12, 0, 0, 0, 3]}, "damaged|ends within"),
+        ({"text": INPUT.replace("Mo7.0-s2p1d1", "Mo7.0")}, "species 'Mo_a Mo7.0 Mo_PBE19' names no basis"),
+        ({"text": INPUT.replace("Mo7.0-s2p1d1", "Xx7.0-s2p1d1")}, "names no basis"),
+        ({"text": INPUT.replace("Mo7.0-s2p1d1", "")}, "names no basis"),
+        ({"text": INPUT.replace("s2p1d1", "s2p1d2")}, "atom 1 has 10 orbitals, but its shells .* have 15"),
+        ({"text": INPUT.replace("S7.0H-s1p1", "S7.0H-s1p2")}, r"several bases \{16: \['s1p1', 's1p2'\]\}"),
+        ({"text": INPUT.replace(" 3 S2 0.6 0.3 0.1 3.0 3.0\n", "")}, "has 2 atoms, the file 3"),
+        ({"text": INPUT.replace(" 3 S2", " 3 S9")}, "'3 S9 0.6 0.3 0.1 3.0 3.0' is of no species"),
+        ({"text": INPUT.replace("Coordinates>", "")}, "no table <Atoms.SpeciesAndCoordinates"),
+    ],
+)
+def test_files_that_do_not_fit(tmp_path, options, message):
+    with pytest.raises(DataError, match=message) as caught:
+        read_scfout(write(tmp_path, scfout(small_structure(), **options)))
+    assert str(caught.value).startswith(f"{tmp_path / 'small.scfout'}: ")
+
+
+def test_damage_anywhere_in_the_index_is_an_error_of_the_data(tmp_path):
+    """No damage of counts and indices escapes as another error, and none asks for more memory than there is."""
+    structure = small_structure()
+    content = scfout(structure)
+    head = 28 + 5 * 4 * 8
+    for offset in range(0, 28, 4):
+        for value in (-1, 2**31 - 1, 77):
+            _read_damaged(tmp_path, content, offset, value)
+    for offset in range(head, head + 5 * 16 + 24 + 2 * 4 * len(structure.edges), 4):
+        for value in (-1, 2**31 - 1, 2):
+            _read_damaged(tmp_path, content, offset, value)
+
+
+def _read_damaged(folder, content, offset, value):
+    damaged = bytearray(content)
+    damaged[offset : offset + 4] = int(value).to_bytes(4, "little", signed=True)
+    with contextlib.suppress(DataError):
+        read_scfout(write(folder, bytes(damaged)))
+
+
+def test_matrices_are_checked(tmp_path):
+    structure = small_structure(True)
+    broken = structure.hamiltonian.copy()
+    broken[5] += 1e-3
+    with pytest.raises(DataError, match=r"hamiltonian is not hermitian: block \[0, 0, 0, 1, 1\]"):
+        read_scfout(write(tmp_path, scfout(replace(structure, hamiltonian=broken))))
+    lone = replace(small_structure(), edges=small_structure().edges.copy())
+    lone.edges[1, 0] += 5
+    for spinful in (False, True):
+        with pytest.raises(DataError, match="has no partner"):
+            read_scfout(write(tmp_path, scfout(replace(small_structure(spinful), edges=lone.edges))))
+
+
+def test_files_that_are_no_scfout(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        read_scfout(tmp_path)
+    with pytest.raises(DataError, match=r"cannot be read \(No such file"):
+        read_scfout(tmp_path / "none.scfout")
+    for content in (b"System.Name openmx\n" * 50, b"\x1f\x8b nonsense", b"\x89HDF\r\n\x1a\n" + bytes(9000)):
+        with pytest.raises(DataError, match=r"small\.scfout: "):
+            read_scfout(write(tmp_path, content))

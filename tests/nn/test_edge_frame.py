@@ -1,0 +1,116 @@
+import math
+
+import pytest
+import torch
+from e3nn.o3 import Irrep, Irreps
+
+from tests.molecules import TO_E3NN, exact_representation, random_rotation
+from tracegrad.nn.edge_frame import EdgeFrame, is_natural
+from tracegrad.nn.features import spherical_harmonics
+
+AXES = torch.cat([torch.eye(3), -torch.eye(3)]).double()
+DEGREES = range(7)
+IRREPS = [Irrep(degree, parity) for degree in range(5) for parity in (1, -1)]
+
+
+def some_vectors() -> torch.Tensor:
+    """All directions: random ones, the axes, close to the axes, of any length; the last one vanishes."""
+    near = AXES + 1e-9 * torch.randn(6, 3, dtype=torch.float64)
+    lengths = torch.tensor([1e-3, 1.0, 2.5, 1e3], dtype=torch.float64)[:, None]
+    return torch.cat([torch.randn(4, 3).double() * lengths, AXES, near, torch.zeros(1, 3).double()])
+
+
+def natural(degree: int) -> Irrep:
+    return Irrep(degree, (-1) ** degree)
+
+
+def unnatural(degree: int) -> Irrep:
+    return Irrep(degree, -((-1) ** degree))
+
+
+@pytest.mark.parametrize("degree", DEGREES)
+def test_harmonics_lie_on_the_axis(degree):
+    vectors = some_vectors()
+    harmonics = spherical_harmonics(vectors, degree)[degree**2 :].T[:, :, None]
+    local = EdgeFrame(vectors).to_local(harmonics, natural(degree))
+    expected = torch.zeros_like(local)
+    expected[:, degree] = math.sqrt(2 * degree + 1)
+    if degree > 0:
+        expected[-1] = 0
+    torch.testing.assert_close(local, expected, rtol=0, atol=2e-13)
+
+
+@pytest.mark.parametrize("ir", IRREPS, ids=str)
+def test_frames_are_orthogonal_and_both_ways(ir):
+    vectors = some_vectors()
+    frame = EdgeFrame(vectors)
+    matrix = frame.rotation(ir)
+    unit = torch.eye(ir.dim, dtype=torch.float64).expand_as(matrix)
+    torch.testing.assert_close(matrix.mT @ matrix, unit, rtol=0, atol=1e-13)
+    x = torch.randn(len(vectors), ir.dim, 3, dtype=torch.float64)
+    torch.testing.assert_close(frame.to_global(frame.to_local(x, ir), ir), x, rtol=0, atol=1e-13)
+    torch.testing.assert_close(frame.to_global(x, ir), matrix @ x, rtol=0, atol=1e-13)
+    assert frame.rotation(ir) is matrix
+
+
+@pytest.mark.parametrize("degree", DEGREES)
+def test_edges_without_direction_have_the_global_frame(degree):
+    matrix = EdgeFrame(torch.zeros(2, 3, dtype=torch.float64)).rotation(natural(degree))
+    unit = torch.eye(2 * degree + 1, dtype=torch.float64).expand_as(matrix)
+    torch.testing.assert_close(matrix, unit, rtol=0, atol=1e-13)
+
+
+def test_frames_are_proper_rotations_and_those_of_higher_degrees_belong_to_them():
+    vectors = some_vectors()
+    frame = EdgeFrame(vectors)
+    rotations = frame.rotation(Irrep(1, -1))  # of (y, z, x)
+    torch.testing.assert_close(torch.linalg.det(rotations), torch.ones(len(vectors)).double())
+    directions = torch.nn.functional.normalize(vectors[:-1], dim=1)
+    axis = TO_E3NN @ torch.tensor([0.0, 0.0, 1.0]).double()
+    torch.testing.assert_close(rotations[:-1] @ axis, directions @ TO_E3NN.T, rtol=0, atol=1e-13)
+    for degree in range(2, 6):
+        for rotation, matrix in zip(rotations[:6], frame.rotation(natural(degree))[:6], strict=True):
+            expected = exact_representation(Irreps([(1, natural(degree))]), rotation)
+            torch.testing.assert_close(matrix, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("degree", DEGREES)
+def test_components_of_unnatural_irreps_are_exchanged(degree):
+    vectors = some_vectors()
+    frame = EdgeFrame(vectors)
+    x = torch.randn(len(vectors), 2 * degree + 1, 2, dtype=torch.float64)
+    plain = frame.to_local(x, natural(degree))
+    exchanged = frame.to_local(x, unnatural(degree))
+    for m in range(1, degree + 1):
+        torch.testing.assert_close(exchanged[:, degree + m], plain[:, degree - m], rtol=0, atol=1e-13)
+        torch.testing.assert_close(exchanged[:, degree - m], -plain[:, degree + m], rtol=0, atol=1e-13)
+    torch.testing.assert_close(exchanged[:, degree], plain[:, degree], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("ir", IRREPS, ids=str)
+def test_a_rotation_of_everything_turns_frames_about_their_axes(ir):
+    """m and -m mix among themselves alone, so their norm is invariant; improper rotations change signs only."""
+    vectors = some_vectors()[:-1]
+    x = torch.randn(len(vectors), ir.dim, 2, dtype=torch.float64)
+    rotation = -random_rotation(3)
+    matrix = exact_representation(Irreps([(1, ir)]), TO_E3NN @ rotation @ TO_E3NN.T)
+    before = EdgeFrame(vectors).to_local(x, ir).square()
+    after = EdgeFrame(vectors @ rotation.T).to_local(matrix @ x, ir).square()
+    torch.testing.assert_close(after + after.flip(1), before + before.flip(1), rtol=0, atol=1e-12)
+
+
+def test_float32_frames_are_as_good_as_float32():
+    vectors = some_vectors()
+    x = torch.randn(len(vectors), 9, 2, dtype=torch.float64)
+    ir = Irrep(4, 1)
+    found = EdgeFrame(vectors.float()).to_local(x.float(), ir)
+    assert found.dtype == torch.float32
+    # A direction is only as good as its rounded components.
+    exact = EdgeFrame(vectors.float().double()).to_local(x, ir)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=2e-5)
+
+
+def test_natural_irreps_are_those_of_harmonics():
+    assert [is_natural(Irrep(name)) for name in ("0e", "1o", "2e", "0o", "1e", "3e")] == [True] * 3 + [
+        False
+    ] * 3

@@ -1,0 +1,205 @@
+"""The LightningDataModule of crystals in DeepH's format."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from jaxtyping import Int64
+from torch.utils.data import Dataset
+
+from tracegrad.basis import OrbitalBasis, shells_name
+from tracegrad.data.crystals import CrystalDatabase
+from tracegrad.data.datamodule import DTYPES, HamiltonianDataModule, PartSummary, database_path, evenly
+from tracegrad.data.splits import PARTS, TWISTED, Split, name_file_split, shuffled_split, split_hash
+from tracegrad.errors import BasisError, ConfigError, DataError
+from tracegrad.graph import HamiltonianGraph, crystal_graph
+
+
+class CrystalDataset(Dataset[HamiltonianGraph]):
+    """Some structures of a database as labelled graphs.
+
+    Args:
+        database: read structure by structure, also in worker processes.
+        rows: positions in the database.
+        basis: orbital basis; must be that of the structures.
+        dtype: a key of ``DTYPES``.
+        in_memory: keep every graph that has been read, in each process.
+    """
+
+    def __init__(
+        self,
+        database: CrystalDatabase,
+        rows: Int64[np.ndarray, " rows"],
+        basis: OrbitalBasis,
+        dtype: str = "float32",
+        *,
+        in_memory: bool = False,
+    ):
+        self.database, self.rows, self.basis = database, rows, basis
+        self.dtype, self.in_memory = DTYPES[dtype], in_memory
+        self._kept: dict[int, HamiltonianGraph] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> HamiltonianGraph:
+        row = int(self.rows[index])
+        if row in self._kept:
+            return self._kept[row]
+        structure = self.database[row]
+        graph = crystal_graph(
+            structure.numbers,
+            structure.positions,
+            structure.lattice,
+            structure.edges,
+            self.basis,
+            entries=structure.hamiltonian,
+            sample_id=row,
+            dtype=self.dtype,
+        )
+        if self.in_memory:
+            self._kept[row] = graph
+        return graph
+
+
+class DeepHDataModule(HamiltonianDataModule):
+    """Crystals in DeepH's format and one split of them, twisted structures as a test set of their own.
+
+    Args:
+        path: folder of structure folders, packed .h5 file, or ``embedded:NAME``.
+        basis: orbital basis; must be that of the structures.
+        label: what tables call this data.
+        table: database of the paper that this should be (MG, MM, BG, BB, BT, BS); what differs from Table 4 is said.
+        include: patterns of the names of the structures to use.
+        twisted: patterns of the names of twisted structures; they are tested only.
+        sizes: structures of train, val and test, or fractions of those that are not twisted.
+        split_seed: of the shuffle before they are taken; 42 is the released one.
+        split_file: JSON file with lists of names train, val, test and perhaps twisted, in place of the shuffle.
+        train_size: use only so many training structures, evenly spread (0: all).
+        in_memory: keep what has been read.
+        dtype: float32 or float64.
+        **loaders: see `HamiltonianDataModule`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        basis: OrbitalBasis,
+        *,
+        label: str = "",
+        table: str | None = None,
+        include: str | Sequence[str] = "*",
+        twisted: Sequence[str] = (),
+        sizes: Sequence[int | float] | None = None,
+        split_seed: int = 42,
+        split_file: str | None = None,
+        train_size: int = 0,
+        in_memory: bool = False,
+        dtype: str = "float32",
+        **loaders: Any,
+    ):
+        super().__init__(table=table, train_size=train_size, dtype=dtype, **loaders)
+        if (sizes is None) == (split_file is None):
+            raise ConfigError("data.sizes or data.split_file is needed, and only one of them")
+        self.path, self.basis = database_path(path), basis
+        self.label = label or self.path.stem
+        self.include = [include] if isinstance(include, str) else list(include)
+        self.twisted = list(twisted)
+        self.sizes, self.split_seed, self.split_file = sizes, split_seed, split_file
+        self.in_memory = in_memory
+        self.split: Split | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the database, check that it fits the basis, and split it."""
+        if self.split is not None:
+            return
+        database = CrystalDatabase(self.path, include=self.include)
+        self._check_basis(database)
+        split = self._split(database)
+        empty = [part for part in PARTS if not len(split[part])]
+        if empty:
+            raise DataError(f"{self.path}: no structures are left for {', '.join(empty)}; change data.sizes")
+        if self.train_size > len(split["train"]):
+            raise DataError(
+                f"{self.path}: data.train_size is {self.train_size}, but the train part has "
+                f"{len(split['train'])} structures; give at most so many, or 0 for all"
+            )
+        if self.train_size:
+            split["train"] = split["train"][evenly(len(split["train"]), self.train_size)]
+        self.database, self.split = database, split
+        self.parts = {
+            part: CrystalDataset(database, rows, self.basis, self.dtype, in_memory=self.in_memory)
+            for part, rows in split.items()
+        }
+        self.compare_with_table()
+
+    def summary(self) -> PartSummary:
+        assert self.split is not None
+        counts = self.database.atom_counts
+        return PartSummary(self.database.elements, {part: counts[rows] for part, rows in self.split.items()})
+
+    def subsets(self, part: str) -> dict[str, str]:
+        """The test has the twisted structures as a second set."""
+        twisted = {TWISTED: TWISTED} if part == "test" and TWISTED in self.parts else {}
+        return {"": part, **twisted}
+
+    def sample_name(self, row: int) -> str:
+        """Name of a structure."""
+        return self.database.names[row]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Database, split hash and units; equal fingerprints mean equal benchmarks."""
+        self.setup()
+        assert self.split is not None
+        return {
+            "database": self.path.name,
+            "label": self.label,
+            "include": self.include,
+            **self.database.identity(),
+            "split": str(self.split_file or f"shuffle {self.split_seed}"),
+            "split_hash": split_hash(self.split),
+            "counts": {part: len(rows) for part, rows in self.split.items()},
+            "basis": self.basis.name,
+            "units": {"hamiltonian": self.basis.unit, "positions": "angstrom"},
+            "differences": self.differences,
+        }
+
+    def _split(self, database: CrystalDatabase) -> Split:
+        if self.split_file is not None:
+            return name_file_split(self.split_file, database.names)
+        assert self.sizes is not None
+        if not self.twisted:
+            return shuffled_split(len(database), list(self.sizes), self.split_seed)
+        apart = np.array(
+            [i for i, name in enumerate(database.names) if any(fnmatchcase(name, p) for p in self.twisted)],
+            dtype=np.int64,
+        )
+        if not len(apart):
+            raise DataError(
+                f"{self.path}: no name fits data.twisted={self.twisted}; give patterns of names, or []"
+            )
+        rest = np.setdiff1d(np.arange(len(database)), apart)
+        split = shuffled_split(rest.tolist(), list(self.sizes), self.split_seed)
+        return split | {TWISTED: apart}
+
+    def _check_basis(self, database: CrystalDatabase) -> None:
+        """The shells of the files and of the configuration have to agree for every element of the files."""
+        if database.spinful != self.basis.spinful:
+            found = "spinful" if database.spinful else "without spin"
+            raise BasisError(
+                f"{self.path}: the Hamiltonians are {found}; set basis.spinful={str(database.spinful).lower()}"
+            )
+        for number, degrees in database.shells.items():
+            own = self.basis.shells.get(number)
+            if own != degrees:
+                symbol = chemical_symbols[number]
+                wanted = ",".join(
+                    f"{chemical_symbols[z]}:{shells_name(d)}" for z, d in database.shells.items()
+                )
+                raise BasisError(
+                    f"{self.path}: {symbol} has shells {shells_name(degrees)}, but the basis has "
+                    f"{shells_name(own) if own else 'none'} for it; choose basis=openmx "
+                    f"'basis.shells={{{wanted}}}'"
+                )

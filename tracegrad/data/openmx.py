@@ -1,0 +1,299 @@
+"""Hamiltonians from OpenMX: the binary ``.scfout`` file of OpenMX 3.9 and 4.0 (version 3 of the file).
+
+The file holds little-endian int32 and float64 numbers without record marks, in this order:
+
+| part                                   | numbers                                                            |
+|----------------------------------------|--------------------------------------------------------------------|
+| N, word, 3 unused counts, T, order     | ints; word = 4 version + spin (0 none, 1 collinear, 3 non-collinear) |
+| cell vectors, cell indices             | (T + 1) x 4 doubles, (T + 1) x 4 ints                              |
+| orbitals of each atom, its neighbours  | N ints, N ints (itself not counted)                                |
+| neighbour atoms (from 1), their cells  | ints, atom after atom; the atom itself in cell 0 is the first      |
+| lattice, reciprocal lattice, positions | 3 x 4, 3 x 4, N x 4 doubles, bohr                                  |
+| H: 1, 2 or 4 parts                     | doubles, hartree: atom, neighbour, row, column                     |
+| imaginary H: 3 parts if non-collinear  | the same                                                           |
+| S                                      | the same                                                           |
+| 3 order + 3 overlap matrices           | the same                                                           |
+| density matrices: 1, 2 or 4 parts, 2   | the same                                                           |
+| solver                                 | int                                                                |
+| chemical potential and 9 more numbers  | doubles, hartree                                                   |
+| the input                              | a count, then lines of 256 bytes that end with a zero byte         |
+
+The first of each four numbers of a vector is unused. A converter for DeepH may have put the standard output behind
+the input, which is not needed. With non-collinear spin, parts H0 to H3 and I0 to I2 give uu = H0 + i I0,
+dd = H1 + i I1, ud = H2 + i (H3 + I2), and du is the dagger of ud of the reversed pair.
+"""
+
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from ase.data import atomic_numbers
+from jaxtyping import Float, Int64, Shaped
+
+from tracegrad.basis import OrbitalBasis
+from tracegrad.blocks import block_starts
+from tracegrad.data.deeph import (
+    Structure,
+    check_structure,
+    edge_order,
+    openmx_basis,
+    reordered,
+    species_entries,
+)
+from tracegrad.errors import BasisError, DataError
+from tracegrad.graph import reversed_edges
+
+HARTREE = 27.2113845  # eV; these two are the ones of the released databases
+BOHR = 0.529177249  # angstrom
+VERSION = 3
+_SPINS = {0: "none", 1: "collinear", 3: "non-collinear"}
+_MOST_ORBITALS = 1000  # of an atom; more are taken for damage
+_LINE = 256  # bytes of a line of the input
+_PIECE = 1 << 24  # bytes read at once, so that a damaged count cannot ask for more memory than the file has
+# Basis of a species, such as C6.0-s2p2d1 or Fe6.0S-s3p2d1.
+_BASIS_NAME = re.compile(r"([A-Z][a-z]?)[0-9.]+\w*-([a-z0-9]+)", re.ASCII)
+
+Shells = Mapping[str | int, str | Sequence[int]]
+
+
+def read_scfout(
+    path: str | Path, *, shells: Shells | None = None, input_file: str | Path | None = None
+) -> Structure:
+    """Read the structure, H, S and Fermi level of a ``.scfout`` file, plain or packed with gzip.
+
+    Elements and shells come from the input that OpenMX keeps at the end of the file.
+
+    Args:
+        path: the file.
+        shells: of each element, as `OrbitalBasis.openmx` takes them, where the names of the bases do not say.
+        input_file: an OpenMX input (.dat) to use in place of the kept one.
+
+    Raises:
+        DataError: the file is missing, damaged, truncated, of another version, or of a collinear calculation.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if not packed:
+                return _read(_Reader(path, raw), shells, input_file)
+            with gzip.open(raw) as unpacked:
+                return _read(_Reader(path, unpacked), shells, input_file)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason}); give a .scfout file of OpenMX") from error
+
+
+class _Reader:
+    """Arrays from a stream, never more than it has."""
+
+    def __init__(self, path: Path, stream: io.BufferedIOBase):
+        self.path, self.stream = path, stream
+
+    def bytes(self, count: int, what: str) -> bytes:
+        pieces, left = [], count
+        while left:
+            piece = self.stream.read(min(left, _PIECE))
+            if not piece:
+                raise DataError(
+                    f"{self.path}: ends within the {what} ({left} of {count} bytes are missing); "
+                    "the file is truncated or damaged, run OpenMX again with HS.fileout on"
+                )
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
+
+    def ints(self, count: int, what: str) -> Int64[np.ndarray, " count"]:
+        return np.frombuffer(self.bytes(4 * count, what), "<i4").astype(np.int64)
+
+    def doubles(self, count: int, what: str) -> Float[np.ndarray, " count"]:
+        return np.frombuffer(self.bytes(8 * count, what), "<f8")
+
+    def vectors(self, count: int, what: str) -> Float[np.ndarray, "count 3"]:
+        """Of four numbers the first is unused."""
+        return self.doubles(4 * count, what).reshape(count, 4)[:, 1:]
+
+    def damaged(self, what: str) -> DataError:
+        return DataError(f"{self.path}: {what}; the file is damaged or no .scfout file")
+
+
+def _read(reader: _Reader, shells: Shells | None, input_file: str | Path | None) -> Structure:
+    atoms, word, *_, highest_cell, order = reader.ints(7, "header").tolist()
+    version, spin = word >> 2, word & 3
+    if version != VERSION or spin not in _SPINS:
+        raise DataError(
+            f"{reader.path}: version {version} with spin switch {spin}; version {VERSION} (OpenMX 3.9 and 4.0) "
+            "is read, so run OpenMX again, or this is no .scfout file"
+        )
+    if spin == 1:
+        raise DataError(
+            f"{reader.path}: a collinear spin-polarised calculation; scf.SpinPolarization off, or nc with "
+            "spin-orbit coupling, is supported"
+        )
+    if atoms < 1 or highest_cell < 0 or order < 0:
+        raise reader.damaged(f"{atoms} atoms, {highest_cell + 1} cells, order {order}")
+    reader.doubles(4 * (highest_cell + 1), "cell vectors")
+    cells = reader.ints(4 * (highest_cell + 1), "cell indices").reshape(-1, 4)[:, 1:]
+    orbitals = reader.ints(atoms, "orbital counts")
+    neighbours = reader.ints(atoms, "neighbour counts") + 1
+    if orbitals.min() < 1 or orbitals.max() > _MOST_ORBITALS or neighbours.min() < 1:
+        raise reader.damaged(
+            f"atoms have {orbitals.min()} to {orbitals.max()} orbitals and at least {neighbours.min() - 1} neighbours"
+        )
+    pairs = int(neighbours.sum())
+    src = reader.ints(pairs, "neighbours") - 1
+    cell = reader.ints(pairs, "neighbour cells")
+    if src.min() < 0 or src.max() >= atoms or cell.min() < 0 or cell.max() > highest_cell:
+        raise reader.damaged(f"neighbours that are not among {atoms} atoms in {highest_cell + 1} cells")
+    dst = np.repeat(np.arange(atoms), neighbours)
+    edges = np.concatenate([cells[cell], dst[:, None], src[:, None]], axis=1)
+    lattice = reader.vectors(3, "lattice") * BOHR
+    reader.vectors(3, "reciprocal lattice")
+    positions = reader.vectors(atoms, "positions") * BOHR
+
+    size = int((orbitals[dst] * orbitals[src]).sum())
+    real = [reader.doubles(size, "Hamiltonian") for _ in range(spin + 1)]
+    imaginary = [reader.doubles(size, "imaginary Hamiltonian") for _ in range(spin)]
+    overlap = reader.doubles(size, "overlap")
+    for _ in range(3 * order + 3 + spin + 1 + 2):
+        reader.doubles(size, "matrices after the overlap")
+    reader.ints(1, "solver")
+    fermi_level = float(reader.doubles(10, "chemical potential")[0]) * HARTREE
+
+    text = _kept_input(reader) if input_file is None else _input_text(Path(input_file))
+    source = str(reader.path if input_file is None else input_file)
+    numbers, degrees = _species(text, source, atoms, shells)
+    spinless = openmx_basis(degrees)
+    wrong = np.flatnonzero(spinless.sizes[numbers] != orbitals)
+    if len(wrong):
+        atom = int(wrong[0])
+        raise DataError(
+            f"{reader.path}: atom {atom + 1} has {orbitals[atom]} orbitals, but its shells in {spinless.name} "
+            f"have {spinless.sizes[numbers[atom]]}; give the shells or the input of this calculation"
+        )
+    sorting = edge_order(edges)
+    starts = block_starts(edges[:, 3:].T, numbers, spinless)
+    edges = edges[sorting]
+    real = [HARTREE * reordered(part, starts, sorting) for part in real]
+    imaginary = [HARTREE * reordered(part, starts, sorting) for part in imaginary]
+    structure = Structure(
+        name=reader.path.name.split(".scfout")[0],
+        numbers=numbers,
+        positions=positions,
+        lattice=lattice,
+        shells=dict(spinless.shells),
+        spinful=bool(spin),
+        fermi_level=fermi_level,
+        edges=edges,
+        hamiltonian=_with_spin(real, imaginary, edges, numbers, spinless, reader) if spin else real[0],
+        overlap=reordered(overlap, starts, sorting),
+    )
+    check_structure(structure, str(reader.path))
+    return structure
+
+
+def _with_spin(
+    real: list[np.ndarray],
+    imaginary: list[np.ndarray],
+    edges: Int64[np.ndarray, "pairs 5"],
+    numbers: Int64[np.ndarray, " atoms"],
+    spinless: OrbitalBasis,
+    reader: _Reader,
+) -> Shaped[np.ndarray, " entries"]:
+    """Blocks [[uu, ud], [du, dd]] of the parts."""
+    up, down = (real[n] + 1j * imaginary[n] for n in (0, 1))
+    mixed = real[2] + 1j * (real[3] + imaginary[2])
+    spinful = openmx_basis(spinless.shells, spinful=True)
+    starts = block_starts(edges[:, 3:].T, numbers, spinless)
+    try:
+        reverse = reversed_edges(edges[:, :3], edges[:, 3:].T)
+    except DataError as error:
+        raise reader.damaged(str(error)) from error
+    result = np.empty(4 * len(up), dtype=np.complex128)
+    both = zip(
+        species_entries(edges, numbers, spinless), species_entries(edges, numbers, spinful), strict=True
+    )
+    for (chosen, inside), (_, where) in both:
+        _, rows, columns = inside.shape
+        partner = starts[reverse[chosen]][:, None, None] + np.arange(rows * columns).reshape(columns, rows).T
+        result[where[:, :rows, :columns]] = up[inside]
+        result[where[:, :rows, columns:]] = mixed[inside]
+        result[where[:, rows:, :columns]] = mixed[partner].conj()
+        result[where[:, rows:, columns:]] = down[inside]
+    return result
+
+
+def _kept_input(reader: _Reader) -> str:
+    count = int(reader.ints(1, "length of the input")[0])
+    if count < 0:
+        raise reader.damaged(f"an input of {count} lines")
+    content = reader.bytes(_LINE * count, "input")
+    lines = (content[n : n + _LINE].split(b"\0", 1)[0] for n in range(0, len(content), _LINE))
+    return "\n".join(line.decode("utf-8", "replace").rstrip("\n") for line in lines)
+
+
+def _input_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason}); give an OpenMX input (.dat)") from error
+
+
+def _species(
+    text: str, source: str, atoms: int, shells: Shells | None
+) -> tuple[Int64[np.ndarray, " atoms"], dict[int, tuple[int, ...]]]:
+    """Atomic numbers of the atoms and shells of the elements from an OpenMX input."""
+    elements: dict[str, int] = {}
+    bases: dict[int, set[str]] = {}
+    for words in _table(text, source, "Definition.of.Atomic.Species"):
+        match = _BASIS_NAME.fullmatch(words[1]) if len(words) > 1 else None
+        number = atomic_numbers.get(match[1]) if match else None
+        if match is None or not number:
+            raise DataError(
+                f"{source}: species {' '.join(words)!r} names no basis such as C6.0-s2p2d1; correct the "
+                "input or give another"
+            )
+        elements[words[0]] = number
+        bases.setdefault(number, set()).add(match[2])
+    rows = _table(text, source, "Atoms.SpeciesAndCoordinates")
+    unknown = [words for words in rows if len(words) < 2 or words[1] not in elements]
+    if unknown or len(rows) != atoms:
+        raise DataError(
+            f"{source}: Atoms.SpeciesAndCoordinates has {len(rows)} atoms, the file {atoms}"
+            + (f", and {' '.join(unknown[0])!r} is of no species" if unknown else "")
+            + "; give the input of this calculation"
+        )
+    numbers = np.array([elements[words[1]] for words in rows], dtype=np.int64)
+    present = sorted(set(numbers.tolist()))
+    try:
+        if shells is not None:
+            given = OrbitalBasis.openmx(shells)
+            given.check(numbers, source)
+            return numbers, {z: given.shells[z] for z in present}
+        several = {z: sorted(bases[z]) for z in present if len(bases[z]) > 1}
+        if several:
+            raise DataError(
+                f"{source}: element with several bases {several}; one for each element is supported"
+            )
+        return numbers, dict(OrbitalBasis.openmx({z: next(iter(bases[z])) for z in present}).shells)
+    except BasisError as error:
+        raise DataError(
+            f"{source}: {error} (option shells gives the shells of each element in place of the input)"
+        ) from error
+
+
+def _table(text: str, source: str, name: str) -> list[list[str]]:
+    """The rows between ``<name`` and ``name>``; keywords are in any case, and # starts a comment."""
+    lines = [line.split("#", 1)[0].split() for line in text.splitlines()]
+    marks = [words[0].lower() if words else "" for words in lines]
+    opening, closing = f"<{name}".lower(), f"{name}>".lower()
+    if opening not in marks or closing not in marks[marks.index(opening) :]:
+        raise DataError(f"{source}: no table <{name} ... {name}>; give the OpenMX input of this calculation")
+    start = marks.index(opening)
+    return [words for words in lines[start + 1 : marks.index(closing, start)] if words]

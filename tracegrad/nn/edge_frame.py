@@ -1,0 +1,96 @@
+"""The frame of an edge: rotations that bring each edge onto the polar axis.
+
+In that frame the spherical harmonics of the edge vanish except for m = 0, so a tensor product with them couples the
+component m of one irrep to the component m of another only if parities fit (l1 + l2 + l3 even), and otherwise to
+-m with opposite signs for +m and -m. Irreps of *unnatural* parity, p = -(-1)^l, are therefore kept with their
+components exchanged, y'_m = y_-m and y'_-m = -y_m for m > 0: then every coupling is m to m, with one coefficient
+for +m and -m. The exchange is orthogonal, so inner products and linear maps of channels do not notice it.
+
+Features here are item-first, [edges, 2l + 1, channels].
+"""
+
+from functools import lru_cache
+
+import torch
+from e3nn.o3 import Irrep
+from jaxtyping import Float
+from torch import Tensor
+
+from tracegrad.nn.constants import Constant
+from tracegrad.nn.features import spherical_harmonics
+from tracegrad.nn.precision import full_precision
+
+
+def is_natural(ir: Irrep) -> bool:
+    """Whether the parity is (-1)^l, that of the spherical harmonics."""
+    return ir.p == (-1) ** ir.l
+
+
+class EdgeFrame:
+    """Rotation matrices of all irreps for a set of edges.
+
+    Args:
+        vectors: x, y, z of each edge in any unit; a vanishing vector (an on-site edge) has the global frame.
+    """
+
+    def __init__(self, vectors: Float[Tensor, "edges 3"]):
+        x, y, z = vectors.unbind(1)
+        self._azimuth = torch.atan2(y, x)[:, None]
+        self._polar = torch.atan2(torch.hypot(x, y), z)[:, None]
+        self._matrices: dict[tuple[int, bool], Tensor] = {}
+
+    @full_precision
+    def to_local(self, x: Float[Tensor, "edges m c"], ir: Irrep) -> Float[Tensor, "edges m c"]:
+        """Components in the frame of each edge."""
+        return x if ir.l == 0 else self.rotation(ir).transpose(1, 2) @ x
+
+    @full_precision
+    def to_global(self, x: Float[Tensor, "edges m c"], ir: Irrep) -> Float[Tensor, "edges m c"]:
+        """The inverse of `to_local`."""
+        return x if ir.l == 0 else self.rotation(ir) @ x
+
+    def rotation(self, ir: Irrep) -> Float[Tensor, "edges m m"]:
+        """Matrices from the frame of each edge to the global one."""
+        key = (ir.l, is_natural(ir))
+        if key not in self._matrices:
+            self._matrices[key] = self._wigner(ir.l) if key[1] else self._exchanged(ir.l)
+        return self._matrices[key]
+
+    @full_precision
+    def _wigner(self, degree: int) -> Float[Tensor, "edges m m"]:
+        """D(R_z(azimuth) R_y(polar)) = Z(azimuth) J Z(polar) J^T, see `_axis_exchange`."""
+        exchange = _axis_exchange(degree)(self._polar)
+        turned = exchange @ _about_axis(self._polar, exchange.T.expand(len(self._polar), -1, -1), degree)
+        return _about_axis(self._azimuth, turned, degree)
+
+    def _exchanged(self, degree: int) -> Float[Tensor, "edges m m"]:
+        matrix = self.rotation(Irrep(degree, (-1) ** degree))
+        sign = torch.ones(2 * degree + 1, dtype=matrix.dtype, device=matrix.device)
+        sign[:degree] = -1
+        flipped = matrix.flip(2) * sign
+        flipped[:, :, degree] = matrix[:, :, degree]
+        return flipped
+
+
+def _about_axis(
+    angle: Float[Tensor, "edges 1"], x: Float[Tensor, "edges m k"], degree: int
+) -> Float[Tensor, "edges m k"]:
+    """Rotation about the polar axis: cos(m a) x_m - sin(m a) x_-m."""
+    m = torch.arange(-degree, degree + 1, device=angle.device)
+    return torch.cos(m * angle)[:, :, None] * x - torch.sin(m * angle)[:, :, None] * x.flip(1)
+
+
+@lru_cache(maxsize=32)
+def _axis_exchange(degree: int) -> Constant:
+    """J, the Wigner matrix of the rotation z -> y -> x -> z, which turns rotations about z into such about y.
+
+    It is read off the spherical harmonics of rotated points, Y(R r) = J Y(r).
+    """
+    with torch.inference_mode(False):
+        points = torch.randn(
+            4 * degree + 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
+        before, after = (
+            spherical_harmonics(p, degree)[degree**2 :].T for p in (points, points[:, [1, 2, 0]])
+        )
+        return Constant(torch.linalg.lstsq(before, after).solution.T)

@@ -1,0 +1,241 @@
+"""Tensor product of edge features with the spherical harmonics of the edge, in the edge's own frame.
+
+The product out = sum_paths W_uw C^{l1 l2 l3} (x_l1, Y_l2) has weights that are the same for all edges. In the frame
+of the edge Y_l2 is sqrt(2 l2 + 1) at m = 0 and nothing else (`tracegrad.nn.edge_frame`), so all paths together are
+one dense matrix for each |m|, used for +m and -m (the SO(2) form of Passaro and Zitnick 2023, exact). On-site edges
+have no direction: there only l2 = 0 is left, which is a linear map.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from e3nn.o3 import Irrep, Irreps
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tracegrad.nn.constants import Constant
+from tracegrad.nn.edge_frame import is_natural
+from tracegrad.nn.features import wigner_3j
+from tracegrad.nn.precision import full_precision
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """All paths from one irrep of the input to one of the output."""
+
+    source: int  # position among the irreps of the input
+    target: int  # position among the irreps of the output
+    degrees: tuple[int, ...]  # l2 of each path
+
+
+@dataclass(frozen=True)
+class Group:
+    """Components of one |m| that are multiplied together."""
+
+    m: int
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+class EdgeProduct(nn.Module):
+    """[x_1 | x_2 | ...] (x) Y with weights of rank one, W_uw = W1_uw W2_w for every path of every input x_s.
+
+    Args:
+        inputs: irreps of the inputs, each irrep once.
+        output: irreps of the output, each irrep once.
+        lmax: highest degree of Y.
+        legacy: normalisation and signs of e3nn 0.3.5 instead of today's ("element") ones.
+    """
+
+    def __init__(self, inputs: Sequence[Irreps], output: Irreps, lmax: int, *, legacy: bool = False):
+        super().__init__()
+        self.kinds: list[Irrep] = sorted({ir for irreps in inputs for _, ir in irreps}, key=_natural_first)
+        self.inputs, self.output, self.lmax = list(inputs), output, lmax
+        muls = [{ir: mul for mul, ir in irreps} for irreps in inputs]
+        self.couplings = [
+            Coupling(i, o, degrees)
+            for i, ir_in in enumerate(self.kinds)
+            for o, (_, ir_out) in enumerate(output)
+            if (degrees := _filter_degrees(ir_in, ir_out, lmax))
+        ]
+        self._shapes: list[
+            tuple[int, int, int]
+        ] = []  # per coupling: l2, channels of all inputs, channels of output
+        self._tables: list[Constant] = []  # per coupling: [|m|, l2]
+        scales: list[Tensor] = []  # of every number of w2
+        owners: list[Tensor] = []  # number of w2 that belongs to every number of w1
+        for coupling in self.couplings:
+            ir_in, (mul_out, ir_out) = self.kinds[coupling.source], output[coupling.target]
+            widths = [mul[ir_in] for mul in muls if ir_in in mul]
+            count = len(coupling.degrees)
+            self._shapes.append((count, sum(widths), mul_out))
+            scale = torch.tensor(
+                self._path_scales(coupling.target, widths, muls, legacy=legacy), dtype=torch.float64
+            )
+            positions = sum(len(scale) for scale in scales) + torch.arange(count * len(widths) * mul_out)
+            by_input = positions.view(count, len(widths), mul_out).repeat_interleave(
+                torch.tensor(widths), dim=1
+            )
+            scales.append(scale[None, :, None].expand(count, -1, mul_out).flatten())
+            owners.append(by_input.flatten())
+            self._tables.append(Constant(_couplings(ir_in, ir_out, coupling.degrees, legacy=legacy)))
+        self._scales = Constant(torch.cat(scales))
+        self.register_buffer("owners", torch.cat(owners), persistent=False)
+        self.owners: Tensor
+        # Coupling after coupling, each [l2, channels of all inputs (w1) or input (w2), channels of the output].
+        self.w1 = nn.Parameter(torch.randn(len(self.owners)))
+        self.w2 = nn.Parameter(torch.randn(sum(len(scale) for scale in scales)))
+        self.groups = self._make_groups()
+
+    @full_precision
+    def forward(
+        self, x: list[Float[Tensor, "edges _m _c"]], on_site: Int[Tensor, " loops"]
+    ) -> list[Float[Tensor, "edges _m _w"]]:
+        """The product, in the frame of each edge like its input.
+
+        Args:
+            x: for each irrep of ``kinds`` the channels of all inputs that have it, side by side.
+            on_site: positions of the edges without direction.
+        """
+        weights = self._weights()
+        by_component = [
+            (table(w) @ w.flatten(1)).unflatten(1, w.shape[1:])
+            for table, w in zip(self._tables, weights, strict=True)
+        ]  # per coupling: [|m|, sources, targets]
+        pieces: list[dict[int, Tensor]] = [
+            {} for _ in self.output
+        ]  # per output: m -> [edges, 1 or 2, channels]
+        for group in self.groups:
+            rows = torch.cat([_components(x[i], self.kinds[i].l, group.m) for i in group.sources], dim=2)
+            result = rows @ self._matrix(group, by_component)
+            columns = [self.output[o].mul for o in group.targets]
+            for o, piece in zip(group.targets, result.split(columns, dim=2), strict=True):
+                pieces[o][group.m] = piece
+        out = [self._assemble(o, found, x[0]) for o, found in enumerate(pieces)]
+        if len(on_site):
+            for o, values in self._linear(x, on_site, weights):
+                out[o] = out[o].index_copy(0, on_site, values)
+        return out
+
+    def views(self, flat: Tensor, *, inputs: bool = False) -> list[Tensor]:
+        """Parts of ``w1`` (or ``w2``, one row for each input) that belong to each coupling."""
+        shapes = [
+            (l2, sum(ir in [i for _, i in irreps] for irreps in self.inputs), w) if inputs else (l2, u, w)
+            for (l2, u, w), ir in zip(
+                self._shapes, (self.kinds[c.source] for c in self.couplings), strict=True
+            )
+        ]
+        parts = flat.split([math.prod(shape) for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _weights(self) -> list[Float[Tensor, "l2 _u _w"]]:
+        """Normalised weights of each coupling."""
+        return self.views(self.w1 * (self.w2 * self._scales(self.w2)).index_select(0, self.owners))
+
+    def _matrix(
+        self, group: Group, weights: list[Float[Tensor, "_m _u _w"]]
+    ) -> Float[Tensor, "sources targets"]:
+        """All weights that couple the components of one |m|."""
+        found = {
+            (c.source, c.target): w[group.m]
+            for c, w in zip(self.couplings, weights, strict=True)
+            if c.source in group.sources and c.target in group.targets
+        }
+        width = {i: w.shape[0] for (i, _), w in found.items()}
+        rows = [
+            torch.cat(
+                [
+                    found[i, o] if (i, o) in found else weights[0].new_zeros(width[i], self.output[o].mul)
+                    for o in group.targets
+                ],
+                dim=1,
+            )
+            for i in group.sources
+        ]
+        return torch.cat(rows)
+
+    def _assemble(self, o: int, pieces: dict[int, Tensor], like: Tensor) -> Float[Tensor, "edges m w"]:
+        """Components m = -l .. l of one output from its pieces; those that nothing couples to are zero."""
+        mul, ir = self.output[o]
+        zero = like.new_zeros(1, 1, mul).expand(len(like), 1, mul)
+        signed = {0: pieces.get(0, zero)}
+        for m in range(1, ir.l + 1):
+            minus, plus = pieces[m].split(1, dim=1) if m in pieces else (zero, zero)
+            signed |= {-m: minus, m: plus}
+        return torch.cat([signed[m] for m in range(-ir.l, ir.l + 1)], dim=1)
+
+    def _linear(
+        self, x: list[Tensor], on_site: Tensor, weights: list[Tensor]
+    ) -> list[tuple[int, Float[Tensor, "loops _m _w"]]]:
+        """Outputs of edges without direction: l2 = 0 alone."""
+        results = {o: x[0].new_zeros(len(on_site), ir.dim, mul) for o, (mul, ir) in enumerate(self.output)}
+        for n, coupling in enumerate(self.couplings):
+            if coupling.degrees[0] == 0:
+                matrix = self._tables[n](weights[n])[0, 0] * weights[n][0]
+                results[coupling.target] = x[coupling.source].index_select(0, on_site) @ matrix
+        return list(results.items())
+
+    def _path_scales(
+        self, target: int, widths: list[int], muls: list[dict[Irrep, int]], *, legacy: bool
+    ) -> list[float]:
+        """Path normalisation of each input: over the channels ("element"), or over the paths (legacy)."""
+        into = [c for c in self.couplings if c.target == target]
+        fans = [
+            mul[self.kinds[c.source]]
+            for c in into
+            for mul in muls
+            if self.kinds[c.source] in mul
+            for _ in c.degrees
+        ]
+        dim = self.output[target].ir.dim
+        return [math.sqrt(dim / (width * len(fans) if legacy else sum(fans))) for width in widths]
+
+    def _make_groups(self) -> list[Group]:
+        """For m = 0 natural and unnatural irreps are apart; for every other |m| all couple."""
+        groups = []
+        for m in range(max(ir.l for _, ir in self.output) + 1):
+            for kinds in ((True,), (False,)) if m == 0 else ((True, False),):
+                coupled = [
+                    c
+                    for c in self.couplings
+                    if min(self.kinds[c.source].l, self.output[c.target].ir.l) >= m
+                    and is_natural(self.kinds[c.source]) in kinds
+                    and is_natural(self.output[c.target].ir) in kinds
+                ]
+                if coupled:
+                    sources, targets = ({c.source for c in coupled}, {c.target for c in coupled})
+                    groups.append(Group(m, tuple(sorted(sources)), tuple(sorted(targets))))
+        return groups
+
+
+def _natural_first(ir: Irrep) -> tuple[int, bool]:
+    return ir.l, not is_natural(ir)
+
+
+def _filter_degrees(ir_in: Irrep, ir_out: Irrep, lmax: int) -> tuple[int, ...]:
+    """Degrees of the harmonics that couple two irreps."""
+    return tuple(
+        l2
+        for l2 in range(abs(ir_in.l - ir_out.l), min(ir_in.l + ir_out.l, lmax) + 1)
+        if ir_in.p * (-1) ** l2 == ir_out.p
+    )
+
+
+def _couplings(
+    ir_in: Irrep, ir_out: Irrep, degrees: tuple[int, ...], *, legacy: bool
+) -> Float[Tensor, "m degrees"]:
+    """sqrt(2 l2 + 1) C^{l1 l2 l3} between the components |m| of the frame of an edge."""
+    tables = [math.sqrt(2 * l2 + 1) * wigner_3j(ir_in.l, l2, ir_out.l, legacy)[:, l2] for l2 in degrees]
+    rows = []
+    for m in range(min(ir_in.l, ir_out.l) + 1):
+        # Components of unnatural irreps stand exchanged, see `tracegrad.nn.edge_frame`.
+        m_in, m_out = (m if is_natural(ir) or m == 0 else -m for ir in (ir_in, ir_out))
+        rows.append([float(table[ir_in.l + m_in, ir_out.l + m_out]) for table in tables])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _components(x: Float[Tensor, "edges m c"], degree: int, m: int) -> Float[Tensor, "edges _ c"]:
+    """Component 0, or the components -m and m."""
+    return x[:, degree : degree + 1] if m == 0 else x[:, degree - m : degree + m + 1 : 2 * m]

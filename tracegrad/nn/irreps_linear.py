@@ -1,0 +1,92 @@
+"""Linear maps between the channels of features whose irreps have different numbers of channels.
+
+Features are lists of one tensor [items, 2l + 1, channels] for each irrep, each irrep once. Weights start standard
+normal and are divided by the square root of the number of inputs, biases start at zero (as in e3nn).
+"""
+
+import math
+
+import torch
+from e3nn.o3 import Irrep, Irreps
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tracegrad.nn.precision import full_precision
+
+SCALAR = Irrep(0, 1)
+
+
+class IrrepsLinear(nn.Module):
+    """One matrix for each irrep that both sides have, and a bias on 0e; irreps without an input come out as zero.
+
+    Args:
+        irreps_in, irreps_out: each irrep once.
+        bias: on the 0e of the output, if it has one.
+    """
+
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, *, bias: bool):
+        super().__init__()
+        self.irreps_out = irreps_out
+        places = {ir: i for i, (_, ir) in enumerate(irreps_in)}
+        self.sources = [places.get(ir) for _, ir in irreps_out]
+        self.weights = nn.ParameterList(
+            [
+                torch.randn(irreps_in[source].mul, mul)
+                for source, (mul, _) in zip(self.sources, irreps_out, strict=True)
+                if source is not None
+            ]
+        )
+        scalars = [mul for mul, ir in irreps_out if ir == SCALAR]
+        self.bias = nn.Parameter(torch.zeros(scalars[0])) if bias and scalars else None
+
+    @full_precision
+    def forward(self, x: list[Float[Tensor, "n _m _c"]]) -> list[Float[Tensor, "n _m _w"]]:
+        weights = iter(self.weights)
+        out = []
+        for source, (mul, ir) in zip(self.sources, self.irreps_out, strict=True):
+            if source is None:
+                out.append(x[0].new_zeros(len(x[0]), ir.dim, mul))
+                continue
+            weight = next(weights)
+            y = x[source] @ (weight / math.sqrt(len(weight)))
+            out.append(y + self.bias if ir == SCALAR and self.bias is not None else y)
+        return out
+
+
+class KindLinear(nn.Module):
+    """A linear map of its own for each kind of item: the tensor product with the one-hot vector of the kind.
+
+    Args:
+        irreps_in, irreps_out: each irrep once.
+        kinds: number of kinds.
+    """
+
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, kinds: int):
+        super().__init__()
+        self.linears = nn.ModuleList([IrrepsLinear(irreps_in, irreps_out, bias=False) for _ in range(kinds)])
+        self.scale = 1 / math.sqrt(kinds)
+
+    @full_precision
+    def forward(self, x: list[Float[Tensor, "n _m _c"]], kinds: "Kinds") -> list[Float[Tensor, "n _m _w"]]:
+        if kinds.order is None:
+            return [y * self.scale for y in self.linears[0](x)]
+        sorted_x = [part.index_select(0, kinds.order).split(kinds.counts) for part in x]
+        results = [linear([part[k] for part in sorted_x]) for k, linear in enumerate(self.linears)]
+        joined = (torch.cat(parts).index_select(0, kinds.back) for parts in zip(*results, strict=True))
+        return [y * self.scale for y in joined]
+
+
+class Kinds:
+    """Items grouped by their kind, worked out once for all layers.
+
+    Args:
+        kind: kind of each item, from 0.
+        count: number of kinds.
+    """
+
+    def __init__(self, kind: Int[Tensor, " n"], count: int):
+        self.order: Tensor | None = None
+        if count > 1:
+            self.order = torch.argsort(kind, stable=True)
+            self.back = torch.argsort(self.order)
+            self.counts = torch.bincount(kind, minlength=count).tolist()

@@ -1,0 +1,72 @@
+"""The traces T = tr(H H^dagger) of basic blocks H^{lp x lq} (Theorem 1), the labels of the invariant branch."""
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor
+
+from tracegrad.basis import OrbitalBasis
+from tracegrad.errors import ConfigError
+from tracegrad.nn.constants import Constant
+from tracegrad.nn.precision import full_precision
+
+SpinTrace = Literal["sum", "singlet_triplet", "per_spin_block"]
+
+
+class BlockTraces:
+    """Traces of the basic blocks of each pair of atoms, one label after another.
+
+    A rotation acts on spin, too, and mixes uu, ud, du and dd: the trace of a spin block alone is not invariant.
+    Their sum is, and so are its parts from the singlet |s|^2 = |uu + dd|^2 / 2 and from the triplet, the rest.
+
+    Args:
+        basis: orbital basis of the blocks.
+        spin: labels of a spinful H: "sum" over the four spin blocks; "singlet_triplet", two labels for each pair
+            of shells, first all singlets; "per_spin_block", four labels that are **not** invariant under rotations
+            (the paper counts 196 = 4 x 49 blocks). Without spin there is one label for each pair of shells.
+    """
+
+    def __init__(self, basis: OrbitalBasis, spin: SpinTrace = "sum"):
+        if spin not in get_args(SpinTrace):
+            raise ConfigError(f"tracegrad.spin_trace is {spin!r}; choose one of {list(get_args(SpinTrace))}")
+        self.spin: SpinTrace = spin
+        self.spins = basis.spins
+        self.split = basis.spinful and spin == "singlet_triplet"
+        # One row of shells for each spin, or all spins in one.
+        self.shells = len(basis.union) // (1 if spin == "per_spin_block" else basis.spins)
+        self.count = self.shells**2 * (2 if self.split else 1)
+        member = torch.zeros(basis.dim, self.shells)
+        for i, (start, degree) in enumerate(zip(basis.shell_starts, basis.union, strict=True)):
+            member[start : start + 2 * degree + 1, i % self.shells] = 1
+        self._member = Constant(member)
+        self._mask = torch.from_numpy(basis.shell_mask)[:, : self.shells]
+
+    @full_precision
+    def __call__(
+        self, blocks: Float[Tensor, "n dim dim"] | Complex[Tensor, "n dim dim"]
+    ) -> Float[Tensor, "n labels"]:
+        """Labels of blocks in the union layout; unit: the square of H's."""
+        squares = squared_modulus(blocks)
+        member = self._member(squares)
+        total = member.T @ squares @ member
+        if not self.split:
+            return total.flatten(1)
+        half = blocks.shape[-1] // 2
+        one = member[:half]
+        singlet = one.T @ (squared_modulus(blocks[:, :half, :half] + blocks[:, half:, half:]) / 2) @ one
+        return torch.cat([singlet, total - singlet], dim=1).flatten(1)
+
+    def mask(self, numbers: Tensor, edges: Tensor) -> Bool[Tensor, "n labels"]:
+        """Labels that exist for pairs of atoms: ``edges`` (2, n) are positions in the atomic ``numbers``."""
+        present = self._mask.to(numbers.device)[numbers]
+        rows, columns = present[edges[0]], present[edges[1]]
+        one = (rows[:, :, None] & columns[:, None, :]).flatten(1)
+        return torch.cat([one, one], dim=1) if self.split else one
+
+
+def squared_modulus(
+    x: Float[Tensor, "*shape"] | Complex[Tensor, "*shape"],
+) -> Float[Tensor, "*shape"]:
+    """|x|^2 of real or complex numbers."""
+    return torch.view_as_real(x).square().sum(-1) if x.is_complex() else x.square()
