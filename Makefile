@@ -24,3 +24,4 @@ lint: setup
 
 demo: setup
 	$(BIN)/python -m experiments.ablate experiment=demo seeds=0,1,2 jobs=2
+	$(BIN)/python -m experiments.ablate experiment=demo_crystals seeds=0,1,2 jobs=2

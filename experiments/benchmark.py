@@ -1,21 +1,15 @@
-"""Time the network, TraceGrad and the data path on this machine: `python -m experiments.benchmark --help`.
+"""Time the networks, TraceGrad and the data path on this machine: `python -m experiments.benchmark --help`.
 
 Every ratio compares times of one run, taken in turns, so that other load on the machine falls on both sides.
-Run it from the repository: the plain e3nn form of QHNet is an oracle of the tests.
+Run it from the repository: the plain e3nn forms of the networks are oracles of the tests.
 """
 
 import argparse
-import json
-import os
-import sqlite3
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,200 +17,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from experiments.configuration import ARMS
-from experiments.timing import Timing, measure, processor
-from tests.oracles.qhnet_e3nn import plain_copy
-from tracegrad.backbones.interface import Feature
-from tracegrad.backbones.qhnet import QHNet
-from tracegrad.basis import OrbitalBasis
-from tracegrad.data.qh9 import QH9Database
-from tracegrad.graph import HamiltonianGraph, collate, molecule_graph
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.model import HamiltonianModel, Prediction
-from tracegrad.nn.tracegrad import TraceGrad, TraceGradBlock
-
-SWITCHES = {arm: switches for switches, arm in ARMS.items()}  # (trace, grad)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of networks and data; the defaults are those of the paper."""
-
-    network: Mapping[str, Any]
-    tracegrad: Mapping[str, Any]
-    rows: int
-    batch: int
-
-
-FULL = Sizes({"species": 10}, {"channels": 1024, "hidden": 1024}, 300, 32)
-SMALL = Sizes(
-    {"lmax": 2, "channels": 4, "bottleneck": 2, "layers": 2, "pair_layers": 1, "radial": 4},
-    {"channels": 8, "hidden": 8},
-    6,
-    3,
-)
-
-
-def random_molecule(rng: np.random.Generator, atoms: int) -> tuple[np.ndarray, np.ndarray]:
-    """A chain-like molecule: half heavy atoms 1.45 angstrom apart, half hydrogens 1.08 from a heavy atom."""
-    heavy = max(1, atoms // 2)
-    numbers = np.array([*rng.choice([6, 7, 8], heavy, p=[0.7, 0.15, 0.15]), *[1] * (atoms - heavy)])
-    positions = [np.zeros(3)]
-    while len(positions) < atoms:
-        length, closest = (1.45, 1.4) if len(positions) < heavy else (1.08, 1.0)
-        direction = rng.normal(size=3)
-        anchor = positions[rng.integers(min(len(positions), heavy))]
-        candidate = anchor + length * direction / np.linalg.norm(direction)
-        if min(np.linalg.norm(candidate - other) for other in positions) >= closest:
-            positions.append(candidate)
-    return numbers, np.array(positions)
-
-
-def random_matrix(rng: np.random.Generator, numbers: np.ndarray, basis: OrbitalBasis) -> np.ndarray:
-    """A symmetric matrix in place of a Hamiltonian."""
-    matrix = rng.normal(size=(2, basis.sizes[numbers].sum()))
-    return matrix.T @ matrix
-
-
-def random_graphs(rng: np.random.Generator, molecules: int, atoms: int, basis) -> list[HamiltonianGraph]:
-    """Labelled graphs in float32."""
-    drawn = [random_molecule(rng, atoms) for _ in range(molecules)]
-    return [
-        molecule_graph(numbers, positions, basis, hamiltonian=random_matrix(rng, numbers, basis))
-        for numbers, positions in drawn
-    ]
-
-
-def forward(model: Callable, graph) -> None:
-    """Prediction without gradients."""
-    with torch.inference_mode():
-        model(graph)
-
-
-def training_step(model: torch.nn.Module, loss: HamiltonianLoss, graph) -> Callable[[], None]:
-    """Forward, loss, backward and an optimizer step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        found = model(graph)
-        prediction = found if isinstance(found, Prediction) else Prediction(found)
-        loss(prediction, graph).total.backward()
-        optimizer.step()
-
-    return step
-
-
-def against_e3nn(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device: str):
-    """QHNet against its plain e3nn form; the note states how far apart the results are."""
-    fast = QHNet(basis, **sizes.network).to(device)
-    plain = plain_copy(fast)
-    with torch.inference_mode():
-        a, b = fast(graph), plain(graph)
-    apart = max(float((a[site] - b[site]).abs().max()) for site in a)
-    largest = float(b["edge"].abs().max())
-    ways = {"plain e3nn": plain, "tracegrad": fast}
-    timings = measure(
-        "QHNet forward", {k: partial(forward, m, graph) for k, m in ways.items()}, repeats, device
-    )
-    loss = HamiltonianLoss(basis)
-    steps = {k: training_step(m, loss, graph) for k, m in ways.items()}
-    timings += measure("QHNet training step", steps, repeats, device)
-    return (
-        timings,
-        f"largest difference of the blocks of both forms: {apart:.1e} (values up to {largest:.1e})",
-    )
-
-
-def cost_of_arms(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device: str) -> list[Timing]:
-    """What each arm of the ablation adds to the backbone: low-rank W, and for the last arm projected W."""
-    models = {}
-    forms = [(arm, arm, "low_rank") for arm in SWITCHES]
-    for name, arm, w in [*forms, ("tracegrad, projected W", "tracegrad", "projected")]:
-        trace, grad = SWITCHES[arm]
-        make = partial(TraceGrad, trace=trace, grad=grad, w=w, **sizes.tracegrad)  # type: ignore[arg-type]
-        models[name] = HamiltonianModel(QHNet(basis, **sizes.network), make).to(device)
-    forwards = {arm: partial(forward, partial(model, traces=False), graph) for arm, model in models.items()}
-    timings = measure("arm forward, without traces", forwards, repeats, device)
-    loss = HamiltonianLoss(basis)
-    steps = {arm: training_step(model, loss, graph) for arm, model in models.items()}
-    return timings + measure("arm training step", steps, repeats, device)
-
-
-def closed_form(sizes: Sizes, items: int, basis: OrbitalBasis, repeats: int, device: str) -> list[Timing]:
-    """v in closed form against v by automatic differentiation, for one block."""
-    irreps = QHNet(basis, **sizes.network).feature_irreps["edge"][0]
-    block = TraceGradBlock(irreps, width=len(basis.union) ** 2, **sizes.tracegrad).to(device)
-    feature = [torch.randn(ir.dim, items, mul, device=device, requires_grad=True) for mul, ir in irreps]
-
-    def by_autograd(*, differentiable: bool) -> tuple[torch.Tensor, Feature]:
-        z = block.s_nonlin(block.invariants(feature)[0])
-        return z, list(torch.autograd.grad(z.sum(), feature, create_graph=differentiable))
-
-    def in_closed_form() -> None:
-        with torch.inference_mode():
-            block(feature)
-
-    def backward(way: Callable[[], tuple[torch.Tensor, Feature]]) -> None:
-        z, v = way()
-        block.zero_grad()
-        torch.autograd.backward([z.sum(), *(part.square().sum() for part in v)])
-
-    ways: dict[str, Callable[[], object]] = {
-        "autograd": partial(by_autograd, differentiable=False),
-        "closed form": in_closed_form,
-    }
-    timings = measure(f"v forward, {items} edges", ways, repeats, device)
-    ways = {
-        "autograd": partial(backward, partial(by_autograd, differentiable=True)),
-        "closed form": partial(backward, partial(block, feature)),
-    }
-    return timings + measure(f"v forward and backward, {items} edges", ways, repeats, device)
-
-
-def data_path(sizes: Sizes, rng: np.random.Generator, atoms: int, basis: OrbitalBasis, repeats: int):
-    """From rows of a SQLite file to graphs and batches, in one process."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "stable.db"
-        with sqlite3.connect(path) as connection:
-            connection.execute(
-                "CREATE TABLE data (id INTEGER PRIMARY KEY, N INTEGER, Z BLOB, pos BLOB, Ham BLOB)"
-            )
-            for row in range(sizes.rows):
-                numbers, positions = random_molecule(rng, atoms)
-                blobs = (numbers.astype("<i4"), positions, random_matrix(rng, numbers, basis))
-                values = (row, atoms, *(blob.tobytes() for blob in blobs))
-                connection.execute("INSERT INTO data VALUES (?, ?, ?, ?, ?)", values)
-        connection.close()
-        database = QH9Database(path)
-
-        def read() -> list[HamiltonianGraph]:
-            samples = (database[row] for row in range(len(database)))
-            return [
-                molecule_graph(s.numbers, s.positions, basis, hamiltonian=s.hamiltonian, sample_id=s.row)
-                for s in samples
-            ]
-
-        graphs = read()
-
-        def batches() -> None:
-            for start in range(0, len(graphs), sizes.batch):
-                collate(graphs[start : start + sizes.batch])
-
-        timings = measure(f"SQLite to graph, {len(graphs)} rows", {"one process": read}, repeats, "cpu")
-        task = f"collation in batches of {sizes.batch}, {len(graphs)} rows"
-        timings += measure(task, {"one process": batches}, repeats, "cpu")
-    rates = [f"{len(graphs) / t.median:,.0f} molecules of {atoms} atoms a second: {t.task}" for t in timings]
-    return timings, rates
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write the whole file or nothing."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-    os.replace(temporary, path)
+from experiments.benchmarks import crystals, molecules
+from experiments.runs import write_json
+from experiments.timing import Timing, processor
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -230,6 +33,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--atoms", type=int, default=18, help="atoms of each molecule, half of them hydrogen (18)"
     )
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds of each task (3)")
+    parser.add_argument("--only", choices=("molecules", "crystals"), help="one kind of task alone")
     parser.add_argument("--small", action="store_true", help="tiny networks: does it run, not how fast")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
@@ -251,27 +55,28 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    device, repeats = options.device, options.repeats
-    sizes = SMALL if options.small else FULL
-    basis = OrbitalBasis.def2_svp()
-    graph = collate(random_graphs(rng, options.molecules, options.atoms, basis)).to(device)
-
-    timings, difference = against_e3nn(sizes, graph, basis, repeats, device)
-    timings += cost_of_arms(sizes, graph, basis, repeats, device)
-    timings += closed_form(sizes, graph.edge_index.shape[1], basis, max(repeats, 5), device)
-    data, rates = data_path(sizes, rng, options.atoms, basis, repeats)
-    timings += data
+    shared = (options.repeats, options.device)
+    sizes, crystal_sizes = (
+        (molecules.SMALL, crystals.SMALL) if options.small else (molecules.FULL, crystals.FULL)
+    )
+    timings: list[Timing] = []
+    notes: list[str] = []
+    for wanted, tasks in (
+        ("molecules", partial(molecules.molecule_tasks, sizes, rng, options.molecules, options.atoms)),
+        ("crystals", partial(crystals.crystal_tasks, crystal_sizes, rng)),
+    ):
+        if options.only in (None, wanted):
+            found, said = tasks(*shared)
+            timings += found
+            notes += said
 
     machine = {
         "processor": processor(),
-        "gpu": torch.cuda.get_device_name() if device.startswith("cuda") else None,
+        "gpu": torch.cuda.get_device_name() if options.device.startswith("cuda") else None,
         "torch": torch.__version__,
         "threads": options.threads,
-        "molecules": options.molecules,
-        "atoms": options.atoms,
-        "edges": graph.edge_index.shape[1],
-        "network": "small" if options.small else "full size",
-        "repeats": repeats,
+        "networks": "small" if options.small else "full size",
+        "repeats": options.repeats,
     }
     caption = ", ".join(f"{key} {value}" for key, value in machine.items() if value is not None)
     table = Table(box=SIMPLE, caption=caption)
@@ -282,11 +87,11 @@ def main(arguments: list[str] | None = None) -> None:
         table.add_row(t.task, t.way, *seconds, f"{t.relative:.3f}")
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
-    for note in (difference, *rates):
+    for note in notes:
         console.print(note)
     if options.output is not None:
         rows = [asdict(timing) for timing in timings]
-        write_json(options.output, {"machine": machine, "timings": rows, "notes": [difference, *rates]})
+        write_json(options.output, {"machine": machine, "timings": rows, "notes": notes})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """An OpenMX calculation as a structure folder of DeepH: `python -m experiments.convert --help`."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from ase.data import chemical_symbols
@@ -18,8 +17,8 @@ def main(config: DictConfig) -> None:
     """Read, write, and print what was written."""
     values = plain(config)
     shells = values["shells"]
-    if shells is not None and not isinstance(shells, Mapping):
-        raise ConfigError(f"shells={shells} is no table; give one such as 'shells={{Mo: s3p2d2, S: s2p2d1}}'")
+    if shells is not None and not isinstance(shells, list):
+        raise ConfigError(f"shells={shells} is no list; give one such as shells=[Mo-s3p2d2,S-s2p2d1]")
     source, output = str(values["source"]), Path(str(values["output"]))
     structure = read_scfout(source, shells=shells, input_file=values["input"])
     write_structure(structure, output, overwrite=values["overwrite"])

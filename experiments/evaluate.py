@@ -7,7 +7,6 @@ from omegaconf import DictConfig
 from callbacks.test_report import TestReport
 from experiments.configuration import command, plain
 from experiments.runs import evaluate_checkpoint, make_trainer, rebuild, write_json
-from tracegrad.data.splits import PARTS
 from tracegrad.errors import ConfigError
 from tracegrad.report import print_tables, results_table
 from tracegrad.results import read_result
@@ -17,8 +16,6 @@ from tracegrad.results import read_result
 def main(config: DictConfig) -> None:
     """Evaluate a checkpoint of a run directory."""
     plain(config)
-    if config.part not in PARTS:
-        raise ConfigError(f"part is {config.part!r}; choose one of {list(PARTS)}")
     run = Path(config.run)
     named = config.checkpoint in ("best", "last")
     checkpoint = run / "checkpoints" / f"{config.checkpoint}.ckpt" if named else Path(config.checkpoint)
@@ -30,6 +27,8 @@ def main(config: DictConfig) -> None:
         "trainer.accelerator": config.accelerator,
     }
     setup, parts = rebuild(run, {key: value for key, value in changes.items() if value is not None})
+    if config.part not in parts.datamodule.parts:
+        raise ConfigError(f"part is {config.part!r}; choose one of {list(parts.datamodule.parts)}")
     setup.run_dir = str(output)
     trainer = make_trainer(setup, [TestReport(output)], [])
     parts.datamodule.trainer = trainer

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,6 +39,26 @@ def measure(task: str, ways: Mapping[str, Callable[[], object]], repeats: int, d
         Timing(task, way, statistics.median(t), min(t), max(t), statistics.median(t) / first)
         for way, t in times.items()
     ]
+
+
+def forward(model: Callable, *inputs: Any) -> None:
+    """Prediction without gradients."""
+    with torch.inference_mode():
+        model(*inputs)
+
+
+def training_step(
+    model: torch.nn.Module, loss: Callable[[Any], torch.Tensor], *inputs: Any
+) -> Callable[[], None]:
+    """Forward, loss of the output, backward and an optimizer step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(model(*inputs)).backward()
+        optimizer.step()
+
+    return step
 
 
 def synchronize(device: str) -> None:

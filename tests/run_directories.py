@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,13 @@ import numpy as np
 
 LABELS = {"none": "QHNet", "trace": "QHNet+Trace", "grad": "QHNet+Grad", "tracegrad": "QHNet+TraceGrad"}
 SHELLS = ("1s", "2s", "3s", "1p", "2p", "1d")
+# Test samples of crystals: row, name, subset.
+SAMPLES = (
+    (3, "shift_3", ""),
+    (6, "shift_6", ""),
+    (16, "twist_16", "twisted"),
+    (17, "twist_17", "twisted"),
+)
 CURVES = ["epoch", "step", "train/loss", "train/loss_h", "train/loss_t", "lr", "val/h_mae"]
 
 
@@ -38,19 +46,68 @@ def result(arm: str, seed: int, h_mae: float, **changes: Any) -> dict[str, Any]:
     }
 
 
+def crystal_result(arm: str, seed: int, h_mae: float, **changes: Any) -> dict[str, Any]:
+    """Content of a results.json of crystals; the MAE on the twisted ones is twice ``h_mae`` (meV)."""
+    crystals = {
+        "experiment": "bilayers",
+        "database": "bilayers.h5",
+        "database_label": "BG",
+        "split": "shuffle",
+        "label": LABELS[arm].replace("QHNet", "DeepH-E3"),
+        "backbone": "DeepH-E3",
+        "crystal": True,
+        "metrics": {"test/h_mae": h_mae, "test/h_mae_diag": 3 * h_mae, "test/h_mae/twisted": 2 * h_mae},
+        "trivial": {"test/h_mae": 123.0, "test/h_mae/twisted": 246.0},
+        "counts": {"train": 10, "val": 3, "test": 2, "twisted": 2},
+    }
+    return result(arm, seed, h_mae, **{**crystals, **changes})
+
+
 def write_run(directory: Path, content: dict[str, Any], *, files: bool = True) -> Path:
     """A run directory with its results and, if wanted, its curves and block errors."""
     directory.mkdir(parents=True)
     (directory / "results.json").write_text(json.dumps(content))
     if files:
         _write_curves(directory / "metrics.csv", content)
-        with (directory / "block_mae.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["", *SHELLS])
-            rows.writerows(
-                [[shell, *(content["metrics"]["test/h_mae"] + np.arange(6.0))] for shell in SHELLS]
-            )
+        h_mae = content["metrics"]["test/h_mae"]
+        if content.get("crystal"):
+            _write_crystals(directory, content["arm"], h_mae)
+        else:
+            write_blocks(directory / "block_mae.csv", np.tile(h_mae + np.arange(6.0), (6, 1)))
     return directory
+
+
+def write_blocks(path: Path, values: np.ndarray) -> None:
+    """A table of block errors of `SHELLS`."""
+    write_table(path, ["shell", *SHELLS], [[shell, *row] for shell, row in zip(SHELLS, values, strict=True)])
+
+
+def write_table(path: Path, head: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """A CSV file."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+def write_samples(directory: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """The table of samples of a run directory; rows of row, name, subset and error."""
+    full = [(*row[:3], "C8", 8, row[3], row[3], row[3]) for row in rows]
+    head = ["row", "name", "subset", "formula", "atoms", "h_mae", "h_mae_diag", "h_mae_nondiag"]
+    write_table(directory / "test_samples.csv", head, full)
+
+
+def _write_crystals(directory: Path, arm: str, h_mae: float) -> None:
+    """Errors of samples and blocks; the plain backbone is worst at others than all other arms."""
+    plain = arm == "none"
+    offsets = (-1, 1, -1, 1) if plain else (1, -1, 1, -1)
+    sizes = (h_mae, h_mae, 2 * h_mae, 2 * h_mae)
+    samples = zip(SAMPLES, sizes, offsets, strict=True)
+    write_samples(directory, [(*sample, size + offset) for sample, size, offset in samples])
+    for ending, size, worst in (("", h_mae, (1, 3)), ("-twisted", 2 * h_mae, (5, 5))):
+        values = np.full((6, 6), size)
+        values[worst if plain else (0, 0)] += 5
+        write_blocks(directory / f"block_mae{ending}.csv", values)
 
 
 def _write_curves(path: Path, content: dict[str, Any]) -> None:

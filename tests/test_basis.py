@@ -74,3 +74,45 @@ def test_unknown_elements_say_where_they_are(basis):
 def test_impossible_bases_are_refused(make, message):
     with pytest.raises(BasisError, match=message):
         make()
+
+
+def test_openmx_bases_by_name_and_by_degrees():
+    basis = OrbitalBasis.openmx(["S7.0-s2p2d1", "Mo-s3p2d2"])
+    assert basis == OrbitalBasis.openmx({"Mo": "s3p2d2", "S": (0, 0, 1, 1, 2)})
+    assert basis == OrbitalBasis.openmx({42: "s3p2d2", 16: [0, 0, 1, 1, 2]})
+    assert basis.name == "S s2p2d1, Mo s3p2d2"
+    assert basis.unit == "eV"
+    assert basis.union == (0, 0, 0, 1, 1, 2, 2)
+    assert (basis.dim, basis.sizes[[16, 42]].tolist()) == (19, [13, 19])
+    # s, s, - | p_y p_z p_x of both shells | d of the first shell m = -2 .. 2 (xy, yz, z2, xz, x2-y2)
+    assert basis.slots[16].tolist() == [0, 1, -1, 3, 4, 2, 6, 7, 5, 10, 12, 8, 11, 9, *[-1] * 5]
+
+
+def test_a_spinful_layout_stands_twice():
+    one, two = (OrbitalBasis.openmx(["Bi-s3p2d2", "Te-s2p1"], spinful) for spinful in (False, True))
+    assert two.union == one.union * 2
+    assert two.dim == 2 * one.dim
+    assert (two.sizes == 2 * one.sizes).all()
+    up, down = two.slots[52, : one.dim], two.slots[52, one.dim :]
+    assert (up == one.slots[52]).all()
+    assert (down == np.where(up >= 0, up + one.sizes[52], -1)).all()
+    assert two.shell_mask[52].tolist() == one.shell_mask[52].tolist() * 2
+
+
+@pytest.mark.parametrize(
+    ("shells", "message"),
+    [
+        (["Xx-s2"], "is no element"),
+        ([""], "name element and basis"),
+        (["C s2p2d1"], "such as Mo-s3p2d2"),
+        (["C-s2p2x1"], "basis.shells of C is 's2p2x1'"),
+        (["C-p2s2"], "ascending"),
+        ({"C": []}, "ascending"),
+        ({"C": (1, 0)}, "ascending"),
+        ({0: "s1"}, "0 is no element"),
+        ([], "no elements"),
+    ],
+)
+def test_shells_that_are_not_understood(shells, message):
+    with pytest.raises(BasisError, match=message):
+        OrbitalBasis.openmx(shells)

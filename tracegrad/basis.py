@@ -29,6 +29,8 @@ CONVENTIONS: dict[str, dict[int, tuple[int, ...]]] = {
 # Unit of the energies in the files of each convention; everything inside keeps it.
 UNITS = {"pyscf": "hartree", "openmx": "eV"}
 LETTERS = "spdfghi"
+# Shells of elements: ["Mo-s3p2d2"], {"Mo": "s3p2d2"} or {42: (0, 0, 0, 1, 1, 2, 2)}, see `OrbitalBasis.openmx`.
+Shells = Sequence[str] | Mapping[int, str | Sequence[int]] | Mapping[str, str | Sequence[int]]
 
 _FIRST_ROW = (0, 0, 1)
 _SECOND_ROW = (0, 0, 0, 1, 1, 2)
@@ -94,17 +96,23 @@ class OrbitalBasis:
         return cls({int(z): DEF2_SVP[z] for z in sorted(set(elements))}, "pyscf", "def2-SVP")
 
     @classmethod
-    def openmx(cls, shells: Mapping[str | int, str | Sequence[int]], spinful: bool = False) -> "OrbitalBasis":
-        """Pseudo-atomic orbitals in OpenMX's order, such as ``{"Mo": "s3p2d2", "S": "s2p2d1"}``.
+    def openmx(
+        cls,
+        shells: Shells,
+        spinful: bool = False,
+    ) -> "OrbitalBasis":
+        """Pseudo-atomic orbitals in OpenMX's order, such as ``["Mo-s3p2d2", "S-s2p2d1"]``.
 
         Args:
-            shells: of each element, by symbol or atomic number: the name of its basis or the degrees of its shells.
+            shells: names of elements and their bases, where a radius as in ``Mo7.0-s3p2d2`` does not matter; or a
+                mapping from symbols or atomic numbers to the names of bases or the degrees of their shells.
             spinful: with spin-orbit coupling.
 
         Raises:
             BasisError: an unknown element, or shells that are not understood.
         """
-        degrees = {_number(key): _degrees(key, value) for key, value in shells.items()}
+        entries = shells.items() if isinstance(shells, Mapping) else map(_named, shells)
+        degrees = {_number(key): _degrees(key, value) for key, value in entries}
         ordered = {z: degrees[z] for z in sorted(degrees)}
         name = ", ".join(f"{chemical_symbols[z]} {shells_name(d)}" for z, d in ordered.items())
         return cls(ordered, "openmx", name + (" with spin" if spinful else ""), spinful)
@@ -158,6 +166,14 @@ class OrbitalBasis:
 def shells_name(degrees: Sequence[int]) -> str:
     """Name of a set of shells: (0, 0, 1, 1, 2) is "s2p2d1"."""
     return "".join(f"{LETTERS[degree]}{count}" for degree, count in sorted(Counter(degrees).items()))
+
+
+def _named(entry: str) -> tuple[str, str]:
+    """Element and basis of a name such as Mo-s3p2d2 or Mo7.0-s3p2d2."""
+    match = re.fullmatch(r"([A-Z][a-z]?)(?:\d+(?:\.\d+)?\w*)?-(\w+)", str(entry))
+    if match is None:
+        raise BasisError(f"basis.shells has {entry!r}; name element and basis, such as Mo-s3p2d2")
+    return match[1], match[2]
 
 
 def _number(key: str | int) -> int:

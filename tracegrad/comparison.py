@@ -271,7 +271,7 @@ def _challenge(
     samples = "sample" if worst == 1 else f"{worst} samples"
     lines = [
         f"MAE_cha: the worst {samples} (s) and the worst basic block (b) of {baseline.label}, seed "
-        f"{baseline.seed} ({baseline.directory}); k = {worst} is our reading, the paper does not give k"
+        f"{baseline.seed} ({baseline.directory}); k = {worst} is our choice, the paper gives none"
     ]
     for part in challenge.subsets:
         names = ", ".join(sample.name for sample in part.samples)

@@ -172,7 +172,7 @@ def test_mistakes_are_named(options, error, message):
 
 def test_wrong_shells_are_answered_with_the_right_ones():
     with pytest.raises(
-        BasisError, match=r"C has shells s2p1d1, but the basis has s2p2d1.*basis.shells=\{C:s2p1d1\}"
+        BasisError, match=r"C has shells s2p1d1, but the basis has s2p2d1.*basis.shells=\[C-s2p1d1\]"
     ):
         DeepHDataModule(
             EMBEDDED, OrbitalBasis.openmx({"C": "s2p2d1"}), include=BILAYERS, sizes=[4, 1, 1]

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments.benchmark import main, random_molecule
+from experiments.benchmark import main
+from experiments.benchmarks.molecules import random_molecule
 
 ARGUMENTS = ["--small", "--molecules", "2", "--atoms", "5", "--repeats", "1", "--device", "cpu"]
 
@@ -14,9 +15,10 @@ def test_small_benchmark_runs_and_writes_its_table(tmp_path, capsys):
     assert "QHNet training step" in capsys.readouterr().out
     content = json.loads(path.read_text())
     assert list(tmp_path.iterdir()) == [path]
-    assert content["machine"]["edges"] == 2 * 5 * 4
+    assert f"molecules: 2 of 5 atoms, {2 * 5 * 4} pairs" in content["notes"]
     ways = {(entry["task"], entry["way"]) for entry in content["timings"]}
-    assert {("QHNet forward", "plain e3nn"), ("arm training step", "tracegrad")} <= ways
+    assert {("QHNet forward", "plain e3nn"), ("QHNet arm training step", "tracegrad")} <= ways
+    assert {("DeepH-E3 forward", "plain e3nn"), ("DeepH-E3 arm training step", "tracegrad")} <= ways
     assert all(0 < entry["lowest"] <= entry["median"] <= entry["highest"] for entry in content["timings"])
 
 

@@ -47,10 +47,10 @@ def test_shells_and_input_from_elsewhere(tmp_path, convert):
     source.write_bytes(scfout(structure, text=""))
     (tmp_path / "a.dat").write_text(INPUT.replace("s1p1", "s5p5"))
     options = [f"source={source}", f"output={output}", f"input={tmp_path / 'a.dat'}"]
-    assert convert(*options, "shells={Mo: s2p1d1, S: s1p1}").startswith(f"wrote {output}: 3 atoms")
+    assert convert(*options, "shells=[Mo-s2p1d1,S-s1p1]").startswith(f"wrote {output}: 3 atoms")
     assert_same(read_structure(output, overlap=True), structure)
-    assert convert(*options, "shells={Mo: s2p1d1, S: s1p1}").startswith(f"error: {output}: exists and holds")
-    assert convert(*options, "shells={Mo: [0, 0, 1, 2], S: s1p1}", "overwrite=true").startswith("wrote")
+    assert convert(*options, "shells=[Mo-s2p1d1,S-s1p1]").startswith(f"error: {output}: exists and holds")
+    assert convert(*options, "shells=[Mo7.0-s2p1d1,S-s1p1]", "overwrite=true").startswith("wrote")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_shells_and_input_from_elsewhere(tmp_path, convert):
             "error: none.scfout: cannot be read (No such file or directory)",
         ),
         (["source=none.scfout"], "error: output is needed; give output=VALUE"),
-        (["source=a", "output=x", "shells=s2p1d1"], "error: shells=s2p1d1 is no table"),
+        (["source=a", "output=x", "shells=s2p1d1"], "error: shells=s2p1d1 is no list"),
         (["sauce=a"], "error: there is no setting 'sauce'; nearest: source"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from experiments.report import make_report
-from tests.run_directories import LABELS, result, write_run
+from tests.run_directories import LABELS, crystal_result, result, write_run
 from tracegrad.errors import TraceGradError
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +71,46 @@ def test_figures_of_several_tables_have_their_own_names(runs):
     assert len(json.loads((runs / "report" / "table.json").read_text())["tables"]) == 3
 
 
+@pytest.fixture
+def crystals(tmp_path):
+    directory = tmp_path / "runs"
+    for arm in LABELS:
+        for seed in (0, 1):
+            write_run(directory / f"{arm}_seed{seed}", crystal_result(arm, seed, 10.0 + seed))
+    return directory
+
+
+def test_the_command_reports_crystals(crystals, tmp_path):
+    done = run("runs=runs", "baseline=runs/none_seed1", "worst=2", "output=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "worst 2 samples (s) and the worst basic block (b) of DeepH-E3, seed 1 (runs/none_seed1)" in (
+        done.stdout
+    )
+    assert names(tmp_path / "out") == TABLES | FIGURES | {"challenge.json", "block_mae-twisted.png"}
+    content = json.loads((tmp_path / "out" / "challenge.json").read_text())
+    assert "our reading" in content["definition"]
+    assert content["challenges"][0]["baseline"] == "none_seed1"
+    assert [len(part["samples"]) for part in content["challenges"][0]["subsets"]] == [2, 2]
+
+
+def test_figures_of_crystals_and_molecules_have_their_own_names(crystals):
+    write_run(crystals / "qd", result("none", 0, 1.0))
+    report = make_report(crystals)
+    expected = {
+        f"{Path(name).stem}{ending}.png" for name in FIGURES for ending in ("-BG_shuffle", "-QD_geometry")
+    }
+    assert {path.name for path in report.files} == (
+        TABLES | expected | {"challenge.json", "block_mae-twisted-BG_shuffle.png"}
+    )
+    assert report.notes == []
+
+
+def test_a_missing_subset_is_told(crystals):
+    path = crystals / "grad_seed1" / "block_mae-twisted.csv"
+    path.unlink()
+    assert f"{path} is missing: DeepH-E3+Grad, seed 1 is not in that figure" in make_report(crystals).notes
+
+
 def test_missing_curves_are_told_and_left_out(tmp_path):
     directory = write_run(tmp_path / "runs" / "none", result("none", 0, 5.0), files=False)
     report = make_report(tmp_path / "runs")
@@ -90,6 +130,7 @@ def test_damaged_curves_are_named(runs):
     ("arguments", "message"),
     [
         ([], "error: runs is needed; give runs=VALUE\n"),
+        (["runs=.", "baseline=/nowhere"], "error: /nowhere: no results.json in it; "),
         (["runs=/nowhere"], "error: /nowhere: no such directory; "),
     ],
 )

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from e3nn.o3 import Irrep, Irreps
+from scipy.spatial.transform import Rotation
 
 from tests.molecules import TO_E3NN, exact_representation, random_rotation
 from tests.oracles import deeph_e3_e3nn as oracle
@@ -39,14 +40,8 @@ def make_basis(shells: dict, *, spinful: bool) -> OrbitalBasis:
 
 def spin_rotation(rotation: torch.Tensor) -> torch.Tensor:
     """Of spin 1/2, up to a sign; spin does not notice the inversion."""
-    proper = rotation * torch.linalg.det(rotation)
-    cosine = float((proper.trace() - 1) / 2)
-    axis = torch.stack(
-        [proper[2, 1] - proper[1, 2], proper[0, 2] - proper[2, 0], proper[1, 0] - proper[0, 1]]
-    )
-    angle = math.atan2(float(axis.norm()) / 2, cosine)
-    turned = torch.einsum("i,iab->ab", (axis / axis.norm()).to(PAULI), PAULI)
-    return math.cos(angle / 2) * torch.eye(2, dtype=torch.float64) - 1j * math.sin(angle / 2) * turned
+    x, y, z, w = Rotation.from_matrix((rotation * torch.linalg.det(rotation)).numpy()).as_quat().tolist()
+    return w * torch.eye(2, dtype=torch.complex128) - 1j * (x * PAULI[0] + y * PAULI[1] + z * PAULI[2])
 
 
 def orbital_rotation(basis: OrbitalBasis, rotation: torch.Tensor) -> torch.Tensor:

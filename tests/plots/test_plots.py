@@ -6,11 +6,12 @@ from PIL import Image
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import DataError, TraceGradError
 from tracegrad.plots.ablation import ablation_figure
-from tracegrad.plots.block_mae import BlockMAE, block_mae_figure, mean_block_mae, read_block_mae
+from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae
 from tracegrad.plots.elements import Elements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
 from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
 from tracegrad.plots.style import ARM_COLOURS, make_figure, save
+from tracegrad.results import BlockMAE, read_block_mae
 from tracegrad.units import MEV_PER_HARTREE
 
 BASIS = OrbitalBasis.def2_svp()
@@ -185,6 +186,33 @@ def test_block_errors(tmp_path):
     assert [image.get_clim() for image in images] == [(0, 20)] * 4
 
 
+@pytest.mark.parametrize("shells", [4, 5, 7, 14, 26])
+def test_block_errors_of_many_shells_stay_readable(rng, tmp_path, shells):
+    names = tuple(f"{i + 1}s+" for i in range(shells))
+    tables = {label: BlockMAE(names, names, rng.uniform(0.1, 99, (shells, shells))) for label in ARMS}
+    figure = block_mae_figure(tables, "BG (nt)")
+    width, height = figure.get_size_inches()
+    assert width <= 20
+    assert height <= 12
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    if shells == 26:
+        assert not ax.texts  # too small to read
+        return
+    cell = ax.get_window_extent().width / shells
+    assert max(text.get_window_extent().width for text in ax.texts) < cell
+    assert min(text.get_fontsize() for text in ax.texts) >= 6
+    check_png(figure, tmp_path, (1500, 500))
+
+
+def test_block_errors_of_many_arms_stay_in_bounds(rng):
+    names = tuple(f"{i + 1}s" for i in range(14))
+    tables = {str(i): BlockMAE(names, names, rng.uniform(0.1, 99, (14, 14))) for i in range(9)}
+    width, height = block_mae_figure(tables, "BG").get_size_inches()
+    assert width <= 20
+    assert height <= 12
+
+
 def test_block_errors_are_read_and_averaged(tmp_path):
     path = tmp_path / "block_mae.csv"
     path.write_text("shell,1s,1p\n1s,1.5,2\n1p,,4\n")
@@ -208,7 +236,8 @@ def test_damaged_block_errors_are_named(tmp_path, text):
 def test_ablation(tmp_path):
     keys = ("test/h_mae", "test/h_mae_diag", "test/h_mae_nondiag")
     values = {arm: dict.fromkeys(keys, (4.0 - i, 5.0 - i)) for i, arm in enumerate(ARMS)}
-    figure = ablation_figure(values, ARMS, dict.fromkeys(keys, 123.4), "QD")
+    names = dict(zip(keys, ("all", "diag", "nondiag"), strict=True))
+    figure = ablation_figure(values, ARMS, names, dict.fromkeys(keys, 123.4), "QD")
     check_png(figure, tmp_path, (1500, 600))
     assert [bar.get_height() for bar in figure.axes[0].patches] == [4.5, 3.5, 2.5, 1.5]
     assert all("trivial predictor: 123.4 meV" in ax.get_title() for ax in figure.axes)
@@ -218,12 +247,24 @@ def test_ablation(tmp_path):
 
 def test_ablation_of_one_seed_and_of_a_diverged_run(tmp_path):
     values = {"tracegrad": {"test/h_mae": (1.5,)}, "none": {"test/h_mae": (np.nan,)}}
-    figure = ablation_figure(values, ARMS)
-    check_png(figure, tmp_path, (1500, 600))
+    figure = ablation_figure(values, ARMS, {"test/h_mae": "MAE"})
+    check_png(figure, tmp_path, (800, 600))
     assert figure._supxlabel.get_text() == "one seed an arm: no spread"
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["QHNet", "QHNet+TraceGrad"]
     with pytest.raises(TraceGradError, match="at least one arm"):
-        ablation_figure({}, ARMS)
+        ablation_figure({}, ARMS, {"test/h_mae": "MAE"})
+    with pytest.raises(TraceGradError, match="one metric"):
+        ablation_figure(values, ARMS, {})
+
+
+@pytest.mark.parametrize(
+    ("panels", "shape"), [(1, (1, 1)), (2, (1, 2)), (3, (1, 3)), (5, (2, 3)), (6, (2, 3))]
+)
+def test_ablation_panels(panels, shape):
+    metrics = {f"m{i}": f"metric {i}" for i in range(panels)}
+    figure = ablation_figure({arm: dict.fromkeys(metrics, (1.0,)) for arm in ARMS}, ARMS, metrics)
+    assert figure.axes[0].get_gridspec().get_geometry() == shape
+    assert [ax.get_title() for ax in figure.axes if ax.get_visible()] == list(metrics.values())
 
 
 METRICS = """epoch,step,train/loss,train/loss_h,lr,val/h_mae

@@ -27,7 +27,7 @@ from tracegrad.backbones.interface import Backbone, Blocks, Refine, keep
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
 from tracegrad.nn.edge_frame import EdgeFrame
-from tracegrad.nn.edge_product import EdgeProduct
+from tracegrad.nn.edge_product import EdgeProduct, filter_degrees
 from tracegrad.nn.graph_norm import GraphNorm
 from tracegrad.nn.irreps_linear import SCALAR, IrrepsLinear, KindLinear, Kinds
 from tracegrad.nn.radial import GaussianBasis
@@ -223,7 +223,7 @@ class DeepHE3(Backbone):
         ):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"model.backbone.{name} is {value!r}; give a whole number >= {least}")
-        if not isinstance(cutoff, int | float) or not 0 < cutoff < math.inf:
+        if not isinstance(cutoff, int | float) or cutoff is True or not 0 < cutoff < math.inf:
             raise ConfigError(f"model.backbone.cutoff is {cutoff!r}; give a distance > 0 in angstrom")
         if time_reversal and not basis.spinful:
             raise ConfigError(
@@ -247,6 +247,7 @@ class DeepHE3(Backbone):
         node_steps = [scalars, *[node] * (blocks - 1), last]
         edge_steps = [scalars, *[edge] * (blocks - 1), self.expansion.irreps]
         self.node_updates, self.edge_updates = nn.ModuleList(), nn.ModuleList()
+        check_reach(node_steps, edge_steps, lmax)
         for k in range(blocks):
             steps = (node_steps[k], edge_steps[k], node_steps[k + 1])
             self.node_updates.append(NodeUpdate(*steps, species, lmax, radial, legacy=legacy_e3nn))
@@ -336,6 +337,25 @@ def with_missing(node: Irreps, needed: Irreps) -> Irreps:
         return node
     channels = {ir.l: mul for mul, ir in node}
     return Irreps([*node, (channels.get(1, node[-1].mul), Irrep(1, 1))])
+
+
+def check_reach(nodes: Sequence[Irreps], edges: Sequence[Irreps], lmax: int) -> None:
+    """Raise `ConfigError` if irreps of H, the last of the edges, cannot be made block after block."""
+    made_nodes, made_edges = ({ir for _, ir in steps[0]} for steps in (nodes, edges))
+
+    def reached(wanted: Irreps) -> set[Irrep]:
+        found = made_nodes | made_edges
+        return {ir for _, ir in wanted if any(filter_degrees(source, ir, lmax) for source in found)}
+
+    for node, edge in zip(nodes[1:], edges[1:], strict=True):
+        made_nodes = reached(node)
+        made_edges = reached(edge)
+    missing = [str(ir) for _, ir in edges[-1] if ir not in made_edges]
+    if missing:
+        raise ConfigError(
+            f"the Hamiltonian needs {', '.join(missing)}, which {len(edges) - 1} blocks of {nodes[1]} with harmonics "
+            f"up to degree {lmax} cannot make; raise the degrees of model.backbone.irreps, its lmax or its blocks"
+        )
 
 
 def unique_irreps(name: str, text: str) -> Irreps:

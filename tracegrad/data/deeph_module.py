@@ -196,10 +196,10 @@ class DeepHDataModule(HamiltonianDataModule):
             if own != degrees:
                 symbol = chemical_symbols[number]
                 wanted = ",".join(
-                    f"{chemical_symbols[z]}:{shells_name(d)}" for z, d in database.shells.items()
+                    f"{chemical_symbols[z]}-{shells_name(d)}" for z, d in database.shells.items()
                 )
                 raise BasisError(
                     f"{self.path}: {symbol} has shells {shells_name(degrees)}, but the basis has "
                     f"{shells_name(own) if own else 'none'} for it; choose basis=openmx "
-                    f"'basis.shells={{{wanted}}}'"
+                    f"'basis.shells=[{wanted}]'"
                 )

@@ -27,14 +27,13 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from ase.data import atomic_numbers
 from jaxtyping import Float, Int64, Shaped
 
-from tracegrad.basis import OrbitalBasis
+from tracegrad.basis import OrbitalBasis, Shells
 from tracegrad.blocks import block_starts
 from tracegrad.data.deeph import (
     Structure,
@@ -56,8 +55,6 @@ _LINE = 256  # bytes of a line of the input
 _PIECE = 1 << 24  # bytes read at once, so that a damaged count cannot ask for more memory than the file has
 # Basis of a species, such as C6.0-s2p2d1 or Fe6.0S-s3p2d1.
 _BASIS_NAME = re.compile(r"([A-Z][a-z]?)[0-9.]+\w*-([a-z0-9]+)", re.ASCII)
-
-Shells = Mapping[str | int, str | Sequence[int]]
 
 
 def read_scfout(

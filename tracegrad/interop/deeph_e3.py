@@ -14,7 +14,7 @@ from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import CheckpointError, ConfigError
 from tracegrad.interop.state import read_checkpoint, released_state, some_names
 from tracegrad.model import HamiltonianModel
-from tracegrad.nn.edge_product import EdgeProduct
+from tracegrad.nn.edge_product import EdgeProduct, filter_degrees
 from tracegrad.nn.irreps_linear import SCALAR, IrrepsLinear
 
 KIND = "a released DeepH-E3"
@@ -74,7 +74,7 @@ def load_released_deeph_e3(
             f"not {KIND}: it has no {error.args[0]} but {some_names(sorted(state))}"
         ) from error
     except ConfigError as error:
-        raise CheckpointError(f"not {KIND}: {error}") from error
+        raise CheckpointError(f"not {KIND} for this dataset_info: {error}") from error
     backbone.to(state["embedding.weight"].dtype)
     used: set[str] = set()
     with torch.no_grad():
@@ -123,6 +123,7 @@ def _sizes(state: Mapping[str, Tensor], basis: OrbitalBasis) -> dict[str, Any]:
     if blocks == 1:
         return sizes | {"irreps": str(node), "last_node_irreps": str(node)}
     edge, _ = _natural_irreps(state, "edge_update_blocks.0")
+    sizes["lmax"] = _harmonics(state, node, edge, degrees - 1)
     last_channels = state[f"node_update_blocks.{blocks - 1}.conv.fc.4.bias"].numel()
     extra = last_channels - node.num_irreps
     last = Irreps([*node, (extra, Irrep(1, 1))]) if extra > 0 else node
@@ -146,6 +147,24 @@ def _natural_irreps(state: Mapping[str, Tensor], update: str) -> tuple[Irreps, i
     if sum(muls) < channels:  # a degree above those of the harmonics, which scalars do not make
         muls.append(channels - sum(muls))
     return Irreps([(mul, Irrep(degree, (-1) ** degree)) for degree, mul in enumerate(muls)]), degrees
+
+
+def _harmonics(state: Mapping[str, Tensor], node: Irreps, edge: Irreps, least: int) -> int:
+    """Highest degree of the harmonics, from the number of paths of an edge update."""
+    update = "edge_update_blocks.0"
+    found = sum(key.startswith(f"{update}.conv.tp.weights1.") for key in state)
+    for lmax in range(least, _HIGHEST_DEGREE + 1):
+        sources = [ir for irreps in (node, node) for _, ir in irreps] + [SCALAR]
+        targets = [ir for _, ir in edge]
+        if (
+            sum(len(filter_degrees(source, target, lmax)) for source in sources for target in targets)
+            == found
+        ):
+            return lmax
+    raise CheckpointError(
+        f"not {KIND}: {found} weights of {update}.conv.tp fit no degree of harmonics "
+        f"from {least} to {_HIGHEST_DEGREE}"
+    )
 
 
 def _fill(name: str, state: Mapping[str, Tensor], pieces: Target) -> None:
@@ -264,3 +283,11 @@ def released_outputs(backbone: DeepHE3) -> list[tuple[Irrep, int]]:
 
 def _whole(tensor: Tensor) -> Target:
     return [(tensor, tuple(tensor.shape))]
+
+
+def export_deeph_e3(backbone: DeepHE3) -> dict[str, Tensor]:
+    """The weights under the names and in the layouts of the released code (without its idle last node map)."""
+    with torch.no_grad():
+        return {
+            name: torch.cat([place.reshape(-1) for place, _ in pieces]) for name, pieces in _names(backbone)
+        }

@@ -58,7 +58,7 @@ class EdgeProduct(nn.Module):
             Coupling(i, o, degrees)
             for i, ir_in in enumerate(self.kinds)
             for o, (_, ir_out) in enumerate(output)
-            if (degrees := _filter_degrees(ir_in, ir_out, lmax))
+            if (degrees := filter_degrees(ir_in, ir_out, lmax))
         ]
         self._shapes: list[
             tuple[int, int, int]
@@ -214,7 +214,7 @@ def _natural_first(ir: Irrep) -> tuple[int, bool]:
     return ir.l, not is_natural(ir)
 
 
-def _filter_degrees(ir_in: Irrep, ir_out: Irrep, lmax: int) -> tuple[int, ...]:
+def filter_degrees(ir_in: Irrep, ir_out: Irrep, lmax: int) -> tuple[int, ...]:
     """Degrees of the harmonics that couple two irreps."""
     return tuple(
         l2

@@ -56,7 +56,10 @@ class GraphNorm(nn.Module):
             y = part - mean
             if ir.l == 0:
                 variance = self._over_graph(y.square().mean(2, keepdim=True), batch, counts)
-                y = y / (variance.sqrt() + EPS)
+                # Where all entries are equal the deviation and its gradient are zero.
+                positive = variance > 0
+                deviation = torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
+                y = y / (deviation + EPS)
             y = y * weight
             out.append(y + self.bias if ir == SCALAR else y)
         return out

@@ -48,6 +48,6 @@ def _device_type(values: Any) -> str | None:
 def _raise(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.float() if value.dtype in LOW else value
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):  # an Irrep is a tuple, too, of another kind
         return type(value)(map(_raise, value))
     return value

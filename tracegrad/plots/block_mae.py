@@ -56,7 +56,7 @@ def block_mae_figure(tables: Mapping[str, BlockMAE], title: str = "") -> Figure:
     side = min(max(2.3, _CELL * shells), _WIDTH / columns, _HEIGHT / lines - 0.35)
     figure = make_figure(side * columns + 1.1, (side + 0.35) * lines + (0.75 if title else 0.4))
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-    font = min(_FONT, 72 * (side - 0.3) / shells / 3.2)
+    font = min(_FONT, 72 * (side - 0.3) / shells / 3.6)
     norm = Normalize(0, _largest(tables))
     for ax, (name, table) in zip(axes.flat, tables.items(), strict=False):
         _draw(ax, table, norm, font)
@@ -84,7 +84,7 @@ def _draw(ax: Axes, table: BlockMAE, norm: Normalize, font: float) -> None:
             ax.text(q, p, three_digits(float(value)), ha="center", va="center", color=colour, fontsize=font)
     ax.set_xticks(range(len(table.columns)), table.columns)
     ax.set_yticks(range(len(table.rows)), table.rows)
-    ax.tick_params(length=0)
+    ax.tick_params(length=0, labelsize=min(8.0, 1.4 * font))
     ax.spines[:].set_visible(False)
     # White gaps between the cells.
     ax.set_xticks(np.arange(len(table.columns) - 1) + 0.5, minor=True)

@@ -11,10 +11,11 @@ import torch
 from tests import molecules
 from tracegrad.errors import CheckpointError
 from tracegrad.graph import collate, molecule_graph
-from tracegrad.interop import _qhnet_names, load_released_qhnet
+from tracegrad.interop import load_released_qhnet
+from tracegrad.interop.qhnet import _qhnet_names
 from tracegrad.loss import HamiltonianLoss
 
-GOLDEN = Path(__file__).parent / "golden" / "qhnet_small.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "qhnet_small.npz"
 PYSCF_FROM_E3NN = {5: [0, 1, 4, 2, 3], 14: [0, 1, 2, 5, 3, 4, 8, 6, 7, 9, 10, 11, 12, 13]}
 
 

@@ -1,0 +1,35 @@
+"""What the timed tasks of both backbones share."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from experiments.configuration import ARMS
+from experiments.timing import Timing, forward, measure, training_step
+from tracegrad.basis import OrbitalBasis
+from tracegrad.loss import HamiltonianLoss
+from tracegrad.model import HamiltonianModel, Prediction
+
+SWITCHES = {arm: switches for switches, arm in ARMS.items()}  # (trace, grad)
+
+
+def loss_of(
+    basis: OrbitalBasis, graph, model: HamiltonianModel | None = None
+) -> Callable[[Any], torch.Tensor]:
+    """The loss as a function of what a network predicts, blocks alone or with traces."""
+    loss = HamiltonianLoss(basis, model.trace_labels if model is not None else None)
+    return lambda found: loss(found if isinstance(found, Prediction) else Prediction(found), graph).total
+
+
+def time_arms(
+    backbone: str, models: Mapping[str, HamiltonianModel], graph, repeats: int, device: str
+) -> list[Timing]:
+    """Forward and training step of each arm of the ablation."""
+    forwards = {arm: partial(forward, partial(model, traces=False), graph) for arm, model in models.items()}
+    timings = measure(f"{backbone} arm forward, without traces", forwards, repeats, device)
+    steps = {
+        arm: training_step(model, loss_of(model.basis, graph, model), graph) for arm, model in models.items()
+    }
+    return timings + measure(f"{backbone} arm training step", steps, repeats, device)
