@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from experiments.configuration import ARM_LABELS, ARMS, differences
 from experiments.loggers import make_loggers
-from experiments.provenance import provenance
+from experiments.provenance import process_rank, provenance
 from tracegrad.atomic import replacing
 from tracegrad.baseline import MeanBlocks
 from tracegrad.data.datamodule import HamiltonianDataModule
@@ -70,7 +70,11 @@ def build(config: DictConfig, values: dict[str, Any]) -> Parts:
         torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = instantiate(config.data)
-    datamodule.setup()
+    with quiet():
+        datamodule.setup()
+    if process_rank() == 0:
+        for line in datamodule.differences:
+            print(f"data: {line}")
     fingerprint = datamodule.fingerprint()
     module = HamiltonianModule(
         instantiate(config.model),
@@ -324,6 +328,7 @@ def quiet() -> Iterator[None]:
             ".*does not have many workers.*",
             ".*GPU available but not used.*",
             ".*treespec, LeafSpec.*",
+            "not .* as the paper counts it",  # printed line by line
             ".*sync_dist=True.*",  # the metrics are summed over ranks before they are logged
             ".*Checkpoint directory .* exists and is not empty.*",
             ".*number of training batches .* is smaller than the logging interval.*",

@@ -138,13 +138,16 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         """Elements and sizes of what `setup` found."""
 
     def compare_with_table(self) -> None:
-        """Say what differs from the numbers of the paper, if this should be one of its databases."""
+        """Warn of what differs from the numbers of the paper, if this should be one of its databases.
+
+        ``differences`` keeps it, and so does the fingerprint.
+        """
         if self.table is None:
             return
         found = self.summary()
         self.differences = differences(self.table, found.elements, found.atoms)
-        for line in self.differences:
-            rank_zero_warn(f"{line} ({self.__class__.__name__} of {self.table})", category=UserWarning)
+        if self.differences:
+            rank_zero_warn(f"not {self.table} as the paper counts it: {'; '.join(self.differences)}")
 
     def subsets(self, part: str) -> dict[str, str]:
         """Sets that are tested one after another: name in logs and files ("" for the main one) -> part."""
