@@ -287,18 +287,29 @@ def log_results(loggers: list[Logger], results: dict[str, Any], figures: list[Pa
                 logger.log_image(f"figures/{figure.stem}", [str(figure)])
 
 
-def load_model(directory: str | Path, checkpoint: str = "best") -> HamiltonianModel:
-    """The trained network of a run directory, in evaluation mode; its data is not needed.
+def load_model(source: str | Path, checkpoint: str = "best") -> HamiltonianModel:
+    """The trained network of a run directory or of a checkpoint file, in evaluation mode; its data is not needed.
+
+    Args:
+        source: a run directory, or a .ckpt file, which holds its settings too.
+        checkpoint: best or last of a run directory.
 
     Raises:
         ConfigError, CheckpointError: no run directory, or no checkpoint that fits it.
     """
-    directory = Path(directory)
-    config = OmegaConf.create(read_config(directory))
-    path = directory / "checkpoints" / f"{checkpoint}.ckpt"
-    state = load_checkpoint(path)["state_dict"]
+    source = Path(source)
+    path = source if source.is_file() else source / "checkpoints" / f"{checkpoint}.ckpt"
+    values = None if source.is_file() else read_config(source)
+    content = load_checkpoint(path)
+    if values is None:
+        values = content.get(CHECKPOINT_KEY, {}).get("config")
+        if values is None:
+            raise CheckpointError(
+                f"{path}: holds no settings of TraceGrad; give a checkpoint of its training"
+            )
+    state = content["state_dict"]
     own = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
-    model: HamiltonianModel = instantiate(config.model)
+    model: HamiltonianModel = instantiate(OmegaConf.create(values).model)
     model.to(next(iter(own.values())).dtype)
     check_architecture(own, model.state_dict(), str(path))
     model.load_state_dict(own)

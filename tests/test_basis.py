@@ -77,7 +77,7 @@ def test_impossible_bases_are_refused(make, message):
 
 
 def test_openmx_bases_by_name_and_by_degrees():
-    basis = OrbitalBasis.openmx(["S7.0-s2p2d1", "Mo-s3p2d2"])
+    basis = OrbitalBasis.openmx(["S-s2p2d1", "Mo-s3p2d2"])
     assert basis == OrbitalBasis.openmx({"Mo": "s3p2d2", "S": (0, 0, 1, 1, 2)})
     assert basis == OrbitalBasis.openmx({42: "s3p2d2", 16: [0, 0, 1, 1, 2]})
     assert basis.name == "S s2p2d1, Mo s3p2d2"
@@ -86,6 +86,12 @@ def test_openmx_bases_by_name_and_by_degrees():
     assert (basis.dim, basis.sizes[[16, 42]].tolist()) == (19, [13, 19])
     # s, s, - | p_y p_z p_x of both shells | d of the first shell m = -2 .. 2 (xy, yz, z2, xz, x2-y2)
     assert basis.slots[16].tolist() == [0, 1, -1, 3, 4, 2, 6, 7, 5, 10, 12, 8, 11, 9, *[-1] * 5]
+
+
+def test_radii_of_openmx_names():
+    basis = OrbitalBasis.openmx(["S7.0-s2p2d1", "Mo6.5H-s3p2d2"])
+    assert basis.radii == pytest.approx({16: 7.0 * 0.529177249, 42: 6.5 * 0.529177249})
+    assert OrbitalBasis.openmx(["S7.0-s2p2d1", "Mo-s3p2d2"]).radii is None
 
 
 def test_a_spinful_layout_stands_twice():

@@ -19,6 +19,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Bool, Int64
 
 from tracegrad.errors import BasisError
+from tracegrad.units import ANGSTROM_PER_BOHR
 
 # Union position m = -l .. l -> position in the file's shell; a degree that is absent keeps the order.
 CONVENTIONS: dict[str, dict[int, tuple[int, ...]]] = {
@@ -55,12 +56,14 @@ class OrbitalBasis:
         convention: order of the orbitals inside a shell, a key of ``CONVENTIONS``.
         name: what messages call this basis.
         spinful: H has spin blocks (spin-orbit coupling); the layout then stands twice, see the module.
+        radii: beyond which the orbitals of an element vanish, angstrom; H has blocks up to the sum of two radii.
     """
 
     shells: Mapping[int, tuple[int, ...]]
     convention: str = "pyscf"
     name: str = "basis"
     spinful: bool = False
+    radii: Mapping[int, float] | None = None
     union: tuple[int, ...] = field(init=False)
     slots: Int64[np.ndarray, "elements dim"] = field(init=False, repr=False, compare=False)
     sizes: Int64[np.ndarray, " elements"] = field(init=False, repr=False, compare=False)
@@ -104,18 +107,21 @@ class OrbitalBasis:
         """Pseudo-atomic orbitals in OpenMX's order, such as ``["Mo-s3p2d2", "S-s2p2d1"]``.
 
         Args:
-            shells: names of elements and their bases, where a radius as in ``Mo7.0-s3p2d2`` does not matter; or a
+            shells: names of elements and their bases, perhaps with the radius in bohr as in ``Mo7.0-s3p2d2``; or a
                 mapping from symbols or atomic numbers to the names of bases or the degrees of their shells.
             spinful: with spin-orbit coupling.
 
         Raises:
             BasisError: an unknown element, or shells that are not understood.
         """
-        entries = shells.items() if isinstance(shells, Mapping) else map(_named, shells)
+        named = [] if isinstance(shells, Mapping) else list(map(_named, shells))
+        entries = shells.items() if isinstance(shells, Mapping) else [entry[:2] for entry in named]
         degrees = {_number(key): _degrees(key, value) for key, value in entries}
+        radii = {_number(key): radius * ANGSTROM_PER_BOHR for key, _, radius in named if radius is not None}
         ordered = {z: degrees[z] for z in sorted(degrees)}
         name = ", ".join(f"{chemical_symbols[z]} {shells_name(d)}" for z, d in ordered.items())
-        return cls(ordered, "openmx", name + (" with spin" if spinful else ""), spinful)
+        whole = radii if radii.keys() == ordered.keys() else None
+        return cls(ordered, "openmx", name + (" with spin" if spinful else ""), spinful, whole)
 
     @property
     def spins(self) -> int:
@@ -168,12 +174,12 @@ def shells_name(degrees: Sequence[int]) -> str:
     return "".join(f"{LETTERS[degree]}{count}" for degree, count in sorted(Counter(degrees).items()))
 
 
-def _named(entry: str) -> tuple[str, str]:
-    """Element and basis of a name such as Mo-s3p2d2 or Mo7.0-s3p2d2."""
-    match = re.fullmatch(r"([A-Z][a-z]?)(?:\d+(?:\.\d+)?\w*)?-(\w+)", str(entry))
+def _named(entry: str) -> tuple[str, str, float | None]:
+    """Element, basis and radius (bohr) of a name such as Mo-s3p2d2 or Mo7.0-s3p2d2."""
+    match = re.fullmatch(r"([A-Z][a-z]?)(?:(\d+(?:\.\d+)?)\w*)?-(\w+)", str(entry))
     if match is None:
         raise BasisError(f"basis.shells has {entry!r}; name element and basis, such as Mo-s3p2d2")
-    return match[1], match[2]
+    return match[1], match[3], float(match[2]) if match[2] else None
 
 
 def _number(key: str | int) -> int:

@@ -58,15 +58,18 @@ class HamiltonianModel(nn.Module):
 
     def forward(self, graph, *, traces: bool = True) -> Prediction:
         """Prediction for a graph or a batch; ``traces=False`` skips what only the trace loss needs."""
-        collected: dict[str, list[Tensor]] = {}
+        parts: dict[tuple[str, int], list[Tensor]] = {}
 
         def refine(site: str, k: int, f: Feature) -> Feature:
             o, z = self.tracegrad.refine(site, k, f, need_z=traces)
             if z is not None:
-                collected.setdefault(site, []).append(z)
+                parts.setdefault((site, k), []).append(z)
             return o
 
         blocks = self.backbone(graph, refine)
+        collected: dict[str, list[Tensor]] = {}
+        for (site, _), pieces in sorted(parts.items(), key=lambda item: item[0]):
+            collected.setdefault(site, []).append(torch.cat(pieces) if len(pieces) > 1 else pieces[0])
         return Prediction(blocks, self.tracegrad.decode(collected) if traces else {})
 
     @torch.inference_mode()

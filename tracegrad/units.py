@@ -10,3 +10,5 @@ MEV_PER_HARTREE = 27211.4
 MEV = {"hartree": MEV_PER_HARTREE, "eV": 1000.0}
 # The value of the released QH9 loader, which divides bohr positions by it.
 BOHR_PER_ANGSTROM = 1.8897259886
+# The value of the converters from OpenMX to DeepH's format.
+ANGSTROM_PER_BOHR = 0.529177249

@@ -409,3 +409,46 @@ def test_impossible_arguments_are_named(option, message):
 def test_hamiltonians_out_of_reach_are_named(basis, options, message):
     with pytest.raises(ConfigError, match=message):
         DeepHE3(basis, **{**SIZES, **options})
+
+
+@BASES
+@pytest.mark.parametrize(("edge_chunk", "recompute"), [(7, False), (None, True), (11, True)])
+def test_chunks_and_recomputing_change_nothing(basis, edge_chunk, recompute):
+    """The same loss and gradients, for graphs of different size and with whole-graph means over all chunks."""
+    torch.manual_seed(0)
+    make = partial(TraceGrad, trace=True, grad=True, channels=8, hidden=8, w="full")
+    model = HamiltonianModel(DeepHE3(basis, **SIZES), make).double()
+    graph = collate([crystals.labelled_graph(c, basis, i) for i, c in enumerate(crystals.ALL)])
+    loss = HamiltonianLoss(basis, model.trace_labels, h=["mse"])
+
+    def gradients() -> tuple[torch.Tensor, torch.Tensor]:
+        model.zero_grad()
+        total = loss(model(graph), graph).total
+        total.backward()
+        return total.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    expected = gradients()
+    model.backbone.edge_chunk, model.backbone.recompute = edge_chunk, recompute
+    model.tracegrad.recompute = recompute
+    for found, value in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=0, atol=1e-12 * float(value.abs().max()))
+
+
+def test_recomputing_stores_less():
+    torch.manual_seed(0)
+    graph = collate([crystals.labelled_graph(crystals.ALL[0], SPINLESS, 0)])
+
+    def stored(recompute: bool) -> int:
+        model = DeepHE3(SPINLESS, **SIZES, recompute=recompute).double()
+        numbers = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal numbers
+            numbers += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            model(graph)
+        return numbers
+
+    assert stored(recompute=True) < stored(recompute=False) / 2

@@ -203,6 +203,7 @@ def test_fingerprint(basis, tmp_path, released):
         "functional": "b3lyp5",
         "basis": "def2-SVP",
         "units": {"hamiltonian": "hartree", "positions": "angstrom"},
+        "differences": [],
     }
     assert (
         found
@@ -261,7 +262,7 @@ def test_datasets_are_pickled_with_their_basis(basis):
         ({"num_workers": -1}, ConfigError, "data.num_workers is -1; 0 or more"),
         ({"dtype": "float16"}, ConfigError, r"data.dtype is 'float16'; choose one of \['float32'"),
         ({"database": "QS"}, ConfigError, r"data.database is 'QS'; choose one of \['stable'"),
-        ({"train_size": -1}, ConfigError, "data.train_size is -1; give a number of rows"),
+        ({"train_size": -1}, ConfigError, "data.train_size is -1; give a number of samples"),
         ({"train_size": 10_000}, DataError, r"demo_stable\.db: data.train_size is 10000, but the train part"),
         ({"database": "stable"}, DataError, r"asks for stable \(130,831 rows\).*43 rows.*to custom"),
         ({"thresholds": None}, DataError, "set data.thresholds"),

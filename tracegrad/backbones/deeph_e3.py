@@ -11,10 +11,11 @@ matrices (`tracegrad.nn.edge_product`); node features are kept in the global fra
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from e3nn.math import normalize2mom
@@ -22,6 +23,7 @@ from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
 
 from tracegrad.backbones.interface import Backbone, Blocks, Refine, keep
 from tracegrad.basis import OrbitalBasis
@@ -36,6 +38,7 @@ from tracegrad.nn.shell_pairs import ShellPairExpansion
 PSEUDOSCALAR = Irrep(0, -1)
 EDGE_RANGE = 6.0  # angstrom, of the Gaussians that start the edge features
 RADIAL_WIDTH = 64
+R = TypeVar("R")
 Feature = list[Float[Tensor, "_ _m _c"]]
 
 
@@ -47,19 +50,35 @@ def activations() -> dict[str, float]:
 
 
 @dataclass
+class Edges:
+    """Consecutive edges of a batch of graphs, and what their layers need to know."""
+
+    at: slice
+    edge_index: Int[Tensor, "2 edges"]
+    on_site: Int[Tensor, " loops"]  # positions among these of edges of an atom with itself in the same cell
+    frame: EdgeFrame
+    rbf: Float[Tensor, "edges k"]
+    kinds: Kinds
+
+
+@dataclass
 class Surroundings:
     """What all layers need to know of a batch of graphs."""
 
-    edge_index: Int[Tensor, "2 edges"]
-    on_site: Int[Tensor, " loops"]  # edges of an atom with itself in the same cell
+    chunks: list[Edges]
     frame: EdgeFrame
-    rbf: Float[Tensor, "edges k"]
     node_kinds: Kinds
-    edge_kinds: Kinds
     node_batch: Int[Tensor, " atoms"]
     edge_batch: Int[Tensor, " edges"]
     node_counts: Float[Tensor, " graphs"]
     edge_counts: Float[Tensor, " graphs"]
+    recompute: bool
+
+    def run(self, function: Callable[..., R], *arguments: Any) -> R:
+        """Call a function; ``recompute`` calls it again for the gradient instead of storing what that needs."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
 
 
 class Convolution(nn.Module):
@@ -91,7 +110,7 @@ class Convolution(nn.Module):
             layers += [nn.Linear(c_in, c_out), nn.SiLU()]
         self.radial_net = nn.Sequential(*layers[:-1])
 
-    def forward(self, node: Feature, edge: Feature, at: Surroundings) -> Feature:
+    def forward(self, node: Feature, edge: Feature, at: Edges) -> Feature:
         product = self.product(self._inputs(node, edge, at), at.on_site)
         made = {ir: y for (_, ir), y in zip(self.product.output, product, strict=True)}
         scale = self.radial_net(at.rbf).to(edge[0].dtype)
@@ -111,7 +130,7 @@ class Convolution(nn.Module):
                 out.append(made[ir] * (next(gates) * s))
         return out
 
-    def _inputs(self, node: Feature, edge: Feature, at: Surroundings) -> Feature:
+    def _inputs(self, node: Feature, edge: Feature, at: Edges) -> Feature:
         """For each irrep of the product the channels of node i, node j and edge, in the frame of the edge."""
         dst, src = at.edge_index
         inputs = []
@@ -153,13 +172,19 @@ class NodeUpdate(Update):
         self.convolution = Convolution(node, edge, new, lmax, radial, legacy=legacy)
 
     def forward(self, node: Feature, edge: Feature, at: Surroundings) -> Feature:
-        messages = self.convolution(self.pre(node), edge, at)
-        summed = [
-            m.new_zeros(len(node[0]), *m.shape[1:]).index_add(0, at.edge_index[0], at.frame.to_global(m, ir))
-            for m, (_, ir) in zip(messages, self.irreps, strict=True)
-        ]
+        sender = self.pre(node)
+        summed = [node[0].new_zeros(len(node[0]), ir.dim, mul) for mul, ir in self.irreps]
+        for chunk in at.chunks:
+            summed = at.run(self._add_messages, summed, sender, part(edge, chunk.at), chunk)
         mixed = add(self.post(summed), self.own(node, at.node_kinds))
         return add(self.norm(mixed, at.node_batch, at.node_counts), self.residual(node))
+
+    def _add_messages(self, sums: Feature, node: Feature, edge: Feature, chunk: Edges) -> Feature:
+        messages = self.convolution(node, edge, chunk)
+        return [
+            total.index_add(0, chunk.edge_index[0], chunk.frame.to_global(message, ir))
+            for total, message, (_, ir) in zip(sums, messages, self.irreps, strict=True)
+        ]
 
 
 class EdgeUpdate(Update):
@@ -172,9 +197,13 @@ class EdgeUpdate(Update):
         self.convolution = Convolution(node, edge, new, lmax, radial, legacy=legacy)
 
     def forward(self, node: Feature, edge: Feature, at: Surroundings) -> Feature:
-        made = self.convolution(node, self.pre(edge), at)
-        mixed = add(self.post(made), self.own(edge, at.edge_kinds))
-        return add(self.norm(mixed, at.edge_batch, at.edge_counts, at.frame), self.residual(edge))
+        parts = [at.run(self._mixed, node, part(edge, chunk.at), chunk) for chunk in at.chunks]
+        normed = self.norm(joined(parts), at.edge_batch, at.edge_counts, at.frame)
+        return add(normed, self.residual(edge))
+
+    def _mixed(self, node: Feature, edge: Feature, chunk: Edges) -> Feature:
+        made = self.convolution(node, self.pre(edge), chunk)
+        return add(self.post(made), self.own(edge, chunk.kinds))
 
 
 class DeepHE3(Backbone):
@@ -191,6 +220,8 @@ class DeepHE3(Backbone):
         hermitian: average H_ij(R) with the adjoint of H_ji(-R), which the released network predicts apart.
         time_reversal: average a spinful H with its time-reversed one (no magnetism).
         legacy_e3nn: normalisation and signs of e3nn 0.3.5, as released weights need them.
+        edge_chunk: edges that go through a layer at a time, which bounds the memory of large cells; None: all.
+        recompute: in training, compute the layers again for the gradient instead of storing what it needs.
         node_irreps, last_node_irreps: of the nodes, where they differ from ``irreps``; of the nodes of the last
             block, where they differ from what the basis asks for.
     """
@@ -211,6 +242,8 @@ class DeepHE3(Backbone):
         hermitian: bool = False,
         time_reversal: bool = False,
         legacy_e3nn: bool = False,
+        edge_chunk: int | None = None,
+        recompute: bool = False,
         node_irreps: str | None = None,
         last_node_irreps: str | None = None,
     ):
@@ -220,6 +253,7 @@ class DeepHE3(Backbone):
             ("blocks", blocks, 1),
             ("lmax", lmax, 0),
             ("radial", radial, 2),
+            ("edge_chunk", 1 if edge_chunk is None else edge_chunk, 1),
         ):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"model.backbone.{name} is {value!r}; give a whole number >= {least}")
@@ -231,6 +265,7 @@ class DeepHE3(Backbone):
             )
         self.basis = basis
         self.hermitian, self.time_reversal = hermitian, time_reversal
+        self.edge_chunk, self.recompute = edge_chunk, recompute
         self.expansion = ShellPairExpansion(basis, legacy=legacy_e3nn)
         edge = unique_irreps("irreps", irreps)
         node = unique_irreps("node_irreps", node_irreps) if node_irreps else edge
@@ -262,8 +297,8 @@ class DeepHE3(Backbone):
 
     def forward(self, graph, refine: Refine = keep) -> Blocks:
         """Blocks of all edges of a crystal graph or a batch of them."""
-        at = self._surroundings(graph)
         length = graph.vectors.norm(dim=1)
+        at = self._surroundings(graph, length)
         kind = self.kind_of_number[graph.numbers]
         node = [(self.embedding / math.sqrt(len(self.embedding))).index_select(0, kind)[:, None]]
         edge = [self.edge_start(length)[:, None]]
@@ -272,34 +307,52 @@ class DeepHE3(Backbone):
         ):
             node = node_update(node, edge, at)
             edge = edge_update(node, edge, at)
-            refined = refine("edge", k, [part.transpose(0, 1) for part in edge])
-            edge = [part.transpose(0, 1) for part in refined]
-        irreps = [ir for _, ir in self.expansion.irreps]
-        turned = [at.frame.to_global(part, ir) for part, ir in zip(self.head(edge), irreps, strict=True)]
-        return {"edge": self._symmetrised(self.expansion(turned), graph)}
+            edge = joined([refined(refine, k, part(edge, chunk.at)) for chunk in at.chunks])
+        blocks = [at.run(self._blocks, part(edge, chunk.at), chunk.frame) for chunk in at.chunks]
+        return {"edge": self._symmetrised(torch.cat(blocks) if len(blocks) > 1 else blocks[0], graph)}
 
-    def _surroundings(self, graph) -> Surroundings:
+    def _blocks(
+        self, edge: Feature, frame: EdgeFrame
+    ) -> Float[Tensor, "edges dim dim"] | Complex[Tensor, "edges dim dim"]:
+        made = self.head(edge)
+        return self.expansion(
+            [frame.to_global(x, ir) for x, (_, ir) in zip(made, self.expansion.irreps, strict=True)]
+        )
+
+    def _surroundings(self, graph, length: Float[Tensor, " edges"]) -> Surroundings:
         edge_index: Tensor = graph.edge_index
         dst, src = edge_index
-        length = graph.vectors.norm(dim=1)
         species = len(self.embedding)
         kind = self.kind_of_number[graph.numbers]
+        edge_kind = kind[dst] * species + kind[src]
         edge_batch = graph.batch.index_select(0, dst)
         node_counts, edge_counts = (
             torch.bincount(batch, minlength=graph.num_graphs).to(length.dtype)
             for batch in (graph.batch, edge_batch)
         )
+        frame = EdgeFrame(graph.vectors)
+        count = len(length)
+        step = self.edge_chunk or max(count, 1)
+        chunks = [
+            Edges(
+                at,
+                edge_index[:, at],
+                (length[at] == 0).nonzero().flatten(),
+                frame.part(at),
+                self.radial(length[at]),
+                Kinds(edge_kind[at], species**2),
+            )
+            for at in (slice(start, min(start + step, count)) for start in range(0, count, step))
+        ]
         return Surroundings(
-            edge_index,
-            (length == 0).nonzero().flatten(),
-            EdgeFrame(graph.vectors),
-            self.radial(length),
+            chunks,
+            frame,
             Kinds(kind, species),
-            Kinds(kind[dst] * species + kind[src], species**2),
             graph.batch,
             edge_batch,
             node_counts,
             edge_counts,
+            self.recompute,
         )
 
     def _symmetrised(
@@ -318,6 +371,21 @@ class DeepHE3(Backbone):
 def add(a: Feature, b: Feature) -> Feature:
     """Sum, irrep by irrep."""
     return [x + y for x, y in zip(a, b, strict=True)]
+
+
+def part(feature: Feature, items: slice) -> Feature:
+    """Some items of a feature."""
+    return [x[items] for x in feature]
+
+
+def joined(parts: list[Feature]) -> Feature:
+    """The items of all parts, one part after another."""
+    return parts[0] if len(parts) == 1 else [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+
+
+def refined(refine: Refine, k: int, edge: Feature) -> Feature:
+    """o of some edges; `Refine` takes features component-first."""
+    return [x.transpose(0, 1) for x in refine("edge", k, [x.transpose(0, 1) for x in edge])]
 
 
 def merged(irreps: Sequence[tuple[int, Irrep]]) -> Irreps:

@@ -26,9 +26,9 @@ def keep(site: str, k: int, feature: Feature) -> Feature:
 class Backbone(nn.Module, ABC):
     """Base of all backbones.
 
-    ``forward(graph, refine)`` returns `Blocks`; it must call ``refine(site, k, feature)`` once for each of the K
-    features of each site in ``feature_irreps`` and go on with what it returns. A ``periodic`` backbone takes the
-    graphs of crystals and has the one site "edge".
+    ``forward(graph, refine)`` returns `Blocks`; it must call ``refine(site, k, feature)`` for each of the K features
+    of each site in ``feature_irreps``, once or for consecutive parts of its items, and go on with what it returns.
+    A ``periodic`` backbone takes the graphs of crystals and has the one site "edge".
     """
 
     label: str  # in tables and figures

@@ -163,8 +163,9 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
     def val_dataloader(self) -> DataLoader:
         return self.loader("val")
 
-    def test_dataloader(self) -> list[DataLoader]:
-        return [self.loader(part) for part in self.subsets("test").values()]
+    def test_dataloader(self) -> DataLoader | list[DataLoader]:
+        loaders = [self.loader(part) for part in self.subsets("test").values()]
+        return loaders if len(loaders) > 1 else loaders[0]
 
     def loader(self, part: str, *, shuffle: bool = False, share: bool = True, most: int = 0) -> DataLoader:
         """Batches of one part.

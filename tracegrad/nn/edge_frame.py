@@ -39,6 +39,10 @@ class EdgeFrame:
         self._polar = torch.atan2(torch.hypot(x, y), z)[:, None]
         self._matrices: dict[tuple[int, bool], Tensor] = {}
 
+    def part(self, edges: slice) -> "EdgeFramePart":
+        """The frame of some of the edges; matrices are computed once for all."""
+        return EdgeFramePart(self, edges)
+
     @full_precision
     def to_local(self, x: Float[Tensor, "edges m c"], ir: Irrep) -> Float[Tensor, "edges m c"]:
         """Components in the frame of each edge."""
@@ -70,6 +74,16 @@ class EdgeFrame:
         flipped = matrix.flip(2) * sign
         flipped[:, :, degree] = matrix[:, :, degree]
         return flipped
+
+
+class EdgeFramePart(EdgeFrame):
+    """Consecutive edges of a frame."""
+
+    def __init__(self, whole: EdgeFrame, edges: slice):
+        self._whole, self._edges = whole, edges
+
+    def rotation(self, ir: Irrep) -> Float[Tensor, "edges m m"]:
+        return self._whole.rotation(ir)[self._edges]
 
 
 def _about_axis(

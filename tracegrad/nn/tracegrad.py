@@ -11,6 +11,7 @@ import torch
 from e3nn.o3 import Irreps
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tracegrad.backbones.interface import Feature
 from tracegrad.basis import OrbitalBasis
@@ -121,6 +122,7 @@ class TraceGrad(nn.Module):
         apply_to: "edge" (the paper), or "edge_and_self" to refine and supervise on-site features too, where the
             backbone has them.
         residual: "sum" (o = f + v, the paper) or "relative" (o = f + 0.2 |f| / |v| v, norms per item).
+        recompute: in training, compute z and v again for the gradient instead of storing what it needs.
         last_v: whether the last block adds v as well (the paper); otherwise it only feeds the decoder.
         spin_trace: the traces of a spinful H, see `BlockTraces`.
     """
@@ -145,6 +147,7 @@ class TraceGrad(nn.Module):
         residual: Literal["sum", "relative"] = "sum",
         last_v: bool = True,
         spin_trace: SpinTrace = "sum",
+        recompute: bool = False,
     ):
         super().__init__()
         least = {
@@ -168,7 +171,7 @@ class TraceGrad(nn.Module):
         if residual not in ("sum", "relative"):
             raise ConfigError(f"tracegrad.residual is {residual!r}; choose sum or relative")
         self.trace, self.grad = trace, grad
-        self.residual = residual
+        self.residual, self.recompute = residual, recompute
         self.labels = BlockTraces(basis, spin_trace)
         width = width or len(basis.union) ** 2
         sites = ("edge", "self") if apply_to == "edge_and_self" else ("edge",)
@@ -207,7 +210,9 @@ class TraceGrad(nn.Module):
         if site not in self.blocks:
             return f, None
         if self.gradients[site][k]:
-            z, v = self.blocks[site][k](f)
+            block = self.blocks[site][k]
+            again = self.recompute and torch.is_grad_enabled()
+            z, v = checkpoint(block, f, use_reentrant=False) if again else block(f)
             return self._add(f, v), z
         if self.trace and need_z:
             return f, self.blocks[site][k].encode(f)
