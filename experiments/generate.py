@@ -1,8 +1,6 @@
 """Compute reference data in the released QH9 schema: `python -m experiments.generate --help`."""
 
 import os
-import re
-import shlex
 import sys
 import time
 from dataclasses import dataclass, field, fields
@@ -10,20 +8,11 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from rich.progress import Progress, TaskID
 
 from experiments.configuration import command, plain
+from experiments.generate_crystals import main as crystals
+from experiments.generation_report import progress_bar, public_command
 from tracegrad.errors import ConfigError
 from tracegrad.physics import generation
 from tracegrad.physics.generation_settings import GenerationSettings
@@ -35,6 +24,7 @@ class GenerateConfig(GenerationSettings):
     """All settings of the command, with the types that values are checked against."""
 
     output: str = "???"
+    kind: str = "molecules"
     molecules: Any = field(default_factory=list)
     geometries: Any = field(default_factory=list)
     strict: bool = False
@@ -43,10 +33,12 @@ class GenerateConfig(GenerationSettings):
 
 
 @command("generate")
-def main(config: DictConfig) -> None:
+def molecules(config: DictConfig) -> None:
     """Read the geometries, print what will be computed, compute it."""
     config = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(GenerateConfig), config))
     values = plain(config)
+    if config.kind != "molecules":
+        raise ConfigError(f"kind={config.kind} is unknown; it is molecules or crystals")
     settings = GenerationSettings(**{entry.name: values[entry.name] for entry in fields(GenerationSettings)})
     processes = config.processes if config.processes is not None else len(os.sched_getaffinity(0))
     if processes < 1:
@@ -60,7 +52,7 @@ def main(config: DictConfig) -> None:
         f"flavour {settings.flavour}, functional {settings.functional}, def2-SVP; "
         f"geometries: {len(geometries)}, processes: {processes}"
     )
-    with _progress_bar(console) as bar:
+    with progress_bar(console, "frames") as bar:
         summary = generation.generate(
             geometries,
             settings,
@@ -90,13 +82,6 @@ def _listed(config: DictConfig, name: str) -> list[str]:
     return values
 
 
-class _RateColumn(ProgressColumn):
-    """Frames a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.2g}/s" if task.speed else "")
-
-
 class _ProgressReport:
     """Moves the bar; where there is no terminal for one, as in a batch job, prints a line a minute.
 
@@ -121,25 +106,12 @@ class _ProgressReport:
             self.bar.console.print(f"{items}, {frames}", highlight=False)
 
 
-def _progress_bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("frames"),
-        _RateColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        # One label of a large molecule takes longer than the half minute that Rich averages over.
-        speed_estimate_period=600,
-    )
-
-
-def public_command(arguments: list[str]) -> str:
-    """The command line for the provenance, with folders outside of the working folder left away."""
-    shortened = [re.sub(r"(^|[=,\[\s'\"])/[^,\]'\"]*/", r"\1", argument) for argument in arguments]
-    return shlex.join(["python", "-m", "experiments.generate", *shortened])
+def main() -> None:
+    """Molecules, or crystals with kind=crystals."""
+    if "kind=crystals" in sys.argv[1:]:
+        crystals()
+    else:
+        molecules()
 
 
 if __name__ == "__main__":

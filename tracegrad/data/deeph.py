@@ -152,7 +152,7 @@ def read_structure(folder: str | Path, *, hamiltonian: bool = True, overlap: boo
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for matrix in wanted:
         basis = openmx_basis(shells, spinful and matrix == "hamiltonian")
-        read = _read_flat if newer else _read_keyed
+        read = _read_flat if newer else read_keyed
         path = matrix_path(folder, matrix)
         found[matrix] = read(path, numbers, basis)
         _check_edges(found[matrix][0], len(numbers), str(path))
@@ -501,7 +501,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
         ) from error
 
 
-def _read_keyed(
+def read_keyed(
     path: Path, numbers: np.ndarray, basis: OrbitalBasis
 ) -> tuple[Int64[np.ndarray, "pairs 5"], Shaped[np.ndarray, " entries"]]:
     """Edges and entries of a file with a dataset for each block, in the order of `edge_order`."""

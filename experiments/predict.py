@@ -1,0 +1,133 @@
+"""Hamiltonians of crystals from a trained network: `python -m experiments.predict --help`."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from experiments.bands import write_bands
+from experiments.configuration import command, plain
+from experiments.runs import load_model
+from tracegrad.backbones.deeph_e3 import DeepHE3
+from tracegrad.data.deeph import (
+    Structure,
+    edge_order,
+    is_structure_folder,
+    matrix_path,
+    read_structure,
+    write_structure,
+)
+from tracegrad.errors import ConfigError, DataError
+from tracegrad.estimate import estimate
+from tracegrad.model import HamiltonianModel
+from tracegrad.neighbours import edges_within_range
+
+
+@command("predict", help_alone=True)
+def main(config: DictConfig) -> None:
+    """Predict what the command line says."""
+    predict(plain(config))
+
+
+def predict(values: dict[str, Any]) -> None:
+    """Read the structure, say what the prediction will cost, predict, and write."""
+    if values["threads"] is not None:
+        torch.set_num_threads(values["threads"])
+    model = load_model(str(values["checkpoint"]))
+    if not isinstance(model.backbone, DeepHE3):
+        raise ConfigError(
+            f"{values['checkpoint']} is a {model.backbone.label} for molecules; "
+            "this command predicts crystals, for molecules use load_model(...).hamiltonian in Python"
+        )
+    model.backbone.edge_chunk = values["edge_chunk"]
+    model.backbone.hermitian = True  # a file holds H(R, i, j) and its adjoint H(-R, j, i)
+    model.to(values["device"])
+    structure = read_geometry(Path(str(values["structure"])), model)
+    output = Path(str(values["output"]))
+    print(
+        f"{structure.name}: {len(structure.numbers)} atoms, {len(structure.edges)} blocks, "
+        f"{'with spin-orbit coupling' if structure.spinful else 'without spin'}",
+        flush=True,
+    )
+    print(f"estimate: {estimate(model, structure)}", flush=True)
+    started = time.perf_counter()
+    geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
+    blocks = model.hamiltonian(*geometry)
+    seconds = time.perf_counter() - started
+    kind = np.complex128 if structure.spinful else np.float64
+    entries = np.concatenate([block.ravel() for block in blocks]).astype(kind)
+    write_structure(replace(structure, hamiltonian=entries), output, overwrite=values["overwrite"])
+    print(f"predicted in {seconds:.1f} s; wrote {output} in DeepH's format")
+    if values["bands"]:
+        predicted_bands(Path(str(values["structure"])), output, structure, values)
+
+
+def predicted_bands(given: Path, output: Path, structure: Structure, values: dict[str, Any]) -> None:
+    """Bands of a prediction, beside those of DFT where the given folder has its H."""
+    if structure.overlap is None:
+        print("no overlaps, so no bands; give a structure folder with overlaps.h5 for them")
+        return
+    settings = {"output": output / "bands", "window": values["window"], "processes": values["processes"]}
+    if matrix_path(given, "hamiltonian").is_file():
+        write_bands(settings | {"structure": given, "predicted": output})
+    elif structure.fermi_level is None:
+        print(f"no Fermi level in {given}, so no bands; see python -m experiments.bands")
+    else:
+        write_bands(settings | {"structure": output})
+
+
+def read_geometry(path: Path, model: HamiltonianModel) -> Structure:
+    """A structure without H: a folder with overlaps (or H, which is ignored), or any crystal that ASE reads.
+
+    Raises:
+        DataError: nothing to read, no cell, or elements and shells that the network does not have.
+    """
+    basis = model.basis
+    if is_structure_folder(path):
+        overlap = matrix_path(path, "overlap").is_file()
+        found = read_structure(path, hamiltonian=not overlap, overlap=overlap)
+        basis.check(found.numbers, str(path))
+        for number, degrees in found.shells.items():
+            if basis.shells[number] != degrees:
+                raise DataError(
+                    f"{path}: atomic number {number} has shells {degrees}, the network was trained with "
+                    f"{basis.shells[number]}; use the basis of the training"
+                )
+        return replace(found, hamiltonian=None, spinful=basis.spinful)
+    try:
+        atoms = ase.io.read(path)
+    except Exception as error:  # ASE raises many kinds for files that it does not understand
+        raise DataError(
+            f"{path}: neither a structure folder nor a file that ASE reads ({error}); give one with a cell, such "
+            "as a .cif, a POSCAR or an extended .xyz"
+        ) from error
+    assert isinstance(atoms, ase.Atoms)
+    if atoms.cell.rank < 3:
+        raise DataError(
+            f"{path}: the cell has {atoms.cell.rank} vectors; give three, for a layer with a vacuum"
+        )
+    numbers = atoms.numbers.astype(np.int64)
+    basis.check(numbers, str(path))
+    lattice = np.array(atoms.cell)
+    edges = edges_within_range(numbers, atoms.positions, lattice, atoms.pbc, basis)
+    return Structure(
+        name=path.stem,
+        numbers=numbers,
+        positions=atoms.positions.copy(),
+        lattice=lattice,
+        shells={int(z): basis.shells[int(z)] for z in np.unique(numbers)},
+        spinful=basis.spinful,
+        fermi_level=None,
+        edges=edges[edge_order(edges)],
+        hamiltonian=None,
+        overlap=None,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""A program that behaves like OpenMX, and structures as it would compute them."""
+
+from pathlib import Path
+
+import numpy as np
+from ase.neighborlist import neighbor_list
+
+from tests.data.scfout import daggers, scfout
+from tracegrad.blocks import block_starts
+from tracegrad.data.deeph import Structure, edge_order
+from tracegrad.physics.crystals.openmx_input import openmx_input
+from tracegrad.physics.crystals.settings import CrystalSettings, openmx_settings
+from tracegrad.physics.crystals.structures import CrystalStructure
+
+SMALL = {"crystal": "MG", "supercell": [2, 1], "bases": {"C": "C5.0-s1p1"}, "k_spacing": 1.0, "max_iter": 40}
+
+# What it does with the folder NAME is said by the file NAME of the folder `modes`.
+SCRIPT = """#!/bin/sh
+name=$(basename "$PWD")
+echo "$* threads $OMP_NUM_THREADS" >> {home}/calls/$name
+mode=$(cat {home}/modes/$name 2>/dev/null || echo good)
+test -f "$1" || exit 9
+echo "Welcome to OpenMX"
+cycles=12
+case $mode in
+  fail) echo "Segmentation fault"; exit 3 ;;
+  silent) echo "no PAO"; exit 0 ;;
+  hang) echo $$ > {home}/hanging; exec sleep 60 ;;
+  unconverged) cycles=40 ;;
+esac
+cp {home}/scfout/$name openmx.scfout
+test $mode = truncated && head -c 300 {home}/scfout/$name > openmx.scfout
+cat > openmx.out <<END
+  This calculation was performed by OpenMX Ver. 3.9.9
+                  SCF history at MD= 1
+   SCF=   1  NormRD=  1.000000000000  Uele= -3.523169099731
+   SCF=  $cycles  NormRD=  0.000000001917  Uele= -3.889316014533
+END
+"""
+
+
+class FakeOpenmx:
+    """The program in a folder laid out as an installation, with a data base of empty files."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        for name in ("work", "DFT_DATA19/PAO", "DFT_DATA19/VPS", "calls", "modes", "scfout"):
+            (home / name).mkdir(parents=True)
+        for name in ("PAO/C5.0.pao", "PAO/Bi8.0.pao", "VPS/C_PBE19.vps", "VPS/Bi_PBE19.vps"):
+            (home / "DFT_DATA19" / name).touch()
+        self.path = home / "work" / "openmx"
+        self.path.write_text(SCRIPT.format(home=home))
+        self.path.chmod(0o755)
+
+    def knows(self, entry: CrystalStructure, settings: CrystalSettings) -> Structure:
+        """Let it answer a structure with random matrices, which are returned."""
+        structure = calculated(entry, settings)
+        text = openmx_input(entry.atoms, openmx_settings(settings))
+        (self.home / "scfout" / entry.name).write_bytes(scfout(structure, text=text))
+        return structure
+
+    def will(self, mode: str, name: str) -> None:
+        (self.home / "modes" / name).write_text(mode)
+
+    def calls(self, name: str) -> int:
+        path = self.home / "calls" / name
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def calculated(entry: CrystalStructure, settings: CrystalSettings) -> Structure:
+    """Random hermitian matrices between atoms less than 1.6 angstrom apart, or 3.2 of bismuth."""
+    calculation = openmx_settings(settings)
+    atoms = entry.atoms.copy()
+    atoms.wrap()
+    i, j, cells = neighbor_list("ijS", atoms, 1.6 if 6 in atoms.numbers else 3.2)
+    on_site = np.arange(len(atoms))
+    zeros = np.zeros((len(atoms), 3), dtype=np.int64)
+    edges = np.concatenate(
+        [np.column_stack([cells, i, j]), np.column_stack([zeros, on_site, on_site])]
+    ).astype(np.int64)
+    edges = edges[edge_order(edges)]
+    random = np.random.default_rng(len(atoms))
+    values = {
+        "name": entry.name,
+        "numbers": atoms.numbers.astype(np.int64),
+        "positions": atoms.positions,
+        "lattice": atoms.cell.array,
+        "shells": calculation.shells(atoms),
+        "spinful": bool(calculation.spin_orbit),
+        "fermi_level": -4.0,
+        "edges": edges,
+    }
+    structure = Structure(**values)
+    for matrix in ("hamiltonian", "overlap"):
+        basis = structure.basis_of(matrix)
+        entries = random.normal(size=block_starts(edges[:, 3:].T, structure.numbers, basis)[-1])
+        if basis.spinful:
+            entries = entries + 1j * random.normal(size=len(entries))
+        values[matrix] = (entries + daggers(entries, structure, matrix)) / 2
+    return Structure(**values)

@@ -1,0 +1,84 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from tracegrad.errors import TraceGradError
+from tracegrad.physics.bands import BandStructure
+from tracegrad.physics.kpath import k_path
+from tracegrad.plots.bands import bands_figure
+from tracegrad.plots.style import OTHER_COLOUR, SERIES_COLOURS, save
+
+LATTICE = np.diag([3.0, 5.0, 15.0])
+
+
+def cosines(path="GX,YS", points=40) -> BandStructure:
+    """Three bands; the third lies above the usual window."""
+    k = k_path(LATTICE, np.array([True, True, False]), path=path, npoints=points)
+    cosine = np.cos(2 * np.pi * k.points[:, 0])
+    energies = np.stack([-1.5 - 0.4 * cosine, 0.9 + 0.3 * cosine, 7.0 + cosine], axis=1) + 4.0
+    return BandStructure("cosines", k, energies, 0, 3, 4.0, 1.0)
+
+
+def drawn(figure, colour):
+    (ax,) = figure.axes
+    return [line for line in ax.lines if to_hex(line.get_color()) == colour and len(line.get_xdata()) > 2]
+
+
+def test_one_band_structure(tmp_path):
+    bands = cosines()
+    figure = bands_figure(bands, title="cosines")
+    (ax,) = figure.axes
+    assert ax.get_title(loc="left") == "cosines"
+    assert [label.get_text() for label in ax.get_xticklabels()] == [
+        r"$\Gamma$",
+        r"$\mathrm{X}$|$\mathrm{Y}$",
+        r"$\mathrm{S}$",
+    ]
+    assert list(ax.get_xticks()) == [distance for distance, _ in bands.path.ticks]
+    assert ax.get_ylim() == (-2, 2)
+    assert ax.get_xlim() == (0, bands.path.distances[-1])
+    assert not figure.legends
+    lines = drawn(figure, OTHER_COLOUR)
+    assert len(lines) == 4  # two bands on both sides of the jump
+    jump = bands.path.ticks[1][0]
+    assert all(line.get_xdata()[-1] <= jump or line.get_xdata()[0] >= jump for line in lines)
+    values = np.concatenate([line.get_ydata() for line in lines])
+    assert values.min() == pytest.approx(-1.9)
+    assert values.max() == pytest.approx(1.2)
+    path = save(figure, tmp_path / "bands.png")
+    with Image.open(path) as image:
+        assert image.width > 800
+        assert image.convert("L").getextrema() == (0, 255)
+
+
+def test_a_prediction_on_top():
+    bands = cosines()
+    predicted = replace(bands, energies=bands.energies + 0.1, fermi_level=-100.0)
+    figure = bands_figure(bands, predicted, window=(-3.0, 12.0), labels=("OpenMX", "network"))
+    below, above = (drawn(figure, colour) for colour in (OTHER_COLOUR, SERIES_COLOURS[1]))
+    assert len(below) == len(above) == 6
+    for one, other in zip(below, above, strict=True):
+        assert other.get_ydata() == pytest.approx(one.get_ydata() + 0.1)  # one Fermi level for both
+        assert other.get_zorder() > one.get_zorder()
+        assert other.is_dashed()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["OpenMX", "network"]
+
+
+def test_single_points_and_subscripts():
+    path = k_path(LATTICE, np.array([True, True, False]), points={"A1": [0, 0, 0]})
+    bands = replace(cosines(), path=path, energies=np.array([[3.0, 5.0]]))
+    figure = bands_figure(bands)
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == [r"$\mathrm{A}_{1}$"]
+    assert [float(line.get_ydata()[0]) for line in ax.lines if line.get_marker() == "_"] == [-1, 1]
+    save_nothing = bands_figure(bands, window=(5.0, 6.0))
+    assert not [line for line in save_nothing.axes[0].lines if line.get_marker() == "_"]
+
+
+def test_an_empty_window():
+    with pytest.raises(TraceGradError, match=r"window is \[2.0, -2.0\]"):
+        bands_figure(cosines(), window=(2.0, -2.0))

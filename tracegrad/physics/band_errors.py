@@ -1,0 +1,144 @@
+"""Errors of the bands of a predicted Hamiltonian, both with the overlap of the structure.
+
+H' + mu S moves all bands by mu, which no observable at fixed electron number sees; so errors are given as they are
+and with the mean taken away.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from tracegrad.data.deeph import Structure, check_structure, read_keyed, read_structure
+from tracegrad.errors import ConfigError, DataError
+from tracegrad.physics.bands import BandStructure, Prediction
+from tracegrad.units import MEV
+
+_SAME_PLACE = 1e-3  # angstrom
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Of energies of the same states, meV; "aligned" after the mean has been taken away (H' less mean S)."""
+
+    mean: float
+    mae: float
+    max: float
+    aligned_mae: float
+    aligned_max: float
+
+
+@dataclass(frozen=True)
+class BandErrors:
+    """Errors of predicted bands over all states of the structure in a window.
+
+    Args:
+        window: eV, from the Fermi level; narrower than the one asked for where bands were not computed.
+        states: how many, over all points.
+        eigenvalues: of eigenvalues with the same number from below.
+        first_order: of <c|H' - H|c>, which no order of eigenvalues enters.
+        extra: predicted states less states of the structure in the window at each point: ghost bands where positive;
+            a state near the edge of the window counts here too.
+        aligned_extra: the same with the mean of ``eigenvalues`` taken from the predicted energies.
+    """
+
+    window: tuple[float, float]
+    states: int
+    eigenvalues: Deviation
+    first_order: Deviation
+    extra: Int64[np.ndarray, " k"]
+    aligned_extra: Int64[np.ndarray, " k"]
+
+
+def with_hamiltonian(structure: Structure, source: str | Path) -> Structure:
+    """The structure with the Hamiltonian of another folder, or of a file with the keys of ``hamiltonians.h5``.
+
+    Raises:
+        DataError: it cannot be read, or belongs to another structure.
+    """
+    source = Path(source)
+    if source.is_file():
+        edges, entries = read_keyed(source, structure.numbers, structure.basis)
+        _check_same(str(source), edges, structure.edges, "pairs of atoms in its blocks")
+        predicted = replace(structure, hamiltonian=entries)
+        check_structure(predicted, str(source))
+        return predicted
+    other = read_structure(source)
+    _check_same(str(source), other.numbers, structure.numbers, "atoms")
+    for what in ("lattice", "positions"):
+        distance = np.abs(getattr(other, what) - getattr(structure, what)).max()
+        if distance > _SAME_PLACE:
+            raise DataError(
+                f"{source}: the {what} differ by {distance:.1e} angstrom from {structure.name}; "
+                "predict the same structure"
+            )
+    for what, found, expected in (
+        ("shells", other.shells, structure.shells),
+        ("isspinful", other.spinful, structure.spinful),
+    ):
+        if found != expected:
+            raise DataError(f"{source}: {what} is {found}, but {expected} in {structure.name}; use one basis")
+    _check_same(str(source), other.edges, structure.edges, "pairs of atoms in its blocks")
+    return replace(structure, hamiltonian=other.hamiltonian)
+
+
+def _check_same(where: str, found: np.ndarray, expected: np.ndarray, what: str) -> None:
+    if not np.array_equal(found, expected):
+        raise DataError(f"{where}: other {what} than the structure has; predict the same structure")
+
+
+def band_errors(bands: BandStructure, prediction: Prediction, window: tuple[float, float]) -> BandErrors:
+    """Errors of the predicted bands over all states of the structure within ``window`` (eV, from the Fermi level).
+
+    Raises:
+        ConfigError: the window is empty, or no computed state is in it.
+    """
+    if not window[0] < window[1]:
+        raise ConfigError(f"window is {list(window)}; give two numbers in eV, the lower one first")
+    both = (bands, prediction.bands)
+    energies, predicted = (one.energies - bands.fermi_level for one in both)
+    low, high = window
+    for one, levels in zip(both, (energies, predicted), strict=True):
+        if one.first > 0:
+            low = max(low, float(levels[:, 0].max()))
+        if one.first + levels.shape[1] < one.total:
+            high = min(high, float(levels[:, -1].min()))
+    first = max(one.first for one in both)
+    last = min(one.first + one.energies.shape[1] for one in both)
+    own = slice(first - bands.first, last - bands.first)
+    other = slice(first - prediction.bands.first, last - prediction.bands.first)
+    inside = (low <= energies[:, own]) & (energies[:, own] <= high)
+    if not inside.any():
+        raise ConfigError(
+            f"{bands.name}: none of the bands {first + 1} to {last} is between {low:.3f} and {high:.3f} eV from the "
+            f"Fermi level at any point (window {list(window)}); set another window or more bands"
+        )
+    eigenvalues = _deviation((predicted[:, other] - energies[:, own])[inside])
+
+    def extra(levels: Float[np.ndarray, "k bands"]) -> Int64[np.ndarray, " k"]:
+        counts = [((low <= table) & (table <= high)).sum(1) for table in (levels, energies)]
+        return counts[0] - counts[1]
+
+    return BandErrors(
+        window=(low, high),
+        states=int(inside.sum()),
+        eigenvalues=eigenvalues,
+        first_order=_deviation(prediction.first_order[:, own][inside]),
+        extra=extra(predicted),
+        aligned_extra=extra(predicted - eigenvalues.mean / MEV["eV"]),
+    )
+
+
+def _deviation(differences: Float[np.ndarray, " states"]) -> Deviation:
+    """Of differences in eV."""
+    values = MEV["eV"] * differences
+    mean = values.mean()
+    aligned = np.abs(values - mean)
+    return Deviation(
+        mean=float(mean),
+        mae=float(np.abs(values).mean()),
+        max=float(np.abs(values).max()),
+        aligned_mae=float(aligned.mean()),
+        aligned_max=float(aligned.max()),
+    )

@@ -1,0 +1,277 @@
+"""Bands of crystals from H(R) and S(R), and their gap.
+
+Everything is said of the points of a path only. The files do not have the number of electrons, so occupied bands are
+those below the Fermi level.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from threadpoolctl import threadpool_limits
+
+from tracegrad.data.deeph import Structure, is_structure_folder, matrix_path, read_structure
+from tracegrad.errors import ConfigError, DataError, TraceGradError
+from tracegrad.physics.bloch import EXTRA_STATES, Point, PointSolver
+from tracegrad.physics.kpath import KPath
+from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
+
+LARGEST_DENSE = 1500  # orbitals; above, not all bands are computed unless asked for
+BANDS_OF_LARGE = 60
+SMALL_OVERLAP = 1e-4
+# Orbitals cubed times points, below which processes take longer to start than to work.
+_WORTH_PROCESSES = 1e10
+
+
+@dataclass(frozen=True, eq=False)
+class BandStructure:
+    """Bands along a path.
+
+    Args:
+        name: of the structure.
+        path: the points.
+        energies: eV, ascending at each point.
+        first: number of the bands below these.
+        total: number of all bands, computed or not.
+        fermi_level: eV.
+        smallest_overlap: smallest eigenvalue of S(k) on the path.
+    """
+
+    name: str
+    path: KPath
+    energies: Float[np.ndarray, "k bands"]
+    first: int
+    total: int
+    fermi_level: float
+    smallest_overlap: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a predicted Hamiltonian gives with the overlap of the structure.
+
+    Args:
+        bands: its own.
+        first_order: <c|H' - H|c> of the states of the structure, eV, in the places of their bands.
+    """
+
+    bands: BandStructure
+    first_order: Float[np.ndarray, "k bands"]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Occupation and gap on the path, eV; bands are counted from 1, points of the path from 0.
+
+    Args:
+        metal: bands cross the Fermi level, or, where the number of occupied ones was given, overlap.
+        bands: first and last band that cross or overlap; of an insulator the highest occupied and lowest empty one.
+        gap: lowest empty less highest occupied energy, 0 of a metal.
+        direct_gap: the smallest difference at one point; None of a metal, like all that follow.
+        valence, conduction: highest occupied and lowest empty energy, as in the files.
+        valence_point, conduction_point, direct_point: where.
+        step: largest change of the highest occupied and lowest empty energy from there to the next points, by which
+            bands may still come closer between the points.
+    """
+
+    metal: bool
+    bands: tuple[int, int]
+    gap: float = 0.0
+    direct_gap: float | None = None
+    valence: float | None = None
+    conduction: float | None = None
+    valence_point: int | None = None
+    conduction_point: int | None = None
+    direct_point: int | None = None
+    step: float | None = None
+
+
+def read_for_bands(folder: str | Path) -> Structure:
+    """A structure folder with both matrices.
+
+    Raises:
+        DataError: it is damaged or has no overlaps.
+    """
+    overlaps = matrix_path(folder, "overlap")
+    if is_structure_folder(folder) and not os.path.exists(overlaps):
+        raise DataError(
+            f"{overlaps}: no such file, but bands need the overlap too; take a folder that has it, or "
+            "write one with python -m experiments.convert"
+        )
+    return read_structure(folder, overlap=True)
+
+
+def band_structure(
+    structure: Structure,
+    path: KPath,
+    *,
+    predicted: Structure | None = None,
+    fermi_level: float | None = None,
+    bands: int | None = None,
+    processes: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[BandStructure, Prediction | None]:
+    """Bands of a structure and, with its overlap, of a predicted Hamiltonian.
+
+    Spawns processes where the work is long enough: a script that calls this needs the guard
+    `if __name__ == "__main__"`.
+
+    Args:
+        structure: with H and S.
+        path: the points.
+        predicted: the same structure with another H.
+        fermi_level: eV; None: that of the structure.
+        bands: about how many around the Fermi level (by shift and invert) where that is less work than all; None: all
+            of up to 1500 orbitals, else 60.
+        processes: of one thread each; None: one for each core, or one alone for short work.
+        on_progress: called with the number of points done and of all.
+
+    Raises:
+        DataError: a matrix is missing or damaged, S is not positive definite, no Fermi level.
+        ConfigError: no band or process.
+        TraceGradError: a worker process died.
+    """
+    level = structure.fermi_level if fermi_level is None else fermi_level
+    if level is None:
+        raise DataError(f"{structure.name}: no Fermi level in it; set fermi_level (eV)")
+    for name, count in (("bands", bands), ("processes", processes)):
+        if count is not None and count < 1:
+            raise ConfigError(f"{name} is {count}; at least 1 is needed")
+    total = int(structure.basis.sizes[structure.numbers].sum())
+    if bands is None and total > LARGEST_DENSE:
+        bands = BANDS_OF_LARGE
+    if bands is not None and 3 * (bands + EXTRA_STATES) >= total:
+        bands = None
+    solver = PointSolver(structure, level, bands, predicted)
+    if processes is None:
+        short = total**3 * len(path.points) < _WORTH_PROCESSES
+        processes = 1 if short else len(os.sched_getaffinity(0))
+    results: list[Any] = [None] * len(path.points)
+    on_progress(0, len(results))
+    for done, (i, result) in enumerate(_solved(solver, path.points, processes), 1):
+        results[i] = result
+        on_progress(done, len(results))
+    return _collected(structure, path, level, total, results)
+
+
+def _solved(
+    solver: PointSolver, points: Float[np.ndarray, "k 3"], processes: int
+) -> Iterator[tuple[int, Point]]:
+    """Number and result of each point in any order."""
+    if processes == 1:
+        with threadpool_limits(limits=1):
+            for i, point in enumerate(points):
+                yield i, solver(point)
+        return
+    tasks = deque(enumerate(points))
+    try:
+        with WorkerPool(min(processes, len(points))) as pool:
+            for n in range(pool.idle):  # all are idle, so each gets the matrices once
+                pool.submit(n, _keep, solver)
+            while pool.busy:
+                for i, result in pool.finished(timeout=0.5):
+                    if isinstance(result, TaskFailure):
+                        raise DataError(result.reason)
+                    if result is not None:
+                        yield i, result
+                for _ in range(min(pool.idle, len(tasks))):
+                    i, point = tasks.popleft()
+                    pool.submit(i, _solve, point)
+    except WorkerDied as error:
+        raise TraceGradError(
+            f"{solver.name}: a worker process died ({error}); fewer processes or bands need less memory"
+        ) from error
+
+
+_kept: list[PointSolver] = []  # the solver of a worker process
+
+
+def _keep(solver: PointSolver) -> None:
+    _kept[:] = [solver]
+
+
+def _solve(point: Float[np.ndarray, " 3"]) -> Point:
+    return _kept[0](point)
+
+
+def _collected(
+    structure: Structure, path: KPath, level: float, total: int, results: Sequence[Point]
+) -> tuple[BandStructure, Prediction | None]:
+    smallest = min(result.smallest_overlap for result in results)
+
+    def bands(firsts: Sequence[int], rows: Sequence[np.ndarray]) -> BandStructure:
+        first, energies = _common(structure.name, firsts, rows)
+        return BandStructure(structure.name, path, energies, first, total, level, smallest)
+
+    firsts = [result.first for result in results]
+    own = bands(firsts, [result.energies for result in results])
+    others = [result.predicted for result in results if result.predicted is not None]
+    if not others:
+        return own, None
+    predicted = bands([other.first for other in others], [other.energies for other in others])
+    _, shifts = _common(structure.name, firsts, [other.first_order for other in others])
+    return own, Prediction(predicted, shifts)
+
+
+def _common(
+    name: str, firsts: Sequence[int], rows: Sequence[np.ndarray]
+) -> tuple[int, Float[np.ndarray, "k bands"]]:
+    """The bands that all points have, as a table, and the number of those below."""
+    low = max(firsts)
+    high = min(first + len(row) for first, row in zip(firsts, rows, strict=True))
+    if high <= low:
+        raise ConfigError(
+            f"{name}: no band is among those nearest to the Fermi level at all points; set more bands"
+        )
+    return low, np.array([row[low - first : high - first] for first, row in zip(firsts, rows, strict=True)])
+
+
+def band_gap(bands: BandStructure, occupied: int | None = None) -> Gap:
+    """Occupation and gap on the path.
+
+    Args:
+        bands: along the path.
+        occupied: number of occupied bands; None: those below the Fermi level.
+
+    Raises:
+        DataError: the Fermi level lies outside of all computed bands.
+    """
+    energies = bands.energies
+    if occupied is None:
+        below = bands.first + (energies < bands.fermi_level).sum(1)
+        if below.min() < below.max():
+            return Gap(True, (int(below.min()) + 1, int(below.max())))
+        occupied = int(below[0])
+    top = occupied - bands.first
+    if not 0 < top < energies.shape[1]:
+        raise DataError(
+            f"{bands.name}: {occupied} occupied bands, but {bands.first + 1} to {bands.first + energies.shape[1]} "
+            "were computed; correct fermi_level (eV) or set more bands"
+        )
+    valence, conduction = energies[:, top - 1], energies[:, top]
+    highest, lowest = int(valence.argmax()), int(conduction.argmin())
+    if conduction[lowest] <= valence[highest]:
+        return Gap(True, (occupied, occupied + 1))
+    direct = conduction - valence
+    return Gap(
+        metal=False,
+        bands=(occupied, occupied + 1),
+        gap=float(conduction[lowest] - valence[highest]),
+        direct_gap=float(direct.min()),
+        valence=float(valence[highest]),
+        conduction=float(conduction[lowest]),
+        valence_point=highest,
+        conduction_point=lowest,
+        direct_point=int(direct.argmin()),
+        step=max(_step(valence, highest), _step(conduction, lowest)),
+    )
+
+
+def _step(energies: Float[np.ndarray, " k"], point: int) -> float:
+    """Largest difference to the next points."""
+    return float(np.abs(energies[max(point - 1, 0) : point + 2] - energies[point]).max())

@@ -1,0 +1,175 @@
+"""The structures of a database: stackings with thermal displacements, twisted cells, or frames of a file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from ase.neighborlist import neighbor_list
+from jaxtyping import Float
+
+from tracegrad.errors import ConfigError, DataError
+from tracegrad.physics.crystals.layers import Crystal, crystal_cell
+from tracegrad.physics.crystals.openmx_input import check_elements
+from tracegrad.physics.crystals.settings import CrystalSettings
+from tracegrad.physics.crystals.twist import twisted_cell
+
+# Atoms closer than this fraction of the sum of their covalent radii are a mistake, not a thermal motion.
+_CLOSEST = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class CrystalStructure:
+    """A crystal to compute.
+
+    Args:
+        name: of its folder.
+        atoms: with a cell, angstrom.
+        origin: how it was made, for the provenance.
+        displacements: of its atoms from their ideal places, angstrom; None where not known.
+    """
+
+    name: str
+    atoms: Atoms
+    origin: dict[str, Any] = field(default_factory=dict)
+    displacements: Float[np.ndarray, "atoms 3"] | None = None
+
+
+def crystal_structures(
+    settings: CrystalSettings, geometries: Sequence[str | Path] = ()
+) -> list[CrystalStructure]:
+    """All structures that the settings ask for, and all frames of the files.
+
+    Raises:
+        ConfigError: nothing is asked for, or atoms that touch each other or their images through the vacuum.
+        DataError: a file that cannot be read or is not periodic.
+    """
+    structures = []
+    if settings.crystal is not None:
+        structures += _twisted(settings) if settings.twisted else _stackings(settings)
+    for path in map(Path, geometries):
+        structures += _frames(path)
+    if not structures:
+        raise ConfigError("nothing to compute: give crystal or geometries")
+    taken: set[str] = set()
+    for structure in structures:
+        if structure.name in taken:
+            raise ConfigError(f"two structures would be called {structure.name}; rename a file")
+        taken.add(structure.name)
+        check_elements(structure.atoms, structure.name)
+        _check_distances(structure, settings)
+    return structures
+
+
+def _stackings(settings: CrystalSettings) -> list[CrystalStructure]:
+    recipe = settings.recipe
+    count = settings.structures or recipe.structures
+    digits = len(str(count - 1))
+    shifts = _shifts(settings, count).tolist()
+    structures = []
+    for index in range(count):
+        shift = shifts[index]
+        cell = crystal_cell(recipe, recipe.height, recipe.supercell, shift)
+        origin = {"crystal": recipe.title, "supercell": list(recipe.supercell)}
+        if recipe.layers == 2:
+            origin["shift of the upper layer"] = shift
+        name = f"{settings.crystal}_{index:0{digits}}"
+        structures.append(_disturbed(name, cell, origin, recipe, [settings.seed, 0, index]))
+    return structures
+
+
+def _shifts(settings: CrystalSettings, count: int) -> Float[np.ndarray, "structures 2"]:
+    """Fractions of the lattice vectors; a grid is gone through in random order, again and again."""
+    if settings.recipe.layers == 1 or settings.shifts == "none":
+        return np.zeros((count, 2))
+    rng = np.random.default_rng([settings.seed, 1])
+    if settings.shifts == "random":
+        return rng.random((count, 2))
+    rows, columns = settings.shift_grid
+    order = rng.permutation(rows * columns)
+    chosen = np.resize(order, count)
+    return np.stack([chosen // columns / rows, chosen % columns / columns], axis=1)
+
+
+def _twisted(settings: CrystalSettings) -> list[CrystalStructure]:
+    """Ideal cells, or with displacements where an amplitude is set."""
+    recipe = settings.recipe
+    copies = settings.structures or 1
+    structures = []
+    for twist in settings.twisted:
+        cell = twisted_cell(recipe, twist, recipe.height)
+        origin = {
+            "crystal": recipe.title,
+            "twist (m, n)": [twist.m, twist.n],
+            "twist angle (degrees)": round(twist.angle, 6),
+        }
+        for copy in range(copies):
+            name = f"{settings.crystal}_twist_{twist.m}_{twist.n}" + (f"_{copy}" if copies > 1 else "")
+            if settings.amplitude is None:
+                structures.append(CrystalStructure(name, cell, origin))
+            else:
+                seed = [settings.seed, 2, twist.m, twist.n, copy]
+                structures.append(_disturbed(name, cell, origin, recipe, seed))
+    return structures
+
+
+def _disturbed(
+    name: str, cell: Atoms, origin: dict[str, Any], recipe: Crystal, seed: list[int]
+) -> CrystalStructure:
+    """Random displacements of all atoms."""
+    rng = np.random.default_rng(seed)
+    shape = (len(cell), 3)
+    uniform = recipe.disturbance == "uniform"
+    unit = rng.uniform(-1.0, 1.0, shape) if uniform else rng.standard_normal(shape)
+    displacements = recipe.amplitude * unit
+    atoms = cell.copy()
+    atoms.positions += displacements
+    kind = "uniform, +-" if uniform else "normal, standard deviation "
+    origin = {**origin, "displacements": f"{kind}{recipe.amplitude:g} angstrom", "seed": seed}
+    return CrystalStructure(name, atoms, origin, displacements)
+
+
+def _frames(path: Path) -> list[CrystalStructure]:
+    """All frames of a file that ASE reads, such as a trajectory of molecular dynamics."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give crystals in a format of ASE, such as .extxyz or POSCAR")
+    try:
+        frames = ase.io.read(path, index=":")
+    except Exception as error:
+        raise DataError(f"{path}: not a file of crystals that ASE reads ({error})") from error
+    digits = len(str(len(frames) - 1))
+    structures = []
+    for index, frame in enumerate(frames):
+        if abs(frame.cell.volume) < 1e-6 or not np.isfinite(frame.positions).all():
+            raise DataError(
+                f"{path}#{index}: finite positions and a cell of three lattice vectors are needed"
+            )
+        # Only what the calculation is about; a file may hold energies and constraints as well.
+        atoms = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=True)
+        name = path.stem if len(frames) == 1 else f"{path.stem}_{index:0{digits}}"
+        structures.append(CrystalStructure(name, atoms, {"file": path.name, "frame": index}))
+    return structures
+
+
+def _check_distances(structure: CrystalStructure, settings: CrystalSettings) -> None:
+    atoms = structure.atoms
+    i, j, distances = neighbor_list("ijd", atoms, list(_CLOSEST * covalent_radii[atoms.numbers]))
+    if len(i):
+        closest = int(distances.argmin())
+        raise ConfigError(
+            f"{structure.name}: atoms {i[closest] + 1} and {j[closest] + 1} (counted from 1) are "
+            f"{distances[closest]:.2f} angstrom apart; reduce the amplitude or correct the geometry"
+        )
+    if "crystal" not in structure.origin:
+        return
+    z = atoms.positions[:, 2]
+    empty, reach = atoms.cell[2, 2] - float(np.ptp(z)), 2 * settings.radius(atoms)
+    if empty < reach:
+        raise ConfigError(
+            f"{structure.name}: {empty:.2f} angstrom are empty between the layers and their next image, but orbitals "
+            f"reach {reach:.2f}; give a height of at least {atoms.cell[2, 2] + reach - empty:.1f}"
+        )
