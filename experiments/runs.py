@@ -36,7 +36,10 @@ from tracegrad.results import FORMAT
 from tracegrad.units import MEV
 
 # Settings that may differ when a run is continued: they do not change what is computed.
-MAY_CHANGE = ("resume", "threads", "logger", "test", "data.num_workers", "data.pin_memory", "data.path")
+MAY_CHANGE = (
+    *("resume", "threads", "logger", "test"),
+    *("data.num_workers", "data.pin_memory", "data.path", "data.cache", "data.in_memory"),
+)
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 # What tells databases and splits apart, wherever the file lies.

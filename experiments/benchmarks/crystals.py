@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from experiments.benchmarks.arms import SWITCHES, loss_of, time_arms
+from experiments.benchmarks.data import crystal_data_task
 from experiments.timing import Timing, forward, measure, training_step
 from tests.oracles.deeph_e3_e3nn import PlainDeepHE3, default_irreps
 from tracegrad.backbones.deeph_e3 import DeepHE3
@@ -124,4 +125,5 @@ def crystal_tasks(
     graph = collate([graphene(sizes.cells, basis, rng)]).to(device)
     timings, note = against_e3nn(sizes, graph, basis, repeats, device)
     timings += cost_of_arms(sizes, graph, basis, repeats, device)
-    return timings, [f"graphene: {graph.num_nodes} atoms, {graph.num_edges} edges", note]
+    data, notes = crystal_data_task([graphene(sizes.cells, basis, rng) for _ in range(3)], basis, repeats)
+    return timings + data, [f"graphene: {graph.num_nodes} atoms, {graph.num_edges} edges", note, *notes]

@@ -1,10 +1,13 @@
 import json
 import pickle
+import shutil
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 
 from tracegrad.basis import OrbitalBasis
 from tracegrad.blocks import block_starts, cut_padding
@@ -186,3 +189,85 @@ def test_training_order_is_shared_out_among_ranks():
     first = [int(graph.sample_id) for graph in module.train_dataloader()]
     assert sorted(first) == sorted(module.parts["train"].rows.tolist())
     assert first != module.parts["train"].rows.tolist()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """Four bilayers as folders."""
+    folder = tmp_path_factory.mktemp("crystals") / "bilayers"
+    database = CrystalDatabase(database_path(EMBEDDED), include=BILAYERS)
+    for row in range(4):
+        structure = database[row]
+        write_structure(structure, folder / structure.name)
+    return folder
+
+
+def cached(folder: Path, **options) -> DeepHDataModule:
+    return DeepHDataModule(
+        str(folder), OrbitalBasis.openmx(CARBON), **{"sizes": [2, 1, 1], "cache": "auto"} | options
+    )
+
+
+def test_the_cache_takes_the_place_of_the_folders_once_it_is_built(written, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(written, tmp_path / "bilayers")
+    plain, module = cached(folder, cache=None), cached(folder)
+    for one in (plain, module):
+        one.setup("fit")
+    plain.prepare_data()
+    assert plain.parts["train"].cache is module.parts["train"].cache is None
+    assert [path.name for path in tmp_path.iterdir()] == ["bilayers"]
+    module.prepare_data()
+    assert capsys.readouterr().out == "building the cache of 4 structures; processes: 1\n"
+    module.setup("fit")
+    again = cached(folder, in_memory=True, num_workers=1)
+    again.prepare_data()
+    again.setup()
+    assert capsys.readouterr().out == ""
+    expected = [next(iter(plain.loader(part))) for part in ("train", "val", "test")]
+    monkeypatch.setattr(CrystalDatabase, "__getitem__", None)  # folders are not read any more
+    for one in (module, again):
+        for part, batch in zip(("train", "val", "test"), expected, strict=True):
+            found = next(iter(one.loader(part)))
+            assert all(torch.equal(found[key], batch[key]) for key in ("h_edge", "vectors", "reverse"))
+    assert again.parts["train"][0] is again.parts["train"][0]
+    assert again.fingerprint() == plain.fingerprint()
+
+
+def test_the_precision_of_the_cache_is_that_of_the_data(written, tmp_path):
+    path = tmp_path / "a.cache"
+    for dtype in ("float32", "float64"):
+        module = cached(written, cache=str(path), dtype=dtype)
+        module.prepare_data()
+        module.setup()
+        graph = module.parts["train"][0]
+        row = int(graph.sample_id)
+        expected = CrystalDataset(module.database, np.array([row]), module.basis, dtype)[0]
+        assert torch.equal(graph.h_edge, expected.h_edge)
+
+
+def test_the_trainer_builds_the_cache(written, tmp_path):
+    class Nothing(LightningModule):
+        def training_step(self, batch, index):
+            self.seen = self.trainer.datamodule.parts["train"].cache
+            return
+
+        def configure_optimizers(self):
+            return None
+
+    module, network = cached(written, cache=str(tmp_path / "a.cache"), num_workers=1), Nothing()
+    trainer = Trainer(max_steps=1, limit_val_batches=0, barebones=True, accelerator="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(network, module)
+    assert network.seen.path == tmp_path / "a.cache"
+
+
+def test_packed_files_are_read_as_they_are(tmp_path):
+    packed = shutil.copy(database_path(EMBEDDED), tmp_path / "a.h5")
+    module = DeepHDataModule(
+        str(packed), OrbitalBasis.openmx(CARBON), include=BILAYERS, sizes=[4, 1, 1], cache="auto"
+    )
+    module.prepare_data()
+    module.setup()
+    assert module.parts["train"].cache is None
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]

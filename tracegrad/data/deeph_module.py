@@ -10,6 +10,9 @@ from jaxtyping import Int64
 from torch.utils.data import Dataset
 
 from tracegrad.basis import OrbitalBasis, shells_name
+from tracegrad.data.cache import cache_paths, open_cache, prepare_cache
+from tracegrad.data.cache_progress import CacheProgress
+from tracegrad.data.cached_crystals import CrystalCache
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.data.datamodule import DTYPES, HamiltonianDataModule, PartSummary, database_path, evenly
 from tracegrad.data.splits import PARTS, TWISTED, Split, name_file_split, shuffled_split, split_hash
@@ -26,6 +29,7 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
         basis: orbital basis; must be that of the structures.
         dtype: a key of ``DTYPES``.
         in_memory: keep every graph that has been read, in each process.
+        cache: of the database; what it holds is read in place of the database.
     """
 
     def __init__(
@@ -36,8 +40,9 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
         dtype: str = "float32",
         *,
         in_memory: bool = False,
+        cache: CrystalCache | None = None,
     ):
-        self.database, self.rows, self.basis = database, rows, basis
+        self.database, self.rows, self.basis, self.cache = database, rows, basis, cache
         self.dtype, self.in_memory = DTYPES[dtype], in_memory
         self._kept: dict[int, HamiltonianGraph] = {}
 
@@ -48,8 +53,16 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
         row = int(self.rows[index])
         if row in self._kept:
             return self._kept[row]
+        graph = self._read(row)
+        if self.in_memory:
+            self._kept[row] = graph
+        return graph
+
+    def _read(self, row: int) -> HamiltonianGraph:
+        if self.cache is not None:
+            return self.cache.graph(row, self.basis, dtype=self.dtype)
         structure = self.database[row]
-        graph = crystal_graph(
+        return crystal_graph(
             structure.numbers,
             structure.positions,
             structure.lattice,
@@ -59,9 +72,6 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
             sample_id=row,
             dtype=self.dtype,
         )
-        if self.in_memory:
-            self._kept[row] = graph
-        return graph
 
 
 class DeepHDataModule(HamiltonianDataModule):
@@ -79,6 +89,7 @@ class DeepHDataModule(HamiltonianDataModule):
         split_file: JSON file with lists of names train, val, test and perhaps twisted, in place of the shuffle.
         train_size: use only so many training structures, evenly spread (0: all).
         in_memory: keep what has been read.
+        cache: where the cache of the database is: "auto" (see `cache_paths`), a path, or None for no cache.
         dtype: float32 or float64.
         **loaders: see `HamiltonianDataModule`.
     """
@@ -97,6 +108,7 @@ class DeepHDataModule(HamiltonianDataModule):
         split_file: str | None = None,
         train_size: int = 0,
         in_memory: bool = False,
+        cache: str | None = None,
         dtype: str = "float32",
         **loaders: Any,
     ):
@@ -108,13 +120,37 @@ class DeepHDataModule(HamiltonianDataModule):
         self.include = [include] if isinstance(include, str) else list(include)
         self.twisted = list(twisted)
         self.sizes, self.split_seed, self.split_file = sizes, split_seed, split_file
-        self.in_memory = in_memory
+        self.in_memory, self.cache = in_memory, cache
         self.split: Split | None = None
+        self._opened: CrystalCache | None = None
+
+    def prepare_data(self) -> None:
+        """Build the cache if one is wanted and none fits; Lightning calls this on one process of each node."""
+        if self.cache is None:
+            return
+        database = CrystalDatabase(self.path, include=self.include)
+        with CacheProgress() as progress:
+            prepare_cache(
+                database,
+                cache_paths(self.path, self.cache, self.include),
+                self.dtype,
+                report=progress.report,
+                on_progress=progress.on_progress,
+            )
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the database, check that it fits the basis, and split it."""
-        if self.split is not None:
-            return
+        """Open the database, check that it fits the basis, and split it; then use its cache as soon as one fits."""
+        if self.split is None:
+            self._open()
+        if self.cache is not None and self._opened is None:
+            self._opened = open_cache(
+                self.database, cache_paths(self.path, self.cache, self.include), self.dtype
+            )
+            for part in self.parts.values():
+                assert isinstance(part, CrystalDataset)
+                part.cache = self._opened
+
+    def _open(self) -> None:
         database = CrystalDatabase(self.path, include=self.include)
         self._check_basis(database)
         split = self._split(database)

@@ -1,0 +1,46 @@
+"""The cache of a database of crystals, built beforehand: `python -m experiments.cache --help`."""
+
+import os
+
+from omegaconf import DictConfig
+
+from experiments.configuration import command, plain
+from tracegrad.data.cache import cache_paths, prepare_cache
+from tracegrad.data.cache_progress import CacheProgress
+from tracegrad.data.crystals import CrystalDatabase
+from tracegrad.data.datamodule import DTYPES, database_path
+from tracegrad.errors import ConfigError
+
+
+@command("cache", help_alone=True)
+def main(config: DictConfig) -> None:
+    """Build the cache unless the one there fits, and say where it is."""
+    values = plain(config)
+    include, dtype, processes = values["include"], values["dtype"], values["processes"]
+    if not all(isinstance(entry, str) for entry in include):
+        raise ConfigError(f"include={include} is no list of text; give one such as ['light_*']")
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; choose one of {list(DTYPES)}")
+    if not (processes is None or (type(processes) is int and processes > 0)):
+        raise ConfigError(f"processes={processes}; give a whole number of at least 1, or null")
+    source = database_path(str(values["source"]))
+    database = CrystalDatabase(source, include=include)
+    paths = cache_paths(source, str(values["output"]), include)
+    if not paths:
+        raise ConfigError(f"{source} is a packed file, whose cache has no place of its own; give output=PATH")
+    with CacheProgress() as progress:
+        cache = prepare_cache(
+            database,
+            paths,
+            dtype,
+            processes=processes,
+            report=progress.report,
+            on_progress=progress.on_progress,
+        )
+    if cache is None:
+        raise ConfigError("give output=PATH in a folder that can be written")
+    print(f"{cache.path}: {len(cache)} structures, {os.path.getsize(cache.path) / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

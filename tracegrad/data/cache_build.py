@@ -1,0 +1,160 @@
+"""The making of a cache: structures are read in parallel and appended to the unfinished file by one process."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from io import FileIO
+from pathlib import Path
+
+from tracegrad.data.cache_file import (
+    MAGIC,
+    Entry,
+    append,
+    entry_dtype,
+    finish,
+    read_at,
+    record_end,
+    record_of,
+    records,
+    start,
+)
+from tracegrad.data.cache_stamps import Contents, source_files, stamp_of, stamps_of
+from tracegrad.data.crystals import CrystalDatabase
+from tracegrad.errors import DataError, TraceGradError
+from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
+
+_WORTH_PROCESSES = 1e8  # bytes of HDF5 files, which one process reads in about ten seconds
+
+
+class CacheBuild:
+    """An unfinished cache and what is in it."""
+
+    def __init__(self, database: CrystalDatabase, dtype: str, file: FileIO, path: Path):
+        head = read_at(file, 0, len(MAGIC))
+        if head != MAGIC[: len(head)]:
+            raise DataError(
+                f"{path}: no unfinished cache of TraceGrad; remove the file or choose another data.cache"
+            )
+        self.database, self.dtype, self.file, self.path = database, dtype, file, path
+        self.stamps = dict(zip(database.names, stamps_of(database), strict=True))
+        self.contents = Contents(database)
+        self.entries: dict[str, Entry] = {}
+        self.end = 0
+
+    def resume(self, old: Path) -> None:
+        """Take what is still right from the unfinished file, and then from the cache that fits no more."""
+        for entry, _ in records(self.file):
+            self.end = record_end(entry)
+            self._take(entry)
+        if not self.end:
+            self.end = start(self.file)
+        self.file.truncate(self.end)
+        with suppress(FileNotFoundError), FileIO(old) as former:
+            for entry, arrays in records(former):
+                if entry.name not in self.entries and self._is_current(entry):
+                    self.add(entry, arrays)
+                    self._take(self.entries[entry.name])
+
+    def add(self, entry: Entry, arrays: bytes | memoryview) -> None:
+        """Append a structure."""
+        self.entries[entry.name], self.end = append(self.file, self.end, entry, arrays)
+
+    def read(
+        self, processes: int | None, report: Callable[[str], None], on_progress: Callable[[int, int], None]
+    ) -> None:
+        """Read the structures that are missing."""
+        names = self.database.names
+        rows = [row for row, name in enumerate(names) if name not in self.entries]
+        if processes is None:
+            processes = len(os.sched_getaffinity(0)) if self._bytes(rows) > _WORTH_PROCESSES else 1
+        processes = min(processes, len(rows))
+        kept = f", {len(self.entries)} of them kept from before" if self.entries else ""
+        report(f"building the cache of {len(names)} structures{kept}; processes: {max(processes, 1)}")
+        on_progress(len(self.entries), len(names))
+        for entry, arrays in _read_all(_Reader(self.database, self.dtype), rows, processes):
+            self.add(entry, arrays)
+            on_progress(len(self.entries), len(names))
+
+    def finish(self) -> None:
+        """Make the file a whole one."""
+        finish(self.file, self.end, [self.entries[name] for name in self.database.names])
+
+    def keep(self) -> int:
+        """Cut off a record that is not whole; how many structures the unfinished file holds, which goes if none."""
+        with suppress(OSError):
+            self.file.truncate(self.end)
+            if not self.entries:
+                self.path.unlink()
+        return len(self.entries)
+
+    def _bytes(self, rows: Sequence[int]) -> int:
+        files = {source_files(self.database, self.database.names[row])[-1] for row in rows}
+        return sum(path.stat().st_size for path in files if path.exists())
+
+    def _take(self, entry: Entry) -> None:
+        if self._is_current(entry):
+            self.entries[entry.name] = replace(entry, stamp=self.stamps[entry.name])
+
+    def _is_current(self, entry: Entry) -> bool:
+        stamp = self.stamps.get(entry.name)
+        if stamp is None or entry.dtype != entry_dtype(self.dtype, entry.spinful):
+            return False
+        return entry.stamp == stamp or self.contents[entry.name] == entry.content
+
+
+class _Reader:
+    """Reads structures of a database as records, in any process."""
+
+    def __init__(self, database: CrystalDatabase, dtype: str):
+        self.database, self.dtype = database, dtype
+        self.contents = Contents(database)
+
+    def __call__(self, row: int) -> tuple[Entry, bytes]:
+        name = self.database.names[row]
+        files = source_files(self.database, name)
+        before = stamp_of(files)
+        structure, content = self.database[row], self.contents[name]
+        if stamp_of(files) != before:
+            raise DataError(
+                f"{files[-1]}: changed while it was read; build the cache when nothing writes there"
+            )
+        return record_of(structure, self.dtype, before, content)
+
+
+def _read_all(reader: _Reader, rows: Sequence[int], processes: int) -> Iterator[tuple[Entry, bytes]]:
+    """Records of the rows in any order."""
+    if processes <= 1:
+        yield from map(reader, rows)
+        return
+    queue = deque(rows)
+    try:
+        with WorkerPool(processes) as pool:
+            for n in range(pool.idle):  # all are idle, so each gets the reader once
+                pool.submit(n, _keep, reader)
+            while pool.busy:
+                for _, result in pool.finished(timeout=0.5):
+                    if isinstance(result, TaskFailure):
+                        raise DataError(result.reason)
+                    if result is not None:
+                        yield result
+                for _ in range(min(pool.idle, len(queue))):
+                    row = queue.popleft()
+                    pool.submit(row, _read, row)
+    except WorkerDied as error:
+        raise TraceGradError(
+            f"{reader.database.path}: a process that reads structures died ({error}); build the cache with fewer "
+            "processes if memory was short; a script that starts them needs if __name__ == '__main__'"
+        ) from error
+
+
+_kept: list[_Reader] = []  # the reader of a worker process
+
+
+def _keep(reader: _Reader) -> None:
+    _kept[:] = [reader]
+
+
+def _read(row: int) -> tuple[Entry, bytes]:
+    return _kept[0](row)
