@@ -7,8 +7,9 @@ from omegaconf import DictConfig
 
 from experiments.configuration import command, plain
 from tracegrad.basis import shells_name
-from tracegrad.data.deeph import hermiticity_error, write_structure
+from tracegrad.data.deeph import write_structure
 from tracegrad.data.openmx import read_scfout
+from tracegrad.data.structure import hermiticity_error
 from tracegrad.errors import ConfigError
 
 

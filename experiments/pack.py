@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 
 from experiments.configuration import command, plain, quoted
 from tracegrad.atomic import replacing
-from tracegrad.data.crystals import CrystalDatabase, pack
+from tracegrad.data.crystals import CrystalDatabase
+from tracegrad.data.packed import pack
 from tracegrad.errors import ConfigError, DataError
 
 

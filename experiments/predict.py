@@ -14,14 +14,8 @@ from experiments.bands import write_bands
 from experiments.configuration import command, plain
 from experiments.runs import load_model
 from tracegrad.backbones.deeph_e3 import DeepHE3
-from tracegrad.data.deeph import (
-    Structure,
-    edge_order,
-    is_structure_folder,
-    matrix_path,
-    read_structure,
-    write_structure,
-)
+from tracegrad.data.deeph import is_structure_folder, matrix_path, read_structure, write_structure
+from tracegrad.data.structure import Structure, edge_order
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.estimate import estimate
 from tracegrad.model import HamiltonianModel

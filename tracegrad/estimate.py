@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from tracegrad.backbones.deeph_e3 import DeepHE3
-from tracegrad.data.deeph import Structure
+from tracegrad.data.structure import Structure
 from tracegrad.graph import collate, crystal_graph
 from tracegrad.model import HamiltonianModel
 

@@ -12,8 +12,9 @@ from tracegrad.blocks import cut_padding
 from tracegrad.data.cache import build_cache, open_cache
 from tracegrad.data.cached_crystals import CrystalCache
 from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.deeph import Structure, edge_order, write_structure
+from tracegrad.data.deeph import write_structure
 from tracegrad.data.deeph_module import CrystalDataset
+from tracegrad.data.structure import Structure, edge_order
 from tracegrad.graph import HamiltonianGraph
 
 

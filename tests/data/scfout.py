@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from tracegrad.blocks import block_starts
-from tracegrad.data.deeph import Structure, edge_order, openmx_basis, species_entries
 from tracegrad.data.openmx import BOHR, HARTREE
+from tracegrad.data.structure import Structure, edge_order, openmx_basis, species_entries
 from tracegrad.graph import reversed_edges
 
 SHELLS = {16: (0, 1), 42: (0, 0, 1, 2)}

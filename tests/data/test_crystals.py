@@ -13,9 +13,11 @@ import pytest
 from experiments.pack import main
 from tests.data.scfout import small_structure
 from tests.data.test_openmx import assert_same
-from tracegrad.data.crystals import CrystalDatabase, pack
-from tracegrad.data.deeph import hermiticity_error, write_structure
+from tracegrad.data.crystals import CrystalDatabase
+from tracegrad.data.deeph import write_structure
+from tracegrad.data.packed import pack
 from tracegrad.data.splits import name_file_split, shuffled_split
+from tracegrad.data.structure import hermiticity_error
 from tracegrad.errors import DataError, TraceGradError
 
 EMBEDDED = Path(str(resources.files("tracegrad.data"))) / "embedded" / "demo_crystals.h5"

@@ -13,13 +13,8 @@ from tests.data.scfout import small_structure
 from tests.data.test_openmx import assert_same
 from tracegrad.blocks import block_starts
 from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.deeph import (
-    check_structure,
-    hermiticity_error,
-    is_structure_folder,
-    read_structure,
-    write_structure,
-)
+from tracegrad.data.deeph import is_structure_folder, read_structure, write_structure
+from tracegrad.data.structure import check_structure, hermiticity_error
 from tracegrad.errors import BasisError, DataError
 
 EMBEDDED = Path(str(resources.files("tracegrad.data"))) / "embedded" / "demo_crystals.h5"

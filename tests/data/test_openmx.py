@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.data.scfout import INPUT, scfout, small_structure
-from tracegrad.data.deeph import Structure
 from tracegrad.data.openmx import read_scfout
+from tracegrad.data.structure import Structure
 from tracegrad.errors import DataError
 
 

@@ -13,7 +13,8 @@ from experiments.runs import load_model, train
 from tests.experiments.test_train_crystals import SMALL
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.data.datamodule import database_path
-from tracegrad.data.deeph import Structure, read_structure, write_structure
+from tracegrad.data.deeph import read_structure, write_structure
+from tracegrad.data.structure import Structure
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.estimate import estimate
 

@@ -15,7 +15,8 @@ from scipy.spatial.transform import Rotation
 
 from tests.data.scfout import small_structure
 from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.deeph import Structure, edge_order, write_structure
+from tracegrad.data.deeph import write_structure
+from tracegrad.data.structure import Structure, edge_order
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics import bands as bands_module
 from tracegrad.physics.band_errors import band_errors, with_hamiltonian

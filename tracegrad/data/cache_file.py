@@ -15,7 +15,7 @@ The arrays of a record, little endian, one behind the other:
 | ``positions``   | (atoms, 3) float64, angstrom                                                                |
 | ``lattice``     | (3, 3) float64, angstrom; rows are vectors                                                  |
 | ``numbers``     | (atoms,) int64                                                                              |
-| ``edges``       | (edges, 5) int32 [Rx, Ry, Rz, i, j], atoms from 0, in the order of `tracegrad.data.deeph`    |
+| ``edges``       | (edges, 5) int32 [Rx, Ry, Rz, i, j], atoms from 0, in the order of `structure.edge_order`   |
 
 Blocks of H are as in the files of the database, but those of the same pair of species lie together, pairs ascending
 and edges in order within a pair: such blocks are padded all at once, without one index for each number.
@@ -34,7 +34,7 @@ from io import FileIO
 
 import numpy as np
 
-from tracegrad.data.deeph import Structure, species_entries
+from tracegrad.data.structure import Structure, species_entries
 from tracegrad.errors import DataError
 
 MAGIC = b"TraceGrad cache\n"

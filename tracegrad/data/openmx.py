@@ -35,7 +35,7 @@ from jaxtyping import Float, Int64, Shaped
 
 from tracegrad.basis import OrbitalBasis, Shells
 from tracegrad.blocks import block_starts
-from tracegrad.data.deeph import (
+from tracegrad.data.structure import (
     Structure,
     check_structure,
     edge_order,

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from tracegrad.data.deeph import Structure, is_structure_folder, matrix_path, read_structure
+from tracegrad.data.deeph import is_structure_folder, matrix_path, read_structure
+from tracegrad.data.structure import Structure
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.bloch import EXTRA_STATES, Point, PointSolver
 from tracegrad.physics.kpath import KPath

@@ -7,7 +7,7 @@ from ase.neighborlist import neighbor_list
 
 from tests.data.scfout import daggers, scfout
 from tracegrad.blocks import block_starts
-from tracegrad.data.deeph import Structure, edge_order
+from tracegrad.data.structure import Structure, edge_order
 from tracegrad.physics.crystals.openmx_input import openmx_input
 from tracegrad.physics.crystals.settings import CrystalSettings, openmx_settings
 from tracegrad.physics.crystals.structures import CrystalStructure

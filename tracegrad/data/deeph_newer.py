@@ -1,0 +1,119 @@
+"""The files of DeepH-dock: the newer format of structure folders, which is only read.
+
+| file                               | content                                                             |
+|------------------------------------|---------------------------------------------------------------------|
+| ``POSCAR``                         | lattice, elements and positions                                     |
+| ``info.json``                      | ``spinful``, ``elements_orbital_map``; ``fermi_energy_eV``          |
+| ``hamiltonian.h5``, ``overlap.h5`` | ``atom_pairs``, ``chunk_shapes``, ``chunk_boundaries``, ``entries`` |
+
+The orbitals of a shell are in the order m = -l .. l there and become OpenMX's here. Overlaps repeated for both spins
+and Hamiltonians in two parts (``split_hkb``) are not read.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+from jaxtyping import Int64, Shaped
+
+from tracegrad.basis import CONVENTIONS, OrbitalBasis
+from tracegrad.blocks import block_starts
+from tracegrad.data.deeph_text import read_info, read_text
+from tracegrad.data.hdf5 import dataset_of, opened
+from tracegrad.data.structure import (
+    block_key,
+    check_edges,
+    edge_order,
+    reordered,
+    species_entries,
+    wrong_block,
+)
+from tracegrad.errors import DataError
+
+NEWER_MATRIX_FILES = {"hamiltonian": "hamiltonian.h5", "overlap": "overlap.h5"}
+
+
+def read_poscar(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lattice (rows), positions (angstrom) and atomic numbers."""
+    lines = read_text(path).splitlines()
+    try:
+        scale = float(lines[1])
+        lattice = scale * np.array([[float(word) for word in line.split()[:3]] for line in lines[2:5]])
+        symbols, counts = lines[5].split(), [int(word) for word in lines[6].split()]
+        kinds = [atomic_numbers[symbol] for symbol in symbols]
+        if sum(counts) > len(lines):
+            raise ValueError(f"{sum(counts)} atoms in {len(lines)} lines")
+        numbers = np.repeat(np.array(kinds, dtype=np.int64), counts)
+        if scale <= 0 or lattice.shape != (3, 3) or not len(numbers):
+            raise ValueError("scale, lattice or counts")
+        start = 8 if not lines[7].strip().lower().startswith("s") else 9
+        cartesian = lines[start - 1].strip()[:1].lower() in {"c", "k"}
+        rows = lines[start : start + len(numbers)]
+        positions = np.array([[float(word) for word in line.split()[:3]] for line in rows])
+        if positions.shape != (len(numbers), 3):
+            raise ValueError("positions")
+    except (ValueError, OverflowError, KeyError, IndexError) as error:
+        raise DataError(
+            f"{path}: not understood ({error}); a POSCAR with a positive scale, symbols and counts is needed"
+        ) from error
+    return lattice, positions * scale if cartesian else positions @ lattice, numbers
+
+
+def read_newer_info(path: Path, numbers: np.ndarray) -> tuple[dict[int, tuple[int, ...]], bool, float | None]:
+    """Shells of each element, whether H is spinful, and the Fermi level (eV)."""
+    info, spinful, fermi_level = read_info(path, "spinful", "fermi_energy_eV")
+    if info.get("split_hkb") or info.get("hamiltonian_storage", "full") != "full":
+        raise DataError(f"{path}: H is stored in two parts (split_hkb); store the whole Hamiltonian")
+    if info.get("atoms_quantity", len(numbers)) != len(numbers):
+        raise DataError(
+            f"{path}: atoms_quantity is {info['atoms_quantity']!r}, but POSCAR has {len(numbers)}; correct one"
+        )
+    table = info.get("elements_orbital_map")
+    shells = {}
+    for number in sorted(set(numbers.tolist())):
+        symbol = chemical_symbols[number]
+        degrees = table.get(symbol) if isinstance(table, dict) else None
+        understood = isinstance(degrees, list) and all(type(d) is int and 0 <= d <= 6 for d in degrees)
+        if not understood or not degrees or degrees != sorted(degrees):
+            raise DataError(
+                f"{path}: elements_orbital_map has {degrees!r} for {symbol}; ascending degrees such as "
+                "[0, 0, 1] are needed"
+            )
+        shells[number] = tuple(degrees)
+    return shells, spinful, fermi_level
+
+
+def read_flat(
+    path: Path, numbers: np.ndarray, basis: OrbitalBasis
+) -> tuple[Int64[np.ndarray, "pairs 5"], Shaped[np.ndarray, " entries"]]:
+    """Edges and entries of a file, in the order of `edge_order`; orbitals m = -l .. l become OpenMX's order."""
+    dtype = np.dtype(np.complex128 if basis.spinful else np.float64)
+    with opened(path) as file:
+        edges = dataset_of(file, "atom_pairs", "iu", (-1, 5)).astype(np.int64)
+        check_edges(edges, len(numbers), str(path))
+        shapes = dataset_of(file, "chunk_shapes", "iu", (len(edges), 2))
+        needed = basis.sizes[numbers[edges[:, 3:]]]
+        wrong = np.flatnonzero((shapes != needed).any(1))
+        if len(wrong):
+            key, shape = block_key(edges[wrong[0]]), tuple(needed[wrong[0]].tolist())
+            raise wrong_block(path, key, f"of shape {tuple(shapes[wrong[0]].tolist())}", shape, dtype, basis)
+        starts = block_starts(edges[:, 3:].T, numbers, basis)
+        bounds = dataset_of(file, "chunk_boundaries", "iu", (len(starts),))
+        if (bounds != starts).any():
+            raise DataError(f"{path}: chunk_boundaries do not fit chunk_shapes; write the file again")
+        entries = dataset_of(file, "entries", dtype.kind, (int(starts[-1]),)).astype(dtype)
+    places = {z: _openmx_places(basis, z) for z in basis.elements}
+    for chosen, where in species_entries(edges, numbers, basis):
+        dst, src = numbers[edges[chosen[0], 3:]].tolist()
+        entries[where] = entries[where][:, places[dst][:, None], places[src]]
+    order = edge_order(edges)
+    return edges[order], reordered(entries, starts, order)
+
+
+def _openmx_places(basis: OrbitalBasis, number: int) -> Int64[np.ndarray, " rows"]:
+    """For each orbital of an atom in OpenMX's order, its place among shells ordered m = -l .. l."""
+    places: list[int] = []
+    for degree in basis.shells[number]:
+        back = np.argsort(CONVENTIONS["openmx"].get(degree, range(2 * degree + 1)))
+        places += [len(places) + int(place) for place in back]
+    return np.concatenate([np.array(places) + s * len(places) for s in range(basis.spins)])

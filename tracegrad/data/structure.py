@@ -1,0 +1,224 @@
+"""A crystal structure with the blocks of its Hamiltonian and overlap, and what makes it valid.
+
+A block is <i in cell 0| H |j in cell R>, in eV, of shape (n_i, n_j); with spin-orbit coupling it is complex and
+(2 n_i, 2 n_j) with spin outermost, [[uu, ud], [du, dd]]. Overlaps are real and without spin. The orbitals of a shell
+are in OpenMX's order.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from ase.data import chemical_symbols
+from jaxtyping import Float, Int64, Shaped
+
+from tracegrad.basis import OrbitalBasis
+from tracegrad.blocks import block_starts
+from tracegrad.errors import DataError
+from tracegrad.graph import reversed_edges
+
+HERMITICITY_TOLERANCE = 1e-5  # eV; real data have 1e-8
+SMALLEST_DISTANCE = 0.3  # angstrom
+MATRICES = ("hamiltonian", "overlap")
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """A crystal with the blocks of its matrices.
+
+    Args:
+        name: what messages and splits call it.
+        numbers: atomic numbers.
+        positions: angstrom.
+        lattice: rows are lattice vectors, angstrom.
+        shells: ascending degrees of the shells of each element (by atomic number).
+        spinful: the Hamiltonian has spin blocks.
+        fermi_level: eV.
+        edges: rows [Rx, Ry, Rz, i, j], atoms counted from 0, in the order of `edge_order`.
+        hamiltonian: eV, all blocks one behind the other, complex128 when spinful, else float64.
+        overlap: the same for the overlap, always real and without spin.
+    """
+
+    name: str
+    numbers: Int64[np.ndarray, " atoms"]
+    positions: Float[np.ndarray, "atoms 3"]
+    lattice: Float[np.ndarray, "3 3"]
+    shells: dict[int, tuple[int, ...]]
+    spinful: bool
+    fermi_level: float | None
+    edges: Int64[np.ndarray, "pairs 5"]
+    hamiltonian: Shaped[np.ndarray, " entries"] | None = None
+    overlap: Float[np.ndarray, " overlaps"] | None = None
+
+    @cached_property
+    def basis(self) -> OrbitalBasis:
+        """Of the Hamiltonian."""
+        return openmx_basis(self.shells, self.spinful)
+
+    def basis_of(self, matrix: str) -> OrbitalBasis:
+        """Of "hamiltonian" or "overlap", which has no spin."""
+        return self.basis if matrix == "hamiltonian" else openmx_basis(self.shells)
+
+    def blocks(self, matrix: str) -> list[Shaped[np.ndarray, "rows columns"]]:
+        """The blocks of "hamiltonian" or "overlap" in the order of the edges."""
+        entries = getattr(self, matrix)
+        if entries is None:
+            raise DataError(f"{self.name}: the {matrix} has not been read")
+        basis = self.basis_of(matrix)
+        shapes = basis.sizes[self.numbers[self.edges[:, 3:]]]
+        bounds = block_starts(self.edges[:, 3:].T, self.numbers, basis)[1:-1]
+        return [block.reshape(shape) for block, shape in zip(np.split(entries, bounds), shapes, strict=True)]
+
+
+def openmx_basis(shells: Mapping[int, tuple[int, ...]], spinful: bool = False) -> OrbitalBasis:
+    """Basis of the given elements (by atomic number)."""
+    return OrbitalBasis.openmx({number: shells[number] for number in shells}, spinful)
+
+
+def edge_order(edges: Int64[np.ndarray, "pairs 5"]) -> Int64[np.ndarray, " pairs"]:
+    """Positions that sort edges by i, then the on-site one, then j, then R."""
+    rx, ry, rz, i, j = edges.T
+    return np.lexsort((rz, ry, rx, j, ~_on_site(edges), i))
+
+
+def reordered(
+    entries: Shaped[np.ndarray, " entries"],
+    starts: Int64[np.ndarray, " bounds"],
+    order: Int64[np.ndarray, " pairs"],
+) -> Shaped[np.ndarray, " entries"]:
+    """Entries of blocks (``starts`` as of `block_starts`) with the blocks in another order."""
+    lengths = np.diff(starts)[order]
+    shifts = starts[order] - (np.cumsum(lengths) - lengths)
+    return entries[np.repeat(shifts, lengths) + np.arange(len(entries))]
+
+
+def species_entries(
+    edges: Int64[np.ndarray, "pairs 5"], numbers: Int64[np.ndarray, " atoms"], basis: OrbitalBasis
+) -> Iterator[tuple[Int64[np.ndarray, " chosen"], Int64[np.ndarray, "chosen rows columns"]]]:
+    """For each pair of species: its edges, and where the entries of their blocks are."""
+    starts = block_starts(edges[:, 3:].T, numbers, basis)
+    species = numbers[edges[:, 3:]]
+    for pair in np.unique(species, axis=0):
+        chosen = np.flatnonzero((species == pair).all(1))
+        rows, columns = basis.sizes[pair]
+        inside = np.arange(rows * columns).reshape(rows, columns)
+        yield chosen, starts[chosen][:, None, None] + inside
+
+
+def hermiticity_error(structure: Structure, matrix: str = "hamiltonian") -> tuple[float, int]:
+    """Largest |H(R, i, j) - H(-R, j, i)^dagger|, in eV for H, and the position of its edge."""
+    edges, entries = structure.edges, getattr(structure, matrix)
+    reverse = reversed_edges(edges[:, :3], edges[:, 3:].T)
+    basis = structure.basis_of(matrix)
+    starts = block_starts(edges[:, 3:].T, structure.numbers, basis)
+    errors = np.zeros(len(edges))
+    for chosen, where in species_entries(edges, structure.numbers, basis):
+        _, rows, columns = where.shape
+        mirrored = np.arange(rows * columns).reshape(columns, rows).T
+        partner = entries[starts[reverse[chosen]][:, None, None] + mirrored].conj()
+        errors[chosen] = np.abs(entries[where] - partner).max((1, 2))
+    worst = int(errors.argmax())
+    return float(errors[worst]), worst
+
+
+def check_structure(structure: Structure, where: str) -> None:
+    """Raise `DataError`, with ``where`` as the place, unless the parts of a structure fit each other.
+
+    Checked are the elements, the geometry, that the edges come in both directions and include all on-site ones,
+    and that the matrices are finite and hermitian.
+    """
+    _check_geometry(structure, where)
+    edges = structure.edges
+    check_edges(edges, len(structure.numbers), where)
+    for matrix in MATRICES:
+        entries = getattr(structure, matrix)
+        if entries is None:
+            continue
+        starts = block_starts(edges[:, 3:].T, structure.numbers, structure.basis_of(matrix))
+        if len(entries) != starts[-1]:
+            raise DataError(
+                f"{where}: the {matrix} has {len(entries)} entries, but the blocks of the basis "
+                f"{structure.basis_of(matrix).name} have {starts[-1]}; the data are damaged"
+            )
+        bad = np.flatnonzero(~np.isfinite(entries))
+        if len(bad):
+            edge = edges[np.searchsorted(starts, bad[0], side="right") - 1]
+            raise DataError(
+                f"{where}: NaN or infinite numbers in the {matrix}, first in block {block_key(edge)}; "
+                "leave this structure out or recompute it"
+            )
+        largest, worst = hermiticity_error(structure, matrix)
+        if largest > HERMITICITY_TOLERANCE:
+            rx, ry, rz, i, j = edges[worst].tolist()
+            unit = " eV" if matrix == "hamiltonian" else ""
+            raise DataError(
+                f"{where}: the {matrix} is not hermitian: block {block_key(edges[worst])} and the dagger of "
+                f"{block_key([-rx, -ry, -rz, j, i])} differ by {largest:.1e}{unit} "
+                f"(at most {HERMITICITY_TOLERANCE:.0e}); leave this structure out or recompute it"
+            )
+
+
+def check_edges(edges: Int64[np.ndarray, "pairs 5"], atoms: int, where: str) -> None:
+    """Raise `DataError`, with ``where`` as the place, unless all edges come in both directions, on-site ones too."""
+    if not len(edges):
+        raise DataError(f"{where}: no blocks; a matrix has at least the on-site ones")
+    outside = edges[(edges[:, 3:].min(1) < 0) | (edges[:, 3:].max(1) >= atoms)]
+    if len(outside):
+        raise DataError(
+            f"{where}: the edge {outside[0].tolist()} (atoms counted from 0) does not fit {atoms} atoms"
+        )
+    try:
+        reversed_edges(edges[:, :3], edges[:, 3:].T)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    lone = np.setdiff1d(np.arange(atoms), edges[_on_site(edges), 3])
+    if len(lone):
+        raise DataError(
+            f"{where}: the on-site block {block_key([0, 0, 0, *lone[[0, 0]].tolist()])} is missing; add it"
+        )
+
+
+def block_key(edge: Sequence[int] | np.ndarray) -> str:
+    """What files and messages call the block of an edge; atoms are counted from 1 there."""
+    rx, ry, rz, i, j = (int(value) for value in edge)
+    return f"[{rx}, {ry}, {rz}, {i + 1}, {j + 1}]"
+
+
+def wrong_block(
+    path: Path, key: str, found: str, shape: tuple[int, ...], dtype: np.dtype, basis: OrbitalBasis
+) -> DataError:
+    """The error of a block in a file that does not fit the basis."""
+    return DataError(
+        f"{path}: block {key} is {found}, but {dtype} of shape {shape} is needed for the shells "
+        f"{basis.name}; correct the shells, or whether the structure is spinful (info.json), or the file"
+    )
+
+
+def _check_geometry(structure: Structure, where: str) -> None:
+    numbers, positions, lattice = structure.numbers, structure.positions, structure.lattice
+    if not len(numbers) or numbers.min() < 1 or numbers.max() >= len(chemical_symbols):
+        raise DataError(f"{where}: {numbers.tolist()} are not all atomic numbers; correct the elements")
+    for what, values in (("positions", positions), ("lattice", lattice)):
+        if not np.isfinite(values).all():
+            raise DataError(f"{where}: NaN or infinite numbers in the {what}; correct them")
+    volume = abs(np.linalg.det(lattice))
+    if not volume > 1e-6 * np.prod(np.linalg.norm(lattice, axis=1)):
+        raise DataError(
+            f"{where}: the lattice vectors {lattice.tolist()} span no volume; give three independent ones"
+        )
+    inverse = np.linalg.inv(lattice)
+    for i in range(1, len(numbers)):
+        fractional = (positions[:i] - positions[i]) @ inverse
+        distances = np.linalg.norm((fractional - np.rint(fractional)) @ lattice, axis=1)
+        j = int(distances.argmin())
+        if distances[j] < SMALLEST_DISTANCE:
+            raise DataError(
+                f"{where}: atoms {j + 1} and {i + 1} (counted from 1) are {distances[j]:.2g} angstrom apart "
+                f"(at least {SMALLEST_DISTANCE}); correct the positions or their unit"
+            )
+
+
+def _on_site(edges: np.ndarray) -> np.ndarray:
+    return (edges[:, :3] == 0).all(1) & (edges[:, 3] == edges[:, 4])
