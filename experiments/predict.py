@@ -14,8 +14,8 @@ from experiments.bands import write_bands
 from experiments.configuration import command, plain
 from experiments.runs import load_model
 from tracegrad.backbones.deeph_e3 import DeepHE3
-from tracegrad.data.deeph import is_structure_folder, matrix_path, read_structure, write_structure
-from tracegrad.data.structure import Structure, edge_order
+from tracegrad.data.deeph import check_free, is_structure_folder, matrix_path, read_structure, write_structure
+from tracegrad.data.structure import Structure, check_geometry, edge_order
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.estimate import estimate
 from tracegrad.model import HamiltonianModel
@@ -30,6 +30,12 @@ def main(config: DictConfig) -> None:
 
 def predict(values: dict[str, Any]) -> None:
     """Read the structure, say what the prediction will cost, predict, and write."""
+    for name in ("threads", "edge_chunk"):
+        value = values[name]
+        if value is not None and (type(value) is not int or value < 1):
+            raise ConfigError(f"{name} is {value!r}; give a whole number of at least 1, or null")
+    output = Path(str(values["output"]))
+    check_free(output, overwrite=values["overwrite"])
     if values["threads"] is not None:
         torch.set_num_threads(values["threads"])
     model = load_model(str(values["checkpoint"]))
@@ -40,9 +46,13 @@ def predict(values: dict[str, Any]) -> None:
         )
     model.backbone.edge_chunk = values["edge_chunk"]
     model.backbone.hermitian = True  # a file holds H(R, i, j) and its adjoint H(-R, j, i)
-    model.to(values["device"])
+    try:
+        model.to(values["device"])
+    except (RuntimeError, AssertionError) as error:  # as torch answers unknown and missing devices
+        raise ConfigError(
+            f"device={values['device']} cannot be used ({str(error).splitlines()[0]}); give cpu or cuda"
+        ) from error
     structure = read_geometry(Path(str(values["structure"])), model)
-    output = Path(str(values["output"]))
     print(
         f"{structure.name}: {len(structure.numbers)} atoms, {len(structure.edges)} blocks, "
         f"{'with spin-orbit coupling' if structure.spinful else 'without spin'}",
@@ -66,7 +76,11 @@ def predicted_bands(given: Path, output: Path, structure: Structure, values: dic
     if structure.overlap is None:
         print("no overlaps, so no bands; give a structure folder with overlaps.h5 for them")
         return
-    settings = {"output": output / "bands", "window": values["window"], "processes": values["processes"]}
+    settings = {
+        "output": output.with_name(f"{output.name}_bands"),
+        "window": values["window"],
+        "processes": values["processes"],
+    }
     if matrix_path(given, "hamiltonian").is_file():
         write_bands(settings | {"structure": given, "predicted": output})
     elif structure.fermi_level is None:
@@ -108,8 +122,7 @@ def read_geometry(path: Path, model: HamiltonianModel) -> Structure:
     numbers = atoms.numbers.astype(np.int64)
     basis.check(numbers, str(path))
     lattice = np.array(atoms.cell)
-    edges = edges_within_range(numbers, atoms.positions, lattice, atoms.pbc, basis)
-    return Structure(
+    bare = Structure(
         name=path.stem,
         numbers=numbers,
         positions=atoms.positions.copy(),
@@ -117,10 +130,11 @@ def read_geometry(path: Path, model: HamiltonianModel) -> Structure:
         shells={int(z): basis.shells[int(z)] for z in np.unique(numbers)},
         spinful=basis.spinful,
         fermi_level=None,
-        edges=edges[edge_order(edges)],
-        hamiltonian=None,
-        overlap=None,
+        edges=np.zeros((0, 5), dtype=np.int64),
     )
+    check_geometry(bare, str(path))
+    edges = edges_within_range(numbers, bare.positions, lattice, atoms.pbc, basis)
+    return replace(bare, edges=edges[edge_order(edges)])
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def check_data(checkpoint: dict[str, Any], fingerprint: dict[str, Any], path: Pa
             f"{path} was trained on {before.get('database')} (split {before.get('split_hash')}, "
             f"{before.get('bytes')} bytes), but the data now are {fingerprint['database']} "
             f"(split {fingerprint['split_hash']}, {fingerprint['bytes']} bytes); they differ in "
-            f"{', '.join(changed)}: give the database of the training"
+            f"{', '.join(changed)}: give the database of the training, or start a run of another name"
         )
 
 

@@ -26,7 +26,9 @@ class Estimate:
     bytes: int
 
     def __str__(self) -> str:
-        return f"about {self.seconds:.0f} s and {self.bytes / 1e9:.1f} GB"
+        time_ = f"about {self.seconds:.0f} s" if self.seconds >= 1 else "less than 1 s"
+        megabytes = self.bytes / 1e6
+        return f"{time_}, {megabytes:,.0f} MB" if megabytes < 1000 else f"{time_}, {megabytes / 1000:.1f} GB"
 
 
 def estimate(model: HamiltonianModel, structure: Structure) -> Estimate:

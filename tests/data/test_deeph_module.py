@@ -271,3 +271,16 @@ def test_packed_files_are_read_as_they_are(tmp_path):
     module.setup()
     assert module.parts["train"].cache is None
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+@pytest.mark.parametrize("name", ["hamiltonians.h5", "lat.dat"])
+def test_a_damaged_structure_is_found_at_the_start(tmp_path, name):
+    """Also where it is in the test part, which is read at the end of a training."""
+    packed = bilayers()
+    for row in range(4):
+        structure = packed.database[row]
+        write_structure(structure, tmp_path / structure.name)
+    damaged = tmp_path / packed.database.names[3] / name
+    damaged.write_bytes(damaged.read_bytes()[:100] if name.endswith("h5") else b"")
+    with pytest.raises(DataError, match=f"shift_2x1_03/{name}"):
+        DeepHDataModule(str(tmp_path), packed.basis, sizes=[2, 1, 1]).setup()

@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Int64
 
 from tracegrad.basis import OrbitalBasis, shells_name
-from tracegrad.data.deeph import is_structure_folder, matrix_path, read_header, read_structure
+from tracegrad.data.deeph import check_files, is_structure_folder, matrix_path, read_header, read_structure
 from tracegrad.data.packed import Header, packed_headers, packed_names, unpack
 from tracegrad.data.structure import Structure, openmx_basis
 from tracegrad.errors import DataError
@@ -82,6 +82,11 @@ class CrystalDatabase:
     def folder(self, name: str) -> Path:
         """Of a structure, where the database is a folder."""
         return self.path if is_structure_folder(self.path) else self.path / name
+
+    def check_files(self) -> None:
+        """Raise `DataError` for the first structure with a file that is missing or does not open."""
+        for name in self.names if not self.packed else ():
+            check_files(self.folder(name), "hamiltonian" if self.hamiltonian else "overlap")
 
     @property
     def atom_counts(self) -> Int64[np.ndarray, " structures"]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
     Args:
         batch_size: samples of a training batch on each rank.
         eval_batch_size: samples of a validation or test batch.
-        num_workers: worker processes of each loader.
+        num_workers: worker processes of each loader; at most as many as there are cores.
         pin_memory: page-locked batches; useful with a GPU.
         seed: of the training order.
         table: database of the paper that this should be, see `compare_with_table`; None: none of them.
@@ -124,7 +125,7 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         if num_workers < 0:
             raise ConfigError(f"data.num_workers is {num_workers}; 0 or more are needed")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers, self.pin_memory, self.seed = num_workers, pin_memory, seed
+        self.num_workers, self.pin_memory, self.seed = min(num_workers, _cores()), pin_memory, seed
         self.table, self.train_size, self.dtype = table, train_size, dtype
         self.parts = {}
         self.differences: list[str] = []
@@ -298,6 +299,11 @@ def _recorded_functional(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return content.get("functional") if isinstance(content, dict) else None
+
+
+def _cores() -> int:
+    """Cores that this process may use; more workers than that only wait for each other."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def evenly(size: int, count: int) -> Int64[np.ndarray, " count"]:

@@ -132,6 +132,17 @@ def read_structure(folder: str | Path, *, hamiltonian: bool = True, overlap: boo
     return structure
 
 
+def check_files(folder: str | Path, matrix: str = "hamiltonian") -> None:
+    """Raise `DataError` if a file of a structure is missing or does not open; blocks are not read."""
+    folder = Path(folder)
+    if not _is_newer(folder):
+        atoms = len(read_elements(folder / "element.dat"))
+        read_table(folder / "lat.dat", 3, 3)
+        read_table(folder / "site_positions.dat", 3, atoms)
+    with opened(matrix_path(folder, matrix)):
+        pass
+
+
 def write_structure(structure: Structure, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write a structure folder as DeepH-pack and DeepH-E3 read it: the whole folder or nothing.
 
@@ -214,24 +225,29 @@ def _is_newer(folder: Path) -> bool:
     return os.path.exists(folder / "POSCAR") and not os.path.exists(folder / "element.dat")
 
 
+def check_free(folder: str | Path, *, overwrite: bool) -> list[str]:
+    """Raise `DataError` unless a structure may be written to a folder; returns what it holds now."""
+    folder = Path(folder)
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise DataError(f"{folder}: exists and is no folder; choose another place")
+    content = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    if content and not overwrite:
+        raise DataError(
+            f"{folder}: exists and holds {content[:5]}; choose another place or set overwrite=true"
+        )
+    foreign = [name for name in content if name not in {*TEXT_FILES, *MATRIX_FILES.values()}]
+    if foreign:
+        raise DataError(f"{folder}: holds {foreign[:5]}, which overwriting would lose; choose another place")
+    return content
+
+
 @contextmanager
 def _replacing_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary folder that takes the place of ``folder`` once the block ends without an error."""
     folder = Path(os.path.abspath(folder))
     draft, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
-        if os.path.lexists(folder) and not os.path.isdir(folder):
-            raise DataError(f"{folder}: exists and is no folder; choose another place")
-        content = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        if content and not overwrite:
-            raise DataError(
-                f"{folder}: exists and holds {content[:5]}; choose another place or set overwrite"
-            )
-        foreign = [name for name in content if name not in {*TEXT_FILES, *MATRIX_FILES.values()}]
-        if foreign:
-            raise DataError(
-                f"{folder}: holds {foreign[:5]}, which overwriting would lose; choose another place"
-            )
+        content = check_free(folder, overwrite=overwrite)
         draft.mkdir(parents=True)
         yield draft
         for path in (*draft.iterdir(), draft):

@@ -153,6 +153,7 @@ class DeepHDataModule(HamiltonianDataModule):
     def _open(self) -> None:
         database = CrystalDatabase(self.path, include=self.include)
         self._check_basis(database)
+        database.check_files()  # rather now than at the end of a training
         split = self._split(database)
         empty = [part for part in PARTS if not len(split[part])]
         if empty:
@@ -237,5 +238,5 @@ class DeepHDataModule(HamiltonianDataModule):
                 raise BasisError(
                     f"{self.path}: {symbol} has shells {shells_name(degrees)}, but the basis has "
                     f"{shells_name(own) if own else 'none'} for it; choose basis=openmx "
-                    f"'basis.shells=[{wanted}]'"
+                    f"'basis.shells=[{wanted}]' (with radii, such as C6.0-s2p2d1, to predict bare cells later)"
                 )

@@ -129,7 +129,7 @@ def check_structure(structure: Structure, where: str) -> None:
     Checked are the elements, the geometry, that the edges come in both directions and include all on-site ones,
     and that the matrices are finite and hermitian.
     """
-    _check_geometry(structure, where)
+    check_geometry(structure, where)
     edges = structure.edges
     check_edges(edges, len(structure.numbers), where)
     for matrix in MATRICES:
@@ -196,7 +196,8 @@ def wrong_block(
     )
 
 
-def _check_geometry(structure: Structure, where: str) -> None:
+def check_geometry(structure: Structure, where: str) -> None:
+    """Raise `DataError` unless elements, positions and lattice are possible; ``where`` names the source."""
     numbers, positions, lattice = structure.numbers, structure.positions, structure.lattice
     if not len(numbers) or numbers.min() < 1 or numbers.max() >= len(chemical_symbols):
         raise DataError(f"{where}: {numbers.tolist()} are not all atomic numbers; correct the elements")

@@ -34,6 +34,8 @@ def load_released_deeph_e3(
     r_max: float = 7.2,
     hermitian: bool = False,
     time_reversal: bool = False,
+    edge_chunk: int | None = None,
+    recompute: bool = False,
 ) -> HamiltonianModel:
     """DeepH-E3 with released weights.
 
@@ -43,7 +45,7 @@ def load_released_deeph_e3(
             ``spinful``, as in the file that DeepH-E3 writes beside its models.
         legacy_e3nn: the weights were trained with e3nn 0.3.5, which the released code pins.
         r_max: range of the radial functions in angstrom; the weights do not tell it.
-        hermitian, time_reversal: symmetries to impose, see `DeepHE3`.
+        hermitian, time_reversal, edge_chunk, recompute: see `DeepHE3`.
 
     Returns:
         A model in evaluation mode, float64 when the weights are. All sizes and irreps come from the tensors' shapes.
@@ -68,6 +70,8 @@ def load_released_deeph_e3(
             legacy_e3nn=legacy_e3nn,
             hermitian=hermitian,
             time_reversal=time_reversal,
+            edge_chunk=edge_chunk,
+            recompute=recompute,
         )
     except KeyError as error:
         raise CheckpointError(
