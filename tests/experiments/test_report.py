@@ -130,12 +130,12 @@ def test_damaged_curves_are_named(runs):
     ("arguments", "message"),
     [
         ([], "error: runs is needed; give runs=VALUE\n"),
-        (["runs=.", "baseline=/nowhere"], "error: /nowhere: no results.json in it; "),
+        (["runs=RUNS", "baseline=/nowhere"], "error: /nowhere: no results.json in it; "),
         (["runs=/nowhere"], "error: /nowhere: no such directory; "),
     ],
 )
-def test_errors_are_one_clean_line(arguments, message):
-    done = run(*arguments)
+def test_errors_are_one_clean_line(runs, arguments, message):
+    done = run(*(argument.replace("RUNS", str(runs)) for argument in arguments))
     assert done.returncode == 1
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
