@@ -138,6 +138,15 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
     def summary(self) -> PartSummary:
         """Elements and sizes of what `setup` found."""
 
+    def limited(self, train: Int64[np.ndarray, " rows"], where: str, samples: str) -> Int64[np.ndarray, " _"]:
+        """The training samples that ``train_size`` leaves; ``samples`` is what messages call them."""
+        if self.train_size > len(train):
+            raise DataError(
+                f"{where}: data.train_size is {self.train_size}, but the train part has "
+                f"{len(train)} {samples}; give at most so many, or 0 for all"
+            )
+        return train[evenly(len(train), self.train_size)] if self.train_size else train
+
     def compare_with_table(self) -> None:
         """Warn of what differs from the numbers of the paper, if this should be one of its databases.
 
@@ -255,13 +264,7 @@ class QH9DataModule(HamiltonianDataModule):
         if self.release != "custom":
             source.require_release(self.release)
         split = source.split(self.split_name, **self.split_options)  # type: ignore[arg-type]
-        if self.train_size > len(split["train"]):
-            raise DataError(
-                f"{self.path}: data.train_size is {self.train_size}, but the train part has "
-                f"{len(split['train'])} rows; give at most so many, or 0 for all"
-            )
-        if self.train_size:
-            split["train"] = split["train"][evenly(len(split["train"]), self.train_size)]
+        split["train"] = self.limited(split["train"], str(self.path), "rows")
         self.split, self.flavour, self._source = split, source.flavour, source
         self.parts = {part: QH9Dataset(source, split[part], self.basis, DTYPES[self.dtype]) for part in PARTS}
         self.compare_with_table()

@@ -14,7 +14,7 @@ from tracegrad.data.cache import cache_paths, open_cache, prepare_cache
 from tracegrad.data.cache_progress import CacheProgress
 from tracegrad.data.cached_crystals import CrystalCache
 from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.datamodule import DTYPES, HamiltonianDataModule, PartSummary, database_path, evenly
+from tracegrad.data.datamodule import DTYPES, HamiltonianDataModule, PartSummary, database_path
 from tracegrad.data.splits import PARTS, TWISTED, Split, name_file_split, shuffled_split, split_hash
 from tracegrad.errors import BasisError, ConfigError, DataError
 from tracegrad.graph import HamiltonianGraph, crystal_graph
@@ -158,13 +158,7 @@ class DeepHDataModule(HamiltonianDataModule):
         empty = [part for part in PARTS if not len(split[part])]
         if empty:
             raise DataError(f"{self.path}: no structures are left for {', '.join(empty)}; change data.sizes")
-        if self.train_size > len(split["train"]):
-            raise DataError(
-                f"{self.path}: data.train_size is {self.train_size}, but the train part has "
-                f"{len(split['train'])} structures; give at most so many, or 0 for all"
-            )
-        if self.train_size:
-            split["train"] = split["train"][evenly(len(split["train"]), self.train_size)]
+        split["train"] = self.limited(split["train"], str(self.path), "structures")
         self.database, self.split = database, split
         self.parts = {
             part: CrystalDataset(database, rows, self.basis, self.dtype, in_memory=self.in_memory)

@@ -45,9 +45,9 @@ from tracegrad.data.structure import (
 )
 from tracegrad.errors import BasisError, DataError
 from tracegrad.graph import reversed_edges
+from tracegrad.units import ANGSTROM_PER_BOHR
 
-HARTREE = 27.2113845  # eV; these two are the ones of the released databases
-BOHR = 0.529177249  # angstrom
+HARTREE = 27.2113845  # eV, the value of the released databases
 VERSION = 3
 _SPINS = {0: "none", 1: "collinear", 3: "non-collinear"}
 _MOST_ORBITALS = 1000  # of an atom; more are taken for damage
@@ -149,9 +149,9 @@ def _read(reader: _Reader, shells: Shells | None, input_file: str | Path | None)
         raise reader.damaged(f"neighbours that are not among {atoms} atoms in {highest_cell + 1} cells")
     dst = np.repeat(np.arange(atoms), neighbours)
     edges = np.concatenate([cells[cell], dst[:, None], src[:, None]], axis=1)
-    lattice = reader.vectors(3, "lattice") * BOHR
+    lattice = reader.vectors(3, "lattice") * ANGSTROM_PER_BOHR
     reader.vectors(3, "reciprocal lattice")
-    positions = reader.vectors(atoms, "positions") * BOHR
+    positions = reader.vectors(atoms, "positions") * ANGSTROM_PER_BOHR
 
     size = int((orbitals[dst] * orbitals[src]).sum())
     real = [reader.doubles(size, "Hamiltonian") for _ in range(spin + 1)]

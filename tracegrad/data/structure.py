@@ -74,7 +74,7 @@ class Structure:
 
 def openmx_basis(shells: Mapping[int, tuple[int, ...]], spinful: bool = False) -> OrbitalBasis:
     """Basis of the given elements (by atomic number)."""
-    return OrbitalBasis.openmx({number: shells[number] for number in shells}, spinful)
+    return OrbitalBasis.openmx(shells, spinful)
 
 
 def edge_order(edges: Int64[np.ndarray, "pairs 5"]) -> Int64[np.ndarray, " pairs"]:

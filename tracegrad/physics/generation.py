@@ -5,10 +5,8 @@ One process writes. Frames go into `<output>.partial`, which is turned into the 
 
 import signal
 import sqlite3
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from tracegrad.physics.generation_settings import GenerationSettings, provenance
 from tracegrad.physics.geometries import Geometry, disturbed
 from tracegrad.physics.partial import PartialFile, StoredFrame
 from tracegrad.physics.release import release_row, write_database, write_provenance
+from tracegrad.physics.signals import stop_signals
 from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
 
 
@@ -131,7 +130,7 @@ class _Run:
         self.on_progress(self._progress())
         if not queue:
             return
-        with _stop_signals() as stopped, WorkerPool(min(processes, len(queue))) as pool:
+        with stop_signals() as stopped, WorkerPool(min(processes, len(queue))) as pool:
             try:
                 while (queue or pool.busy) and not stopped:
                     for _ in range(min(pool.idle, len(queue))):
@@ -257,19 +256,3 @@ def _label_task(geometry: Geometry, settings: GenerationSettings) -> FockLabel:
     if not label.converged:
         raise ScfNotConverged(label.cycles)
     return label
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; only the main thread can."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    stopping = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: received.append(number)) for number in stopping]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(stopping, before, strict=True):
-            signal.signal(number, handler)

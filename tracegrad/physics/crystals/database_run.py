@@ -6,11 +6,9 @@ A structure is finished when its folder is there, and a calculation when its out
 import json
 import shutil
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from tracegrad.physics.crystals.openmx_run import (
     read_outcome,
 )
 from tracegrad.physics.crystals.structures import CrystalStructure
+from tracegrad.physics.signals import stop_signals
 
 _SAME_PLACE = 1e-5  # angstrom; inputs have 12 digits
 _POLL = 0.1  # seconds
@@ -69,7 +68,7 @@ class DatabaseRun:
         self.waiting: list[str] = []
 
     def run(self, program: Program | None, jobs: int) -> None:
-        with _stop_signals() as stopped:
+        with stop_signals() as stopped:
             queue: deque[str] = deque()
             self._progress(0)
             for name in self.structures:
@@ -206,19 +205,3 @@ class DatabaseRun:
     def _progress(self, running: int) -> None:
         done = len(self.finished) + len(self.left_out)
         self.on_progress(Progress(done, running, len(self.structures)))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; only the main thread can."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    stopping = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: received.append(number)) for number in stopping]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(stopping, before, strict=True):
-            signal.signal(number, handler)

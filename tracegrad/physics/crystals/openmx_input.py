@@ -15,8 +15,8 @@ from ase import Atoms
 from jaxtyping import Float
 
 from tracegrad.basis import OrbitalBasis
-from tracegrad.data.openmx import BOHR
 from tracegrad.errors import BasisError, ConfigError
+from tracegrad.units import ANGSTROM_PER_BOHR
 
 SYSTEM = "openmx"  # System.Name: OpenMX writes openmx.out and openmx.scfout
 DATA_YEAR = 19
@@ -120,7 +120,7 @@ class OpenmxSettings:
     def radius(self, atoms: Atoms) -> float:
         """Largest cutoff radius of the bases of a crystal, angstrom; H has blocks up to twice this distance."""
         names = self.basis_names()
-        return max(float(_BASIS.fullmatch(names[s])[2]) for s in set(atoms.symbols)) * BOHR  # type: ignore[index]
+        return max(float(_BASIS.fullmatch(names[s])[2]) for s in set(atoms.symbols)) * ANGSTROM_PER_BOHR  # type: ignore[index]
 
     def mesh(self, lattice: Float[np.ndarray, "3 3"]) -> list[int]:
         """Points along the three vectors; one along the third, which goes through the vacuum."""
