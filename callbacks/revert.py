@@ -80,6 +80,8 @@ class RevertAndDecay(Callback):
             self._best_is_new = False
         elif self._bad >= self.patience and self._best < inf:
             self._revert(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         pl_module.log("train/reverts", float(self.reverts))
 
     def state_dict(self) -> dict[str, Any]:

@@ -165,6 +165,37 @@ def test_single_atoms_take_no_part_in_the_trace_loss(basis):
     assert terms.total.isfinite()
 
 
+@pytest.mark.parametrize("options", [{}, {"fixed_weights": [0.8, 0.2]}])
+@pytest.mark.parametrize("parts", [([0], [1, 2, 3]), ([2], [0, 1, 3]), ([0, 1], [2], [3])])
+def test_shares_of_a_batch_sum_to_its_loss_and_gradient(basis, parts, options):
+    """Any division among processes, also one that leaves a process a single atom, which has no traces."""
+    graphs = [molecules.labelled_graph(m, basis, seed=i) for i, m in enumerate(BATCH)]
+    whole, loss = collate(graphs), HamiltonianLoss(basis, **options)
+    prediction = random_prediction(whole, basis)
+    expected = loss(prediction, whole)
+    inputs = [prediction.blocks["self"], prediction.blocks["edge"], prediction.traces["edge"]]
+    gradients = torch.autograd.grad(expected.total, inputs)
+    shares = []
+    for part in parts:
+        atoms = torch.isin(whole.batch, torch.tensor(part))
+        edges = atoms[whole.edge_index[0]]
+        own = Prediction({"self": inputs[0][atoms], "edge": inputs[1][edges]}, {"edge": inputs[2][edges]})
+        shares.append((own, collate([graphs[i] for i in part])))
+    sums: list[torch.Tensor] = []
+    for own, graph in shares:
+        loss(own, graph, lambda values: sums.append(values) or values)
+    terms = [loss(own, graph, lambda _: torch.stack(sums).sum(0)) for own, graph in shares]
+    for name in ("total", "loss_h", "loss_t"):
+        found = torch.stack([getattr(term, name) for term in terms]).sum()
+        torch.testing.assert_close(found, getattr(expected, name), rtol=1e-13, atol=0)
+    for term in terms:
+        for name, value in expected.logs.items():
+            torch.testing.assert_close(term.logs[name], value, rtol=1e-13, atol=0)
+    found = torch.autograd.grad(torch.stack([term.total for term in terms]).sum(), inputs)
+    for a, b in zip(found, gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-18)
+
+
 def crystal_batch(basis):
     return collate([crystals.labelled_graph(c, basis, seed) for seed, c in enumerate(crystals.ALL)])
 

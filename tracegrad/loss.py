@@ -24,16 +24,24 @@ SMALLEST_LOSS = 1e-12
 
 @dataclass
 class LossTerms:
-    """The total and its parts (scalars); ``loss_t`` and ``mu`` are None without trace supervision.
+    """The loss of a batch (scalars); ``loss_t`` and ``mu`` are None without trace supervision.
 
-    ``per_sample`` is the H part of each sample, for messages about single samples.
+    Where a batch is divided among processes, ``total``, ``loss_h`` and ``loss_t`` are the shares of one process,
+    whose sums over the processes are those of the batch, and ``mu`` is that of the batch.
     """
 
     total: Float[Tensor, ""]
     loss_h: Float[Tensor, ""]
-    per_sample: Float[Tensor, " samples"]
+    per_sample: Float[Tensor, " samples"]  # H part of each sample
+    traces_per_sample: Float[Tensor, " _"]  # T part of each sample that has one
+    logs: dict[str, Tensor]  # loss, loss_h, loss_t and mu of the whole batch
     loss_t: Float[Tensor, ""] | None = None
     mu: Float[Tensor, ""] | None = None
+
+
+def alone(sums: Tensor) -> Tensor:
+    """What one process has to do to sum over the processes."""
+    return sums
 
 
 class HamiltonianLoss(nn.Module):
@@ -90,8 +98,39 @@ class HamiltonianLoss(nn.Module):
         self.scale_labels = scale_labels
         self._masks = Masks(basis)
 
-    def forward(self, prediction: Prediction, graph) -> LossTerms:
-        """Loss of a batch whose graphs carry ``h_`` + site for every site of the prediction."""
+    def forward(
+        self, prediction: Prediction, graph, sum_ranks: Callable[[Tensor], Tensor] = alone
+    ) -> LossTerms:
+        """Loss of a batch whose graphs carry ``h_`` + site for every site of the prediction.
+
+        ``sum_ranks`` sums a tensor over the processes that share the batch.
+        """
+        per_sample = self._hamiltonian_losses(prediction, graph)
+        traces = self._trace_losses(prediction, graph) if prediction.traces else per_sample[:0]
+        sums = (per_sample.sum(), traces.sum())
+        # In float64, which holds the counts of any batch.
+        own = torch.stack([*(part.detach().double() for part in sums), *map(_count, (per_sample, traces))])
+        h, t, samples, supervised = sum_ranks(own)
+        h, supervised = h / samples, supervised.clamp_min(1)
+        loss_h = sums[0] / samples.to(per_sample)
+        if not prediction.traces:
+            logs = {"loss": h, "loss_h": h}
+            return LossTerms(loss_h, loss_h, per_sample.detach(), traces.detach(), logs)
+        t, loss_t = t / supervised, sums[1] / supervised.to(traces)
+        weight, mu = self.weights(h, t)
+        logs = {"loss": weight * h + mu * t, "loss_h": h, "loss_t": t, "mu": mu}
+        mu = mu.to(loss_t)
+        total = weight * loss_h + mu * loss_t
+        return LossTerms(total, loss_h, per_sample.detach(), traces.detach(), logs, loss_t, mu)
+
+    def weights(self, loss_h: Float[Tensor, ""], loss_t: Float[Tensor, ""]) -> tuple[float, Tensor]:
+        """Weights of loss_Q and loss_T by Eq. 8, from their (detached) values in a batch."""
+        if self.fixed_weights is not None:
+            weight, mu = self.fixed_weights
+            return weight, loss_t.new_tensor(mu)
+        return 1.0, self.trace_weight * loss_h / loss_t.clamp_min(SMALLEST_LOSS)
+
+    def _hamiltonian_losses(self, prediction: Prediction, graph) -> Float[Tensor, " samples"]:
         masks = {
             site: self._masks.elements(graph, site, blocks) for site, blocks in prediction.blocks.items()
         }
@@ -104,17 +143,10 @@ class HamiltonianLoss(nn.Module):
             error = ERRORS[name]
             sums = [site_sums(error(difference), graph, site) for site, difference in differences.items()]
             per_sample = per_sample + torch.stack(sums).sum(0) / count
-        loss_h = per_sample.mean()
-        if not prediction.traces:
-            return LossTerms(loss_h, loss_h, per_sample.detach())
-        loss_t = self._trace_loss(prediction, graph)
-        if self.fixed_weights is not None:
-            weight_h, mu = (loss_h.new_tensor(weight) for weight in self.fixed_weights)
-            return LossTerms(weight_h * loss_h + mu * loss_t, loss_h, per_sample.detach(), loss_t, mu)
-        mu = self.trace_weight * (loss_h / loss_t.clamp_min(SMALLEST_LOSS)).detach()
-        return LossTerms(loss_h + mu * loss_t, loss_h, per_sample.detach(), loss_t, mu)
+        return per_sample
 
-    def _trace_loss(self, prediction: Prediction, graph) -> Float[Tensor, ""]:
+    def _trace_losses(self, prediction: Prediction, graph) -> Float[Tensor, " supervised"]:
+        """Of each sample that has traces: a molecule of one atom has no pairs and takes no part."""
         sums, counts = [], []
         for site, predicted in prediction.traces.items():
             blocks = graph[f"h_{site}"]
@@ -126,10 +158,12 @@ class HamiltonianLoss(nn.Module):
             sums.append(site_sums(ERRORS[self.t]((predicted - label) * mask), graph, site))
             counts.append(site_sums(mask, graph, site))
         total, count = torch.stack(sums).sum(0), torch.stack(counts).sum(0)
-        # A molecule of one atom has no pairs: it takes no part instead of giving 0/0.
         supervised = count > 0
-        per_sample = torch.where(supervised, total / count.clamp_min(1), 0.0)
-        return per_sample.sum() / supervised.sum().clamp_min(1)
+        return total[supervised] / count[supervised]
+
+
+def _count(values: Tensor) -> Tensor:
+    return torch.tensor(len(values), dtype=torch.float64, device=values.device)
 
 
 def _is_weight(value: object) -> bool:

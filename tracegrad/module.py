@@ -1,6 +1,6 @@
 """The LightningModule: how a Hamiltonian model is trained, validated and tested."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -8,18 +8,17 @@ import lightning
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
 
 from tracegrad.basis import OrbitalBasis
-from tracegrad.errors import CheckpointError, ConfigError, TrainingError
-from tracegrad.loss import HamiltonianLoss, LossTerms
+from tracegrad.checkpoint import CHECKPOINT_KEY, check_architecture
+from tracegrad.errors import ConfigError, TrainingError
+from tracegrad.loss import HamiltonianLoss, LossTerms, alone
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
+from tracegrad.metrics.loss import MeanLosses
 from tracegrad.model import HamiltonianModel, Prediction
 from tracegrad.schedule import Schedule
 from tracegrad.traces import BlockTraces
 from tracegrad.units import MEV
-
-CHECKPOINT_KEY = "tracegrad"
 
 
 class HamiltonianModule(lightning.LightningModule):
@@ -53,31 +52,33 @@ class HamiltonianModule(lightning.LightningModule):
         self.test_subsets: list[str] = [""]
         self.sample_name: Callable[[int], str] = str
         self.val_metric, self.test_metrics = HamiltonianMAE(model.basis), nn.ModuleList()
-        self.val_total, self.val_loss = (MeanMetric().set_dtype(torch.float64) for _ in range(2))
+        self.val_losses = MeanLosses()
 
     def forward(self, graph, *, traces: bool = True) -> Prediction:
         return self.model(graph, traces=traces)
 
     def training_step(self, graph, batch_idx: int) -> Tensor:
-        _, terms = self._predict(graph)
-        logs = {"train/loss": terms.total, "train/loss_h": terms.loss_h}
-        if terms.loss_t is not None and terms.mu is not None:
-            logs |= {"train/loss_t": terms.loss_t, "train/mu": terms.mu}
+        _, terms = self._predict(graph, shared=True)
+        logs = {f"train/{name}": value for name, value in terms.logs.items()}
         self.log_dict(logs, batch_size=graph.num_graphs)
-        return terms.total
+        return terms.total * self.trainer.world_size  # the gradients of the ranks are averaged
 
     def validation_step(self, graph, batch_idx: int) -> None:
         prediction, terms = self._predict(graph)
-        self.val_total.update(terms.total.double(), graph.num_graphs)
-        self.val_loss.update(terms.per_sample.double())
+        self.val_losses.update(terms)
         self.val_metric.update(prediction, graph)
 
     def on_validation_epoch_end(self) -> None:
-        for name, metric in (("loss", self.val_total), ("loss_h", self.val_loss)):
-            self.log(f"val/{name}", metric.compute(), sync_dist=False)
-            metric.reset()
+        loss_h, loss_t = self.val_losses.compute()
+        loss = loss_h
+        if self.model.tracegrad.trace:
+            weight, mu = self.loss.weights(loss_h, loss_t)
+            loss = weight * loss_h + mu * loss_t
+        for name, value in (("loss", loss), ("loss_h", loss_h)):
+            self.log(f"val/{name}", value, sync_dist=False)
         self._log_metric("val", self.val_metric)
-        self.val_metric.reset()
+        for metric in (self.val_losses, self.val_metric):
+            metric.reset()
 
     def on_test_epoch_start(self) -> None:
         # The report callbacks read these when the test is over.
@@ -112,19 +113,23 @@ class HamiltonianModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_architecture(checkpoint["state_dict"], self.state_dict(), "the checkpoint")
 
-    def _predict(self, graph) -> tuple[Prediction, LossTerms]:
+    def _predict(self, graph, *, shared: bool = False) -> tuple[Prediction, LossTerms]:
+        """Prediction and loss; ``shared``: the ranks hold parts of one batch."""
         prediction = self.model(graph)
-        terms = self.loss(prediction, graph)
-        if not torch.isfinite(terms.total):
+        terms = self.loss(prediction, graph, self._sum_ranks if shared else alone)
+        if not torch.isfinite(terms.logs["loss"]):  # on every rank at once, so that none waits for the others
             raise TrainingError(self._non_finite(graph, terms))
         return prediction, terms
+
+    def _sum_ranks(self, values: Tensor) -> Tensor:
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
 
     def _non_finite(self, graph, terms: LossTerms) -> str:
         rows = graph.sample_id.tolist()
         bad = [row for row, value in zip(rows, terms.per_sample.tolist(), strict=True) if not isfinite(value)]
-        parts = f"loss_h = {terms.loss_h.item():.3g}"
-        if terms.loss_t is not None:
-            parts += f", loss_t = {terms.loss_t.item():.3g}"
+        parts = ", ".join(f"{name} = {value.item():.3g}" for name, value in terms.logs.items() if "_" in name)
         blame = f"not finite for rows {bad}" if bad and len(bad) < len(rows) else "no single row stands out"
         return (
             f"the loss is not finite at step {self.global_step} ({parts}) in the batch of database rows {rows}: "
@@ -137,24 +142,3 @@ class HamiltonianModule(lightning.LightningModule):
         for name, value in metric.compute().items():
             if value.ndim == 0:
                 self.log(f"{stage}/{name}{ending}", value * factor, sync_dist=False, prog_bar=name == "h_mae")
-
-
-def check_architecture(found: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> None:
-    """Raise `CheckpointError` naming the tensors in which a checkpoint and a model differ."""
-    missing = sorted(own.keys() - found.keys())
-    surplus = sorted(found.keys() - own.keys())
-    reshaped = [
-        f"{key} {list(found[key].shape)} instead of {list(own[key].shape)}"
-        for key in own
-        if key in found and found[key].shape != own[key].shape
-    ]
-    differences = [
-        f"{text}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
-        for text, names in (("missing", missing), ("without a place", surplus), ("other shape", reshaped))
-        if names
-    ]
-    if differences:
-        raise CheckpointError(
-            f"{where} is of another architecture ({'; '.join(differences)}); "
-            "use the configuration it was trained with"
-        )

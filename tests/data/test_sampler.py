@@ -3,72 +3,109 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from tracegrad.data.sampler import EpochSampler
+from tracegrad.data.sampler import EvaluationBatches, TrainingBatches, imbalance, shares
 
 
-def shares(size: int, world: int, *, shuffle: bool, epoch: int = 0, seed: int = 0) -> list[list[int]]:
-    """What each rank gets."""
-    samplers = [
-        EpochSampler(size, shuffle=shuffle, seed=seed, rank=rank, world=world) for rank in range(world)
-    ]
-    for sampler in samplers:
-        sampler.set_epoch(epoch)
-    found = [list(sampler) for sampler in samplers]
-    assert [len(sampler) for sampler in samplers] == [len(share) for share in found]
+def costs(size: int, seed: int = 0) -> np.ndarray:
+    """Squares of numbers of atoms, as QH9 has them."""
+    return np.random.default_rng(seed).integers(3, 29, size).astype(np.float64) ** 2
+
+
+def training(
+    size: int, batch_size: int, world: int = 1, *, epoch: int = 0, seed: int = 0
+) -> list[list[list[int]]]:
+    """For each rank its part of each batch."""
+    found = []
+    for rank in range(world):
+        batches = TrainingBatches(costs(size), batch_size, seed, rank, world)
+        batches.set_epoch(epoch)
+        found.append(list(batches))
+        assert len(batches) == len(found[-1])
     return found
 
 
-@pytest.mark.parametrize(("size", "world"), [(10, 1), (10, 3), (12, 4), (5, 4), (3, 5), (1, 1)])
-def test_evaluation_gives_every_sample_once(size, world):
-    for epoch in (0, 3):
-        found = shares(size, world, shuffle=False, epoch=epoch)
-        assert sorted(chain(*found)) == list(range(size))
-        assert all(share == sorted(share) for share in found)
-        assert max(map(len, found)) - min(map(len, found)) <= 1
-    assert list(EpochSampler(size, shuffle=False)) == list(range(size))
+@pytest.mark.parametrize(("size", "batch_size"), [(10, 4), (97, 32), (33, 32), (5, 8), (64, 32), (1, 1)])
+def test_an_epoch_has_every_sample_once_in_batches_of_about_one_size(size, batch_size):
+    (found,) = training(size, batch_size)
+    assert sorted(chain(*found)) == list(range(size))
+    assert len(found) == -(-size // batch_size)
+    sizes = [len(batch) for batch in found]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    assert TrainingBatches(costs(size), batch_size).smallest == min(sizes)
 
 
-@pytest.mark.parametrize(("size", "world"), [(10, 1), (10, 3), (12, 4), (103, 8)])
-def test_training_gives_every_rank_as_many_and_no_sample_twice(size, world):
-    left_out = []
-    for epoch in range(6):
-        found = shares(size, world, shuffle=True, epoch=epoch)
-        assert {len(share) for share in found} == {size // world}
-        together = list(chain(*found))
-        assert len(set(together)) == len(together)
-        left_out.append(frozenset(range(size)) - frozenset(together))
-        assert len(left_out[-1]) == size % world
-    if size % world:
-        assert len(set(left_out)) > 1
+@pytest.mark.parametrize("world", [2, 3, 8])
+def test_ranks_divide_the_same_batches(world):
+    for epoch in (0, 5):
+        (alone,) = training(100, 32, epoch=epoch)
+        together = training(100, 32, world, epoch=epoch)
+        for i, batch in enumerate(alone):
+            parts = [rank[i] for rank in together]
+            assert all(parts)
+            assert sorted(chain(*parts)) == sorted(batch)
 
 
-def test_the_order_is_a_function_of_seed_and_epoch():
+def test_the_batches_are_a_function_of_seed_and_epoch():
     def order(seed: int, epoch: int) -> tuple[int, ...]:
-        (share,) = shares(50, 1, shuffle=True, seed=seed, epoch=epoch)
-        return tuple(share)
+        (found,) = training(50, 8, seed=seed, epoch=epoch)
+        return tuple(chain(*found))
 
     orders = {(seed, epoch): order(seed, epoch) for seed in (0, 1, 2) for epoch in (0, 1, 2)}
     assert len(set(orders.values())) == 9
     np.random.seed(7)  # noqa: NPY002
     assert {key: order(*key) for key in reversed(orders)} == orders
-
-    sampler = EpochSampler(50, shuffle=True, seed=1)
+    batches = TrainingBatches(costs(50), 8, seed=1)
     for epoch in (2, 0, 1, 1, 2):  # where it has been before does not matter
-        sampler.set_epoch(epoch)
-        assert tuple(sampler) == orders[1, epoch] == tuple(sampler)
+        batches.set_epoch(epoch)
+        assert tuple(chain(*batches)) == orders[1, epoch] == tuple(chain(*batches))
 
 
-def test_ranks_share_one_order():
-    (alone,) = shares(50, 1, shuffle=True, epoch=4, seed=3)
-    found = shares(50, 3, shuffle=True, epoch=4, seed=3)
-    assert [index for step in zip(*found, strict=True) for index in step] == alone[:48]
+def test_an_epoch_goes_on_where_it_stopped_and_the_next_one_is_whole():
+    batches = TrainingBatches(costs(20), 3)
+    whole = list(batches)
+    for start in range(len(whole) + 1):
+        batches.start = start
+        assert len(batches) == len(whole)  # the trainer counts the batches of the epoch
+        assert list(batches) == whole[start:]
+        assert list(batches) == whole
 
 
-def test_places_are_uniform():
-    counts = np.zeros((8, 8))
-    sampler = EpochSampler(8, shuffle=True)
-    for epoch in range(1600):
-        sampler.set_epoch(epoch)
-        for place, index in enumerate(sampler):
-            counts[place, index] += 1
-    assert np.abs(counts / 200 - 1).max() < 0.35  # five standard deviations
+@pytest.mark.parametrize(("size", "world"), [(10, 1), (10, 3), (12, 4), (5, 4), (5, 5)])
+def test_evaluation_gives_every_sample_once_and_in_order(size, world):
+    found = []
+    for rank in range(world):
+        batches = EvaluationBatches(costs(size), 2, rank, world)
+        parts = list(batches)
+        assert len(parts) == len(batches)
+        assert all(len(part) == 2 for part in parts[:-1])
+        own = list(chain(*parts))
+        assert own == sorted(own) != []
+        found += own
+    assert sorted(found) == list(range(size))
+
+
+def test_shares_are_those_of_the_literal_rule():
+    """The dearest sample left goes to the rank with the least; its cost is at most 4/3 of the best."""
+    values = costs(40, seed=3)
+    sums, members = [0.0] * 3, [[], [], []]
+    for position in sorted(range(40), key=lambda i: (-values[i], i)):
+        rank = min(range(3), key=lambda r: (sums[r], len(members[r]), r))
+        sums[rank] += values[position]
+        members[rank].append(position)
+    found = shares(values, 3)
+    assert [part.tolist() for part in found] == [sorted(part) for part in members]
+    assert imbalance(values, found) == pytest.approx(max(sums) / np.mean(sums), rel=1e-14)
+    assert max(sums) <= 4 / 3 * max(values.sum() / 3, values.max()) + 1e-9
+
+
+def test_balance_by_cost_beats_balance_by_number():
+    """32 molecules of 3 to 28 atoms on 8 ranks: four of them each, against equal sums of pairs."""
+    batches = TrainingBatches(costs(3200), 32, world=8)
+    by_number = max(
+        imbalance(batches.costs[batch], [np.arange(rank, len(batch), 8) for rank in range(8)])
+        for batch in batches.whole()
+    )
+    assert batches.imbalance() < 1.25
+    assert by_number > 1.7
+    assert TrainingBatches(costs(3200), 32).imbalance() == 1

@@ -13,14 +13,15 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from tracegrad.basis import OrbitalBasis
+from tracegrad.data.loader import ResumableLoader
 from tracegrad.data.published import PUBLISHED, differences
 from tracegrad.data.qh9 import FUNCTIONALS, RELEASES, QH9Database
-from tracegrad.data.sampler import EpochSampler
+from tracegrad.data.sampler import EvaluationBatches, TrainingBatches
 from tracegrad.data.splits import PARTS, Split, split_hash
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.graph import HamiltonianGraph, collate, molecule_graph
@@ -68,6 +69,11 @@ class QH9Dataset(Dataset[HamiltonianGraph]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def costs(self) -> Float[np.ndarray, " rows"]:
+        """Pairs of atoms of each molecule, which is what its graph has."""
+        return self.database.atom_counts[self.rows].astype(np.float64) ** 2
+
     def __getitem__(self, index: int) -> HamiltonianGraph:
         row = int(self.rows[index])
         molecule = self.database[row]
@@ -85,10 +91,11 @@ class QH9Dataset(Dataset[HamiltonianGraph]):
 class HamiltonianDataModule(lightning.LightningDataModule, ABC):
     """What all data modules share: loaders over the three parts of a split.
 
-    Subclasses fill ``parts`` (name -> Dataset of graphs) in ``setup`` and implement ``fingerprint``.
+    Subclasses fill ``parts`` (name -> Dataset of graphs, with ``costs`` of its samples) in ``setup`` and implement
+    ``fingerprint``.
 
     Args:
-        batch_size: samples of a training batch on each rank.
+        batch_size: samples of a training batch, that is of a step, over all ranks.
         eval_batch_size: samples of a validation or test batch.
         num_workers: worker processes of each loader; at most as many as there are cores.
         pin_memory: page-locked batches; useful with a GPU.
@@ -167,8 +174,17 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         """What tables call a sample."""
         return str(row)
 
-    def train_dataloader(self) -> DataLoader:
-        return self.loader("train", shuffle=True)
+    def train_dataloader(self) -> ResumableLoader:
+        """Training batches; a rank gets its share of each (see `TrainingBatches`)."""
+        rank, world = self._ranks()
+        dataset = self.parts["train"]
+        batches = TrainingBatches(dataset.costs, self.batch_size, self.seed, rank, world)  # type: ignore[attr-defined]
+        if batches.smallest < world:
+            raise DataError(
+                f"the training batches have {batches.smallest} samples at least, for {world} processes; each needs "
+                "one: raise data.batch_size or lower trainer.devices"
+            )
+        return ResumableLoader(dataset, batch_sampler=batches, **self._workers())
 
     def val_dataloader(self) -> DataLoader:
         return self.loader("val")
@@ -177,37 +193,38 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         loaders = [self.loader(part) for part in self.subsets("test").values()]
         return loaders if len(loaders) > 1 else loaders[0]
 
-    def loader(self, part: str, *, shuffle: bool = False, share: bool = True, most: int = 0) -> DataLoader:
-        """Batches of one part.
+    def loader(self, part: str, *, share: bool = True, most: int = 0) -> DataLoader:
+        """Batches of one part in its order, each sample once.
 
         Args:
             part: train, val or test.
-            shuffle: training order and training batch size.
-            share: give each rank of a distributed run its own samples (see `EpochSampler`).
+            share: give each rank of a distributed run its own samples (see `EvaluationBatches`).
             most: only so many samples, evenly spread over the part; 0 means all.
         """
         dataset = self.parts[part]
-        size = len(dataset)  # type: ignore[arg-type]
-        if most and most < size:
-            dataset = Subset(dataset, evenly(size, most).tolist())
-            size = most
-        rank, world = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer and share else (0, 1)
-        )
-        if size < world:
+        costs = dataset.costs  # type: ignore[attr-defined]
+        if most and most < len(costs):
+            chosen = evenly(len(costs), most)
+            dataset, costs = Subset(dataset, chosen.tolist()), costs[chosen]
+        rank, world = self._ranks() if share else (0, 1)
+        if len(costs) < world:
             raise DataError(
-                f"the {part} part has {size} samples for {world} processes; each needs at least one: "
+                f"the {part} part has {len(costs)} samples for {world} processes; each needs at least one: "
                 "lower trainer.devices"
             )
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size if shuffle else self.eval_batch_size,
-            sampler=EpochSampler(size, shuffle=shuffle, seed=self.seed, rank=rank, world=world),
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=collate,
-        )
+        batches = EvaluationBatches(costs, self.eval_batch_size, rank, world)
+        return DataLoader(dataset, batch_sampler=batches, **self._workers())
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _workers(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "pin_memory": self.pin_memory,
+            "persistent_workers": self.num_workers > 0,
+            "collate_fn": collate,
+        }
 
 
 class QH9DataModule(HamiltonianDataModule):

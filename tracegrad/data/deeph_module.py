@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch.utils.data import Dataset
 
 from tracegrad.basis import OrbitalBasis, shells_name
@@ -48,6 +48,11 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def costs(self) -> Float[np.ndarray, " rows"]:
+        """Atoms of each structure: in one material the pairs are proportional to them."""
+        return self.database.atom_counts[self.rows].astype(np.float64)
 
     def __getitem__(self, index: int) -> HamiltonianGraph:
         row = int(self.rows[index])

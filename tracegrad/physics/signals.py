@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; only the main thread can."""
+def stop_signals(*more: int) -> Iterator[list[int]]:
+    """Collect SIGINT, SIGTERM and ``more`` instead of dying of them; only the main thread can."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    stopping = (signal.SIGINT, signal.SIGTERM)
+    stopping = (signal.SIGINT, signal.SIGTERM, *more)
     before = [signal.signal(number, lambda number, _: received.append(number)) for number in stopping]
     try:
         yield received

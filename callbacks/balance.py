@@ -1,0 +1,33 @@
+"""How evenly the ranks of a distributed training are loaded."""
+
+import lightning
+from lightning import Callback
+
+from tracegrad.data.loader import ResumableLoader
+
+
+class RankBalance(Callback):
+    """Logs ``train/rank_imbalance`` each epoch: the largest share of a batch over the mean share, at the worst.
+
+    Shares are counted in pairs of atoms (see `TrainingBatches`); 1 is perfect, and nothing is logged on one rank.
+    """
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        found = _imbalance(trainer)
+        if found is not None and trainer.is_global_zero:
+            print(
+                f"{trainer.world_size} ranks: the largest share of a batch has {found:.3f} times the mean work",
+                flush=True,
+            )
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        found = _imbalance(trainer)
+        if found is not None:
+            pl_module.log("train/rank_imbalance", found)
+
+
+def _imbalance(trainer: lightning.Trainer) -> float | None:
+    loader = trainer.train_dataloader
+    if trainer.world_size == 1 or not isinstance(loader, ResumableLoader):
+        return None
+    return loader.batches.imbalance()

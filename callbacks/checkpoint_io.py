@@ -1,0 +1,25 @@
+"""Checkpoint files that are whole or absent."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from tracegrad.atomic import replacing
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, brings it to the disk, and renames it.
+
+    A process that is killed, or a disk that is full, leaves what was there before.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        content = io.BytesIO()  # torch does not say why it cannot write to a file; the operating system does
+        torch.save(checkpoint, content)
+        with replacing(path) as draft:
+            draft.write_bytes(content.getbuffer())

@@ -1,0 +1,127 @@
+"""The checkpoint from which a training that was stopped, even killed, goes on exactly."""
+
+import os
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from callbacks.csv_log import RunCSVLogger
+from tracegrad.data.loader import ResumableLoader
+from tracegrad.errors import ConfigError, TrainingError
+from tracegrad.physics.signals import stop_signals
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+ROWS = "csv_rows"
+REQUEUE = signal.SIGUSR1
+
+
+class TrainingStopped(TrainingError):
+    """A run that a signal has ended; ``step`` is where its training goes on."""
+
+    def __init__(self, number: int, step: int | None = None):
+        self.number = number
+        where = "" if step is None else f" from step {step}"
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on{where}")
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves ``last.ckpt`` at the end of every validation, between two steps now and then, and when a signal comes.
+
+    SIGINT, SIGTERM and, in a SLURM job, SIGUSR1 end the training after the present step, with a checkpoint, as
+    `TrainingStopped`; in a validation on one process they end it at once, without a new one. The checkpoint before
+    is kept as ``previous.ckpt``. A checkpoint holds the number of rows of the CSV log, to which the log is cut when
+    the run goes on.
+
+    Args:
+        directory: of the checkpoints.
+        minutes: between two checkpoints, counted from the last one of any kind.
+        steps: save after so many steps, too; null: by time alone.
+    """
+
+    def __init__(self, directory: str | Path, minutes: float = 10.0, steps: int | None = None):
+        if not minutes > 0:
+            raise ConfigError(f"callbacks.last.minutes is {minutes}; choose a time above 0")
+        if steps is not None and steps < 1:
+            raise ConfigError(f"callbacks.last.steps is {steps}; choose 1 or more (null: by time alone)")
+        self.directory, self.seconds, self.steps = Path(directory), 60 * minutes, steps
+        self._signals: list[int] = []
+        self._handlers = ExitStack()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+        requeue = [REQUEUE] if "SLURM_JOB_ID" in os.environ else []
+        self._signals = self._handlers.enter_context(stop_signals(*requeue))
+        loader = trainer.train_dataloader
+        if isinstance(loader, ResumableLoader):
+            loader.between_steps = lambda: self._between_steps(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
+    ) -> None:
+        if self._signals and trainer.world_size == 1 and trainer.state.fn == "fit":
+            raise TrainingStopped(self._signals[0], self._saved_step)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        self._save(trainer)
+        stop, _ = self._agreed(trainer, due=False)
+        if stop:
+            raise TrainingStopped(stop, trainer.global_step)
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.is_global_zero:
+            checkpoint[ROWS] = {i: logger.flushed_rows() for i, logger in _csv_loggers(trainer)}
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.is_global_zero and trainer.state.fn == "fit":
+            for i, logger in _csv_loggers(trainer):
+                logger.keep_rows(checkpoint.get(ROWS, {}).get(i, 0))
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._handlers.close()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._handlers.close()
+
+    def _between_steps(self, trainer: lightning.Trainer) -> None:
+        done = trainer.global_step - self._saved_step
+        late = time.monotonic() - self._saved_at >= self.seconds
+        stop, due = self._agreed(trainer, due=late or (self.steps is not None and done >= self.steps))
+        if (stop or due) and done:
+            self._save(trainer)
+        if stop:
+            raise TrainingStopped(stop, trainer.global_step)
+
+    def _agreed(self, trainer: lightning.Trainer, *, due: bool) -> tuple[int, bool]:
+        """What any rank has received and wants, the same on all of them."""
+        own = (self._signals[0] if self._signals else 0, int(due))
+        if trainer.world_size == 1:
+            return own[0], due
+        found = torch.tensor(own, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+        stop, late = found.tolist()
+        return stop, bool(late)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        last = self.directory / LAST
+        if trainer.is_global_zero and last.exists():
+            last.replace(self.directory / PREVIOUS)
+        trainer.save_checkpoint(last)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+
+def _csv_loggers(trainer: lightning.Trainer) -> list[tuple[int, RunCSVLogger]]:
+    return [(i, logger) for i, logger in enumerate(trainer.loggers) if isinstance(logger, RunCSVLogger)]

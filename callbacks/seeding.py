@@ -1,0 +1,31 @@
+"""Random numbers of a training as a function of (seed, step, rank)."""
+
+import random
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning import Callback
+
+
+class SeedSteps(Callback):
+    """Seeds torch, numpy and Python anew before every step, so that no checkpoint has to hold their states.
+
+    A run that goes on after any step then draws what it would have drawn without the interruption.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        step = (trainer.global_step, batch_idx, trainer.global_rank)  # the batch: of accumulated gradients
+        state = int(np.random.SeedSequence([self.seed, *step]).generate_state(1, np.uint64)[0])
+        torch.manual_seed(state)
+        random.seed(state)
+        np.random.seed(state % 2**32)  # noqa: NPY002  what libraries use is seeded, too

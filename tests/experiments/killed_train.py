@@ -1,0 +1,27 @@
+"""The train command with an end by a signal after a chosen step: python killed_train.py STEP SIGNAL override ...
+
+STEP 0 leaves the training alone. The signal comes after the optimizer's step and before anything that follows it.
+With LIMIT_FILE_BYTES in the environment no file may grow beyond that.
+"""
+
+import os
+import resource
+import signal
+import sys
+
+from experiments.train import main
+from tracegrad.module import HamiltonianModule
+
+
+def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
+    if self.global_step == step:
+        os.kill(os.getpid(), number)
+
+
+step, number = int(sys.argv[1]), signal.Signals[sys.argv[2]]
+sys.argv = ["train.py", *sys.argv[3:]]
+HamiltonianModule.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]
+if limit := os.environ.get("LIMIT_FILE_BYTES"):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+main()

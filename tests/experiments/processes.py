@@ -1,0 +1,80 @@
+"""The train command in processes of its own, alone or as the ranks of a distributed run."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("killed_train.py")
+# A narrow QHNet, six steps an epoch, one checkpoint every two steps.
+TINY = [
+    *(
+        "experiment=demo",
+        "callbacks=default",
+        "data.train_size=44",
+        "data.fractions=[.8,.02,.18]",
+        "threads=1",
+    ),
+    *(
+        "model.backbone.channels=4",
+        "model.backbone.bottleneck=4",
+        "tracegrad.channels=8",
+        "tracegrad.hidden=8",
+    ),
+    *(
+        "trainer.max_steps=15",
+        "trainer.log_every_n_steps=1",
+        "trainer.enable_progress_bar=false",
+        "test=false",
+    ),
+    *("callbacks.last.steps=2", "logger.wandb.mode=disabled"),
+]
+DOUBLE = ["trainer.precision=64-true", "data.dtype=float64"]
+
+
+def train(
+    directory: Path,
+    *overrides: str,
+    ranks: int = 1,
+    stop_after: int = 0,
+    number: signal.Signals = signal.SIGKILL,
+    settings: Sequence[str] = TINY,
+    environment: dict[str, str] | None = None,
+) -> list[subprocess.CompletedProcess]:
+    """Run the command as ``ranks`` processes, which a signal ends after step ``stop_after`` (0: none)."""
+    arguments = [*settings, f"run_dir={directory}", *overrides]
+    shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})}
+    if ranks > 1:
+        arguments += ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={ranks}"]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        shared |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(stop_after), number.name, *arguments],
+            cwd=ROOT,
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else shared,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    done = []
+    for process in processes:
+        out, err = process.communicate(timeout=240)
+        done.append(subprocess.CompletedProcess(arguments, process.returncode, out, err))
+    return done
+
+
+def finished(*args, **kwargs) -> str:
+    """The same for a training that must reach its end; what the first rank printed."""
+    done = train(*args, **kwargs)
+    assert [process.returncode for process in done] == [0] * len(done), "\n".join(p.stderr for p in done)
+    return done[0].stdout

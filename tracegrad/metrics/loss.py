@@ -1,0 +1,32 @@
+"""Mean losses of a data set as a torchmetrics class."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from tracegrad.loss import LossTerms
+
+
+class MeanLosses(Metric):
+    """Means of loss_Q and loss_T over samples; neither batches nor ranks matter."""
+
+    full_state_update = False
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("sums", "counts"):
+            self.add_state(state, default=torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
+        self.set_dtype(torch.float64)
+
+    def update(self, terms: LossTerms) -> None:
+        """Add the samples of a batch."""
+        for i, losses in enumerate((terms.per_sample, terms.traces_per_sample)):
+            self.sums[i] += losses.double().sum()
+            self.counts[i] += len(losses)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """loss_Q and loss_T; zero where no sample has traces."""
+        loss_h, loss_t = self.sums / self.counts.clamp_min(1)
+        return loss_h, loss_t
