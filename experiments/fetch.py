@@ -1,0 +1,153 @@
+"""Published databases, downloaded and verified: `python -m experiments.fetch --help`."""
+
+import difflib
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from experiments.cli import clean_errors
+from experiments.configuration import CONF, command, plain, quoted
+from tracegrad.data.fetch.database import Fetched, fetch
+from tracegrad.data.fetch.download import Patience
+from tracegrad.data.fetch.progress import FetchProgress
+from tracegrad.data.fetch.space import Estimate, require_space_for_all
+from tracegrad.data.fetch.verify import Expectation
+from tracegrad.data.fetch.wanted import Options, Wanted
+from tracegrad.errors import ConfigError, DataError
+
+NAMES = sorted(path.stem for path in (CONF / "fetch").glob("*.yaml"))
+
+
+@clean_errors
+def main() -> None:
+    """Fetch with ``data=NAME``, which is the group ``fetch`` here: ``data`` is that of trainings."""
+    arguments = sys.argv[1:]
+    sys.argv[1:] = [_group(argument) for argument in arguments]
+    if arguments and not any(argument.startswith(("-", "data=", "fetch=")) for argument in arguments):
+        raise ConfigError(f"data is needed; give data=NAME, one of {', '.join(NAMES)}")
+    _fetch()
+
+
+@command("fetch", help_alone=True)
+def _fetch(config: DictConfig) -> None:
+    fetch_databases(plain(config))
+
+
+def fetch_databases(values: dict[str, Any]) -> None:
+    """Fetch the databases of a configuration one after another.
+
+    One that fails does not keep the others from being fetched.
+    """
+    options = _options(values)
+    databases = {name: _wanted(name, entry, values["target"]) for name, entry in values["databases"].items()}
+    if len(databases) > 1 and options.source is not None:
+        raise ConfigError("source is of one database; give one data=NAME with it")
+    failed: list[str] = []
+
+    def attempt(name: str, options: Options) -> Fetched | Estimate | None:
+        try:
+            return fetch(databases[name], options, progress)
+        except DataError as error:
+            if len(databases) == 1:
+                raise
+            progress.report(f"{databases[name].table} failed: {error}")
+            failed.append(name)
+            return None
+
+    with FetchProgress() as progress:
+        if len(databases) > 1:
+            _check_room(databases, [attempt(name, replace(options, dry_run=True)) for name in databases])
+        if len(databases) == 1 or not options.dry_run:
+            for name in [name for name in databases if name not in failed]:
+                if isinstance(fetched := attempt(name, options), Fetched):
+                    progress.report(_how_to_use(name, fetched))
+    if failed:
+        names = ", ".join(name for name in databases if name in failed)
+        raise DataError(f"{names} failed, see above; the same command goes on with what is missing")
+
+
+def _group(argument: str) -> str:
+    """``data=NAME`` or ``data=[NAME,NAME]`` as a choice of the group ``fetch``."""
+    key, equals, value = argument.partition("=")
+    if key != "data" or not equals:
+        return argument
+    for name in value.strip("[]").split(","):
+        if name.strip() not in NAMES:
+            nearest = difflib.get_close_matches(name.strip(), NAMES, n=3, cutoff=0.4) or NAMES
+            raise ConfigError(f"no published database {name.strip()!r}; nearest: {', '.join(nearest)}")
+    return f"fetch={value}"
+
+
+def _check_room(databases: dict[str, Wanted], estimates: list[Fetched | Estimate | None]) -> None:
+    """Of all databases in the same folder together."""
+    for folder in {wanted.folder for wanted in databases.values()}:
+        there = zip(databases.values(), estimates, strict=True)
+        require_space_for_all(
+            folder, [one for wanted, one in there if wanted.folder == folder and isinstance(one, Estimate)]
+        )
+
+
+def _options(values: dict[str, Any]) -> Options:
+    if values["retries"] < 0 or values["timeout"] <= 0 or values["pause"] < 0:
+        raise ConfigError("retries, timeout and pause must be positive; correct them")
+    mirror = values["mirror"]
+    if mirror is not None and not str(mirror).startswith(("http://", "https://")):
+        raise ConfigError(f"mirror={mirror} is no address; give http(s)://..., or source=PATH for a folder")
+    return Options(
+        source=None if values["source"] is None else Path(str(values["source"])).expanduser(),
+        mirror=mirror,
+        api=values["api"],
+        verify=values["verify"],
+        keep=values["keep"],
+        overwrite=values["overwrite"],
+        dry_run=values["dry_run"],
+        patience=Patience(values["retries"], float(values["pause"]), timeout=float(values["timeout"])),
+    )
+
+
+def _wanted(name: str, entry: dict[str, Any], target: str | None) -> Wanted:
+    path, expect = Path(entry["path"]).expanduser(), entry["expect"]
+    for file in entry["files"]:
+        if not isinstance(file, dict) or not isinstance(file.get("size"), int | None):
+            raise ConfigError(
+                f"databases.{name}.files: {file!r} is not understood; give {{name: a.zip, url: https://..., "
+                "checksum: md5:...}, and its size in bytes if you know it"
+            )
+    texts = {key: entry[key] for key in ("title", "table", "page", "citation", "licence")}
+    return Wanted(
+        name=name,
+        path=path if target is None else Path(str(target)).expanduser() / path.name,
+        release=entry.get("release"),
+        records=tuple(entry["records"]),
+        patterns=tuple(entry["patterns"]),
+        files=tuple(entry["files"]),
+        download_size=_number(entry["download_size"]),
+        unpacked_size=_number(entry["unpacked_size"]),
+        expect=None if expect is None else Expectation.of(expect),
+        **texts,
+    )
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _how_to_use(name: str, fetched: Fetched) -> str:
+    """The settings of a training with the database."""
+    settings = [f"data={name}", f"data.path={_shown(str(fetched.path.absolute()))}"]
+    if fetched.verification is not None and fetched.verification.twisted:
+        patterns = ",".join(map(_shown, fetched.verification.twisted))
+        settings.append(f'"data.twisted=[{patterns}]"')
+    return f"use it: python -m experiments.train experiment=... {' '.join(settings)}"
+
+
+def _shown(value: str) -> str:
+    plain_text = value.replace("/", "").replace("_", "").replace(".", "").replace("-", "")
+    return value if plain_text.isalnum() else quoted(value)
+
+
+if __name__ == "__main__":
+    main()
