@@ -1,50 +1,73 @@
 """Tables and figures of finished runs: `python -m experiments.report --help`."""
 
-import re
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from rich.console import Console
 
-from experiments.configuration import command, plain
+from experiments.configuration import command, plain, quoted
+from experiments.report_figures import figures
 from tracegrad.atomic import replacing
-from tracegrad.comparison import ALL
-from tracegrad.plots.ablation import ablation_figure
-from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae
-from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
+from tracegrad.errors import ConfigError
 from tracegrad.plots.style import save
-from tracegrad.report import (
-    ResultsTable,
-    RunResult,
-    challenge_json,
-    collect_results,
-    print_tables,
-    results_table,
-    to_csv,
-    to_json,
-    to_markdown,
-)
-from tracegrad.results import BlockMAE, block_file, read_block_mae, read_run
+from tracegrad.reports.acceleration import with_acceleration
+from tracegrad.reports.check import Outcome, paper_outcomes, read_checks, require, run_checks
+from tracegrad.reports.comma_separated import paired_csv, paper_csv, to_csv
+from tracegrad.reports.comparison import results_table
+from tracegrad.reports.grid import Grid, all_grids
+from tracegrad.reports.latex import to_latex
+from tracegrad.reports.manifest import Manifest, read_manifests, with_variants
+from tracegrad.reports.markdown import to_markdown
+from tracegrad.reports.paired import paired_differences
+from tracegrad.reports.paper import ComparedTable, compare_with_paper
+from tracegrad.reports.structured import challenge_json, to_json
+from tracegrad.reports.table import ResultsTable
+from tracegrad.reports.terminal import print_grids
+from tracegrad.results import collect_results, read_run
+
+CHECKS = Path(__file__).with_name("checks")
+PAPER = "paper"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found and written; ``notes`` says which figures were left out and why."""
+    """What was found and written; ``notes`` says which figures and runs are missing and why."""
 
     tables: list[ResultsTable]
+    compared: list[ComparedTable]
+    grids: list[Grid]
     output: Path
     files: list[Path]
     notes: list[str]
 
 
+def main() -> None:
+    """Make the report, print its tables and where the files are, and check its numbers if asked to.
+
+    A directory may stand without ``runs=``, and ``--check`` for ``check=paper``.
+    """
+    sys.argv[1:] = _settings(sys.argv[1:])
+    _report()
+
+
 @command("report")
-def main(config: DictConfig) -> None:
-    """Make the report, print its tables and where the files are."""
+def _report(config: DictConfig) -> None:
     plain(config)
     output, baseline = (Path(path) if path is not None else None for path in (config.output, config.baseline))
-    print_report(make_report(Path(config.runs), output, baseline, config.worst))
+    check = _check_file(config.check)
+    report = make_report(Path(config.runs), output, baseline, config.worst)
+    print_report(report)
+    if config.check is None:
+        return
+    if check is None:
+        outcomes = paper_outcomes(report.compared, config.tolerance)
+    else:
+        outcomes = run_checks(read_checks(check), report.tables)
+    print_outcomes(outcomes)
+    require(outcomes)
 
 
 def make_report(
@@ -57,109 +80,102 @@ def make_report(
     Raises:
         TraceGradError: no results, results that are damaged or cannot be compared, or no place to write to.
     """
-    tables = results_table(collect_results(runs), read_run(baseline) if baseline else None, worst)
+    manifests = read_manifests(runs)
+    results = with_acceleration(with_variants(collect_results(runs), manifests))
+    tables = results_table(results, read_run(baseline) if baseline else None, worst)
+    tables, notes = _with_missing(tables, manifests)
+    pairs = [paired_differences(table) for table in tables]
+    compared, differing = compare_with_paper(tables)
+    notes += differing
+    grids = all_grids(tables, pairs, compared)
     output = runs / "report" if output is None else output
-    files: list[Path] = []
-    notes: list[str] = []
     texts = {
-        "table.md": to_markdown(tables),
+        "table.md": to_markdown(grids),
+        "table.tex": to_latex(grids),
         "table.csv": to_csv(tables),
-        "table.json": to_json(tables, runs),
+        "table.json": to_json(tables, runs, pairs, compared),
     }
+    if any(pairs):
+        texts["paired.csv"] = paired_csv(tables, pairs)
+    if compared:
+        texts["paper.csv"] = paper_csv(compared)
     if any(table.challenge is not None for table in tables):
         texts["challenge.json"] = challenge_json(tables, runs)
+    files = []
     for name, text in texts.items():
         with replacing(output / name) as draft:
             draft.write_text(text, encoding="utf-8")
         files.append(output / name)
-    for table, ending in zip(tables, _endings(tables), strict=True):
-        for name, figure in _figures(table, notes).items():
-            files.append(save(figure, output / f"{name}{ending}.png"))
-    return Report(tables, output, files, notes)
+    for name, figure in figures(tables, pairs, notes).items():
+        files.append(save(figure, output / f"{name}.png"))
+    return Report(tables, compared, grids, output, files, notes)
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
     """The tables, what was left out, and the names of the files."""
     console = console or Console()
-    print_tables(report.tables, console)
+    print_grids(report.grids, console)
     for note in report.notes:
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     names = ", ".join(str(path.relative_to(report.output)) for path in report.files)
     console.print(f"wrote {names} into {report.output}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _figures(table: ResultsTable, notes: list[str]) -> dict[str, Figure]:
-    """Figures of a table by their names."""
-    figures = {"ablation": _ablation(table, notes), "learning_curves": _learning_curves(table, notes)}
-    for subset in table.subsets:
-        figures[Path(block_file(subset)).stem] = _block_mae(table, subset, notes)
-    return {name: figure for name, figure in figures.items() if figure is not None}
+def print_outcomes(outcomes: Sequence[Outcome], console: Console | None = None) -> None:
+    """One line a check."""
+    console = console or Console()
+    for outcome in outcomes:
+        style = "green" if outcome.passed else "bold red"
+        console.print(outcome.text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _ablation(table: ResultsTable, notes: list[str]) -> Figure | None:
-    metrics = {column.key: _mathtext(column.name) for column in table.columns if column.key.startswith(ALL)}
-    if not metrics:
-        notes.append(f"{table.title}: no MAE in the results, so no figure of the ablation")
+def _with_missing(
+    tables: Sequence[ResultsTable], manifests: Sequence[Manifest]
+) -> tuple[list[ResultsTable], list[str]]:
+    """The tables with a note on each point of their sweep that has no result; notes on points of no table."""
+    found, notes = list(tables), []
+    for manifest in manifests:
+        missing = [f"missing: {point.state}" for point in manifest.points if point.missing]
+        own = [
+            i
+            for i, table in enumerate(found)
+            if any(run.directory.is_relative_to(manifest.directory) for row in table.arms for run in row.runs)
+        ]
+        for i in own:
+            found[i] = replace(found[i], notes=(*found[i].notes, *missing))
+        if not own:
+            notes += [f"{manifest.directory}: {line}" for line in missing]
+    return found, notes
+
+
+def _settings(arguments: Sequence[str]) -> list[str]:
+    """Hydra's settings for arguments as they are usually typed: a bare directory, ``--check`` and its file."""
+    settings: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument == "--check":
+            file = waiting and waiting[0].endswith((".yaml", ".yml")) and "=" not in waiting[0]
+            settings.append(f"check={quoted(waiting.pop(0)) if file else PAPER}")
+        elif argument.startswith("--check="):
+            settings.append(f"check={quoted(argument.partition('=')[2])}")
+        elif argument.startswith("-") or ("=" in argument and not Path(argument).exists()):
+            settings.append(argument)
+        else:
+            settings.append(f"runs={quoted(argument)}")
+    return settings
+
+
+def _check_file(name: str | None) -> Path | None:
+    """The file of tolerances: a path, or one that comes with TraceGrad; None: none, or the paper."""
+    if name is None or name == PAPER:
         return None
-    trivial = next((row for row in table.rows if row not in table.arms), None)
-    return ablation_figure(
-        {row.arm: {key: cell.values for key, cell in row.cells.items()} for row in table.arms},
-        {row.arm: row.label for row in table.arms},
-        metrics,
-        {key: cell.mean for key, cell in trivial.cells.items()} if trivial else None,
-        table.title,
-    )
-
-
-def _mathtext(name: str) -> str:
-    """The name of a column, such as MAE^H_cha_s (nt), as matplotlib sets it."""
-    head, _, tail = name.partition("^H_")
-    index, _, superscript = tail.partition(" ")
-    return f"{head}$^{{H}}_{{{index.replace('_', chr(92) + '_')}}}$ {superscript}".rstrip()
-
-
-def _learning_curves(table: ResultsTable, notes: list[str]) -> Figure | None:
-    curves = [
-        Run(read_metrics(path), run.arm, run.label, run.seed)
-        for _, run, path in _with_file(table, "metrics.csv", notes)
-    ]
-    title = table.title
-    if len(curves) == 1:
-        title = f"{title}: {curves[0].label}, seed {curves[0].seed}"
-    return learning_curves(curves, title) if curves else None
-
-
-def _block_mae(table: ResultsTable, subset: str, notes: list[str]) -> Figure | None:
-    by_label: dict[str, list[BlockMAE]] = {}
-    for label, _, path in _with_file(table, block_file(subset), notes):
-        by_label.setdefault(label, []).append(read_block_mae(path))
-    means = {label: mean_block_mae(found) for label, found in by_label.items()}
-    return block_mae_figure(means, table.title + table.superscript(subset)) if means else None
-
-
-def _with_file(table: ResultsTable, name: str, notes: list[str]) -> list[tuple[str, RunResult, Path]]:
-    """Runs of a table that have a file of this name; the others are noted."""
-    found = []
-    for row in table.arms:
-        for run in row.runs:
-            path = run.directory / name
-            if path.is_file():
-                found.append((row.label, run, path))
-            else:
-                notes.append(f"{path} is missing: {row.label}, seed {run.seed} is not in that figure")
-    return found
-
-
-def _endings(tables: list[ResultsTable]) -> list[str]:
-    """What goes behind the names of the figures of each table: nothing if there is only one."""
-    if len(tables) == 1:
-        return [""]
-    names = [re.sub(r"[^A-Za-z0-9]+", "_", f"{table.database_label} {table.split}") for table in tables]
-    endings = []
-    for i, name in enumerate(names):
-        number = names[: i + 1].count(name)
-        endings.append(f"-{name}" if names.count(name) == 1 else f"-{name}-{number}")
-    return endings
+    own = CHECKS / f"{name}.yaml"
+    path = Path(name) if Path(name).exists() else own
+    if not path.is_file():
+        names = [PAPER, *sorted(file.stem for file in CHECKS.glob("*.yaml"))]
+        raise ConfigError(f"check is {name!r}: no such file; give a path or one of {', '.join(names)}")
+    return path
 
 
 if __name__ == "__main__":

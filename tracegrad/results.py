@@ -21,7 +21,11 @@ class ResultsError(TraceGradError):
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one run ended with; metrics by log name, energies in meV."""
+    """What one run ended with; metrics by log name, energies in meV.
+
+    ``repetition`` counts runs that repeat the same seed, as the paper's ten do (Appendix H). ``variant`` tells
+    what else differs from the other runs of its arm, such as "loss.weight=0.3" at a point of a sweep.
+    """
 
     directory: Path
     experiment: str
@@ -43,6 +47,18 @@ class RunResult:
     train_seconds: float | None = None
     part: str = "test"
     crystal: bool = False
+    repetition: int = 0
+    variant: str = ""
+
+    @property
+    def turn(self) -> tuple[int, int]:
+        """What tells the runs of a row apart: the seed, and which of the runs with this seed it is."""
+        return self.seed, self.repetition
+
+    @property
+    def turn_name(self) -> str:
+        """Such as "seed 0", or "seed 42, repetition 3"."""
+        return f"seed {self.seed}" + (f", repetition {self.repetition}" if self.repetition else "")
 
 
 @dataclass(frozen=True)
@@ -145,7 +161,7 @@ def _checked(path: Path, name: str, value: Any) -> Any:
             return {key: _checked(path, f"{name}.{key}", v) for key, v in value.items() if v is not None}
         raise ResultsError(f"{path}: {name} is {value!r}, an object of numbers is needed")
     wanted: Any = str
-    if name in ("seed", "step", "parameters") or name.startswith("counts."):
+    if name in ("seed", "step", "parameters", "repetition") or name.startswith("counts."):
         wanted = int
     elif name == "train_seconds" or "." in name:
         wanted = int | float

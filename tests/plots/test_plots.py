@@ -6,6 +6,7 @@ from PIL import Image
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import DataError, TraceGradError
 from tracegrad.plots.ablation import ablation_figure
+from tracegrad.plots.block_change import Change, block_change_figure
 from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae
 from tracegrad.plots.elements import Elements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
@@ -318,15 +319,46 @@ def test_learning_curves_of_several_runs(rng, tmp_path):
     check_png(figure, tmp_path, (1500, 700))
     thick = [line for line in figure.axes[0].lines if line.get_linewidth() > 1]
     assert [line.get_color() for line in thick] == list(ARM_COLOURS.values())
-    assert len(figure.axes[0].lines) == 4 * 3
+    assert len(figure.axes[0].lines) == len(figure.axes[0].collections) == 4  # means and bands
     assert len(figure.axes[3].lines) == 1  # the same schedule is drawn once
 
 
 def test_the_line_of_an_arm_is_the_mean_of_its_seeds():
     steps = np.array([0.0, 10, 20])
     runs = [Run({"val/h_mae": (steps, np.array(values))}, "none") for values in ([1.0, 4, 4], [4.0, 1, 9])]
-    line = learning_curves(runs).axes[1].lines[-1]
-    np.testing.assert_allclose(line.get_ydata(), [2, 2, 6])
+    ax = learning_curves(runs).axes[1]
+    np.testing.assert_allclose(ax.lines[-1].get_ydata(), [2, 2, 6])
+    # exp of the sample standard deviation of the logarithms: |log a - log b| / sqrt(2)
+    factors = np.exp(np.log([4, 4, 9 / 4]) / np.sqrt(2))
+    (path,) = ax.collections[0].get_paths()
+    for step, middle, factor in zip(steps, [2, 2, 6], factors, strict=True):
+        heights = path.vertices[path.vertices[:, 0] == step, 1]
+        np.testing.assert_allclose([heights.min(), heights.max()], [middle / factor, middle * factor])
+
+
+@pytest.mark.parametrize("shells", [2, 14])
+def test_block_changes(rng, tmp_path, shells):
+    names = tuple(f"{i}s" for i in range(shells))
+    before = rng.uniform(1, 2, (shells, shells))
+    before[0, 1] = np.nan
+    after = 0.7 * before
+    after[1, 0] = 2 * before[1, 0]
+    change = Change(
+        "MG", "DeepH-E3", BlockMAE(names, names, before), "+TraceGrad", BlockMAE(names, names, after)
+    )
+    figure = block_change_figure([change, change])
+    check_png(figure, tmp_path, (1200, 700))
+    found = texts(figure)
+    blocks = shells**2 - 1
+    assert found.count("-30") == 2 * (blocks - 1)
+    assert found.count("+100") == 2
+    assert found.count(f"change, 1 of {blocks} blocks worse") == 2
+    assert "MG: DeepH-E3" in found
+    images = [ax.images[0] for ax in figure.axes if ax.images]
+    assert images[0].get_clim() == images[1].get_clim() == (0, np.nanmax([before, after]))
+    other = Change("MG", "a", block_table([[1, 2], [3, 4]]), "b", BlockMAE(("1s",), ("1s",), np.ones((1, 1))))
+    with pytest.raises(TraceGradError, match="different shells"):
+        block_change_figure([other])
 
 
 def test_learning_curves_without_a_validation_or_with_nan(tmp_path):

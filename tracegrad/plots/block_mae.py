@@ -3,24 +3,21 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
+from tracegrad.plots.heat import draw_blocks, finite_maximum
 from tracegrad.plots.style import make_figure, styled, three_digits
 from tracegrad.results import BlockMAE, read_block_mae
 
 __all__ = ["BlockMAE", "block_mae_figure", "mean_block_mae", "read_block_mae"]
 
 _COLOURS = "YlGnBu"
-_DARK = 0.55
 # Inches: a cell at most, the area of all heat maps at most, and the frame around them.
 _CELL = 0.42
 _WIDTH, _HEIGHT = 18.8, 11.2
-# Points: numbers at most, and below which they are left out; a number of five characters fills a cell.
-_FONT, _SMALLEST = 7.5, 4.0
 
 
 def mean_block_mae(tables: list[BlockMAE]) -> BlockMAE:
@@ -56,10 +53,9 @@ def block_mae_figure(tables: Mapping[str, BlockMAE], title: str = "") -> Figure:
     side = min(max(2.3, _CELL * shells), _WIDTH / columns, _HEIGHT / lines - 0.35)
     figure = make_figure(side * columns + 1.1, (side + 0.35) * lines + (0.75 if title else 0.4))
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-    font = min(_FONT, 72 * (side - 0.3) / shells / 3.6)
-    norm = Normalize(0, _largest(tables))
+    norm = Normalize(0, finite_maximum([table.values for table in tables.values()]))
     for ax, (name, table) in zip(axes.flat, tables.items(), strict=False):
-        _draw(ax, table, norm, font)
+        draw_blocks(ax, table, norm, _COLOURS, side, three_digits)
         ax.set_title(name)
     for ax in axes.flat[len(tables) :]:
         ax.set_visible(False)
@@ -73,26 +69,3 @@ def block_mae_figure(tables: Mapping[str, BlockMAE], title: str = "") -> Figure:
     if title:
         figure.suptitle(title)
     return figure
-
-
-def _draw(ax: Axes, table: BlockMAE, norm: Normalize, font: float) -> None:
-    ax.imshow(np.ma.masked_invalid(table.values), norm=norm, cmap=_COLOURS, aspect="equal")
-    ax.set_facecolor("#dddddd")
-    for (p, q), value in np.ndenumerate(table.values):
-        if np.isfinite(value) and font >= _SMALLEST:
-            colour = "white" if norm(value) > _DARK else "black"
-            ax.text(q, p, three_digits(float(value)), ha="center", va="center", color=colour, fontsize=font)
-    ax.set_xticks(range(len(table.columns)), table.columns)
-    ax.set_yticks(range(len(table.rows)), table.rows)
-    ax.tick_params(length=0, labelsize=min(8.0, 1.4 * font))
-    ax.spines[:].set_visible(False)
-    # White gaps between the cells.
-    ax.set_xticks(np.arange(len(table.columns) - 1) + 0.5, minor=True)
-    ax.set_yticks(np.arange(len(table.rows) - 1) + 0.5, minor=True)
-    ax.grid(True, which="minor", color="white", linewidth=1.0)
-    ax.tick_params(which="minor", length=0)
-
-
-def _largest(tables: Mapping[str, BlockMAE]) -> float:
-    finite = np.concatenate([table.values[np.isfinite(table.values)] for table in tables.values()])
-    return float(finite.max()) if finite.size and finite.max() > 0 else 1.0

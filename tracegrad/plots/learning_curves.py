@@ -25,7 +25,8 @@ _AXES = {
     "val/h_mae": "validation MAE$^{H}_{all}$ (meV)",
 }
 
-Curve = tuple[Float[np.ndarray, " _points"], Float[np.ndarray, " _points"]]
+Points = Float[np.ndarray, " _points"]
+Curve = tuple[Points, Points]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def learning_curves(runs: Sequence[Run], title: str = "") -> Figure:
     """Losses and validation MAE (logarithmic) over a small panel of the learning rate.
 
     One run shows every loss and every validation MAE. Several runs show the H loss, the trace loss and
-    MAE^H_all, one thick line an arm (geometric mean over its seeds) over thin lines of the seeds.
+    MAE^H_all: for each arm the geometric mean over its seeds, in a band of one sample standard deviation of
+    the logarithm over them.
 
     Raises:
         TraceGradError: there is no run.
@@ -124,10 +126,9 @@ def _draw_arms(ax: Axes, runs: Sequence[Run], name: str) -> None:
         if not curves:
             ax.plot([], [], color=colour, label=label)
             continue
+        steps, values, factor = _mean(curves)
         if len(curves) > 1:
-            for steps, values in curves:
-                ax.plot(steps, values, color=colour, linewidth=0.6, alpha=0.5)
-        steps, values = _mean(curves)
+            ax.fill_between(steps, values / factor, values * factor, color=colour, alpha=0.18, linewidth=0)
         ax.plot(steps, values, color=colour, linewidth=1.8, label=label)
 
 
@@ -178,16 +179,17 @@ def _thinned(curve: Curve) -> Curve:
     return middle, np.exp(np.bincount(span, np.log(values), MOST_POINTS)[filled] / count[filled])
 
 
-def _mean(curves: Sequence[Curve]) -> Curve:
-    """Geometric mean where all curves have values, at the steps of the first one."""
+def _mean(curves: Sequence[Curve]) -> tuple[Points, Points, Points]:
+    """Geometric mean where all curves have values, at the steps of the first one, and the factor of the band."""
     curves = [curve for curve in curves if len(curve[0])]
     if not curves:
-        return np.empty(0), np.empty(0)
+        return np.empty(0), np.empty(0), np.empty(0)
     steps = curves[0][0]
     first, last = max(curve[0][0] for curve in curves), min(curve[0][-1] for curve in curves)
     steps = steps[(steps >= first) & (steps <= last)]
     logarithms = [np.interp(steps, curve[0], np.log(curve[1])) for curve in curves]
-    return steps, np.exp(np.mean(logarithms, axis=0))
+    spread = np.std(logarithms, axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(steps))
+    return steps, np.exp(np.mean(logarithms, axis=0)), np.exp(spread)
 
 
 def _equal(one: Curve, other: Curve) -> bool:

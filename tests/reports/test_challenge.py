@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests.run_directories import SAMPLES, crystal_result, write_blocks, write_run, write_samples
-from tracegrad.challenge import NoChallengeError, challenge_metrics, find_challenge
 from tracegrad.errors import ConfigError
+from tracegrad.reports.challenge import challenge_metrics, find_challenge
+from tracegrad.reports.samples import NotMeasuredError
 from tracegrad.results import ResultsError
 
 
@@ -24,9 +25,9 @@ def test_the_worst_samples_and_blocks_of_the_baseline_are_found(baseline):
     assert (challenge.baseline, challenge.worst) == (baseline, 1)
     plain, twisted = challenge.subsets
     assert (plain.subset, plain.block, plain.block_mae) == ("", ("2s", "1p"), 15)
-    assert [(s.row, s.name, s.h_mae) for s in plain.samples] == [(6, "shift_6", 11)]
+    assert [(s.sample.row, s.sample.name, s.h_mae) for s in plain.samples] == [(6, "shift_6", 11)]
     assert (twisted.subset, twisted.block, twisted.block_mae) == ("twisted", ("1d", "1d"), 25)
-    assert [(s.row, s.name, s.h_mae) for s in twisted.samples] == [(17, "twist_17", 21)]
+    assert [(s.sample.row, s.sample.name, s.h_mae) for s in twisted.samples] == [(17, "twist_17", 21)]
 
 
 def test_every_run_is_measured_where_the_baseline_is_worst(baseline, other):
@@ -48,14 +49,14 @@ def test_every_run_is_measured_where_the_baseline_is_worst(baseline, other):
 
 def test_more_samples_are_averaged(baseline, other):
     challenge = find_challenge(baseline, 2)
-    assert [sample.name for sample in challenge.subsets[0].samples] == ["shift_6", "shift_3"]
+    assert [entry.sample.name for entry in challenge.subsets[0].samples] == ["shift_6", "shift_3"]
     assert challenge_metrics(other, challenge)["test/h_mae_cha_s"] == 8
 
 
 def test_equal_errors_do_not_depend_on_the_order_of_the_file(baseline):
     rows = [(6, "b", "", 4.0), (3, "a", "", 4.0), (9, "c", "", 3.0)]
     write_samples(baseline, rows)
-    assert find_challenge(baseline, 2).subsets[0].samples[0].name == "a"
+    assert find_challenge(baseline, 2).subsets[0].samples[0].sample.name == "a"
     write_blocks(baseline / "block_mae.csv", np.ones((6, 6)))
     assert find_challenge(baseline).subsets[0].block == ("1s", "1s")
 
@@ -70,10 +71,10 @@ def test_blocks_that_no_sample_has_are_never_the_worst(baseline):
 def test_a_diverged_run_is_not_finite_and_no_baseline(baseline, other):
     write_samples(other, [(*sample, math.nan) for sample in SAMPLES])
     assert math.isnan(challenge_metrics(other, find_challenge(baseline))["test/h_mae_cha_s"])
-    with pytest.raises(NoChallengeError, match=r"test_samples\.csv: the error of 'shift_3' is nan; choose"):
+    with pytest.raises(NotMeasuredError, match=r"test_samples\.csv: the error of 'shift_3' is nan; choose"):
         find_challenge(other)
     write_blocks(baseline / "block_mae.csv", np.full((6, 6), np.nan))
-    with pytest.raises(NoChallengeError, match=r"block_mae\.csv: no block has a finite error"):
+    with pytest.raises(NotMeasuredError, match=r"block_mae\.csv: no block has a finite error"):
         find_challenge(baseline)
 
 
@@ -83,7 +84,7 @@ def test_a_run_without_its_errors_is_named(baseline, other, name):
     for directory in (baseline, other):
         (directory / name).unlink()
     for call in (lambda: find_challenge(baseline), lambda: challenge_metrics(other, challenge)):
-        with pytest.raises(NoChallengeError, match=f"{name} is missing; train with callbacks.test_report"):
+        with pytest.raises(NotMeasuredError, match=f"{name} is missing; train with callbacks.test_report"):
             call()
 
 

@@ -4,8 +4,6 @@ challenge = find_challenge("runs/none_seed0")
 challenge_metrics("runs/tracegrad_seed0", challenge)  # test/h_mae_cha_s, test/h_mae_cha_b, .../twisted
 """
 
-import csv
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from tracegrad.errors import ConfigError
+from tracegrad.reports.samples import FILE as SAMPLES
+from tracegrad.reports.samples import NotMeasuredError, Sample, check_there, read_samples, set_name
 from tracegrad.results import BlockMAE, ResultsError, block_file, read_block_mae
 
-SAMPLES = "test_samples.csv"
 METRIC_S = "test/h_mae_cha_s"
 METRIC_B = "test/h_mae_cha_b"
 DEFINITION = (
@@ -26,17 +25,11 @@ DEFINITION = (
 )
 
 
-class NoChallengeError(ResultsError):
-    """A run that does not tell its errors by sample and block."""
-
-
 @dataclass(frozen=True)
-class Sample:
-    """A sample of a test set and its error (meV)."""
+class SampleError:
+    """A test sample and its error (meV)."""
 
-    row: int
-    name: str
-    subset: str
+    sample: Sample
     h_mae: float
 
 
@@ -45,7 +38,7 @@ class SubsetChallenge:
     """The worst samples, worst first, and the worst block of one subset, with the errors of the baseline."""
 
     subset: str
-    samples: tuple[Sample, ...]
+    samples: tuple[SampleError, ...]
     block: tuple[str, str]
     block_mae: float
 
@@ -70,24 +63,24 @@ def find_challenge(directory: str | Path, worst: int = 1) -> Challenge:
     Equal errors: the lower row and the earlier shells count as worse.
 
     Raises:
-        NoChallengeError: the run lacks the tables of its errors, or they are not finite.
+        NotMeasuredError: the run lacks the tables of its errors, or they are not finite.
         ResultsError: a table is damaged or holds a name twice.
         ConfigError: ``worst`` is below 1 or more than a subset has.
     """
     directory = Path(directory)
     if worst < 1:
         raise ConfigError(f"worst is {worst}; at least 1 sample is needed")
-    samples = read_samples(directory / SAMPLES)
+    samples = _errors(directory)
     found = []
-    for subset in dict.fromkeys(sample.subset for sample in samples):
-        own = [sample for sample in samples if sample.subset == subset]
+    for subset in dict.fromkeys(entry.sample.subset for entry in samples):
+        own = [entry for entry in samples if entry.sample.subset == subset]
         if worst > len(own):
             raise ConfigError(
-                f"worst is {worst}, but {_named(subset)} has {len(own)} samples in {directory / SAMPLES}; "
+                f"worst is {worst}, but {set_name(subset)} has {len(own)} samples in {directory / SAMPLES}; "
                 "choose fewer"
             )
         _check_finite(own, directory)
-        own.sort(key=lambda sample: (-sample.h_mae, sample.row))
+        own.sort(key=lambda entry: (-entry.h_mae, entry.sample.row))
         found.append(SubsetChallenge(subset, tuple(own[:worst]), *_worst_block(directory, subset)))
     return Challenge(directory, worst, tuple(found))
 
@@ -96,23 +89,22 @@ def challenge_metrics(directory: str | Path, challenge: Challenge) -> dict[str, 
     """``test/h_mae_cha_s`` and ``test/h_mae_cha_b`` (meV) of a run, for each subset of the challenge.
 
     Raises:
-        NoChallengeError: the run lacks the tables of its errors.
+        NotMeasuredError: the run lacks the tables of its errors.
         ResultsError: a table is damaged, or lacks a sample or block of the challenge.
     """
     directory = Path(directory)
-    samples = {(sample.subset, sample.name): sample for sample in read_samples(directory / SAMPLES)}
+    found = {entry.sample: entry.h_mae for entry in _errors(directory)}
     metrics = {}
     for part in challenge.subsets:
-        errors = []
-        for wanted in part.samples:
-            sample = samples.get((part.subset, wanted.name))
-            if sample is None or sample.row != wanted.row:
+        wanted = [entry.sample for entry in part.samples]
+        for sample in wanted:
+            if sample not in found:
                 raise ResultsError(
-                    f"{directory / SAMPLES}: {_named(part.subset)} has no sample {wanted.name!r} in row "
-                    f"{wanted.row}, which {challenge.baseline} has; these runs saw different data: report "
+                    f"{directory / SAMPLES}: {set_name(part.subset)} has no sample {sample.name!r} in row "
+                    f"{sample.row}, which {challenge.baseline} has; these runs saw different data: report "
                     "them separately"
                 )
-            errors.append(sample.h_mae)
+        errors = [found[sample] for sample in wanted]
         metrics[metric_key(METRIC_S, part.subset)] = float(np.mean(errors))
         path = directory / block_file(part.subset)
         table = _blocks(path)
@@ -127,34 +119,12 @@ def challenge_metrics(directory: str | Path, challenge: Challenge) -> dict[str, 
     return metrics
 
 
-def read_samples(path: str | Path) -> list[Sample]:
-    """The samples of a ``test_samples.csv`` in the order of the file.
-
-    Raises:
-        NoChallengeError: there is no such file.
-        ResultsError: the file is damaged, empty, or holds a name twice.
-    """
-    path = Path(path)
-    _check_there(path)
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            samples = [
-                Sample(int(line["row"]), line["name"], line["subset"] or "", float(line["h_mae"]))
-                for line in csv.DictReader(file)
-            ]
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ResultsError(
-            f"{path}: not a readable table of samples ({error!r}); evaluate the run again"
-        ) from error
-    if not samples:
-        raise ResultsError(f"{path}: holds no sample; evaluate the run again")
-    (name, subset), times = Counter((s.name, s.subset) for s in samples).most_common(1)[0]
-    if times > 1:
-        raise ResultsError(
-            f"{path}: {times} samples of {_named(subset)} are named {name!r}; "
-            "give every structure of the database its own name"
-        )
-    return samples
+def _errors(directory: Path) -> list[SampleError]:
+    table = read_samples(directory / SAMPLES)
+    return [
+        SampleError(sample, float(error))
+        for sample, error in zip(table.samples, table.values("h_mae"), strict=True)
+    ]
 
 
 def _worst_block(directory: Path, subset: str) -> tuple[tuple[str, str], float]:
@@ -163,28 +133,19 @@ def _worst_block(directory: Path, subset: str) -> tuple[tuple[str, str], float]:
     values = np.where(np.isfinite(table.values), table.values, -np.inf)  # no sample has such a block
     p, q = np.unravel_index(values.argmax(), values.shape)
     if not np.isfinite(values[p, q]):
-        raise NoChallengeError(f"{path}: no block has a finite error; choose another baseline run")
+        raise NotMeasuredError(f"{path}: no block has a finite error; choose another baseline run")
     return (table.rows[p], table.columns[q]), float(values[p, q])
 
 
 def _blocks(path: Path) -> BlockMAE:
-    _check_there(path)
+    check_there(path)
     return read_block_mae(path)
 
 
-def _check_there(path: Path) -> None:
-    if not path.is_file():
-        raise NoChallengeError(f"{path} is missing; train with callbacks.test_report, which writes it")
-
-
-def _check_finite(samples: Sequence[Sample], directory: Path) -> None:
-    for sample in samples:
-        if not np.isfinite(sample.h_mae):
-            raise NoChallengeError(
-                f"{directory / SAMPLES}: the error of {sample.name!r} is {sample.h_mae}; "
+def _check_finite(errors: Sequence[SampleError], directory: Path) -> None:
+    for entry in errors:
+        if not np.isfinite(entry.h_mae):
+            raise NotMeasuredError(
+                f"{directory / SAMPLES}: the error of {entry.sample.name!r} is {entry.h_mae}; "
                 "choose another baseline run"
             )
-
-
-def _named(subset: str) -> str:
-    return f"the {subset} test set" if subset else "the test set"

@@ -10,17 +10,13 @@ from rich.console import Console
 
 from tests.run_directories import LABELS, crystal_result, result, write_run, write_samples
 from tracegrad.errors import ConfigError
-from tracegrad.report import (
-    ResultsError,
-    challenge_json,
-    collect_results,
-    print_tables,
-    results_table,
-    to_csv,
-    to_json,
-    to_markdown,
-)
-from tracegrad.results import read_run
+from tracegrad.reports.comma_separated import to_csv
+from tracegrad.reports.comparison import results_table
+from tracegrad.reports.grid import table_grids
+from tracegrad.reports.markdown import to_markdown
+from tracegrad.reports.structured import challenge_json, to_json
+from tracegrad.reports.terminal import print_tables
+from tracegrad.results import ResultsError, collect_results, read_run
 
 # Two seeds an arm: the means are 5, 4.5, 4 and 3 meV.
 VALUES = {"tracegrad": (2.0, 4.0), "none": (4.0, 6.0), "grad": (4.0, 4.0), "trace": (4.0, 5.0)}
@@ -229,7 +225,7 @@ def test_a_run_without_a_timer_and_of_another_part(tmp_path):
 
 
 def test_markdown(ablation):
-    lines = to_markdown(tables_of(ablation)).splitlines()
+    lines = to_markdown(table_grids(tables_of(ablation)[0])).splitlines()
     assert lines[0] == "## QD, geometry split"
     start = "| QHNet+TraceGrad | **3.000 ± 1.414** (-40.0 %) | **6.000 ± 2.828** (-40.0 %) |"
     assert any(line.startswith(start) for line in lines)
@@ -260,7 +256,8 @@ def test_json(ablation):
 
 
 def test_tables_need_neither_hydra_nor_lightning():
-    code = "import sys, tracegrad.report; print(sorted({'hydra', 'lightning', 'torch'} & set(sys.modules)))"
+    modules = "tracegrad.reports.terminal, tracegrad.reports.structured, tracegrad.reports.comma_separated"
+    code = f"import sys, {modules}; print(sorted({{'hydra', 'lightning', 'torch'}} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
 
@@ -299,7 +296,7 @@ def test_footnotes_say_what_is_hard_for_whom(crystals):
         f"({crystals / 'none_seed0'}); k = 2 is our choice, the paper gives none"
     ) in text
     assert "MAE_cha (nt): s = shift_6, shift_3; b = 2s x 1p" in text
-    assert "- MAE_cha (t): s = twist_17, twist_16; b = 1d x 1d" in to_markdown([table])
+    assert "- MAE_cha (t): s = twist_17, twist_16; b = 1d x 1d" in to_markdown(table_grids(table))
     assert table.footnotes[0] in json.loads(to_json([table]))["tables"][0]["footnotes"]
 
 
@@ -406,3 +403,52 @@ def test_csv_of_crystals(crystals):
     last = list(csv.DictReader(io.StringIO(to_csv(tables_of(crystals)))))[-1]
     assert float(last["test/h_mae_cha_b/twisted"]) == 21
     assert float(last["test/h_mae_cha_b/twisted/std"]) == pytest.approx(math.sqrt(2))
+
+
+def test_runs_that_repeat_a_seed_are_told_apart(tmp_path):
+    contents = [result("none", 42, 5.0 + i, repetition=i) for i in range(3)]
+    (table,) = tables_of(write_all(tmp_path, contents))
+    (row,) = table.arms
+    assert row.cells["test/h_mae"].values == (5, 6, 7)
+    text = printed([table])
+    assert "42 (3 times)" in text
+    assert "seed 42 is repeated, as in the paper: its spread is only the noise of the hardware" in text
+    line = list(csv.DictReader(io.StringIO(to_csv([table]))))[-1]
+    assert (line["seeds"], line["repetitions"]) == ("42 42 42", "0 1 2")
+    write_run(tmp_path / "again", contents[2], files=False)
+    with pytest.raises(ResultsError, match="seed 42, repetition 2 of QHNet stands twice: "):
+        tables_of(tmp_path)
+
+
+def test_results_of_before_repetitions_are_read(tmp_path):
+    contents = [result("none", 3, 5.0, repetition=None), result("none", 4, 5.0)]
+    runs = collect_results(write_all(tmp_path, contents))
+    assert [(run.turn, run.turn_name, run.variant) for run in runs] == [
+        ((3, 0), "seed 3", ""),
+        ((4, 0), "seed 4", ""),
+    ]
+
+
+def test_further_quantities_stand_in_grids_of_their_own(tmp_path):
+    contents = [result("none", seed, 5.0) for seed in (0, 1)]
+    for seed, content in enumerate(contents):
+        content["metrics"] |= {
+            "test/achieved_ratio_minao": 0.6 + 0.1 * seed,
+            "test/achieved_ratio_minao_std": 0.05,
+            "test/inference_seconds": 0.25,
+            "test/inference_batch_size": 1.0,
+            "test/homo_error": 12.0,
+            "test/scf_molecules": 50.0,
+        }
+    (table,) = tables_of(write_all(tmp_path, contents))
+    grids = {grid.title: grid for grid in table_grids(table)}
+    assert list(grids) == [
+        "QD, geometry split",
+        "QD, geometry split: further quantities of the predicted Hamiltonian",
+        "QD, geometry split: acceleration of the self-consistent field",
+        "QD, geometry split: self-consistent field from the predicted Hamiltonian",
+        "QD, geometry split: inference time",
+    ]
+    cells = [[cell.value for cell in grid.lines[-1].cells] for grid in grids.values()]
+    assert cells[1:] == [["12.000 ± 0.000"], ["0.650 ± 0.050"], ["50"], ["0.2500 ± 0.0000", "1"]]
+    assert "mean ± standard deviation over molecules, each averaged over seeds" in printed([table])

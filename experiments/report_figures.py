@@ -1,0 +1,140 @@
+"""The figures of a report."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from tracegrad.arms import BASELINE
+from tracegrad.plots.ablation import ablation_figure
+from tracegrad.plots.block_change import Change, block_change_figure
+from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae
+from tracegrad.plots.differences import differences_figure
+from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
+from tracegrad.reports.columns import ALL, MARKS
+from tracegrad.reports.paired import Pair
+from tracegrad.reports.paper import paper_database
+from tracegrad.reports.table import ResultsTable, Row
+from tracegrad.results import BlockMAE, RunResult, block_file, read_block_mae
+
+TRACEGRAD = "tracegrad"
+# The databases of Figs. 5 and 6; Fig. 7 shows MM with other backbones than this.
+FIGURES = {"figure5": ("MG", "MM"), "figure6": ("BG", "BB", "BT", "BS")}
+USUAL_BACKBONE = "DeepH-E3"
+
+
+def figures(
+    tables: Sequence[ResultsTable], pairs: Sequence[Sequence[Pair]], notes: list[str]
+) -> dict[str, Figure]:
+    """All figures by the names of their files; ``notes`` gets what is left out and why."""
+    found: dict[str, Figure] = {}
+    changes = {}
+    for i, (table, ending) in enumerate(zip(tables, _endings(tables), strict=True)):
+        drawn = {"ablation": _ablation(table, notes), "learning_curves": _learning_curves(table, notes)}
+        if pairs[i]:
+            drawn["differences"] = differences_figure(pairs[i], table.title)
+        for subset in table.subsets:
+            blocks = _blocks(table, subset, notes)
+            name = Path(block_file(subset)).stem
+            drawn[name] = _block_mae(table, subset, blocks)
+            change = _change(table, subset, blocks)
+            if change is not None:
+                changes[i, subset] = change
+                drawn[name.replace("block_mae", "block_change")] = block_change_figure([change])
+        found |= {f"{name}{ending}": figure for name, figure in drawn.items() if figure is not None}
+    return found | _figures_of_the_paper(tables, changes)
+
+
+def _figures_of_the_paper(
+    tables: Sequence[ResultsTable], changes: dict[tuple[int, str], Change]
+) -> dict[str, Figure]:
+    """Figs. 5 to 7 with the databases that there are runs of."""
+    panels: dict[str, list[tuple[tuple[int, int, str], Change]]] = {}
+    for (i, subset), change in changes.items():
+        table = tables[i]
+        database, _ = paper_database(table)
+        for name, databases in FIGURES.items():
+            if database not in databases:
+                continue
+            if table.backbone != USUAL_BACKBONE:
+                name = "figure7"
+            order = (databases.index(database), list(MARKS).index(subset) if subset in MARKS else 9, subset)
+            panels.setdefault(name, []).append((order, change))
+    return {
+        name: block_change_figure([change for _, change in sorted(found, key=lambda entry: entry[0])])
+        for name, found in sorted(panels.items())
+    }
+
+
+def _ablation(table: ResultsTable, notes: list[str]) -> Figure | None:
+    metrics = {column.key: column.math for column in table.columns if column.key.startswith(ALL)}
+    metrics = {key: name for key, name in metrics.items() if "shifted" not in key}
+    if not metrics:
+        notes.append(f"{table.title}: no MAE in the results, so no figure of the ablation")
+        return None
+    trivial = next((row for row in table.rows if row not in table.arms), None)
+    return ablation_figure(
+        {row.name: {key: cell.values for key, cell in row.cells.items()} for row in table.arms},
+        {row.name: row.label for row in table.arms},
+        metrics,
+        {key: cell.mean for key, cell in trivial.cells.items()} if trivial else None,
+        table.title,
+    )
+
+
+def _learning_curves(table: ResultsTable, notes: list[str]) -> Figure | None:
+    curves = [
+        Run(read_metrics(path), row.name, row.label, run.seed)
+        for row, run, path in _with_file(table, "metrics.csv", notes)
+    ]
+    title = table.title
+    if len(curves) == 1:
+        title = f"{title}: {curves[0].label}, seed {curves[0].seed}"
+    return learning_curves(curves, title) if curves else None
+
+
+def _blocks(table: ResultsTable, subset: str, notes: list[str]) -> dict[str, tuple[Row, BlockMAE]]:
+    """The errors of the blocks of each row, means over seeds."""
+    by_row: dict[str, tuple[Row, list[BlockMAE]]] = {}
+    for row, _, path in _with_file(table, block_file(subset), notes):
+        by_row.setdefault(row.name, (row, []))[1].append(read_block_mae(path))
+    return {name: (row, mean_block_mae(found)) for name, (row, found) in by_row.items()}
+
+
+def _block_mae(table: ResultsTable, subset: str, blocks: dict[str, tuple[Row, BlockMAE]]) -> Figure | None:
+    means = {row.label: mean for row, mean in blocks.values()}
+    return block_mae_figure(means, table.title + table.superscript(subset)) if means else None
+
+
+def _change(table: ResultsTable, subset: str, blocks: dict[str, tuple[Row, BlockMAE]]) -> Change | None:
+    if not {BASELINE, TRACEGRAD} <= blocks.keys():
+        return None
+    (plain, before), (full, after) = blocks[BASELINE], blocks[TRACEGRAD]
+    title = f"{table.database_label}{table.superscript(subset)}"
+    return Change(title, plain.label, before, full.label, after)
+
+
+def _with_file(table: ResultsTable, name: str, notes: list[str]) -> list[tuple[Row, RunResult, Path]]:
+    """Runs of a table that have a file of this name; the others are noted."""
+    found = []
+    for row in table.arms:
+        for run in row.runs:
+            path = run.directory / name
+            if path.is_file():
+                found.append((row, run, path))
+            else:
+                notes.append(f"{path} is missing: {row.label}, {run.turn_name} is not in that figure")
+    return found
+
+
+def _endings(tables: Sequence[ResultsTable]) -> list[str]:
+    """What goes behind the names of the figures of each table: nothing if there is only one."""
+    if len(tables) == 1:
+        return [""]
+    names = [re.sub(r"[^A-Za-z0-9]+", "_", f"{table.database_label} {table.split}") for table in tables]
+    endings = []
+    for i, name in enumerate(names):
+        number = names[: i + 1].count(name)
+        endings.append(f"-{name}" if names.count(name) == 1 else f"-{name}-{number}")
+    return endings

@@ -1,0 +1,113 @@
+"""Orbital energies of a molecule as ladders of lines, one ladder for each method."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tracegrad.errors import TraceGradError
+from tracegrad.physics.levels import Levels
+from tracegrad.plots.style import LIGHT, SERIES_COLOURS, grid, make_figure, styled
+from tracegrad.units import MEV
+
+_OCCUPIED, _VIRTUAL = SERIES_COLOURS[0], SERIES_COLOURS[1]
+_EV = MEV["hartree"] / MEV["eV"]
+_VALENCE = 28.0  # eV below the HOMO; deeper lie core levels only, of H, C, N, O and F
+_ABOVE = 8.0  # eV above the LUMO
+_WIDE_GAP = 0.08  # of the window: a line of text fits in
+_NEXT_TO: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7.5}
+_WIDTH, _SPACE = 0.6, 0.05  # of a ladder, and between levels side by side
+
+
+@styled
+def levels_figure(
+    ladders: Mapping[str, Levels],
+    *,
+    title: str = "",
+    window: tuple[float, float] | None = None,
+    together: float = 0.03,
+) -> Figure:
+    """Occupied and unoccupied levels in eV with the HOMO-LUMO gap of each ladder.
+
+    Args:
+        ladders: what to call the levels, and the levels, from left to right.
+        title: what the molecule is called.
+        window: eV; without one, the valence levels and those up to 8 eV above the highest LUMO. How many levels lie
+            below is written there.
+        together: eV; degenerate levels, those closer than this to the next, stand side by side.
+
+    Raises:
+        TraceGradError: no ladder, or an empty window.
+    """
+    if not ladders:
+        raise TraceGradError("no levels to draw; give at least one ladder")
+    low, high = window or _window(list(ladders.values()))
+    if not low < high:
+        raise TraceGradError(f"window is {[low, high]}; give two numbers in eV, the lower one first")
+    figure = make_figure(2.0 + 1.7 * len(ladders), 4.6)
+    ax = figure.subplots()
+    grid(ax)
+    for place, levels in enumerate(ladders.values()):
+        _draw(ax, place, levels, (low, high), together)
+        below = int((levels.energies * _EV < low).sum())
+        if below:
+            ax.annotate(
+                f"{below} below",
+                (place, 0.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                color="#6e6e6e",
+            )
+    ax.set_xticks(range(len(ladders)), list(ladders))
+    ax.tick_params(axis="x", length=0)
+    ax.set_xlim(-0.55, len(ladders) - 1 + 0.95)
+    ax.set_ylim(low, high)
+    ax.set_ylabel("orbital energy (eV)")
+    for label, colour in (("occupied", _OCCUPIED), ("unoccupied", _VIRTUAL)):
+        ax.plot([], [], color=colour, label=label)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    if title:
+        ax.set_title(title, loc="left")
+    return figure
+
+
+def groups(energies: Float[np.ndarray, " levels"], together: float) -> list[Float[np.ndarray, " group"]]:
+    """Ascending energies cut where the next one is farther than ``together``."""
+    return np.split(energies, np.flatnonzero(np.diff(energies) > together) + 1)
+
+
+def _window(ladders: list[Levels]) -> tuple[float, float]:
+    lowest = []
+    for levels in ladders:
+        energies = levels.energies * _EV
+        lowest.append(float(energies[energies > levels.homo * _EV - _VALENCE].min()))
+    return min(lowest) - 2.0, max(levels.lumo for levels in ladders) * _EV + _ABOVE
+
+
+def _draw(ax: Axes, place: int, levels: Levels, window: tuple[float, float], together: float) -> None:
+    energies = levels.energies * _EV
+    for colour, part in (
+        (_OCCUPIED, energies[: levels.occupied]),
+        (_VIRTUAL, energies[levels.occupied :]),
+    ):
+        for group in groups(part[(part >= window[0]) & (part <= window[1])], together):
+            width = (_WIDTH - _SPACE * (len(group) - 1)) / max(len(group), 1)
+            for k, energy in enumerate(group):
+                left = place - _WIDTH / 2 + k * (width + _SPACE)
+                ax.hlines(energy, left, left + width, color=colour, linewidth=1.4)
+    homo, lumo = levels.homo * _EV, levels.lumo * _EV
+    gap = f"gap {lumo - homo:.2f}"
+    wide = lumo - homo > _WIDE_GAP * (window[1] - window[0])
+    below = f"HOMO {homo:.2f}" + ("" if wide else f"\n{gap}")
+    for text, energy, alignment in ((below, homo, "top"), (f"LUMO {lumo:.2f}", lumo, "bottom")):
+        ax.annotate(text, (place + _WIDTH / 2, energy), va=alignment, xytext=(3, 0), **_NEXT_TO)
+    if wide:
+        arrow = {"arrowstyle": "<->", "color": LIGHT, "linewidth": 1.0, "shrinkA": 1, "shrinkB": 1}
+        ax.annotate("", (place, lumo), (place, homo), arrowprops=arrow)
+        ax.annotate(gap, (place, (homo + lumo) / 2), va="center", xytext=(4, 0), **_NEXT_TO)

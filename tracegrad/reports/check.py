@@ -1,0 +1,182 @@
+"""Numbers of a report held against what they should be: a file of tolerances, or the paper."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tracegrad.errors import ConfigError, TraceGradError
+from tracegrad.reports.columns import INFERENCE
+from tracegrad.reports.paper import ComparedTable
+from tracegrad.reports.table import Cell, ResultsTable
+
+# Keys of an entry that choose tables, and the field or property of the table each is compared with.
+_PLACES = {
+    "table": "title",
+    "experiment": "experiment",
+    "database": "database_label",
+    "split": "split",
+    "backbone": "backbone",
+}
+_NUMBERS = ("expected", "tolerance", "relative", "below", "above")
+MOST_NAMED = 3
+_QUANTITIES = ("mean", "std", "change")
+
+
+class CheckError(TraceGradError):
+    """Numbers outside their tolerance, or missing."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a number should be; bounds are included."""
+
+    where: dict[str, str]
+    arm: str
+    metric: str
+    quantity: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A number (None: missing), its bounds, and where it stands."""
+
+    name: str
+    found: float | None
+    low: float
+    high: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the number is there and within its bounds."""
+        return self.found is not None and self.low <= self.found <= self.high
+
+    @property
+    def text(self) -> str:
+        """One line, such as "ok: demo, tracegrad, test/h_mae = 115.6, wanted at most 400"."""
+        if math.isinf(self.low):
+            wanted = f"at most {self.high:.5g}"
+        elif math.isinf(self.high):
+            wanted = f"at least {self.low:.5g}"
+        else:
+            wanted = f"{self.low:.5g} to {self.high:.5g}"
+        found = "missing" if self.found is None else f"{self.found:.5g}"
+        return f"{'ok' if self.passed else 'FAILED'}: {self.name} = {found}, wanted {wanted}"
+
+
+def read_checks(path: Path) -> list[Check]:
+    """The entries of a file of tolerances.
+
+    A YAML list ``checks`` of mappings with ``metric``, ``arm`` (a name or a list), any of ``table``,
+    ``experiment``, ``database``, ``split``, ``backbone`` to choose tables, and either ``expected`` with
+    ``tolerance`` (in the unit of the metric) or ``relative`` (a fraction of it), or ``below`` and/or ``above``.
+    ``quantity`` is the mean over seeds, or ``std``, or ``change`` (percent against the baseline).
+
+    Raises:
+        ConfigError: no such file, or an entry is not understood.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not readable as YAML ({error}); give a file of tolerances") from error
+    entries = content.get("checks") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{path}: holds no list 'checks'; write at least one entry into it")
+    return [check for i, entry in enumerate(entries) for check in _checks(f"{path}, entry {i + 1}", entry)]
+
+
+def run_checks(checks: Sequence[Check], tables: Sequence[ResultsTable]) -> list[Outcome]:
+    """Each check on every table it chooses; one that chooses none is missing."""
+    outcomes = []
+    for check in checks:
+        chosen = [
+            table
+            for table in tables
+            if all(getattr(table, _PLACES[key]) == value for key, value in check.where.items())
+        ]
+        kind = "" if check.quantity == "mean" else f" ({check.quantity})"
+        what = f"{check.arm}, {check.metric}{kind}"
+        for table in chosen:
+            row = next((row for row in table.rows if row.name == check.arm), None)
+            found = _quantity(row.cells.get(check.metric) if row else None, check.quantity)
+            name = f"{table.title} ({table.experiment}), {what}"
+            outcomes.append(Outcome(name, found, check.low, check.high))
+        if not chosen:
+            where = ", ".join(f"{key} {value}" for key, value in check.where.items())
+            outcomes.append(Outcome(f"{where or 'any table'}, {what}", None, check.low, check.high))
+    return outcomes
+
+
+def paper_outcomes(compared: Sequence[ComparedTable], relative: float) -> list[Outcome]:
+    """Every number of ours within the fraction ``relative`` of the paper's, which also must not be missing.
+
+    Left out are times, which belong to a machine, and backbones that were not run.
+    """
+    outcomes: dict[tuple[str, str, str], Outcome] = {}
+    for table in compared:
+        for section in table.sections:
+            for line in section.lines:
+                if line.paper is None or (line.ours is None and table.paper.every_backbone):
+                    continue
+                for column in table.columns:
+                    wanted = line.paper.cells.get(column.key)
+                    if wanted is None or column.key == INFERENCE:
+                        continue
+                    found = _quantity(line.ours.cells.get(column.key) if line.ours else None, "mean")
+                    outcomes[section.title, line.method, column.key] = Outcome(
+                        f"{section.title}, {line.method}, {column.name} ({table.paper.name})",
+                        found,
+                        wanted.mean - relative * abs(wanted.mean),
+                        wanted.mean + relative * abs(wanted.mean),
+                    )
+    return list(outcomes.values())
+
+
+def require(outcomes: Sequence[Outcome]) -> None:
+    """Raise `CheckError` unless there are outcomes and all have passed."""
+    if not outcomes:
+        raise CheckError("no number to check: no run is on data of the paper; give check=FILE for other data")
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    if failed:
+        names = "; ".join(outcome.text.removeprefix("FAILED: ") for outcome in failed[:MOST_NAMED])
+        more = f"; and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
+        raise CheckError(f"{len(failed)} of {len(outcomes)} checks failed: {names}{more}")
+
+
+def _quantity(cell: Cell | None, quantity: str) -> float | None:
+    value = None if cell is None else getattr(cell, quantity)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _checks(where: str, entry: Any) -> list[Check]:
+    known = {*_PLACES, *_NUMBERS, "arm", "metric", "quantity"}
+    if not isinstance(entry, dict) or not {"arm", "metric"} <= entry.keys() <= known:
+        raise ConfigError(f"{where}: {entry!r}; an entry has arm, metric and some of {sorted(known)}")
+    for key in _NUMBERS:
+        if isinstance(entry.get(key, 0), bool) or not isinstance(entry.get(key, 0), int | float):
+            raise ConfigError(f"{where}: {key} is {entry[key]!r}; a number is needed")
+    quantity = entry.get("quantity", "mean")
+    if quantity not in _QUANTITIES:
+        raise ConfigError(f"{where}: quantity is {quantity!r}; choose one of {list(_QUANTITIES)}")
+    low, high = _bounds(where, entry)
+    places = {key: str(entry[key]) for key in _PLACES if key in entry}
+    arms = entry["arm"] if isinstance(entry["arm"], list) else [entry["arm"]]
+    return [Check(places, str(arm), str(entry["metric"]), quantity, low, high) for arm in arms]
+
+
+def _bounds(where: str, entry: dict[str, Any]) -> tuple[float, float]:
+    bounded = entry.keys() & {"below", "above"}
+    ranges = entry.keys() & {"tolerance", "relative"}
+    if "expected" not in entry:
+        if not bounded or ranges:
+            raise ConfigError(f"{where}: give expected with tolerance or relative, or below and/or above")
+        return float(entry.get("above", -math.inf)), float(entry.get("below", math.inf))
+    if bounded or len(ranges) != 1:
+        raise ConfigError(f"{where}: beside expected stands one of tolerance and relative, and no bound")
+    half = entry["tolerance"] if "tolerance" in entry else entry["relative"] * abs(entry["expected"])
+    return float(entry["expected"] - half), float(entry["expected"] + half)

@@ -1,0 +1,74 @@
+"""Runs that may share a row or a table, and the errors of those that may not."""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+from tracegrad.arms import BASELINE
+from tracegrad.results import ResultsError, RunResult
+
+# The trivial predictor follows from the data alone; runs that differ by more have seen other data.
+TRIVIAL_TOLERANCE = 1e-3
+
+Data = tuple[str | bool, ...]
+
+
+def data_of(run: RunResult) -> Data:
+    """What runs must have in common to be compared."""
+    data = (run.database_label, run.database, run.split, run.split_hash, run.part)
+    return (*data, run.backbone, run.crystal)
+
+
+def samples_name(crystal: bool) -> str:
+    """What a database holds."""
+    return "structures" if crystal else "molecules"
+
+
+def check_baseline(baseline: RunResult, known: Iterable[Data]) -> None:
+    """Raise `ResultsError` if a run cannot make MAE_cha for any of the data."""
+    if baseline.arm != BASELINE:
+        raise ResultsError(
+            f"{baseline.directory} is a run of {baseline.label}; the baseline of MAE_cha must be one of the "
+            "plain backbone"
+        )
+    if not baseline.crystal or data_of(baseline) not in set(known):
+        raise ResultsError(
+            f"{baseline.directory} is a run of {baseline.backbone} on {baseline.database} "
+            f"({baseline.split} split {baseline.split_hash}, {baseline.part} set); no table of crystals is of "
+            "these data: give a baseline of the data of the runs, or none"
+        )
+
+
+def check_row(runs: Sequence[RunResult]) -> None:
+    """Raise `ResultsError` if runs of one arm differ in more than their seed and repetition."""
+    for one, other in combinations(runs, 2):
+        if one.turn == other.turn:
+            raise ResultsError(
+                f"{one.turn_name} of {one.label} stands twice: {one.directory} and {other.directory}; "
+                "remove one of them or report them separately"
+            )
+        for name in ("label", "parameters", "checkpoint"):
+            if getattr(one, name) != getattr(other, name):
+                raise ResultsError(
+                    f"runs of {one.label} differ in more than their seed: {name} is "
+                    f"{getattr(one, name)!r} in {one.directory}, {getattr(other, name)!r} in {other.directory}; "
+                    "report them separately"
+                )
+
+
+def check_data(runs: Sequence[RunResult]) -> None:
+    """Raise `ResultsError` if runs of one table saw different data."""
+    first = runs[0]
+    for run in runs[1:]:
+        if first.counts != run.counts:
+            raise ResultsError(
+                f"{first.directory} used {first.counts} {samples_name(first.crystal)} and {run.directory} "
+                f"{run.counts}; runs on different parts of the data are no ablation: report them separately"
+            )
+        for name in first.trivial.keys() & run.trivial.keys():
+            if not math.isclose(first.trivial[name], run.trivial[name], rel_tol=TRIVIAL_TOLERANCE):
+                raise ResultsError(
+                    f"the trivial predictor has {name} {first.trivial[name]:g} in {first.directory} and "
+                    f"{run.trivial[name]:g} in {run.directory}: these runs saw different data under the "
+                    f"name {run.database}; report them separately"
+                )

@@ -1,0 +1,207 @@
+"""Tables as rows of texts, which the terminal, Markdown and LaTeX then only have to set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tracegrad.arms import BASELINE
+from tracegrad.reports.columns import PANELS, Column
+from tracegrad.reports.paired import METHOD, Difference, Pair
+from tracegrad.reports.paper import ComparedTable
+from tracegrad.reports.table import TRIVIAL, Cell, ResultsTable, Row, with_best
+
+PLAIN, FAINT, SECTION = "plain", "faint", "section"
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a column: its name as text and with mathematics, and its unit."""
+
+    name: str
+    math: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A cell: a value, what stands in brackets behind it or below it, and whether it is the best."""
+
+    value: str = ""
+    extra: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row; of style `SECTION` it is a heading without cells."""
+
+    label: str
+    cells: tuple[Text, ...] = ()
+    style: str = PLAIN
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table to be set. ``mark`` in a caption stands for how the best value is marked."""
+
+    title: str
+    subtitle: str
+    first: str
+    heads: tuple[Head, ...]
+    lines: tuple[Line, ...]
+    captions: tuple[str, ...]
+
+
+MARK = "{best}"
+
+
+def table_grids(table: ResultsTable) -> list[Grid]:
+    """A table with its seeds, steps and times, and a grid for each further panel that has values."""
+    grids = []
+    for panel, name in PANELS.items():
+        columns = [column for column in table.columns if column.panel == panel]
+        if not columns:
+            continue
+        title = f"{table.title}: {name}" if name else table.title
+        subtitle = f"{table.database}, {table.backbone}, {table.experiment}"
+        heads = [_head(column) for column in columns]
+        rows = [row for row in table.rows if row.arm != TRIVIAL or any(c.key in row.cells for c in columns)]
+        lines = [Line(r.label, _cells(r.cells, columns), FAINT if r.arm == TRIVIAL else PLAIN) for r in rows]
+        if name:
+            captions = _panel_captions(columns)
+        else:
+            heads += [Head("seeds", "seeds"), Head("steps", "steps"), Head("time", "time", "s")]
+            lines = [
+                replace(line, cells=line.cells + _run_cells(row))
+                for line, row in zip(lines, rows, strict=True)
+            ]
+            captions = _captions(table, columns)
+        grids.append(Grid(title, subtitle, "method", tuple(heads), tuple(lines), tuple(captions)))
+    return grids
+
+
+def paper_grid(table: ComparedTable) -> Grid:
+    """A table of the paper: below each method of ours the paper's own row."""
+    lines = []
+    for section in table.sections:
+        lines.append(Line(section.title, style=SECTION))
+        ours, theirs = (
+            with_best([row.cells for row in rows if row is not None], table.columns)
+            for rows in ([line.ours for line in section.lines], [line.paper for line in section.lines])
+        )
+        for line in section.lines:
+            if line.ours is not None:
+                lines.append(Line(line.method, _cells(ours.pop(0), table.columns)))
+            if line.paper is not None:
+                label = "  paper" if line.ours is not None else f"{line.method} (paper; not run)"
+                lines.append(Line(label, _cells(theirs.pop(0), table.columns), FAINT))
+    title = f"{table.paper.name}: {table.paper.caption}"
+    heads = tuple(_head(column) for column in table.columns)
+    numbers = f"{MARK}: best of ours, and of the paper's"
+    if not all(column.over_samples for column in table.columns):
+        numbers = f"ours: mean ± sample standard deviation over seeds; {numbers}"
+    notes = (numbers, *table.notes)
+    return Grid(title, "ours and the paper's", "method", heads, tuple(lines), notes)
+
+
+def paired_grid(table: ResultsTable, pairs: Sequence[Pair]) -> Grid | None:
+    """The differences between the arms of a table; None where there are none."""
+    columns = [column for column in table.columns if any(column.key in pair.differences for pair in pairs)]
+    if not columns:
+        return None
+    lines = [
+        Line(pair.label, tuple(_difference(pair.differences.get(c.key)) for c in columns)) for pair in pairs
+    ]
+    sizes = {(d.seeds, d.samples) for pair in pairs for d in pair.differences.values() if d.samples > 1}
+    counts = [f"{seeds} seeds and {samples} samples" for seeds, samples in sorted(sizes)]
+    captions = [*METHOD, *([f"over {', '.join(counts)}"] if counts else [])]
+    subtitle = f"{table.database}, {table.backbone}, {table.experiment}"
+    heads = tuple(_head(column) for column in columns)
+    return Grid(
+        f"{table.title}: differences between arms", subtitle, "arms", heads, tuple(lines), tuple(captions)
+    )
+
+
+def all_grids(
+    tables: Sequence[ResultsTable], pairs: Sequence[Sequence[Pair]], compared: Sequence[ComparedTable]
+) -> list[Grid]:
+    """Each table with the differences between its arms, then the tables of the paper."""
+    grids = []
+    for table, own in zip(tables, pairs, strict=True):
+        grids += table_grids(table)
+        differences = paired_grid(table, own)
+        grids += [differences] if differences else []
+    return grids + [paper_grid(table) for table in compared]
+
+
+def _head(column: Column) -> Head:
+    return Head(column.name, column.math, column.unit)
+
+
+def _cells(cells: dict[str, Cell], columns: Sequence[Column]) -> tuple[Text, ...]:
+    return tuple(_text(cells.get(column.key), column) for column in columns)
+
+
+def _text(cell: Cell | None, column: Column) -> Text:
+    if cell is None:
+        return Text("-")
+    value = f"{cell.mean:.{column.digits}f}"
+    if cell.std is not None and column.lower_is_better is not None:
+        value += f" ± {cell.std:.{column.digits}f}"
+    extra = f"({cell.change:+.1f} %)" if cell.change is not None else ""
+    return Text(value, extra, cell.best)
+
+
+def _run_cells(row: Row) -> tuple[Text, ...]:
+    seconds = f"{row.seconds:.1f}" if row.seconds is not None else ""
+    return tuple(Text(value) for value in (_seeds(row.seeds), _range(row.steps), seconds))
+
+
+def _difference(difference: Difference | None) -> Text:
+    if difference is None:
+        return Text("-")
+    digits, interval = difference.column.digits, difference.interval
+    value = f"{interval.mean:+.{digits}f}"
+    if interval.low is not None and interval.high is not None:
+        value += f" [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+    over = "" if difference.over == "seeds and samples" else f" ({difference.over})"
+    return Text(value, difference.finding + over)
+
+
+def _panel_captions(columns: Sequence[Column]) -> list[str]:
+    if any(column.over_samples for column in columns):
+        return ["mean ± standard deviation over molecules, each averaged over seeds"]
+    return []
+
+
+def _captions(table: ResultsTable, columns: Sequence[Column]) -> list[str]:
+    counts = ", ".join(f"{count} {part}" for part, count in table.counts.items())
+    data = f"{table.part} set, {table.checkpoint} checkpoint; {table.samples}: {counts}; split {table.split_hash}"
+    if sum(len(row.runs) for row in table.arms) == 1:
+        return [data, *table.footnotes]  # the rest explains how runs compare
+    spread = any(cell.std is not None for row in table.rows for cell in row.cells.values())
+    numbers = ["mean ± sample standard deviation over seeds" if spread else "value of the seed"]
+    baseline = next((row.label for row in table.arms if row.arm == BASELINE), None)
+    if baseline is not None and len(table.arms) > 1:
+        numbers.append(f"(change against {baseline})")
+    if any(cell.best for row in table.rows for cell in row.cells.values()):
+        numbers.append(f"{MARK}: best")
+    lines = [data, "; ".join(numbers)]
+    if not all(column.lower_is_better for column in columns):
+        lines.append("MAE: lower is better; Sim(psi): higher is better")
+    return [*lines, *table.footnotes, *table.notes]
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    """Such as "0, 1, 2", or "42 (10 times)"."""
+    texts = []
+    for seed in dict.fromkeys(seeds):
+        times = seeds.count(seed)
+        texts.append(f"{seed}" + (f" ({times} times)" if times > 1 else ""))
+    return ", ".join(texts)
+
+
+def _range(values: tuple[int, ...]) -> str:
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low}-{high}"

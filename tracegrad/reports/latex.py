@@ -1,0 +1,94 @@
+"""Tables in LaTeX, with booktabs."""
+
+from collections.abc import Sequence
+
+from tracegrad.reports.grid import FAINT, MARK, SECTION, Grid, Head, Line, Text
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # after a line break it would begin an option
+    "]": "{]}",
+    "±": r"$\pm$",
+}
+_HEAD = r"""\documentclass[10pt]{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage[a4paper,landscape,margin=1.5cm]{geometry}
+\usepackage{booktabs}
+\usepackage{graphicx}
+\begin{document}
+"""
+_NARROW = 6  # columns that fit without shrinking
+
+
+def to_latex(grids: Sequence[Grid]) -> str:
+    """A document that compiles by itself; each table environment can be copied into another."""
+    return _HEAD + "\n".join(_table(grid) for grid in grids) + "\\end{document}\n"
+
+
+def escaped(text: str) -> str:
+    """Text in which no character is a command; what ASCII and the sign ± do not have becomes a question mark."""
+    known = "".join(_SPECIAL.get(character, character) for character in text)
+    return known.encode("ascii", "replace").decode()
+
+
+def _table(grid: Grid) -> str:
+    width = len(grid.heads)
+    body = [
+        rf"\begin{{tabular}}{{l{'r' * width}}}",
+        r"\toprule",
+        _row([escaped(grid.first), *(head.math for head in grid.heads)]),
+    ]
+    if any(head.unit for head in grid.heads):
+        body.append(_row(["", *(_unit(head) for head in grid.heads)]))
+    body.append(r"\midrule")
+    for i, line in enumerate(grid.lines):
+        if line.style == SECTION:
+            body += [r"\midrule"] * bool(i)
+            body.append(rf"\multicolumn{{{width + 1}}}{{l}}{{\textbf{{{escaped(line.label)}}}}} \\")
+        else:
+            body.append(_line(line))
+    body += [r"\bottomrule", r"\end{tabular}"]
+    if width > _NARROW:
+        body = [r"\resizebox{\textwidth}{!}{%", *body, "}"]
+    notes = [rf"\item[] {escaped(caption.replace(MARK, 'bold'))}" for caption in grid.captions]
+    if notes:
+        start = r"{\footnotesize\begin{list}{}{\leftmargin=0pt \itemsep=0pt \parsep=0pt}"
+        notes = [start, *notes, r"\end{list}}"]
+    caption = rf"\caption{{{escaped(grid.title)} ({escaped(grid.subtitle)})}}"
+    return "\n".join([r"\begin{table}[p]", r"\centering", caption, *body, *notes, r"\end{table}", ""])
+
+
+def _line(line: Line) -> str:
+    label = escaped(line.label.strip())
+    if line.label.startswith(" "):
+        label = rf"\quad {label}"
+    cells = [label, *(_cell(cell) for cell in line.cells)]
+    if line.style == FAINT:
+        cells = [rf"\textit{{{cell}}}" if cell else "" for cell in cells]
+    return _row(cells)
+
+
+def _cell(cell: Text) -> str:
+    value = rf"\textbf{{{escaped(cell.value)}}}" if cell.best else escaped(cell.value)
+    return rf"{value} {{\footnotesize {escaped(cell.extra)}}}" if cell.extra else value
+
+
+def _unit(head: Head) -> str:
+    return f"({escaped(head.unit)})" if head.unit else ""
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"

@@ -1,0 +1,33 @@
+"""Tables in Markdown."""
+
+from collections.abc import Sequence
+
+from tracegrad.reports.grid import MARK, SECTION, Grid, Line, Text
+
+
+def to_markdown(grids: Sequence[Grid]) -> str:
+    """One heading, table and list of notes for each grid, in GitHub's Markdown."""
+    return "\n".join(_grid(grid) for grid in grids)
+
+
+def _grid(grid: Grid) -> str:
+    names = [f"{head.name} ({head.unit})" if head.unit else head.name for head in grid.heads]
+    lines = [_row([grid.first, *names]), "| --- " + "| ---: " * len(names) + "|"]
+    lines += [_line(line, len(names)) for line in grid.lines]
+    captions = "\n".join(f"- {caption.replace(MARK, 'bold')}" for caption in grid.captions)
+    return f"## {grid.title}\n\n{grid.subtitle}\n\n" + "\n".join(lines) + f"\n\n{captions}\n"
+
+
+def _line(line: Line, width: int) -> str:
+    if line.style == SECTION:
+        return _row([f"**{line.label}**", *[""] * width])
+    return _row([line.label.replace("  ", "&nbsp;&nbsp;"), *(_cell(cell) for cell in line.cells)])
+
+
+def _cell(cell: Text) -> str:
+    value = f"**{cell.value}**" if cell.best else cell.value
+    return f"{value} {cell.extra}".rstrip()
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

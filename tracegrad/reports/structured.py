@@ -1,0 +1,147 @@
+"""Tables as JSON: everything they hold, with every seed's value.
+
+Numbers that are not finite become null, which every reader of JSON understands.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tracegrad.reports.challenge import DEFINITION, SubsetChallenge
+from tracegrad.reports.paired import LEVEL, METHOD, Pair
+from tracegrad.reports.paper import ComparedTable, Line, source
+from tracegrad.reports.table import HEAD, Cell, ResultsTable
+
+FORMAT = 1
+
+
+def to_json(
+    tables: Sequence[ResultsTable],
+    directory: str | Path | None = None,
+    pairs: Sequence[Sequence[Pair]] | None = None,
+    compared: Sequence[ComparedTable] = (),
+) -> str:
+    """The tables, the differences between their arms and the tables of the paper.
+
+    Runs are named relative to ``directory``.
+    """
+    content = {
+        "format": FORMAT,
+        "tables": [
+            {**_table(table, directory), "differences": [_pair(pair) for pair in own]}
+            for table, own in zip(tables, pairs or [[]] * len(tables), strict=True)
+        ],
+        "differences": {"level": LEVEL, "method": METHOD},
+        "paper": {"source": source(), "tables": [_compared(table) for table in compared]},
+    }
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def challenge_json(tables: Sequence[ResultsTable], directory: str | Path | None = None) -> str:
+    """The samples and blocks behind MAE_cha, and the runs they come from, named relative to ``directory``."""
+    challenges = [
+        {
+            **{name: getattr(table, name) for name in HEAD},
+            "baseline": _relative(table.challenge.baseline, directory),
+            "k": table.challenge.worst,
+            "subsets": [_challenge(part) for part in table.challenge.subsets],
+        }
+        for table in tables
+        if table.challenge is not None
+    ]
+    content = {"format": FORMAT, "definition": DEFINITION, "unit": "meV", "challenges": challenges}
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _table(table: ResultsTable, directory: str | Path | None) -> dict[str, Any]:
+    return {
+        **{name: getattr(table, name) for name in (*HEAD, "crystal", "counts")},
+        "columns": [vars(column) for column in table.columns],
+        "rows": [
+            {
+                "arm": row.arm,
+                "label": row.label,
+                "variant": row.variant,
+                "seeds": row.seeds,
+                "repetitions": [run.repetition for run in row.runs],
+                "steps": row.steps,
+                "train_seconds": row.seconds,
+                "parameters": row.runs[0].parameters if row.runs else None,
+                "runs": [_relative(run.directory, directory) for run in row.runs],
+                "metrics": {key: _cell(cell) for key, cell in row.cells.items()},
+            }
+            for row in table.rows
+        ],
+        "footnotes": table.footnotes,
+        "notes": table.notes,
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {
+        "mean": _finite(cell.mean),
+        "std": _finite(cell.std),
+        "change": _finite(cell.change),
+        "best": cell.best,
+        "values": [_finite(value) for value in cell.values],
+    }
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    metrics = {
+        key: {
+            "difference": _finite(difference.interval.mean),
+            "low": _finite(difference.interval.low),
+            "high": _finite(difference.interval.high),
+            "over": difference.over,
+            "seeds": difference.seeds,
+            "samples": difference.samples,
+            "finding": difference.finding,
+        }
+        for key, difference in pair.differences.items()
+    }
+    return {"first": pair.first.name, "second": pair.second.name, "metrics": metrics}
+
+
+def _compared(table: ComparedTable) -> dict[str, Any]:
+    return {
+        "table": table.paper.number,
+        "caption": table.paper.caption,
+        "sections": [
+            {
+                "database": section.database,
+                "title": section.title,
+                "lines": [_line(line) for line in section.lines],
+            }
+            for section in table.sections
+        ],
+        "notes": table.notes,
+    }
+
+
+def _line(line: Line) -> dict[str, Any]:
+    rows = {"ours": line.ours, "paper": line.paper}
+    metrics = {
+        whose: {key: _cell(cell) for key, cell in row.cells.items()} if row is not None else None
+        for whose, row in rows.items()
+    }
+    return {"method": line.method, **metrics}
+
+
+def _challenge(part: SubsetChallenge) -> dict[str, Any]:
+    samples = [
+        {"row": entry.sample.row, "name": entry.sample.name, "h_mae": entry.h_mae} for entry in part.samples
+    ]
+    return {"subset": part.subset, "samples": samples, "block": part.block, "block_mae": part.block_mae}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _relative(path: Path, directory: str | Path | None) -> str:
+    if directory is None or not path.is_relative_to(directory):
+        return str(path)
+    return str(path.relative_to(directory))

@@ -1,0 +1,137 @@
+"""What a comparison of runs holds: tables of rows of cells."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tracegrad.reports.challenge import Challenge
+from tracegrad.reports.columns import Column, superscript
+from tracegrad.reports.compatible import samples_name
+from tracegrad.results import RunResult
+
+TRIVIAL = "trivial"
+# Fields of a table that say what it is about.
+HEAD = (
+    "experiment",
+    "database",
+    "database_label",
+    "split",
+    "split_hash",
+    "backbone",
+    "checkpoint",
+    "part",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one row.
+
+    ``std`` is the sample standard deviation over seeds (None: one seed), or of a column ``over_samples`` the
+    mean over seeds of that over samples. ``change`` is the relative change of the mean against the baseline in
+    percent (None: the baseline itself, or there is none).
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    std: float | None = None
+    change: float | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm, or the trivial predictor; ``cells`` by the key of the column, absent where not measured."""
+
+    arm: str
+    label: str
+    cells: dict[str, Cell]
+    runs: tuple[RunResult, ...] = ()
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tells the row from others of its table: the arm, and what else was varied."""
+        return f"{self.arm}, {self.variant}" if self.variant else self.arm
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds behind the means, ascending."""
+        return tuple(run.seed for run in self.runs)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Optimisation steps of the checkpoints, in the order of the seeds."""
+        return tuple(run.step for run in self.runs)
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean training time; None where a run did not measure it."""
+        seconds = [run.train_seconds for run in self.runs if run.train_seconds is not None]
+        return float(np.mean(seconds)) if seconds and len(seconds) == len(self.runs) else None
+
+
+@dataclass(frozen=True)
+class ResultsTable:
+    """The rows of one experiment on one split of one database.
+
+    ``subsets`` names the parts of the test set that have columns of their own. ``footnotes`` explain the
+    columns, ``notes`` what to mind in comparing the rows.
+    """
+
+    experiment: str
+    database: str
+    database_label: str
+    split: str
+    split_hash: str
+    backbone: str
+    checkpoint: str
+    part: str
+    crystal: bool
+    counts: dict[str, int]
+    subsets: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    challenge: Challenge | None
+    footnotes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Short heading, such as "QD, geometry split"."""
+        return f"{self.database_label}, {self.split} split"
+
+    @property
+    def arms(self) -> tuple[Row, ...]:
+        """The rows of trained networks."""
+        return tuple(row for row in self.rows if row.arm != TRIVIAL)
+
+    @property
+    def samples(self) -> str:
+        """What the database holds."""
+        return samples_name(self.crystal)
+
+    def row(self, arm: str) -> Row | None:
+        """The row of an arm as it is, not of a variant."""
+        return next((row for row in self.arms if (row.arm, row.variant) == (arm, "")), None)
+
+    def superscript(self, subset: str) -> str:
+        """The paper's superscript of a subset in brackets; "" where there is nothing to tell apart."""
+        return superscript(subset, self.subsets)
+
+
+def with_best(rows: Sequence[dict[str, Cell]], columns: Iterable[Column]) -> list[dict[str, Cell]]:
+    """The cells of rows with the best mean of each column marked; a single one has nothing to be better than."""
+    found = [{key: replace(cell, best=False) for key, cell in cells.items()} for cells in rows]
+    for column in columns:
+        means = [cells[column.key].mean for cells in found if column.key in cells]
+        finite = [mean for mean in means if math.isfinite(mean)]
+        if len(means) < 2 or not finite or column.lower_is_better is None:
+            continue
+        best = min(finite) if column.lower_is_better else max(finite)
+        for cells in found:
+            if column.key in cells and cells[column.key].mean == best:
+                cells[column.key] = replace(cells[column.key], best=True)
+    return found
