@@ -1,54 +1,103 @@
-"""An ablation end to end: two arms as processes, a report, a second call that repeats nothing."""
+"""An ablation end to end: arms as processes, a report, a second call that repeats nothing."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from experiments import ablate
+from experiments.sweeps import engine
+from experiments.sweeps.settings import read_settings
 from tests.experiments.test_train import SMALL
+from tracegrad.errors import TrainingError
+
+# A training that crashes in one arm; in the other it leaves an empty file in place of results.
+ONE_ARM = """
+import sys
+from pathlib import Path
+settings = dict(argument.split("=", 1) for argument in sys.argv[1:])
+if settings["tracegrad"] == "grad":
+    sys.exit("boom")
+(Path(settings["run_dir"].strip("'")) / "results.json").touch()
+"""
+# These tests are not about what is computed with PySCF.
+FAST = [*SMALL, "callbacks.acceleration=null", "callbacks.orbitals=null", "trainer.max_steps=6"]
 
 
-def ablate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.ablate", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["ablate", *arguments])
+    try:
+        ablate.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
-def test_arms_and_seeds_are_trained_and_reported(tmp_path: Path) -> None:
+def test_arms_and_seeds_are_trained_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = tmp_path / "with a space, and = signs"
-    settings = [*SMALL, "trainer.max_steps=6", "arms=none,grad", "seeds=3", "jobs=2", f"runs={runs}"]
-    done = ablate(*settings)
-    assert done.returncode == 0, done.stderr
+    settings = [*FAST, "arms=none,grad", "seeds=[3]", "jobs=2", f"runs={runs}"]
+    assert command(monkeypatch, *settings) == 0
+    out = capsys.readouterr().out
     for label in ("trivial predictor", "QHNet", "QHNet+Grad"):
-        assert any(line.strip().startswith(label + " ") for line in done.stdout.splitlines())
-    assert {path.name for path in runs.iterdir()} == {"none_seed3", "grad_seed3", "report"}
+        assert any(line.strip().startswith(label + " ") for line in out.splitlines())
+    names = {path.name for path in runs.iterdir()}
+    assert names == {"none_seed3", "grad_seed3", "report", "manifest.json", ".lock"}
     results = json.loads((runs / "grad_seed3" / "results.json").read_text())
     assert (results["arm"], results["seed"], results["step"]) == ("grad", 3, 6)
-    command = json.loads((runs / "none_seed3" / "provenance.json").read_text())["command"]
-    assert command[:3] == ["python", "-m", "experiments.train"]
-    again = ablate(*settings)
-    assert "2 runs in" in again.stdout
-    assert "2 of them finished" in again.stdout
-    assert again.returncode == 0
+    made_by = json.loads((runs / "none_seed3" / "provenance.json").read_text())["command"]
+    assert made_by[:3] == ["python", "-m", "experiments.train"]
+    assert command(monkeypatch, *settings) == 0
+    again = capsys.readouterr().out
+    assert "2 runs in" in again
+    assert "2 of them finished" in again
 
 
-def test_mistakes_stop_before_the_first_run(tmp_path: Path) -> None:
+def test_mistakes_stop_before_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for arguments, message in (
         (["arms=none,gradient"], "unknown arms ['gradient']"),
-        (["seeds=a"], "seeds=a must be whole numbers"),
-        (["jobs=0"], "jobs=0 must be"),
-        (["tracegrad=grad"], "tracegrad is set by the ablation"),
         (["data.batchsize=3"], "nearest: data.batch_size"),
     ):
-        done = ablate("experiment=demo", f"runs={tmp_path / 'runs'}", *arguments)
-        assert done.returncode == 1
-        assert done.stderr.startswith("error: ")
-        assert message in done.stderr
+        assert command(monkeypatch, "experiment=demo", f"runs={tmp_path / 'runs'}", *arguments) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert message in error
         assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
-    done = ablate(*SMALL, "arms=none", "seeds=0", f"runs={tmp_path}", "data.train_size=4000")
-    assert done.returncode == 1
-    assert "1 of 1 runs failed" in done.stderr
-    assert "data.train_size is 4000" in done.stderr
-    assert "train.log" in done.stderr
+def test_a_run_that_fails_is_named_with_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["arms=none", "seeds=1", f"runs={tmp_path}", "data.train_size=4000", "retries=0"]
+    assert command(monkeypatch, *FAST, *arguments) == 1
+    error = capsys.readouterr().err
+    assert "1 of 1 runs failed" in error
+    assert "data.train_size is 4000" in error
+    assert "train.log" in error
+
+
+def test_what_is_finished_is_reported_although_others_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = read_settings(
+        ["experiment=demo", "arms=none,grad", "seeds=2", "equal_seeds=true", f"runs={tmp_path}"],
+        {},
+        ("arms",),
+    )
+    reported = []
+    train = (sys.executable, "-S", "-c", ONE_ARM)
+    with pytest.raises(TrainingError, match="2 of 4 runs failed"):
+        engine.run_sweep(settings, lambda manifest, _: reported.append(manifest), train)
+    (manifest,) = reported
+    assert [point.name for point in manifest.with_state("finished")] == [
+        "none seed 0 repetition 0",
+        "none seed 0 repetition 1",
+    ]
+    out = capsys.readouterr().out
+    assert "all seeds are 0, as in the paper: the spread over repetitions is that of the hardware" in out
+    assert f"4 runs in {tmp_path}: 2 finished, 2 failed" in out
+    assert f"grad seed 0 repetition 1: failed, 2 tries: boom ({tmp_path}/grad_seed0_rep1/train.log)" in out

@@ -1,0 +1,52 @@
+"""Train an experiment with every combination of some values, each in a process of its own, and compare them.
+
+  python -m experiments.sweep experiment=qs sweep=lambda gpus=0,1,2,3 data.path=...
+  python -m experiments.sweep experiment=mg sweep=lambda_trace_error seeds=3 dry_run=true
+  python -m experiments.sweep experiment=demo grid.optim.schedule.peak=3e-3,1e-2 grid.tracegrad=none,tracegrad
+
+Settings of the sweep itself:
+  sweep=NAME                       a grid of conf/sweep/ (lambda, trace_error, lambda_trace_error), or a .yaml file
+  grid.KEY=VALUE,VALUE,...         values of any setting or group; range(0.1,1.1,0.1) is understood, too
+  seeds=[0]                        one run of every combination for each seed; seeds=3: the seeds 0, 1 and 2
+  equal_seeds=false                true, with seeds=3: three repetitions with one seed (seed=0: which)
+{shared}
+  wandb_sweep=FILE                 write the grid as a sweep of W&B, for `wandb sweep FILE`, and run nothing
+
+Everything else is given to every run as it is: see python -m experiments.train --help. Finished runs are not
+repeated and interrupted ones go on, so the same command can be given again at any time. Values are compared on the
+validation set, as in the paper's Appendices E and F; the table goes to <runs>/report.
+"""
+
+import sys
+
+from rich.console import Console
+
+from experiments.cli import clean_errors
+from experiments.report import make_report, print_report
+from experiments.sweeps.engine import run_sweep
+from experiments.sweeps.manifest import Manifest
+from experiments.sweeps.settings import HELP, read_settings
+from experiments.sweeps.summary import grid_rows, print_grid, write_grid
+
+
+@clean_errors
+def main() -> None:
+    """Run the sweep that the command line describes."""
+    arguments = sys.argv[1:]
+    if not arguments or any(argument in ("-h", "--help") for argument in arguments):
+        print((__doc__ or "").replace("{shared}\n", HELP))
+        return
+    run_sweep(read_settings(arguments, {"seeds": "[0]"}, ("sweep", "wandb_sweep")), _report)
+
+
+def _report(manifest: Manifest, console: Console) -> None:
+    print_report(make_report(manifest.runs), console)
+    rows = grid_rows(manifest)
+    print_grid(rows, console)
+    output = manifest.runs / "report"
+    names = ", ".join(path.name for path in write_grid(rows, output))
+    console.print(f"wrote {names} into {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The process around one point of a sweep: starts its training, tries again, and writes its status.
+
+  python -m experiments.sweeps.attempt [--retries N] [--result FILE] [--job ID] DIRECTORY -- COMMAND ...
+
+The same for local sweeps and SLURM. It imports nothing large, because there is one beside every training.
+"""
+
+import argparse
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from experiments.sweeps.status import (
+    FAILED,
+    FINISHED,
+    LOCK,
+    LOG,
+    RUNNING,
+    STOPPED,
+    Status,
+    read_status,
+    take_lock,
+    write_status,
+)
+
+BUSY = 75  # EX_TEMPFAIL
+# How a process ends that was asked to.
+STOP_CODES = (-signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGINT)
+# Each point starts its own processes on one machine, also inside an allocation of SLURM.
+DETACHED = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID")
+TAIL = 64 * 1024  # bytes of a log that are searched for an error
+ERROR = re.compile(r"^error: (.+)$", re.MULTILINE)
+
+
+class Attempts:
+    """Runs ``command`` until it has ended well, ``retries`` times more, or the same mistake shows twice.
+
+    Args:
+        directory: of the point, for its status, lock and log.
+        command: of the training.
+        retries: tries after the first.
+        result: file in ``directory`` that a finished run leaves; None: a run that exits with 0 is finished.
+        job: SLURM job, for the status.
+    """
+
+    def __init__(
+        self, directory: Path, command: Sequence[str], retries: int, result: str | None, job: str
+    ) -> None:
+        self.directory, self.command = directory, list(command)
+        self.retries, self.result, self.job = retries, result, job
+        self.stopping = False
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> int:
+        """0 when finished, 1 when failed or stopped, `BUSY` when another process runs this point."""
+        lock = take_lock(self.directory / LOCK, patience=2.0)  # a sweep may be looking at it just now
+        if lock is None:
+            print(f"error: {self.directory} is being run by another process", file=sys.stderr)
+            return BUSY
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        # SLURM sends the warning of its time limit to every process of a job; the job answers with SIGTERM.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        status = read_status(self.directory)
+        before = None
+        for _ in range(self.retries + 1):
+            status, mistake = self._attempt(status, lock)
+            if status.status != FAILED or self.stopping or (mistake and mistake == before):
+                break
+            before = mistake
+        return 0 if status.status == FINISHED else 1
+
+    def _attempt(self, status: Status, lock: int) -> tuple[Status, str | None]:
+        """One try: the status after it, and the mistake of the user that it named, if any."""
+        log = self.directory / LOG
+        start = log.stat().st_size if log.exists() else 0
+        environment = {name: value for name, value in os.environ.items() if name not in DETACHED}
+        status = Status(
+            RUNNING,
+            status.attempts + 1,
+            device=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            job=self.job,
+            started=_now(),
+        )
+        with log.open("ab") as output:
+            # The training has the lock, too: it stays taken if only this process is killed.
+            self.child = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=[lock],
+            )
+        if self.stopping:
+            self.child.terminate()
+        write_status(self.directory, replace(status, child=self.child.pid))
+        code = self.child.wait()
+        text = _tail(log, start)
+        outcome = self._outcome(code)
+        error = "" if outcome == FINISHED else _reason(text, code, outcome)
+        status = replace(status, status=outcome, error=error, ended=_now())
+        write_status(self.directory, status)
+        mistakes = ERROR.findall(text)
+        return status, mistakes[-1] if mistakes else None
+
+    def _outcome(self, code: int) -> str:
+        done = code == 0 and not self.stopping if self.result is None else self._has_result()
+        if done:
+            return FINISHED
+        return STOPPED if self.stopping or code == 0 or code in STOP_CODES else FAILED
+
+    def _has_result(self) -> bool:
+        return self.result is not None and (self.directory / self.result).exists()
+
+    def _stop(self, _signal: int, _frame: object) -> None:
+        self.stopping = True
+        if self.child is not None:
+            self.child.terminate()
+
+
+def last_error(text: str) -> str:
+    """The last ``error: ...`` of a log, or else its last line."""
+    mistakes = ERROR.findall(text)
+    if mistakes:
+        return mistakes[-1]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _reason(text: str, code: int, outcome: str) -> str:
+    if outcome == STOPPED:
+        return "stopped before its end"
+    if code < 0:
+        memory = "; was the memory full?" if code == -signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-code).name}{memory}"
+    return last_error(text) or f"no output, exit status {code}"
+
+
+def _tail(log: Path, start: int) -> str:
+    with log.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(start, end - TAIL))
+        return file.read().decode("utf-8", errors="replace")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def main() -> None:
+    """Run the point that the command line describes."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.sweeps.attempt")
+    parser.add_argument("--retries", type=int, default=0)
+    parser.add_argument("--result", default=None)
+    parser.add_argument("--job", default="")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("command", nargs="+")
+    given = parser.parse_args()
+    sys.exit(Attempts(given.directory, given.command, given.retries, given.result, given.job).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The same grid as a sweep of Weights & Biases, for its agent."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.configuration import CONF, quoted
+from experiments.sweeps.points import ARM, folder, literal, plain_text
+from experiments.sweeps.settings import SweepSettings
+from tracegrad.atomic import replacing
+from tracegrad.errors import ConfigError
+
+
+def write_wandb_sweep(
+    path: Path, settings: SweepSettings, runs: Path, experiment: str, project: Mapping[str, Any]
+) -> None:
+    """Write a file for ``wandb sweep``.
+
+    The agent starts the same trainings in the same directories as the sweep itself, so that either goes on
+    with what the other has begun.
+
+    Args:
+        path: of the file.
+        settings: of the sweep.
+        runs: directory of its runs.
+        experiment: name of the experiment.
+        project: settings of logger.wandb.
+
+    Raises:
+        ConfigError: a value that has no name in a directory, or repetitions with one seed.
+    """
+    if settings.seeds.repetitions:
+        raise ConfigError("wandb_sweep knows no runs that are all the same; leave out equal_seeds")
+    content = {
+        "description": settings.description or f"grid over {', '.join(settings.grid)} of {experiment}",
+        "name": runs.name,
+        **{key: project[key] for key in ("project", "entity") if project[key] is not None},
+        "program": "experiments/train.py",
+        "method": "grid",
+        "metric": {"name": "val/h_mae", "goal": "minimize"},
+        "parameters": {
+            **{
+                key: {"values": [_value(key, value) for value in values]}
+                for key, values in settings.grid.items()
+            },
+            "seed": {"values": list(settings.seeds.values)},
+        },
+        "command": [
+            *("${env}", "${interpreter}", "-m", "experiments.train"),
+            *_fixed(settings, runs),
+            "${args_no_hyphens}",
+        ],
+    }
+    with replacing(path) as draft:
+        draft.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _fixed(settings: SweepSettings, runs: Path) -> list[str]:
+    """Arguments of every run; the training itself fills the values into its directory."""
+    arm = "${arm:${tracegrad.trace},${tracegrad.grad}}"
+    places = {key: arm if key == ARM else f"{key}=${{{key}}}" for key in sorted(settings.grid)}
+    fixed = list(settings.overrides)
+    if not any(override.startswith("logger.wandb.group=") for override in fixed):
+        fixed.append(f"logger.wandb.group={literal(runs.name)}")
+    name = ",".join(places.values())
+    return [*fixed, f"run_dir={quoted(f'{runs}/{name}_seed${{seed}}')}"]
+
+
+def _value(key: str, value: Any) -> Any:
+    """A value that reads the same in YAML, in Hydra's grammar and in the name of a directory."""
+    if key != ARM and (CONF / key).is_dir():
+        raise ConfigError(f"wandb_sweep cannot vary the group {key}; vary a setting in it")
+    if not literal(value) == plain_text(value) == folder({ARM: value}):
+        raise ConfigError(
+            f"wandb_sweep cannot hold the value {plain_text(value)!r} of {key}; use plain words and numbers"
+        )
+    return value

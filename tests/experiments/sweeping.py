@@ -1,0 +1,49 @@
+"""What the tests of sweeps share: points of the fake training, and waiting for something."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from experiments.configuration import quoted
+from experiments.sweeps.local import LocalRunner
+from experiments.sweeps.manifest import Manifest
+from experiments.sweeps.points import Point
+from experiments.sweeps.status import FAILED, STOPPED, WAITING
+
+TRAIN = (sys.executable, "-S", str(Path(__file__).with_name("fake_train.py")))
+
+
+def point(runs: Path, name: str, mode: str) -> Point:
+    """A point of the fake training."""
+    overrides = (f"mode={mode}", f"run_dir={quoted(runs / name)}")
+    return Point(name, runs / name, {"mode": mode}, 0, overrides, "results.json")
+
+
+def points(runs: Path, modes: Iterable[str]) -> list[Point]:
+    """Points named a, b, c, ... of these modes."""
+    return [point(runs, chr(ord("a") + i), mode) for i, mode in enumerate(modes)]
+
+
+def no_queue() -> set[str]:
+    """The jobs of a machine where nothing may ask for them."""
+    raise AssertionError("SLURM was asked")
+
+
+def make_manifest(runs: Path, found: list[Point], queue: Callable[[], set[str]] = no_queue) -> Manifest:
+    """A manifest as the engine makes it."""
+    return Manifest(runs, found, {"name": runs.name}, queue)
+
+
+def run(manifest: Manifest, jobs: int = 4, **options: object) -> None:
+    """Run what is not finished on this machine, as the engine does."""
+    runner = LocalRunner(manifest, jobs, train=TRAIN, pause=0.02, **options)  # type: ignore[arg-type]
+    runner.run(manifest.with_state(WAITING, FAILED, STOPPED))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until something is so."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.01)

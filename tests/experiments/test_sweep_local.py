@@ -1,0 +1,234 @@
+"""Sweeps on one machine with a fake training: crashes, retries, kills, locks, GPUs."""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from experiments.sweeps.manifest import alone
+from experiments.sweeps.progress import progress_of
+from experiments.sweeps.status import LOCK, Status, is_locked, read_status, take_lock, write_status
+from experiments.sweeps.summary import missing_error
+from tests.experiments.sweeping import make_manifest, point, points, run, wait_for
+from tracegrad.errors import ConfigError, TrainingError
+
+
+def states(manifest: object) -> dict[str, str]:
+    return {name: state.status for name, state in manifest.states.items()}  # type: ignore[attr-defined]
+
+
+def calls(runs: Path, name: str) -> list[str]:
+    return (runs / name / "calls").read_text().split()
+
+
+def on_disk(runs: Path) -> dict[str, dict]:
+    return {entry["name"]: entry for entry in json.loads((runs / "manifest.json").read_text())["points"]}
+
+
+def test_a_crash_does_not_stop_the_others(tmp_path: Path) -> None:
+    manifest = make_manifest(tmp_path, points(tmp_path, ["ok", "crash", "ok", "killed", "quiet"]))
+    run(manifest, jobs=2, retries=0)
+    assert list(states(manifest).values()) == ["finished", "failed", "finished", "failed", "stopped"]
+    written = on_disk(tmp_path)
+    assert {name: entry["status"] for name, entry in written.items()} == states(manifest)
+    assert written["b"]["error"] == "ValueError: boom"
+    assert written["d"]["error"] == "killed by SIGKILL; was the memory full?"
+    assert written["b"]["directory"] == "b"
+    assert written["b"]["overrides"][0] == "mode=crash"
+    assert written["a"]["started"] <= written["a"]["ended"]
+    message = missing_error(manifest) or ""
+    assert message.startswith("3 of 5 runs failed; the same command goes on with them:")
+    assert f"b: ValueError: boom ({tmp_path / 'b' / 'train.log'})" in message
+
+
+@pytest.mark.parametrize(
+    ("mode", "retries", "tries", "status"),
+    [
+        ("flaky", 1, 2, "finished"),
+        ("flaky", 0, 1, "failed"),
+        ("crash", 3, 4, "failed"),
+        ("mistake", 9, 2, "failed"),  # the same error: line at once
+        ("quiet", 2, 1, "stopped"),
+    ],
+)
+def test_retries(tmp_path: Path, mode: str, retries: int, tries: int, status: str) -> None:
+    manifest = make_manifest(tmp_path, points(tmp_path, [mode]))
+    run(manifest, retries=retries)
+    assert len(calls(tmp_path, "a")) == tries
+    state = manifest.states["a"]
+    assert (state.status, state.attempts) == (status, tries)
+    if mode == "mistake":
+        assert state.error == "optim.lr is wrong"
+
+
+def test_finished_points_are_not_repeated_and_failed_ones_are(tmp_path: Path) -> None:
+    found = points(tmp_path, ["ok", "flaky", "ok"])
+    run(make_manifest(tmp_path, found), retries=0)
+    again = make_manifest(tmp_path, found)
+    assert states(again) == {"a": "finished", "b": "failed", "c": "finished"}
+    (tmp_path / "c" / "results.json").unlink()  # by someone who wants it anew
+    run(make_manifest(tmp_path, found), retries=0)
+    assert [len(calls(tmp_path, name)) for name in "abc"] == [1, 2, 2]
+    assert on_disk(tmp_path)["b"]["attempts"] == 2
+
+
+def test_points_of_earlier_commands_stay_in_the_manifest(tmp_path: Path) -> None:
+    run(make_manifest(tmp_path, points(tmp_path, ["ok"])))
+    run(make_manifest(tmp_path, [point(tmp_path, "z", "ok")]))
+    assert {name: entry["status"] for name, entry in on_disk(tmp_path).items()} == {
+        "a": "finished",
+        "z": "finished",
+    }
+
+
+def test_a_run_without_results_is_finished_by_its_exit(tmp_path: Path) -> None:
+    (quiet,) = points(tmp_path, ["quiet"])
+    quiet = type(quiet)(quiet.name, quiet.directory, {}, 0, quiet.overrides, None)
+    manifest = make_manifest(tmp_path, [quiet])
+    run(manifest)
+    assert states(manifest) == {"a": "finished"}
+    assert states(make_manifest(tmp_path, [quiet])) == {"a": "finished"}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "expected"),
+    [
+        ([["0"], ["1"], ["2"], ["3"]], 4, ["0", "1", "2", "3"]),
+        ([["0", "1"], ["2", "3"]], 2, ["0,1", "0,1", "2,3", "2,3"]),
+        ([["5"]], 2, ["5", "5", "5", "5"]),
+        ([["GPU-a"], ["GPU-b"]], 4, ["GPU-a", "GPU-a", "GPU-b", "GPU-b"]),
+    ],
+)
+def test_each_run_has_gpus_of_its_own(
+    tmp_path: Path, gpus: list[list[str]], jobs: int, expected: list[str]
+) -> None:
+    manifest = make_manifest(tmp_path, points(tmp_path, ["wait"] * 4))
+    together: list[str] = []
+
+    def let_go() -> None:
+        wait_for(lambda: len(list(tmp_path.glob("*/ready"))) == jobs)
+        together.extend(calls(tmp_path, path.parent.name)[0] for path in tmp_path.glob("*/ready"))
+        (tmp_path / "go").touch()
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    run(manifest, jobs=jobs, gpu_groups=gpus)
+    thread.join()
+    seen = sorted(calls(tmp_path, name)[0] for name in "abcd")
+    assert set(seen) == set(expected)
+    assert {group: together.count(group) for group in together} == dict.fromkeys(
+        (",".join(group) for group in gpus), jobs // len(gpus)
+    )
+    assert {entry["device"] for entry in on_disk(tmp_path).values()} == set(expected)
+
+
+def sweep_in_a_process(runs: Path, modes: list[str], **options: object) -> multiprocessing.Process:
+    def work() -> None:
+        with alone(runs):
+            try:
+                run(make_manifest(runs, points(runs, modes)), **options)
+            except KeyboardInterrupt:
+                os._exit(130)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    return process  # type: ignore[return-value]
+
+
+def test_a_killed_sweep_is_taken_up_without_starting_anything_twice(tmp_path: Path) -> None:
+    modes = ["wait", "wait", "ok"]
+    sweep = sweep_in_a_process(tmp_path, modes, jobs=2)
+    wait_for(lambda: len(list(tmp_path.glob("*/ready"))) == 2)
+    with (
+        pytest.raises(ConfigError, match=rf"in use by another sweep \(process {sweep.pid} on "),
+        alone(tmp_path),
+    ):
+        pass
+    sweep.kill()
+    sweep.join()
+    os.killpg(read_status(tmp_path / "b").pid, signal.SIGKILL)  # b dies with it, a lives on
+    wait_for(lambda: not is_locked(tmp_path / "b" / LOCK))
+    found = points(tmp_path, modes)
+    with alone(tmp_path):
+        manifest = make_manifest(tmp_path, found)
+        assert states(manifest) == {"a": "running", "b": "stopped", "c": "waiting"}
+        assert manifest.states["b"].error.startswith("ended without a word")
+        (tmp_path / "go").touch()
+        run(manifest, jobs=1)
+    assert set(states(manifest).values()) == {"finished"}
+    assert [len(calls(tmp_path, name)) for name in "abc"] == [1, 2, 1]
+
+
+def test_a_training_outlives_the_process_around_it(tmp_path: Path) -> None:
+    sweep = sweep_in_a_process(tmp_path, ["wait"])
+    wait_for(lambda: (tmp_path / "a" / "ready").exists() and read_status(tmp_path / "a").child)
+    sweep.kill()
+    sweep.join()
+    os.kill(read_status(tmp_path / "a").pid, signal.SIGKILL)
+    manifest = make_manifest(tmp_path, points(tmp_path, ["wait"]))
+    assert states(manifest) == {"a": "running"}  # its lock went over to the training
+    (tmp_path / "go").touch()
+    run(manifest)
+    assert states(manifest) == {"a": "finished"}
+    assert len(calls(tmp_path, "a")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_sweep_lets_its_runs_save(tmp_path: Path, number: int) -> None:
+    sweep = sweep_in_a_process(tmp_path, ["wait", "stubborn", "ok"], jobs=2, stop_limit=0.5)
+    wait_for(lambda: len(list(tmp_path.glob("*/ready"))) == 2)
+    os.kill(sweep.pid, number)  # type: ignore[arg-type]
+    sweep.join(20)
+    assert sweep.exitcode == 130
+    assert (tmp_path / "a" / "saved").exists()
+    written = on_disk(tmp_path)
+    assert [written[name]["status"] for name in "abc"] == ["stopped", "stopped", "waiting"]
+    assert written["a"]["error"] == "stopped before its end"
+    assert not any(is_locked(tmp_path / name / LOCK) for name in "ab")
+    manifest = make_manifest(tmp_path, points(tmp_path, ["wait", "ok", "ok"]))
+    (tmp_path / "go").touch()
+    run(manifest)
+    assert set(states(manifest).values()) == {"finished"}
+
+
+def test_a_point_that_another_process_runs_is_waited_for(tmp_path: Path) -> None:
+    lock = take_lock(tmp_path / "a" / LOCK)
+    assert lock is not None
+    write_status(tmp_path / "a", Status("running", 1, pid=os.getpid()))
+    manifest = make_manifest(tmp_path, points(tmp_path, ["ok"]))
+    assert states(manifest) == {"a": "running"}
+
+    def end() -> None:
+        (tmp_path / "a" / "results.json").write_text("{}")
+        os.close(lock)
+
+    timer = threading.Timer(0.2, end)
+    timer.start()
+    run(manifest)
+    timer.join()
+    assert states(manifest) == {"a": "finished"}
+    assert not (tmp_path / "a" / "calls").exists()
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "status.json").write_text("{}")
+    with pytest.raises(TrainingError, match=r"a/status\.json: not a status of a run"):
+        make_manifest(tmp_path, points(tmp_path, ["ok"]))
+    (tmp_path / "a" / "status.json").unlink()
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"manifest\.json: not a manifest of a sweep"):
+        make_manifest(tmp_path, points(tmp_path, ["ok"]))
+
+
+def test_progress_is_read_from_the_log(tmp_path: Path) -> None:
+    assert progress_of(tmp_path) == (0, None, "starting")
+    log = tmp_path / "train.log"
+    log.write_text("data: all right\nstep 5/10  epoch 0  val/h_mae 12.5 meV  3 s left\nsomething\n")
+    assert progress_of(tmp_path) == (5, 10, "val 12.5 meV, 3 s left")
+    log.write_text("step 10/10  epoch 0  val/h_mae 1.5e-05 meV  0 s left\n")
+    assert progress_of(tmp_path) == (10, 10, "val 1.5e-05 meV")
