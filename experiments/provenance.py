@@ -26,8 +26,11 @@ PACKAGES = (
 
 
 def process_rank() -> int:
-    """Rank of this process in a distributed run, before and after the trainer is made; 0 when alone."""
-    return int(getattr(rank_zero_only, "rank", 0))
+    """Rank of this process in a distributed run, before and after the trainer is made; 0 when alone.
+
+    Before it is made, the first process of a further node that was started by hand knows only NODE_RANK.
+    """
+    return int(getattr(rank_zero_only, "rank", 0)) or int(os.environ.get("NODE_RANK", 0))
 
 
 def git_revision() -> str:
