@@ -1,4 +1,4 @@
-"""Time the networks, TraceGrad and the data path on this machine: `python -m experiments.benchmark --help`.
+"""Time the networks, TraceGrad, metrics and the data path on this machine: `python -m experiments.benchmark --help`.
 
 Every ratio compares times of one run, taken in turns, so that other load on the machine falls on both sides.
 Run it from the repository: the plain e3nn forms of the networks are oracles of the tests.
@@ -17,7 +17,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks import crystals, molecules
+from experiments.benchmarks import crystals, molecules, orbitals
 from experiments.runs import write_json
 from experiments.timing import Timing, processor
 
@@ -33,7 +33,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--atoms", type=int, default=18, help="atoms of each molecule, half of them hydrogen (18)"
     )
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds of each task (3)")
-    parser.add_argument("--only", choices=("molecules", "crystals"), help="one kind of task alone")
+    parser.add_argument(
+        "--only", choices=("molecules", "crystals", "orbitals"), help="one kind of task alone"
+    )
     parser.add_argument("--small", action="store_true", help="tiny networks: does it run, not how fast")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
@@ -64,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     for wanted, tasks in (
         ("molecules", partial(molecules.molecule_tasks, sizes, rng, options.molecules, options.atoms)),
         ("crystals", partial(crystals.crystal_tasks, crystal_sizes, rng)),
+        ("orbitals", partial(orbitals.orbital_tasks, rng, options.molecules, options.atoms)),
     ):
         if options.only in (None, wanted):
             found, said = tasks(*shared)

@@ -1,6 +1,7 @@
 """Composition of configurations with errors that help."""
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.cli import clean_errors
-from tracegrad import comparison
+from tracegrad import arms
 from tracegrad.errors import ConfigError
 
 CONF = Path(__file__).parents[1] / "conf"
-ARMS = {switches: arm for arm, switches in comparison.ARMS.items()}  # by (trace, grad)
+ARMS = {switches: arm for arm, switches in arms.ARMS.items()}  # by (trace, grad)
 ARM_LABELS = {"none": "", "trace": "+Trace", "grad": "+Grad", "tracegrad": "+TraceGrad"}
 
 OmegaConf.register_new_resolver("arm", lambda trace, grad: ARMS[bool(trace), bool(grad)], replace=True)
@@ -87,7 +88,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def quoted(value: object) -> str:
     """A value in the quotes of Hydra's grammar: paths may hold spaces, commas or equals signs."""
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    # A backslash is itself there unless it stands before a quote.
+    escaped = re.sub(r"(\\*)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")
     return f"'{escaped}'"
 
 

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+from lightning import Callback
 from omegaconf import DictConfig
 
+from callbacks.orbital_metrics import OrbitalMetrics
 from callbacks.test_report import TestReport
 from experiments.configuration import command, plain
 from experiments.runs import evaluate_checkpoint, make_trainer, rebuild, write_json
 from tracegrad.errors import ConfigError
-from tracegrad.report import print_tables, results_table
+from tracegrad.reports.comparison import results_table
+from tracegrad.reports.terminal import print_tables
 from tracegrad.results import read_result
 
 
@@ -30,7 +33,10 @@ def main(config: DictConfig) -> None:
     if config.part not in parts.datamodule.parts:
         raise ConfigError(f"part is {config.part!r}; choose one of {list(parts.datamodule.parts)}")
     setup.run_dir = str(output)
-    trainer = make_trainer(setup, [TestReport(output)], [])
+    reports: list[Callback] = [TestReport(output)]
+    if not parts.module.model.backbone.periodic:
+        reports.append(OrbitalMetrics(output))
+    trainer = make_trainer(setup, reports, [])
     parts.datamodule.trainer = trainer
     results = evaluate_checkpoint(
         trainer, parts, setup, checkpoint, config.part, other_data=config.other_data

@@ -1,25 +1,17 @@
-"""Hamiltonians of crystals from a trained network: `python -m experiments.predict --help`."""
+"""Hamiltonians of molecules and crystals from a trained network: `python -m experiments.predict --help`."""
 
-import time
-from dataclasses import replace
+import os
 from pathlib import Path
 from typing import Any
 
-import ase.io
-import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from experiments.bands import write_bands
 from experiments.configuration import command, plain
-from experiments.runs import load_model
-from tracegrad.backbones.deeph_e3 import DeepHE3
-from tracegrad.data.deeph import check_free, is_structure_folder, matrix_path, read_structure, write_structure
-from tracegrad.data.structure import Structure, check_geometry, edge_order
+from experiments.predict_crystal import predict_crystal
+from experiments.predict_molecule import predict_molecule
+from tracegrad import load_model
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.estimate import estimate
-from tracegrad.model import HamiltonianModel
-from tracegrad.neighbours import edges_within_range
 
 
 @command("predict", help_alone=True)
@@ -29,112 +21,40 @@ def main(config: DictConfig) -> None:
 
 
 def predict(values: dict[str, Any]) -> None:
-    """Read the structure, say what the prediction will cost, predict, and write."""
+    """Load the network and predict a molecule or a crystal, whichever it was trained on."""
     for name in ("threads", "edge_chunk"):
         value = values[name]
         if value is not None and (type(value) is not int or value < 1):
             raise ConfigError(f"{name} is {value!r}; give a whole number of at least 1, or null")
-    output = Path(str(values["output"]))
-    check_free(output, overwrite=values["overwrite"])
+    frame = values["frame"]
+    if frame is not None and type(frame) is not int:
+        raise ConfigError(f"frame is {frame!r}; give a whole number, 0 for the first frame, or null")
+    structure = Path(str(values["structure"]))
+    output = Path(str(values["output"])) if values["output"] is not None else default_output(structure, frame)
+    if os.path.lexists(output) and not output.is_dir():
+        raise DataError(f"{output}: exists and is no folder; choose another place")
+    content = sorted(os.listdir(output)) if output.is_dir() else []
+    if content and not values["overwrite"]:  # before any work
+        raise DataError(
+            f"{output}: exists and holds {content[:5]}; choose another place or set overwrite=true"
+        )
     if values["threads"] is not None:
         torch.set_num_threads(values["threads"])
     model = load_model(str(values["checkpoint"]))
-    if not isinstance(model.backbone, DeepHE3):
-        raise ConfigError(
-            f"{values['checkpoint']} is a {model.backbone.label} for molecules; "
-            "this command predicts crystals, for molecules use load_model(...).hamiltonian in Python"
-        )
-    model.backbone.edge_chunk = values["edge_chunk"]
-    model.backbone.hermitian = True  # a file holds H(R, i, j) and its adjoint H(-R, j, i)
     try:
         model.to(values["device"])
     except (RuntimeError, AssertionError) as error:  # as torch answers unknown and missing devices
         raise ConfigError(
             f"device={values['device']} cannot be used ({str(error).splitlines()[0]}); give cpu or cuda"
         ) from error
-    structure = read_geometry(Path(str(values["structure"])), model)
-    print(
-        f"{structure.name}: {len(structure.numbers)} atoms, {len(structure.edges)} blocks, "
-        f"{'with spin-orbit coupling' if structure.spinful else 'without spin'}",
-        flush=True,
-    )
-    print(f"estimate: {estimate(model, structure)}", flush=True)
-    started = time.perf_counter()
-    geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
-    blocks = model.hamiltonian(*geometry)
-    seconds = time.perf_counter() - started
-    kind = np.complex128 if structure.spinful else np.float64
-    entries = np.concatenate([block.ravel() for block in blocks]).astype(kind)
-    write_structure(replace(structure, hamiltonian=entries), output, overwrite=values["overwrite"])
-    print(f"predicted in {seconds:.1f} s; wrote {output} in DeepH's format")
-    if values["bands"]:
-        predicted_bands(Path(str(values["structure"])), output, structure, values)
+    run = predict_crystal if model.backbone.periodic else predict_molecule
+    run(model, structure, output, values)
 
 
-def predicted_bands(given: Path, output: Path, structure: Structure, values: dict[str, Any]) -> None:
-    """Bands of a prediction, beside those of DFT where the given folder has its H."""
-    if structure.overlap is None:
-        print("no overlaps, so no bands; give a structure folder with overlaps.h5 for them")
-        return
-    settings = {
-        "output": output.with_name(f"{output.name}_bands"),
-        "window": values["window"],
-        "processes": values["processes"],
-    }
-    if matrix_path(given, "hamiltonian").is_file():
-        write_bands(settings | {"structure": given, "predicted": output})
-    elif structure.fermi_level is None:
-        print(f"no Fermi level in {given}, so no bands; see python -m experiments.bands")
-    else:
-        write_bands(settings | {"structure": output})
-
-
-def read_geometry(path: Path, model: HamiltonianModel) -> Structure:
-    """A structure without H: a folder with overlaps (or H, which is ignored), or any crystal that ASE reads.
-
-    Raises:
-        DataError: nothing to read, no cell, or elements and shells that the network does not have.
-    """
-    basis = model.basis
-    if is_structure_folder(path):
-        overlap = matrix_path(path, "overlap").is_file()
-        found = read_structure(path, hamiltonian=not overlap, overlap=overlap)
-        basis.check(found.numbers, str(path))
-        for number, degrees in found.shells.items():
-            if basis.shells[number] != degrees:
-                raise DataError(
-                    f"{path}: atomic number {number} has shells {degrees}, the network was trained with "
-                    f"{basis.shells[number]}; use the basis of the training"
-                )
-        return replace(found, hamiltonian=None, spinful=basis.spinful)
-    try:
-        atoms = ase.io.read(path)
-    except Exception as error:  # ASE raises many kinds for files that it does not understand
-        raise DataError(
-            f"{path}: neither a structure folder nor a file that ASE reads ({error}); give one with a cell, such "
-            "as a .cif, a POSCAR or an extended .xyz"
-        ) from error
-    assert isinstance(atoms, ase.Atoms)
-    if atoms.cell.rank < 3:
-        raise DataError(
-            f"{path}: the cell has {atoms.cell.rank} vectors; give three, for a layer with a vacuum"
-        )
-    numbers = atoms.numbers.astype(np.int64)
-    basis.check(numbers, str(path))
-    lattice = np.array(atoms.cell)
-    bare = Structure(
-        name=path.stem,
-        numbers=numbers,
-        positions=atoms.positions.copy(),
-        lattice=lattice,
-        shells={int(z): basis.shells[int(z)] for z in np.unique(numbers)},
-        spinful=basis.spinful,
-        fermi_level=None,
-        edges=np.zeros((0, 5), dtype=np.int64),
-    )
-    check_geometry(bare, str(path))
-    edges = edges_within_range(numbers, bare.positions, lattice, atoms.pbc, basis)
-    return replace(bare, edges=edges[edge_order(edges)])
+def default_output(structure: Path, frame: int | None) -> Path:
+    """predicted/NAME, where NAME is that of the file or folder, with the number of the frame."""
+    name = structure.name if structure.is_dir() else structure.stem
+    return Path("predicted") / (name + ("" if frame is None else f"_{frame}"))
 
 
 if __name__ == "__main__":

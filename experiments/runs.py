@@ -16,30 +16,39 @@ import torch
 import yaml
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, Timer
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
-from experiments.configuration import ARM_LABELS, ARMS, differences
-from experiments.loggers import make_loggers
+from callbacks.checkpoint_io import AtomicCheckpointIO
+from callbacks.last_checkpoint import LAST, PREVIOUS, TrainingStopped
+from experiments.configuration import ARM_LABELS, ARMS, differences, flat
+from experiments.loggers import log_results, make_loggers
+from experiments.preemption import await_requeue, end_by_signal
 from experiments.provenance import process_rank, provenance
 from tracegrad.atomic import replacing
 from tracegrad.baseline import MeanBlocks
+from tracegrad.checkpoint import CHECKPOINT_KEY, check_architecture, load_checkpoint
 from tracegrad.data.datamodule import HamiltonianDataModule
 from tracegrad.errors import CheckpointError, ConfigError
-from tracegrad.model import HamiltonianModel
-from tracegrad.module import CHECKPOINT_KEY, HamiltonianModule, check_architecture
+from tracegrad.module import HamiltonianModule
 from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
 from tracegrad.plots.style import save
 from tracegrad.results import FILE as RESULTS
 from tracegrad.results import FORMAT
 from tracegrad.units import MEV
 
-# Settings that may differ when a run is continued: they do not change what is computed.
+# Settings that may differ when a run is continued: they change how fast and how long, not what is computed.
+LENGTH = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time")
 MAY_CHANGE = (
-    *("resume", "threads", "logger", "test"),
+    *("resume", "threads", "logger", "test", *LENGTH),
     *("data.num_workers", "data.pin_memory", "data.path", "data.cache", "data.in_memory"),
+    *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.plugins"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.log_every_n_steps"),
+    *("callbacks.last", "callbacks.progress", "callbacks.timer", "callbacks.test_report"),
+    *("callbacks.orbitals", "callbacks.acceleration", "callbacks.inference_time"),
 )
+RESUME = ("auto", "never", "force")
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 # What tells databases and splits apart, wherever the file lies.
@@ -97,37 +106,79 @@ def make_trainer(config: DictConfig, callbacks: list[Callback], loggers: list[Lo
             config.trainer,
             callbacks=callbacks,
             logger=loggers,
+            plugins=[AtomicCheckpointIO(), *instantiate(config.trainer.get("plugins") or [])],
             default_root_dir=config.run_dir,
             enable_progress_bar=config.trainer.enable_progress_bar and sys.stdout.isatty(),
         )
 
 
 def make_callbacks(config: DictConfig) -> list[Callback]:
-    """Callbacks of a configuration; entries set to null are left out."""
-    return [instantiate(entry) for entry in config.callbacks.values() if entry is not None]
-
-
-def find_run(directory: Path, values: dict[str, Any], resume: str) -> Path | None:
-    """The checkpoint from which a run goes on, if there is one.
+    """Callbacks of a configuration; entries set to null are left out.
 
     Raises:
-        ConfigError: the directory holds a run with other settings, or is in use and ``resume`` is never.
+        ConfigError: settings of a callback that the chosen group does not have.
     """
-    if resume not in ("auto", "never"):
-        raise ConfigError(f"resume is {resume!r}; choose auto or never")
-    last = directory / "checkpoints" / "last.ckpt"
-    # What a failed start left behind, without a checkpoint, does not count as a run.
-    if last.exists() or (directory / RESULTS).exists():
-        if resume == "never":
-            raise ConfigError(f"{directory} holds a run already; choose another run_dir or remove it")
-        changed = differences(read_config(directory), values, MAY_CHANGE)
-        if changed:
-            lines = "\n  ".join(changed)
+    entries = {name: entry for name, entry in config.callbacks.items() if entry is not None}
+    for name, entry in entries.items():
+        if "_target_" not in entry:
             raise ConfigError(
-                f"{directory} holds a run with other settings; choose another run_dir or name, or remove it:\n"
-                f"  {lines}"
+                f"callbacks.{name} has settings, but this group of callbacks has none of that name; choose another "
+                f"group, such as callbacks=molecules, or set callbacks.{name}=null"
             )
-    return last if last.exists() else None
+    return [instantiate(entry) for entry in entries.values()]
+
+
+def find_run(directory: Path, values: dict[str, Any], resume: str) -> bool:
+    """Whether the directory holds a run that may go on with these settings.
+
+    Raises:
+        ConfigError: it holds one with other settings and ``resume`` is not force, or ``resume`` is never.
+    """
+    if resume not in RESUME:
+        raise ConfigError(f"resume is {resume!r}; choose one of {', '.join(RESUME)}")
+    # What a failed start left behind, without a checkpoint, does not count as a run.
+    if not any(path.exists() for path in (*_checkpoints(directory), directory / RESULTS)):
+        return False
+    if resume == "never":
+        raise ConfigError(f"{directory} holds a run already; choose another run_dir or remove it")
+    changed = differences(read_config(directory), values, MAY_CHANGE)
+    lines = "\n  ".join(changed)
+    if changed and resume != "force":
+        raise ConfigError(
+            f"{directory} holds a run with other settings; choose another run_dir or name, remove it, "
+            f"or go on all the same with resume=force:\n  {lines}"
+        )
+    if changed and process_rank() == 0:
+        print(f"resume=force: going on with other settings than before:\n  {lines}", flush=True)
+    return True
+
+
+def resume_point(directory: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint of a run and its content; None where there is none yet.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are damaged.
+    """
+    damaged: CheckpointError | None = None
+    for path in _checkpoints(directory):
+        if not path.exists():
+            continue
+        try:
+            content = load_checkpoint(path)
+        except CheckpointError as error:
+            damaged = damaged or error
+            continue
+        if damaged and process_rank() == 0:
+            print(f"warning: {damaged}\nwarning: the checkpoint before it is used instead", flush=True)
+        return path, content
+    if damaged:
+        raise damaged
+    return None
+
+
+def _checkpoints(directory: Path) -> tuple[Path, Path]:
+    """Where a run goes on, the newest first."""
+    return directory / "checkpoints" / LAST, directory / "checkpoints" / PREVIOUS
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -140,24 +191,6 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {type(values).__name__}, a mapping of settings is needed")
     return values
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain data (nothing in it is executed).
-
-    Raises:
-        CheckpointError: missing, damaged, or not plain data.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; has the run finished an epoch?")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
-        reason = str(error).split("\n", 1)[0]
-        raise CheckpointError(
-            f"{path}: damaged, or not a checkpoint of plain data ({reason}); "
-            "remove it to start anew, or put another checkpoint in its place"
-        ) from error
 
 
 def check_data(checkpoint: dict[str, Any], fingerprint: dict[str, Any], path: Path) -> None:
@@ -174,32 +207,39 @@ def check_data(checkpoint: dict[str, Any], fingerprint: dict[str, Any], path: Pa
 
 
 def train(config: DictConfig, values: dict[str, Any]) -> None:
-    """Train a run, or go on with it, and test it; leaves ``results.json`` unless ``test=false``."""
+    """Train a run, or go on with it, and test it; leaves ``results.json`` unless ``test=false``.
+
+    Raises:
+        SystemExit: a signal has ended the training; the status is 128 + its number, or 0 where SLURM starts it again.
+    """
+    await_requeue()
     directory = Path(config.run_dir)
-    resume_from = find_run(directory, values, config.resume)
-    if (directory / RESULTS).exists():
+    known = find_run(directory, values, config.resume)
+    if (directory / RESULTS).exists() and not _length_changed(directory, values):
         print(f"{directory} is finished; its results stand in {directory / RESULTS}")
         return
     parts = build(config, values)
-    if resume_from:
-        check_data(load_checkpoint(resume_from), parts.fingerprint, resume_from)
-        print(f"going on from {resume_from}")
+    found = resume_point(directory) if known else None
+    if found:
+        check_data(found[1], parts.fingerprint, found[0])
+        if process_rank() == 0:
+            print(f"going on from {found[0]} (step {found[1]['global_step']})", flush=True)
     origin = provenance() | {"data": parts.fingerprint}
     callbacks = make_callbacks(config)
     loggers = make_loggers(config, values, origin)
     trainer = make_trainer(config, callbacks, loggers)
     if trainer.is_global_zero:  # only now: a start that fails leaves the directory free
-        if resume_from is None:
+        if found is None:
             (directory / METRICS).unlink(missing_ok=True)
+        (directory / RESULTS).unlink(missing_ok=True)
         with replacing(directory / CONFIG) as draft:
             draft.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         write_json(directory / "provenance.json", origin)
     try:
         with quiet():
-            trainer.fit(parts.module, parts.datamodule, ckpt_path=resume_from and str(resume_from))
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        print("interrupted; the same command goes on from the last finished validation", flush=True)
-        raise
+            trainer.fit(parts.module, parts.datamodule, ckpt_path=str(found[0]) if found else None)
+    except TrainingStopped as stop:
+        end_by_signal(stop)
     if not config.test:
         return
     results = evaluate_checkpoint(trainer, parts, config, directory / "checkpoints" / "best.ckpt")
@@ -210,7 +250,13 @@ def train(config: DictConfig, values: dict[str, Any]) -> None:
     curves = Run(read_metrics(directory / METRICS), results["arm"], results["label"], results["seed"])
     save(learning_curves([curves]), directory / "figures" / "learning_curves.png")
     write_json(directory / RESULTS, results)
-    log_results(loggers, results, sorted((directory / "figures").glob("*.png")))
+    log_results(loggers, config, results, origin)
+
+
+def _length_changed(directory: Path, values: dict[str, Any]) -> bool:
+    """Whether a finished run is to become longer or shorter."""
+    before, after = flat(read_config(directory)), flat(values)
+    return any(before.get(key) != after.get(key) for key in LENGTH)
 
 
 def evaluate_checkpoint(
@@ -252,6 +298,7 @@ def evaluate_checkpoint(
         "backbone": backbone.label,
         "crystal": backbone.periodic,
         "seed": config.seed,
+        "repetition": config.get("repetition"),  # runs of earlier versions have none
         "part": part,
         "checkpoint": checkpoint.stem,
         "step": loaded["global_step"],
@@ -278,45 +325,6 @@ def trivial_metrics(parts: Parts, loaders: Mapping[str, DataLoader]) -> dict[str
 def _number(value: Any) -> float | None:
     """A metric that does not exist, such as MAE_nondiag of single atoms, is null in JSON."""
     return float(value) if isfinite(value) else None
-
-
-def log_results(loggers: list[Logger], results: dict[str, Any], figures: list[Path]) -> None:
-    """Put the final table and the figures into the loggers that hold such things (W&B)."""
-    metrics = results["metrics"]
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_table("test_table", ["arm", *metrics], [[results["label"], *metrics.values()]])
-            for figure in figures:
-                logger.log_image(f"figures/{figure.stem}", [str(figure)])
-
-
-def load_model(source: str | Path, checkpoint: str = "best") -> HamiltonianModel:
-    """The trained network of a run directory or of a checkpoint file, in evaluation mode; its data is not needed.
-
-    Args:
-        source: a run directory, or a .ckpt file, which holds its settings too.
-        checkpoint: best or last of a run directory.
-
-    Raises:
-        ConfigError, CheckpointError: no run directory, or no checkpoint that fits it.
-    """
-    source = Path(source)
-    path = source if source.is_file() else source / "checkpoints" / f"{checkpoint}.ckpt"
-    values = None if source.is_file() else read_config(source)
-    content = load_checkpoint(path)
-    if values is None:
-        values = content.get(CHECKPOINT_KEY, {}).get("config")
-        if values is None:
-            raise CheckpointError(
-                f"{path}: holds no settings of TraceGrad; give a checkpoint of its training"
-            )
-    state = content["state_dict"]
-    own = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
-    model: HamiltonianModel = instantiate(OmegaConf.create(values).model)
-    model.to(next(iter(own.values())).dtype)
-    check_architecture(own, model.state_dict(), str(path))
-    model.load_state_dict(own)
-    return model.eval()
 
 
 def rebuild(directory: Path, changes: dict[str, Any]) -> tuple[DictConfig, Parts]:

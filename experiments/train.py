@@ -5,10 +5,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from experiments.configuration import command, plain
-from experiments.loggers import print_wandb_hint
 from experiments.provenance import process_rank
 from experiments.runs import RESULTS, train
-from tracegrad.report import print_tables, results_table
+from experiments.wandb_run import print_wandb_hint
+from tracegrad.reports.comparison import results_table
+from tracegrad.reports.terminal import print_tables
 from tracegrad.results import read_result
 
 

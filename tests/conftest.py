@@ -22,6 +22,14 @@ def _reproducible():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Caches of the tests, also those of processes they start, are not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def basis() -> OrbitalBasis:
     """def2-SVP of the elements of QH9."""

@@ -131,6 +131,24 @@ class HamiltonianModel(nn.Module):
             part.reshape(shape) for part, shape in zip(np.split(entries, starts[1:-1]), shapes, strict=True)
         ]
 
+    def initial_density(self, mol: Any) -> Float[np.ndarray, "n n"]:
+        """The density matrix of the predicted H of a ``pyscf.gto.Mole``, for ``mf.kernel(dm0=...)``.
+
+        Args:
+            mol: a neutral molecule without open shells, in def2-SVP with spherical functions; atoms and orbitals in
+                any order, coordinates in any unit.
+
+        Returns:
+            Of RKS or RHF, in the orbital order of ``mol``, float64.
+
+        Raises:
+            BasisError: another basis, cartesian functions, an ECP, ghost atoms, unknown elements.
+            DataError: a network of crystals, a charge, open shells, overlapping atoms, a molecule that is not built.
+        """
+        from tracegrad.physics.guess import initial_density  # here: PySCF takes seconds to load
+
+        return initial_density(self, mol)
+
     def _predicted(self, graph: HamiltonianGraph, like: Tensor) -> Blocks:
         return self(collate([graph]).to(like.device), traces=False).blocks
 

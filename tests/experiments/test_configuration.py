@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.utils import instantiate
 
 from experiments.configuration import ARMS, CONF, composed, differences, plain
@@ -39,7 +40,8 @@ def test_recipe_has_the_hyperparameters_of_the_paper(recipe: str) -> None:
     assert config.loss.t == "mae"
     assert config.tracegrad.channels == config.tracegrad.hidden == 1024
     arm = ARMS[config.tracegrad.trace, config.tracegrad.grad]
-    assert recipe.split("_")[1] == ("qhnet" if arm == "none" else arm)
+    arm_name = recipe.partition("_")[2]
+    assert arm == {"qhnet": "none", "": "tracegrad"}.get(arm_name, arm_name)
     assert config.run_dir.endswith(f"{arm}_seed0")
 
 
@@ -56,7 +58,7 @@ CRYSTALS = {
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name.split("_")[0] in CRYSTALS])
 def test_crystal_recipe_has_the_hyperparameters_of_the_paper(recipe: str) -> None:
     config = composed("train", [f"experiment={recipe}"])
-    database, arm_name = recipe.split("_", 1)
+    database, _, arm_name = recipe.partition("_")
     peak, sizes, basis = CRYSTALS[database]
     assert config.name == database
     assert config.optim.optimizer._target_ == "torch.optim.Adam"
@@ -77,7 +79,22 @@ def test_crystal_recipe_has_the_hyperparameters_of_the_paper(recipe: str) -> Non
     assert config.tracegrad.w == "full"
     assert config.tracegrad.channels == config.tracegrad.hidden == 1024
     arm = ARMS[config.tracegrad.trace, config.tracegrad.grad]
-    assert arm_name == ("deeph_e3" if arm == "none" else arm)
+    assert arm == {"deeph_e3": "none", "": "tracegrad"}.get(arm_name, arm_name)
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name[2:3] == "_"])
+def test_the_recipe_of_an_arm_only_chooses_it(recipe: str) -> None:
+    database, _, name = recipe.partition("_")
+    arm = "none" if name in ("qhnet", "deeph_e3") else name
+    content = yaml.safe_load((CONF / "experiment" / f"{recipe}.yaml").read_text())
+    assert content == {"defaults": [database, {"override /tracegrad": arm}]}
+
+
+@pytest.mark.parametrize("recipe", ["qd_qhnet", "mg_grad"])
+def test_the_arm_of_a_recipe_can_be_chosen(recipe: str) -> None:
+    whole = composed("train", [f"experiment={recipe}"])
+    arm = ARMS[whole.tracegrad.trace, whole.tracegrad.grad]
+    assert composed("train", [f"experiment={recipe[:2]}", f"tracegrad={arm}"]) == whole
 
 
 def test_full_size_deeph_e3_has_the_published_size() -> None:

@@ -9,8 +9,9 @@ from ase.io import write
 
 from experiments.configuration import composed, plain
 from experiments.predict import predict
-from experiments.runs import load_model, train
+from experiments.runs import train
 from tests.experiments.test_train_crystals import SMALL
+from tracegrad import load_model
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.data.datamodule import database_path
 from tracegrad.data.deeph import read_structure, write_structure
@@ -100,6 +101,8 @@ def test_structures_that_cannot_be_predicted(trained: Path, tmp_path: Path, cont
         ("edge_chunk=0", "edge_chunk is 0; give a whole number of at least 1, or null"),
         ("threads=-1", "threads is -1"),
         ("device=nowhere", "device=nowhere cannot be used"),
+        ("reference=true", "is a DeepH-E3 for crystals; reference and frame are for molecules"),
+        ("frame=0", "reference and frame are for molecules"),
     ],
 )
 def test_impossible_settings(trained: Path, tmp_path: Path, setting: str, message: str) -> None:
@@ -114,22 +117,3 @@ def test_the_estimate_grows_with_the_cell_and_with_the_chunk(trained: Path, bila
     assert 0 < estimate(model, bilayer).bytes < whole.bytes
     assert whole.seconds > 0
     assert " MB" in str(whole)
-
-
-def test_networks_of_molecules_are_refused(tmp_path: Path) -> None:
-    config = composed(
-        "train",
-        [
-            *(
-                "experiment=demo",
-                "data.train_size=48",
-                "model.backbone.channels=4",
-                "model.backbone.bottleneck=4",
-            ),
-            *("tracegrad=none", "trainer.max_steps=1", "optim.schedule.warmup_steps=0", "test=false"),
-            *("logger.wandb.mode=disabled", f"run_dir={tmp_path / 'run'}"),
-        ],
-    )
-    train(config, plain(config))
-    with pytest.raises(ConfigError, match="is a QHNet for molecules"):
-        run(f"checkpoint={tmp_path / 'run'}", "structure=x", "output=y")

@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from experiments.configuration import composed, plain
-from experiments.loggers import wandb_mode
-from experiments.runs import build, load_checkpoint, load_model, train
+from experiments.runs import build, train
+from experiments.wandb_run import wandb_mode
+from tracegrad import load_model
 from tracegrad.blocks import assemble_matrix
+from tracegrad.checkpoint import load_checkpoint
 from tracegrad.data.datamodule import database_path
 from tracegrad.errors import CheckpointError, ConfigError, TrainingError
 from tracegrad.units import MEV_PER_HARTREE
@@ -33,6 +35,7 @@ SMALL = [
     "optim.schedule.total_steps=12",
     "trainer.max_steps=12",
     "trainer.log_every_n_steps=1",
+    "callbacks.acceleration.molecules=0",
     "logger.wandb.mode=disabled",
 ]
 

@@ -12,7 +12,9 @@ import torch
 
 from experiments.configuration import composed, plain
 from experiments.report import make_report
-from experiments.runs import load_checkpoint, load_model, train
+from experiments.runs import train
+from tracegrad import load_model
+from tracegrad.checkpoint import load_checkpoint
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.data.datamodule import database_path
 

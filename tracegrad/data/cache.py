@@ -50,12 +50,16 @@ def cache_paths(source: str | Path, setting: str, include: str | Sequence[str] =
         return [Path(setting).expanduser()]
     if os.path.isfile(source):
         return []
-    folder = Path(os.path.abspath(source))
-    patterns = [include] if isinstance(include, str) else sorted(include)
+    return cache_places(source, [include] if isinstance(include, str) else sorted(include), SUFFIX)
+
+
+def cache_places(source: str | Path, key: Sequence[str], suffix: str) -> list[Path]:
+    """A name that tells keys apart, beside a file or folder, and then in the user's folder for caches."""
+    path = Path(os.path.abspath(source))
     base = os.environ.get("XDG_CACHE_HOME", "")
     home = Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "tracegrad"
-    places = ((folder.parent, patterns), (home, [str(folder), *patterns]))
-    return [place / f"{folder.name}-{_short_hash(key)}{SUFFIX}" for place, key in places]
+    places = ((path.parent, key), (home, [str(path), *key]))
+    return [place / f"{path.name}-{_short_hash(parts)}{suffix}" for place, parts in places]
 
 
 def open_cache(
@@ -101,7 +105,7 @@ def prepare_cache(
     found = open_cache(database, paths, dtype)
     if found is not None or not paths:
         return found
-    place = next((path for path in paths if _writable(path.parent)), None)
+    place = next((path for path in paths if writable(path.parent)), None)
     if place is None and len(paths) > 1:
         folders = " and ".join(str(path.parent) for path in paths)
         report(f"no cache, because {folders} cannot be written; give data.cache=PATH to have one")
@@ -142,7 +146,7 @@ def build_cache(
     part = path.with_name(f"{path.name}.part")
     kept = 0
     try:
-        with _locked(part, report) as file:
+        with locked(part, report) as file:
             found = open_cache(database, [path], dtype)  # of a process that was waited for
             if found is not None:
                 part.unlink()
@@ -186,8 +190,8 @@ def _misfit(database: CrystalDatabase, cache: CrystalCache, dtype: str) -> str |
 
 
 @contextmanager
-def _locked(part: Path, report: Callable[[str], None]) -> Iterator[FileIO]:
-    """The unfinished file, open and locked; a process that holds it is waited for."""
+def locked(part: Path, report: Callable[[str], None]) -> Iterator[FileIO]:
+    """An unfinished file or one that stands for it, open and locked; a process that holds it is waited for."""
     part.parent.mkdir(parents=True, exist_ok=True)
     waited = False
     while True:
@@ -217,7 +221,7 @@ def _short_hash(key: Sequence[str]) -> str:
     return hashlib.blake2b(json.dumps(list(key)).encode(), digest_size=4).hexdigest()
 
 
-def _writable(folder: Path) -> bool:
+def writable(folder: Path) -> bool:
     """Whether a file can be made in a folder, or in the nearest one above it that exists."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     return there.is_dir() and bool(there.stat().st_mode & 0o222) and os.access(there, os.W_OK | os.X_OK)

@@ -16,15 +16,21 @@ SECONDS_A_LINE = 30
 
 
 class CacheProgress:
-    """Gives the building of a cache its ``report`` and ``on_progress``; a context manager."""
+    """Gives the building of a cache its ``report`` and ``on_progress``; a context manager.
 
-    def __init__(self, console: Console | None = None):
+    Args:
+        console: where to show it; None: standard output.
+        doing, things: what a bar says, as in "reading 3/5 structures".
+    """
+
+    def __init__(self, console: Console | None = None, *, doing: str = "reading", things: str = "structures"):
         self.console = console or Console(soft_wrap=True, highlight=False, markup=False)
+        self.things = things
         self._bar = Progress(
-            TextColumn("reading"),
+            TextColumn(doing),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("structures"),
+            TextColumn(things),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.console,
@@ -43,7 +49,7 @@ class CacheProgress:
         self._bar.update(self._task, completed=done, total=total)
         if not self.console.is_terminal and time.monotonic() > self._printed + SECONDS_A_LINE:
             self._printed = time.monotonic()
-            self.console.print(f"cache: {done}/{total} structures")
+            self.console.print(f"cache: {done}/{total} {self.things}")
 
     def __enter__(self) -> "CacheProgress":
         self._bar.start()

@@ -36,7 +36,7 @@ def released_state(content: Any, kind: str) -> dict[str, Tensor]:
     if "tracegrad" in content or any(str(key).startswith(("model.", "backbone.")) for key in entries):
         raise CheckpointError(
             f"this is a checkpoint of TraceGrad itself, not {kind}; "
-            "use experiments.runs.load_model(run_directory)"
+            "use tracegrad.load_model(run_directory)"
         )
     state = {}
     for key, value in entries.items():

@@ -7,12 +7,14 @@ worker whose parent is gone reads the end of its pipe and leaves.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 from tracegrad.errors import GenerationError, TraceGradError
@@ -116,15 +118,19 @@ def _ending(exitcode: int | None) -> str:
 def _environment_of_workers() -> Iterator[None]:
     """One BLAS thread a worker, set before it loads numpy, and deaf to the Ctrl-C of the terminal.
 
-    Both are inherited: a spawned interpreter leaves SIGINT ignored where it finds it ignored.
+    Both are inherited: a spawned interpreter leaves SIGINT ignored where it finds it ignored. It would also import
+    the main script of this process again, with all that it imports; it finds an empty one.
     """
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
     try:
         yield
     finally:
+        sys.modules["__main__"] = script
         if in_main_thread:
             signal.signal(signal.SIGINT, handler)
         for name, value in before.items():

@@ -1,0 +1,259 @@
+"""DFT acceleration at the end of a test: SCF from predicted Hamiltonians and from standard guesses."""
+
+import csv
+import os
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data import DataLoader, Subset
+from torch.utils.hooks import RemovableHandle
+
+from callbacks.scf_progress import ScfProgress
+from callbacks.test_report import formula
+from tracegrad.atomic import replacing
+from tracegrad.data.cache import AUTO
+from tracegrad.data.datamodule import QH9Dataset
+from tracegrad.errors import ConfigError
+from tracegrad.metrics.orbitals import dense_pair
+from tracegrad.model import Prediction
+from tracegrad.module import HamiltonianModule
+from tracegrad.physics.acceleration import GUESSES, ScfSettings, check_gpu, check_guesses
+from tracegrad.physics.acceleration_choice import RELEASED_COUNT, chosen_rows
+from tracegrad.physics.acceleration_jobs import PredictedMolecule, accelerations
+from tracegrad.physics.acceleration_results import COLUMNS, Acceleration, label_warning, summary
+from tracegrad.physics.acceleration_store import ScfStore, baseline_folders
+from tracegrad.physics.dft import XC_CODES
+from tracegrad.plots.scf import scf_figure
+from tracegrad.plots.style import save
+
+# Ranks wait so long for the one with the most work.
+PATIENCE = timedelta(days=1)
+
+
+class DFTAcceleration(Callback):
+    """Measures by how much predictions shorten DFT, on some molecules of a test; does nothing for crystals.
+
+    Logs ``test/achieved_ratio_GUESS`` and ``test/error_level_ratio_GUESS`` (means, with ``_std``),
+    ``test/scf_seconds_saved_GUESS``, ``test/scf_level_not_reached_GUESS``, ``test/scf_energy_error_1`` and ``_2``
+    (meV), ``test/scf_same_state``, ``test/scf_not_converged`` and ``test/scf_molecules``, as
+    `tracegrad.physics.acceleration_results` defines them. Files: ``acceleration.csv`` and ``figures/scf.png``; runs
+    from the predictions are kept in ``scf/``, so that a test that was stopped goes on.
+
+    Args:
+        directory: run directory.
+        molecules: how many, drawn as the benchmark does (`tracegrad.physics.acceleration_choice`); 0: none.
+        guesses: PySCF's names of the guesses to compare with: minao, 1e.
+        functional: b3lyp5 or b3lyp; None: that of the database.
+        jobs: processes of one thread each; None: one for each core (with gpu: one).
+        cache: folder of runs from the guesses, which other networks share; "auto": beside the database or in
+            ``~/.cache/tracegrad``; None: in ``scf/`` as well.
+        max_cycle: cycles after which an SCF counts as not converged.
+        gpu: solve with gpu4pyscf.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        molecules: int = RELEASED_COUNT,
+        guesses: Sequence[str] = GUESSES,
+        functional: str | None = None,
+        jobs: int | None = None,
+        cache: str | None = AUTO,
+        max_cycle: int = 50,
+        gpu: bool = False,
+    ):
+        if type(molecules) is not int or molecules < 0:
+            raise ConfigError(f"molecules is {molecules!r}; give a whole number of them, or 0 for none")
+        if jobs is not None and (type(jobs) is not int or jobs < 1):
+            raise ConfigError(
+                f"jobs is {jobs!r}; give a whole number of at least 1, or null for one for each core"
+            )
+        self.directory = Path(directory)
+        self.molecules, self.guesses = molecules, tuple(str(guess) for guess in guesses)
+        self.functional, self.jobs, self.cache = functional, jobs, cache
+        self.max_cycle, self.gpu = max_cycle, gpu
+        self.results: list[Acceleration] = []
+        self.summary: dict[str, float] = {}
+        if molecules:
+            check_guesses(self.guesses)
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Refuse at the start of a training what would fail at its end."""
+        if self._applies(pl_module):
+            self._settings(pl_module)
+            if self.gpu:
+                check_gpu()
+
+    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._chosen: set[int] = set()
+        self._collected: list[PredictedMolecule] = []
+        self._handles: list[RemovableHandle] = []
+        if not self._applies(pl_module):
+            return
+        self._data, rows = _tested(trainer)
+        self._chosen = set(chosen_rows(self._data.database, rows, self.molecules).tolist())
+        model = _module(pl_module).model
+        self._handles = [
+            model.register_forward_pre_hook(self._start_clock),
+            model.register_forward_hook(self._stop_clock),
+        ]
+
+    def on_test_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not self._chosen or dataloader_idx:
+            return
+        assert isinstance(outputs, Prediction)
+        module = _module(pl_module)
+        for k, row in enumerate(batch.sample_id.tolist()):
+            if row in self._chosen:
+                molecule = self._data.database[row]  # float64, unlike the batch
+                self._collected.append(
+                    PredictedMolecule(
+                        row,
+                        module.sample_name(row),
+                        formula(molecule.numbers),
+                        molecule.numbers,
+                        molecule.positions,
+                        molecule.hamiltonian,
+                        dense_pair(outputs, batch, module.model.basis, k)[0].cpu().numpy(),
+                        self._seconds / batch.num_graphs,
+                    )
+                )
+
+    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        for handle in self._handles:
+            handle.remove()
+        if not self._chosen:
+            return
+        settings = self._settings(pl_module)
+        own = ScfStore([self.directory / "scf"])
+        folders = baseline_folders(self._data.database.path, self.cache)
+        bar = trainer.progress_bar_callback
+        if isinstance(bar, RichProgressBar) and bar.progress is not None:
+            bar.progress.stop()  # the batches are done, and two bars would write over each other
+        with ScfProgress(trainer.is_global_zero) as progress:
+            found, failures = accelerations(
+                self._collected,
+                self.guesses,
+                settings,
+                ScfStore(folders) if folders else own,
+                own,
+                processes=self._processes(trainer),
+                report=_say,
+                on_progress=progress.on_progress,
+            )
+        self.results, failures = _gathered(trainer, found, failures)
+        self.summary = summary(self.results, self.guesses)
+        for name, value in self.summary.items():
+            pl_module.log(f"test/{name}", torch.tensor(value, dtype=torch.float64), sync_dist=False)
+        if trainer.is_global_zero:
+            for failure in failures:
+                _say(f"left out {failure}")
+            warning = label_warning(self.results, settings.functional)
+            if warning:
+                _say(warning)
+            self._write()
+
+    def _write(self) -> None:
+        table = [line for result in self.results for line in result.table()]
+        path = self.directory / "acceleration.csv"
+        with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(table)
+        if self.results:
+            save(scf_figure(self.results), self.directory / "figures" / "scf.png")
+
+    def _applies(self, pl_module: lightning.LightningModule) -> bool:
+        return self.molecules > 0 and not _module(pl_module).model.backbone.periodic
+
+    def _settings(self, pl_module: lightning.LightningModule) -> ScfSettings:
+        recorded = _module(pl_module).record.get("data", {}).get("functional", "unknown")
+        functional = self.functional or recorded
+        if functional not in XC_CODES:
+            known = " or ".join(XC_CODES)
+            raise ConfigError(
+                f"the functional of the database is {functional!r}, and DFT acceleration needs {known}: set "
+                "data.functional (callbacks.acceleration.functional, functional=... of experiments.accelerate) to "
+                "the one that its Hamiltonians were computed with, or callbacks.acceleration.molecules=0"
+            )
+        return ScfSettings(functional, self.max_cycle, self.gpu)
+
+    def _processes(self, trainer: lightning.Trainer) -> int:
+        if self.jobs is not None:
+            return self.jobs
+        return 1 if self.gpu else max(1, _cores() // trainer.num_devices)
+
+    def _start_clock(self, model: Any, inputs: tuple[Any, ...]) -> None:
+        _synchronize(inputs[0])
+        self._started = time.perf_counter()
+
+    def _stop_clock(self, model: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _synchronize(inputs[0])
+        self._seconds = time.perf_counter() - self._started
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(f"warning: DFT acceleration: {line}", flush=True)
+
+
+def _synchronize(batch: Any) -> None:
+    if batch.numbers.is_cuda:
+        torch.cuda.synchronize(batch.numbers.device)
+
+
+def _tested(trainer: lightning.Trainer) -> tuple[QH9Dataset, np.ndarray]:
+    """The data set behind the main loader of a test, and the database rows that all ranks test."""
+    loaders = trainer.test_dataloaders
+    loader = loaders[0] if isinstance(loaders, list) else loaders
+    dataset: Any = loader.dataset if isinstance(loader, DataLoader) else None
+    indices: Any = slice(None)
+    if isinstance(dataset, Subset):
+        dataset, indices = dataset.dataset, np.asarray(dataset.indices, dtype=np.int64)
+    if not isinstance(dataset, QH9Dataset):
+        raise ConfigError(
+            "DFT acceleration needs molecules of a QH9 database; set callbacks.acceleration.molecules=0"
+        )
+    return dataset, dataset.rows[indices]
+
+
+def _gathered(
+    trainer: lightning.Trainer, results: list[Acceleration], failures: list[str]
+) -> tuple[list[Acceleration], list[str]]:
+    """Results of all ranks by row, the same on each of them."""
+    if trainer.world_size > 1:
+        # NCCL would give up long before the slowest rank is done.
+        group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+        parts: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(parts, (results, failures), group=group)
+        torch.distributed.destroy_process_group(group)
+        results = [result for part in parts for result in part[0]]
+        failures = [failure for part in parts for failure in part[1]]
+    return sorted(results, key=lambda result: result.row), failures
+
+
+def _module(pl_module: lightning.LightningModule) -> HamiltonianModule:
+    assert isinstance(pl_module, HamiltonianModule)
+    return pl_module
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

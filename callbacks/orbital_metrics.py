@@ -1,0 +1,272 @@
+"""Errors of orbital energies and wavefunctions in validation and test; tables and figures of them."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from lightning import Callback
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, Subset
+
+from callbacks.test_report import formula
+from tracegrad.atomic import replacing
+from tracegrad.data.cache import AUTO
+from tracegrad.data.cache_progress import CacheProgress
+from tracegrad.data.datamodule import QH9Dataset, evenly
+from tracegrad.errors import ConfigError
+from tracegrad.graph import collate
+from tracegrad.metrics import orbitals
+from tracegrad.metrics.functional.orbitals import ENERGIES, NAMES
+from tracegrad.metrics.orbitals import OrbitalErrors, dense_pair, orbital_errors
+from tracegrad.model import Prediction
+from tracegrad.module import HamiltonianModule
+from tracegrad.physics.levels import Levels, molecular_levels
+from tracegrad.physics.solved_cache import solved_paths
+from tracegrad.physics.solved_references import SolvedReferences, prepare_references
+from tracegrad.plots.energies import energies_figure
+from tracegrad.plots.levels import levels_figure
+from tracegrad.plots.style import save
+from tracegrad.units import MEV_PER_HARTREE
+
+COLUMNS = ("row", "name", "formula", "atoms", *NAMES)
+_FACTORS = torch.tensor([MEV_PER_HARTREE if name in ENERGIES else 1.0 for name in NAMES], dtype=torch.float64)
+
+
+class OrbitalMetrics(Callback):
+    """Compares the orbitals of predictions with those of the database; does nothing for crystals, and says so.
+
+    Logs ``test/`` and ``val/`` ``eps_mae``, ``eps_mae_shifted``, ``h_mae_shifted``, ``homo_error``, ``lumo_error``,
+    ``gap_error`` (meV), ``psi_cosine``, ``psi_overlap`` and ``psi_overlap_levels``, as
+    `tracegrad.metrics.functional.orbital_metrics` defines them: in a test over all molecules of all ranks, in
+    validation over some. Files of a test: ``orbitals.csv`` (every molecule) and ``figures/{eps,levels}.png``.
+
+    References are solved once for each database and kept in a cache (`tracegrad.physics.solved_cache`).
+
+    Args:
+        directory: run directory.
+        every_n_validations: the first validation and every n-th after it.
+        val_molecules: how many, evenly spread over the validation part; 0: none.
+        figure_molecules: of the first batches, one of which stands for all in the figure of levels; 0: no figures.
+        cache: "auto": beside the database or in ``~/.cache/tracegrad``; a path, which should end in
+            ``.tracegrad-orbitals``; or None: solve the references anew in each test.
+        processes: that solve them; None: one for each core.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        every_n_validations: int = 1,
+        val_molecules: int = 64,
+        figure_molecules: int = 64,
+        cache: str | None = AUTO,
+        processes: int | None = None,
+    ):
+        if every_n_validations < 1:
+            raise ConfigError(f"every_n_validations is {every_n_validations}; at least 1 is needed")
+        for name, value in (("val_molecules", val_molecules), ("figure_molecules", figure_molecules)):
+            if value < 0:
+                raise ConfigError(f"{name} is {value}; give a number of molecules, or 0 for none")
+        self.directory = Path(directory)
+        self.every_n_validations, self.val_molecules = every_n_validations, val_molecules
+        self.figure_molecules, self.cache, self.processes = figure_molecules, cache, processes
+        self._validations = 0
+        self._told = False
+        self._references: SolvedReferences | None = None
+        self._metric = orbitals.OrbitalMetrics()
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if _module(pl_module).model.backbone.periodic and not self._told:
+            self._told = True
+            rank_zero_info("orbital metrics: left out, they are defined for molecules and these are crystals")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validations = state_dict["validations"]
+
+    def on_validation_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """With the first batch, when other callbacks have put in the weights that are validated."""
+        if batch_idx or dataloader_idx or trainer.sanity_checking or not self.val_molecules:
+            return
+        due = self._validations % self.every_n_validations == 0
+        self._validations += 1
+        if not due or not self._applies(pl_module):
+            return
+        module = _module(pl_module)
+        dataset = _dataset(trainer.val_dataloaders)
+        count = min(max(self.val_molecules, trainer.world_size), len(dataset))
+        chosen = evenly(len(dataset), count)
+        self._open(trainer, pl_module, dataset, dataset.rows[chosen])
+        own = chosen[trainer.global_rank :: trainer.world_size].tolist()
+        size = batch.num_graphs
+        for start in range(0, len(own), size):
+            graph = collate([dataset[i] for i in own[start : start + size]]).to(pl_module.device)
+            with trainer.precision_plugin.forward_context():
+                prediction = module.model(graph, traces=False)
+            self._errors(module, prediction, graph)
+
+    def on_validation_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self._log(pl_module, "val")
+
+    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._rows: list[tuple[Any, ...]] = []
+        self._energies: list[tuple[np.ndarray, np.ndarray]] = []
+        self._drawn: list[tuple[int, np.ndarray]] = []
+        if self._applies(pl_module):
+            dataset = _dataset(trainer.test_dataloaders)
+            self._open(trainer, pl_module, dataset, dataset.rows)
+
+    def on_test_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._references is None or dataloader_idx:
+            return
+        assert isinstance(outputs, Prediction)
+        module = _module(pl_module)
+        errors = self._errors(module, outputs, batch)
+        table = (errors.values.cpu() * _FACTORS).tolist()
+        samples = torch.split(batch.numbers.cpu(), torch.diff(batch.ptr.cpu()).tolist())
+        for row, numbers, values in zip(batch.sample_id.tolist(), samples, table, strict=True):
+            name, composition = module.sample_name(row), formula(numbers.numpy())
+            self._rows.append((row, name, composition, len(numbers), *values))
+        if trainer.is_global_zero and self.figure_molecules:
+            self._energies += zip(errors.true, errors.predicted, strict=True)
+            for k in range(min(batch.num_graphs, self.figure_molecules - len(self._drawn))):
+                h_pred, _ = dense_pair(outputs, batch, module.model.basis, k)
+                self._drawn.append((len(self._energies) - batch.num_graphs + k, h_pred.cpu().numpy()))
+
+    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self._references is None:
+            return
+        self._log(pl_module, "test")
+        rows = self._gather(trainer)
+        if trainer.is_global_zero:
+            path = self.directory / "orbitals.csv"
+            with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(COLUMNS)
+                writer.writerows(sorted(rows))
+            self._draw()
+        self._close()
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        self._close()
+
+    def _applies(self, pl_module: lightning.LightningModule) -> bool:
+        return not _module(pl_module).model.backbone.periodic
+
+    def _open(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        dataset: QH9Dataset,
+        rows: Int64[np.ndarray, " rows"],
+    ) -> None:
+        """Make the references of these rows ready; each process waits for the one that solves them."""
+        self._close()
+        paths = solved_paths(dataset.database.path, self.cache)
+        with CacheProgress(doing="solving", things="reference molecules") as progress:
+            shown = trainer.is_global_zero
+            self._references = prepare_references(
+                dataset.database,
+                rows.tolist(),
+                paths,
+                processes=self.processes,
+                report=progress.report if shown else lambda line: None,
+                on_progress=progress.on_progress if shown else lambda done, total: None,
+            )
+        self._metric.reset()
+        self._metric.to(pl_module.device)
+
+    def _close(self) -> None:
+        if self._references is not None:
+            self._references.close()
+        self._references = None
+
+    def _errors(self, module: HamiltonianModule, prediction: Prediction, graph: Any) -> OrbitalErrors:
+        assert self._references is not None
+        errors = orbital_errors(prediction, graph, module.model.basis, self._references)
+        self._metric.update(errors)
+        return errors
+
+    def _log(self, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Log what has been collected, summed over ranks by torchmetrics."""
+        if self._references is None:
+            return
+        factors = dict(zip(NAMES, _FACTORS.tolist(), strict=True))
+        for name, value in self._metric.compute().items():
+            pl_module.log(f"{stage}/{name}", value * factors[name], sync_dist=False)
+        if stage == "val":
+            self._close()
+
+    def _gather(self, trainer: lightning.Trainer) -> list[tuple[Any, ...]]:
+        if trainer.world_size == 1:
+            return self._rows
+        parts: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(parts, self._rows)
+        return [row for part in parts for row in part]
+
+    def _draw(self) -> None:
+        assert self._references is not None
+        if not self._energies:
+            return
+        figures = self.directory / "figures"
+        true, predicted = (np.concatenate([pair[i][:-1] for pair in self._energies]) for i in (0, 1))
+        save(energies_figure(true, predicted), figures / "eps.png")
+        place = NAMES.index("eps_mae") + len(COLUMNS) - len(NAMES)
+        drawn = [(self._rows[i][place], i, h) for i, h in self._drawn if np.isfinite(self._rows[i][place])]
+        if drawn:
+            error, i, h_pred = sorted(drawn, key=lambda item: item[:2])[len(drawn) // 2]
+            save(self._levels(i, h_pred, error), figures / "levels.png")
+
+    def _levels(self, i: int, h_pred: Float[np.ndarray, "n n"], error: float) -> Any:
+        """True and predicted levels of one molecule, the median of those that were kept."""
+        assert self._references is not None
+        row, name, composition = self._rows[i][:3]
+        solved = self._references(row)
+        n = solved.size
+        overlap = np.zeros((n, n))
+        overlap[np.tril_indices(n)] = solved.overlap
+        overlap = overlap + np.tril(overlap, -1).T
+        ladders = {
+            "true": Levels(solved.energies, solved.orbitals, solved.occupied),
+            "predicted": molecular_levels(h_pred, overlap, 2 * solved.occupied),
+        }
+        return levels_figure(ladders, title=f"{composition}, row {name}: error {error:.1f} meV (occupied)")
+
+
+def _dataset(loaders: Any) -> QH9Dataset:
+    """The molecules of the main loader that all ranks together go through."""
+    loader = loaders[0] if isinstance(loaders, list) else loaders
+    dataset: Any = loader.dataset if isinstance(loader, DataLoader) else None
+    indices: Any = slice(None)
+    if isinstance(dataset, Subset):
+        dataset, indices = dataset.dataset, np.asarray(dataset.indices, dtype=np.int64)
+    if not isinstance(dataset, QH9Dataset):
+        raise ConfigError("orbital metrics need molecules of a QH9 database; set callbacks.orbitals=null")
+    return QH9Dataset(dataset.database, dataset.rows[indices], dataset.basis, dataset.dtype)
+
+
+def _module(pl_module: lightning.LightningModule) -> HamiltonianModule:
+    assert isinstance(pl_module, HamiltonianModule)
+    return pl_module

@@ -1,0 +1,121 @@
+"""DFT acceleration of a finished run: `python -m experiments.accelerate --help`."""
+
+from math import isfinite, isnan
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader, Subset
+
+from callbacks.dft_acceleration import DFTAcceleration
+from experiments.configuration import command, plain
+from experiments.runs import check_data, make_trainer, quiet, rebuild, write_json
+from tracegrad.checkpoint import check_architecture, load_checkpoint
+from tracegrad.data.datamodule import QH9Dataset
+from tracegrad.errors import ConfigError, TraceGradError
+from tracegrad.graph import collate
+from tracegrad.physics.acceleration_choice import chosen_rows
+
+
+@command("accelerate", help_alone=True)
+def main(config: DictConfig) -> None:
+    """Measure what the command line says."""
+    accelerate(config)
+
+
+def accelerate(config: DictConfig) -> None:
+    """Run the SCF calculations of a run's test molecules, and print and write what they say."""
+    plain(config)
+    run = Path(str(config.run))
+    if config.molecules < 1:
+        raise ConfigError(f"molecules is {config.molecules}; at least 1 is needed")
+    named = config.checkpoint in ("best", "last")
+    checkpoint = run / "checkpoints" / f"{config.checkpoint}.ckpt" if named else Path(config.checkpoint)
+    output = Path(config.output or run / f"acceleration_{checkpoint.stem}")
+    acceleration = DFTAcceleration(
+        output,
+        config.molecules,
+        list(config.guesses),
+        config.functional,
+        config.jobs,
+        config.cache,
+        config.max_cycle,
+        config.gpu,
+    )
+    changes = {"data.path": config.path, "trainer.accelerator": config.accelerator}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    one_device = {"trainer.devices": 1, "trainer.num_nodes": 1, "trainer.strategy": "auto"}
+    setup, parts = rebuild(run, changes | one_device)
+    dataset = parts.datamodule.parts["test"]
+    if not isinstance(dataset, QH9Dataset):
+        raise ConfigError(f"{run} is a run on crystals; DFT acceleration is for molecules")
+    loaded = load_checkpoint(checkpoint)
+    if not config.other_data:
+        check_data(loaded, parts.fingerprint, checkpoint)
+    check_architecture(loaded["state_dict"], parts.module.state_dict(), str(checkpoint))
+    parts.module.load_state_dict(loaded["state_dict"])
+    parts.module.sample_name = parts.datamodule.sample_name
+    rows = chosen_rows(dataset.database, dataset.rows, config.molecules)
+    # One by one, so that the time of a prediction is what somebody with one molecule waits for.
+    chosen = Subset(dataset, np.flatnonzero(np.isin(dataset.rows, rows)).tolist())
+    loader = DataLoader(chosen, batch_size=1, collate_fn=collate)
+    setup.run_dir = str(output)
+    setup.trainer.enable_progress_bar = False
+    trainer = make_trainer(setup, [acceleration], [])
+    with quiet():
+        trainer.test(parts.module, loader, verbose=False)
+    if not acceleration.results:
+        raise TraceGradError(f"none of the {len(chosen)} molecules could be run; the warnings above say why")
+    write_json(
+        output / "acceleration.json",
+        {
+            "run": run.name,
+            "checkpoint": checkpoint.stem,
+            "database": parts.fingerprint["database"],
+            "functional": config.functional or parts.fingerprint["functional"],
+            "guesses": list(config.guesses),
+            "metrics": {
+                f"test/{name}": value if isfinite(value) else None
+                for name, value in acceleration.summary.items()
+            },
+        },
+    )
+    show(acceleration, Console(soft_wrap=True, highlight=False))
+    print(f"table and figure: {output}")
+
+
+def show(acceleration: DFTAcceleration, console: Console) -> None:
+    """Print a line for each guess, and what does not depend on it."""
+    found, results = acceleration.summary, acceleration.results
+    table = Table(box=None, pad_edge=False)
+    table.add_column("guess")
+    for name in ("achieved ratio", "error-level ratio", "level not reached", "cycles", "seconds saved"):
+        table.add_column(name, justify="right")
+    mine = np.mean([result.prediction.cycles for result in results])
+    for guess in acceleration.guesses:
+        cycles = np.mean([result.guesses[guess].cycles for result in results])
+        table.add_row(
+            guess,
+            *(_spread(found, f"{name}_ratio_{guess}") for name in ("achieved", "error_level")),
+            f"{found[f'scf_level_not_reached_{guess}']:.0f}",
+            f"{mine:.1f} / {cycles:.1f}",
+            f"{found[f'scf_seconds_saved_{guess}']:.2f}",
+        )
+    console.print(table)
+    one, two = (found[f"scf_energy_error_{k}"] for k in (1, 2))
+    console.print(
+        f"{found['scf_molecules']:.0f} molecules, mean ± sample standard deviation; cycles counted from 0; "
+        f"energy error after one and two cycles {one:.3g} and {two:.3g} meV; "
+        f"same state {found['scf_same_state']:.1%}; SCF runs not converged {found['scf_not_converged']:.0f}"
+    )
+
+
+def _spread(found: dict[str, float], name: str) -> str:
+    spread = found[f"{name}_std"]
+    return f"{found[name]:.3f}" + ("" if isnan(spread) else f" ± {spread:.3f}")
+
+
+if __name__ == "__main__":
+    main()

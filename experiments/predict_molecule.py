@@ -1,0 +1,260 @@
+"""The Hamiltonian of a molecule from a trained network: matrix, orbitals, levels, and what it saves an SCF."""
+
+import csv
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from jaxtyping import Float
+from pyscf import gto, lib
+
+from tracegrad.atomic import replacing
+from tracegrad.errors import BasisError, ConfigError, DataError
+from tracegrad.geometry import check_positions
+from tracegrad.model import HamiltonianModel
+from tracegrad.physics.density import density
+from tracegrad.physics.dft import MIN_DISTANCE_ANGSTROM, XC_CODES, FockLabel, build_molecule, fock_label
+from tracegrad.physics.levels import Levels, molecular_levels
+from tracegrad.plots.levels import levels_figure
+from tracegrad.plots.style import save
+from tracegrad.units import MEV
+
+SHOWN = 5  # levels on either side of the gap that are printed
+LOWEST_HOMO = -20.0  # eV; helium, the lowest of all, has its at -18 eV in B3LYP
+_EV = MEV["hartree"] / MEV["eV"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The SCF of the molecule from PySCF's own guess and from the prediction.
+
+    Args:
+        standard: from minao.
+        predicted: from the prediction.
+        seconds: of both, without the prediction.
+        levels: of the Fock matrix at the end of ``standard``.
+    """
+
+    standard: FockLabel
+    predicted: FockLabel
+    seconds: tuple[float, float]
+    levels: Levels
+
+
+def predict_molecule(model: HamiltonianModel, given: Path, output: Path, values: dict[str, Any]) -> None:
+    """Read the molecule, predict, solve for its orbitals, write, and print what was found.
+
+    ``values`` are the settings of ``conf/predict.yaml``.
+    """
+    functional = values["functional"]
+    if functional not in XC_CODES:
+        raise ConfigError(f"functional is {functional!r}; choose {' or '.join(XC_CODES)}")
+    if values["threads"] is not None:
+        lib.num_threads(values["threads"])
+    atoms = read_molecule(given, values["frame"])
+    numbers, positions = atoms.numbers.astype(np.int64), atoms.positions.astype(np.float64)
+    model.basis.check(numbers, str(given))
+    molecule = build_molecule(numbers, positions)
+    overlap = molecule.intor_symmetric("int1e_ovlp")
+    started = time.perf_counter()
+    hamiltonian = model.hamiltonian(numbers, positions).cpu().numpy().astype(np.float64)  # type: ignore[union-attr]
+    seconds = time.perf_counter() - started
+    levels = molecular_levels(hamiltonian, overlap, molecule.nelectron)
+    formula = atoms.get_chemical_formula()
+    print(
+        f"{given}: {formula}, {len(numbers)} atoms, {len(hamiltonian)} orbitals, {molecule.nelectron} electrons\n"
+        f"predicted by {model.backbone.label} in {seconds:.2f} s",
+        flush=True,
+    )
+    reference = None
+    if values["reference"]:
+        guess = density(hamiltonian, overlap, molecule.nelectron)
+        reference = solve_reference(numbers, positions, overlap, guess, functional, str(given))
+    print(_table(levels, reference))
+    if not LOWEST_HOMO < levels.homo * _EV < 0:
+        print(
+            f"warning: no neutral molecule has its HOMO at {levels.homo * _EV:.1f} eV; the network has probably not "
+            "been trained on molecules like this one"
+        )
+    summary = {
+        "structure": given.name,
+        "frame": values["frame"],
+        "formula": formula,
+        "electrons": molecule.nelectron,
+        "checkpoint": str(values["checkpoint"]),
+        "seconds": round(seconds, 3),
+        "predicted": _frontier(levels),
+    }
+    if reference is not None:
+        found = _reference_summary(reference, hamiltonian, functional, seconds)
+        print(_reference_lines(found))
+        summary["reference"] = found
+    _write_matrices(output / "hamiltonian.npz", hamiltonian, overlap, molecule, levels, numbers, positions)
+    _write_table(output / "orbitals.csv", levels, reference)
+    with replacing(output / "summary.json") as draft:
+        draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    ladders = {"predicted": levels} | ({"DFT": reference.levels} if reference is not None else {})
+    save(levels_figure(ladders, title=f"{given.stem} ({formula})"), output / "levels.png")
+    print(f"wrote {output}: hamiltonian.npz, orbitals.csv, levels.png, summary.json")
+
+
+def read_molecule(path: Path, frame: int | None) -> Atoms:
+    """One frame of a file that ASE reads; ``frame`` counts from 0, or from the end where negative.
+
+    Raises:
+        DataError: nothing to read, several frames and none chosen, a frame that does not exist, or no neutral
+            molecule with paired electrons.
+    """
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {found}; a network of molecules takes a file with one, such as a .xyz")
+    try:
+        frames = ase.io.read(path, index=":")
+    except Exception as error:  # ASE raises many kinds for files that it does not understand
+        raise DataError(f"{path}: not a file that ASE reads ({error}); give an .xyz in angstrom") from error
+    assert isinstance(frames, list)
+    if not frames:
+        raise DataError(f"{path}: holds no atoms")
+    last = len(frames) - 1
+    if frame is None and last:
+        raise DataError(f"{path}: holds {len(frames)} frames; choose one with frame=0 ... frame={last}")
+    if frame is not None and not -len(frames) <= frame <= last:
+        raise DataError(f"{path}: has no frame {frame}; there are frames 0 to {last}")
+    atoms = frames[frame or 0]
+    if atoms.pbc.any():
+        raise DataError(f"{path}: is periodic; this network predicts molecules, remove the cell")
+    charge = atoms.info.get("charge", 0)
+    if charge:
+        raise DataError(f"{path}: has charge {charge}; the network was trained on neutral molecules only")
+    if not atoms.numbers.all():
+        raise BasisError(f"{path}: atom {int(atoms.numbers.argmin())} is X, no element; remove it")
+    check_positions(atoms.numbers, atoms.positions, str(path), MIN_DISTANCE_ANGSTROM)
+    if atoms.numbers.sum() % 2:
+        raise DataError(
+            f"{path}: {atoms.numbers.sum()} electrons cannot be all paired; the network was trained on closed "
+            "shells only. Is an atom missing?"
+        )
+    return atoms
+
+
+def solve_reference(
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    overlap: Float[np.ndarray, "n n"],
+    guess: Float[np.ndarray, "n n"],
+    functional: str,
+    name: str,
+) -> Reference:
+    """RKS of a molecule, from PySCF's guess (minao) and from a density matrix."""
+    fock_label(
+        np.array([1, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.74]]), functional
+    )  # what PySCF loads late
+    labels, seconds = [], []
+    for start in (None, guess):
+        began = time.perf_counter()
+        labels.append(fock_label(numbers, positions, functional, density_guess=start, name=name))
+        seconds.append(time.perf_counter() - began)
+    standard, predicted = labels
+    levels = molecular_levels(standard.hamiltonian, overlap, int(numbers.sum()))
+    return Reference(standard, predicted, (seconds[0], seconds[1]), levels)
+
+
+def _table(levels: Levels, reference: Reference | None) -> str:
+    first, last = max(levels.occupied - SHOWN, 0), levels.occupied + SHOWN
+    head = f"{'':>10}{'hartree':>12}{'eV':>10}" + (f"{'DFT (eV)':>12}" if reference is not None else "")
+    lines = [head]
+    for k in range(min(last, len(levels.energies)) - 1, first - 1, -1):
+        energy = levels.energies[k]
+        line = f"{levels.label(k):>10}{energy:>12.5f}{energy * _EV:>10.3f}"
+        lines.append(line + (f"{reference.levels.energies[k] * _EV:>12.3f}" if reference is not None else ""))
+    line = f"{'gap':>10}{levels.gap:>12.5f}{levels.gap * _EV:>10.3f}"
+    lines.append(line + (f"{reference.levels.gap * _EV:>12.3f}" if reference is not None else ""))
+    return "\n".join(lines)
+
+
+def _frontier(levels: Levels) -> dict[str, float]:
+    energies = {"homo": levels.homo, "lumo": levels.lumo, "gap": levels.gap}
+    return {
+        f"{name}_{unit}": value * factor
+        for name, value in energies.items()
+        for unit, factor in (("hartree", 1.0), ("ev", _EV))
+    }
+
+
+def _reference_summary(
+    reference: Reference, hamiltonian: np.ndarray, functional: str, prediction_seconds: float
+) -> dict[str, Any]:
+    runs = {
+        name: {
+            "converged": label.converged,
+            "cycles": label.cycles,
+            "seconds": round(seconds, 3),
+            "energy_hartree": label.energy,
+        }
+        for name, label, seconds in zip(
+            ("minao", "prediction"), (reference.standard, reference.predicted), reference.seconds, strict=True
+        )
+    }
+    runs["prediction"]["prediction_seconds"] = round(prediction_seconds, 3)
+    difference = np.abs(hamiltonian - reference.standard.hamiltonian)
+    return {
+        "functional": functional,
+        "threads": lib.num_threads(),
+        "h_mae_mev": float(difference.mean()) * MEV["hartree"],
+        **_frontier(reference.levels),
+        "scf": runs,
+    }
+
+
+def _reference_lines(found: dict[str, Any]) -> str:
+    minao, guess = found["scf"]["minao"], found["scf"]["prediction"]
+    lines = [f"{found['functional']}, {found['threads']} threads; MAE of H: {found['h_mae_mev']:.1f} meV"]
+    for name, run in (("minao", minao), ("prediction", guess)):
+        state = "" if run["converged"] else ", not converged"
+        extra = f" (and {run['prediction_seconds']:.2f} s for H)" if "prediction_seconds" in run else ""
+        lines.append(f"SCF from {name:<11}{run['cycles']:>3} cycles{run['seconds']:>8.2f} s{extra}{state}")
+    difference = guess["energy_hartree"] - minao["energy_hartree"]
+    lines.append(f"energies at the end differ by {difference:.1e} hartree")
+    return "\n".join(lines)
+
+
+def _write_matrices(
+    path: Path,
+    hamiltonian: np.ndarray,
+    overlap: np.ndarray,
+    molecule: gto.Mole,
+    levels: Levels,
+    numbers: np.ndarray,
+    positions: np.ndarray,
+) -> None:
+    with replacing(path) as draft, draft.open("wb") as file:
+        np.savez(
+            file,
+            hamiltonian=hamiltonian,
+            overlap=overlap,
+            orbital_energies=levels.energies,
+            coefficients=levels.coefficients,
+            electrons=molecule.nelectron,
+            numbers=numbers,
+            positions=positions,
+            units=np.array("hamiltonian, orbital_energies: hartree; positions: angstrom; numbers: atomic numbers"),
+            orbital_order=np.array("rows of all matrices as in PySCF's def2-svp, see orbitals; columns of "
+                                   "coefficients as in orbital_energies"),
+            orbitals=np.array([label.strip() for label in molecule.ao_labels()]),
+        )  # fmt: skip
+
+
+def _write_table(path: Path, levels: Levels, reference: Reference | None) -> None:
+    with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        head = ["orbital", "label", "occupation", "energy_hartree", "energy_ev"]
+        table.writerow(head + (["dft_hartree", "dft_ev"] if reference is not None else []))
+        for k, energy in enumerate(levels.energies):
+            energies = [energy] + ([] if reference is None else [reference.levels.energies[k]])
+            row = [f"{value:.{digits}f}" for e in energies for value, digits in ((e, 8), (e * _EV, 5))]
+            table.writerow([k + 1, levels.label(k), 2 * (k < levels.occupied), *row])

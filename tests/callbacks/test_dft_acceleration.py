@@ -1,0 +1,190 @@
+"""DFT acceleration at the end of a test: logs, table and figure against runs made one by one."""
+
+import csv
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from callbacks.dft_acceleration import DFTAcceleration
+from experiments.runs import quiet
+from tests import crystals
+from tests.callbacks.test_test_report import crystal_loaders, make_trainer
+from tracegrad.backbones.qhnet import QHNet
+from tracegrad.basis import OrbitalBasis
+from tracegrad.data.datamodule import QH9Dataset, database_path
+from tracegrad.data.qh9 import QH9Database
+from tracegrad.errors import ConfigError
+from tracegrad.graph import collate
+from tracegrad.loss import HamiltonianLoss
+from tracegrad.model import HamiltonianModel, Prediction
+from tracegrad.module import HamiltonianModule
+from tracegrad.physics.acceleration import ScfSettings, mean_absolute, solve
+from tracegrad.schedule import WarmupLinear
+
+DATABASE = "embedded:demo_dynamic.db"
+ROWS = [3, 103, 210, 211]  # water, HCN, NH3
+FACTOR = 1.001
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with quiet():
+        yield
+
+
+def make_module(backbone, **record) -> HamiltonianModule:
+    return HamiltonianModule(
+        HamiltonianModel(backbone.double()),
+        HamiltonianLoss,
+        partial(torch.optim.AdamW, weight_decay=0.01),
+        WarmupLinear(1e-3, 1e-5, 2, 10),
+        {"data": {"functional": "b3lyp", **record}},
+    )
+
+
+@pytest.fixture
+def module(basis, monkeypatch) -> HamiltonianModule:
+    """Predicts the labels times `FACTOR`: the right density, another matrix."""
+    module = make_module(QHNet(basis, lmax=1, channels=2, bottleneck=2, layers=1, pair_layers=1, radial=3))
+    blocks = {"self": "h_self", "edge": "h_edge"}
+
+    def predict(graph, *, traces=True):
+        return Prediction({site: FACTOR * graph[label] for site, label in blocks.items()})
+
+    monkeypatch.setattr(module.model, "forward", predict)
+    return module
+
+
+@pytest.fixture
+def dataset(basis: OrbitalBasis) -> QH9Dataset:
+    return QH9Dataset(QH9Database(database_path(DATABASE)), np.array(ROWS), basis, torch.float64)
+
+
+def make_loader(dataset) -> DataLoader:
+    return DataLoader(dataset, 3, collate_fn=collate)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_logs_table_and_figure_are_those_of_single_runs(module, dataset, tmp_path):
+    callback = DFTAcceleration(tmp_path / "run", molecules=2, jobs=2, cache=str(tmp_path / "cache"))
+    trainer = make_trainer(tmp_path, callbacks=[callback])
+    logs = trainer.test(module, make_loader(dataset), verbose=False)[0]
+    chosen = sorted(np.random.default_rng(43).choice(ROWS, 2, replace=False).tolist())
+    rows = read(tmp_path / "run" / "acceleration.csv")
+    assert [(int(row["row"]), row["guess"]) for row in rows] == [
+        (row, guess) for row in chosen for guess in ("minao", "1e")
+    ]
+    achieved: dict[str, list[float]] = {"minao": [], "1e": []}
+    levels: dict[str, list[float]] = {"minao": [], "1e": []}
+    for row in rows:
+        m = dataset.database[int(row["row"])]
+        predicted = FACTOR * m.hamiltonian
+        data = (m.numbers, m.positions, m.hamiltonian, ScfSettings("b3lyp"))
+        start, guess = solve(*data, "prediction", predicted), solve(*data, row["guess"])
+        hit = next(k for k, e in enumerate(guess.errors) if e < mean_absolute(predicted, m.hamiltonian))
+        assert (int(row["cycles_prediction"]), int(row["cycles_guess"])) == (start.cycles, guess.cycles)
+        assert int(row["first_hit"]) == hit
+        achieved[row["guess"]].append(start.cycles / guess.cycles)
+        levels[row["guess"]].append(hit / guess.cycles)
+        assert float(row["achieved_ratio"]) == achieved[row["guess"]][-1]
+        assert row["same_state"] == row["converged_guess"] == row["converged_prediction"] == "1"
+    for guess in ("minao", "1e"):
+        for name, values in (("achieved_ratio", achieved[guess]), ("error_level_ratio", levels[guess])):
+            assert logs[f"test/{name}_{guess}"] == pytest.approx(np.mean(values), rel=1e-6)
+            assert logs[f"test/{name}_{guess}_std"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+        saved = np.mean([float(row["seconds_saved"]) for row in rows if row["guess"] == guess])
+        assert logs[f"test/scf_seconds_saved_{guess}"] == pytest.approx(saved, rel=1e-5)
+        assert logs[f"test/scf_level_not_reached_{guess}"] == 0
+    # The density is right from the start.
+    assert logs["test/achieved_ratio_minao"] < 0.5
+    assert 0 <= logs["test/scf_energy_error_1"] < 0.01
+    assert 0 <= logs["test/scf_energy_error_2"] < 0.01
+    assert (logs["test/scf_same_state"], logs["test/scf_not_converged"], logs["test/scf_molecules"]) == (
+        1,
+        0,
+        2,
+    )
+    assert (tmp_path / "run" / "figures" / "scf.png").is_file()
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+    assert len(list((tmp_path / "run" / "scf").iterdir())) == 2
+
+    # A second test takes everything from the disk: no seconds are measured again.
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    again = trainer.test(module, make_loader(dataset), verbose=False)[0]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")} == times
+    same = [name for name in logs if "seconds" not in name]
+    assert {name: again[name] for name in same} == {name: logs[name] for name in same}
+
+
+def test_another_functional_is_noticed_and_a_level_never_reached_is_counted(
+    module, dataset, tmp_path, capsys
+):
+    callback = DFTAcceleration(
+        tmp_path, molecules=1, guesses=["minao"], functional="b3lyp5", jobs=1, cache=None
+    )
+    module.model.forward = lambda graph, traces=True: Prediction({"self": graph.h_self, "edge": graph.h_edge})
+    trainer = make_trainer(tmp_path, callbacks=[callback])
+    logs = trainer.test(module, make_loader(Subset(dataset, [0])), verbose=False)[0]
+    assert logs["test/scf_level_not_reached_minao"] == 1
+    assert logs["test/error_level_ratio_minao"] == 1
+    assert "1 of 1 molecules differ from the labels" in capsys.readouterr().out
+    assert read(tmp_path / "acceleration.csv")[0]["first_hit"] == ""
+    assert len(list((tmp_path / "scf").iterdir())) == 2  # without a cache guesses are kept there, too
+
+
+def test_a_molecule_without_scf_is_named_and_left_out(module, dataset, tmp_path, capsys):
+    callback = DFTAcceleration(
+        tmp_path, molecules=1, guesses=["minao"], jobs=1, cache=str(tmp_path / "cache")
+    )
+    module.model.forward = lambda graph, traces=True: Prediction(
+        {"self": torch.nan * graph.h_self, "edge": graph.h_edge}
+    )
+    trainer = make_trainer(tmp_path, callbacks=[callback])
+    logs = trainer.test(module, make_loader(Subset(dataset, [0])), verbose=False)[0]
+    assert logs["test/scf_molecules"] == 0
+    assert np.isnan(logs["test/achieved_ratio_minao"])
+    assert "left out row 3 (3), SCF from prediction: the Hamiltonian" in capsys.readouterr().out
+    assert read(tmp_path / "acceleration.csv") == []
+
+
+def test_nothing_happens_without_molecules_and_for_crystals(module, dataset, tmp_path):
+    trainer = make_trainer(tmp_path, callbacks=[DFTAcceleration(tmp_path / "a", molecules=0)])
+    logs = trainer.test(module, make_loader(dataset), verbose=False)[0]
+    plain = make_module(crystals.SmallBackbone(crystals.SPINLESS), functional="unknown")
+    trainer = make_trainer(tmp_path, callbacks=[DFTAcceleration(tmp_path / "a")])
+    logs |= trainer.test(plain, crystal_loaders(crystals.SPINLESS)[:1], verbose=False)[0]
+    assert logs.keys() == {"test/h_mae", "test/h_mae_diag", "test/h_mae_nondiag"}
+    assert not (tmp_path / "a").exists()
+
+
+def test_mistakes_are_named_before_a_training(module, tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    module.record["data"]["functional"] = "unknown"
+    with pytest.raises(ConfigError, match=r"'unknown', and .* b3lyp or b3lyp5: set data\.functional"):
+        DFTAcceleration(tmp_path).setup(trainer, module, "fit")
+    DFTAcceleration(tmp_path, functional="b3lyp5").setup(trainer, module, "fit")
+    monkeypatch.setitem(sys.modules, "gpu4pyscf", None)
+    with pytest.raises(ConfigError, match="gpu4pyscf cannot be used"):
+        DFTAcceleration(tmp_path, functional="b3lyp", gpu=True).setup(trainer, module, "fit")
+    for arguments, message in (
+        ({"molecules": -1}, "molecules is -1"),
+        ({"jobs": 0}, "jobs is 0"),
+        ({"jobs": 1.5}, "jobs is 1.5"),
+        ({"guesses": ["atom"]}, r"guesses are \['atom'\]"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            DFTAcceleration(tmp_path, **arguments)
+    unfit = make_module(module.model.backbone)
+    with pytest.raises(ConfigError, match="needs molecules of a QH9 database"):
+        make_trainer(tmp_path, callbacks=[DFTAcceleration(tmp_path)]).test(
+            unfit, DataLoader([1]), verbose=False
+        )

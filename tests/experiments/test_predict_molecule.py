@@ -1,0 +1,218 @@
+"""Predicted Hamiltonians of molecules on the disk: matrices, orbitals, levels, and the SCF beside them."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.io import write
+
+from experiments.configuration import composed, plain
+from experiments.predict import predict
+from experiments.predict_molecule import predict_molecule
+from tests.checkpoints import write_run
+from tests.molecules import WATER
+from tracegrad.basis import OrbitalBasis
+from tracegrad.errors import ConfigError, DataError, TraceGradError
+from tracegrad.physics.dft import build_molecule, fock_label
+from tracegrad.units import MEV
+
+EV = MEV["hartree"] / MEV["eV"]
+HYDROGEN = (np.array([1, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.1, 0.75]]))
+
+
+class Nearly:
+    """A network that errs by 1e-4 hartree: H is the converged Fock matrix, disturbed."""
+
+    basis = OrbitalBasis.def2_svp()
+    backbone = SimpleNamespace(label="Nearly")
+
+    def hamiltonian(self, numbers: np.ndarray, positions: np.ndarray) -> torch.Tensor:
+        fock = fock_label(numbers, positions, "b3lyp").hamiltonian
+        return torch.from_numpy(fock + 1e-4 * np.ones_like(fock))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    write_run(directory)
+    return directory
+
+
+def settings(*given: str) -> dict:
+    return plain(composed("predict", ["checkpoint=x", "structure=x", *given]))
+
+
+def run(*given: str) -> None:
+    predict(plain(composed("predict", list(given))))
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_files_of_a_prediction(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("water.xyz", Atoms(*WATER))
+    given = (f"checkpoint={trained}", "structure=water.xyz")
+    run(*given)
+    output = tmp_path / "predicted" / "water"
+    assert {path.name for path in output.iterdir()} == (
+        {"hamiltonian.npz", "orbitals.csv", "summary.json", "levels.png"}
+    )
+    printed = capsys.readouterr().out
+    assert "water.xyz: H2O, 3 atoms, 24 orbitals, 10 electrons\npredicted by QHNet in 0." in printed
+
+    with np.load(output / "hamiltonian.npz", allow_pickle=False) as file:
+        found = dict(file)
+    model = write_run(tmp_path / "again")
+    np.testing.assert_allclose(
+        found["hamiltonian"], model.hamiltonian(*WATER), atol=1e-7
+    )  # digits of the .xyz
+    np.testing.assert_allclose(found["overlap"], build_molecule(*WATER).intor("int1e_ovlp"), atol=1e-7)
+    h, s, c, energies = (found[key] for key in ("hamiltonian", "overlap", "coefficients", "orbital_energies"))
+    np.testing.assert_allclose(h @ c, s @ c * energies, atol=1e-10)
+    np.testing.assert_allclose(found["positions"], WATER[1], atol=1e-7)
+    assert found["numbers"].tolist() == [8, 1, 1]
+    assert int(found["electrons"]) == 10
+    assert list(found["orbitals"][[0, 3, 14]]) == ["0 O 1s", "0 O 2px", "1 H 1s"]
+    assert "hartree; positions: angstrom" in str(found["units"])
+    assert "PySCF's def2-svp" in str(found["orbital_order"])
+
+    rows = read_table(output / "orbitals.csv")
+    assert [row["label"] for row in rows[3:7]] == ["HOMO-1", "HOMO", "LUMO", "LUMO+1"]
+    assert [row["occupation"] for row in rows[3:7]] == ["2", "2", "0", "0"]
+    np.testing.assert_allclose([float(row["energy_hartree"]) for row in rows], energies, atol=1e-8)
+    np.testing.assert_allclose([float(row["energy_ev"]) for row in rows], energies * EV, atol=1e-5)
+    summary = json.loads((output / "summary.json").read_text())["predicted"]
+    assert summary["homo_hartree"] == pytest.approx(energies[4])
+    assert summary["gap_ev"] == pytest.approx((energies[5] - energies[4]) * EV)
+    assert f"HOMO{energies[4]:>12.5f}{energies[4] * EV:>10.3f}" in printed
+    assert "DFT" not in printed
+
+    with pytest.raises(DataError, match=r"predicted/water: exists and holds .* overwrite=true"):
+        run("checkpoint=nowhere", "structure=water.xyz")  # before any work
+    run(*given, "overwrite=true")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file: exists and is no folder"):
+        run(*given, "output=file")
+
+
+def test_the_scf_beside_a_good_prediction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "water.xyz", Atoms(*WATER))
+    predict_molecule(Nearly(), tmp_path / "water.xyz", tmp_path / "out", settings("reference=true"))  # type: ignore[arg-type]
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())["reference"]
+    minao, guess = found["scf"]["minao"], found["scf"]["prediction"]
+    label = fock_label(*WATER, "b3lyp")
+    assert minao["cycles"] == label.cycles
+    assert guess["cycles"] < minao["cycles"]
+    assert minao["converged"]
+    assert guess["converged"]
+    assert guess["energy_hartree"] == pytest.approx(label.energy, abs=1e-8)
+    assert found["h_mae_mev"] == pytest.approx(1e-4 * MEV["hartree"], rel=1e-3)
+    assert min(minao["seconds"], guess["seconds"], guess["prediction_seconds"]) > 0
+    printed = capsys.readouterr().out
+    assert f"SCF from prediction{guess['cycles']:>4} cycles" in printed
+    assert f"{found['gap_ev']:.3f}" in printed
+    rows = read_table(tmp_path / "out" / "orbitals.csv")
+    assert float(rows[4]["dft_ev"]) == pytest.approx(found["homo_ev"], abs=1e-4)
+    assert "warning" not in printed
+
+
+def test_levels_of_no_molecule_are_pointed_out(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "h2.xyz", Atoms(*HYDROGEN))
+    model = Nearly()
+    model.hamiltonian = lambda numbers, positions: 5 * torch.eye(10, dtype=torch.float64)  # type: ignore[method-assign]
+    predict_molecule(model, tmp_path / "h2.xyz", tmp_path / "out", settings())  # type: ignore[arg-type]
+    printed = capsys.readouterr().out
+    assert "warning: no neutral molecule has its HOMO at" in printed
+    assert "not been trained on molecules like this one" in printed
+
+
+def test_one_frame_of_several(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    numbers, positions = HYDROGEN
+    write("md.xyz", [Atoms(numbers, positions * scale) for scale in (1.0, 1.1, 1.2)])
+    with pytest.raises(DataError, match=r"md\.xyz: holds 3 frames; choose one with frame=0 \.\.\. frame=2"):
+        run(f"checkpoint={trained}", "structure=md.xyz")
+    run(f"checkpoint={trained}", "structure=md.xyz", "frame=1")
+    run(f"checkpoint={trained}", "structure=md.xyz", "frame=-1", "output=last")
+    for folder, scale in (("predicted/md_1", 1.1), ("last", 1.2)):
+        with np.load(tmp_path / folder / "hamiltonian.npz", allow_pickle=False) as file:
+            np.testing.assert_allclose(file["positions"], positions * scale, atol=1e-7)
+    for frame in (3, -4):
+        with pytest.raises(DataError, match=rf"has no frame {frame}; there are frames 0 to 2"):
+            run(f"checkpoint={trained}", "structure=md.xyz", f"frame={frame}", "output=other")
+
+
+H2 = "2\n{}\nH 0 0 0\nH 0 0 0.74\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"given\.xyz: no such file; .* such as a \.xyz"),
+        ("", r"given\.xyz: not a file that ASE reads|holds no atoms"),
+        ("nonsense", r"given\.xyz: not a file that ASE reads"),
+        ("2\n\nH 0 0 0\nQq 0 0 1\n", "not a file that ASE reads"),
+        (H2.format('Lattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3 pbc="T T T"'), "is periodic"),
+        (H2.format("Properties=species:S:1:pos:R:3 charge=1"), "has charge 1; .* neutral molecules only"),
+        ("1\n\nH 0 0 0\n", "1 electrons cannot be all paired; .* atom missing"),
+        ("2\n\nH 0 0 0\nX 0 0 1\n", "atom 1 is X, no element"),
+        ("2\n\nH 0 0 0\nH 0 0 0.1\n", r"atoms 0 and 1 are 0\.100 angstrom apart"),
+        ("2\n\nH 0 0 0\nH 0 0 nan\n", "not a finite number"),
+        ("2\n\nH 0 0 0\nCl 0 0 1.3\n", r"atomic numbers \[17\] have no entry"),
+    ],
+)
+def test_molecules_that_cannot_be_predicted(
+    trained: Path, tmp_path: Path, content: str | None, message: str
+) -> None:
+    path = tmp_path / "given.xyz"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(TraceGradError, match=message):
+        run(f"checkpoint={trained}", f"structure={path}", f"output={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        ("functional=pbe", ConfigError, "functional is 'pbe'; choose b3lyp or b3lyp5"),
+        ("frame=first", ConfigError, "frame is 'first'; give a whole number"),
+        ("structure=.", DataError, "is a folder; a network of molecules takes a file"),
+        ("device=nowhere", ConfigError, "device=nowhere cannot be used"),
+    ],
+)
+def test_impossible_settings(
+    trained: Path, tmp_path: Path, given: str, kind: type[TraceGradError], message: str
+) -> None:
+    write(tmp_path / "h2.xyz", Atoms(*HYDROGEN))
+    structure = () if given.startswith("structure") else (f"structure={tmp_path / 'h2.xyz'}",)
+    with pytest.raises(kind, match=message):
+        run(f"checkpoint={trained}", *structure, f"output={tmp_path / 'out'}", given)
+
+
+def test_the_command_line(trained: Path, tmp_path: Path) -> None:
+    write(tmp_path / "h2.xyz", Atoms(*HYDROGEN))
+    command = [sys.executable, "-m", "experiments.predict", f"checkpoint={trained}"]
+    done = subprocess.run(
+        [*command, f"structure={tmp_path / 'h2.xyz'}", f"output={tmp_path / 'out'}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "levels.png").stat().st_size > 5000

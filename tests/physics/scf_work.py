@@ -1,0 +1,40 @@
+"""What workers do in tests of SCF runs; a module of its own, so that they start without pytest and torch."""
+
+import os
+import signal
+import time
+
+import numpy as np
+
+from tracegrad.errors import GenerationError
+from tracegrad.physics.acceleration import ScfRun, ScfSettings
+from tracegrad.physics.acceleration_task import ScfTask
+
+KILLED, FAILED, SLOW = 1, 2, 3
+
+
+def made_up_run(cycles: int = 3, energy: float = -1.0, converged: bool = True, **changes) -> ScfRun:
+    """A run with falling errors."""
+    k = np.arange(cycles + 1.0)
+    values = {
+        "converged": converged,
+        "energy": energy,
+        "energies": energy + 0.1**k,
+        "errors": 0.1**k,
+        "seconds": k + 1,
+        "wall_seconds": cycles + 2.0,
+        "core_seconds": cycles + 1.5,
+        "occupied": np.eye(4, 2),
+    }
+    return ScfRun(**(values | changes))
+
+
+def unreliable(task: ScfTask, settings: ScfSettings) -> ScfRun:
+    """Dies or fails in some rows."""
+    if task.row == KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task.row == FAILED:
+        raise GenerationError("no such molecule")
+    if task.row == SLOW:
+        time.sleep(60)
+    return made_up_run(task.row)

@@ -1,0 +1,301 @@
+"""The cache of solved molecules: what is in it, and how it comes through kills, damage and other databases."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tracegrad.data.datamodule import database_path
+from tracegrad.data.qh9 import Molecule, QH9Database
+from tracegrad.errors import ConfigError, DataError, TraceGradError
+from tracegrad.physics import solved_references
+from tracegrad.physics.dft import build_molecule
+from tracegrad.physics.solved import solve_molecule
+from tracegrad.physics.solved_cache import SUFFIX, DamagedCache, SolvedCache, about_database, solved_paths
+from tracegrad.physics.solved_references import prepare_references
+
+DEMO = database_path("embedded:demo_dynamic.db")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> QH9Database:
+    shutil.copy(DEMO, tmp_path / "demo.db")
+    return QH9Database(tmp_path / "demo.db")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / f"cache{SUFFIX}"
+
+
+class Counted:
+    """Counts the molecules that are solved."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.rows: list[int] = []
+        original = solved_references._solve
+
+        def solve(database, row):
+            self.rows.append(row)
+            return original(database, row)
+
+        monkeypatch.setattr(solved_references, "_solve", solve)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    return Counted(monkeypatch)
+
+
+def prepare(database: QH9Database, rows, path: Path, **options):
+    references = prepare_references(database, rows, [path], **options)
+    references.close()
+    return references
+
+
+def test_a_solved_molecule_solves_its_problem():
+    molecule = QH9Database(DEMO)[300]
+    solved = solve_molecule(molecule, "here")
+    n = solved.size
+    overlap = np.zeros((n, n))
+    overlap[np.tril_indices(n)] = solved.overlap
+    overlap += np.tril(overlap, -1).T
+    expected = build_molecule(molecule.numbers, molecule.positions).intor("int1e_ovlp")
+    np.testing.assert_allclose(overlap, expected, atol=1e-14)
+    np.testing.assert_allclose(
+        molecule.hamiltonian @ solved.orbitals, overlap @ solved.orbitals * solved.energies, atol=1e-9
+    )
+    np.testing.assert_allclose(solved.orbitals.T @ overlap @ solved.orbitals, np.eye(n), atol=1e-10)
+    assert (np.diff(solved.energies) >= 0).all()
+    assert 2 * solved.occupied == molecule.numbers.sum()
+
+
+def test_molecules_without_a_solution_are_named():
+    molecule = QH9Database(DEMO)[0]
+    odd = Molecule(0, molecule.numbers[:2], molecule.positions[:2], np.eye(19))
+    with pytest.raises(DataError, match="here: 9 electrons cannot be all paired"):
+        solve_molecule(odd, "here")
+    double = Molecule(
+        0, molecule.numbers, molecule.positions * np.array([[1], [1], [1]]), molecule.hamiltonian
+    )
+    double.positions[2] = double.positions[1]
+    with pytest.raises(DataError, match="here: the overlap of its basis functions is not positive definite"):
+        solve_molecule(double, "here")
+
+
+def test_rows_are_solved_once_and_added_later(database, path, counted):
+    lines: list[str] = []
+    seen: list[tuple[int, int]] = []
+    prepare(database, [3, 200], path, report=lines.append, on_progress=lambda *n: seen.append(n))
+    assert counted.rows == [3, 200]
+    assert seen == [(0, 2), (1, 2), (2, 2)]
+    assert "solving 2 reference molecules" in lines[0]
+    prepare(database, [200, 3], path, report=lines.append)
+    assert len(lines) == 1
+    references = prepare_references(database, [3, 7], [path])
+    assert counted.rows == [3, 200, 7]
+    fresh = solve_molecule(database[7], "")
+    found = references(7)
+    assert found.occupied == fresh.occupied
+    for name in ("energies", "orbitals", "overlap"):
+        assert np.array_equal(getattr(found, name), getattr(fresh, name))
+    assert counted.rows == [3, 200, 7]
+    references(8)  # is not in the cache
+    assert counted.rows == [3, 200, 7, 8]
+    references.close()
+    assert [p.name for p in path.parent.iterdir()] == unordered(["demo.db", path.name])
+
+
+def unordered(names: list[str]):
+    class Names(list):
+        def __eq__(self, other):
+            return sorted(self) == sorted(other)
+
+        __hash__ = None  # type: ignore[assignment]
+
+    return Names(names)
+
+
+def test_several_processes_give_the_same(database, path, tmp_path):
+    rows = [0, 150, 260, 370, 480]
+    prepare(database, rows, path, processes=2)
+    references = prepare_references(database, rows, [path])
+    for row in rows:
+        assert np.allclose(references(row).energies, solve_molecule(database[row], "").energies, atol=1e-12)
+    references.close()
+
+
+def test_damaged_rows_are_solved_again(database, path, counted):
+    prepare(database, [1, 2, 3], path)
+    with sqlite3.connect(path) as connection:
+        (content,) = connection.execute("SELECT numbers FROM solved WHERE row = 2").fetchone()
+        broken = bytearray(content)
+        broken[1000] ^= 1
+        connection.execute("UPDATE solved SET numbers = ? WHERE row = 2", (bytes(broken),))
+    connection.close()
+    cache = SolvedCache(path, about_database(database.path))
+    assert cache.get(2) is None
+    assert cache.whole([1, 2, 3]) == {1, 3}
+    cache.close()
+    prepare(database, [1, 2, 3], path)
+    assert counted.rows == [1, 2, 3, 2]
+    prepare(database, [1, 2, 3], path)
+    assert counted.rows == [1, 2, 3, 2]
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "pages"])
+def test_a_damaged_file_is_built_anew(database, path, counted, damage):
+    prepare(database, range(10), path)
+    content = path.read_bytes()
+    path.write_bytes(
+        {
+            "cut": content[: len(content) // 2],
+            "text": b"something else\n" * 500,
+            "empty": b"",
+            "pages": content[:4096] + bytes(len(content) - 4096),
+        }[damage]
+    )
+    prepare(database, [1, 2], path)
+    assert set(counted.rows[10:]) <= {1, 2}
+    assert len(counted.rows) > 10 or damage == "cut"
+    references = prepare_references(database, [1, 2], [path])
+    assert np.allclose(references(2).energies, solve_molecule(database[2], "").energies, atol=1e-12)
+    references.close()
+
+
+def test_a_cache_of_another_database_is_built_anew(database, path, counted):
+    prepare(database, [1], path)
+    with sqlite3.connect(database.path) as connection:
+        connection.execute("UPDATE data SET etot = 0 WHERE rowid = 1")
+    connection.close()
+    lines: list[str] = []
+    prepare(QH9Database(database.path), [1], path, report=lines.append)
+    assert counted.rows == [1, 1]
+    assert "made from another database" in lines[0]
+    with pytest.raises(DamagedCache, match="another database"):
+        SolvedCache(path, "")
+
+
+def test_what_is_no_cache_is_not_removed(database, tmp_path):
+    other = tmp_path / "valuable.db"
+    shutil.copy(DEMO, other)
+    before = other.read_bytes()
+    with pytest.raises(DataError, match=r"valuable\.db: no cache of orbitals"):
+        prepare(database, [1], other)
+    assert other.read_bytes() == before
+
+
+def test_a_killed_build_keeps_what_was_committed(database, path, counted):
+    """Killed without mercy while it solves; the next build takes over the whole rows and solves the others alone."""
+    script = (
+        "import sys; from pathlib import Path; from tracegrad.data.qh9 import QH9Database\n"
+        "from tracegrad.physics import solved_references as s\n"
+        "s.COMMIT = 5\n"
+        "s.prepare_references(QH9Database(Path(sys.argv[1])), range(500), [Path(sys.argv[2])], processes=1,"
+        " on_progress=lambda done, total: print(done, flush=True))\n"
+    )
+    command = [sys.executable, "-c", script, str(database.path), str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= 23:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait()
+    cache = SolvedCache(path, about_database(database.path), create=True)
+    kept = len(cache.whole(range(500)))
+    cache.close()
+    assert kept >= 20
+    assert kept % 5 == 0
+    prepare(database, range(kept + 3), path)
+    assert counted.rows == [kept, kept + 1, kept + 2]
+
+
+def test_a_molecule_that_fails_leaves_those_before_it(database, path, monkeypatch):
+    original = solved_references._solve
+
+    def solve(source, row):
+        if row == 5:
+            raise DataError("row 5 is bad")
+        return original(source, row)
+
+    monkeypatch.setattr(solved_references, "_solve", solve)
+    with pytest.raises(DataError, match="row 5 is bad"):
+        prepare(database, range(8), path)
+    cache = SolvedCache(path, about_database(database.path))
+    assert cache.whole(range(8)) == {0, 1, 2, 3, 4}
+    cache.close()
+
+
+def test_places(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    database = tmp_path / "data" / "mine.db"
+    database.parent.mkdir()
+    shutil.copy(DEMO, database)
+    beside, home = solved_paths(database, "auto")
+    assert (beside.parent, home.parent) == (database.parent, tmp_path / "home" / "tracegrad")
+    assert beside.name.startswith("mine.db-")
+    assert beside.name.endswith(SUFFIX)
+    assert [place.parent for place in solved_paths(DEMO, "auto")] == [tmp_path / "home" / "tracegrad"]
+    assert solved_paths(database, str(beside)) == [beside]
+    assert solved_paths(database, None) == []
+
+
+def test_places_that_cannot_be_written(tmp_path, database, counted):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    paths = [closed / f"a{SUFFIX}", closed / f"b{SUFFIX}"]
+    os.chmod(closed, 0o555)
+    lines: list[str] = []
+    references = prepare_references(database, [4], paths, report=lines.append)
+    assert "no cache of orbitals" in lines[0]
+    assert counted.rows == []
+    assert references(4).occupied == 5
+    with pytest.raises(TraceGradError, match="choose another"):
+        prepare(database, [4], paths[0])
+    os.chmod(closed, 0o755)
+    open_place = prepare_references(database, [4], [closed / f"b{SUFFIX}"])
+    open_place.close()
+    os.chmod(closed, 0o555)
+    counted.rows.clear()
+    references = prepare_references(database, [4], paths)  # whole, though it cannot be written
+    assert references(4).occupied == 5
+    assert counted.rows == []
+    references.close()
+    os.chmod(closed, 0o755)
+
+
+def test_no_cache_that_would_fill_the_disk(database, path, monkeypatch):
+    monkeypatch.setattr(solved_references, "MOST_OF_DISK", 1e-9)
+    lines: list[str] = []
+    references = prepare_references(database, range(500), [path], report=lines.append)
+    assert "500 molecules are solved as they come" in lines[0]
+    assert references(3).occupied == 5
+    references.close()
+
+
+def test_processes_are_checked(database, path):
+    with pytest.raises(ConfigError, match="processes is 0"):
+        prepare(database, [1], path, processes=0)
+
+
+def test_two_builds_at_the_same_time_share_the_work(database, path):
+    script = (
+        "import sys; from pathlib import Path; from tracegrad.data.qh9 import QH9Database\n"
+        "from tracegrad.physics.solved_references import prepare_references\n"
+        "r = prepare_references(QH9Database(Path(sys.argv[1])), range(150), [Path(sys.argv[2])], processes=1,"
+        " report=print)\n"
+        "print(sum(r(row).occupied for row in range(150)))\n"
+    )
+    command = [sys.executable, "-c", script, str(database.path), str(path)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert outputs[0].splitlines()[-1] == outputs[1].splitlines()[-1]
+    assert sum("solving 150 reference molecules" in output for output in outputs) == 1

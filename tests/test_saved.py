@@ -1,0 +1,197 @@
+"""Networks from the disk, and that nothing but networks comes out of their settings."""
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+
+import tracegrad
+from experiments.configuration import composed, plain
+from tests.checkpoints import DEEPH_E3, QHNET, write_checkpoint, write_run
+from tests.molecules import WATER
+from tracegrad.construct import construct
+from tracegrad.errors import BasisError, CheckpointError
+
+
+def with_target(target: Any, place: str = "") -> dict[str, Any]:
+    """Settings in which one part is something else."""
+    settings = copy.deepcopy(QHNET)
+    part = settings
+    for key in filter(None, place.split(".")):
+        part = part[key]
+    part.clear()
+    part["_target_"] = target
+    return settings
+
+
+def test_a_run_directory_and_a_checkpoint_file(tmp_path: Path) -> None:
+    model = write_run(tmp_path)
+    write_run(tmp_path / "other", seed=1)
+    (tmp_path / "other" / "checkpoints" / "best.ckpt").rename(tmp_path / "checkpoints" / "last.ckpt")
+    expected = model.hamiltonian(*WATER)
+    for source in (tmp_path, str(tmp_path), tmp_path / "checkpoints" / "best.ckpt"):
+        found = tracegrad.load_model(source)
+        assert not found.training
+        assert torch.equal(found.hamiltonian(*WATER), expected)  # float64, as it was saved
+    assert not torch.equal(tracegrad.load_model(tmp_path, "last").hamiltonian(*WATER), expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["experiment=demo", "tracegrad=none"],
+        ["experiment=demo", "tracegrad=tracegrad", "model.backbone.channels=4"],
+        ["experiment=demo_crystals", "tracegrad=grad"],
+        ["experiment=bs_tracegrad", "model=deeph_e3_small", "data.path=x", "tracegrad.channels=8"],
+    ],
+)
+def test_the_settings_of_training_give_what_hydra_makes_of_them(settings: list[str]) -> None:
+    config = composed("train", settings)
+    ours, theirs = construct(plain(config)["model"], "model"), instantiate(config.model)
+    assert str(ours) == str(theirs)
+    assert ours.basis == theirs.basis
+    theirs.load_state_dict(ours.state_dict())
+    for name in ("backbone", "tracegrad"):
+        plain_values = [
+            {
+                key: value
+                for key, value in vars(getattr(model, name)).items()
+                if isinstance(value, int | float | str | None)
+            }
+            for model in (ours, theirs)
+        ]
+        assert plain_values[0] == plain_values[1]
+
+
+@pytest.mark.parametrize("place", ["", "backbone", "backbone.basis", "tracegrad"])
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_malicious_checkpoint_is_refused_and_does_nothing(
+    tmp_path: Path, place: str, partial: bool
+) -> None:
+    settings = with_target("os.system", place)
+    part = settings
+    for key in filter(None, place.split(".")):
+        part = part[key]
+    part |= {"command": f"touch {tmp_path / 'harm'}", "_partial_": partial}
+    path = write_checkpoint(tmp_path / "bad.ckpt", settings, {"x": torch.zeros(1)})
+    key = f"model.{place}".rstrip(".")
+    with pytest.raises(CheckpointError, match=rf"bad\.ckpt: {key}: _target_ is 'os\.system', .* not called"):
+        tracegrad.load_model(path)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "builtins.eval",
+        "tracegrad.atomic.os.remove",
+        "tracegrad.atomic.replacing",
+        "tracegrad.atomic.Path",
+        "tracegrad.saved.load_model",
+        "tracegrad.module.HamiltonianModule.load_from_checkpoint",
+        "tracegrad.model.HamiltonianModel.load_state_dict",
+        "tracegrad.model.HamiltonianModel.__class__",
+        "tracegrad.basis.OrbitalBasis.check",
+        "tracegrad.errors.DataError",
+        "tracegrad.nowhere.Network",
+        "tracegrad.model.Network",
+        "tracegrad.basis.OrbitalBasis.openmx.Deeper",
+        "torch.nn.Linear",
+        "HamiltonianModel",
+        "",
+        None,
+        ["tracegrad.model.HamiltonianModel"],
+    ],
+)
+def test_only_networks_and_bases_of_this_package_are_built(target: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"^settings: _target_ is .* no network or basis"):
+        construct({"_target_": target}, "settings")
+
+
+class _Harm:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickled_objects_are_refused_and_do_nothing(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "bad.ckpt", QHNET, {}, extra=_Harm(tmp_path / "harm"))
+    with pytest.raises(CheckpointError, match=r"bad\.ckpt: damaged, or not a checkpoint of plain data"):
+        tracegrad.load_model(path)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"_args_": [1]}, r"settings\.backbone: _args_ is no argument"),
+        (
+            {"chanels": 4},
+            r"settings\.backbone: tracegrad\.backbones\.qhnet\.QHNet cannot be made .* 'chanels'",
+        ),
+        ({"_partial_": True}, r"settings: tracegrad\.model\.HamiltonianModel cannot be made"),
+    ],
+)
+def test_arguments_that_do_not_fit(changes: dict[str, Any], message: str, unchecked: None) -> None:
+    settings = copy.deepcopy(QHNET)
+    settings["backbone"] |= changes
+    with pytest.raises(CheckpointError, match=message):
+        construct(settings, "settings")
+
+
+def test_errors_of_the_parts_keep_their_name() -> None:
+    settings = {"_target_": "tracegrad.basis.OrbitalBasis.def2_svp", "elements": [1, 79]}
+    with pytest.raises(BasisError, match=r"not for \[79\]"):
+        construct(settings, "settings")
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere: no such file or directory"):
+        tracegrad.load_model(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"best\.ckpt: no such checkpoint; \S+ holds no checkpoints"):
+        tracegrad.load_model(tmp_path)
+    model = write_run(tmp_path)
+    with pytest.raises(CheckpointError, match=r"lst\.ckpt: no such checkpoint; \S+ holds best\.ckpt"):
+        tracegrad.load_model(tmp_path, "lst")
+    torch.save({"state_dict": {"model.x": torch.zeros(1)}}, tmp_path / "bare.ckpt")
+    with pytest.raises(CheckpointError, match=r"bare\.ckpt: holds no settings of TraceGrad"):
+        tracegrad.load_model(tmp_path / "bare.ckpt")
+    torch.save({"x": np.zeros(3).tolist()}, tmp_path / "foreign.ckpt")
+    with pytest.raises(CheckpointError, match=r"foreign\.ckpt: holds no network of TraceGrad"):
+        tracegrad.load_model(tmp_path / "foreign.ckpt")
+    torch.save([1], tmp_path / "list.ckpt")
+    with pytest.raises(CheckpointError, match=r"list\.ckpt: holds list, not a checkpoint"):
+        tracegrad.load_model(tmp_path / "list.ckpt")
+    state = model.state_dict()
+    name = next(iter(state))
+    del state[name]
+    path = write_checkpoint(tmp_path / "cut.ckpt", QHNET, state)
+    with pytest.raises(CheckpointError, match=rf"cut\.ckpt is of another .* \(missing: {re.escape(name)}\)"):
+        tracegrad.load_model(path)
+    path = write_checkpoint(tmp_path / "part.ckpt", QHNET["backbone"], state)
+    with pytest.raises(CheckpointError, match=r"model is QHNet, not a HamiltonianModel"):
+        tracegrad.load_model(path)
+
+
+def test_networks_of_crystals(tmp_path: Path) -> None:
+    model = write_run(tmp_path, DEEPH_E3)
+    found = tracegrad.load_model(tmp_path)
+    assert found.basis == model.basis
+    assert found.backbone.periodic
+
+
+def test_the_package_alone_is_cheap_and_has_nothing_else() -> None:
+    code = "import sys, tracegrad; assert not {'torch', 'numpy'} & sys.modules.keys(); tracegrad.__version__"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="has no attribute 'load_modell'"):
+        _ = tracegrad.load_modell

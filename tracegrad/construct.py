@@ -1,0 +1,83 @@
+"""Networks from the settings that a checkpoint carries.
+
+Settings name what they build (``_target_``), and a checkpoint may come from anywhere. So only what makes up a
+network is built: modules of torch and orbital bases that are defined in this package; nothing else is called.
+"""
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+from torch import nn
+
+from tracegrad.basis import OrbitalBasis
+from tracegrad.errors import CheckpointError, TraceGradError
+
+# Module, class, and perhaps a class method: tracegrad.basis.OrbitalBasis.def2_svp.
+_TARGET = re.compile(r"(tracegrad(?:\.[a-z]\w*)+)\.([A-Z]\w*)(?:\.([a-z]\w*))?")
+
+
+def construct(settings: Any, where: str) -> Any:
+    """What plain settings describe, as ``hydra.utils.instantiate`` would build it, but see the module.
+
+    Args:
+        settings: nested mappings with ``_target_`` and perhaps ``_partial_``, lists and plain values.
+        where: what messages call their source, such as a file and a key.
+
+    Raises:
+        CheckpointError: a target that is no part of a network of this package, or arguments that it does not take.
+    """
+    if isinstance(settings, list):
+        return [construct(entry, f"{where}[{i}]") for i, entry in enumerate(settings)]
+    if not isinstance(settings, Mapping):
+        return settings
+    values = dict(settings)
+    if "_target_" not in values:
+        return {key: construct(value, f"{where}.{key}") for key, value in values.items()}
+    name, later = values.pop("_target_"), values.pop("_partial_", False)
+    target = _target(name, where)
+    reserved = sorted(str(key) for key in values if not isinstance(key, str) or key.startswith("_"))
+    if reserved:
+        raise CheckpointError(f"{where}: {reserved[0]} is no argument of {name}")
+    arguments = {key: construct(value, f"{where}.{key}") for key, value in values.items()}
+    if later is True:
+        return partial(target, **arguments)
+    try:
+        return target(**arguments)
+    except TraceGradError:
+        raise
+    except Exception as error:  # settings of another version, or edited ones
+        reason = str(error).split("\n", 1)[0]
+        raise CheckpointError(
+            f"{where}: {name} cannot be made of these settings ({reason}); "
+            "use the version of TraceGrad that the checkpoint was trained with"
+        ) from error
+
+
+def _target(name: Any, where: str) -> Callable[..., Any]:
+    match = _TARGET.fullmatch(name) if isinstance(name, str) else None
+    found = match and _member(*match.groups())
+    if found is None:
+        raise CheckpointError(
+            f"{where}: _target_ is {name!r}, which is no network or basis of this version of TraceGrad and was "
+            "not called; build such a model in Python and load the state_dict of the checkpoint into it"
+        )
+    return found
+
+
+def _member(module: str, name: str, method: str | None) -> Callable[..., Any] | None:
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    owner = vars(importlib.import_module(module)).get(name) if spec else None
+    if not isinstance(owner, type) or owner.__module__ != module:
+        return None
+    if not issubclass(owner, nn.Module | OrbitalBasis):
+        return None
+    if method is None:
+        return owner
+    return getattr(owner, method) if isinstance(vars(owner).get(method), classmethod) else None

@@ -1,0 +1,6 @@
+"""Metrics as pure functions."""
+
+from tracegrad.metrics.functional.hamiltonian import SampleErrors, hamiltonian_errors
+from tracegrad.metrics.functional.orbitals import orbital_metrics
+
+__all__ = ["SampleErrors", "hamiltonian_errors", "orbital_metrics"]

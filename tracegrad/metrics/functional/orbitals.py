@@ -1,0 +1,236 @@
+"""Energies and wavefunctions of a predicted Hamiltonian against those of the reference.
+
+Both are solutions of H C = S C eps with the overlap S of the basis functions. Orbital k is the one with the k-th
+lowest energy; the n_occ lowest are occupied. In terms of the reference orbitals C (C^T S C = 1) the prediction is the
+ordinary symmetric problem C^T H' C Y = Y eps', its orbitals are C' = C Y and their overlaps with the reference
+C^T S C' = Y, so that S is needed for the shift of H alone once the reference is solved.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tracegrad.errors import DataError
+from tracegrad.metrics.functional.eigenpairs import lowest_eigenpairs
+from tracegrad.metrics.functional.shift import least_absolute_shift
+
+# Occupied levels of the reference whose neighbours are closer (hartree) count as one degenerate level: labels of
+# symmetric molecules split theirs by up to 4e-5 hartree.
+DEGENERATE = 1e-4
+
+ENERGIES = (
+    *("eps_mae", "eps_mae_shifted", "h_mae_shifted"),
+    *("homo_error", "lumo_error", "gap_error"),
+)
+OVERLAPS = ("psi_cosine", "psi_overlap", "psi_overlap_levels")
+NAMES = (*ENERGIES, *OVERLAPS)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Solved reference molecules of the same number of orbitals; float64."""
+
+    energies: Float[Tensor, "batch n"]  # hartree, ascending
+    orbitals: Float[Tensor, "batch n n"]  # columns, C^T S C = 1
+    overlap: Float[Tensor, "batch n n"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Metrics of each molecule (hartree), and the energies behind them: occupied ones and the next."""
+
+    metrics: dict[str, Float[Tensor, " batch"]]
+    energies: Float[Tensor, "batch levels"]
+
+
+def orbital_metrics(
+    h_pred: Float[Tensor, "*batch n n"],
+    h_ref: Float[Tensor, "*batch n n"],
+    overlap: Float[Tensor, "*batch n n"],
+    n_occ: int | Int[Tensor, "*batch"],
+) -> dict[str, Float[Tensor, "*batch"]]:
+    """Errors of orbital energies and wavefunctions of each molecule, for one matrix or a batch.
+
+    | key                  | meaning                                                                             |
+    |----------------------|-------------------------------------------------------------------------------------|
+    | `eps_mae`            | mean over occupied k of abs(eps'_k - eps_k)                                         |
+    | `psi_cosine`         | mean over occupied k of abs(c_k . c'_k) / (norm(c_k) norm(c'_k)): the released      |
+    |                      | definition, without S; in a degenerate level it depends on the eigensolver          |
+    | `h_mae_shifted`      | min over mu of the mean over all elements of abs(H' - H + mu S)                     |
+    | `eps_mae_shifted`    | min over mu of the mean over occupied k of abs(eps'_k - eps_k + mu)                 |
+    | `psi_overlap`        | sum over occupied j, k of (c_j . S c'_k)^2, over n_occ: 1 where both occupied       |
+    |                      | spaces are the same, 0 where they are orthogonal                                    |
+    | `psi_overlap_levels` | the same sum over j, k of the same level alone; levels of the reference that are    |
+    |                      | degenerate within 1e-4 hartree (neighbour to neighbour) are one, so that a rotation |
+    |                      | inside it does not count                                                            |
+    | `homo_error`         | abs(eps'_k - eps_k) of the highest occupied orbital                                 |
+    | `lumo_error`         | the same of the next one                                                            |
+    | `gap_error`          | the same of their difference                                                        |
+
+    H has no natural zero of energy: a constant mu moves all levels and changes H by mu S. Each shifted metric has the
+    mu that makes it smallest, found exactly.
+
+    Args:
+        h_pred: predicted Hamiltonian, hartree; of a matrix that is not symmetric the symmetric part is solved.
+        h_ref: reference, symmetric.
+        overlap: S, symmetric and positive definite.
+        n_occ: occupied orbitals, at least 1 and fewer than there are orbitals.
+
+    Returns:
+        Tensors of the shape of the batch, energies in hartree; NaN where h_pred is not finite.
+
+    Raises:
+        DataError: another dtype than float64, shapes that do not fit, reference or overlap that are not finite, an
+            overlap that is not positive definite, n_occ out of range.
+    """
+    occupied = _checked(h_pred, h_ref, overlap, n_occ)
+    n = h_pred.shape[-1]
+    h_pred, h_ref, overlap = (matrix.reshape(-1, n, n) for matrix in (h_pred, h_ref, overlap))
+    found = compare(h_pred, h_pred - h_ref, solve_reference(h_ref, overlap), occupied.reshape(-1))
+    return {name: value.reshape(occupied.shape) for name, value in found.metrics.items()}
+
+
+def solve_reference(h: Float[Tensor, "batch n n"], overlap: Float[Tensor, "batch n n"]) -> Reference:
+    """Solve H C = S C eps.
+
+    Raises:
+        DataError: S is not positive definite.
+    """
+    factor, info = torch.linalg.cholesky_ex(overlap)
+    bad = info.nonzero().flatten().tolist()
+    if bad:
+        raise DataError(
+            f"orbital metrics: the overlap of matrix {bad[0]} is not positive definite; are the atoms of this "
+            "molecule on top of each other, or is it the overlap of another one?"
+        )
+    half = torch.linalg.solve_triangular(factor, _symmetric(h), upper=False)
+    energies, y = torch.linalg.eigh(torch.linalg.solve_triangular(factor, half.mT, upper=False))
+    return Reference(energies, torch.linalg.solve_triangular(factor.mT, y, upper=True), overlap)
+
+
+def compare(
+    h_pred: Float[Tensor, "batch n n"],
+    difference: Float[Tensor, "batch n n"],
+    reference: Reference,
+    n_occ: Int[Tensor, " batch"],
+) -> Comparison:
+    """Metrics of predictions for solved references.
+
+    Args:
+        h_pred: hartree.
+        difference: h_pred less the Hamiltonian of the reference, for `h_mae_shifted` alone.
+        reference: the same molecules.
+        n_occ: occupied orbitals; most is gained where it is the same for all.
+    """
+    count = int(n_occ.max()) + 1
+    rotated = reference.orbitals.mT @ (_symmetric(h_pred) @ reference.orbitals)
+    finite = rotated.sum((1, 2)).isfinite()  # one entry that is not finite makes the sum so
+    if not finite.all():
+        rotated = torch.where(finite[:, None, None], rotated, torch.diag_embed(reference.energies))
+    predicted, y = lowest_eigenpairs(rotated, count)
+    errors = predicted - reference.energies[:, :count]
+
+    index = torch.arange(count, device=n_occ.device)
+    is_occupied = index < n_occ[:, None]
+
+    def mean(values: Float[Tensor, "batch levels"]) -> Float[Tensor, " batch"]:
+        return torch.where(is_occupied, values, 0.0).sum(1) / n_occ
+
+    homo = errors.gather(1, n_occ[:, None] - 1).squeeze(1)
+    lumo = errors.gather(1, n_occ[:, None]).squeeze(1)
+    weights = is_occupied.to(errors.dtype)
+    shift = least_absolute_shift(errors * weights, weights)
+    square = torch.where(is_occupied[:, :, None] & is_occupied[:, None], y[:, :count].square(), 0.0)
+    same = _same_level(reference.energies[:, :count])
+    metrics = {
+        "eps_mae": mean(errors.abs()),
+        "eps_mae_shifted": mean((errors + shift[:, None]).abs()),
+        "h_mae_shifted": _shifted_mae(difference, reference.overlap),
+        "homo_error": homo.abs(),
+        "lumo_error": lumo.abs(),
+        "gap_error": (lumo - homo).abs(),
+        "psi_cosine": mean(_cosines(reference.orbitals[:, :, :count], reference.orbitals @ y)),
+        "psi_overlap": square.sum((1, 2)) / n_occ,
+        "psi_overlap_levels": (square * same).sum((1, 2)) / n_occ,
+    }
+    return Comparison(
+        {name: torch.where(finite, value, torch.nan) for name, value in metrics.items()},
+        torch.where(finite[:, None], predicted, torch.nan),
+    )
+
+
+def _symmetric(h: Float[Tensor, "batch n n"]) -> Float[Tensor, "batch n n"]:
+    return (h + h.mT).mul_(0.5)
+
+
+def _shifted_mae(
+    difference: Float[Tensor, "batch n n"], overlap: Float[Tensor, "batch n n"]
+) -> Float[Tensor, " batch"]:
+    """Mean of abs(difference + mu S) for the mu that makes it smallest."""
+    n = overlap.shape[1]
+    if torch.equal(difference, difference.mT):  # half the elements are enough, those off the diagonal twice
+        places, times = _lower_triangle(n, overlap.device)
+        difference, overlap = (x.flatten(1).index_select(1, places) * times for x in (difference, overlap))
+    else:
+        difference, overlap = difference.flatten(1), overlap.flatten(1)
+    shift = least_absolute_shift(difference, overlap)
+    return (difference + shift[:, None] * overlap).abs().sum(1) / n**2
+
+
+@lru_cache(maxsize=64)
+def _lower_triangle(n: int, device: torch.device) -> tuple[Int[Tensor, " half"], Float[Tensor, " half"]]:
+    """Places of its elements in a flat matrix, and how often each counts: once on the diagonal, else twice."""
+    with torch.inference_mode(False):
+        row, column = torch.tril_indices(n, n, device=device)
+        return row * n + column, 1.0 + (row != column).double()
+
+
+def _cosines(
+    a: Float[Tensor, "batch n levels"], b: Float[Tensor, "batch n levels"]
+) -> Float[Tensor, "batch levels"]:
+    return (a * b).sum(1).abs() / (a.norm(dim=1) * b.norm(dim=1))
+
+
+def _same_level(energies: Float[Tensor, "batch levels"]) -> Bool[Tensor, "batch levels levels"]:
+    """Whether two orbitals belong to the same degenerate level."""
+    level = (energies.diff(dim=1) > DEGENERATE).cumsum(1)
+    level = torch.nn.functional.pad(level, (1, 0))
+    return level[:, :, None] == level[:, None]
+
+
+def _checked(h_pred: Tensor, h_ref: Tensor, overlap: Tensor, n_occ: int | Tensor) -> Tensor:
+    """``n_occ`` as a tensor of the shape of the batch; raise `DataError` for input that has no metrics."""
+    matrices = {"h_pred": h_pred, "h_ref": h_ref, "overlap": overlap}
+    shape = h_ref.shape
+    if len(shape) not in (2, 3) or shape[-1] != shape[-2] or not h_ref.numel():
+        raise DataError(f"orbital metrics: h_ref has shape {tuple(shape)}; (n, n) or (batch, n, n) is needed")
+    for name, matrix in matrices.items():
+        if matrix.shape != shape:
+            raise DataError(
+                f"orbital metrics: {name} has shape {tuple(matrix.shape)}, but h_ref {tuple(shape)}; give "
+                "matrices of the same molecules"
+            )
+        if matrix.dtype != torch.float64:
+            raise DataError(f"orbital metrics: {name} is {matrix.dtype}; float64 is needed, convert it first")
+        if name != "h_pred" and not matrix.isfinite().all():
+            raise DataError(
+                f"orbital metrics: {name} holds NaN or infinite numbers; leave such molecules out"
+            )
+    occupied = torch.as_tensor(n_occ, device=h_ref.device)
+    if occupied.ndim == 0:
+        occupied = occupied.expand(shape[:-2])
+    if occupied.shape != shape[:-2] or occupied.is_floating_point():
+        raise DataError(
+            f"orbital metrics: n_occ has shape {tuple(occupied.shape)} and {occupied.dtype}; a whole number or "
+            f"integers of shape {tuple(shape[:-2])} are needed"
+        )
+    outside = occupied[(occupied < 1) | (occupied >= shape[-1])].flatten().tolist()
+    if outside:
+        raise DataError(
+            f"orbital metrics: n_occ is {outside[0]} for {shape[-1]} orbitals; 1 to {shape[-1] - 1} are possible "
+            "(half the number of electrons)"
+        )
+    return occupied

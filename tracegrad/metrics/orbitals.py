@@ -1,0 +1,196 @@
+"""Orbital energies and wavefunctions of predictions: per-molecule values of a batch, and their torchmetrics mean."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torchmetrics import Metric
+
+from tracegrad.basis import OrbitalBasis
+from tracegrad.blocks import assemble_matrix
+from tracegrad.errors import DataError
+from tracegrad.metrics.functional.orbitals import NAMES, Comparison, Reference, compare
+from tracegrad.model import Prediction
+from tracegrad.physics.solved import SolvedMolecule
+
+# The highest occupied energy by the label of the batch, which may be in single precision, and by the reference.
+FOREIGN = 1e-2  # hartree
+CPU_MOLECULES = 4  # that are solved together
+
+
+@dataclass(frozen=True)
+class OrbitalErrors:
+    """Of the molecules of a batch, in their order; hartree.
+
+    Args:
+        values: metrics in the order of `NAMES`.
+        true, predicted: energies of the occupied orbitals and the next one of each molecule.
+    """
+
+    values: Float[Tensor, "molecules metrics"]
+    true: list[Float[np.ndarray, " _"]]
+    predicted: list[Float[np.ndarray, " _"]]
+
+
+def orbital_errors(
+    prediction: Prediction, graph, basis: OrbitalBasis, references: Callable[[int], SolvedMolecule]
+) -> OrbitalErrors:
+    """Compare a batch with its solved references, see `tracegrad.metrics.functional.orbital_metrics`.
+
+    Computed in float64 on the device of the prediction, molecules with the same numbers of orbitals and electrons
+    together.
+
+    Args:
+        prediction: blocks of molecules.
+        graph: the batch, with labels.
+        basis: of the blocks.
+        references: gives the solved molecule of a row of the database.
+
+    Raises:
+        DataError: a reference is not that of the molecule in the batch.
+    """
+    solved = [references(row) for row in graph.sample_id.tolist()]
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for k, molecule in enumerate(solved):
+        groups[molecule.size, molecule.occupied].append(k)
+    device = graph.positions.device
+    values = torch.empty(len(solved), len(NAMES), dtype=torch.float64, device=device)
+    predicted: list[np.ndarray] = [np.empty(0)] * len(solved)
+    pieces = list(_pieces(groups.values(), device))
+    for members, found in _in_parallel(partial(_compared, prediction, graph, basis, solved), pieces, device):
+        values[members] = torch.stack([found.metrics[name] for name in NAMES], dim=1)
+        for k, energies in zip(members, found.energies.cpu().numpy(), strict=True):
+            predicted[k] = energies
+    return OrbitalErrors(values, [m.energies[: m.occupied + 1] for m in solved], predicted)
+
+
+@torch.no_grad()
+def _compared(
+    prediction: Prediction,
+    graph,
+    basis: OrbitalBasis,
+    solved: Sequence[SolvedMolecule],
+    members: Sequence[int],
+) -> Comparison:
+    """Molecules of the same size."""
+    device = graph.positions.device
+    pairs = [dense_pair(prediction, graph, basis, k) for k in members]
+    for (h, _), k in zip(pairs, members, strict=True):
+        if len(h) != solved[k].size:
+            raise _foreign(graph, k, f"{solved[k].size} orbitals instead of {len(h)}")
+    h_pred, label = (torch.stack(matrices) for matrices in zip(*pairs, strict=True))
+    reference = _stacked([solved[k] for k in members], device)
+    occupied = solved[members[0]].occupied
+    _check(graph, members, label, reference, occupied)
+    n_occ = torch.full((len(members),), occupied, device=device)
+    return compare(h_pred, h_pred - label, reference, n_occ)
+
+
+def _in_parallel(
+    function: Callable[[list[int]], Comparison], pieces: Sequence[list[int]], device: torch.device
+) -> Iterator[tuple[list[int], Comparison]]:
+    """Pieces and their results; on a CPU in as many threads as torch has, because a small matrix occupies one."""
+    threads = min(torch.get_num_threads(), len(pieces))
+    if device.type != "cpu" or threads < 2:
+        yield from ((piece, function(piece)) for piece in pieces)
+        return
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from zip(pieces, pool.map(function, pieces), strict=True)
+    finally:
+        torch.set_num_threads(before)
+
+
+def dense_pair(
+    prediction: Prediction, graph, basis: OrbitalBasis, k: int
+) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n"]]:
+    """Predicted and true H of molecule ``k`` of a batch, float64, hartree, in the order of the basis' files."""
+    start, end = graph.ptr[k : k + 2].tolist()
+    atoms = np.diff(graph.ptr[: k + 1].cpu().numpy())
+    first, edges = int((atoms * (atoms - 1)).sum()), (end - start) * (end - start - 1)
+    numbers = graph.numbers[start:end].cpu().numpy()
+    predicted, true = (
+        assemble_matrix(on_site[start:end], pairs[first : first + edges], numbers, basis).double()
+        for on_site, pairs in (
+            (prediction.blocks["self"], prediction.blocks["edge"]),
+            (graph.h_self, graph.h_edge),
+        )
+    )
+    return predicted, true
+
+
+class OrbitalMetrics(Metric):
+    """Means over molecules of the per-molecule values of `orbital_errors`; energies in hartree.
+
+    States are sums in float64, so any division of the molecules into batches or ranks gives the same result.
+    """
+
+    full_state_update = False
+    sums: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("sums", default=torch.zeros(len(NAMES), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.set_dtype(torch.float64)
+
+    def update(self, errors: OrbitalErrors) -> None:
+        """Add the molecules of a batch."""
+        self.sums += errors.values.sum(0)
+        self.count += len(errors.values)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars by the names of the metrics."""
+        return dict(zip(NAMES, self.sums / self.count, strict=True))
+
+
+def _pieces(groups: Iterable[list[int]], device: torch.device) -> Iterator[list[int]]:
+    """On a CPU few molecules at once, whose matrices stay in its cache; a GPU takes all."""
+    for members in groups:
+        size = len(members) if device.type != "cpu" else CPU_MOLECULES
+        yield from (members[start : start + size] for start in range(0, len(members), size))
+
+
+def _stacked(solved: Sequence[SolvedMolecule], device: torch.device) -> Reference:
+    energies, orbitals, packed = (
+        torch.from_numpy(np.stack(arrays)).to(device)
+        for arrays in zip(*((m.energies, m.orbitals, m.overlap) for m in solved), strict=True)
+    )
+    n = energies.shape[1]
+    overlap = packed.index_select(1, _unpacking(n, device)).view(-1, n, n)
+    return Reference(energies, orbitals, overlap)
+
+
+@lru_cache(maxsize=64)
+def _unpacking(n: int, device: torch.device) -> Int64[Tensor, " elements"]:
+    """Places of the elements of a symmetric matrix in its packed lower triangle."""
+    with torch.inference_mode(False):
+        row, column = np.indices((n, n))
+        low, high = np.minimum(row, column), np.maximum(row, column)
+        return torch.from_numpy((high * (high + 1) // 2 + low).ravel()).to(device)
+
+
+def _check(
+    graph, members: Sequence[int], label: Float[Tensor, "batch n n"], reference: Reference, occupied: int
+) -> None:
+    """Raise `DataError` if the highest occupied orbital does not belong to the label."""
+    homo = reference.orbitals[:, :, occupied - 1, None]
+    energies = (homo * (label @ homo)).sum((1, 2))
+    wrong = ((energies - reference.energies[:, occupied - 1]).abs() > FOREIGN).nonzero().flatten().tolist()
+    if wrong:
+        raise _foreign(graph, members[wrong[0]], "another highest occupied energy than its label")
+
+
+def _foreign(graph, k: int, found: str) -> DataError:
+    return DataError(
+        f"the solved reference of database row {int(graph.sample_id[k])} has {found}; it is that of another "
+        "molecule: remove the cache of orbitals"
+    )

@@ -1,0 +1,254 @@
+"""How much sooner a self-consistent field converges when it starts from a predicted Hamiltonian.
+
+Cycles are counted from 0, as PySCF's callback does and as the released numbers are: a run whose callback was called
+five times has 4 cycles. F_k is the Fock matrix that the callback of cycle k sees, rebuilt from the density after
+k + 1 diagonalisations and without DIIS; the matrix of the guess itself is never tested.
+"""
+
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float, Int
+from pyscf import dft, gto
+
+from tracegrad.errors import ConfigError
+from tracegrad.physics.density import density
+from tracegrad.physics.dft import BASIS, GRID_LEVEL, XC_CODES, build_molecule, check_geometry
+
+PREDICTION = "prediction"
+GUESSES = ("minao", "1e")  # PySCF's names
+CONV_TOL = 1e-9  # hartree, PySCF's default, with which the labels were made
+
+
+@dataclass(frozen=True)
+class ScfSettings:
+    """RKS in def2-SVP on the grid of the labels.
+
+    Args:
+        functional: `b3lyp5` (QH9 stable, dynamic-300k) or `b3lyp` (dynamic-100k).
+        max_cycle: diagonalisations after which a run counts as not converged.
+        gpu: solve with gpu4pyscf.
+    """
+
+    functional: str
+    max_cycle: int = 50
+    gpu: bool = False
+
+    def __post_init__(self) -> None:
+        if self.functional not in XC_CODES:
+            raise ConfigError(
+                f"functional {self.functional!r} is none of {' and '.join(XC_CODES)}; give the one that the "
+                "Hamiltonians of the database were computed with"
+            )
+        if self.max_cycle < 1:
+            raise ConfigError(f"max_cycle is {self.max_cycle}; at least 1 is needed")
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that fixes the numbers of a run, except for versions and the machine."""
+        return {
+            "xc": XC_CODES[self.functional],
+            "basis": BASIS,
+            "grid_level": GRID_LEVEL,
+            "conv_tol": CONV_TOL,
+            "max_cycle": self.max_cycle,
+            "gpu": self.gpu,
+        }
+
+
+@dataclass(frozen=True)
+class ScfRun:
+    """One self-consistent field, cycle by cycle."""
+
+    converged: bool
+    energy: float  # hartree, at the end
+    energies: Float[np.ndarray, " cycles"]  # hartree, of the density after k + 1 diagonalisations
+    errors: Float[np.ndarray, " cycles"]  # mean |F_k - F_ref|, hartree
+    seconds: Float[np.ndarray, " cycles"]  # wall time from the start, the making of the guess included
+    wall_seconds: float  # of the whole run
+    # The wall time on a core of its own: what the one thread of a process has used. On a GPU the wall time.
+    core_seconds: float
+    # Orthonormal columns S^(1/2) C: spaces of two runs of a molecule can be compared without S.
+    occupied: Float[np.ndarray, "n n_occ"]
+
+    @property
+    def cycles(self) -> int:
+        """Number of the last cycle; the first one is 0."""
+        return len(self.energies) - 1
+
+    def first_hit(self, level: float) -> int | None:
+        """The first cycle whose error lies below ``level`` (hartree); None if there is none."""
+        below = np.flatnonzero(self.errors < level)
+        return int(below[0]) if below.size else None
+
+    def energy_after(self, diagonalisations: int) -> float:
+        """Energy (hartree) after so many diagonalisations, or that of the end where fewer were needed."""
+        return float(self.energies[min(diagonalisations, len(self.energies)) - 1])
+
+
+def solve(
+    numbers: Int[np.ndarray, " n_atoms"],
+    positions_angstrom: Float[np.ndarray, "n_atoms 3"],
+    reference: Float[np.ndarray, "n n"],
+    settings: ScfSettings,
+    start: str,
+    hamiltonian: Float[np.ndarray, "n n"] | None = None,
+    name: str = "molecule",
+) -> ScfRun:
+    """One SCF from a standard guess or from the density of a predicted Hamiltonian.
+
+    Args:
+        numbers: atomic numbers of a neutral closed-shell molecule of H, C, N, O, F.
+        positions_angstrom: coordinates, angstrom.
+        reference: Fock matrix F_ref of the database (hartree, PySCF's orbital order).
+        settings: functional, largest number of cycles, device.
+        start: minao, 1e or prediction.
+        hamiltonian: the predicted one (hartree, PySCF's orbital order), where the start is the prediction.
+        name: how an error calls the molecule.
+
+    Raises:
+        TraceGradError: a molecule or a matrix that no such SCF exists for, an unknown guess, no gpu4pyscf.
+    """
+    check_geometry(numbers, positions_angstrom, name)
+    if start not in (PREDICTION, *GUESSES):
+        raise ConfigError(f"guess {start!r} is unknown; choose from {', '.join(GUESSES)}")
+    if not settings.gpu:
+        _warm_up()
+    molecule = build_molecule(numbers, positions_angstrom)
+    began, cpu_began = time.perf_counter(), time.process_time()
+    field = _gpu_module().RKS(molecule) if settings.gpu else dft.RKS(molecule)
+    field.xc = XC_CODES[settings.functional]
+    field.grids.level = GRID_LEVEL
+    field.chkfile = None
+    field.conv_tol = CONV_TOL
+    field.max_cycle = settings.max_cycle
+    log = _Log(reference, began)
+    if settings.gpu:
+        _watch(field, log)
+    else:
+        field.callback = log.cycle
+    overlap = molecule.intor("int1e_ovlp")
+    field.kernel(dm0=_initial_density(molecule, overlap, start, hamiltonian))
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
+    coefficients = _host(field.mo_coeff)[:, _host(field.mo_occ) > 0]
+    return ScfRun(
+        converged=bool(field.converged),
+        energy=float(field.e_tot),
+        energies=np.array(log.energies),
+        errors=np.array(log.errors),
+        seconds=np.array(log.seconds),
+        wall_seconds=wall,
+        core_seconds=wall if settings.gpu else cpu,
+        occupied=_square_root(overlap) @ coefficients,
+    )
+
+
+def occupied_agreement(one: Float[np.ndarray, "n n_occ"], other: Float[np.ndarray, "n n_occ"]) -> float:
+    """Mean squared cosine of the principal angles between two spaces with orthonormal columns; 1 for the same."""
+    return float(np.sum((one.T @ other) ** 2) / one.shape[1])
+
+
+class _Log:
+    """What happened in each cycle."""
+
+    def __init__(self, reference: np.ndarray, began: float) -> None:
+        self.reference, self.began = reference, began
+        self.energies: list[float] = []
+        self.errors: list[float] = []
+        self.seconds: list[float] = []
+
+    def cycle(self, local: dict[str, Any]) -> None:
+        """PySCF's callback."""
+        self.energies.append(float(local["e_tot"]))
+        self.add_fock(local["fock"])
+
+    def add_fock(self, fock: Any) -> None:
+        self.errors.append(mean_absolute(_host(fock), self.reference))
+        self.seconds.append(time.perf_counter() - self.began)
+
+
+def _initial_density(
+    molecule: gto.Mole, overlap: np.ndarray, start: str, hamiltonian: np.ndarray | None
+) -> np.ndarray:
+    if start != PREDICTION:
+        # gpu4pyscf's own minao is another one than PySCF's, from which the reference counts are.
+        return dft.RKS(molecule).get_init_guess(molecule, start)
+    if hamiltonian is None:
+        raise ConfigError("an SCF from the prediction needs the predicted Hamiltonian")
+    return density(hamiltonian, overlap, molecule.nelectron)
+
+
+def _square_root(overlap: np.ndarray) -> np.ndarray:
+    values, vectors = scipy.linalg.eigh(overlap)
+    return (vectors * np.sqrt(values)) @ vectors.T
+
+
+def _host(array: Any) -> np.ndarray:
+    """A numpy array of an array that may lie on a GPU (cupy)."""
+    return np.asarray(array.get() if hasattr(array, "get") else array)
+
+
+@cache
+def _warm_up() -> None:
+    """Load what PySCF loads late, so that the first run of a process is not timed longer than the others."""
+    field = dft.RKS(gto.M(atom="H 0 0 0; H 0 0 0.74", basis=BASIS, verbose=0, parse_arg=False))
+    field.xc = XC_CODES["b3lyp"]
+    field.chkfile = None
+    field.kernel()
+
+
+def check_gpu() -> None:
+    """Raise `ConfigError` unless gpu4pyscf can be imported."""
+    _gpu_module()
+
+
+def _gpu_module() -> Any:
+    try:
+        return importlib.import_module("gpu4pyscf.dft")
+    except ImportError as error:
+        raise ConfigError(
+            f"gpu=true, but gpu4pyscf cannot be used ({error}); install gpu4pyscf for your version of CUDA "
+            "(pip install gpu4pyscf-cuda12x), or set gpu=false"
+        ) from error
+
+
+def _watch(field: Any, log: _Log) -> None:
+    """Follow a kernel that calls no callback, as that of gpu4pyscf.
+
+    In each cycle it asks once for the Fock matrix of the new density, without DIIS, and once for its energy, in
+    either order; the first energy of all is that of the guess.
+    """
+    get_fock: Callable[..., Any] = field.get_fock
+    energy_tot: Callable[..., Any] = field.energy_tot
+    guess = [True]
+
+    def watched_fock(h1e=None, s1e=None, vhf=None, dm=None, cycle=-1, diis=None, **options):
+        fock = get_fock(h1e, s1e, vhf, dm, cycle, diis, **options)
+        if cycle < 0 and diis is None:
+            log.add_fock(fock)
+        return fock
+
+    def watched_energy(*args, **options):
+        energy = energy_tot(*args, **options)
+        if not guess:
+            log.energies.append(float(energy))
+        guess.clear()
+        return energy
+
+    field.get_fock, field.energy_tot = watched_fock, watched_energy
+
+
+def mean_absolute(one: Float[np.ndarray, "n n"], other: Float[np.ndarray, "n n"]) -> float:
+    """Mean absolute difference of two matrices, in their unit."""
+    return float(np.abs(one - other).mean())
+
+
+def check_guesses(guesses: Sequence[str]) -> None:
+    """Raise `ConfigError` unless these are standard guesses, each once and at least one."""
+    if not guesses or len(set(guesses)) < len(guesses) or not set(guesses) <= set(GUESSES):
+        raise ConfigError(f"guesses are {list(guesses)}; give one or more of {', '.join(GUESSES)}, each once")

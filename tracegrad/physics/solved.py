@@ -1,0 +1,51 @@
+"""Reference molecules solved: overlap, orbital energies and orbitals of a labelled geometry."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.linalg import LinAlgError, eigh
+
+from tracegrad.data.qh9 import Molecule
+from tracegrad.errors import DataError
+from tracegrad.physics.dft import build_molecule
+
+
+@dataclass(frozen=True, eq=False)
+class SolvedMolecule:
+    """Solution of H C = S C eps for all orbitals; hartree, PySCF's order."""
+
+    occupied: int
+    energies: Float[np.ndarray, " n"]  # ascending
+    orbitals: Float[np.ndarray, "n n"]  # columns, C^T S C = 1
+    overlap: Float[np.ndarray, " packed"]  # lower triangle of S, row after row
+
+    @property
+    def size(self) -> int:
+        """Number of orbitals."""
+        return len(self.energies)
+
+
+def solve_molecule(molecule: Molecule, where: str) -> SolvedMolecule:
+    """The occupied orbitals are those of the neutral closed-shell molecule; ``where`` names it in errors.
+
+    Raises:
+        DataError: an odd number of electrons, or atoms on top of each other.
+    """
+    electrons = int(molecule.numbers.sum())
+    if electrons % 2:
+        raise DataError(
+            f"{where}: {electrons} electrons cannot be all paired, so there are no occupied orbitals to compare; "
+            "leave this row out, or set callbacks.orbitals=null"
+        )
+    overlap = build_molecule(molecule.numbers, molecule.positions).intor("int1e_ovlp")
+    try:
+        energies, orbitals = eigh(molecule.hamiltonian, overlap, driver="gvd", check_finite=False)
+    except LinAlgError as error:
+        raise DataError(
+            f"{where}: the overlap of its basis functions is not positive definite ({error}); are the positions "
+            "in the right unit?"
+        ) from error
+    return SolvedMolecule(
+        electrons // 2, energies, np.ascontiguousarray(orbitals), overlap[np.tril_indices(len(overlap))]
+    )

@@ -1,0 +1,159 @@
+"""The file that keeps solved reference molecules of a QH9 database: integrals and diagonalisations are done once.
+
+An SQLite file, as the database itself: rows come in whole or not at all, a killed build leaves those that were
+committed, and more rows can be added later. Of a molecule with n orbitals it holds n + n^2 + n (n + 1) / 2 numbers in
+float64: 0.35 MB for 18 atoms (171 orbitals), 0.5 MB for 25 atoms; about 4.5 GB for the 9,335 test molecules of the
+size split and 3.5 GB for the 10,100 of the dynamic one.
+
+Each row carries a checksum, which tells damage; the file carries the size of the database, the hash of its head and
+the basis, which tell another database.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from tracegrad.data.cache import AUTO, cache_places
+from tracegrad.data.identity import head_hash
+from tracegrad.errors import DataError, TraceGradError
+from tracegrad.physics.dft import BASIS
+from tracegrad.physics.solved import SolvedMolecule
+
+SUFFIX = ".tracegrad-orbitals"
+FORMAT = 1
+_TABLES = (
+    "CREATE TABLE about (text TEXT)",
+    "CREATE TABLE solved (row INTEGER PRIMARY KEY, n INTEGER, occupied INTEGER, checksum BLOB, numbers BLOB)",
+)
+
+
+class DamagedCache(DataError):
+    """A file that is damaged, of another program or of another database; it can be built anew."""
+
+
+class SolvedCache:
+    """Solved molecules by their row in the database; processes and threads open files of their own.
+
+    Args:
+        path: of the file.
+        about: what `about_database` says of the database.
+        create: make the file where there is none, and write into it.
+
+    Raises:
+        DamagedCache: the file is no whole cache of this database.
+        TraceGradError: it cannot be read or, with ``create``, written.
+    """
+
+    def __init__(self, path: Path, about: str, *, create: bool = False):
+        self.path, self.about = path, about
+        uri = f"file://{quote(os.fsencode(path.absolute()))}?mode={'rwc' if create else 'ro'}"
+        with self._errors():
+            self._connection = sqlite3.connect(uri, uri=True, timeout=60)
+        try:
+            with self._errors():
+                if create and not self._query("SELECT name FROM sqlite_master"):
+                    with self._connection:
+                        self._connection.execute("BEGIN")
+                        for table in _TABLES:
+                            self._connection.execute(table)
+                        self._connection.execute("INSERT INTO about VALUES (?)", (about,))
+                found = self._query("SELECT text FROM about")
+            if found != [(about,)]:
+                raise DamagedCache(f"{path}: made from another database, or by another version")
+        except BaseException:
+            self.close()
+            raise
+
+    def whole(self, rows: Iterable[int]) -> set[int]:
+        """Those of the rows that are there and undamaged."""
+        return {row for row in rows if self.get(row) is not None}
+
+    def add(self, solved: Iterable[tuple[int, SolvedMolecule]]) -> None:
+        """Keep molecules: all of them or, where the process ends before, none."""
+        with self._errors(), self._connection:
+            self._connection.executemany(
+                "REPLACE INTO solved VALUES (?, ?, ?, ?, ?)",
+                (_packed(row, molecule) for row, molecule in solved),
+            )
+
+    def get(self, row: int) -> SolvedMolecule | None:
+        """A molecule; None where it is missing or damaged."""
+        with self._errors():
+            found = self._query("SELECT n, occupied, checksum, numbers FROM solved WHERE row = ?", row)
+        if not found:
+            return None
+        n, occupied, checksum, content = found[0]
+        if checksum != _checksum(content) or len(content) != 8 * (n + n * n + n * (n + 1) // 2):
+            return None
+        numbers = np.frombuffer(content)
+        orbitals, overlap = numbers[n : n + n * n].reshape(n, n), numbers[n + n * n :]
+        return SolvedMolecule(occupied, numbers[:n], orbitals, overlap)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def _query(self, sql: str, *values: int) -> list[tuple]:
+        return self._connection.execute(sql, values).fetchall()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # no file, no right, no room, no table
+            if "no such table" in str(error) or "no such column" in str(error):
+                raise DamagedCache(f"{self.path}: no cache of orbitals ({error})") from error
+            raise TraceGradError(
+                f"{self.path}: {error}; make room or choose another callbacks.orbitals.cache"
+            ) from error
+        except sqlite3.Error as error:
+            raise DamagedCache(f"{self.path}: no whole cache of orbitals ({error})") from error
+
+
+def solved_paths(database: Path, setting: str | None) -> list[Path]:
+    """Where the cache of a database may lie, the first place first.
+
+    Args:
+        database: the file.
+        setting: "auto", the path of a file, or None for no cache. Auto is beside the database (unless it comes with
+            TraceGrad, whose folder is left alone), then in the user's folder for caches (`cache_places`).
+    """
+    if setting is None:
+        return []
+    if setting != AUTO:
+        return [Path(setting).expanduser()]
+    places = cache_places(database, [about_database(database)], SUFFIX)
+    package = Path(str(resources.files("tracegrad")))
+    return places[1:] if places[0].is_relative_to(package) else places
+
+
+def about_database(database: Path) -> str:
+    """What a cache belongs to."""
+    content = {"format": FORMAT, "bytes": database.stat().st_size, "head_sha256": head_hash(database)}
+    return json.dumps(content | {"basis": BASIS})
+
+
+def remove(path: Path) -> None:
+    """Remove a cache with what SQLite may have left beside it."""
+    for ending in ("", "-journal"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + ending).unlink()
+
+
+def _packed(row: int, molecule: SolvedMolecule) -> tuple[int, int, int, bytes, bytes]:
+    arrays = (molecule.energies, molecule.orbitals, molecule.overlap)
+    content = b"".join(np.ascontiguousarray(array, dtype="<f8").tobytes() for array in arrays)
+    return row, molecule.size, molecule.occupied, _checksum(content), content
+
+
+def _checksum(content: bytes) -> bytes:
+    """Sum and exclusive or of the words: faster than reading them from a disk, unlike a cryptographic hash."""
+    words = np.frombuffer(content[: len(content) // 8 * 8], dtype="<u8")
+    return np.array([words.sum(), np.bitwise_xor.reduce(words), len(content)], dtype="<u8").tobytes()
