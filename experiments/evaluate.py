@@ -1,46 +1,102 @@
-"""Test a trained run again, on any part of its data."""
+"""Test a trained run again, on any part of its data, or a released network on the data that it is for."""
 
 from pathlib import Path
+from typing import Any
 
+import lightning
 from lightning import Callback
 from omegaconf import DictConfig
 
 from callbacks.orbital_metrics import OrbitalMetrics
 from callbacks.test_report import TestReport
 from experiments.configuration import command, plain
-from experiments.runs import evaluate_checkpoint, make_trainer, rebuild, write_json
-from tracegrad.errors import ConfigError
+from experiments.released import build_released
+from experiments.runs import Parts, evaluate_checkpoint, make_trainer, measure, rebuild, write_json
+from tracegrad.checkpoint import CHECKPOINT_KEY, load_checkpoint
+from tracegrad.errors import CheckpointError, ConfigError
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.terminal import print_tables
 from tracegrad.results import read_result
 
+OF_A_RUN = ("best", "last")
+
 
 @command("evaluate")
 def main(config: DictConfig) -> None:
-    """Evaluate a checkpoint of a run directory."""
+    """Evaluate a checkpoint of a run directory, or a released one."""
     plain(config)
+    if config.run is not None:
+        evaluate_run(config)
+    elif config.checkpoint not in OF_A_RUN:
+        evaluate_released(config)
+    else:
+        raise ConfigError(
+            "run is needed, or a released checkpoint; give run=DIRECTORY, or checkpoint=PATH (QHNet's .pt file, "
+            "DeepH-E3's model folder) with data=NAME"
+        )
+
+
+def evaluate_run(config: DictConfig) -> None:
+    """Test a checkpoint of a run of this code, on the data of its training."""
+    if config.get("data") is not None:
+        raise ConfigError(
+            "data is for released checkpoints; the data of a run stand in its settings (path=PATH if they have moved)"
+        )
     run = Path(config.run)
-    named = config.checkpoint in ("best", "last")
+    named = config.checkpoint in OF_A_RUN
     checkpoint = run / "checkpoints" / f"{config.checkpoint}.ckpt" if named else Path(config.checkpoint)
+    if not named and (checkpoint.is_dir() or CHECKPOINT_KEY not in load_checkpoint(checkpoint)):
+        raise CheckpointError(
+            f"{checkpoint}: is no checkpoint of a run of TraceGrad; for a released one leave out run={run} and give "
+            "data=NAME"
+        )
     output = Path(config.output or run / f"evaluation_{config.part}_{checkpoint.stem}")
-    changes = {
+    setup, parts = rebuild(run, changes(config))
+    trainer = prepared(setup, parts, config.part, output)
+    results = evaluate_checkpoint(
+        trainer, parts, setup, checkpoint, config.part, other_data=config.other_data
+    )
+    write_report(trainer, output, results)
+
+
+def evaluate_released(config: DictConfig) -> None:
+    """Test a released network on a database."""
+    setup, parts, origin = build_released(config, changes(config))
+    name, label = origin["checkpoint"]["name"], parts.fingerprint["label"]
+    output = Path(config.output or Path("runs", "released", f"{name}_{label}_{config.part}"))
+    trainer = prepared(setup, parts, config.part, output)
+    results = measure(trainer, parts, setup, config.part, name, 0)
+    if trainer.is_global_zero:
+        write_json(output / "provenance.json", origin)
+    write_report(trainer, output, results | {"released": origin["checkpoint"]})
+
+
+def changes(config: DictConfig) -> dict[str, Any]:
+    """Settings of data and trainer that the command line changes, by dotted keys."""
+    given = {
         "data.path": config.path,
         "data.eval_batch_size": config.batch_size,
         "trainer.devices": config.devices,
         "trainer.accelerator": config.accelerator,
     }
-    setup, parts = rebuild(run, {key: value for key, value in changes.items() if value is not None})
-    if config.part not in parts.datamodule.parts:
-        raise ConfigError(f"part is {config.part!r}; choose one of {list(parts.datamodule.parts)}")
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def prepared(setup: DictConfig, parts: Parts, part: str, output: Path) -> lightning.Trainer:
+    """The trainer that tests a part of the data and writes its tables and figures to ``output``."""
+    if part not in parts.datamodule.parts:
+        raise ConfigError(f"part is {part!r}; choose one of {list(parts.datamodule.parts)}")
     setup.run_dir = str(output)
     reports: list[Callback] = [TestReport(output)]
     if not parts.module.model.backbone.periodic:
         reports.append(OrbitalMetrics(output))
     trainer = make_trainer(setup, reports, [])
     parts.datamodule.trainer = trainer
-    results = evaluate_checkpoint(
-        trainer, parts, setup, checkpoint, config.part, other_data=config.other_data
-    )
+    return trainer
+
+
+def write_report(trainer: lightning.Trainer, output: Path, results: dict[str, Any]) -> None:
+    """Write and print what a test has found."""
     if trainer.is_global_zero:
         write_json(output / "evaluation.json", results)
         print_tables(results_table([read_result(output / "evaluation.json")]))

@@ -26,6 +26,7 @@ from experiments.configuration import ARM_LABELS, ARMS, differences, flat
 from experiments.loggers import log_results, make_loggers
 from experiments.preemption import await_requeue, end_by_signal
 from experiments.provenance import process_rank, provenance
+from experiments.warm_start import warm_start
 from tracegrad.atomic import replacing
 from tracegrad.baseline import MeanBlocks
 from tracegrad.checkpoint import CHECKPOINT_KEY, check_architecture, load_checkpoint
@@ -225,6 +226,7 @@ def train(config: DictConfig, values: dict[str, Any]) -> None:
         if process_rank() == 0:
             print(f"going on from {found[0]} (step {found[1]['global_step']})", flush=True)
     origin = provenance() | {"data": parts.fingerprint}
+    origin |= warm_start(parts.module.model, config.init_from, directory, resumed=found is not None)
     callbacks = make_callbacks(config)
     loggers = make_loggers(config, values, origin)
     trainer = make_trainer(config, callbacks, loggers)
@@ -277,6 +279,13 @@ def evaluate_checkpoint(
         check_data(loaded, parts.fingerprint, checkpoint)
     check_architecture(loaded["state_dict"], parts.module.state_dict(), str(checkpoint))
     parts.module.load_state_dict(loaded["state_dict"])
+    return measure(trainer, parts, config, part, checkpoint.stem, loaded["global_step"])
+
+
+def measure(
+    trainer: lightning.Trainer, parts: Parts, config: DictConfig, part: str, checkpoint: str, step: int
+) -> dict[str, Any]:
+    """Test the network as it is, which came from a ``checkpoint`` after so many steps, and describe the result."""
     subsets = parts.datamodule.subsets(part)
     loaders = [parts.datamodule.loader(name) for name in subsets.values()]
     parts.module.test_subsets, parts.module.sample_name = list(subsets), parts.datamodule.sample_name
@@ -284,8 +293,9 @@ def evaluate_checkpoint(
         found = trainer.test(parts.module, loaders, verbose=False)
     metrics = {name: value for entry in found for name, value in entry.items()}
     trivial = trivial_metrics(parts, dict(zip(subsets, loaders, strict=True)))
-    arm = ARMS[bool(config.tracegrad.trace), bool(config.tracegrad.grad)]
-    backbone = parts.module.model.backbone
+    model = parts.module.model
+    arm = ARMS[model.tracegrad.trace, model.tracegrad.grad]
+    backbone = model.backbone
     return {
         "format": FORMAT,
         "experiment": config.name,
@@ -300,13 +310,13 @@ def evaluate_checkpoint(
         "seed": config.seed,
         "repetition": config.get("repetition"),  # runs of earlier versions have none
         "part": part,
-        "checkpoint": checkpoint.stem,
-        "step": loaded["global_step"],
+        "checkpoint": checkpoint,
+        "step": step,
         "unit": "meV",
         "metrics": {name: _number(value) for name, value in metrics.items() if name.startswith("test/")},
         "trivial": trivial,
         "counts": parts.fingerprint["counts"],
-        "parameters": sum(p.numel() for p in parts.module.model.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()),
     }
 
 

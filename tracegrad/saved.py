@@ -3,33 +3,43 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tracegrad.checkpoint import CHECKPOINT_KEY, check_architecture, load_checkpoint
 from tracegrad.construct import construct
 from tracegrad.errors import CheckpointError
 from tracegrad.model import HamiltonianModel
+from tracegrad.model_file import ENDING, read_model_file
 
 
 def load_model(source: str | Path, checkpoint: str = "best") -> HamiltonianModel:
-    """The trained network of a run directory or of a checkpoint file, in evaluation mode; its data is not needed.
+    """The trained network of a run directory, a checkpoint or a model file, in evaluation mode; no data is needed.
 
     Nothing in the file is executed, see `construct`.
 
     Args:
-        source: a run directory, or a .ckpt file, which holds its settings too.
+        source: a run directory, or a .ckpt or .safetensors file, which hold their settings too.
         checkpoint: best or last of a run directory.
 
     Raises:
         CheckpointError: no checkpoint there, a damaged one, or settings that make another network.
     """
     path = checkpoint_file(Path(source), checkpoint)
-    settings, state = _saved(path)
+    return build_network(*saved_network(path), path)
+
+
+def build_network(settings: Any, state: dict[str, Tensor], path: Path) -> HamiltonianModel:
+    """The network of settings and tensors that came from ``path``, in evaluation mode.
+
+    Raises:
+        CheckpointError: settings that are not those of a network, or tensors of another one.
+    """
     model = construct(settings, f"{path}: model")
     if not isinstance(model, HamiltonianModel):
         raise CheckpointError(f"{path}: model is {type(model).__name__}, not a HamiltonianModel")
-    model.to(next(iter(state.values())).dtype)
     check_architecture(state, model.state_dict(), str(path))
+    model.to(next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32))
     model.load_state_dict(state)
     return model.eval()
 
@@ -47,7 +57,9 @@ def checkpoint_file(source: Path, checkpoint: str = "best") -> Path:
     if path.is_file():
         return path
     if not source.exists():
-        raise CheckpointError(f"{source}: no such file or directory; give a run directory or a .ckpt file")
+        raise CheckpointError(
+            f"{source}: no such file or directory; give a run directory, or a .ckpt or {ENDING} file"
+        )
     present = ", ".join(sorted(file.name for file in folder.glob("*.ckpt"))) or "no checkpoints"
     raise CheckpointError(
         f"{path}: no such checkpoint; {folder} holds {present} "
@@ -55,9 +67,24 @@ def checkpoint_file(source: Path, checkpoint: str = "best") -> Path:
     )
 
 
-def _saved(path: Path) -> tuple[Any, dict[str, Tensor]]:
-    """Settings of the network and its tensors."""
-    content = load_checkpoint(path)
+def saved_network(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """Settings and tensors of the network in a checkpoint or a model file.
+
+    Raises:
+        CheckpointError: missing, damaged, or without a network.
+    """
+    if path.suffix == ENDING:
+        record, state = read_model_file(path)
+        return record["model"], state
+    return network_in(load_checkpoint(path), path)
+
+
+def network_in(content: dict[str, Any], path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """Settings and tensors of the network in the content of a checkpoint.
+
+    Raises:
+        CheckpointError: it has none.
+    """
     record, state = content.get(CHECKPOINT_KEY), content.get("state_dict")
     config = record.get("config") if isinstance(record, dict) else None
     own = {

@@ -29,8 +29,12 @@ PREDICTIONS = 8  # of each molecule, so that a batch is one of an evaluation
 
 
 def chain(rng: np.random.Generator, atoms: int) -> tuple[np.ndarray, np.ndarray]:
-    """A saturated chain of CH2 and O with random torsions, closed by hydrogen: a gap, as molecules of QM9 have."""
-    carbons = max((atoms - 2) // 4, 0)
+    """A saturated chain of CH2 and O with random torsions, closed by hydrogen: a gap, as molecules of QM9 have.
+
+    It has at least four atoms.
+    """
+    atoms = max(atoms, 4)
+    carbons = (atoms - 2) // 4
     heavy = atoms - 2 - 2 * carbons
     order = [6 if k % 2 == 0 and k // 2 < carbons else 8 for k in range(heavy)]
     order += [6] * (carbons - order.count(6))

@@ -50,8 +50,9 @@ def test_a_training_killed_at_several_steps_ends_bitwise_the_same(tmp_path, rank
     """Weights, averaged weights, optimizer, schedule, loops and random states, and every row of the log."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     finished(straight, *overrides, ranks=ranks)
-    # At the last step of the first epoch, before its validation, and inside a later one, between two checkpoints.
-    for step in (6, 11):
+    # At the last step of an epoch, before its validation; after a validation, before any other checkpoint; and inside
+    # an epoch, between two checkpoints.
+    for step in (6, 7, 11):
         done = train(killed, *overrides, ranks=ranks, stop_after=step)
         assert {process.returncode for process in done} == {-signal.SIGKILL}
     out = finished(killed, *overrides, ranks=ranks)

@@ -265,6 +265,7 @@ class DeepHE3(Backbone):
             )
         self.basis = basis
         self.hermitian, self.time_reversal = hermitian, time_reversal
+        self.cutoff, self.legacy_e3nn = cutoff, legacy_e3nn
         self.edge_chunk, self.recompute = edge_chunk, recompute
         self.expansion = ShellPairExpansion(basis, legacy=legacy_e3nn)
         edge = unique_irreps("irreps", irreps)

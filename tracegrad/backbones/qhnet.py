@@ -239,7 +239,7 @@ class QHNet(Backbone):
                 "take a backbone for spin-orbit coupling, such as DeepH-E3, or a basis without spin"
             )
         self.basis = basis
-        self.lmax = lmax
+        self.lmax, self.cutoff = lmax, cutoff
         self.first_pair = layers - pair_layers
         self.embedding = nn.Embedding(species or rows, channels)
         self.radial = ExponentialBernstein(radial, cutoff)

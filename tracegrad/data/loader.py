@@ -41,4 +41,5 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.batches.set_epoch(state["epoch"])
-        self.batches.start = self.done = state["done"]
+        # Of a finished epoch nothing is left: the next batches are those of the next one.
+        self.batches.start = self.done = state["done"] % len(self)

@@ -1,5 +1,6 @@
 """What the loaders of released weights share."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ def read_checkpoint(path: str | Path) -> Any:
     except OSError as error:
         raise CheckpointError(f"not a readable checkpoint ({error.strerror or error})") from error
     except Exception as error:  # torch.load answers foreign bytes with errors of any kind
+        refused = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+        if refused:
+            raise CheckpointError(
+                f"not loaded, because it holds {refused[1]} beside tensors, and loading objects can run any code; "
+                "save its state_dict alone"
+            ) from error
         raise CheckpointError(
             f"not a readable checkpoint of plain tensors ({type(error).__name__}); "
             "if it holds other objects too, save its state_dict alone"
@@ -36,7 +43,7 @@ def released_state(content: Any, kind: str) -> dict[str, Tensor]:
     if "tracegrad" in content or any(str(key).startswith(("model.", "backbone.")) for key in entries):
         raise CheckpointError(
             f"this is a checkpoint of TraceGrad itself, not {kind}; "
-            "use tracegrad.load_model(run_directory)"
+            "use tracegrad.load_model(run_directory), on the command line run=DIRECTORY"
         )
     state = {}
     for key, value in entries.items():

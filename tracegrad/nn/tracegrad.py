@@ -122,6 +122,8 @@ class TraceGrad(nn.Module):
         apply_to: "edge" (the paper), or "edge_and_self" to refine and supervise on-site features too, where the
             backbone has them.
         residual: "sum" (o = f + v, the paper) or "relative" (o = f + 0.2 |f| / |v| v, norms per item).
+        gain: "none" (the paper) or "zero": what is added to f is multiplied by a learned factor for each of its
+            irreps, 0 at first, so that a backbone which is trained already starts with its own outputs.
         recompute: in training, compute z and v again for the gradient instead of storing what it needs.
         last_v: whether the last block adds v as well (the paper); otherwise it only feeds the decoder.
         spin_trace: the traces of a spinful H, see `BlockTraces`.
@@ -145,6 +147,7 @@ class TraceGrad(nn.Module):
         rank: int | None = None,
         apply_to: Literal["edge", "edge_and_self"] = "edge",
         residual: Literal["sum", "relative"] = "sum",
+        gain: Literal["none", "zero"] = "none",
         last_v: bool = True,
         spin_trace: SpinTrace = "sum",
         recompute: bool = False,
@@ -170,6 +173,8 @@ class TraceGrad(nn.Module):
             )
         if residual not in ("sum", "relative"):
             raise ConfigError(f"tracegrad.residual is {residual!r}; choose sum or relative")
+        if gain not in ("none", "zero"):
+            raise ConfigError(f"tracegrad.gain is {gain!r}; choose none or zero")
         self.trace, self.grad = trace, grad
         self.residual, self.recompute = residual, recompute
         self.labels = BlockTraces(basis, spin_trace)
@@ -177,6 +182,7 @@ class TraceGrad(nn.Module):
         sites = ("edge", "self") if apply_to == "edge_and_self" else ("edge",)
         self.blocks = cast(dict[str, Sequence[TraceGradBlock]], nn.ModuleDict())
         self.decoders = cast(dict[str, InvariantMLP], nn.ModuleDict())
+        self.gains = cast(dict[str, Sequence[Tensor]], nn.ModuleDict())
         self.gradients: dict[str, list[bool]] = {}
         for site in sites:
             irreps = feature_irreps[site]
@@ -199,6 +205,9 @@ class TraceGrad(nn.Module):
                 if trace or used  # a block without v and without a decoder would be idle
             ]
             self.blocks[site] = cast(Sequence[TraceGradBlock], nn.ModuleList(blocks))
+            if gain == "zero" and grad:
+                sizes = [len(ir) for ir, used in zip(irreps, self.gradients[site], strict=True) if used]
+                self.gains[site] = cast(Sequence[Tensor], nn.ParameterList(map(torch.zeros, sizes)))
             if trace:
                 widths = [width * len(irreps), *[hidden] * (decoder_layers - 1), self.labels.count]
                 self.decoders[site] = InvariantMLP(widths, norm=decoder_norm)
@@ -213,7 +222,7 @@ class TraceGrad(nn.Module):
             block = self.blocks[site][k]
             again = self.recompute and torch.is_grad_enabled()
             z, v = checkpoint(block, f, use_reentrant=False) if again else block(f)
-            return self._add(f, v), z
+            return self._add(f, v, self.gains[site][k] if site in self.gains else None), z
         if self.trace and need_z:
             return f, self.blocks[site][k].encode(f)
         return f, None
@@ -222,9 +231,10 @@ class TraceGrad(nn.Module):
         """Predicted traces of each supervised site in the order of ``labels``, from z = [z_1 .. z_K]."""
         return {site: decoder(torch.cat(z[site], dim=-1)) for site, decoder in self.decoders.items()}
 
-    def _add(self, f: Feature, v: Feature) -> Feature:
+    def _add(self, f: Feature, v: Feature, gain: Float[Tensor, " irreps"] | None) -> Feature:
+        scaled = v if gain is None else [g * b for g, b in zip(gain, v, strict=True)]
         if self.residual == "sum":
-            return [a + b for a, b in zip(f, v, strict=True)]
+            return [a + b for a, b in zip(f, scaled, strict=True)]
         size_f, size_v = (
             torch.stack([part.square().sum((0, 2)) for part in feature]).sum(0) for feature in (f, v)
         )
@@ -232,4 +242,4 @@ class TraceGrad(nn.Module):
         present = (size_f > 0) & (size_v > 0)
         quotient = torch.where(present, size_f / torch.where(present, size_v, 1.0), 1.0)
         ratio = torch.where(present, RELATIVE_RESIDUAL * quotient.sqrt(), 0.0)
-        return [a + ratio[:, None] * b for a, b in zip(f, v, strict=True)]
+        return [a + ratio[:, None] * b for a, b in zip(f, scaled, strict=True)]

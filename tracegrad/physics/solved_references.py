@@ -186,7 +186,7 @@ def _solved(
     except WorkerDied as error:
         raise TraceGradError(
             f"{database.path}: a process that solves molecules died at row {error.key} ({error}); use fewer "
-            "processes if memory was short; a script that starts them needs if __name__ == '__main__'"
+            "processes if memory was short"
         ) from error
 
 

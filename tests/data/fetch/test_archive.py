@@ -46,6 +46,11 @@ def tree(folder):
     return {name: path.read_bytes() for name, path in found.items()}
 
 
+def text(value: object) -> str:
+    """Names of cases: the bytes of an archive hold the time at which it was made."""
+    return value if isinstance(value, str) else ""
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -55,6 +60,7 @@ def tree(folder):
         ("a.tar.bz2", tarred("w:bz2")),
         ("a.tar.xz", tarred("w:xz")),
     ],
+    ids=text,
 )
 def test_an_archive_is_unpacked(tmp_path, name, content):
     path = tmp_path / name
@@ -169,6 +175,7 @@ def damaged_zip() -> bytes:
         (b"<html>no archive</html>", "neither a zip nor a tar archive"),
         (b"", "neither a zip nor a tar archive"),
     ],
+    ids=text,
 )
 def test_what_is_not_unpacked(tmp_path, content, message):
     path = tmp_path / "a.zip"

@@ -1,0 +1,172 @@
+"""A trained network as a file for others: `python -m experiments.export --help`."""
+
+import json
+import os
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from omegaconf import DictConfig
+
+from experiments.configuration import ARM_LABELS, ARMS, command, plain
+from experiments.model_card import model_card
+from experiments.portable import portable
+from tracegrad import __version__
+from tracegrad.atomic import replacing
+from tracegrad.basis import OrbitalBasis, shells_name
+from tracegrad.checkpoint import CHECKPOINT_KEY, load_checkpoint
+from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
+from tracegrad.model_file import ENDING, read_model_file, write_model_file
+from tracegrad.reports.compatible import check_data, check_row, data_of
+from tracegrad.results import FILE as RESULTS
+from tracegrad.results import ResultsError, RunResult, read_result, read_run
+from tracegrad.saved import build_network, network_in
+
+
+@command("export", help_alone=True)
+def main(config: DictConfig) -> None:
+    """Export what the command line says."""
+    export(plain(config))
+
+
+def export(values: dict[str, Any]) -> Path:
+    """Write the model file and its card; ``values`` are the settings of ``conf/export.yaml``.
+
+    Raises:
+        ConfigError: an output of another kind, or one that exists.
+        CheckpointError: a checkpoint that is missing or damaged, or of no run of TraceGrad.
+        ResultsError: other seeds that are not of the same arm and data.
+    """
+    run = Path(str(values["run"]))
+    output = Path(str(values["output"] or run / f"model{ENDING}"))
+    if output.suffix != ENDING:
+        raise ConfigError(f"output is {output}; its name must end in {ENDING}")
+    card = output.with_suffix(".md")
+    for path in (output, card):  # before any work
+        if os.path.lexists(path) and (path.is_dir() or not values["overwrite"]):
+            raise ConfigError(f"{path}: exists; choose another output or set overwrite=true")
+    chosen = str(values["checkpoint"])
+    checkpoint = run / "checkpoints" / f"{chosen}.ckpt" if chosen in ("best", "last") else Path(chosen)
+    content = load_checkpoint(checkpoint)
+    settings, state = network_in(content, checkpoint)
+    model = build_network(settings, state, checkpoint)
+    step = content.get("global_step")
+    results = _results(run, checkpoint, step, [Path(str(other)) for other in values["runs"]])
+    record: dict[str, Any] = portable(
+        {
+            "model": settings,
+            **_training(content, checkpoint, run),
+            "backbone": model.backbone.label,
+            "crystal": model.backbone.periodic,
+            "basis": _basis(model.basis),
+            "parameters": sum(value.numel() for value in state.values()),
+            "metrics": [
+                {
+                    "seed": r.seed,
+                    "repetition": r.repetition,
+                    "step": r.step,
+                    "unit": r.unit,
+                    "values": r.metrics,
+                }
+                for r in results
+            ],
+            "trivial": results[0].trivial if results else {},
+            "licence": values["licence"],
+            "description": values["description"],
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "tracegrad": __version__,
+        },
+        run,
+    )
+    with ExitStack() as files:
+        text = files.enter_context(replacing(card))
+        draft = files.enter_context(replacing(output))
+        text.write_text(model_card(record, output.name), encoding="utf-8")
+        write_model_file(draft, state, record)
+        found, tensors = read_model_file(draft)
+        build_network(found["model"], tensors, draft)  # rather now than at its users
+    seeds = f", {len(results)} seeds" if len(results) > 1 else ""
+    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB) and {card.name}{seeds}")
+    if not results:
+        print(
+            f"no test results of step {step} were found, and the card says so; see python -m experiments.evaluate"
+        )
+    if values["licence"] is None:
+        print("no licence was given, and the card says so: set licence=NAME to allow others something")
+    return output
+
+
+def _training(content: dict[str, Any], checkpoint: Path, run: Path) -> dict[str, Any]:
+    """What the checkpoint and the run directory say about the training."""
+    saved = content[CHECKPOINT_KEY]
+    config, data = saved["config"], saved.get("data")
+    try:
+        arm = ARMS[bool(config["tracegrad"]["trace"]), bool(config["tracegrad"]["grad"])]
+        training = {
+            "experiment": config["name"],
+            "arm": arm,
+            "arm_label": ARM_LABELS[arm],
+            "seed": config["seed"],
+            "repetition": config.get("repetition"),
+            "precision": config["trainer"]["precision"],
+            "averaged": config.get("callbacks", {}).get("ema") is not None,
+            "checkpoint": checkpoint.stem,
+            "step": content["global_step"],
+            "epoch": content["epoch"],
+        }
+        units = data["units"]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: has no record of its training ({error!r}); give one of python -m experiments.train"
+        ) from error
+    path = run / "provenance.json"
+    try:
+        origin = json.loads(path.read_text(encoding="utf-8"))
+        code = {"revision": origin["git"], "python": origin["python"], "packages": origin["packages"]}
+    except FileNotFoundError:
+        code = {"revision": "unknown", "python": "unknown", "packages": {}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TraceGradError(f"{path}: damaged ({error!r}); remove it to export without it") from error
+    return {"training": training, "data": data, "units": units, "code": code}
+
+
+def _basis(basis: OrbitalBasis) -> dict[str, Any]:
+    return {
+        "name": basis.name,
+        "order": basis.convention,
+        "spinful": basis.spinful,
+        "shells": {chemical_symbols[z]: shells_name(basis.shells[z]) for z in basis.elements},
+        "radii": {chemical_symbols[z]: float(np.round(r, 6)) for z, r in (basis.radii or {}).items()},
+    }
+
+
+def _results(run: Path, checkpoint: Path, step: Any, others: list[Path]) -> list[RunResult]:
+    """Test results of this very checkpoint, if there are any, and of the other seeds."""
+    found = []
+    for path in (run / RESULTS, run / f"evaluation_test_{checkpoint.stem}" / "evaluation.json"):
+        result = read_result(path) if path.is_file() else None
+        if result and (result.checkpoint, result.step, result.part) == (checkpoint.stem, step, "test"):
+            found = [result]
+            break
+    if not others:
+        return found
+    if not found:
+        raise ResultsError(f"{run}: no test results of {checkpoint.name}, beside which runs could be quoted")
+    found += [read_run(other) for other in others]
+    for other in found[1:]:
+        if data_of(other) != data_of(found[0]) or other.arm != found[0].arm:
+            raise ResultsError(
+                f"{other.directory} is a run of {other.label} on {other.database} ({other.split} split "
+                f"{other.split_hash}), not of {found[0].label} on {found[0].database} ({found[0].split} split "
+                f"{found[0].split_hash}) as {run}; give runs of the same arm and data"
+            )
+    check_row(found)
+    check_data(found)
+    return found
+
+
+if __name__ == "__main__":
+    main()

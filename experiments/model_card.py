@@ -1,0 +1,185 @@
+"""The model card: what a model file predicts, where it comes from, how good it is and how to use it."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from tracegrad.reports.columns import columns_of
+
+ORDERS = {
+    "pyscf": "PySCF's (shells as in the basis, p as x, y, z, other shells by m = -l .. l)",
+    "openmx": "OpenMX's (p as x, y, z; d as z2, x2-y2, xy, xz, yz; f as 5z3-3zr2, 5xz2-xr2, 5yz2-yr2, zx2-zy2, xyz, "
+    "x3-3xy2, 3yx2-y3)",
+}
+# What the test set of a split shows; the names are those of the splits of QH9.
+SPLITS = {
+    "ood": "molecules with more atoms than those it was trained on",
+    "random": "other molecules, drawn at random from the same database",
+    "mol": "molecular-dynamics trajectories of other molecules",
+    "geometry": "other frames of the trajectories it was trained on, and no other molecules",
+}
+CITATION = """\
+Shi Yin, Xinyang Pan, Fengyan Wang, Lixin He: A framework of SO(3)-equivariant non-linear representation learning and
+its application to electronic-structure Hamiltonian prediction. arXiv:2405.05722. Please cite the authors of the
+backbone and of the data, too."""
+
+
+def model_card(record: Mapping[str, Any], name: str) -> str:
+    """Markdown text for a model file called ``name`` with this record, see `experiments.export`."""
+    data, training = record["data"], record["training"]
+    crystal = record["crystal"]
+    things = "crystals" if crystal else "molecules"
+    label = data.get("label") or data["database"]
+    paragraphs = [
+        f"# {record['backbone']}{training['arm_label']} for {label}",
+        record["description"],
+        f"Predicts the electronic-structure Hamiltonian H of {things} from atomic numbers and positions: "
+        + _target(record, crystal),
+        "## Use",
+        _use(name, crystal),
+        "## Training",
+        _table(("", ""), _training_rows(record)),
+        f"## Test metrics\n\n{_metrics(record, crystal)}",
+        "## Limits",
+        "\n".join(f"- {line}" for line in _limits(record, crystal)),
+        "## Licence",
+        record["licence"] or "None was stated: ask whoever gave you this file.",
+        "The licence of the training data may bind what is made of them.",
+        "## Citation",
+        CITATION,
+    ]
+    return "\n\n".join(text for text in paragraphs if text) + "\n"
+
+
+def _target(record: Mapping[str, Any], crystal: bool) -> str:
+    basis, unit = record["basis"], record["units"]["hamiltonian"]
+    order = ORDERS[basis["order"]]
+    shells = ", ".join(f"{symbol} {name}" for symbol, name in basis["shells"].items())
+    if not crystal:
+        return (
+            f"the Fock matrix of restricted Kohn-Sham DFT ({record['data'].get('functional', 'unknown functional')}) "
+            f"in {basis['name']}.\n\nPositions are in {record['units']['positions']}, H in {unit}. "
+            f"The order of the orbitals is {order}. Shells: {shells}."
+        )
+    spin = (
+        "; H is complex and has all orbitals with spin up, then all with spin down"
+        if basis["spinful"]
+        else ""
+    )
+    return (
+        f"one block for each pair of atoms and cells.\n\nPositions are in {record['units']['positions']}, H in "
+        f"{unit}{spin}. The order of the orbitals in a block is {order}. Shells: {shells}."
+    )
+
+
+def _use(name: str, crystal: bool) -> str:
+    if crystal:
+        return f"""\
+```python
+import tracegrad
+
+model = tracegrad.load_model("{name}")  # nothing in the file is executed
+blocks = model.hamiltonian(numbers, positions, lattice, edges)  # one block for each row [Rx, Ry, Rz, i, j] of edges
+```
+
+    python -m experiments.predict checkpoint={name} structure=FOLDER_OR_CIF"""
+    return f"""\
+```python
+import tracegrad
+
+model = tracegrad.load_model("{name}")  # nothing in the file is executed
+h = model.hamiltonian(numbers, positions)
+mf.kernel(dm0=model.initial_density(mol))  # a start for PySCF: mol in def2-SVP, mf = dft.RKS(mol)
+```
+
+    python -m experiments.predict checkpoint={name} structure=molecule.xyz"""
+
+
+def _training_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    data, training, code = record["data"], record["training"], record["code"]
+    identity = [f"{key} {data[key]}" for key in ("bytes", "head_sha256") if key in data]
+    weights = "moving average" if training["averaged"] else "as trained"
+    rows = [
+        ("experiment", f"{training['experiment']}, arm {training['arm']}, seed {training['seed']}"),
+        ("data", f"{data['database']} ({', '.join(identity)})"),
+        ("split", f"{data['split']}, hash {data['split_hash']}"),
+        ("samples", ", ".join(f"{part} {count}" for part, count in data["counts"].items())),
+        (
+            "steps",
+            f"{training['step']} (checkpoint {training['checkpoint']}), precision {training['precision']}",
+        ),
+        ("weights", f"{weights}, {record['parameters']:,} parameters"),
+        ("code", f"revision {code['revision']}, Python {code['python']}"),
+        (
+            "packages",
+            ", ".join(f"{name} {version}" for name, version in code["packages"].items()) or "unknown",
+        ),
+        ("exported", f"{record['created']} by TraceGrad {record['tracegrad']}"),
+    ]
+    return rows + [("differs from the paper's data", line) for line in data.get("differences", [])]
+
+
+def _metrics(record: Mapping[str, Any], crystal: bool) -> str:
+    """Metrics of this network, and mean and spread over the seeds."""
+    found = record["metrics"]
+    if not found:
+        return "This checkpoint was not tested."
+    first = found[0]["values"]
+    subsets = list(dict.fromkeys(key.split("/")[2] if key.count("/") > 1 else "" for key in first))
+    seeds = ", ".join(str(entry["seed"]) for entry in found)
+    head = ["metric", "unit", f"this network (seed {found[0]['seed']})"]
+    if len(found) > 1:
+        head.append(f"mean ± sample standard deviation over seeds {seeds}")
+    rows = []
+    for column in columns_of(crystal, subsets):
+        if column.key not in first:
+            continue
+        values = [entry["values"][column.key] for entry in found if column.key in entry["values"]]
+        row = [column.name, column.unit, f"{values[0]:.{column.digits}f}"]
+        if len(found) > 1:
+            spread = f" ± {stdev(values):.{column.digits}f}" if len(values) > 1 else ""
+            row.append(f"{fmean(values):.{column.digits}f}{spread}")
+        trivial = record["trivial"].get(column.key)
+        rows.append([*row, "" if trivial is None else f"{trivial:.{column.digits}f}"])
+    note = "The trivial predictor gives the mean block of each pair of species."
+    if crystal and len(subsets) > 1:
+        note += " nt: structures like those of the training; t: twisted ones."
+    return f"{_table([*head, 'trivial predictor'], rows)}\n\n{note}"
+
+
+def _limits(record: Mapping[str, Any], crystal: bool) -> list[str]:
+    data, basis = record["data"], record["basis"]
+    elements = ", ".join(basis["shells"])
+    lines = [
+        f"Elements: {elements}; others are refused, and those that are rare in the training data are predicted badly."
+    ]
+    if crystal:
+        lines += [
+            f"Structures like those of {data['database']}, with the same pseudo-atomic orbitals and pseudopotentials.",
+            "The pairs of atoms must be those that the DFT program would store for this basis.",
+        ]
+        twisted = data["counts"].get("twisted")
+        tested = "other structures of the same database, drawn at random"
+        if not str(data["split"]).startswith("shuffle"):
+            tested = f"the structures that {data['split']} lists for it"
+        lines.append(
+            f"It was tested on {tested}"
+            + (f", and on {twisted} twisted structures, which it was never trained on." if twisted else
+               "; not on twisted structures.")
+        )  # fmt: skip
+    else:
+        lines += [
+            "Neutral molecules with closed shells; no ions, radicals, excited states, solvents or periodic systems.",
+            f"H of another functional or basis set than {data.get('functional', 'that of the data')}/"
+            f"{basis['name']} is not what it predicts.",
+            f"It was tested on {SPLITS.get(data['split'], 'what ' + str(data['split']) + ' lists for it')}.",
+        ]
+    lines.append(
+        "Nothing is known of its errors outside of the test set, and it gives no estimate of them itself."
+    )
+    return lines
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

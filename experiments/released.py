@@ -1,0 +1,84 @@
+"""A released network with the data that it is tested on."""
+
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.configuration import CONF
+from experiments.provenance import process_rank, provenance
+from experiments.runs import Parts, quiet
+from experiments.warm_start import file_identity
+from tracegrad.data.datamodule import DTYPES
+from tracegrad.data.deeph_module import DeepHDataModule
+from tracegrad.errors import BasisError, CheckpointError, ConfigError
+from tracegrad.interop import Released, load_released
+from tracegrad.loss import HamiltonianLoss
+from tracegrad.module import HamiltonianModule
+from tracegrad.schedule import SlipperySlope
+
+
+def build_released(config: DictConfig, changes: dict[str, Any]) -> tuple[DictConfig, Parts, dict[str, Any]]:
+    """Settings, parts and provenance of a test of ``config.checkpoint`` on ``config.data``, with changes of both.
+
+    The basis of the data is that of the network.
+
+    Raises:
+        CheckpointError: no released network, or one that is not for these data.
+        ConfigError: no data.
+    """
+    if config.get("data") is None:
+        raise ConfigError(
+            f"checkpoint={config.checkpoint} needs data to be tested on; give data=NAME, such as data=qs or data=mg, "
+            "and data.path"
+        )
+    setup = OmegaConf.create(
+        {
+            "data": OmegaConf.to_container(config.data, resolve=True),
+            "trainer": OmegaConf.load(CONF / "trainer" / "base.yaml"),
+            "seed": config.seed,
+            "run_dir": None,
+        }
+    )
+    for key, value in changes.items():
+        OmegaConf.update(setup, key, value)
+    if setup.data.dtype == "float64":
+        setup.trainer.precision = "64-true"
+    found = load_released(config.checkpoint, config.legacy_e3nn, edge_chunk=config.edge_chunk)
+    datamodule = _data(setup.data, found)
+    found.model.to(DTYPES[setup.data.dtype])
+    # A test needs neither of them; the module asks for how it would be trained.
+    module = HamiltonianModule(found.model, HamiltonianLoss, torch.optim.Adam, SlipperySlope(peak=1.0))
+    parts = Parts(datamodule, module, datamodule.fingerprint())
+    setup.name = parts.fingerprint["label"]
+    origin = provenance() | {
+        "data": parts.fingerprint,
+        "checkpoint": {"name": found.name, **file_identity(found.file)},
+    }
+    return setup, parts, origin
+
+
+def _data(settings: DictConfig, found: Released) -> Any:
+    """The data module in the basis of the network, set up."""
+    model = found.model
+    make = instantiate({key: value for key, value in settings.items() if key != "basis"}, _partial_=True)
+    crystals = issubclass(make.func, DeepHDataModule)
+    if crystals != model.backbone.periodic:
+        kinds = ("molecules", "crystals")
+        raise CheckpointError(
+            f"{found.file}: holds a {model.backbone.label}, a network of {kinds[not crystals]}, and the data are "
+            f"{kinds[crystals]} ({settings.path}); choose other data, or a checkpoint of the other family"
+        )
+    datamodule = make(basis=model.basis)
+    try:
+        with quiet():
+            datamodule.setup()
+    except BasisError as error:
+        raise CheckpointError(
+            f"{found.file}: is for {model.basis.name}, which the data are not: {str(error).split(';', 1)[0]}"
+        ) from error
+    if process_rank() == 0:
+        for line in datamodule.differences:
+            print(f"data: {line}")
+    return datamodule

@@ -1,0 +1,98 @@
+"""Model files: the tensors of a network in the safetensors format, with what is needed to build and to judge it.
+
+The metadata of the file hold one text under ``tracegrad``, a JSON object:
+
+    {"format": 1, "model": settings of the network, "sha256": checksum of the tensors, ...}
+
+What else is in it describes the network to people, see `experiments.export`. Nothing in such a file is executed.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tracegrad.errors import CheckpointError
+
+ENDING = ".safetensors"
+KEY = "tracegrad"
+FORMAT = 1
+
+
+def write_model_file(path: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Write tensors and a record of plain data, which must hold the settings of the network as ``model``.
+
+    Raises:
+        CheckpointError: the record would come back from JSON as something else, such as numbers that are keys.
+    """
+    # Copies: the format refuses tensors that share memory.
+    own = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
+    whole = {"format": FORMAT, **record, "sha256": _checksum(own)}
+    try:
+        text = json.dumps(whole, allow_nan=False)
+        if json.loads(text) != whole:
+            raise ValueError("keys must be texts, and sequences lists")
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: the record of the network is not plain enough for JSON ({error})"
+        ) from error
+    save_file(own, path, {KEY: text})
+
+
+def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Record and tensors of a model file.
+
+    Raises:
+        CheckpointError: missing, damaged, not of TraceGrad, or of another version of the format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such model file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  no mapping
+    except Exception as error:  # safetensors and torch raise many kinds for damaged files
+        raise CheckpointError(
+            f"{path}: damaged, or no safetensors file ({str(error).splitlines()[0]}); get it again"
+        ) from error
+    if KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: its metadata have no entry {KEY!r}, so what network it is of is unknown; give a file of "
+            "python -m experiments.export"
+        )
+    try:
+        record = json.loads(metadata[KEY])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the metadata {KEY!r} are no JSON ({error}); get it again") from error
+    if not isinstance(record, dict) or "format" not in record:
+        raise CheckpointError(f"{path}: the metadata {KEY!r} are no record of a network; get it again")
+    if record["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path}: format {record['format']!r}, this version of TraceGrad reads {FORMAT}; use the version that "
+            "wrote it"
+        )
+    if not state or "model" not in record:
+        raise CheckpointError(
+            f"{path}: holds no {'settings' if state else 'tensors'} of a network; get it again"
+        )
+    if record.get("sha256") != _checksum(state):
+        raise CheckpointError(f"{path}: the tensors do not have the checksum in the metadata; get it again")
+    return record, state
+
+
+def _checksum(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes; the format itself has no checksum."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
