@@ -17,7 +17,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks import crystals, molecules, orbitals
+from experiments.benchmarks import crystals, molecules, orbitals, ranks
 from experiments.runs import write_json
 from experiments.timing import Timing, processor
 
@@ -34,7 +34,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds of each task (3)")
     parser.add_argument(
-        "--only", choices=("molecules", "crystals", "orbitals"), help="one kind of task alone"
+        "--only", choices=("molecules", "crystals", "orbitals", "ranks"), help="one kind of task alone"
     )
     parser.add_argument("--small", action="store_true", help="tiny networks: does it run, not how fast")
     parser.add_argument(
@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         ("molecules", partial(molecules.molecule_tasks, sizes, rng, options.molecules, options.atoms)),
         ("crystals", partial(crystals.crystal_tasks, crystal_sizes, rng)),
         ("orbitals", partial(orbitals.orbital_tasks, rng, options.molecules, options.atoms)),
+        ("ranks", partial(ranks.rank_tasks, sizes, rng)),
     ):
         if options.only in (None, wanted):
             found, said = tasks(*shared)

@@ -23,7 +23,12 @@ OF_A_RUN = ("best", "last")
 
 @command("evaluate")
 def main(config: DictConfig) -> None:
-    """Evaluate a checkpoint of a run directory, or a released one."""
+    """Evaluate what the command line says."""
+    evaluate(config)
+
+
+def evaluate(config: DictConfig) -> None:
+    """Test a checkpoint of a run directory, or a released one, and write what was found."""
     plain(config)
     if config.run is not None:
         evaluate_run(config)

@@ -126,8 +126,10 @@ def _training(content: dict[str, Any], checkpoint: Path, run: Path) -> dict[str,
     try:
         origin = json.loads(path.read_text(encoding="utf-8"))
         code = {"revision": origin["git"], "python": origin["python"], "packages": origin["packages"]}
+        training["init_from"] = origin.get("init_from")
     except FileNotFoundError:
         code = {"revision": "unknown", "python": "unknown", "packages": {}}
+        training["init_from"] = config.get("init_from") and {"file": config["init_from"], "sha256": "unknown"}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TraceGradError(f"{path}: damaged ({error!r}); remove it to export without it") from error
     return {"training": training, "data": data, "units": units, "code": code}

@@ -116,6 +116,9 @@ def _training_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("exported", f"{record['created']} by TraceGrad {record['tracegrad']}"),
     ]
+    origin = training["init_from"]
+    if origin:
+        rows.append(("began with weights of", f"{origin['file']} (SHA-256 {origin['sha256']})"))
     return rows + [("differs from the paper's data", line) for line in data.get("differences", [])]
 
 
@@ -155,7 +158,7 @@ def _limits(record: Mapping[str, Any], crystal: bool) -> list[str]:
     ]
     if crystal:
         lines += [
-            f"Structures like those of {data['database']}, with the same pseudo-atomic orbitals and pseudopotentials.",
+            f"Structures like those of {data['database']}, with the same orbitals and pseudopotentials.",
             "The pairs of atoms must be those that the DFT program would store for this basis.",
         ]
         twisted = data["counts"].get("twisted")

@@ -42,7 +42,7 @@ from tracegrad.units import MEV
 # Settings that may differ when a run is continued: they change how fast and how long, not what is computed.
 LENGTH = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time")
 MAY_CHANGE = (
-    *("resume", "threads", "logger", "test", *LENGTH),
+    *("resume", "threads", "logger", "test", "dry_run", *LENGTH),
     *("data.num_workers", "data.pin_memory", "data.path", "data.cache", "data.in_memory"),
     *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.plugins"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.log_every_n_steps"),

@@ -1,10 +1,12 @@
 """Train a model, test it, and leave a run directory that can be understood alone."""
 
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from experiments.configuration import command, plain
+from experiments.dry_run import dry_run
 from experiments.provenance import process_rank
 from experiments.runs import RESULTS, train
 from experiments.wandb_run import print_wandb_hint
@@ -15,7 +17,9 @@ from tracegrad.results import read_result
 
 @command("train", help_alone=True)
 def main(config: DictConfig) -> None:
-    """Train the configured model, or go on with an interrupted run."""
+    """Train the configured model, go on with an interrupted run, or say what it would take."""
+    if config.dry_run:
+        sys.exit(0 if dry_run(config, plain(config)) else 1)
     train(config, plain(config))
     if process_rank() != 0:
         return

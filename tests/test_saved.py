@@ -1,6 +1,7 @@
 """Networks from the disk, and that nothing but networks comes out of their settings."""
 
 import copy
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from safetensors.torch import load_file, save_file
 
 import tracegrad
 from experiments.configuration import composed, plain
@@ -19,6 +21,7 @@ from tests.checkpoints import DEEPH_E3, QHNET, write_checkpoint, write_run
 from tests.molecules import WATER
 from tracegrad.construct import construct
 from tracegrad.errors import BasisError, CheckpointError
+from tracegrad.model_file import write_model_file
 
 
 def with_target(target: Any, place: str = "") -> dict[str, Any]:
@@ -181,6 +184,110 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "part.ckpt", QHNET["backbone"], state)
     with pytest.raises(CheckpointError, match=r"model is QHNet, not a HamiltonianModel"):
         tracegrad.load_model(path)
+
+
+def model_file(path: Path, settings: Any = QHNET, **changes: Any) -> Path:
+    """A model file of a small network in float64; ``changes`` of its record after it was written."""
+    state = construct(QHNET, "settings").double().state_dict()
+    write_model_file(path, state, {"model": settings})
+    if changes:
+        with path.open("rb") as file:
+            head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        record = json.loads(head["__metadata__"]["tracegrad"]) | changes
+        save_file(load_file(path), path, {"tracegrad": json.dumps(record)})
+    return path
+
+
+def test_a_model_file_is_the_network_bit_for_bit(tmp_path: Path) -> None:
+    model = construct(QHNET, "settings").double().eval()
+    path = tmp_path / "model.safetensors"
+    write_model_file(path, model.state_dict(), {"model": QHNET})
+    found = tracegrad.load_model(str(path))
+    assert not found.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value)
+    assert torch.equal(found.hamiltonian(*WATER), model.hamiltonian(*WATER))
+
+
+def test_tensors_that_share_memory_or_are_transposed_are_written(tmp_path: Path) -> None:
+    state = construct(QHNET, "settings").double().state_dict()
+    name = next(name for name, value in state.items() if value.ndim == 2 and value.shape[0] == value.shape[1])
+    state[name] = state[name].mT
+    path = tmp_path / "model.safetensors"
+    write_model_file(path, state | {name: state[name]}, {"model": QHNET})
+    assert torch.equal(tracegrad.load_model(path).state_dict()[name], state[name])
+
+
+@pytest.mark.parametrize("place", ["", "backbone", "tracegrad"])
+def test_a_malicious_model_file_is_refused_and_does_nothing(tmp_path: Path, place: str) -> None:
+    settings = with_target("os.system", place)
+    (settings[place] if place else settings)["command"] = f"touch {tmp_path / 'harm'}"
+    path = model_file(tmp_path / "bad.safetensors", settings)
+    with pytest.raises(
+        CheckpointError, match=r"bad\.safetensors: model\S*: _target_ is 'os\.system', .* not called"
+    ):
+        tracegrad.load_model(path)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, r"format 2, this version of TraceGrad reads 1"),
+        ({"format": "1"}, r"format '1', this version"),
+        ({"sha256": "0" * 64}, r"do not have the checksum"),
+        ({"model": None}, r"model is NoneType, not a HamiltonianModel"),
+        (
+            {"model": QHNET | {"backbone": QHNET["backbone"] | {"channels": 5}}},
+            r"another architecture \(other shape",
+        ),
+        (
+            {"model": QHNET | {"backbone": QHNET["backbone"] | {"layers": 4}}},
+            r"another architecture \(missing",
+        ),
+    ],
+)
+def test_records_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = model_file(tmp_path / "bad.safetensors", **changes)
+    with pytest.raises(CheckpointError, match=rf"bad\.safetensors.*{message}"):
+        tracegrad.load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, r"its metadata have no entry 'tracegrad'.*experiments\.export"),
+        ({"format": "pt"}, r"have no entry 'tracegrad'"),
+        ({"tracegrad": "{"}, r"are no JSON"),
+        ({"tracegrad": "[" * 100_000}, r"are no JSON"),
+        ({"tracegrad": "[1]"}, r"are no record of a network"),
+        ({"tracegrad": "{}"}, r"are no record of a network"),
+        ({"tracegrad": '{"format": 1}'}, r"holds no settings of a network"),
+    ],
+)
+def test_safetensors_files_of_others(tmp_path: Path, metadata: dict[str, str] | None, message: str) -> None:
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors", metadata)
+    with pytest.raises(CheckpointError, match=rf"other\.safetensors: .*{message}"):
+        tracegrad.load_model(tmp_path / "other.safetensors")
+
+
+def test_damaged_model_files(tmp_path: Path) -> None:
+    whole = model_file(tmp_path / "whole.safetensors").read_bytes()
+    path = tmp_path / "bad.safetensors"
+    for content in (b"", whole[:6], whole[:500], whole[:-1], whole + b"x", b"PK\x03\x04" + whole):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"bad\.safetensors: damaged, or no safetensors file"):
+            tracegrad.load_model(path)
+    path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+    with pytest.raises(CheckpointError, match=r"bad\.safetensors: the tensors do not have the checksum"):
+        tracegrad.load_model(path)
+
+
+@pytest.mark.parametrize("shells", [{42: "s3p2d2"}, (1, 2), float("nan"), Path("x")])
+def test_settings_that_json_would_change_are_not_written(tmp_path: Path, shells: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"not plain enough for JSON"):
+        model_file(tmp_path / "model.safetensors", QHNET | {"shells": shells})
+    assert not list(tmp_path.iterdir())
 
 
 def test_networks_of_crystals(tmp_path: Path) -> None:

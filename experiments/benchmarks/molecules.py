@@ -38,7 +38,7 @@ SMALL = Sizes(
     {"lmax": 2, "channels": 4, "bottleneck": 2, "layers": 2, "pair_layers": 1, "radial": 4},
     {"channels": 8, "hidden": 8},
     6,
-    3,
+    4,
 )
 
 

@@ -343,15 +343,18 @@ def test_two_builds_at_once(folder, path):
     assert os.listdir(path.parent) == ["a.cache"]
 
 
-def test_a_script_that_would_build_again_in_each_process(folder, path, tmp_path):
+def test_processes_do_not_run_the_script_again(folder, path, tmp_path):
+    """A script without ``if __name__ == "__main__"``."""
     script = tmp_path / "script.py"
     script.write_text(
         "import pathlib, tracegrad.data.cache as cache, tracegrad.data.crystals as crystals\n"
         f"database = crystals.CrystalDatabase({str(folder)!r})\n"
         f"cache.build_cache(database, pathlib.Path({str(path)!r}), processes=2)\n"
+        "print('built')\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100, cwd=ROOT)
-    assert "a script that starts them needs if __name__ == '__main__'" in done.stderr.splitlines()[-1]
+    assert (done.stdout, done.returncode) == ("built\n", 0), done.stderr
+    assert path.is_file()
 
 
 def test_a_dead_worker_is_an_error_and_the_rest_is_kept(folder, path):

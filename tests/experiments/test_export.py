@@ -26,6 +26,7 @@ ORIGIN = {
     "git": "0123abcd" * 5,
     "python": "3.11.7",
     "packages": {"torch": "2.13.0", "e3nn": "0.6.0"},
+    "init_from": {"file": "QHNet.pt", "sha256": "fedcba98" * 8, "tensors": 9, "new": []},
     "command": ["python", "/home/somebody/train.py"],
     "hardware": {"gpus": ["a very fast one"]},
 }
@@ -60,6 +61,7 @@ def finished_run(
         "seed": seed,
         "repetition": None,
         "run_dir": str(directory),
+        "init_from": "/data/weights/QHNet.pt",
         "model": settings,
         "tracegrad": {"trace": True, "grad": True},
         "trainer": {"precision": "64-true"},
@@ -78,7 +80,7 @@ def finished_run(
     (directory / "provenance.json").write_text(json.dumps(ORIGIN))
     if results is not None:
         write = crystal_result if settings is DEEPH_E3 else result
-        content = write("tracegrad", seed, 100.0 + 10 * seed, **{"step": STEP, **results})
+        content = write("tracegrad", seed, 100.0 + 10 * seed) | {"step": STEP, **results}
         (directory / "results.json").write_text(json.dumps(content))
     return model
 
@@ -147,6 +149,7 @@ def test_the_card(tmp_path: Path) -> None:
         "None was stated",
         "arXiv:2405.05722",
         ORIGIN["git"],
+        f"| began with weights of | QHNet.pt (SHA-256 {'fedcba98' * 8}) |",
     ):
         assert text in card
 
@@ -255,6 +258,11 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         run(f"run={tmp_path / 'run'}", f"output={tmp_path / 'model.pt'}")
     with pytest.raises(ResultsError, match=r"no test results of best\.ckpt"):
         run(f"run={tmp_path / 'run'}", f"runs=[{tmp_path / 'run'}]")
+    (tmp_path / "run" / "provenance.json").unlink()
+    run(f"run={tmp_path / 'run'}", f"output={tmp_path / 'bare.safetensors'}")
+    record, _ = read_model_file(tmp_path / "bare.safetensors")
+    assert record["code"]["revision"] == "unknown"
+    assert record["training"]["init_from"] == {"file": "QHNet.pt", "sha256": "unknown"}
     (tmp_path / "run" / "provenance.json").write_text("{")
     with pytest.raises(TraceGradError, match=r"provenance\.json: damaged"):
         run(f"run={tmp_path / 'run'}")

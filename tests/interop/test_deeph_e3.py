@@ -404,6 +404,7 @@ def without(key: str):
             lambda s: {**s, "node_update_blocks.4.lin_pre.bias": torch.ones(16).double()},
             "it has no node_update_blocks.4.conv.fc.4.bias",
         ),
+        (lambda s: {key: value.flatten() for key, value in s.items()}, "its weights are flat"),
         (lambda s: {}, "it has no embedding.weight but "),
         (lambda s: {"state_dict": {}}, "it has no embedding.weight but "),
         (lambda s: {"state_dict": None}, "not NoneType"),

@@ -132,6 +132,46 @@ def test_relative_residual_of_a_vanishing_feature_is_zero_with_finite_gradients(
     assert all(part.grad.isfinite().all() for part in feature)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("residual", ["sum", "relative"])
+def test_a_gain_of_zero_keeps_f_and_learns(residual, recompute):
+    options = {"trace": False, "grad": True, "channels": 4, "hidden": 5, "residual": residual}
+    plain = TraceGrad({"edge": [UNEVEN]}, TWO, **options).double()
+    module = TraceGrad({"edge": [UNEVEN]}, TWO, gain="zero", recompute=recompute, **options).double()
+    module.load_state_dict(plain.state_dict(), strict=False)
+    feature = make_feature(UNEVEN)
+    o, _ = module.refine("edge", 0, feature, need_z=False)
+    assert all(torch.equal(a, b) for a, b in zip(o, feature, strict=True))
+
+    (gain,) = module.gains["edge"]
+    assert gain.shape == (len(UNEVEN),)
+    weights = [torch.randn_like(part) for part in feature]
+    sum((w * part).sum() for w, part in zip(weights, o, strict=True)).backward()
+    full, _ = plain.refine("edge", 0, feature, need_z=False)
+    expected = [(w * (a - b)).sum() for w, a, b in zip(weights, full, feature, strict=True)]
+    torch.testing.assert_close(gain.grad, torch.stack(expected), rtol=1e-11, atol=1e-13)
+    assert gain.grad.abs().min() > 1e-6
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+    with torch.no_grad():
+        gain.copy_(torch.tensor([1.0, -2.0, 0.5, 0.0]))
+    o, _ = module.refine("edge", 0, feature, need_z=False)
+    for factor, part, a, b in zip(gain, o, full, feature, strict=True):
+        torch.testing.assert_close(part, b + factor * (a - b), rtol=1e-12, atol=1e-13)
+
+
+def test_gains_stand_where_v_is_added():
+    irreps = {"edge": [SMALL, UNEVEN], "self": [SMALL, UNEVEN]}
+
+    def sizes(**options):
+        module = TraceGrad(irreps, THREE, channels=4, hidden=5, gain="zero", **options)
+        return {site: [len(gain) for gain in gains] for site, gains in module.gains.items()}
+
+    assert sizes(trace=True, grad=True, apply_to="edge_and_self") == {"edge": [4, 4], "self": [4, 4]}
+    assert sizes(trace=True, grad=True, last_v=False) == {"edge": [4]}
+    assert sizes(trace=True, grad=False) == sizes(trace=False, grad=False) == {}
+
+
 def test_switches_decide_what_a_block_computes():
     irreps = {"edge": [SMALL, SMALL], "self": [SMALL, SMALL]}
     feature = make_feature(SMALL)
@@ -166,6 +206,7 @@ def test_switches_decide_what_a_block_computes():
         ({"w": "sparse"}, "tracegrad.w is 'sparse'"),
         ({"apply_to": "nodes"}, "tracegrad.apply_to is 'nodes'"),
         ({"residual": "none"}, "tracegrad.residual is 'none'"),
+        ({"gain": "one"}, "tracegrad.gain is 'one'; choose none or zero"),
         ({"channels": 0}, "tracegrad.channels is 0; give a whole number >= 1"),
         ({"hidden": 2.5}, "tracegrad.hidden is 2.5"),
         ({"width": -1}, "tracegrad.width is -1; give a whole number >= 0"),

@@ -17,7 +17,6 @@ so does one after some structures were changed, added or removed.
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -199,9 +198,6 @@ def locked(part: Path, report: Callable[[str], None]) -> Iterator[FileIO]:
             if _lock(file, part):
                 yield file
                 return
-        # Set while a new process runs the main script again: it would wait for the one that waits for it.
-        if getattr(multiprocessing.current_process(), "_inheriting", False):
-            raise TraceGradError(f"{part}: a script that builds a cache needs if __name__ == '__main__'")
         if not waited:
             report(f"another process builds {part.name.removesuffix('.part')}; waiting for it")
         waited = True

@@ -145,7 +145,7 @@ def _read_all(reader: _Reader, rows: Sequence[int], processes: int) -> Iterator[
     except WorkerDied as error:
         raise TraceGradError(
             f"{reader.database.path}: a process that reads structures died ({error}); build the cache with fewer "
-            "processes if memory was short; a script that starts them needs if __name__ == '__main__'"
+            "processes if memory was short"
         ) from error
 
 

@@ -1,6 +1,5 @@
 """LightningDataModules: from a database file to batches of graphs."""
 
-import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
@@ -18,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from tracegrad.basis import OrbitalBasis
+from tracegrad.data.identity import head_hash
 from tracegrad.data.loader import ResumableLoader
 from tracegrad.data.published import PUBLISHED, differences
 from tracegrad.data.qh9 import FUNCTIONALS, RELEASES, QH9Database
@@ -301,7 +301,7 @@ class QH9DataModule(HamiltonianDataModule):
             "flavour": self.flavour,
             "release": self.release,
             "bytes": self.path.stat().st_size,
-            "head_sha256": _head_hash(self.path),
+            "head_sha256": head_hash(self.path),
             "split": str(self.split_options["index_file"] or self.split_name),
             "split_hash": split_hash(self.split),
             "counts": {part: len(rows) for part, rows in self.split.items()},
@@ -329,9 +329,3 @@ def _cores() -> int:
 def evenly(size: int, count: int) -> Int64[np.ndarray, " count"]:
     """``count`` of ``size`` positions at equal distances, ascending."""
     return np.linspace(0, size - 1, count).astype(np.int64)
-
-
-def _head_hash(path: Path) -> str:
-    """SHA-256 of the first MiB (16 hex digits): tells files of the same size apart without reading 30 GB."""
-    with path.open("rb") as file:
-        return hashlib.sha256(file.read(1 << 20)).hexdigest()[:16]

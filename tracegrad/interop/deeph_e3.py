@@ -77,6 +77,10 @@ def load_released_deeph_e3(
         raise CheckpointError(
             f"not {KIND}: it has no {error.args[0]} but {some_names(sorted(state))}"
         ) from error
+    except IndexError as error:
+        raise CheckpointError(
+            f"not {KIND}: its weights are flat; give them in their released shapes"
+        ) from error
     except ConfigError as error:
         raise CheckpointError(f"not {KIND} for this dataset_info: {error}") from error
     backbone.to(state["embedding.weight"].dtype)

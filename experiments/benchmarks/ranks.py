@@ -1,0 +1,61 @@
+"""Timed task of a distributed step: a batch divided among ranks by number of molecules or by pairs of atoms."""
+
+import numpy as np
+
+from experiments.benchmarks.arms import loss_of
+from experiments.benchmarks.molecules import Sizes, random_graphs
+from experiments.timing import Timing, measure, training_step
+from tracegrad.backbones.qhnet import QHNet
+from tracegrad.basis import OrbitalBasis
+from tracegrad.data.sampler import TrainingBatches, imbalance, shares
+from tracegrad.graph import collate
+
+RANKS = 4
+# Atoms of the molecules of QM9, on which QH9 is built: mean and standard deviation.
+ATOMS = (18.0, 3.0)
+
+
+def rank_tasks(
+    sizes: Sizes, rng: np.random.Generator, repeats: int, device: str
+) -> tuple[list[Timing], list[str]]:
+    """The step time of the slowest rank, each rank timed alone; and how the divisions differ over an epoch."""
+    basis = OrbitalBasis.def2_svp()
+    drawn = rng.normal(*ATOMS, size=(100, sizes.batch)).round().clip(3, 29)
+    atoms = drawn[0].astype(int)
+    graphs = [random_graphs(rng, 1, int(n), basis)[0] for n in atoms]
+    ways = {"by number": by_number(sizes.batch), "by pairs": shares(atoms.astype(float) ** 2, RANKS)}
+    network = QHNet(basis, **sizes.network).to(device)
+    steps = {}
+    for way, parts in ways.items():
+        for rank, part in enumerate(parts):
+            graph = collate([graphs[i] for i in part]).to(device)
+            steps[f"{way}, rank {rank}"] = training_step(network, loss_of(basis, graph), graph)
+    found = measure("", steps, repeats, device)
+    slowest = [max(found[i : i + RANKS], key=lambda t: t.median) for i in range(0, len(found), RANKS)]
+    task = f"step of the slowest of {RANKS} ranks"
+    timings = [
+        Timing(task, way, t.median, t.lowest, t.highest, t.median / slowest[0].median)
+        for way, t in zip(ways, slowest, strict=True)
+    ]
+    return timings, [f"ranks: {said}" for said in over_an_epoch(drawn.ravel() ** 2, sizes.batch)]
+
+
+def over_an_epoch(costs: np.ndarray, batch: int) -> list[str]:
+    """Time of an epoch by the sums of pairs: each batch takes as long as its dearest share."""
+    lines = []
+    for world in (2, 4, 8, 16):
+        if world > batch:
+            break
+        batches = TrainingBatches(costs, batch, world=world)
+        pairs = [imbalance(costs[b], shares(costs[b], world)) for b in batches.whole()]
+        numbers = [imbalance(costs[b], by_number(len(b), world)) for b in batches.whole()]
+        lines.append(
+            f"{world} of them, dearest share over the mean: {np.mean(numbers):.3f} (worst {max(numbers):.3f}) by "
+            f"number, {np.mean(pairs):.3f} (worst {max(pairs):.3f}) by pairs"
+        )
+    return lines
+
+
+def by_number(samples: int, world: int = RANKS) -> list[np.ndarray]:
+    """Every rank's molecules where they are dealt out one after another."""
+    return [np.arange(rank, samples, world) for rank in range(world)]
