@@ -4,48 +4,57 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-FEW = 64
-# Halvings of the bracket, after which the numbers of float64 in it are exhausted.
-HALVINGS = 64
+BINS = 4096
+FEW = 64  # are sorted at once
+_TINY = 1e-300  # keeps the width of a bin above 0
 
 
 def least_absolute_shift(
     difference: Float[Tensor, "batch items"], direction: Float[Tensor, "batch items"]
 ) -> Float[Tensor, " batch"]:
-    """A mu of each row that minimises sum_i |difference_i + mu direction_i|, exactly; float64.
+    """A mu of each row that minimises sum_i |difference_i + mu direction_i|, exactly; finite, float64.
 
     The sum is convex and linear between the zeros t_i of its terms, so that the weighted median of the t_i with the
-    weights |direction_i| is a minimum. A bracket around the shift of least squares is widened until it holds the
-    median, and halved until few t_i are left, which are then sorted.
+    weights |direction_i| is a minimum. The weights of many bins around the shift of least squares tell the one with
+    the median, and its few t_i are sorted.
     """
     weights = direction.abs()
-    zeros = torch.where(weights > 0, -difference / direction, torch.inf)
     half = weights.sum(1) / 2
+    zeros = (difference / direction).neg_().masked_fill_(weights == 0, torch.inf)
+    if zeros.shape[1] <= FEW:
+        return _median(zeros, weights, half, torch.zeros_like(half))
+    square = torch.linalg.vecdot(direction, direction)
+    centre = torch.where(square > 0, -torch.linalg.vecdot(difference, direction) / square, 0.0)
+    deviation = torch.addcmul(difference, direction, centre[:, None]).abs_().sum(1)
+    # |mu - centre| sum |s| - deviation <= sum |d + mu s| <= deviation
+    radius = torch.where(half > 0, deviation / half, 0.0).clamp(min=_TINY)
+    # The bin never falls where t rises, so that rounding of the edges changes nothing.
+    scaled = (zeros - (centre - radius)[:, None]).mul_((BINS - 2) / (2 * radius)[:, None])
+    bins = scaled.add_(1).clamp_(0, BINS - 1).long()
+    sums = torch.zeros(len(zeros), BINS, dtype=zeros.dtype, device=zeros.device)
+    reached = sums.scatter_add_(1, bins, weights).cumsum(1)
+    chosen = (reached < half[:, None]).sum(1, keepdim=True).clamp_(max=BINS - 1)
+    before = torch.where(chosen > 0, reached.gather(1, (chosen - 1).clamp_(min=0)), 0.0).squeeze(1)
 
-    def below(mu: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        return torch.where(zeros <= mu[:, None], weights, 0.0).sum(1)
+    row, item = (bins == chosen).nonzero(as_tuple=True)
+    counts = row.bincount(minlength=len(zeros))
+    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    candidates = zeros.new_full((len(zeros), max(int(counts.max()), 1)), torch.inf)
+    candidate_weights = torch.zeros_like(candidates)
+    candidates[row, place], candidate_weights[row, place] = zeros[row, item], weights[row, item]
+    return _median(candidates, candidate_weights, half, before)
 
-    square = direction.square().sum(1)
-    centre = torch.where(square > 0, -(difference * direction).sum(1) / square, 0.0)
-    deviation = (difference + centre[:, None] * direction).abs().sum(1)
-    # |mu - centre| sum |s| - deviation <= sum |d + mu s| <= deviation, so four widenings reach farther than needed.
-    radius = torch.where(half > 0, deviation / half, 0.0) / 64
-    for _ in range(4):
-        low, high = centre - radius, centre + radius
-        outside = (below(low) >= half) | (below(high) < half)
-        if not outside.any():
-            break
-        radius = torch.where(outside, 4 * radius, radius)
-    for _ in range(HALVINGS):
-        inside = (zeros > low[:, None]) & (zeros <= high[:, None])
-        if inside.sum(1).max() <= FEW:
-            break
-        middle = (low + high) / 2
-        right = below(middle) >= half
-        low, high = torch.where(right, low, middle), torch.where(right, middle, high)
-    few = min(FEW, zeros.shape[1])
-    candidates, items = torch.where(inside, zeros, torch.inf).topk(few, dim=1, largest=False, sorted=True)
-    reached = below(low)[:, None] + weights.gather(1, items).cumsum(1) >= half[:, None]
-    median = candidates.gather(1, reached.long().argmax(1, keepdim=True)).squeeze(1)
-    # Rounding, or more equal zeros than candidates: any number of the bracket is the minimum to the last digits.
-    return torch.where(median.isfinite() & reached.any(1), median, (low + high) / 2)
+
+def _median(
+    zeros: Float[Tensor, "batch items"],
+    weights: Float[Tensor, "batch items"],
+    half: Float[Tensor, " batch"],
+    before: Float[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
+    """The lowest of the zeros up to which half of all weights lie, of which ``before`` lie below them all."""
+    zeros, order = zeros.sort(dim=1)
+    below = before[:, None] + weights.gather(1, order).cumsum(1) < half[:, None]
+    # Rounding may leave the last sum below the half.
+    last = (zeros.isfinite().sum(1, keepdim=True) - 1).clamp_(min=0)
+    median = zeros.gather(1, torch.minimum(below.sum(1, keepdim=True), last)).squeeze(1)
+    return torch.where(median.isfinite(), median, 0.0)
