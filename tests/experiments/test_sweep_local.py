@@ -182,7 +182,7 @@ def test_a_stopped_sweep_lets_its_runs_save(tmp_path: Path, number: int) -> None
     sweep = sweep_in_a_process(tmp_path, ["wait", "stubborn", "ok"], jobs=2, stop_limit=0.5)
     wait_for(lambda: len(list(tmp_path.glob("*/ready"))) == 2)
     os.kill(sweep.pid, number)  # type: ignore[arg-type]
-    sweep.join(20)
+    sweep.join(60)
     assert sweep.exitcode == 130
     assert (tmp_path / "a" / "saved").exists()
     written = on_disk(tmp_path)

@@ -111,8 +111,9 @@ def test_metrics_do_not_depend_on_the_evaluation_batch_size(finished: Path, tmp_
     done = subprocess.run([*command, f"output={tmp_path}"], capture_output=True, text=True, check=True)
     assert "QHNet+TraceGrad" in done.stdout
     again = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]
-    for name, value in reference.items():
-        assert again[name] == pytest.approx(value, rel=1e-5)
+    assert reference.keys() - again.keys() == {"test/inference_seconds", "test/inference_batch_size"}
+    for name in again:
+        assert again[name] == pytest.approx(reference[name], rel=1e-5)
 
 
 def test_checkpoints_are_plain_data(finished: Path) -> None:

@@ -20,7 +20,7 @@ def least_absolute_shift(
     """
     weights = direction.abs()
     half = weights.sum(1) / 2
-    zeros = (difference / direction).neg_().masked_fill_(weights == 0, torch.inf)
+    zeros = (difference / direction).neg_()
     if zeros.shape[1] <= FEW:
         return _median(zeros, weights, half, torch.zeros_like(half))
     square = torch.linalg.vecdot(direction, direction)
@@ -29,20 +29,19 @@ def least_absolute_shift(
     # |mu - centre| sum |s| - deviation <= sum |d + mu s| <= deviation
     radius = torch.where(half > 0, deviation / half, 0.0).clamp(min=_TINY)
     # The bin never falls where t rises, so that rounding of the edges changes nothing.
-    scaled = (zeros - (centre - radius)[:, None]).mul_((BINS - 2) / (2 * radius)[:, None])
-    bins = scaled.add_(1).clamp_(0, BINS - 1).long()
+    scaled = (zeros - (centre - radius)[:, None]).mul_((BINS - 2) / (2 * radius)[:, None]).add_(1)
+    bins = scaled.nan_to_num_(0.0).clamp_(0, BINS - 1).long()  # NaN: 0 / 0 without weight
     sums = torch.zeros(len(zeros), BINS, dtype=zeros.dtype, device=zeros.device)
     reached = sums.scatter_add_(1, bins, weights).cumsum(1)
     chosen = (reached < half[:, None]).sum(1, keepdim=True).clamp_(max=BINS - 1)
     before = torch.where(chosen > 0, reached.gather(1, (chosen - 1).clamp_(min=0)), 0.0).squeeze(1)
 
-    row, item = (bins == chosen).nonzero(as_tuple=True)
-    counts = row.bincount(minlength=len(zeros))
-    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-    candidates = zeros.new_full((len(zeros), max(int(counts.max()), 1)), torch.inf)
-    candidate_weights = torch.zeros_like(candidates)
-    candidates[row, place], candidate_weights[row, place] = zeros[row, item], weights[row, item]
-    return _median(candidates, candidate_weights, half, before)
+    inside = bins == chosen
+    if len(zeros) == 1:
+        return _median(zeros[inside][None], weights[inside][None], half, before)
+    counts = inside.sum(1)
+    item = inside.byte().topk(int(counts.max()), dim=1).indices
+    return _median(zeros.gather(1, item), weights.gather(1, item) * inside.gather(1, item), half, before)
 
 
 def _median(
@@ -52,7 +51,7 @@ def _median(
     before: Float[Tensor, " batch"],
 ) -> Float[Tensor, " batch"]:
     """The lowest of the zeros up to which half of all weights lie, of which ``before`` lie below them all."""
-    zeros, order = zeros.sort(dim=1)
+    zeros, order = zeros.masked_fill(weights == 0, torch.inf).sort(dim=1)
     below = before[:, None] + weights.gather(1, order).cumsum(1) < half[:, None]
     # Rounding may leave the last sum below the half.
     last = (zeros.isfinite().sum(1, keepdim=True) - 1).clamp_(min=0)
