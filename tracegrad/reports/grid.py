@@ -14,10 +14,10 @@ PLAIN, FAINT, SECTION = "plain", "faint", "section"
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a column: its name as text and with mathematics, and its unit."""
+    """The head of a column: its name as text and, where it differs, in LaTeX's mathematics, and its unit."""
 
     name: str
-    math: str
+    math: str = ""
     unit: str = ""
 
 
@@ -69,7 +69,7 @@ def table_grids(table: ResultsTable) -> list[Grid]:
         if name:
             captions = _panel_captions(columns)
         else:
-            heads += [Head("seeds", "seeds"), Head("steps", "steps"), Head("time", "time", "s")]
+            heads += [Head("seeds"), Head("steps"), Head("time", unit="s")]
             lines = [
                 replace(line, cells=line.cells + _run_cells(row))
                 for line, row in zip(lines, rows, strict=True)
@@ -108,16 +108,18 @@ def paired_grid(table: ResultsTable, pairs: Sequence[Pair]) -> Grid | None:
     columns = [column for column in table.columns if any(column.key in pair.differences for pair in pairs)]
     if not columns:
         return None
+    # A metric in each line: the intervals of many metrics side by side would be wider than any screen.
     lines = [
-        Line(pair.label, tuple(_difference(pair.differences.get(c.key)) for c in columns)) for pair in pairs
+        Line(_named(column), tuple(_difference(pair.differences.get(column.key)) for pair in pairs))
+        for column in columns
     ]
     sizes = {(d.seeds, d.samples) for pair in pairs for d in pair.differences.values() if d.samples > 1}
     counts = [f"{seeds} seeds and {samples} samples" for seeds, samples in sorted(sizes)]
     captions = [*METHOD, *([f"over {', '.join(counts)}"] if counts else [])]
     subtitle = f"{table.database}, {table.backbone}, {table.experiment}"
-    heads = tuple(_head(column) for column in columns)
+    heads = tuple(Head(pair.label) for pair in pairs)
     return Grid(
-        f"{table.title}: differences between arms", subtitle, "arms", heads, tuple(lines), tuple(captions)
+        f"{table.title}: differences between arms", subtitle, "metric", heads, tuple(lines), tuple(captions)
     )
 
 
@@ -135,6 +137,10 @@ def all_grids(
 
 def _head(column: Column) -> Head:
     return Head(column.name, column.math, column.unit)
+
+
+def _named(column: Column) -> str:
+    return f"{column.name} ({column.unit})" if column.unit else column.name
 
 
 def _cells(cells: dict[str, Cell], columns: Sequence[Column]) -> tuple[Text, ...]:

@@ -49,7 +49,7 @@ def _table(grid: Grid) -> str:
     body = [
         rf"\begin{{tabular}}{{l{'r' * width}}}",
         r"\toprule",
-        _row([escaped(grid.first), *(head.math for head in grid.heads)]),
+        _row([escaped(grid.first), *(head.math or escaped(head.name) for head in grid.heads)]),
     ]
     if any(head.unit for head in grid.heads):
         body.append(_row(["", *(_unit(head) for head in grid.heads)]))
