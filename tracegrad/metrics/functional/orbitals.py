@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tracegrad.errors import DataError
-from tracegrad.metrics.functional.eigenpairs import lowest_orbitals
+from tracegrad.metrics.functional.eigenpairs import lowest_eigenpairs
 from tracegrad.metrics.functional.shift import least_absolute_shift
 
 # Occupied levels of the reference whose neighbours are closer (hartree) count as one degenerate level: labels of
@@ -126,15 +126,11 @@ def compare(
         n_occ: occupied orbitals; most is gained where it is the same for all.
     """
     count = int(n_occ.max()) + 1
-    h_pred, change = _symmetric(h_pred), _symmetric(difference)
-    finite = h_pred.sum((1, 2)).isfinite()  # one entry that is not finite makes the sum so
+    rotated = reference.orbitals.mT @ (_symmetric(h_pred) @ reference.orbitals)
+    finite = rotated.sum((1, 2)).isfinite()  # one entry that is not finite makes the sum so
     if not finite.all():
-        h_pred, change, difference = (
-            torch.where(finite[:, None, None], matrix, 0.0) for matrix in (h_pred, change, difference)
-        )
-    predicted, orbitals, y = lowest_orbitals(
-        h_pred, change, reference.energies, reference.orbitals, count
-    )
+        rotated = torch.where(finite[:, None, None], rotated, torch.diag_embed(reference.energies))
+    predicted, y = lowest_eigenpairs(rotated, count)
     errors = predicted - reference.energies[:, :count]
 
     index = torch.arange(count, device=n_occ.device)
@@ -147,7 +143,7 @@ def compare(
     lumo = errors.gather(1, n_occ[:, None]).squeeze(1)
     weights = is_occupied.to(errors.dtype)
     shift = least_absolute_shift(errors * weights, weights)
-    square = torch.where(is_occupied[:, :, None] & is_occupied[:, None], y.square(), 0.0)
+    square = torch.where(is_occupied[:, :, None] & is_occupied[:, None], y[:, :count].square(), 0.0)
     same = _same_level(reference.energies[:, :count])
     metrics = {
         "eps_mae": mean(errors.abs()),
@@ -156,7 +152,7 @@ def compare(
         "homo_error": homo.abs(),
         "lumo_error": lumo.abs(),
         "gap_error": (lumo - homo).abs(),
-        "psi_cosine": mean(_cosines(reference.orbitals[:, :, :count].mT, orbitals)),
+        "psi_cosine": mean(_cosines(reference.orbitals[:, :, :count], reference.orbitals @ y)),
         "psi_overlap": square.sum((1, 2)) / n_occ,
         "psi_overlap_levels": (square * same).sum((1, 2)) / n_occ,
     }
@@ -193,9 +189,9 @@ def _lower_triangle(n: int, device: torch.device) -> tuple[Int[Tensor, " half"],
 
 
 def _cosines(
-    a: Float[Tensor, "batch levels n"], b: Float[Tensor, "batch levels n"]
+    a: Float[Tensor, "batch n levels"], b: Float[Tensor, "batch n levels"]
 ) -> Float[Tensor, "batch levels"]:
-    return (a * b).sum(2).abs() / (a.norm(dim=2) * b.norm(dim=2))
+    return (a * b).sum(1).abs() / (a.norm(dim=1) * b.norm(dim=1))
 
 
 def _same_level(energies: Float[Tensor, "batch levels"]) -> Bool[Tensor, "batch levels levels"]:

@@ -51,7 +51,7 @@ def _median(
     before: Float[Tensor, " batch"],
 ) -> Float[Tensor, " batch"]:
     """The lowest of the zeros up to which half of all weights lie, of which ``before`` lie below them all."""
-    zeros, order = zeros.masked_fill(weights == 0, torch.inf).sort(dim=1)
+    zeros, order = torch.where(weights > 0, zeros, torch.inf).sort(dim=1)
     below = before[:, None] + weights.gather(1, order).cumsum(1) < half[:, None]
     # Rounding may leave the last sum below the half.
     last = (zeros.isfinite().sum(1, keepdim=True) - 1).clamp_(min=0)
