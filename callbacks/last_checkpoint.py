@@ -59,7 +59,7 @@ class LastCheckpoint(Checkpoint):
         self._signals = self._handlers.enter_context(stop_signals(*requeue))
         loader = trainer.train_dataloader
         if isinstance(loader, ResumableLoader):
-            loader.between_steps = lambda: self._between_steps(trainer)
+            loader.between_steps = lambda: self._between_steps(trainer, loader.done)
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
@@ -96,7 +96,9 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         self._handlers.close()
 
-    def _between_steps(self, trainer: lightning.Trainer) -> None:
+    def _between_steps(self, trainer: lightning.Trainer, batches: int) -> None:
+        if batches % trainer.accumulate_grad_batches:
+            return  # gradients that wait for more are in no checkpoint
         done = trainer.global_step - self._saved_step
         late = time.monotonic() - self._saved_at >= self.seconds
         stop, due = self._agreed(trainer, due=late or (self.steps is not None and done >= self.steps))
