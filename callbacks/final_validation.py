@@ -17,6 +17,8 @@ class ValidateLastStep(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps:
+        last_epoch = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+        ends = last_epoch and batch_idx + 1 == trainer.num_training_batches
+        if ends or 0 < trainer.max_steps <= trainer.global_step:
             trainer.check_val_every_n_epoch = 1
             trainer.should_stop = True  # the loop validates before it stops

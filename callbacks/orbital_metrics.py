@@ -74,6 +74,7 @@ class OrbitalMetrics(Callback):
         self.every_n_validations, self.val_molecules = every_n_validations, val_molecules
         self.figure_molecules, self.cache, self.processes = figure_molecules, cache, processes
         self._validations = 0
+        self._due = False  # the same on all ranks, unlike whether references are open
         self._told = False
         self._references: SolvedReferences | None = None
         self._metric = orbitals.OrbitalMetrics()
@@ -89,6 +90,15 @@ class OrbitalMetrics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._validations = state_dict["validations"]
 
+    def on_validation_epoch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self._due = False
+        if trainer.sanity_checking or not self.val_molecules:
+            return
+        self._due = self._validations % self.every_n_validations == 0 and self._applies(pl_module)
+        self._validations += 1
+
     def on_validation_batch_start(
         self,
         trainer: lightning.Trainer,
@@ -98,19 +108,17 @@ class OrbitalMetrics(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """With the first batch, when other callbacks have put in the weights that are validated."""
-        if batch_idx or dataloader_idx or trainer.sanity_checking or not self.val_molecules:
-            return
-        due = self._validations % self.every_n_validations == 0
-        self._validations += 1
-        if not due or not self._applies(pl_module):
-            return
+        if self._due and not batch_idx and not dataloader_idx:
+            self._validate(trainer, pl_module, batch.num_graphs)
+
+    def _validate(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, size: int) -> None:
+        """The share of this rank, in batches of a size."""
         module = _module(pl_module)
         dataset = _dataset(trainer.val_dataloaders)
         count = min(max(self.val_molecules, trainer.world_size), len(dataset))
         chosen = evenly(len(dataset), count)
         self._open(trainer, pl_module, dataset, dataset.rows[chosen])
         own = chosen[trainer.global_rank :: trainer.world_size].tolist()
-        size = batch.num_graphs
         for start in range(0, len(own), size):
             graph = collate([dataset[i] for i in own[start : start + size]]).to(pl_module.device)
             with trainer.precision_plugin.forward_context():
@@ -120,7 +128,12 @@ class OrbitalMetrics(Callback):
     def on_validation_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
+        if not self._due:
+            return
+        if self._references is None:  # no batch for this rank, and the others wait for its sums
+            self._validate(trainer, pl_module, 1)
         self._log(pl_module, "val")
+        self._close()
 
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._rows: list[tuple[Any, ...]] = []
@@ -211,13 +224,9 @@ class OrbitalMetrics(Callback):
 
     def _log(self, pl_module: lightning.LightningModule, stage: str) -> None:
         """Log what has been collected, summed over ranks by torchmetrics."""
-        if self._references is None:
-            return
         factors = dict(zip(NAMES, _FACTORS.tolist(), strict=True))
         for name, value in self._metric.compute().items():
             pl_module.log(f"{stage}/{name}", value * factors[name], sync_dist=False)
-        if stage == "val":
-            self._close()
 
     def _gather(self, trainer: lightning.Trainer) -> list[tuple[Any, ...]]:
         if trainer.world_size == 1:

@@ -9,8 +9,8 @@ import torch
 from lightning import Callback
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.smoothing import SmoothedLoss, logged
-from tracegrad.atomic import replacing
 from tracegrad.errors import CheckpointError, ConfigError, TrainingError
 
 
@@ -24,7 +24,8 @@ class RevertAndDecay(Callback):
     (``callbacks=ema``) are left as they are. Validations stand at the ends of epochs.
 
     Args:
-        directory: the best state is kept there, as ``revert.ckpt``.
+        directory: the best state is kept there, as ``revert.ckpt``, and the one before as ``revert-previous.ckpt``,
+            for a run that goes on from an older checkpoint than its last one.
         patience: validations in a row with a loss above ``ratio`` times the lowest, or not finite.
         ratio: how far above the lowest loss counts.
         decay: factor of the learning rate.
@@ -53,6 +54,7 @@ class RevertAndDecay(Callback):
                 f"callbacks.revert.max_reverts is {max_reverts}; choose 0 or more (null: no limit)"
             )
         self.path = Path(directory) / "revert.ckpt"
+        self.before = Path(directory) / "revert-previous.ckpt"
         self.patience, self.ratio, self.decay = patience, ratio, decay
         self.monitor, self.max_reverts = monitor, max_reverts
         self.reverts = 0
@@ -63,7 +65,7 @@ class RevertAndDecay(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._best < inf and not self._best_is_new:
-            self._load()  # rather now than in need
+            self._choose(trainer)  # rather now than in need
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
@@ -107,18 +109,29 @@ class RevertAndDecay(Callback):
             "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
             "smoothing": [callback.state_dict() for callback in _smoothings(trainer)],
         }
-        with replacing(self.path) as draft:
-            torch.save(state, draft)
+        if self.path.exists():
+            self.path.replace(self.before)
+        AtomicCheckpointIO().save_checkpoint(state, self.path)
 
-    def _load(self) -> dict[str, Any]:
+    def _choose(self, trainer: lightning.Trainer) -> None:
+        """Make the state before the kept one, if it is that of this run's best validation."""
+        if trainer.is_global_zero and self.before.exists() and self._read(self.before)["loss"] == self._best:
+            self.before.replace(self.path)
+        trainer.strategy.barrier("callbacks.revert")
+        self._load()
+
+    def _read(self, path: Path) -> dict[str, Any]:
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for damaged files
             reason = str(error).split("\n", 1)[0]
             raise CheckpointError(
-                f"{self.path}: missing or damaged ({reason}); it belongs to the checkpoints of the run: "
+                f"{path}: missing or damaged ({reason}); it belongs to the checkpoints of the run: "
                 "put it back, or start the run anew"
             ) from error
+
+    def _load(self) -> dict[str, Any]:
+        state = self._read(self.path)
         if state["loss"] != self._best:
             raise CheckpointError(
                 f"{self.path} is of a validation with {self.monitor} = {state['loss']:.6g}, but the best one of "

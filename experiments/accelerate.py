@@ -91,7 +91,7 @@ def show(acceleration: DFTAcceleration, console: Console) -> None:
     found, results = acceleration.summary, acceleration.results
     table = Table(box=None, pad_edge=False)
     table.add_column("guess")
-    for name in ("achieved ratio", "error-level ratio", "level not reached", "cycles", "seconds saved"):
+    for name in ("achieved ratio", "error-level ratio", "level not reached", "cycles", "core seconds saved"):
         table.add_column(name, justify="right")
     mine = np.mean([result.prediction.cycles for result in results])
     for guess in acceleration.guesses:

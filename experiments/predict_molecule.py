@@ -217,7 +217,9 @@ def _reference_lines(found: dict[str, Any]) -> str:
     for name, run in (("minao", minao), ("prediction", guess)):
         state = "" if run["converged"] else ", not converged"
         extra = f" (and {run['prediction_seconds']:.2f} s for H)" if "prediction_seconds" in run else ""
-        lines.append(f"SCF from {name:<11}{run['cycles']:>3} cycles{run['seconds']:>8.2f} s{extra}{state}")
+        lines.append(
+            f"SCF from {name:<11}{run['cycles']:>3} cycles (counted from 1){run['seconds']:>8.2f} s{extra}{state}"
+        )
     difference = guess["energy_hartree"] - minao["energy_hartree"]
     lines.append(f"energies at the end differ by {difference:.1e} hartree")
     return "\n".join(lines)

@@ -142,7 +142,7 @@ def _with_missing(
             if any(run.directory.is_relative_to(manifest.directory) for row in table.arms for run in row.runs)
         ]
         for i in own:
-            found[i] = replace(found[i], notes=(*found[i].notes, *missing))
+            found[i] = replace(found[i], footnotes=(*found[i].footnotes, *missing))
         if not own:
             notes += [f"{manifest.directory}: {line}" for line in missing]
     return found, notes

@@ -101,6 +101,10 @@ def build(config: DictConfig, values: dict[str, Any]) -> Parts:
 
 def make_trainer(config: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> lightning.Trainer:
     """The trainer of a configuration; its progress bar is for terminals only."""
+    if config.trainer.get("limit_train_batches") not in (None, 1.0):
+        raise ConfigError(
+            "trainer.limit_train_batches ends epochs at a place from which a run cannot go on; use data.train_size"
+        )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with quiet():
         return instantiate(
@@ -144,6 +148,11 @@ def find_run(directory: Path, values: dict[str, Any], resume: str) -> bool:
         raise ConfigError(f"{directory} holds a run already; choose another run_dir or remove it")
     changed = differences(read_config(directory), values, MAY_CHANGE)
     lines = "\n  ".join(changed)
+    if resume == "force" and any(line.startswith("optim.") for line in changed):
+        raise ConfigError(
+            f"{directory} goes on with the optimizer and schedule of its checkpoint; for others start a run of "
+            f"another name with init_from={directory}:\n  {lines}"
+        )
     if changed and resume != "force":
         raise ConfigError(
             f"{directory} holds a run with other settings; choose another run_dir or name, remove it, "
@@ -173,7 +182,9 @@ def resume_point(directory: Path) -> tuple[Path, dict[str, Any]] | None:
             print(f"warning: {damaged}\nwarning: the checkpoint before it is used instead", flush=True)
         return path, content
     if damaged:
-        raise damaged
+        raise CheckpointError(
+            f"{damaged}, or remove {LAST} and {PREVIOUS} of the run to start anew"
+        ) from damaged
     return None
 
 

@@ -14,12 +14,20 @@ QHNET: dict[str, Any] = {
     "backbone": {
         "_target_": "tracegrad.backbones.qhnet.QHNet",
         "basis": {"_target_": "tracegrad.basis.OrbitalBasis.def2_svp", "elements": [1, 6, 7, 8, 9]},
-        "lmax": 2, "channels": 4, "bottleneck": 3, "layers": 3, "pair_layers": 2, "radial": 5,
+        "lmax": 2,
+        "channels": 4,
+        "bottleneck": 3,
+        "layers": 3,
+        "pair_layers": 2,
+        "radial": 5,
     },
     "tracegrad": {
         "_target_": "tracegrad.nn.tracegrad.TraceGrad",
         "_partial_": True,
-        "trace": True, "grad": True, "channels": 12, "hidden": 10,
+        "trace": True,
+        "grad": True,
+        "channels": 12,
+        "hidden": 10,
     },
 }
 DEEPH_E3: dict[str, Any] = {
@@ -27,7 +35,12 @@ DEEPH_E3: dict[str, Any] = {
     "backbone": {
         "_target_": "tracegrad.backbones.deeph_e3.DeepHE3",
         "basis": {"_target_": "tracegrad.basis.OrbitalBasis.openmx", "shells": ["C6.0-s2p2d1"]},
-        "irreps": "4x0e+2x1o+2x2e", "embed": 4, "blocks": 1, "lmax": 2, "cutoff": 7.2, "radial": 4,
+        "irreps": "4x0e+2x1o+2x2e",
+        "embed": 4,
+        "blocks": 1,
+        "lmax": 2,
+        "cutoff": 7.2,
+        "radial": 4,
     },
 }
 

@@ -129,7 +129,9 @@ class _Harm:
 
 def test_pickled_objects_are_refused_and_do_nothing(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "bad.ckpt", QHNET, {}, extra=_Harm(tmp_path / "harm"))
-    with pytest.raises(CheckpointError, match=r"bad\.ckpt: damaged, or not a checkpoint of plain data"):
+    with pytest.raises(
+        CheckpointError, match=r"bad\.ckpt: not loaded: it holds (posix|nt)\.mkdir, .*state_dict alone"
+    ):
         tracegrad.load_model(path)
     assert not (tmp_path / "harm").exists()
 

@@ -90,6 +90,7 @@ def test_new_parts_keep_their_values(tmp_path):
 
 
 BLOCKS = ["tracegrad.blocks.edge.0", "tracegrad.blocks.edge.1"]
+GAINS = ["tracegrad.gains.edge.0", "tracegrad.gains.edge.1"]
 DECODER = "tracegrad.decoders.edge"
 
 
@@ -102,13 +103,8 @@ DECODER = "tracegrad.decoders.edge"
         ("grad", {}, "tracegrad", {}, [DECODER]),
         ("tracegrad", {"hidden": 11}, "tracegrad", {}, [*BLOCKS, DECODER]),
         ("tracegrad", {"channels": 13}, "tracegrad", {}, BLOCKS),
-        (
-            "tracegrad",
-            {},
-            "tracegrad",
-            {"gain": "zero"},
-            BLOCKS,
-        ),  # the gains; the rest of the blocks is taken over
+        ("tracegrad", {}, "tracegrad", {"gain": "zero"}, GAINS),
+        ("tracegrad", {"channels": 13}, "tracegrad", {"gain": "zero"}, BLOCKS),
         ("tracegrad", {"gain": "zero"}, "tracegrad", {"gain": "zero"}, []),
         ("tracegrad", {"gain": "zero"}, "tracegrad", {}, BLOCKS),  # at full size v would be another one
         ("grad", {"last_v": False}, "grad", {}, BLOCKS[1:]),
@@ -122,12 +118,33 @@ def test_tracegrad_parts_are_taken_over_where_they_fit(tmp_path, arm, options, o
     assert found.new == new
     theirs = other.state_dict()
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, theirs[name] if name in found.loaded else before[name]), name
+        start = torch.ones_like(before[name]) if name in new else before[name]  # a gain of a block taken over
+        assert torch.equal(tensor, theirs[name] if name in found.loaded else start), name
     fresh = {name for name in before if name not in found.loaded}
-    if own_options == {"gain": "zero"} and not options:
-        assert fresh == {"tracegrad.gains.edge.0", "tracegrad.gains.edge.1"}
     if not new:
         assert not fresh
+
+
+@pytest.mark.parametrize("kind", [checkpoints.QHNET, checkpoints.DEEPH_E3], ids=["qhnet", "deeph_e3"])
+@pytest.mark.parametrize("arm", ["grad", "tracegrad"])
+def test_a_trained_v_is_not_turned_off_by_a_gain(tmp_path, kind, arm):
+    before = checkpoints.write_run(tmp_path, settings(kind, arm))
+    model = network(settings(kind, arm, gain="zero"))
+    start_from(model, tmp_path)
+    for own, theirs in zip(blocks_of(model), blocks_of(before), strict=True):
+        assert torch.equal(own, theirs)
+
+
+def test_blocks_that_added_no_v_start_with_a_gain_of_zero(tmp_path):
+    before = checkpoints.write_run(tmp_path, settings(checkpoints.QHNET, "trace"))
+    model = network(settings(checkpoints.QHNET, "tracegrad", gain="zero"))
+    assert start_from(model, tmp_path).new == GAINS
+    for own, theirs in zip(blocks_of(model), blocks_of(before), strict=True):
+        assert torch.equal(own, theirs)
+    last = checkpoints.write_run(tmp_path, settings(checkpoints.QHNET, "tracegrad", last_v=False))
+    start_from(model, tmp_path)
+    for own, theirs in zip(blocks_of(model), blocks_of(last), strict=True):
+        assert torch.equal(own, theirs)
 
 
 def test_from_a_released_qhnet(tmp_path):
@@ -212,7 +229,9 @@ def test_weights_take_the_precision_of_the_network(tmp_path):
 
 def test_paths_that_hold_nothing_are_named(tmp_path):
     model = network(settings(checkpoints.QHNET, "none"))
-    with pytest.raises(CheckpointError, match="none: no such file or directory"):
+    with pytest.raises(
+        CheckpointError, match=r"none: no such file or directory; give a run directory, .*safetensors"
+    ):
         start_from(model, tmp_path / "none")
     with pytest.raises(CheckpointError, match=r"holds no best_model\.pkl, so it is no model folder"):
         start_from(model, tmp_path)

@@ -1,5 +1,6 @@
 """Checkpoints as plain data: reading them, and whether their tensors fit a network."""
 
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,24 +19,55 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint as plain data (nothing in it is executed).
 
     Raises:
-        CheckpointError: missing, damaged, or not plain data.
+        CheckpointError: missing, damaged, or with objects beside plain data.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; has the run finished an epoch?")
     try:
-        _check_bytes(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
-        reason = str(error).split("\n", 1)[0].split(". ", 1)[0]  # what follows is advice to load objects
-        raise CheckpointError(
-            f"{path}: damaged, or not a checkpoint of plain data ({reason}); "
-            "remove it to start anew, or put another checkpoint in its place"
-        ) from error
+        content = read_plain(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path}: holds {type(content).__name__}, not a checkpoint; give one of TraceGrad's training"
         )
     return content
+
+
+def read_plain(path: str | Path) -> Any:
+    """What a file of plain tensors holds; nothing in it is executed.
+
+    Raises:
+        CheckpointError: missing, damaged, or with objects beside plain data; without the path.
+    """
+    try:
+        _check_bytes(Path(path))
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"not a readable checkpoint ({error.strerror or error})") from error
+    except Exception as error:  # torch raises many kinds for damaged files
+        found = _object_in(str(error))
+        if found:
+            raise CheckpointError(
+                f"not loaded: it holds {found}, which would have to be executed; "
+                "save its state_dict alone with a program that you trust"
+            ) from error
+        # The messages of torch itself are advice to load objects.
+        reason = str(error) if isinstance(error, zipfile.BadZipFile) else type(error).__name__
+        raise CheckpointError(
+            f"damaged, or not a checkpoint of plain data ({reason}); put a whole one in its place"
+        ) from error
+
+
+def _object_in(message: str) -> str | None:
+    """What loading plain data alone has refused, as the messages of torch 2.13 name it; None: it refused nothing."""
+    if "TorchScript archives" in message:
+        return "TorchScript"
+    # "Unsupported global: GLOBAL argparse.Namespace was not an allowed global", "unsupported GLOBAL posix.system whose
+    # module posix is blocked", "Trying to call reduce for unrecognized function ...", "Can only create new object for
+    # nn.Parameter or classes allowlisted via ... but got ..."
+    named = re.search(r"GLOBAL (\S+)|unrecognized function (.+)|allowlisted .* but got (.+)", message)
+    return next(filter(None, named.groups())) if named else None
 
 
 def _check_bytes(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tracegrad.errors import CheckpointError
@@ -45,7 +45,7 @@ def write_model_file(path: Path, state: Mapping[str, Tensor], record: Mapping[st
         raise CheckpointError(
             f"{path}: the record of the network is not plain enough for JSON ({error})"
         ) from error
-    save_file(own, path, {KEY: text})
+    path.write_bytes(save(own, {KEY: text}))  # save_file would leave it unreadable to other users
 
 
 def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -94,7 +94,8 @@ def network_in(content: dict[str, Any], path: Path) -> tuple[Any, dict[str, Tens
     }
     if not isinstance(config, dict) or "model" not in config or not own:
         raise CheckpointError(
-            f"{path}: holds no {'settings' if own else 'network'} of TraceGrad; give a checkpoint of its training, "
-            "for released weights use tracegrad.interop"
+            f"{path}: holds no {'settings' if own else 'network'} of TraceGrad; give a checkpoint of its training; "
+            "released weights are loaded with tracegrad.interop.load_released_qhnet(path) (QHNet) or load_released "
+            "(also DeepH-E3), and tested with python -m experiments.evaluate checkpoint=PATH"
         )
     return config["model"], own

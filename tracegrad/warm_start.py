@@ -10,6 +10,7 @@ from tracegrad.checkpoint import check_architecture
 from tracegrad.errors import CheckpointError
 from tracegrad.interop.released import load_released
 from tracegrad.model import HamiltonianModel
+from tracegrad.model_file import ENDING
 from tracegrad.saved import checkpoint_file, load_model
 
 RELEASED = (".pt", ".pth", ".pkl")
@@ -19,7 +20,10 @@ HIDDEN = ("cutoff", "legacy_e3nn")
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What a network has taken over: the file, the tensors, how many it has, and the parts of it that are new."""
+    """What a network has taken over: the file, the tensors, how many it has, and what of it is new.
+
+    ``new`` names whole parts (blocks, decoders), or the gains of blocks that are not new themselves.
+    """
 
     file: Path
     loaded: list[str]
@@ -30,16 +34,22 @@ class WarmStart:
 def start_from(model: HamiltonianModel, source: str | Path) -> WarmStart:
     """Put the weights of a trained network into ``model``; what the other does not have keeps its values.
 
-    The backbone is taken over whole, TraceGrad blocks and decoders where all of their tensors have a place.
+    The backbone is taken over whole, TraceGrad blocks and decoders where all of their tensors have a place. Blocks
+    whose v was added as it is keep doing so: their gains, which only this network has, become 1.
 
     Args:
-        source: a run directory or its checkpoint, a released QHNet, or a model folder of DeepH-E3 (whose weights
-            count as trained with e3nn 0.3.5).
+        source: a run directory, a checkpoint of it or an exported .safetensors file, a released QHNet (.pt), or a
+            model folder of DeepH-E3 (whose weights count as trained with e3nn 0.3.5).
 
     Raises:
         CheckpointError: no such network, or one with another backbone.
     """
     path = Path(source).expanduser()
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: no such file or directory; give a run directory, a .ckpt or {ENDING} file, a released QHNet "
+            "(.pt) or a model folder of DeepH-E3"
+        )
     released = path.suffix in RELEASED if path.is_file() else not (path / "checkpoints").is_dir()
     if released:
         found = load_released(path)
@@ -59,7 +69,15 @@ def start_from(model: HamiltonianModel, source: str | Path) -> WarmStart:
     }
     with torch.no_grad():
         model.load_state_dict(own | {name: value.to(own[name].dtype) for name, value in fitting.items()})
-    new = dict.fromkeys(_part(name) for name in own if name not in fitting)
+    taken = {_part(name) for name in fitting}
+    with torch.no_grad():
+        for site, gains in model.tracegrad.gains.items():
+            for k, gain in enumerate(gains):
+                name = f"tracegrad.gains.{site}.{k}"
+                if name not in fitting and _part(name) in taken and other.tracegrad.gradients[site][k]:
+                    gain.fill_(1.0)
+    # Of a block that is taken over only the gain can be new.
+    new = dict.fromkeys(name if _part(name) in taken else _part(name) for name in own if name not in fitting)
     return WarmStart(file, sorted(fitting), len(own), list(new))
 
 

@@ -1,16 +1,19 @@
 """DFT acceleration at the end of a test: logs, table and figure against runs made one by one."""
 
 import csv
+import os
 import sys
+import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from callbacks.dft_acceleration import DFTAcceleration
+from callbacks.dft_acceleration import DFTAcceleration, _of_all_ranks
 from experiments.runs import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import crystal_loaders, make_trainer
@@ -154,6 +157,64 @@ def test_a_molecule_without_scf_is_named_and_left_out(module, dataset, tmp_path,
     assert np.isnan(logs["test/achieved_ratio_minao"])
     assert "left out row 3 (3), SCF from prediction: the Hamiltonian" in capsys.readouterr().out
     assert read(tmp_path / "acceleration.csv") == []
+
+
+def test_the_first_prediction_is_not_timed_with_what_it_loads(module, dataset, tmp_path, monkeypatch):
+    predict, calls = module.model.forward, []
+
+    def slow_at_first(graph, *, traces=True):
+        calls.append(graph.num_graphs)
+        if len(calls) == 1:
+            time.sleep(1.0)
+        return predict(graph, traces=traces)
+
+    monkeypatch.setattr(module.model, "forward", slow_at_first)
+    callback = DFTAcceleration(tmp_path, molecules=1, guesses=["minao"], jobs=1, cache=None)
+    trainer = make_trainer(tmp_path, callbacks=[callback])
+    logs = trainer.test(module, make_loader(Subset(dataset, [0])), verbose=False)[0]
+    assert calls == [1, 1]
+    (result,) = callback.results
+    assert result.seconds_predicting < 0.9
+    wall = logs["test/scf_wall_seconds_saved_minao"]
+    assert wall == pytest.approx(result.wall_seconds_saved("minao"), rel=1e-6)
+
+
+def _rank(rank: int, store: str, ends: bool) -> None:
+    """One of two ranks, the second of which fails; says what it has seen, or ends without a word."""
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+
+    def work():
+        if rank and ends:
+            os._exit(0)
+        if rank:
+            raise MemoryError("no room")
+        return [], ["row 3"]
+
+    try:
+        _of_all_ranks(SimpleNamespace(world_size=2), work)
+    except Exception as error:
+        Path(f"{store}.{rank}").write_text(f"{type(error).__name__}: {error}")
+    os._exit(0)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_no_rank_waits_for_one_that_failed(tmp_path, ends):
+    store = tmp_path / "store"
+    context = torch.multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=_rank, args=(rank, str(store), ends)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+        alive = process.is_alive()
+        process.kill()
+        assert not alive
+    said = [path.read_text() for path in sorted(tmp_path.glob("store.*"))]
+    if ends:
+        assert len(said) == 1
+    else:
+        first = "TraceGradError: DFT acceleration failed on rank 1: MemoryError: no room"
+        assert said == [first, "MemoryError: no room"]
 
 
 def test_nothing_happens_without_molecules_and_for_crystals(module, dataset, tmp_path):

@@ -142,6 +142,18 @@ def test_validation_at_the_cadence_on_the_molecules_asked_for(basis, tmp_path):
     assert callback.state_dict() == {"validations": 3}
 
 
+def test_a_rank_without_a_validation_batch_does_its_share_all_the_same(basis, tmp_path, monkeypatch):
+    module, data = make_molecules(basis), make_data(basis, eval_batch_size=4)
+    callback, logs = OrbitalMetrics(tmp_path, val_molecules=3), []
+    for with_batches in (True, False):
+        if not with_batches:
+            monkeypatch.setattr(callback, "on_validation_batch_start", lambda *arguments: None)
+        trainer = make_trainer(tmp_path, callbacks=[callback])
+        logs.append(trainer.validate(module, data, verbose=False)[0])
+    assert f"val/{NAMES[0]}" in logs[0]
+    assert logs[1] == pytest.approx(logs[0], rel=1e-9)
+
+
 def test_no_validation_molecules(basis, tmp_path):
     module, data = make_molecules(basis), make_data(basis, batch_size=10, eval_batch_size=20)
     trainer = make_trainer(

@@ -134,7 +134,21 @@ def test_kept_state_is_plain_data(tmp_path):
     train(tmp_path, FLAT, JUMP, [SmoothedLoss(), revert(tmp_path)])
     state = torch.load(tmp_path / "revert.ckpt", weights_only=True)
     assert (state["loss"], state["epoch"]) == (1.0, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "revert.ckpt"]
+    names = ["last.ckpt", "revert-previous.ckpt", "revert.ckpt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_an_older_checkpoint_goes_on_with_the_state_before(tmp_path):
+    """The last checkpoint is damaged, and the one before it is older than the newest best validation."""
+    losses = [1.0, 3.0, 2.5, 2.5]
+    train(tmp_path, FLAT, losses, [revert(tmp_path)], epochs=2)
+    kept, before = tmp_path / "revert.ckpt", tmp_path / "revert-previous.ckpt"
+    newer = torch.load(kept, weights_only=True) | {"loss": 0.5}
+    kept.replace(before)
+    torch.save(newer, kept)
+    train(tmp_path, FLAT, losses, [revert(tmp_path)], epochs=4, resume=True)
+    assert torch.load(kept, weights_only=True)["loss"] == 1.0
+    assert not before.exists()
 
 
 def test_resuming_needs_the_kept_state(tmp_path):

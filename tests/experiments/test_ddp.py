@@ -48,7 +48,9 @@ def test_logged_losses_and_metrics_are_those_of_one_process(runs):
     alone, together = map(rows, runs)
     imbalances = [float(row.pop("train/rank_imbalance") or 1) for row in together]
     assert 1 <= max(imbalances) < 1.5
-    together = [row for row in together if any(value for key, value in row.items() if key not in ("step", "epoch"))]
+    together = [
+        row for row in together if any(value for key, value in row.items() if key not in ("step", "epoch"))
+    ]
     assert len(alone) == len(together)
     compared = set()
     for one, other in zip(alone, together, strict=True):

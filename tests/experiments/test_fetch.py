@@ -175,15 +175,92 @@ def test_a_dry_run_leaves_nothing(fetch, run, site, tmp_path):
     assert "error" not in run("data=[qs,qd]", "dry_run=true", f"target={tmp_path / 'data'}")
 
 
-def test_the_tables_refuse_a_tiny_file_unless_it_is_accepted(fetch, tmp_path):
-    path = tmp_path / "data" / "QH9Stable.db"
+def test_the_tables_refuse_a_tiny_file_unless_it_is_accepted(fetch, site, database, tmp_path):
+    data = tmp_path / "data"
     assert fetch().splitlines()[-1] == (
-        f"error: {path}: not what Table 5 says of QS: QS: 3 rows (no release, stable); it should be stable, of "
-        "130,831 rows; fetch other files (overwrite=true), or accept it with verify=false"
+        f"error: {data}/QH9Stable.db.unverified: not what Table 5 says of QS: QS: 3 rows (no release, stable); it "
+        f"should be stable, of 130,831 rows; it is left there, and its archives in {data}/downloads/qs; remove those "
+        "to download others, give source=PATH, or accept it with verify=false"
     )
-    notes = json.loads(path.with_name("QH9Stable.fetched.json").read_text())
-    assert notes["verification"]["found"]["samples"] == 3
+    assert names(data) == ["QH9Stable.db.unverified", "downloads"]
+    archives = [f"QH9Stable.zip.00{i}" for i in range(1, 5)]
+    assert [name for name in names(data / "downloads" / "qs") if name[0] != "."] == archives
+    asked = len(site.asked)
     assert "use it: " in fetch("verify=false")
+    assert len(site.asked) == asked
+    assert (data / "QH9Stable.db").read_bytes() == database
+    assert names(data) == ["QH9Stable.db", "QH9Stable.fetched.json"]
+
+
+def test_a_refused_database_does_not_replace_a_good_one(fetch, site, tmp_path):
+    data = tmp_path / "data"
+    fetch(EXPECT)
+    before = {path.name: path.read_bytes() for path in data.iterdir()}
+    given = tmp_path / "given"
+    given.mkdir()
+    other = write_stable(tmp_path / "other.db", [random_sample([8, 1], 7)]).read_bytes()
+    (given / "QH9Stable.zip").write_bytes(zipped({"QH9Stable.db": other}))
+    error = fetch(f"source={given}", "overwrite=true", EXPECT).splitlines()[-1]
+    assert "samples: 1, expected 3" in error
+    assert f"its archives in {given}; give source=PATH, or accept it" in error
+    (data / "QH9Stable.db.unverified").unlink()
+    assert {path.name: path.read_bytes() for path in data.iterdir()} == before
+    assert names(given) == ["QH9Stable.zip"]
+    assert (
+        "not what Table 5 says of QS" in fetch().splitlines()[-1]
+    )  # the one that is there, by other numbers
+    assert {path.name: path.read_bytes() for path in data.iterdir()} == before
+
+
+@pytest.mark.parametrize("place", ["database", "archives"])
+def test_files_of_the_user_in_the_folder_of_downloads_stay(fetch, site, database, tmp_path, place):
+    own = tmp_path / "data" / "downloads" / "qs"
+    own.mkdir(parents=True)
+    contents = {
+        "database": {"QH9Stable.db": database},
+        "archives": {name[1:]: content for name, content in site.files.items()},
+    }[place] | {"thesis.txt": b"mine"}
+    for name, content in contents.items():
+        (own / name).write_bytes(content)
+    assert "verified: " in fetch(f"source={own}", EXPECT)
+    assert {name: (own / name).read_bytes() for name in names(own) if name[0] != "."} == contents
+
+
+def test_only_what_was_downloaded_is_removed(fetch, site, tmp_path):
+    """Of four parts the user has put one there; another is downloaded by a command that fails."""
+    own = tmp_path / "data" / "downloads" / "qs"
+    own.mkdir(parents=True)
+    (own / "QH9Stable.zip.003").write_bytes(site.files["/QH9Stable.zip.003"])
+    site.answers["/QH9Stable.zip.002"] = [Answer(status=403)]
+    assert "403" in fetch(EXPECT).splitlines()[-1]
+    assert "QH9Stable.zip.001" in names(own)
+    assert "use it: " in fetch(EXPECT)
+    assert [name for name in names(own) if name[0] != "."] == ["QH9Stable.zip.003"]
+    assert site.ranges("/QH9Stable.zip.003") == []
+
+
+def test_archives_inside_the_database_that_is_replaced(run, site, layers, tmp_path):
+    inside = tmp_path / "data" / "BG" / "archives"
+    inside.mkdir(parents=True)
+    (inside / "a.zip").write_bytes(zipped(layers))
+    error = run("data=bg", f"target={tmp_path / 'data'}", f"source={inside}", "overwrite=true").splitlines()[
+        -1
+    ]
+    assert f"{inside}/a.zip: lies in {tmp_path / 'data' / 'BG'}, which would be replaced; move it" in error
+    assert names(inside) == ["a.zip"]
+
+
+def test_archives_that_differ_after_a_dot_are_unpacked_apart(run, layers, tmp_path):
+    """Both have a README.md of their own."""
+    given = tmp_path / "given"
+    given.mkdir()
+    for version, group in (("v1", "bilayer/"), ("v2", "twisted/")):
+        files = {name: content for name, content in layers.items() if group in name}
+        (given / f"layers.{version}.zip").write_bytes(zipped({"README.md": version.encode()} | files))
+    expect = "databases.bg.expect={samples: 2, elements: [C], atoms: [8, 28]}"
+    assert "verified: " in run("data=bg", f"target={tmp_path / 'data'}", f"source={given}", expect)
+    readmes = sorted((tmp_path / "data" / "BG" / "other_files").rglob("README.md"))
+    assert [path.read_text() for path in readmes] == ["v1", "v2"]
 
 
 def test_trouble_on_the_way_ends_well(fetch, site, database, tmp_path):
@@ -386,7 +463,9 @@ def test_a_command_killed_in_the_download_goes_on(fetch, site, database, tmp_pat
 def test_a_command_killed_while_unpacking_goes_on(fetch, site, database, tmp_path):
     data = tmp_path / "data"
     with killed(WHOLE, str(data), site.address):
+        before = names(data / "downloads" / "qs")
         assert "another process is fetching this database" in fetch(EXPECT).splitlines()[-1]
+        assert names(data / "downloads" / "qs") == before
     assert names(data) == [".QH9Stable.db.unpacking", "downloads"]
     asked = len(site.asked)
     assert "an unpacking was interrupted; doing it again" in fetch(EXPECT)

@@ -121,7 +121,7 @@ def test_the_scf_beside_a_good_prediction(tmp_path: Path, capsys: pytest.Capture
     assert found["h_mae_mev"] == pytest.approx(1e-4 * MEV["hartree"], rel=1e-3)
     assert min(minao["seconds"], guess["seconds"], guess["prediction_seconds"]) > 0
     printed = capsys.readouterr().out
-    assert f"SCF from prediction{guess['cycles']:>4} cycles" in printed
+    assert f"SCF from prediction{guess['cycles']:>4} cycles (counted from 1)" in printed
     assert f"{found['gap_ev']:.3f}" in printed
     rows = read_table(tmp_path / "out" / "orbitals.csv")
     assert float(rows[4]["dft_ev"]) == pytest.approx(found["homo_ev"], abs=1e-4)

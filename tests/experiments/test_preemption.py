@@ -46,7 +46,10 @@ def test_a_job_that_slurm_does_not_take_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert not requeue()
-    assert "job 7 could not be queued again (not allowed); give the same command again" in capsys.readouterr().err
+    assert (
+        "job 7 could not be queued again (not allowed); give the same command again"
+        in capsys.readouterr().err
+    )
 
 
 def test_outside_slurm_nothing_changes(monkeypatch, handler):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from callbacks.best_checkpoint import BestCheckpoint
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.last_checkpoint import LAST, PREVIOUS
 from experiments.configuration import composed, plain
@@ -119,7 +120,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(ended, tmp_path, 
     assert found["global_step"] < 8
     assert f"warning: {last}: damaged" in capsys.readouterr().out
     previous.write_bytes(whole[:1000])
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: damaged"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: damaged.*, or remove .* to start anew"):
         resume_point(run)
     last.unlink()
     previous.write_bytes(whole)
@@ -199,3 +200,50 @@ def test_a_disk_that_fills_up_in_a_training_ends_it_with_one_line(tmp_path):
     assert "error: " in done.stderr
     assert "cannot be written (File too large)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_optimizer_and_schedule_are_not_forced(ended):
+    changed = plain(
+        composed("train", [*TINY, "trainer.max_steps=8", f"run_dir={ended}", "optim.schedule.peak=0.5"])
+    )
+    with pytest.raises(
+        ConfigError, match=r"another name with init_from=.*\n  optim\.schedule\.peak: 0\.01 -> 0\.5"
+    ):
+        find_run(ended, changed, "force")
+
+
+def test_a_run_that_has_moved_keeps_its_best_score(ended, tmp_path):
+    state = content(ended)["callbacks"]
+    (best,) = (value for key, value in state.items() if key.startswith("BestCheckpoint"))
+    moved = BestCheckpoint(
+        dirpath=tmp_path, filename="best", monitor="val/h_mae", enable_version_counter=False
+    )
+    moved.load_state_dict(best)
+    assert moved.best_model_score == best["best_model_score"]
+    assert moved.best_model_path == str(tmp_path / "best.ckpt")
+    assert list(moved.best_k_models) == [str(tmp_path / "best.ckpt")]
+
+
+def test_the_last_epoch_is_validated_and_saved(tmp_path):
+    finished(tmp_path, "trainer.max_steps=-1", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2")
+    assert content(tmp_path)["global_step"] == 18
+
+
+def test_epochs_that_are_cut_short_are_refused(tmp_path):
+    (done,) = train(tmp_path, "+trainer.limit_train_batches=4")
+    assert done.returncode == 1
+    assert "use data.train_size" in done.stderr
+
+
+def test_accumulated_gradients_are_in_no_checkpoint(tmp_path):
+    (done,) = train(
+        tmp_path,
+        "+trainer.accumulate_grad_batches=2",
+        "callbacks.last.steps=1",
+        stop_after=2,
+        number=signal.SIGTERM,
+    )
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    state = content(tmp_path)
+    (loader,) = state["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    assert loader["done"] == 2 * state["global_step"] == 4

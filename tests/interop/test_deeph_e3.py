@@ -480,7 +480,7 @@ def test_unreadable_files_are_refused(tmp_path):
     torch.save([torch.ones(2)], listed)
     for path, message in (
         (tmp_path / "missing.pkl", "not a readable checkpoint"),
-        (damaged, "not a readable checkpoint of plain tensors"),
+        (damaged, "damaged, or not a checkpoint of plain data"),
         (listed, "not list"),
     ):
         with pytest.raises(CheckpointError, match=message):

@@ -201,7 +201,7 @@ def test_unreadable_files_are_named(tmp_path):
         load_released_qhnet(tmp_path / "missing.pt")
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(b"no checkpoint")
-    with pytest.raises(CheckpointError, match=r"damaged\.pt: not a readable checkpoint"):
+    with pytest.raises(CheckpointError, match=r"damaged\.pt: damaged, or not a checkpoint"):
         load_released_qhnet(damaged)
     damaged.write_text("epoch,loss\n1,2\n")
     with sqlite3.connect(tmp_path / "data.db") as db:

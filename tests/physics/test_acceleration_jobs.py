@@ -213,6 +213,8 @@ def test_ratios_are_the_literal_formulas():
     assert result.error_level_ratio("minao") == 2 / 4
     assert result.error_level_ratio("1e") == 2 / 8
     assert result.seconds_saved("minao") == pytest.approx((4 + 1.5) - (2 + 1.5) - 0.25)
+    slow = acceleration(made_up_run(2), {"1e": made_up_run(8, wall_seconds=30.0)})
+    assert slow.wall_seconds_saved("1e") == pytest.approx(30 - (2 + 2) - 0.25)
     assert result.energy_error(1) == pytest.approx(1.0)
     assert result.energy_error(2) == pytest.approx(0.1)
     assert result.same_state
@@ -231,6 +233,7 @@ def test_levels_that_are_never_reached_count_as_one():
     assert found["achieved_ratio_minao"] == 0.5
     assert found["achieved_ratio_minao_std"] == 0
     assert found["scf_seconds_saved_minao"] == pytest.approx((1.75 + 2.75) / 2)
+    assert found["scf_wall_seconds_saved_minao"] == pytest.approx((1.75 + 2.75) / 2)
     assert found["scf_energy_error_1"] == pytest.approx(MEV_PER_HARTREE)
     assert found["scf_energy_error_2"] == pytest.approx(0.1 * MEV_PER_HARTREE)
     assert found["scf_molecules"] == 2

@@ -84,3 +84,16 @@ def test_a_bare_point_has_a_state(tmp_path):
     write_manifest(tmp_path, [{"name": "a"}])
     (manifest,) = read_manifests(tmp_path)
     assert manifest.points[0].state == "a: not run"
+
+
+def test_only_what_the_sweep_varies_tells_rows_apart(tmp_path):
+    """Arms of two commands, which differ in how they were run as well."""
+    points = []
+    for arm, how in (("none", "threads=1"), ("grad", "data.num_workers=1")):
+        name = f"{arm}_seed0"
+        points.append(point(name, f"tracegrad={arm}", how, "seed=0"))
+        write_run(tmp_path / name, result(arm, 0, 1.0), files=False)
+    content = {"format": 1, "definition": {"grid": {"tracegrad": ["grad"]}}, "points": points}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    runs = with_variants(collect_results(tmp_path), read_manifests(tmp_path))
+    assert [run.variant for run in runs] == ["", ""]

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tracegrad.backbones.deeph_e3 import DeepHE3, Update
 from tracegrad.basis import OrbitalBasis
+from tracegrad.checkpoint import read_plain
 from tracegrad.errors import CheckpointError, ConfigError
-from tracegrad.interop.state import read_checkpoint, released_state, some_names
+from tracegrad.interop.state import released_state, some_names
 from tracegrad.model import HamiltonianModel
 from tracegrad.nn.edge_product import EdgeProduct, filter_degrees
 from tracegrad.nn.irreps_linear import SCALAR, IrrepsLinear
@@ -54,7 +55,7 @@ def load_released_deeph_e3(
         CheckpointError: unreadable file, incomplete dataset_info, tensors missing, surplus or of shapes that do not
             fit together.
     """
-    content = read_checkpoint(state_dict) if isinstance(state_dict, str | Path) else state_dict
+    content = read_plain(state_dict) if isinstance(state_dict, str | Path) else state_dict
     state = {
         key: value
         for key, value in released_state(content, KIND).items()

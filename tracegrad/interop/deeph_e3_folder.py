@@ -12,9 +12,9 @@ from configparser import Error as IniError
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from tracegrad.checkpoint import read_plain
 from tracegrad.errors import CheckpointError
 from tracegrad.interop.deeph_e3 import load_released_deeph_e3
-from tracegrad.interop.state import read_checkpoint
 from tracegrad.model import HamiltonianModel
 
 WEIGHTS = "best_model.pkl"
@@ -82,7 +82,7 @@ def load_deeph_e3_folder(
     r_max = _range(folder)
     try:
         return load_released_deeph_e3(
-            read_checkpoint(weights), info, legacy_e3nn, r_max=r_max, edge_chunk=edge_chunk
+            read_plain(weights), info, legacy_e3nn, r_max=r_max, edge_chunk=edge_chunk
         )
     except CheckpointError as error:
         raise CheckpointError(f"{weights}: {error}") from error

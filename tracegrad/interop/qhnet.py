@@ -9,8 +9,9 @@ from torch import Tensor
 
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.basis import OrbitalBasis
+from tracegrad.checkpoint import read_plain
 from tracegrad.errors import CheckpointError
-from tracegrad.interop.state import read_checkpoint, released_state, some_names
+from tracegrad.interop.state import released_state, some_names
 from tracegrad.model import HamiltonianModel
 from tracegrad.nn.features import paths
 
@@ -62,7 +63,7 @@ def load_released_qhnet(source: str | Path | Mapping[str, Any]) -> HamiltonianMo
     if not isinstance(source, (str, Path)):
         return _loaded(source)
     try:
-        return _loaded(read_checkpoint(source))
+        return _loaded(read_plain(source))
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
 

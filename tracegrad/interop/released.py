@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tracegrad.checkpoint import read_plain
 from tracegrad.errors import CheckpointError
 from tracegrad.interop.deeph_e3_folder import DATASET, SOURCE, WEIGHTS, deeph_e3_weights, load_deeph_e3_folder
 from tracegrad.interop.qhnet import KIND, load_released_qhnet
-from tracegrad.interop.state import read_checkpoint, released_state
+from tracegrad.interop.state import released_state
 from tracegrad.model import HamiltonianModel
 
 
@@ -46,7 +47,7 @@ def load_released(source: str | Path, legacy_e3nn: bool = True, *, edge_chunk: i
         name = weights.parent.resolve().name
         return Released(model, weights, name if weights.name == WEIGHTS else f"{name}_{weights.stem}")
     try:
-        state = released_state(read_checkpoint(path), KIND)
+        state = released_state(read_plain(path), KIND)
         if any(name.startswith("node_update_blocks.") for name in state):
             raise CheckpointError(
                 f"the weights of a DeepH-E3 without what describes them; give its model folder, which has {SOURCE}"

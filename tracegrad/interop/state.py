@@ -1,8 +1,6 @@
 """What the loaders of released weights share."""
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,25 +8,6 @@ import torch
 from torch import Tensor
 
 from tracegrad.errors import CheckpointError
-
-
-def read_checkpoint(path: str | Path) -> Any:
-    """What a file of plain tensors holds; nothing in it is executed."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"not a readable checkpoint ({error.strerror or error})") from error
-    except Exception as error:  # torch.load answers foreign bytes with errors of any kind
-        refused = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
-        if refused:
-            raise CheckpointError(
-                f"not loaded, because it holds {refused[1]} beside tensors, and loading objects can run any code; "
-                "save its state_dict alone"
-            ) from error
-        raise CheckpointError(
-            f"not a readable checkpoint of plain tensors ({type(error).__name__}); "
-            "if it holds other objects too, save its state_dict alone"
-        ) from error
 
 
 def released_state(content: Any, kind: str) -> dict[str, Tensor]:

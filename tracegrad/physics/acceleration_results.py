@@ -65,11 +65,15 @@ class Acceleration:
         return hit / cycles if hit is not None and cycles else 1.0
 
     def seconds_saved(self, guess: str) -> float:
-        """Wall time that the prediction saves on a core of its own, with the time of the prediction taken off.
+        """Time of one core that the prediction saves, with the wall time of the prediction taken off.
 
-        Wall times as they were would compare runs from a cache with runs on a machine that does other things, too.
+        Other than wall times it does not depend on what else the machine did, also when the guess was cached.
         """
         return self.guesses[guess].core_seconds - self.prediction.core_seconds - self.seconds_predicting
+
+    def wall_seconds_saved(self, guess: str) -> float:
+        """Wall time that was saved, as it was measured; a guess from a cache has that of its own machine."""
+        return self.guesses[guess].wall_seconds - self.prediction.wall_seconds - self.seconds_predicting
 
     @property
     def runs(self) -> list[ScfRun]:
@@ -133,6 +137,8 @@ def summary(results: Sequence[Acceleration], guesses: Sequence[str]) -> dict[str
             found[f"{name}_{guess}"] = _mean(values)
             found[f"{name}_{guess}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else nan
         found[f"scf_seconds_saved_{guess}"] = _mean([result.seconds_saved(guess) for result in results])
+        walls = [result.wall_seconds_saved(guess) for result in results]
+        found[f"scf_wall_seconds_saved_{guess}"] = _mean(walls)
         hits = [result.guesses[guess].first_hit(result.level) for result in results]
         found[f"scf_level_not_reached_{guess}"] = float(hits.count(None))
     for k in (1, 2):

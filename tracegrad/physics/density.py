@@ -35,5 +35,7 @@ def density(
     try:
         occupied = scipy.linalg.eigh((h + h.T) / 2, s, subset_by_index=[0, electrons // 2 - 1])[1]
     except np.linalg.LinAlgError as error:
-        raise DataError(f"H C = S C eps cannot be solved ({error}); is the overlap that of the basis?") from error
+        raise DataError(
+            f"H C = S C eps cannot be solved ({error}); is the overlap that of the basis?"
+        ) from error
     return 2 * occupied @ occupied.T

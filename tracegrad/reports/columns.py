@@ -63,7 +63,7 @@ ACCELERATION = tuple(
 )
 SCF = (
     *(
-        Column(f"test/scf_seconds_saved_{g}", f"time saved, {g}", "s", False, "scf", 2)
+        Column(f"test/scf_seconds_saved_{g}", f"core time saved, {g}", "s", False, "scf", 2)
         for g in ("1e", "minao")
     ),
     *(Column(f"test/scf_energy_error_{i}", f"energy error, step {i}", panel="scf") for i in (1, 2)),

@@ -40,6 +40,7 @@ class Manifest:
 
     directory: Path
     points: tuple[Point, ...]
+    grid: frozenset[str] | None = None  # settings that it varies; None: not told
 
 
 def read_manifests(directory: Path) -> list[Manifest]:
@@ -57,7 +58,9 @@ def with_variants(runs: Iterable[RunResult], manifests: Sequence[Manifest]) -> l
     for manifest in manifests:
         settings = [_settings(point) for point in manifest.points]
         keys = dict.fromkeys(key for found in settings for key in found)
-        varied = [key for key in keys if len({found.get(key) for found in settings}) > 1]
+        # Points of one sweep may also differ in what only says how they were run.
+        wanted = [key for key in keys if manifest.grid is None or key in manifest.grid]
+        varied = [key for key in wanted if len({found.get(key) for found in settings}) > 1]
         for point, found in zip(manifest.points, settings, strict=True):
             text = ", ".join(f"{key}={found[key]}" for key in varied if key in found)
             if text:
@@ -79,9 +82,10 @@ def _read(path: Path) -> Manifest | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         points = tuple(_point(path.parent, entry) for entry in content["points"])
+        grid = content.get("definition", {}).get("grid")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Manifest(path.parent, points)
+    return Manifest(path.parent, points, None if grid is None else frozenset(grid))
 
 
 def _point(directory: Path, entry: dict[str, Any]) -> Point:

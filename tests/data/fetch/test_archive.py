@@ -8,7 +8,14 @@ import zipfile
 
 import pytest
 
-from tracegrad.data.fetch.archive import JoinedFiles, archive_kind, unpack, unpacked_size, whole_archives
+from tracegrad.data.fetch.archive import (
+    JoinedFiles,
+    archive_kind,
+    archive_stem,
+    unpack,
+    unpacked_size,
+    whole_archives,
+)
 from tracegrad.errors import DataError
 
 FILES = {"QH9/a.db": random.Random(1).randbytes(50_000), "QH9/notes/b.txt": b"b" * 9_000, "empty": b""}
@@ -109,6 +116,26 @@ def test_archives_are_grouped_and_a_missing_part_is_named(tmp_path):
         whole_archives([paths["b.zip.002"]])
     with pytest.raises(DataError, match=r"z01: .* is not read; join it with zip -s 0"):
         whole_archives([tmp_path / "a.z01", tmp_path / "a.zip"])
+    for part in ("a.zip.001", "a.zip.002"):
+        with pytest.raises(
+            DataError, match=rf"a.zip: a whole archive beside its part {part}; leave one of them out"
+        ):
+            whole_archives([tmp_path / "a.zip", tmp_path / part])
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("a.v1.zip", "a.v1"),
+        ("a.v1.tar.gz", "a.v1"),
+        ("a.v1.TGZ", "a.v1"),
+        ("a.v1.zip.001", "a.v1"),
+        ("a.v1", "a.v1"),
+        ("...zip", "...zip"),
+    ],
+)
+def test_names_lose_only_the_suffix_of_an_archive(name, stem):
+    assert archive_stem(name) == stem
 
 
 def link_in_a_zip() -> bytes:

@@ -18,7 +18,9 @@ from pathlib import Path, PurePosixPath
 from tracegrad.errors import DataError
 
 _CHUNK = 1 << 22
+_WHOLE = -1  # in place of the number of a part
 _PART = re.compile(r"(.+)\.(\d{3})")
+_SUFFIX = re.compile(r"(\.(zip|tgz|tbz2?|txz|tar(\.(gz|bz2|xz))?))?(\.\d{3})?$", re.IGNORECASE)
 _SPANNED = re.compile(r".+\.z\d\d", re.IGNORECASE)
 _HEADS = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"\x1f\x8b": "tar", b"BZh": "tar", b"\xfd7zXZ": "tar"}
 _UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError)
@@ -69,7 +71,7 @@ def whole_archives(paths: Iterable[Path]) -> list[list[Path]]:
     """Files grouped to archives: ``a.zip.001``, ``a.zip.002``, ... are one, every other file is one of its own.
 
     Raises:
-        DataError: a part is missing, or of a kind of cutting that is not read.
+        DataError: a part is missing, an archive is there whole and in parts, or its kind of cutting is not read.
     """
     groups: dict[str, list[tuple[int, Path]]] = {}
     for path in sorted(paths):
@@ -80,13 +82,24 @@ def whole_archives(paths: Iterable[Path]) -> list[list[Path]]:
             )
         part = _PART.fullmatch(path.name)
         key = str(path.with_name(part[1])) if part else str(path)
-        groups.setdefault(key, []).append((int(part[2]) if part else 1, path))
+        groups.setdefault(key, []).append((int(part[2]) if part else _WHOLE, path))
     for key, parts in groups.items():
         numbers = [number for number, _ in parts]
+        if _WHOLE in numbers and len(parts) > 1:
+            raise DataError(
+                f"{key}: a whole archive beside its part {parts[-1][1].name}; leave one of them out "
+                f"(source={key}, or files)"
+            )
         missing = sorted({*range(1, max(numbers) + 1)} - {*numbers})
         if missing:
             raise DataError(f"{key}.{missing[0]:03d}: this part is missing beside {parts[0][1].name}; add it")
     return [[path for _, path in parts] for parts in groups.values()]
+
+
+def archive_stem(name: str) -> str:
+    """``a.v1.zip``, ``a.v1.tar.gz`` and ``a.v1.zip.001`` without what tells the kind: ``a.v1``."""
+    stem = _SUFFIX.sub("", name, count=1)
+    return stem if stem.strip(".") else name
 
 
 def archive_kind(paths: Sequence[Path]) -> str | None:

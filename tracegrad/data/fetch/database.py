@@ -1,17 +1,15 @@
 """One published database from its archive record to a place where a training can read it."""
 
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracegrad.data.fetch.archive import archive_kind, remove, unpack, whole_archives
+from tracegrad.data.fetch.archive import archive_kind, archive_stem, remove, unpack, whole_archives
 from tracegrad.data.fetch.checksums import Checksums
 from tracegrad.data.fetch.download import download, present
+from tracegrad.data.fetch.downloads import Downloads
 from tracegrad.data.fetch.given import given_files, is_sqlite
 from tracegrad.data.fetch.layout import arrange_structures, single_file
 from tracegrad.data.fetch.notes import write_notes
@@ -38,7 +36,9 @@ def fetch(wanted: Wanted, options: Options, progress: FetchProgress) -> Fetched 
     """Get a database, or what of it is missing, and verify it; a dry run says only what it would take.
 
     Everything stands in ``wanted.folder``: archives below ``downloads``, what is being unpacked in a hidden folder,
-    and the database itself only when all of it is unpacked. Called again it goes on where it was stopped.
+    and then ``NAME.unverified``, which becomes the database only once it is verified. A refused one stays under that
+    name beside its archives. Called again it goes on where it was stopped. Of archives, only those are removed that
+    were downloaded here.
 
     Raises:
         DataError: anything about the archives, the network or the disk.
@@ -53,6 +53,9 @@ class _Fetch:
         self.checksums = Checksums(wanted.folder / "checksums.json")
         self.sums: dict[str, dict[str, str]] = {}
         self.licence = wanted.licence
+        self.draft = wanted.folder / f".{wanted.path.name}.unpacking"
+        self.unverified = wanted.folder / f"{wanted.path.name}.unverified"
+        self.downloads = Downloads(wanted.downloads, wanted.records)
 
     def run(self) -> Fetched | Estimate:
         wanted, options = self.wanted, self.options
@@ -60,20 +63,59 @@ class _Fetch:
         given = None if options.source is None else given_files(wanted, options.source)
         if isinstance(given, Path):
             self._say_terms()
-            return NOTHING if options.dry_run else self._finish(given, {"database": str(given)})
+            return NOTHING if options.dry_run else self._in_place(given, {"database": str(given)})
         if wanted.path.exists() and not options.overwrite:
             self._say_terms()
             self.report(f"{wanted.path} is there already (overwrite=true fetches it again)")
-            return NOTHING if options.dry_run else self._finish(wanted.path, None)
-        try:
-            with _alone(wanted.downloads):
-                archives, source, estimate = self._remote() if given is None else self._local(given)
-                if options.dry_run:
-                    return estimate
-                self._unpack(archives)
-        finally:
-            self._leave_no_trace()
-        return self._finish(wanted.path, source)
+            return NOTHING if options.dry_run else self._in_place(wanted.path, None)
+        with self.downloads.alone():
+            return self._from_archives(given)
+
+    def _in_place(self, path: Path, source: dict[str, Any] | None) -> Fetched:
+        """A database that is used where it is, and never changed."""
+        advice = "fetch other files (overwrite=true or source=PATH), or accept it with verify=false"
+        return self._record(self._verify(path, advice), path, source)
+
+    def _from_archives(self, given: list[Path] | None) -> Fetched | Estimate:
+        """Unpacked, verified and only then put in place of what was there."""
+        wanted, options = self.wanted, self.options
+        self._keep_apart(given or [])
+        if not options.dry_run:
+            self._remove_leftovers()
+        archives, source, estimate = self._remote() if given is None else self._local(given)
+        if options.dry_run:
+            return estimate
+        self._unpack(archives)
+        place = archives[0].parent
+        again = "remove those to download others, " if given is None else ""
+        advice = (
+            f"it is left there, and its archives in {place}; {again}give source=PATH, "
+            "or accept it with verify=false"
+        )
+        verification = self._verify(self.unverified, advice)
+        if wanted.path.is_dir():
+            remove(wanted.path)
+        self.unverified.replace(wanted.path)
+        fetched = self._record(verification, wanted.path, source)
+        if given is None and not options.keep:
+            self.downloads.remove(archives)
+        return fetched
+
+    def _keep_apart(self, archives: list[Path]) -> None:
+        """Refuse archives of the user in a place that is about to be replaced."""
+        for place in (self.wanted.path, self.draft, self.unverified):
+            for path in archives:
+                if path.resolve().is_relative_to(place.resolve()):
+                    raise DataError(
+                        f"{path}: lies in {place}, which would be replaced; move it elsewhere and correct source"
+                    )
+
+    def _remove_leftovers(self) -> None:
+        """Of an unpacking that was interrupted, or a database that was refused."""
+        if self.draft.exists():
+            self.report("an unpacking was interrupted; doing it again")
+        remove(self.draft)
+        remove(self.unverified)
 
     def _say_terms(self) -> None:
         self.report(f"licence: {self.licence or f'not known here; it stands on {self.wanted.page}'}")
@@ -94,6 +136,7 @@ class _Fetch:
         self.licence = self.licence or listing.licence
         self._say_terms()
         paths = [self.wanted.downloads / file.name for file in listing.files]
+        whole_archives(paths)  # names that do not fit are refused before a long download
         sizes = [file.size for file in listing.files if file.size is not None]
         whole = float(sum(sizes)) if len(sizes) == len(paths) else self.wanted.download_size
         estimate = NOTHING
@@ -122,14 +165,6 @@ class _Fetch:
             report=self.report,
         )
 
-    def _leave_no_trace(self) -> None:
-        """Remove the folder of downloads if there are none."""
-        downloads = self.wanted.downloads
-        with suppress(OSError):
-            if all(path.name == ".lock" or path.name.startswith("record-") for path in downloads.iterdir()):
-                remove(downloads)
-                downloads.parent.rmdir()  # unless other databases have theirs in it
-
     def _download(self, file: RemoteFile, path: Path) -> None:
         if not path.exists():
             size, there = "" if file.size is None else f", {readable(file.size)}", present(path)
@@ -142,10 +177,11 @@ class _Fetch:
                 report=self.report,
                 on_progress=self.progress.step(file.name),
             )
+            self.downloads.note(path)
         try:
             self._compare(path, file.checksum)
         except DataError as error:
-            raise DataError(f"{error}; {_set_aside([path])}") from error
+            raise DataError(f"{error}; {self.downloads.set_aside([path])}") from error
 
     def _compare(self, path: Path, published: str | None) -> None:
         step = self.progress.step(f"checksum of {path.name}")
@@ -154,92 +190,66 @@ class _Fetch:
         self.report(f"{path.name}: checksum {found['compared']}")
 
     def _unpack(self, archives: list[Path]) -> None:
-        """Into a hidden folder beside the database, which takes its place at the end."""
-        wanted = self.wanted
-        draft, ready = (wanted.folder / f".{wanted.path.name}.{stage}" for stage in ("unpacking", "unpacked"))
-        if draft.exists():
-            self.report("an unpacking was interrupted; doing it again")
-        remove(draft)
-        remove(ready)
+        """Into a hidden folder beside the database, which becomes ``NAME.unverified`` when all is there."""
+        wanted, draft = self.wanted, self.draft
         for group in whole_archives(archives):
             try:
                 require_unpacked(wanted.folder, group)
-                self._unpack_one(group, draft)
+                self._unpack_one(group)
             except DataError as error:
-                own = group[0].parent == wanted.downloads
+                own = self.options.source is None
                 if own and all(self.sums[path.name]["compared"] != "as published" for path in group):
-                    raise DataError(f"{error}; {_set_aside(group)}") from error
+                    raise DataError(f"{error}; {self.downloads.set_aside(group)}") from error
                 raise
         try:
             if wanted.release is None:
-                arrange_structures(draft, ready)
+                arrange_structures(draft, self.unverified)
             else:
-                single_file(draft, wanted.path.name).rename(ready)
+                single_file(draft, wanted.path.name).rename(self.unverified)
         except DataError as error:
             raise DataError(f"{archives[0]}: {error}") from error
         os.sync()  # a rename must not outlive what was written before
-        if wanted.path.is_dir():
-            remove(wanted.path)
-        ready.replace(wanted.path)
         remove(draft)
 
-    def _unpack_one(self, group: list[Path], draft: Path) -> None:
+    def _unpack_one(self, group: list[Path]) -> None:
         if archive_kind(group) is None and self.wanted.release is not None and is_sqlite(group[0]):
-            draft.mkdir(exist_ok=True)
-            target = draft / self.wanted.path.name
+            self.draft.mkdir(exist_ok=True)
+            target = self.draft / self.wanted.path.name
             try:
                 os.link(group[0], target)
             except OSError:  # no links on this disk, or between two
                 shutil.copyfile(group[0], target)
             return
         self.report(f"unpacking {group[0].name}")
-        unpack(group, draft / group[0].name.split(".")[0], self.progress.step(f"unpacking {group[0].name}"))
+        folder = self.draft / archive_stem(group[0].name)
+        unpack(group, folder, self.progress.step(f"unpacking {group[0].name}"))
 
-    def _finish(self, path: Path, source: dict[str, Any] | None) -> Fetched:
-        wanted, verification = self.wanted, None
-        if self.options.verify:
-            self.report(f"verifying {path}")
+    def _verify(self, path: Path, advice: str) -> Verification | None:
+        """None where it is not asked for; the advice is for what is refused."""
+        wanted = self.wanted
+        if not self.options.verify:
+            return None
+        self.report(f"verifying {path}")
+        try:
             if wanted.release is None:
                 verification = verify_crystals(path, wanted.table, wanted.expect)
             else:
                 verification = verify_molecules(path, wanted.table, wanted.release, wanted.expect)
-        write_notes(wanted, path, source, self.sums, self.licence, verification)
-        if source is not None and not self.options.keep:
-            remove(wanted.downloads)
-            with suppress(OSError):
-                wanted.downloads.parent.rmdir()
-        if verification is not None:
-            if verification.differences:
-                raise DataError(
-                    f"{path}: not what {verification.against} says of {wanted.table}: "
-                    f"{'; '.join(verification.differences)}; fetch other files (overwrite=true), or accept it with "
-                    "verify=false"
-                )
-            self.report(f"verified: {verification}")
+        except DataError as error:
+            raise DataError(f"{error}; {advice}") from error
+        if verification.differences:
+            raise DataError(
+                f"{path}: not what {verification.against} says of {wanted.table}: "
+                f"{'; '.join(verification.differences)}; {advice}"
+            )
+        self.report(f"verified: {verification}")
+        return verification
+
+    def _record(
+        self, verification: Verification | None, path: Path, source: dict[str, Any] | None
+    ) -> Fetched:
+        """Note what a database is that is not refused."""
+        write_notes(self.wanted, path, source, self.sums, self.licence, verification)
         for name, found in self.sums.items():
-            self.checksums.remember(f"{wanted.name}/{name}", found)
+            self.checksums.remember(f"{self.wanted.name}/{name}", found)
         return Fetched(path, verification)
-
-
-def _set_aside(paths: list[Path]) -> str:
-    """Rename downloads that are of no use, so that they are not taken for good ones; says so."""
-    for path in paths:
-        path.replace(path.with_name(f"{path.name}.bad"))
-    return f"kept as {', '.join(f'{path.name}.bad' for path in paths)}; the same command downloads again"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the downloads of a database; the lock goes with the process."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-    except BlockingIOError as error:
-        raise DataError(f"{folder}: another process is fetching this database; wait for it") from error
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or folder}: cannot be written ({error.strerror or error}); choose another target, or "
-            "make room"
-        ) from error
