@@ -63,9 +63,8 @@ def _object_in(message: str) -> str | None:
     """What loading plain data alone has refused, as the messages of torch 2.13 name it; None: it refused nothing."""
     if "TorchScript archives" in message:
         return "TorchScript"
-    # "Unsupported global: GLOBAL argparse.Namespace was not an allowed global", "unsupported GLOBAL posix.system whose
-    # module posix is blocked", "Trying to call reduce for unrecognized function ...", "Can only create new object for
-    # nn.Parameter or classes allowlisted via ... but got ..."
+    # "GLOBAL argparse.Namespace was not an allowed global", "unsupported GLOBAL posix.system whose module posix is
+    # blocked", "call reduce for unrecognized function ...", "classes allowlisted via ... but got ..."
     named = re.search(r"GLOBAL (\S+)|unrecognized function (.+)|allowlisted .* but got (.+)", message)
     return next(filter(None, named.groups())) if named else None
 
