@@ -230,7 +230,7 @@ def test_missing_points_of_a_sweep_are_listed(runs):
     points = [{"name": "grad_seed2", "status": "failed", "error": "CUDA out of memory"}]
     (runs / "manifest.json").write_text(json.dumps({"points": points}))
     (table,) = make_report(runs).tables
-    assert table.notes[-1] == "missing: grad_seed2: failed (CUDA out of memory)"
+    assert table.footnotes[-1] == "missing: grad_seed2: failed (CUDA out of memory)"
     assert "- missing: grad_seed2: failed" in (runs / "report" / "table.md").read_text()
     elsewhere = runs / "elsewhere"
     elsewhere.mkdir()
