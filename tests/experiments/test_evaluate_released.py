@@ -168,5 +168,5 @@ def test_the_command_answers_with_one_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith(f"error: {path}: not loaded, because it holds pathlib")
-    assert line.endswith("loading objects can run any code; save its state_dict alone")
+    assert line.startswith(f"error: {path}: not loaded: it holds pathlib")
+    assert line.endswith("save its state_dict alone with a program that you trust")
