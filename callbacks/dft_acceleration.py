@@ -17,9 +17,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Subset
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.scf_progress import ScfProgress
 from callbacks.test_report import formula
 from tracegrad.atomic import replacing
+from tracegrad.count_progress import CountProgress
 from tracegrad.data.cache import AUTO
 from tracegrad.data.datamodule import QH9Dataset
 from tracegrad.errors import ConfigError, TraceGradError
@@ -177,7 +177,10 @@ class DFTAcceleration(Callback):
         """The molecules of this rank."""
         own = ScfStore([self.directory / "scf"])
         folders = baseline_folders(self._data.database.path, self.cache)
-        with ScfProgress(trainer.is_global_zero) as progress:
+        name = "DFT acceleration"
+        shown = trainer.is_global_zero
+        # A large molecule takes longer than the half minute that a bar averages over.
+        with CountProgress(name, "SCF runs", name, seconds=600.0, shown=shown) as progress:
             return accelerations(
                 self._collected,
                 self.guesses,

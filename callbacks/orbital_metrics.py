@@ -12,10 +12,11 @@ from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Subset
 
+from callbacks.gather import gathered
 from callbacks.test_report import formula
 from tracegrad.atomic import replacing
+from tracegrad.count_progress import CountProgress
 from tracegrad.data.cache import AUTO
-from tracegrad.data.cache_progress import CacheProgress
 from tracegrad.data.datamodule import QH9Dataset, evenly
 from tracegrad.errors import ConfigError
 from tracegrad.graph import collate
@@ -172,7 +173,7 @@ class OrbitalMetrics(Callback):
         if self._references is None:
             return
         self._log(pl_module, "test")
-        rows = self._gather(trainer)
+        rows = gathered(trainer, self._rows)
         if trainer.is_global_zero:
             path = self.directory / "orbitals.csv"
             with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
@@ -198,7 +199,7 @@ class OrbitalMetrics(Callback):
         """Make the references of these rows ready; each process waits for the one that solves them."""
         self._close()
         paths = solved_paths(dataset.database.path, self.cache)
-        with CacheProgress(doing="solving", things="reference molecules") as progress:
+        with CountProgress("solving", "reference molecules", "cache") as progress:
             shown = trainer.is_global_zero
             self._references = prepare_references(
                 dataset.database,
@@ -227,13 +228,6 @@ class OrbitalMetrics(Callback):
         factors = dict(zip(NAMES, _FACTORS.tolist(), strict=True))
         for name, value in self._metric.compute().items():
             pl_module.log(f"{stage}/{name}", value * factors[name], sync_dist=False)
-
-    def _gather(self, trainer: lightning.Trainer) -> list[tuple[Any, ...]]:
-        if trainer.world_size == 1:
-            return self._rows
-        parts: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(parts, self._rows)
-        return [row for part in parts for row in part]
 
     def _draw(self) -> None:
         assert self._references is not None

@@ -12,6 +12,7 @@ import torch
 from ase.symbols import Symbols
 from lightning import Callback
 
+from callbacks.gather import gathered
 from tracegrad.atomic import replacing
 from tracegrad.basis import LETTERS, OrbitalBasis
 from tracegrad.blocks import orbital_rows
@@ -95,7 +96,7 @@ class TestReport(Callback):
             drawn.append(drawn_sample(outputs, batch, basis, k, error))
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        rows = self._gather(trainer)
+        rows = gathered(trainer, self._rows)
         if not trainer.is_global_zero:
             return
         module = _module(pl_module)
@@ -129,13 +130,6 @@ class TestReport(Callback):
             save(figure, figures / f"hamiltonian{ending}.png")
         table = read_block_mae(self.directory / f"block_mae{ending}.csv")
         save(block_mae_figure({ending[1:] or "test": table}), figures / f"block_mae{ending}.png")
-
-    def _gather(self, trainer: lightning.Trainer) -> list[tuple[Any, ...]]:
-        if trainer.world_size == 1:
-            return self._rows
-        parts: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(parts, self._rows)
-        return [row for part in parts for row in part]
 
 
 def formula(numbers: np.ndarray) -> str:

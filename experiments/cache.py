@@ -5,8 +5,8 @@ import os
 from omegaconf import DictConfig
 
 from experiments.configuration import command, plain
+from tracegrad.count_progress import CountProgress
 from tracegrad.data.cache import cache_paths, prepare_cache
-from tracegrad.data.cache_progress import CacheProgress
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.data.datamodule import DTYPES, database_path
 from tracegrad.errors import ConfigError
@@ -28,7 +28,7 @@ def main(config: DictConfig) -> None:
     paths = cache_paths(source, str(values["output"]), include)
     if not paths:
         raise ConfigError(f"{source} is a packed file, whose cache has no place of its own; give output=PATH")
-    with CacheProgress() as progress:
+    with CountProgress("reading", "structures", "cache") as progress:
         cache = prepare_cache(
             database,
             paths,

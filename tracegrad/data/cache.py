@@ -21,6 +21,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import resources
 from io import FileIO
 from pathlib import Path
 
@@ -53,12 +54,16 @@ def cache_paths(source: str | Path, setting: str, include: str | Sequence[str] =
 
 
 def cache_places(source: str | Path, key: Sequence[str], suffix: str) -> list[Path]:
-    """A name that tells keys apart, beside a file or folder, and then in the user's folder for caches."""
+    """A name that tells keys apart, beside a file or folder, and then in the user's folder for caches.
+
+    What comes with TraceGrad has no place beside it: the folder of the package is left alone.
+    """
     path = Path(os.path.abspath(source))
     base = os.environ.get("XDG_CACHE_HOME", "")
     home = Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "tracegrad"
     places = ((path.parent, key), (home, [str(path), *key]))
-    return [place / f"{path.name}-{_short_hash(parts)}{suffix}" for place, parts in places]
+    found = [place / f"{path.name}-{_short_hash(parts)}{suffix}" for place, parts in places]
+    return found[1:] if path.is_relative_to(str(resources.files("tracegrad"))) else found
 
 
 def open_cache(

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int64
 from torch.utils.data import Dataset
 
 from tracegrad.basis import OrbitalBasis, shells_name
+from tracegrad.count_progress import CountProgress
 from tracegrad.data.cache import cache_paths, open_cache, prepare_cache
-from tracegrad.data.cache_progress import CacheProgress
 from tracegrad.data.cached_crystals import CrystalCache
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.data.datamodule import DTYPES, HamiltonianDataModule, PartSummary, database_path
@@ -134,7 +134,7 @@ class DeepHDataModule(HamiltonianDataModule):
         if self.cache is None:
             return
         database = CrystalDatabase(self.path, include=self.include)
-        with CacheProgress() as progress:
+        with CountProgress("reading", "structures", "cache") as progress:
             prepare_cache(
                 database,
                 cache_paths(self.path, self.cache, self.include),

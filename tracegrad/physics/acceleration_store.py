@@ -6,7 +6,6 @@ A run lies in a file named by the hash of all that fixes it (`ScfTask.key`).
 import zlib
 from collections.abc import Sequence
 from dataclasses import fields
-from importlib import resources
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -63,9 +62,7 @@ def baseline_folders(database: Path, setting: str | None) -> list[Path]:
         return []
     if setting != AUTO:
         return [Path(setting).expanduser()]
-    places = cache_places(database, [], SUFFIX)
-    package = Path(str(resources.files("tracegrad")))
-    return places[1:] if places[0].is_relative_to(package) else places
+    return cache_places(database, [], SUFFIX)
 
 
 def _read(path: Path) -> ScfRun | None:

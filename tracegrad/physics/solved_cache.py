@@ -14,7 +14,6 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
@@ -129,9 +128,7 @@ def solved_paths(database: Path, setting: str | None) -> list[Path]:
         return []
     if setting != AUTO:
         return [Path(setting).expanduser()]
-    places = cache_places(database, [about_database(database)], SUFFIX)
-    package = Path(str(resources.files("tracegrad")))
-    return places[1:] if places[0].is_relative_to(package) else places
+    return cache_places(database, [about_database(database)], SUFFIX)
 
 
 def about_database(database: Path) -> str:

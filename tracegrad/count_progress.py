@@ -1,4 +1,4 @@
-"""Progress of the building of a cache for people: a bar on a terminal, lines elsewhere."""
+"""Progress of work that is counted, for people: a bar on a terminal, lines elsewhere."""
 
 import time
 
@@ -15,17 +15,29 @@ from rich.progress import (
 SECONDS_A_LINE = 30
 
 
-class CacheProgress:
-    """Gives the building of a cache its ``report`` and ``on_progress``; a context manager.
+class CountProgress:
+    """A context manager with ``report`` for lines and ``on_progress`` for the numbers of things done and of all.
 
     Args:
-        console: where to show it; None: standard output.
         doing, things: what a bar says, as in "reading 3/5 structures".
+        about: what a line begins with, as in "cache: 3/5 structures".
+        seconds: of the past from which a bar estimates the rest; more than the longest of the things takes.
+        shown: False on all ranks but one; lines of ``report`` are printed all the same.
+        console: where to show it; None: standard output.
     """
 
-    def __init__(self, console: Console | None = None, *, doing: str = "reading", things: str = "structures"):
+    def __init__(
+        self,
+        doing: str,
+        things: str,
+        about: str,
+        *,
+        seconds: float = 30.0,
+        shown: bool = True,
+        console: Console | None = None,
+    ):
         self.console = console or Console(soft_wrap=True, highlight=False, markup=False)
-        self.things = things
+        self.things, self.about, self.shown = things, about, shown
         self._bar = Progress(
             TextColumn(doing),
             BarColumn(),
@@ -35,7 +47,8 @@ class CacheProgress:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=not (shown and self.console.is_terminal),
+            speed_estimate_period=seconds,
         )
         self._task = self._bar.add_task("", total=None)
         self._printed = time.monotonic()
@@ -47,11 +60,12 @@ class CacheProgress:
     def on_progress(self, done: int, total: int) -> None:
         """Move the bar, or print a line now and then."""
         self._bar.update(self._task, completed=done, total=total)
-        if not self.console.is_terminal and time.monotonic() > self._printed + SECONDS_A_LINE:
+        due = time.monotonic() > self._printed + SECONDS_A_LINE
+        if self.shown and not self.console.is_terminal and due:
             self._printed = time.monotonic()
-            self.console.print(f"cache: {done}/{total} {self.things}")
+            self.console.print(f"{self.about}: {done}/{total} {self.things}")
 
-    def __enter__(self) -> "CacheProgress":
+    def __enter__(self) -> "CountProgress":
         self._bar.start()
         return self
 

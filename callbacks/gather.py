@@ -1,0 +1,15 @@
+"""Rows of a table from all ranks."""
+
+from typing import Any
+
+import lightning
+import torch
+
+
+def gathered(trainer: lightning.Trainer, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The rows of every rank, on every rank; all ranks have to call it."""
+    if trainer.world_size == 1:
+        return rows
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
