@@ -29,8 +29,9 @@ def cases():
     product, filtered, expansion = ChannelwiseProduct(2), FilterProduct(2, 2), BlockExpansion(2, 4, (0, 1))
     parts = list(x.split([1, 3, 5]))
     yield EquivariantLinear(2, 4, 6), (x,)
-    yield product, (x, y, torch.randn(5, product.n_paths, 4))
-    yield filtered, (x, torch.randn(9, 5), torch.randn(5, filtered.n_paths, 4))
+    yield product, (x, y, [(torch.randn(5, product.n_paths, 4), None)])
+    edges = torch.tensor([[0, 1, 4, 2, 2], [1, 0, 3, 4, 1]])
+    yield filtered, (x, torch.randn(9, 5), [(torch.randn(5, filtered.n_paths, 4), None)], edges)
     yield expansion, (x, torch.randn(5, expansion.n_weights), torch.randn(5, expansion.n_bias))
     for invariants in (FullInvariants(IRREPS, 6), LowRankInvariants(IRREPS, 6)):
         yield (lambda f, g, module=invariants: module(f)[0]), (parts, None)
@@ -57,8 +58,8 @@ def test_low_precision_weights_are_taken_as_float32():
     product = ChannelwiseProduct(2)
     x, weights = torch.randn(9, 5, 4), torch.randn(5, product.n_paths, 4).to(LOW)
     with autocast():
-        found = product(x, x, weights)
-    assert torch.equal(found, product(x, x, weights.float()))
+        found = product(x, x, [(weights, None)])
+    assert torch.equal(found, product(x, x, [(weights.float(), None)]))
 
 
 def equivariance_error(model, low: bool) -> float:
@@ -114,7 +115,7 @@ class Low(TorchDispatchMode):
 
 def test_networks_on_invariants_do_run_in_low_precision_and_features_do_not(basis):
     model = make_model(basis, sizes=SIZES).float()
-    graph = collate([molecules.labelled_graph(molecules.WATER, basis, dtype=torch.float32)])
+    graph = collate([molecules.labelled_graph(molecules.METHANOL, basis, dtype=torch.float32)])
     with autocast(), Low() as low:
         prediction = model(graph)
         total = HamiltonianLoss(basis)(prediction, graph).total

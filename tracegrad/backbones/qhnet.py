@@ -9,6 +9,7 @@ Positions are in angstrom, blocks in hartree. Features are component-first, see 
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from e3nn.nn import FullyConnectedNet
@@ -20,6 +21,7 @@ from torch.nn.functional import softplus
 from tracegrad.backbones.interface import Backbone, Blocks, Refine, keep
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
+from tracegrad.nn.coupling_kernel import Factor
 from tracegrad.nn.expansion import BlockExpansion
 from tracegrad.nn.features import inner_products, spherical_harmonics, split_degrees
 from tracegrad.nn.gates import NormGate
@@ -46,6 +48,26 @@ def pair_invariants(
     return torch.cat([*scalars, products], dim=-1)
 
 
+def factor(
+    flat: Float[Tensor, "rows width"], rows: Int[Tensor, " edges"] | None, channels: int
+) -> Factor:
+    """Weights of all paths, as networks make them."""
+    return flat.unflatten(1, (-1, channels)), rows
+
+
+@dataclass(frozen=True)
+class RadialFunctions:
+    """Of all edges; the two directions of an edge have the same.
+
+    Args:
+        values: radial functions of one of the two directions.
+        rows: row of each edge.
+    """
+
+    values: Float[Tensor, "pairs k"]
+    rows: Int[Tensor, " edges"]
+
+
 class FirstConvolution(nn.Module):
     """Convolution of the species embedding: scalars in, all degrees out; no gate and no residual."""
 
@@ -62,19 +84,16 @@ class FirstConvolution(nn.Module):
         self,
         x: Float[Tensor, "1 atoms c"],
         edge_index: EdgeIndex,
-        rbf: Float[Tensor, "edges k"],
+        rbf: RadialFunctions,
         sh: Float[Tensor, "m edges"],
     ) -> Float[Tensor, "m atoms c"]:
-        dst, src = edge_index
         # The invariants are those of the destination atom, twice: compute them once an atom.
         per_atom = self.invariant_net(torch.cat([x[0], x[0]], dim=-1))
-        weights = self.radial_net(rbf) * per_atom.index_select(0, dst)
-        messages = self.product(
-            x.index_select(1, src),
-            sh,
-            weights.to(x.dtype).view(len(dst), self.product.n_paths, self.channels),
-        )
-        return self.out(sum_messages(messages, dst, x.shape[1]))
+        factors = [
+            factor(self.radial_net(rbf.values), rbf.rows, self.channels),
+            factor(per_atom, edge_index[0], self.channels),
+        ]
+        return self.out(self.product(x, sh, factors, edge_index))
 
 
 class Convolution(nn.Module):
@@ -96,19 +115,16 @@ class Convolution(nn.Module):
         self,
         x: Float[Tensor, "m atoms c"],
         edge_index: EdgeIndex,
-        rbf: Float[Tensor, "edges k"],
+        rbf: RadialFunctions,
         sh: Float[Tensor, "m edges"],
     ) -> Float[Tensor, "m atoms c"]:
-        dst, src = edge_index
         invariants = pair_invariants(self.pre(x), edge_index, 0, self.lmax)
         gated = self.linear(self.gate(x))
-        weights = self.radial_net(rbf) * self.invariant_net(invariants)
-        messages = self.product(
-            gated.index_select(1, src),
-            sh,
-            weights.to(x.dtype).view(len(dst), self.product.n_paths, self.channels),
-        )
-        return self.out(sum_messages(messages, dst, x.shape[1]) + gated) + x
+        factors = [
+            factor(self.radial_net(rbf.values), rbf.rows, self.channels),
+            factor(self.invariant_net(invariants), None, self.channels),
+        ]
+        return self.out(self.product(gated, sh, factors, edge_index) + gated) + x
 
 
 class SelfLayer(nn.Module):
@@ -125,7 +141,8 @@ class SelfLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "m atoms c"]) -> Float[Tensor, "m atoms c"]:
         a, b = (linear(gate(x)) for linear, gate in zip(self.linears, self.gates, strict=True))
-        return self.out(self.gate(self.product(a, b, self.weight) + x))
+        shared = torch.zeros(x.shape[1], dtype=torch.long, device=x.device)
+        return self.out(self.gate(self.product(a, b, [(self.weight, shared)]) + x))
 
 
 class PairLayer(nn.Module):
@@ -147,18 +164,16 @@ class PairLayer(nn.Module):
         self.out = EquivariantLinear(lmax, channels, channels)
 
     def forward(
-        self, x: Float[Tensor, "m atoms c"], edge_index: EdgeIndex, rbf: Float[Tensor, "edges k"]
+        self, x: Float[Tensor, "m atoms c"], edge_index: EdgeIndex, rbf: RadialFunctions
     ) -> Float[Tensor, "m edges c"]:
         dst, src = edge_index
         invariants = pair_invariants(self.inner(x), edge_index, 1, self.lmax)
         h = self.linear(self.gate_in(x))
-        weights = self.radial_net(rbf) * self.invariant_net(invariants)
-        product = self.product(
-            h.index_select(1, src),
-            h.index_select(1, dst),
-            weights.to(x.dtype).view(len(dst), self.product.n_paths, self.channels),
-        )
-        return self.out(self.gate_out(product))
+        factors = [
+            factor(self.radial_net(rbf.values), rbf.rows, self.channels),
+            factor(self.invariant_net(invariants), None, self.channels),
+        ]
+        return self.out(self.gate_out(self.product(h, h, factors, (src, dst))))
 
 
 class Head(nn.Module):
@@ -266,7 +281,7 @@ class QHNet(Backbone):
         edge_index: Tensor = graph.edge_index
         dst, src = edge_index
         vectors = graph.positions.index_select(0, dst) - graph.positions.index_select(0, src)
-        rbf = self.radial(vectors.norm(dim=-1))
+        rbf = self._radial_functions(vectors, graph.reverse)
         sh = spherical_harmonics(vectors, self.lmax)
 
         x = self.embedding(graph.numbers)[None]
@@ -292,6 +307,15 @@ class QHNet(Backbone):
             "edge": pairs + pairs[graph.reverse].transpose(-1, -2),
         }
 
+    def _radial_functions(
+        self, vectors: Float[Tensor, "edges 3"], reverse: Int[Tensor, " edges"]
+    ) -> RadialFunctions:
+        number = torch.arange(len(reverse), device=reverse.device)
+        chosen = (number <= reverse).nonzero().flatten()
+        rows = torch.empty_like(number)
+        rows[chosen] = rows[reverse[chosen]] = torch.arange(len(chosen), device=reverse.device)
+        return RadialFunctions(self.radial(vectors.index_select(0, chosen).norm(dim=-1)), rows)
+
     def _refined(self, site: str, k: int, f: Tensor, refine: Refine) -> Tensor:
         return torch.cat(refine(site, k, split_degrees(f, self.lmax)))
 
@@ -300,10 +324,3 @@ def add(new: Tensor, old: Tensor | None) -> Tensor:
     """Residual connection to a feature that the first layer does not have."""
     return new if old is None else new + old
 
-
-def sum_messages(
-    messages: Float[Tensor, "m edges c"], dst: Int[Tensor, " edges"], atoms: int
-) -> Float[Tensor, "m atoms c"]:
-    """Sum over the edges that end at each atom."""
-    shape = (messages.shape[0], atoms, messages.shape[2])
-    return messages.new_zeros(shape).index_add(1, dst, messages)

@@ -1,23 +1,30 @@
 """Clebsch-Gordan products of component-first features.
 
 Both products compute, channel by channel, out_l3 = sum over paths w_p C^{l1 l2 l3} (a_l1, b_l2) with the path
-normalisation of `path_coefficients`. All paths with the same (l1, l2) share one outer product, and their
-coefficients form one small matrix, so a product is at most (L+1)^2 matrix products instead of one einsum a path.
+normalisation of `path_coefficients`. The forms written out here are those of GPUs, compilers and second derivatives;
+on a CPU `tracegrad.nn.coupling_kernel` gives the same in one pass over memory.
+
+Weights are given as one or two factors (values, rows): row ``rows[k]`` of the values belongs to item k; None counts
+them up.
 """
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tracegrad.nn.constants import Constant
+from tracegrad.nn.coupling_kernel import Coupling, Factor, couple
 from tracegrad.nn.features import degree_sizes, path_coefficients, paths, split_degrees, wigner_3j
 from tracegrad.nn.precision import full_precision
 
 
 class ChannelwiseProduct(nn.Module):
     """a x b with one weight per path and channel ("uuu"); parities are ignored, so all triples couple.
+
+    All paths with the same (l1, l2) share one outer product, and their coefficients form one small matrix, so a
+    product is at most (L+1)^2 matrix products instead of one einsum a path.
 
     Args:
         lmax: degree of both inputs and of the output.
@@ -28,10 +35,12 @@ class ChannelwiseProduct(nn.Module):
         self.lmax = lmax
         triples = paths(lmax, lmax, lmax, parity=False)
         self.n_paths = len(triples)
+        scaled = tuple(zip(triples, path_coefficients(triples), strict=True))
+        self.coupling = Coupling(scaled, (lmax, lmax, lmax), shared=False)
         self.tables: list[Constant] = []  # per (l1, l2): [m3 of all l3, m1 m2]
         self.targets: list[list[tuple[int, int]]] = []  # per (l1, l2): (path, l3)
         coupled: dict[tuple[int, int], list[tuple[int, int, Tensor]]] = {}
-        for path, ((l1, l2, l3), scale) in enumerate(zip(triples, path_coefficients(triples), strict=True)):
+        for path, ((l1, l2, l3), scale) in enumerate(scaled):
             coupled.setdefault((l1, l2), []).append((path, l3, scale * wigner_3j(l1, l2, l3)))
         for entries in coupled.values():
             self.tables.append(Constant(torch.cat([table.flatten(0, 1).T for *_, table in entries])))
@@ -39,7 +48,30 @@ class ChannelwiseProduct(nn.Module):
 
     @full_precision
     def forward(
-        self, a: Float[Tensor, "m n c"], b: Float[Tensor, "m n c"], weights: Float[Tensor, "#n paths c"]
+        self,
+        a: Float[Tensor, "m items_a c"],
+        b: Float[Tensor, "m items_b c"],
+        factors: Sequence[Factor],
+        ends: tuple[Int[Tensor, " n"], Int[Tensor, " n"]] | None = None,
+    ) -> Float[Tensor, "m n c"]:
+        """The product of each item.
+
+        Args:
+            a, b: features.
+            factors: of the weights.
+            ends: item of a and of b for each item of the product; None counts both up.
+        """
+        first, second = ends or (None, None)
+        n = a.shape[1] if first is None else len(first)
+        rows = [row for _, row in factors]
+
+        def plain(a: Tensor, b: Tensor, *values: Tensor) -> Tensor:
+            return self._plain(_taken(a, first, 1), _taken(b, second, 1), _weights(values, rows))
+
+        return couple(self.coupling, a, b, factors, (first, second, None), n, plain)
+
+    def _plain(
+        self, a: Float[Tensor, "m n c"], b: Float[Tensor, "m n c"], weights: Float[Tensor, "n paths c"]
     ) -> Float[Tensor, "m n c"]:
         a_parts, b_parts = split_degrees(a, self.lmax), split_degrees(b, self.lmax)
         out: dict[int, Tensor] = {}
@@ -53,10 +85,10 @@ class ChannelwiseProduct(nn.Module):
 
 
 class FilterProduct(nn.Module):
-    """x x Y with one weight per path and channel ("uvu"); Y has no channels, and parity selects the paths.
+    """Messages x_src x Y with one weight per edge, path and channel ("uvu"), summed where the edges end.
 
-    The coefficients are contracted with Y first: what is left is one small matrix per item and (l1, l2),
-    shared by all channels.
+    Y has no channels, and parity selects the paths. The coefficients are contracted with Y first: what is left is one
+    small matrix per edge and (l1, l2), shared by all channels.
 
     Args:
         lmax_in: degree of x (0 for the first convolution).
@@ -68,14 +100,14 @@ class FilterProduct(nn.Module):
         self.lmax_in, self.lmax = lmax_in, lmax
         triples = paths(lmax_in, lmax, lmax, parity=True)
         self.n_paths = len(triples)
+        scaled = tuple(zip(triples, path_coefficients(triples), strict=True))
+        self.coupling = Coupling(scaled, (lmax_in, lmax, lmax), shared=True)
         sizes = degree_sizes(lmax)
         self.tables: list[Constant] = []  # per l1: [m3 of all (l2, l3) * m1, m2 of all l2]
         self.targets: list[list[tuple[int, int]]] = []
         for l1 in range(lmax_in + 1):
             rows, targets = [], []
-            for path, ((first, l2, l3), scale) in enumerate(
-                zip(triples, path_coefficients(triples), strict=True)
-            ):
+            for path, ((first, l2, l3), scale) in enumerate(scaled):
                 if first == l1:
                     table = torch.zeros(sizes[l3], sizes[l1], sum(sizes), dtype=torch.float64)
                     table[..., l2**2 : (l2 + 1) ** 2] = scale * wigner_3j(l1, l2, l3).permute(2, 0, 1)
@@ -86,6 +118,24 @@ class FilterProduct(nn.Module):
 
     @full_precision
     def forward(
+        self,
+        x: Float[Tensor, "m_in atoms c"],
+        y: Float[Tensor, "m edges"],
+        factors: Sequence[Factor],
+        edge_index: Int[Tensor, "2 edges"],
+    ) -> Float[Tensor, "m atoms c"]:
+        """Sums over the edges (destination, source) that end at each atom."""
+        dst, src = edge_index
+        atoms = x.shape[1]
+        rows = [row for _, row in factors]
+
+        def plain(x: Tensor, y: Tensor, *values: Tensor) -> Tensor:
+            messages = self._plain(x.index_select(1, src), y, _weights(values, rows))
+            return messages.new_zeros(len(messages), atoms, x.shape[2]).index_add(1, dst, messages)
+
+        return couple(self.coupling, x, y, factors, (src, None, dst), atoms, plain)
+
+    def _plain(
         self, x: Float[Tensor, "m_in n c"], y: Float[Tensor, "m n"], weights: Float[Tensor, "n paths c"]
     ) -> Float[Tensor, "m n c"]:
         out: dict[int, Tensor] = {}
@@ -98,6 +148,17 @@ class FilterProduct(nn.Module):
             coupled = (by_item @ part_in.transpose(0, 1)).transpose(0, 1)  # [m3, n, c]
             add_paths(out, coupled, targets, per_path)
         return torch.cat([out[degree] for degree in range(self.lmax + 1)])
+
+
+def _taken(x: Tensor, index: Int[Tensor, " n"] | None, dim: int) -> Tensor:
+    return x if index is None else x.index_select(dim, index)
+
+
+def _weights(
+    values: Sequence[Float[Tensor, "_ paths c"]], rows: Sequence[Int[Tensor, " n"] | None]
+) -> Float[Tensor, "n paths c"]:
+    first, *rest = (_taken(v, row, 0) for v, row in zip(values, rows, strict=True))
+    return first * rest[0] if rest else first
 
 
 def add_paths(

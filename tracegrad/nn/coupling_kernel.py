@@ -1,0 +1,295 @@
+"""Clebsch-Gordan products in one pass over memory, with only the coefficients that are not zero.
+
+A product out_l3 = sum over paths p of w_p w'_p C^{l1 l2 l3} (a_l1, b_l2) couples components channel by channel. The
+kernel takes one item and one vector of channels after the other, reads its inputs through indices (the atoms of an
+edge), does all paths in registers, and adds the result to where it belongs. Nothing is stored between: the outer
+products and the gathered features, which are most of the time and memory of the plain form, do not exist. The source
+is written out coefficient by coefficient, because a compiler then keeps sums in registers.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tracegrad.nn import native
+from tracegrad.nn.features import wigner_3j
+
+ZERO = 1e-12
+VECTOR = 64  # bytes; a compiler splits them for processors with shorter registers
+OPERATIONS = 60  # of a path and channel, roughly
+Factor = tuple[Float[Tensor, "_ paths c"], Int[Tensor, " _"] | None]
+Index = Int[Tensor, " _"] | None
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """What a product couples.
+
+    Args:
+        paths: degrees (l1, l2, l3) and coefficient of each path.
+        degrees: highest degree of a, b and the output.
+        shared: whether b has no channels of its own.
+    """
+
+    paths: tuple[tuple[tuple[int, int, int], float], ...]
+    degrees: tuple[int, int, int]
+    shared: bool
+
+    @property
+    def dims(self) -> tuple[int, int, int]:
+        """Components of a, b and the output."""
+        first, second, third = ((degree + 1) ** 2 for degree in self.degrees)
+        return first, second, third
+
+
+def couple(
+    coupling: Coupling,
+    a: Float[Tensor, "m1 items_a c"],
+    b: Float[Tensor, "m2 items_b *c"],
+    factors: Sequence[Factor],
+    places: tuple[Index, Index, Index],
+    items: int,
+    plain: Callable[..., Tensor],
+) -> Float[Tensor, "m3 items c"]:
+    """The product by the kernel, or by ``plain`` where there is none.
+
+    Args:
+        coupling: the paths.
+        a, b: features; b without channels if it is shared.
+        factors: one or two tensors whose product is the weight of each path and channel, and the row of each item.
+        places: item of a, of b, and of the output for each item of the product; None counts them up.
+        items: of the output, to which the items of the product are added.
+        plain: the same of (a, b, values of the factors) in torch.
+    """
+    values = [value for value, _ in factors]
+    library = None
+    if native.usable(a, b, *values) and not (coupling.shared and b.requires_grad):
+        library = native.library(source(coupling, native.C_TYPES[a.dtype]))
+    if library is None:
+        return plain(a, b, *values)
+    indices = [*places, *(row for _, row in factors)]
+    n = next((len(index) for index in indices if index is not None), a.shape[1])
+    indices += [None] * (5 - len(indices))
+    call = _Call(coupling, library, indices, n, items, plain)
+    return _Couple.apply(call, *(x.contiguous() for x in (a, b, *values)))
+
+
+@dataclass(frozen=True)
+class _Call:
+    coupling: Coupling
+    library: ctypes.CDLL
+    indices: list[Tensor | None]  # of a, b, output, and both factors
+    n: int
+    items: int
+    plain: Callable[..., Tensor]
+
+    def run(self, name: str, tensors: Sequence[Tensor | None], a: Tensor, b: Tensor) -> None:
+        """Call a function of the library on shares of the channels, which have nothing in common."""
+        channels, lanes = a.shape[2], VECTOR // a.element_size()
+        addresses = [native.pointer(x) for x in (*tensors, *self.indices)]
+        sizes = (self.n, channels, a[0].numel(), b[0].numel(), self.items * channels)
+        function = getattr(self.library, name)
+
+        def share(first: int, last: int) -> None:
+            bounds = (first * lanes, min(last * lanes, channels))
+            function(*addresses, *map(ctypes.c_int64, (*sizes, *bounds)))
+
+        operations = self.n * channels * len(self.coupling.paths) * OPERATIONS
+        native.in_threads(share, -(-channels // lanes), operations)
+
+
+class _Couple(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call: _Call, a: Tensor, b: Tensor, *values: Tensor) -> Tensor:
+        ctx.call = call
+        ctx.save_for_backward(a, b, *values)
+        out = a.new_zeros(call.coupling.dims[2], call.items, a.shape[2])
+        call.run("forward", (a, b, *_two(values), out), a, b)
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        call: _Call = ctx.call
+        inputs = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative
+            wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad[1:], strict=True) if needed]
+            found = iter(torch.autograd.grad(call.plain(*inputs), wanted, gradient, create_graph=True))
+            return None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])
+        a, b, *values = inputs
+        of_a, *of_values = (torch.zeros_like(x) for x in (a, *values))
+        of_b = None if call.coupling.shared else torch.zeros_like(b)
+        tensors = (a, b, *_two(values), gradient.contiguous(), of_a, of_b, *_two(of_values))
+        call.run("backward", tensors, a, b)
+        return None, of_a, of_b, *of_values
+
+
+def _two(values: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    return values[0], values[1] if len(values) > 1 else None
+
+
+@lru_cache(maxsize=64)
+def source(coupling: Coupling, real: str) -> str:
+    """C++ of a product; ``real`` is float or double."""
+    groups: dict[tuple[int, int], list[tuple[int, int, Tensor]]] = {}
+    for path, ((l1, l2, l3), scale) in enumerate(coupling.paths):
+        groups.setdefault((l1, l2), []).append((path, l3, scale * wigner_3j(l1, l2, l3)))
+    functions = [_group_source(*degrees, found, coupling.shared) for degrees, found in groups.items()]
+    m1, m2, m3 = coupling.dims
+    return _FRAME.format(
+        real=real,
+        bytes=VECTOR,
+        m1=m1,
+        m2=m2,
+        m3=m3,
+        paths=len(coupling.paths),
+        other="real" if coupling.shared else "vec",
+        functions="\n".join(functions),
+        load_b="for (int m = 0; m < M2; ++m) b[m] = B[m * step_b + jb];"
+        if coupling.shared
+        else "load(b, B + jb * c + at, M2, step_b, lanes);",
+        add_b="" if coupling.shared else "add(of_B + jb * c + at, of_b, M2, step_b, lanes);",
+        forward=" ".join(f"forward_{l1}_{l2}(a, b, w, out);" for l1, l2 in groups),
+        backward=" ".join(f"backward_{l1}_{l2}(a, b, w, g, of_a, of_b, of_w);" for l1, l2 in groups),
+    )
+
+
+def _group_source(l1: int, l2: int, found: list[tuple[int, int, Tensor]], shared: bool) -> str:
+    """Functions of all paths with the same (l1, l2); t and s are values of the rows (path, m3)."""
+    rows = [(path, l3**2 + m3, table[:, :, m3]) for path, l3, table in found for m3 in range(2 * l3 + 1)]
+    numbers = range(len(rows))
+    entries = {
+        (m1, m2): [(k, value) for k in numbers if abs(value := float(rows[k][2][m1, m2])) > ZERO]
+        for m1 in range(2 * l1 + 1)
+        for m2 in range(2 * l2 + 1)
+    }
+    coupled = [f"vec {', '.join(f't{k} = {{}}' for k in numbers)};"]
+    turned = [f"vec {', '.join(f's{k} = w[{rows[k][0]}] * g[{rows[k][1]}]' for k in numbers)};"]
+    for (m1, m2), used in entries.items():
+        if not used:
+            continue
+        i, j = l1**2 + m1, l2**2 + m2
+        sums = " ".join(f"t{k} += p * real({value!r});" for k, value in used)
+        coupled.append(f"{{ vec p = a[{i}] * b[{j}]; {sums} }}")
+        back = " + ".join(f"s{k} * real({value!r})" for k, value in used)
+        of_b = "" if shared else f" of_b[{j}] += q * a[{i}];"
+        turned.append(f"{{ vec q = {back}; of_a[{i}] += q * b[{j}];{of_b} }}")
+    out = [f"out[{m3}] += w[{path}] * t{k};" for k, (path, m3, _) in enumerate(rows)]
+    of_w = [
+        f"of_w[{path}] = {' + '.join(f't{k} * g[{rows[k][1]}]' for k in numbers if rows[k][0] == path)};"
+        for path, *_ in found
+    ]
+    lines = [
+        f"apart void forward_{l1}_{l2}(const vec* a, const other* b, const vec* w, vec* out) {{",
+        *coupled,
+        *out,
+        "}",
+        f"apart void backward_{l1}_{l2}(const vec* a, const other* b, const vec* w, const vec* g, vec* of_a, "
+        "vec* of_b, vec* of_w) {",
+        "{",
+        *coupled,
+        *of_w,
+        "}",
+        *turned,
+        "}",
+    ]
+    return "\n".join(lines)
+
+
+# What surrounds the products: loops over items and vectors of channels, loads and stores. `of_` marks gradients.
+_FRAME = """
+#include <cstdint>
+#include <cstring>
+typedef {real} real;
+typedef real vec __attribute__((vector_size({bytes})));
+typedef {other} other;
+typedef const int64_t* places;
+#define apart static __attribute__((noinline))
+constexpr int64_t LANES = {bytes} / sizeof(real);
+constexpr int M1 = {m1}, M2 = {m2}, M3 = {m3}, PATHS = {paths};
+
+{functions}
+
+static inline void load(vec* to, const real* from, int rows, int64_t step, int64_t lanes) {{
+  if (lanes == LANES) {{
+    for (int r = 0; r < rows; ++r) memcpy(to + r, from + r * step, sizeof(vec));
+  }} else {{
+    memset(to, 0, rows * sizeof(vec));
+    for (int r = 0; r < rows; ++r) memcpy(to + r, from + r * step, lanes * sizeof(real));
+  }}
+}}
+
+static inline void add(real* to, const vec* from, int rows, int64_t step, int64_t lanes) {{
+  for (int r = 0; r < rows; ++r) {{
+    if (lanes == LANES) {{
+      vec sum;
+      memcpy(&sum, to + r * step, sizeof(vec));
+      sum += from[r];
+      memcpy(to + r * step, &sum, sizeof(vec));
+    }} else {{
+      for (int64_t i = 0; i < lanes; ++i) to[r * step + i] += from[r][i];
+    }}
+  }}
+}}
+
+extern "C" void forward(
+    const real* A, const real* B, const real* W1, const real* W2, real* OUT,
+    places items_a, places items_b, places items_out, places rows_1, places rows_2,
+    int64_t n, int64_t c, int64_t step_a, int64_t step_b, int64_t step_out, int64_t first, int64_t last) {{
+  for (int64_t k = 0; k < n; ++k) {{
+    const int64_t ja = items_a ? items_a[k] : k, jb = items_b ? items_b[k] : k, jo = items_out ? items_out[k] : k;
+    const int64_t j1 = (rows_1 ? rows_1[k] : k) * PATHS * c, j2 = (rows_2 ? rows_2[k] : k) * PATHS * c;
+    for (int64_t at = first; at < last; at += LANES) {{
+      const int64_t lanes = last - at < LANES ? last - at : LANES;
+      vec a[M1], w[PATHS], w2[PATHS], out[M3] = {{}};
+      other b[M2];
+      load(a, A + ja * c + at, M1, step_a, lanes);
+      {load_b}
+      load(w, W1 + j1 + at, PATHS, c, lanes);
+      if (W2) {{
+        load(w2, W2 + j2 + at, PATHS, c, lanes);
+        for (int p = 0; p < PATHS; ++p) w[p] *= w2[p];
+      }}
+      {forward}
+      add(OUT + jo * c + at, out, M3, step_out, lanes);
+    }}
+  }}
+}}
+
+extern "C" void backward(
+    const real* A, const real* B, const real* W1, const real* W2, const real* G,
+    real* of_A, real* of_B, real* of_W1, real* of_W2,
+    places items_a, places items_b, places items_out, places rows_1, places rows_2,
+    int64_t n, int64_t c, int64_t step_a, int64_t step_b, int64_t step_out, int64_t first, int64_t last) {{
+  for (int64_t k = 0; k < n; ++k) {{
+    const int64_t ja = items_a ? items_a[k] : k, jb = items_b ? items_b[k] : k, jo = items_out ? items_out[k] : k;
+    const int64_t j1 = (rows_1 ? rows_1[k] : k) * PATHS * c, j2 = (rows_2 ? rows_2[k] : k) * PATHS * c;
+    for (int64_t at = first; at < last; at += LANES) {{
+      const int64_t lanes = last - at < LANES ? last - at : LANES;
+      vec a[M1], g[M3], w[PATHS], w1[PATHS], w2[PATHS], of_a[M1] = {{}}, of_b[M2] = {{}}, of_w[PATHS];
+      other b[M2];
+      load(a, A + ja * c + at, M1, step_a, lanes);
+      {load_b}
+      load(g, G + jo * c + at, M3, step_out, lanes);
+      load(w1, W1 + j1 + at, PATHS, c, lanes);
+      if (W2) load(w2, W2 + j2 + at, PATHS, c, lanes);
+      for (int p = 0; p < PATHS; ++p) w[p] = W2 ? w1[p] * w2[p] : w1[p];
+      {backward}
+      add(of_A + ja * c + at, of_a, M1, step_a, lanes);
+      {add_b}
+      if (W2) {{
+        for (int p = 0; p < PATHS; ++p) {{
+          w1[p] *= of_w[p];
+          of_w[p] *= w2[p];
+        }}
+        add(of_W2 + j2 + at, w1, PATHS, c, lanes);
+      }}
+      add(of_W1 + j1 + at, of_w, PATHS, c, lanes);
+    }}
+  }}
+}}
+"""
