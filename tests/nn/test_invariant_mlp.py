@@ -36,6 +36,27 @@ def test_value_and_gradient_equal_autograd_to_second_order(layers, norm, final, 
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize(("rows", "composed"), [(3, False), (90, True)])
+def test_a_linear_map_before_is_composed_where_that_saves_operations(rows, composed):
+    mlp = make(2, True, True, True)
+    x = torch.randn(rows, 8, dtype=torch.float64, requires_grad=True)
+    mixing = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
+    assert (mlp._mixed(x, mixing)[2] is None) is composed
+    z, g = mlp.value_and_gradient(x, mixing)
+    expected_z, inner = mlp.value_and_gradient(x @ mixing)
+    expected_g = inner @ mixing.T
+    torch.testing.assert_close(z, expected_z, rtol=0, atol=1e-12)
+    torch.testing.assert_close(mlp(x, mixing), expected_z, rtol=0, atol=1e-12)
+    torch.testing.assert_close(g, expected_g, rtol=0, atol=1e-12)
+    inputs = [x, mixing, *mlp.parameters()]
+    found, expected = (
+        torch.autograd.grad((a.square().sum() + b.sin().sum()), inputs)
+        for a, b in ((z, g), (expected_z, expected_g))
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("final", [True, False])
 def test_gradient_in_inference_mode_is_the_same(final):
     mlp = make(2, True, final, True)

@@ -37,7 +37,7 @@ def cases():
         yield (lambda f, g, module=invariants: module(f)[0]), (parts, None)
         yield (
             lambda f, g, module=invariants: torch.cat(module.pull_back(f, module(f)[1], g)),
-            (parts, torch.randn(5, 6)),
+            (parts, torch.randn(5, invariants(parts)[0].shape[1])),
         )
     yield (lambda v: spherical_harmonics(v, 2)), (torch.randn(5, 3),)
     yield (lambda a: channel_norms(a, 2)), (x,)

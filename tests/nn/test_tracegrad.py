@@ -6,6 +6,8 @@ from tests.molecules import exact_representation
 from tests.oracles.autograd_tracegrad import autograd_block, tensor_product_invariants, to_irreps, to_parts
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
+from tracegrad.nn import low_rank_block
+from tracegrad.nn.invariant_mlp import InvariantMLP
 from tracegrad.nn.tracegrad import TraceGrad, TraceGradBlock
 
 UNEVEN = o3.Irreps("12x1o+5x1e+3x0e+2x1o")
@@ -53,6 +55,67 @@ def test_closed_form_equals_autograd_to_second_order(irreps, form, final):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("items", [1, 11])
+def test_low_rank_items_in_chunks(items, rank, monkeypatch):
+    block = make_block(UNEVEN, w="low_rank", rank=rank)
+    feature = make_feature(UNEVEN, items)
+    inputs = [*feature, *block.parameters()]
+
+    def everything() -> list[torch.Tensor]:
+        z, v = block(feature)
+        total = z.square().sum() + sum((part * torch.sin(part + 0.2)).sum() for part in v)
+        return [z, *v, *torch.autograd.grad(total, inputs)]
+
+    whole = everything()
+    each = 2 * 6 * rank * 7  # terms of an item
+    monkeypatch.setattr(low_rank_block, "CPU_NUMBERS", 4 * each)
+    calls = []
+    original = InvariantMLP.value_and_gradient
+    monkeypatch.setattr(
+        InvariantMLP, "value_and_gradient", lambda self, u: (calls.append(len(u)), original(self, u))[1]
+    )
+    parts = everything()
+    assert calls == ([4, 4, 3] * 2 if items == 11 else [1, 1])
+    for found, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_frozen_weights_have_no_gradient_and_change_no_other(form):
+    block = make_block(SMALL, **form)
+    feature = make_feature(SMALL)
+
+    def gradients() -> list[torch.Tensor]:
+        z, v = block(feature)
+        wanted = [*feature, *(p for p in block.parameters() if p.requires_grad)]
+        return torch.autograd.grad(z.square().sum() + sum(part.sin().sum() for part in v), wanted)
+
+    count = len(list(block.invariants.parameters()))
+    expected = gradients()[: len(feature) + count]
+    for parameter in block.s_nonlin.parameters():
+        parameter.requires_grad_(False)
+    found = gradients()
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_second_derivative(form):
+    irreps = o3.Irreps("2x0e+1x1o")
+    block = TraceGradBlock(irreps, 3, 2, hidden=3, **form).double()
+    parameters = [p for p in block.parameters() if p.dim() > 1]
+
+    def run(*values):
+        named = dict(zip([n for n, p in block.named_parameters() if p.dim() > 1], values[2:], strict=True))
+        z, v = torch.func.functional_call(block, named, ([*values[:2]],))
+        return z, *v
+
+    inputs = [*make_feature(irreps, 2), *(p.detach().requires_grad_() for p in parameters)]
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_invariants_are_those_of_an_e3nn_tensor_product(form):
     block = make_block(UNEVEN, **form)
@@ -68,7 +131,9 @@ def test_initial_invariants_have_the_variance_of_a_tensor_product(form):
     irreps, channels, items = o3.Irreps("16x0e+16x1e"), 3000, 40
     with torch.no_grad():
         block = TraceGradBlock(irreps, channels, 2, **form)
-        u, _ = block.invariants([torch.randn(ir.dim, items, mul) for mul, ir in irreps])
+        x, _ = block.invariants([torch.randn(ir.dim, items, mul) for mul, ir in irreps])
+        mixing = block.invariants.mixing()
+        u = x if mixing is None else x @ mixing
     # Normal f, W and all pairs: <u^2> = mean over pairs of <f_i, f_j>^2 / (2l + 1) = 1 for i != j.
     expected = (2 * 16 * 15 + 16 * 3 + 16 * 5 / 3) / (2 * 16**2)
     assert float(u.square().mean()) == pytest.approx(expected, rel=0.25)
@@ -94,7 +159,9 @@ def test_v_in_evaluation_and_at_initialisation_is_not_zero(form, final):
     z, v = block(feature)
     with torch.inference_mode():
         z_inference, v_inference = block(feature)
-        assert torch.equal(block.encode(feature), block.s_nonlin(block.invariants(feature)[0]))
+        assert torch.equal(
+            block.encode(feature), block.s_nonlin(block.invariants(feature)[0], block.invariants.mixing())
+        )
     assert torch.equal(z, z_inference)
     for part, inference, f in zip(v, v_inference, feature, strict=True):
         assert torch.equal(part, inference)

@@ -4,6 +4,9 @@ CG(f_i x f_j -> 0) of two channels of equal irrep is <f_i, f_j> / sqrt(2l + 1), 
 u_c = sum_ij W^c_ij <f_i, f_j> / sqrt(2l + 1), and for any g, sum_c g_c du_c/df_i =
 sum_c g_c sum_j (W^c_ij + W^c_ji) f_j / sqrt(2l + 1). W starts standard normal and is divided by the square root
 of the number of pairs (i, j), as in an e3nn FullyConnectedTensorProduct.
+
+Each form gives its invariants x and a matrix ``mixing`` with u = x @ mixing, or None where x is u: what follows is a
+linear map, too, and both can be multiplied (`InvariantMLP`).
 """
 
 import math
@@ -44,26 +47,30 @@ class FullInvariants(nn.Module):
             self.register_buffer(f"upper_{i}", rows * mul + columns, persistent=False)
             self.register_buffer(f"mirror_{i}", index.flatten(), persistent=False)
 
+    def mixing(self) -> Float[Tensor, "pairs channels"]:
+        """W of all irreps, one after the other."""
+        return torch.cat(list(self.weights))
+
     @full_precision
-    def forward(self, feature: list[Float[Tensor, "_ n _c"]]) -> tuple[Float[Tensor, "n channels"], None]:
-        terms = []
-        for i, (f, weight) in enumerate(zip(feature, self.weights, strict=True)):
+    def forward(self, feature: list[Float[Tensor, "_ n _c"]]) -> tuple[Float[Tensor, "n pairs"], None]:
+        """x: products of all pairs of channels."""
+        pairs = []
+        for i, f in enumerate(feature):
             by_item = f.transpose(0, 1)  # [n, 2l+1, mul]
             gram = (by_item.transpose(1, 2) @ by_item).flatten(1)
-            upper = gram.index_select(1, getattr(self, f"upper_{i}")) * self._norm(f)
-            terms.append(upper @ weight)
-        return torch.stack(terms).sum(0), None
+            pairs.append(gram.index_select(1, getattr(self, f"upper_{i}")) * self._norm(f))
+        return torch.cat(pairs, dim=1), None
 
     @full_precision
     def pull_back(
-        self, feature: list[Float[Tensor, "_ n _c"]], saved: None, g: Float[Tensor, "n channels"]
+        self, feature: list[Float[Tensor, "_ n _c"]], saved: None, g: Float[Tensor, "n pairs"]
     ) -> list[Float[Tensor, "_ n _c"]]:
-        """sum_c g_c du_c/df for what `forward` was given; ``saved`` is its second output."""
+        """sum_p g_p dx_p/df for what `forward` was given; ``saved`` is its second output."""
         v = []
-        for i, (f, weight) in enumerate(zip(feature, self.weights, strict=True)):
+        by_irrep = g.split([len(weight) for weight in self.weights], dim=1)
+        for i, (f, part) in enumerate(zip(feature, by_irrep, strict=True)):
             mul = f.shape[-1]
-            contracted = (g @ (weight * self._norm(f)).T).index_select(1, getattr(self, f"mirror_{i}"))
-            matrix = contracted.view(len(g), mul, mul)
+            matrix = (part * self._norm(f)).index_select(1, getattr(self, f"mirror_{i}")).view(-1, mul, mul)
             matrix = matrix + torch.diag_embed(matrix.diagonal(dim1=1, dim2=2))  # d<f_i, f_i> counts twice
             v.append((f.transpose(0, 1) @ matrix).transpose(0, 1))
         return v
@@ -88,10 +95,15 @@ class ProjectedInvariants(nn.Module):
         self.maps = nn.ParameterList([torch.randn(mul, min(rank, mul)) for mul, _ in irreps])
         self.full = FullInvariants(Irreps([(min(rank, mul), ir) for mul, ir in irreps]), channels)
 
+    def mixing(self) -> Float[Tensor, "pairs channels"]:
+        """V of all irreps, one after the other."""
+        return self.full.mixing()
+
     @full_precision
     def forward(
         self, feature: list[Float[Tensor, "_ n _c"]]
-    ) -> tuple[Float[Tensor, "n channels"], list[Float[Tensor, "_ n _r"]]]:
+    ) -> tuple[Float[Tensor, "n pairs"], list[Float[Tensor, "_ n _r"]]]:
+        """x: products of all pairs of mapped channels."""
         mapped = [f @ self._scaled(p) for f, p in zip(feature, self.maps, strict=True)]
         return self.full(mapped)[0], mapped
 
@@ -100,9 +112,9 @@ class ProjectedInvariants(nn.Module):
         self,
         feature: list[Float[Tensor, "_ n _c"]],
         saved: list[Float[Tensor, "_ n _r"]],
-        g: Float[Tensor, "n channels"],
+        g: Float[Tensor, "n pairs"],
     ) -> list[Float[Tensor, "_ n _c"]]:
-        """sum_c g_c du_c/df for what `forward` was given; ``saved`` is its second output."""
+        """sum_p g_p dx_p/df for what `forward` was given; ``saved`` is its second output."""
         v = self.full.pull_back(saved, None, g)
         return [part @ self._scaled(p).T for part, p in zip(v, self.maps, strict=True)]
 
@@ -127,6 +139,9 @@ class LowRankInvariants(nn.Module):
         # A and B side by side.
         self.weights = nn.ParameterList([torch.randn(mul, 2 * channels * rank) for mul, _ in irreps])
 
+    def mixing(self) -> None:
+        """x is u."""
+
     @full_precision
     def forward(
         self, feature: list[Float[Tensor, "_ n _c"]]
@@ -135,7 +150,7 @@ class LowRankInvariants(nn.Module):
         for f, weight in zip(feature, self.weights, strict=True):
             w_a, w_b = weight.chunk(2, dim=-1)
             a, b = f @ w_a, f @ w_b
-            terms.append((a * b).sum(0) * self._norm(f))
+            terms.append((a * b).sum(0) * self.norm(f))
             saved.append((a, b))
         u = torch.stack(terms).sum(0)
         return u.view(len(u), self.channels, self.rank).sum(-1) if self.rank > 1 else u, saved
@@ -151,9 +166,10 @@ class LowRankInvariants(nn.Module):
         g = g.repeat_interleave(self.rank, dim=-1) if self.rank > 1 else g
         v = []
         for f, (a, b), weight in zip(feature, saved, self.weights, strict=True):
-            w_a, w_b = (weight * self._norm(f)).chunk(2, dim=-1)
+            w_a, w_b = (weight * self.norm(f)).chunk(2, dim=-1)
             v.append((b * g) @ w_a.T + (a * g) @ w_b.T)
         return v
 
-    def _norm(self, f: Tensor) -> float:
+    def norm(self, f: Float[Tensor, "m n c"]) -> float:
+        """Of the inner products of an irrep."""
         return self.scale / math.sqrt(f.shape[0])

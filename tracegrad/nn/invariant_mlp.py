@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 
 NORM_EPS = 1e-6
 
@@ -20,12 +20,6 @@ class Stage(nn.Module):
         self.linear = nn.Linear(c_in, c_out, bias=bias)
         self.norm = nn.LayerNorm(c_out, eps=NORM_EPS) if norm else None
         self.activation = activation
-
-    def forward(self, x: Float[Tensor, "n c_in"]) -> Float[Tensor, "n c_out"]:
-        x = self.linear(x)
-        if self.norm is not None:
-            x = self.norm(x)
-        return silu(x) if self.activation else x
 
 
 class InvariantMLP(nn.Module):
@@ -53,22 +47,35 @@ class InvariantMLP(nn.Module):
         ]
         self.stages = cast(Sequence[Stage], nn.ModuleList(stages))
 
-    def forward(self, x: Float[Tensor, "n c_in"]) -> Float[Tensor, "n c_out"]:
-        for stage in self.stages:
-            x = stage(x)
+    def forward(
+        self, x: Float[Tensor, "n c_before"], mixing: Float[Tensor, "c_before c_in"] | None = None
+    ) -> Float[Tensor, "n c_out"]:
+        """The output for the input x, or for x @ mixing."""
+        x, weights, _ = self._mixed(x, mixing)
+        for stage, weight in zip(self.stages, weights, strict=True):
+            x = linear(x, weight, stage.linear.bias)
+            if stage.norm is not None:
+                x = stage.norm(x)
+            x = silu(x) if stage.activation else x
         return x
 
     def value_and_gradient(
-        self, x: Float[Tensor, "n c_in"]
-    ) -> tuple[Float[Tensor, "n c_out"], Float[Tensor, "n c_in"]]:
+        self, x: Float[Tensor, "n c_before"], mixing: Float[Tensor, "c_before c_in"] | None = None
+    ) -> tuple[Float[Tensor, "n c_out"], Float[Tensor, "n c_before"]]:
         """The output z and J(x)^T 1 = d(sum_c z_c)/dx, built from ordinary operations.
 
         Both work in inference mode, compile into one graph, and are differentiable once more by autograd.
+
+        Args:
+            x: the input, or what becomes the input by ``mixing``.
+            mixing: a linear map before the first one. Both are multiplied once for all rows of x where that saves
+                operations.
         """
+        x, weights, apart = self._mixed(x, mixing)
         trace: list[tuple[Tensor, Tensor]] = []  # per stage: standardised input of the norm, 1 / deviation
         inputs: list[Tensor] = []  # per stage: input of the activation
-        for stage in self.stages:
-            x = stage.linear(x)
+        for stage, weight in zip(self.stages, weights, strict=True):
+            x = linear(x, weight, stage.linear.bias)
             if stage.norm is not None:
                 centred = x - x.mean(-1, keepdim=True)
                 inverse = torch.rsqrt(centred.square().mean(-1, keepdim=True) + NORM_EPS)
@@ -81,7 +88,9 @@ class InvariantMLP(nn.Module):
         z = x
 
         g = torch.ones_like(z)
-        for stage, before in zip(reversed(self.stages), reversed(inputs), strict=True):
+        for stage, weight, before in zip(
+            reversed(self.stages), reversed(weights), reversed(inputs), strict=True
+        ):
             if stage.activation:
                 sigmoid = torch.sigmoid(before)
                 g = g * sigmoid * (1 + before * (1 - sigmoid))
@@ -91,5 +100,16 @@ class InvariantMLP(nn.Module):
                 g = inverse * (
                     g - g.mean(-1, keepdim=True) - standard * (g * standard).mean(-1, keepdim=True)
                 )
-            g = g @ stage.linear.weight
-        return z, g
+            g = g @ weight
+        return z, g if apart is None else g @ apart.T
+
+    def _mixed(self, x: Tensor, mixing: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Input and weights of all stages, and ``mixing`` where it is in the input and not in the first weight."""
+        weights = [stage.linear.weight for stage in self.stages]
+        if mixing is None:
+            return x, weights, None
+        before, width = mixing.shape
+        hidden = len(weights[0])
+        if len(x) * (before * (width - hidden) + width * hidden) > before * width * hidden:
+            return x, [weights[0] @ mixing.T, *weights[1:]], None
+        return x @ mixing, weights, mixing

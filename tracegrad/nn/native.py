@@ -5,6 +5,7 @@ compiler, on GPUs, under `torch.compile`, and for second derivatives. ``TRACEGRA
 turns all kernels off.
 """
 
+import atexit
 import ctypes
 import hashlib
 import logging
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -79,7 +81,7 @@ def in_threads(run: Callable[[int, int], None], count: int, operations: int) -> 
         return
     bounds = [count * k // threads for k in range(threads + 1)]
     with ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(run, *share) for share in zip(bounds[1:-1], bounds[2:], strict=True)]
+        others = [pool.submit(run, *share) for share in pairwise(bounds[1:])]
         run(0, bounds[1])
         for other in others:
             other.result()
@@ -88,11 +90,12 @@ def in_threads(run: Callable[[int, int], None], count: int, operations: int) -> 
 @lru_cache(maxsize=1)
 def _command() -> tuple[tuple[str, ...], str]:
     """The compiler with its flags, and what its result depends on: its version and the processor."""
-    wanted = os.environ.get("CXX", "").split()
-    found = wanted or next(([c] for c in COMPILERS if shutil.which(c)), None)
+    found = os.environ.get("CXX", "").split() or [c for c in COMPILERS if shutil.which(c)][:1]
     if not found:
         raise TraceGradError("no C++ compiler is installed (g++ or clang++), or set CXX")
-    version = subprocess.run([*found, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS)
+    version = subprocess.run(
+        [*found, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS
+    )
     command = (*found, *FLAGS, "-march=native")
     if subprocess.run(
         [*command, "-x", "c++", "-E", os.devnull], capture_output=True, timeout=SECONDS
@@ -117,7 +120,9 @@ def _folder() -> Path:
             return folder
     except OSError:
         pass
-    return Path(tempfile.mkdtemp(prefix="tracegrad-kernels-"))
+    own = tempfile.mkdtemp(prefix="tracegrad-kernels-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    return Path(own)
 
 
 def _compile(source: str, command: tuple[str, ...], path: Path) -> None:

@@ -18,6 +18,7 @@ from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
 from tracegrad.nn.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
 from tracegrad.nn.invariant_mlp import InvariantMLP
+from tracegrad.nn.low_rank_block import low_rank_block
 from tracegrad.traces import BlockTraces, SpinTrace
 
 RELATIVE_RESIDUAL = 0.2
@@ -72,14 +73,22 @@ class TraceGradBlock(nn.Module):
 
     def encode(self, f: Feature) -> Float[Tensor, "n width"]:
         """z alone."""
-        u, _ = self.invariants(self._merge(f))
-        return self.s_nonlin(u)
+        x, _ = self.invariants(self._merge(f))
+        return self.s_nonlin(x, self.invariants.mixing())
 
     def forward(self, f: Feature) -> tuple[Float[Tensor, "n width"], Feature]:
         """z and v."""
         merged = self._merge(f)
-        u, saved = self.invariants(merged)
-        z, g = self.s_nonlin.value_and_gradient(u)
+        device = merged[0].device.type
+        if (
+            isinstance(self.invariants, LowRankInvariants)
+            and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled(device)
+        ):
+            z, v = low_rank_block(self.invariants, self.s_nonlin, merged)
+            return z, self._unmerge(v)
+        x, saved = self.invariants(merged)
+        z, g = self.s_nonlin.value_and_gradient(x, self.invariants.mixing())
         return z, self._unmerge(self.invariants.pull_back(merged, saved, g))
 
     def _merge(self, f: Feature) -> Feature:

@@ -1,0 +1,187 @@
+"""The compiled products against their plain forms in torch."""
+
+import logging
+
+import pytest
+import torch
+
+from tracegrad.nn import coupling_kernel, native
+from tracegrad.nn.tensor_product import ChannelwiseProduct, FilterProduct
+
+DST = torch.tensor([0, 0, 1, 2, 2, 4, 4])
+SRC = torch.tensor([1, 3, 0, 2, 4, 3, 3])
+ROWS = torch.tensor([0, 1, 0, 2, 1, 2, 2])
+
+
+@pytest.fixture(autouse=True)
+def _compiler():
+    """These tests mean nothing where nothing can be compiled."""
+    product = ChannelwiseProduct(1)
+    source = coupling_kernel.source(product.coupling, "double")
+    if native.library(source) is None:
+        pytest.skip("no C++ compiler")
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, dtype=dtype, requires_grad=True)
+
+
+def cases(channels: int, dtype: torch.dtype = torch.float64):
+    """(call, inputs that have gradients) of every way to use a product."""
+    pairs, messages, first = ChannelwiseProduct(3), FilterProduct(3, 3), FilterProduct(0, 2)
+    x = normal(16, 5, channels, dtype=dtype)
+    other = normal(16, 5, channels, dtype=dtype)
+    y = torch.randn(16, 7, dtype=dtype)
+    by_pair, by_edge = (normal(n, pairs.n_paths, channels, dtype=dtype) for n in (3, 7))
+    shared = normal(1, pairs.n_paths, channels, dtype=dtype)
+    radial, per_atom = (normal(n, messages.n_paths, channels, dtype=dtype) for n in (3, 5))
+    scalars, start = normal(1, 5, channels, dtype=dtype), normal(7, first.n_paths, channels, dtype=dtype)
+    everywhere = torch.zeros(5, dtype=torch.long)
+    edges = torch.stack([DST, SRC])
+    yield (lambda a, b, w: pairs(a, b, [(w, everywhere)])), [x, other, shared]
+    yield (
+        lambda a, b, v, w: pairs(a, b, [(v, ROWS), (w, None)], (SRC, DST)),
+        [x, other, by_pair, by_edge],
+    )
+    yield (lambda a, w: pairs(a, a, [(w, None)], (SRC, DST))), [x, by_edge]
+    yield (lambda a, v, w: messages(a, y, [(v, ROWS), (w, DST)], edges)), [x, radial, per_atom]
+    yield (lambda a, w: first(a, y[:9], [(w, None)], edges)), [scalars, start]
+
+
+def run(call, inputs, weights=None):
+    out = call(*inputs)
+    if weights is None:
+        weights = torch.randn_like(out)
+    return out, torch.autograd.grad((out * weights).sum(), inputs), weights
+
+
+@pytest.mark.parametrize("channels", [1, 8, 19])
+@pytest.mark.parametrize("case", range(5))
+def test_equals_the_plain_form(case, channels, monkeypatch):
+    call, inputs = list(cases(channels))[case]
+    called = []
+    original = native.in_threads
+    monkeypatch.setattr(native, "in_threads", lambda *arguments: (called.append(1), original(*arguments)))
+    out, gradients, weights = run(call, inputs)
+    assert len(called) == 2  # forward and backward went through the kernel
+    monkeypatch.setenv(native.SWITCH, "0")
+    expected, expected_gradients, _ = run(call, inputs, weights)
+    assert len(called) == 2
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    for found, wanted in zip(gradients, expected_gradients, strict=True):
+        assert wanted.abs().max() > 1e-3
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_single_precision(case, monkeypatch):
+    call, inputs = list(cases(20, torch.float32))[case]
+    out, gradients, weights = run(call, inputs)
+    monkeypatch.setenv(native.SWITCH, "0")
+    expected, expected_gradients, _ = run(call, inputs, weights)
+    assert out.dtype == torch.float32
+    for found, wanted in zip((out, *gradients), (expected, *expected_gradients), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=3e-6 * float(wanted.detach().abs().max()))
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_first_and_second_derivatives(case):
+    call, inputs = list(cases(2))[case]
+    small = [x[..., :1].detach().requires_grad_() for x in inputs]
+    assert torch.autograd.gradcheck(call, small, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, small, fast_mode=True)
+
+
+def test_threads_share_the_channels(monkeypatch):
+    monkeypatch.setattr(native, "SMALLEST_SHARE", 1)
+    call, inputs = list(cases(37))[1]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        out, gradients, weights = run(call, inputs)
+        torch.set_num_threads(3)
+        again, gradients_again, _ = run(call, inputs, weights)
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip((out, *gradients), (again, *gradients_again), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_error_in_a_thread_is_raised(monkeypatch):
+    monkeypatch.setattr(native, "SMALLEST_SHARE", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+
+    def fail(first: int, last: int) -> None:
+        if first:
+            raise ValueError(f"{first} {last}")
+
+    with pytest.raises(ValueError, match="2 4"):
+        native.in_threads(fail, 6, 100)
+
+
+def test_harmonics_that_need_a_gradient_take_the_plain_form():
+    product = FilterProduct(2, 2)
+    x, y, w = normal(9, 5, 3), normal(9, 7), normal(7, product.n_paths, 3)
+    edges = torch.stack([DST, SRC])
+    assert torch.autograd.gradcheck(
+        lambda x, y, w: product(x, y, [(w, None)], edges), (x, y, w), fast_mode=True
+    )
+
+
+@pytest.fixture
+def _fresh():
+    """Nothing that was compiled or said before counts."""
+    caches = (native.library, native._command, native._folder, native._say_once)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.usefixtures("_fresh")
+@pytest.mark.parametrize(
+    ("compiler", "said"),
+    [("/nowhere/c++", "/nowhere/c++"), ("false", "returned non-zero exit status"), ("", "no C++ compiler")],
+)
+def test_without_a_compiler_the_plain_form_serves_and_says_so_once(
+    compiler, said, monkeypatch, caplog, tmp_path
+):
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if not compiler:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    for call, inputs in cases(4):
+        with caplog.at_level(logging.WARNING):
+            assert call(*inputs).isfinite().all()
+    assert len(caplog.records) == 1
+    assert said in caplog.text
+    assert "several times slower" in caplog.text
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_source_that_does_not_compile_names_the_error(monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert native.library("int main( { return 0; }") is None
+    assert "error" in caplog.text
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_compiled_once_and_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = 'extern "C" int seven() { return 7; }'
+    assert native.library(source).seven() == 7
+    (kept,) = tmp_path.rglob("*.so")
+    made = kept.stat().st_mtime_ns
+    native.library.cache_clear()
+    assert native.library(source).seven() == 7
+    assert kept.stat().st_mtime_ns == made
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_a_cache_that_cannot_be_written_is_replaced(monkeypatch, tmp_path):
+    (tmp_path / "tracegrad").write_text("a file where a folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert native.library('extern "C" int eight() { return 8; }').eight() == 8

@@ -1,0 +1,203 @@
+"""z and v of a TraceGrad block with a low-rank W, some items at a time.
+
+The two linear maps of a low-rank W make 2 C numbers of every component of every item, 16 times the feature itself at
+the sizes of the paper. Kept for all edges they are most of the memory of a network, and writing and reading them
+takes as long as the matrix products. Here some items go through the whole block while their numbers are in the cache
+of the processor, in memory that all chunks share; for the gradient the maps are made again, 2 of 14 matrix products.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from tracegrad.backbones.interface import Feature
+from tracegrad.nn.gram import LowRankInvariants
+from tracegrad.nn.invariant_mlp import InvariantMLP
+
+CPU_NUMBERS, GPU_NUMBERS = 4_000_000, 64_000_000  # of the maps of one chunk
+Terms = Float[Tensor, "_m _n 2 _terms"]  # a and b of one irrep
+
+
+def low_rank_block(
+    invariants: LowRankInvariants, s_nonlin: InvariantMLP, feature: Feature
+) -> tuple[Tensor, Feature]:
+    """z and v as `TraceGradBlock` defines them."""
+    call = _Call(invariants, s_nonlin, feature)
+    if not feature[0].shape[1]:
+        return call.whole(call.inputs)
+    z, *v = _Block.apply(call, *call.inputs)
+    return z, v
+
+
+class _Encoder(nn.Module):
+    """s_nonlin with its gradient."""
+
+    def __init__(self, s_nonlin: InvariantMLP):
+        super().__init__()
+        self.s_nonlin = s_nonlin
+
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return self.s_nonlin.value_and_gradient(u)
+
+
+class _Plain(nn.Module):
+    """The block in one piece."""
+
+    def __init__(self, invariants: LowRankInvariants, encoder: _Encoder):
+        super().__init__()
+        self.invariants, self.encoder = invariants, encoder
+
+    def forward(self, feature: Feature) -> tuple[Tensor, Feature]:
+        u, saved = self.invariants(feature)
+        z, g = self.encoder(u)
+        return z, self.invariants.pull_back(feature, saved, g)
+
+
+class _Call:
+    """What a call needs beside its tensors: those of the modules themselves may be others in the backward pass."""
+
+    def __init__(self, invariants: LowRankInvariants, s_nonlin: InvariantMLP, feature: Feature):
+        self.invariants = invariants
+        self.encoder = _Encoder(s_nonlin)
+        self.plain = _Plain(invariants, self.encoder)
+        self.inputs = [*feature, *self.plain.parameters()]
+
+    def parts(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
+        """Feature, weights of the invariants, weights of the encoder by name."""
+        count = len(self.invariants.weights)
+        names = [name for name, _ in self.encoder.named_parameters()]
+        rest = tensors[2 * count :]
+        return list(tensors[:count]), list(tensors[count : 2 * count]), dict(zip(names, rest, strict=True))
+
+    def whole(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Feature]:
+        """The plain form with these weights."""
+        feature, rest = list(tensors[: len(self.invariants.weights)]), tensors[len(self.invariants.weights) :]
+        names = [name for name, _ in self.plain.named_parameters()]
+        return functional_call(self.plain, dict(zip(names, rest, strict=True)), (feature,))
+
+
+class _Chunks:
+    """The linear maps of one chunk of items after the other."""
+
+    def __init__(self, call: _Call, feature: Feature, weights: Sequence[Tensor]):
+        self.weights = weights
+        self.channels, self.rank = call.invariants.channels, call.invariants.rank
+        self.norms = [call.invariants.norm(part) for part in feature]
+        self.items, width = feature[0].shape[1], weights[0].shape[1]
+        each = sum(len(f) for f in feature) * width
+        budget = CPU_NUMBERS if feature[0].device.type == "cpu" else GPU_NUMBERS
+        self.size = -(-self.items // max(1, -(-self.items * each // budget))) or 1
+        self.new = feature[0].new_empty
+        self.sizes = [len(f) * self.size * width for f in feature]
+
+    def __iter__(self) -> Iterator[slice]:
+        for start in range(0, self.items, self.size):
+            yield slice(start, min(start + self.size, self.items))
+
+    def memory(self) -> list[Tensor]:
+        """For the terms of all irreps."""
+        return [self.new(size) for size in self.sizes]
+
+    def mapped(self, rows: Sequence[Tensor], n: int, memory: Sequence[Tensor]) -> list[Terms]:
+        """Both linear maps of each irrep, in ``memory``."""
+        out = []
+        for x, w, flat in zip(rows, self.weights, memory, strict=True):
+            found = flat[: len(x) * w.shape[1]].view(len(x), -1)
+            torch.mm(x, w, out=found)
+            out.append(found.view(-1, n, 2, w.shape[1] // 2))
+        return out
+
+    def inner(self, x: Sequence[Terms], y: Sequence[Terms]) -> Float[Tensor, "_n _channels"]:
+        """Sum of x_a y_b over irreps, components and the terms of a channel."""
+        sums = self.new(x[0].shape[1], x[0].shape[3]).zero_()
+        for one, other, norm in zip(x, y, self.norms, strict=True):
+            for p, q in zip(one[:, :, 0], other[:, :, 1], strict=True):
+                sums.addcmul_(p, q, value=norm)
+        return sums.view(len(sums), self.channels, self.rank).sum(2) if self.rank > 1 else sums
+
+    def wide(self, g: Float[Tensor, "_n _channels"]) -> Float[Tensor, "_n _terms"]:
+        """One number for each term of each channel."""
+        return g.repeat_interleave(self.rank, dim=1) if self.rank > 1 else g
+
+
+def _rows(feature: Sequence[Tensor], at: slice) -> list[Float[Tensor, "_rows _c"]]:
+    return [part[:, at].reshape(-1, part.shape[2]) for part in feature]
+
+
+def _crossed(x: Terms, factor: Tensor, out: Terms) -> None:
+    """out = [x_b | x_a] times a factor."""
+    torch.mul(x[:, :, 1], factor, out=out[:, :, 0])
+    torch.mul(x[:, :, 0], factor, out=out[:, :, 1])
+
+
+def _add_crossed(x: Terms, factor: Tensor, out: Terms) -> None:
+    """out += [x_b | x_a] times a factor."""
+    out[:, :, 0].addcmul_(x[:, :, 1], factor)
+    out[:, :, 1].addcmul_(x[:, :, 0], factor)
+
+
+class _Block(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.call = call
+        ctx.save_for_backward(*tensors)
+        feature, weights, _ = call.parts(tensors)
+        z = []
+        v = [f.new_empty(f.shape) for f in feature]
+        chunks = _Chunks(call, feature, weights)
+        memory, scratch = chunks.memory(), chunks.new(max(chunks.sizes))
+        for at in chunks:
+            n = at.stop - at.start
+            ab = chunks.mapped(_rows(feature, at), n, memory)
+            made, g = call.encoder(chunks.inner(ab, ab))
+            z.append(made)
+            g = chunks.wide(g)
+            for x, w, norm, out in zip(ab, weights, chunks.norms, v, strict=True):
+                turned = scratch[: x.numel()].view(x.shape)
+                _crossed(x, g * norm, turned)
+                out[:, at] = (turned.view(-1, w.shape[1]) @ w.T).view(len(out), n, -1)
+        return torch.cat(z), *v
+
+    @staticmethod
+    def backward(ctx, of_z: Tensor, *of_v: Tensor) -> tuple[Tensor | None, ...]:
+        call: _Call = ctx.call
+        if torch.is_grad_enabled():  # for a second derivative
+            needed = ctx.needs_input_grad[1:]
+            wanted = [x for x, n in zip(ctx.saved_tensors, needed, strict=True) if n]
+            z, v = call.whole(ctx.saved_tensors)
+            twice = iter(torch.autograd.grad([z, *v], wanted, [of_z, *of_v], create_graph=True))
+            return None, *(next(twice) if n else None for n in needed)
+        feature, weights, parameters = call.parts(ctx.saved_tensors)
+        of_f = [f.new_empty(f.shape) for f in feature]
+        trained = [p for p in parameters.values() if p.requires_grad]
+        of_w, of_p = ([torch.zeros_like(x) for x in values] for values in (weights, trained))
+        chunks = _Chunks(call, feature, weights)
+        memory_ab, memory_pq, scratch = chunks.memory(), chunks.memory(), chunks.new(2 * max(chunks.sizes))
+        for at in chunks:
+            n = at.stop - at.start
+            f, h = _rows(feature, at), _rows(of_v, at)
+            ab, pq = chunks.mapped(f, n, memory_ab), chunks.mapped(h, n, memory_pq)
+            of_g = chunks.inner(pq, ab) + chunks.inner(ab, pq)
+            with torch.enable_grad():
+                u = chunks.inner(ab, ab).requires_grad_()
+                z, g = functional_call(call.encoder, parameters, (u,))
+                of_u, *found = torch.autograd.grad(
+                    [z, g], [u, *trained], [of_z[at], of_g], allow_unused=True, materialize_grads=True
+                )
+            for total, part in zip(of_p, found, strict=True):
+                total += part
+            g, of_u = chunks.wide(g.detach()), chunks.wide(of_u)
+            for k, (x, y, w, norm) in enumerate(zip(ab, pq, weights, chunks.norms, strict=True)):
+                both = scratch[: 2 * x.numel()].view(2, *x.shape)
+                _crossed(x, of_u * norm, both[0])  # gradient of a and b
+                _add_crossed(y, g * norm, both[0])
+                _crossed(x, g * norm, both[1])  # what the maps of v were given
+                made = both[0].view(-1, w.shape[1]) @ w.T
+                of_f[k][:, at] = made.view(len(feature[k]), n, -1)
+                of_w[k].addmm_(torch.cat([f[k], h[k]]).T, both.view(-1, w.shape[1]))
+        gradients = iter(of_p)
+        of_parameters = [next(gradients) if p.requires_grad else None for p in parameters.values()]
+        return None, *of_f, *of_w, *of_parameters
