@@ -16,6 +16,7 @@ from e3nn.o3 import Irreps
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tracegrad.nn.pair_kernel import channel_pairs, pull_pairs
 from tracegrad.nn.precision import full_precision
 
 
@@ -38,14 +39,10 @@ class FullInvariants(nn.Module):
         super().__init__()
         self.scale = pair_scale(irreps)
         self.weights = nn.ParameterList()
-        for i, (mul, _) in enumerate(irreps):
+        for mul, _ in irreps:
             rows, columns = torch.triu_indices(mul, mul)
             spread = torch.where(rows == columns, 1.0, math.sqrt(2.0))  # W_ij + W_ji of two normal numbers
             self.weights.append(nn.Parameter(torch.randn(len(rows), channels) * spread[:, None]))
-            index = torch.zeros(mul, mul, dtype=torch.long)
-            index[rows, columns] = index[columns, rows] = torch.arange(len(rows))
-            self.register_buffer(f"upper_{i}", rows * mul + columns, persistent=False)
-            self.register_buffer(f"mirror_{i}", index.flatten(), persistent=False)
 
     def mixing(self) -> Float[Tensor, "pairs channels"]:
         """W of all irreps, one after the other."""
@@ -54,29 +51,17 @@ class FullInvariants(nn.Module):
     @full_precision
     def forward(self, feature: list[Float[Tensor, "_ n _c"]]) -> tuple[Float[Tensor, "n pairs"], None]:
         """x: products of all pairs of channels."""
-        pairs = []
-        for i, f in enumerate(feature):
-            by_item = f.transpose(0, 1)  # [n, 2l+1, mul]
-            gram = (by_item.transpose(1, 2) @ by_item).flatten(1)
-            pairs.append(gram.index_select(1, getattr(self, f"upper_{i}")) * self._norm(f))
-        return torch.cat(pairs, dim=1), None
+        return channel_pairs(feature, self._norms(feature)), None
 
     @full_precision
     def pull_back(
         self, feature: list[Float[Tensor, "_ n _c"]], saved: None, g: Float[Tensor, "n pairs"]
     ) -> list[Float[Tensor, "_ n _c"]]:
         """sum_p g_p dx_p/df for what `forward` was given; ``saved`` is its second output."""
-        v = []
-        by_irrep = g.split([len(weight) for weight in self.weights], dim=1)
-        for i, (f, part) in enumerate(zip(feature, by_irrep, strict=True)):
-            mul = f.shape[-1]
-            matrix = (part * self._norm(f)).index_select(1, getattr(self, f"mirror_{i}")).view(-1, mul, mul)
-            matrix = matrix + torch.diag_embed(matrix.diagonal(dim1=1, dim2=2))  # d<f_i, f_i> counts twice
-            v.append((f.transpose(0, 1) @ matrix).transpose(0, 1))
-        return v
+        return pull_pairs(feature, self._norms(feature), g)
 
-    def _norm(self, f: Tensor) -> float:
-        return self.scale / math.sqrt(f.shape[0])
+    def _norms(self, feature: list[Tensor]) -> list[float]:
+        return [self.scale / math.sqrt(len(f)) for f in feature]
 
 
 class ProjectedInvariants(nn.Module):

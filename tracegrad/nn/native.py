@@ -28,7 +28,7 @@ from tracegrad.errors import TraceGradError
 
 SWITCH = "TRACEGRAD_NATIVE"
 COMPILERS = ("c++", "g++", "clang++")  # after $CXX
-FLAGS = ("-O2", "-std=c++17", "-shared", "-fPIC")
+FLAGS = ("-O2", "-fopenmp-simd", "-std=c++17", "-shared", "-fPIC")
 SECONDS = 300  # until a compiler is given up
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
 SMALLEST_SHARE = 2_000_000  # operations that are worth a thread of their own
@@ -70,12 +70,17 @@ def pointer(x: Tensor | None) -> ctypes.c_void_p | None:
     return ctypes.c_void_p(x.data_ptr())
 
 
+def pointer_of_view(x: Tensor) -> ctypes.c_void_p:
+    """Address of the first number of a tensor whose strides the kernel knows."""
+    return ctypes.c_void_p(x.data_ptr())
+
+
 def in_threads(run: Callable[[int, int], None], count: int, operations: int) -> None:
     """Call ``run(first, last)`` on shares of ``range(count)``, in as many threads as torch has and the work deserves.
 
     ctypes lets go of the interpreter while a kernel runs.
     """
-    threads = min(torch.get_num_threads(), count, max(1, operations // SMALLEST_SHARE))
+    threads = min(torch.get_num_threads(), max(count, 1), max(1, operations // SMALLEST_SHARE))
     if threads == 1:
         run(0, count)
         return
