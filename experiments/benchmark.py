@@ -5,27 +5,54 @@ Run it from the repository: the plain e3nn forms of the networks are oracles of 
 """
 
 import argparse
-import sys
+import gc
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
-from experiments.benchmarks import crystals, molecules, orbitals, ranks
+from experiments.benchmarks import cells, crystals, data, molecules, orbitals, ranks, tracegrad_block, waiting
+from experiments.benchmarks.products import product_rates
+from experiments.benchmarks.table import show, with_floors
 from experiments.runs import write_json
 from experiments.timing import Timing, processor
+
+TASKS = {
+    "molecules": "QHNet, alone and with TraceGrad (low-rank W), against plain e3nn; the arms of the ablation",
+    "crystals": "DeepH-E3 on graphene, alone and with TraceGrad (full W), against plain e3nn; the arms",
+    "spinful": "the same on a bilayer of Bi2Te3 with spin-orbit coupling, without the arms",
+    "tracegrad": "one TraceGrad block: the closed form of v against automatic differentiation",
+    "sizes": "DeepH-E3 on twisted bilayers of graphene of 148 to 1,876 atoms, edges in chunks",
+    "data": "reading and batching of molecules and crystals; the cache of crystals",
+    "waiting": "the share of a training that is waited for data, batches of the recipes, 2 workers",
+    "orbitals": "metrics of orbitals, and the cache of references",
+    "ranks": "the step of the slowest of 4 ranks, molecules shared out by number or by pairs",
+}
+ABOUT = """\
+For each way to do a task: the median, lowest and highest seconds of the rounds, which are taken in turns; the peak of
+memory that the call takes beyond what stands in memory before (tensors on the CPU, the allocator of CUDA on a GPU);
+the operations of its matrix products, and the floor: the time that these alone take at the best rate of matrix
+products in float32 measured in the same run. Operations of compiled kernels are not counted. Ratios are against the
+first way of the task.
+
+On a GPU QHNet predicts one molecule and trains on the batch of the recipe, and both networks run in TF32 and bfloat16
+as well; the errors of H are printed below the table.
+
+tasks:
+"""
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmark", description=__doc__.split(":")[0]
+        prog="python -m experiments.benchmark",
+        description=__doc__.split(":")[0] + ".",
+        epilog=ABOUT + "\n".join(f"  {name:10} {what}" for name, what in TASKS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of torch on the CPU (1)")
     parser.add_argument("--molecules", type=int, default=4, help="molecules in the batch (4)")
@@ -34,7 +61,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds of each task (3)")
     parser.add_argument(
-        "--only", choices=("molecules", "crystals", "orbitals", "ranks"), help="one kind of task alone"
+        "--only", nargs="+", choices=tuple(TASKS), metavar="TASK", help="these tasks alone, see below"
     )
     parser.add_argument("--small", action="store_true", help="tiny networks: does it run, not how fast")
     parser.add_argument(
@@ -50,29 +77,53 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
+def tasks_of(options: argparse.Namespace) -> dict[str, Callable[[], tuple[list[Timing], list[str]]]]:
+    """The wanted tasks, each with a random generator of its own: it finds the same sizes alone and among others."""
+    small, repeats, device = options.small, options.repeats, options.device
+    sizes = molecules.SMALL if small else molecules.FULL
+    crystal = crystals.SMALL if small else crystals.FULL
+    spinful = crystals.SPINFUL_SMALL if small else crystals.SPINFUL
+    twisted = cells.SMALL if small else cells.FULL
+    rng = partial(np.random.default_rng, 0)
+    size = (options.molecules, options.atoms)
+    tasks = {
+        "molecules": partial(molecules.molecule_tasks, sizes, rng(), *size, repeats, device),
+        "crystals": partial(crystals.crystal_tasks, crystal, rng(), repeats, device),
+        "spinful": partial(crystals.spinful_tasks, spinful, rng(), repeats, device),
+        "tracegrad": partial(
+            tracegrad_block.block_tasks,
+            tracegrad_block.SMALL if small else tracegrad_block.FULL,
+            repeats,
+            device,
+        ),
+        "sizes": partial(cells.cell_tasks, twisted, crystal, rng(), repeats, device),
+        "data": partial(data.data_tasks, sizes, crystal, rng(), options.atoms, repeats),
+        "waiting": partial(waiting.waiting_tasks, sizes, crystal, rng(), options.atoms, device),
+        "orbitals": partial(orbitals.orbital_tasks, rng(), *size, repeats, device),
+        "ranks": partial(ranks.rank_tasks, sizes, rng(), repeats, device),
+    }
+    return {name: task for name, task in tasks.items() if options.only is None or name in options.only}
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run all tasks and print one table."""
+    """Run the tasks and print one table."""
     options = parse(arguments)
     warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # e3nn, in the plain form
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    shared = (options.repeats, options.device)
-    sizes, crystal_sizes = (
-        (molecules.SMALL, crystals.SMALL) if options.small else (molecules.FULL, crystals.FULL)
-    )
     timings: list[Timing] = []
     notes: list[str] = []
-    for wanted, tasks in (
-        ("molecules", partial(molecules.molecule_tasks, sizes, rng, options.molecules, options.atoms)),
-        ("crystals", partial(crystals.crystal_tasks, crystal_sizes, rng)),
-        ("orbitals", partial(orbitals.orbital_tasks, rng, options.molecules, options.atoms)),
-        ("ranks", partial(ranks.rank_tasks, sizes, rng)),
-    ):
-        if options.only in (None, wanted):
-            found, said = tasks(*shared)
-            timings += found
-            notes += said
+    rates = product_rates(options.device)
+    for task in tasks_of(options).values():
+        torch.manual_seed(0)
+        found, said = task()
+        timings += found
+        notes += said
+        gc.collect()
+    # Measured again, because other load may have been there at the start.
+    rates = {shape: max(rate, rates[shape]) for shape, rate in product_rates(options.device).items()}
+    timings = with_floors(timings, max(rates.values()))
+    products = ", ".join(f"{shape}: {rate:,.1f}" for shape, rate in rates.items())
+    notes.append(f"matrix products in float32, GFLOP/s: {products}; the best is the rate of the floors")
 
     machine = {
         "processor": processor(),
@@ -83,19 +134,11 @@ def main(arguments: list[str] | None = None) -> None:
         "repeats": options.repeats,
     }
     caption = ", ".join(f"{key} {value}" for key, value in machine.items() if value is not None)
-    table = Table(box=SIMPLE, caption=caption)
-    for column in ("task", "way", "seconds", "lowest", "highest", "relative time"):
-        table.add_column(column, justify="left" if column in ("task", "way") else "right", no_wrap=True)
-    for t in timings:
-        seconds = (f"{value:.4g}" for value in (t.median, t.lowest, t.highest))
-        table.add_row(t.task, t.way, *seconds, f"{t.relative:.3f}")
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
-    for note in notes:
-        console.print(note)
+    show(timings, notes, caption)
     if options.output is not None:
         rows = [asdict(timing) for timing in timings]
-        write_json(options.output, {"machine": machine, "timings": rows, "notes": notes})
+        content = {"machine": machine, "product_rates": rates, "timings": rows, "notes": notes}
+        write_json(options.output, content)
 
 
 if __name__ == "__main__":

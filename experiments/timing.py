@@ -13,7 +13,7 @@ import torch
 
 @dataclass
 class Timing:
-    """Seconds of one way to do a task."""
+    """Seconds of one way to do a task, and what else was found out about it."""
 
     task: str
     way: str
@@ -21,18 +21,24 @@ class Timing:
     lowest: float
     highest: float
     relative: float  # time divided by that of the first way of the task
+    peak: float | None = None  # MiB that it takes at a time
+    relative_peak: float | None = None
+    gflop: float | None = None  # 1e9 floating-point operations of its matrix products
+    floor: float | None = None  # seconds that these take at the rate of this machine
 
 
-def measure(task: str, ways: Mapping[str, Callable[[], object]], repeats: int, device: str) -> list[Timing]:
-    """Median and spread of each way; one round to warm up, then ``repeats`` rounds in turns."""
+def measure(
+    task: str, ways: Mapping[str, Callable[[], object]], repeats: int, device: str, *, warm: bool = True
+) -> list[Timing]:
+    """Median and spread of each way: a round to warm up, if it is wanted, then ``repeats`` rounds in turns."""
     times: dict[str, list[float]] = {way: [] for way in ways}
-    for round_ in range(repeats + 1):
+    for round_ in range(repeats + warm):
         for way, call in ways.items():
             synchronize(device)
             start = time.perf_counter()
             call()
             synchronize(device)
-            if round_:
+            if round_ >= warm:
                 times[way].append(time.perf_counter() - start)
     first = statistics.median(next(iter(times.values())))
     return [

@@ -1,4 +1,4 @@
-"""What the timed tasks of both backbones share."""
+"""What the timed tasks of both backbones share: losses, and the arms of the ablation."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from experiments.benchmarks.compare import compare
 from experiments.configuration import ARMS
-from experiments.timing import Timing, forward, measure, training_step
+from experiments.timing import Timing, forward, training_step
 from tracegrad.basis import OrbitalBasis
 from tracegrad.loss import HamiltonianLoss
 from tracegrad.model import HamiltonianModel, Prediction
@@ -28,8 +29,8 @@ def time_arms(
 ) -> list[Timing]:
     """Forward and training step of each arm of the ablation."""
     forwards = {arm: partial(forward, partial(model, traces=False), graph) for arm, model in models.items()}
-    timings = measure(f"{backbone} arm forward, without traces", forwards, repeats, device)
+    timings = compare(f"{backbone} arm forward, without traces", forwards, repeats, device)
     steps = {
         arm: training_step(model, loss_of(model.basis, graph, model), graph) for arm, model in models.items()
     }
-    return timings + measure(f"{backbone} arm training step", steps, repeats, device)
+    return timings + compare(f"{backbone} arm training step", steps, repeats, device)

@@ -1,11 +1,14 @@
-"""Timed tasks of the data path of crystals: folders in DeepH's format against their cache."""
+"""Timed tasks of the data path, in one process: rows of a QH9 database, folders in DeepH's format and their cache."""
 
+import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from experiments.benchmarks.crystals import GRAPHENE, CrystalSizes, crystal_of
+from experiments.benchmarks.molecules import Sizes, random_matrix, random_molecule
 from experiments.timing import Timing, measure
 from tracegrad.basis import OrbitalBasis
 from tracegrad.blocks import cut_padding
@@ -14,12 +17,59 @@ from tracegrad.data.cached_crystals import CrystalCache
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.data.deeph import write_structure
 from tracegrad.data.deeph_module import CrystalDataset
+from tracegrad.data.qh9 import QH9Database
 from tracegrad.data.structure import Structure, edge_order
-from tracegrad.graph import HamiltonianGraph
+from tracegrad.graph import HamiltonianGraph, collate, molecule_graph
+
+STRUCTURES = 3
+
+
+def write_molecules(path: Path, rng: np.random.Generator, rows: int, atoms: int, basis: OrbitalBasis) -> None:
+    """A database in QH9's schema with random molecules and matrices."""
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "CREATE TABLE data (id INTEGER PRIMARY KEY, N INTEGER, Z BLOB, pos BLOB, Ham BLOB)"
+        )
+        for row in range(rows):
+            numbers, positions = random_molecule(rng, atoms)
+            blobs = (numbers.astype("<i4"), positions, random_matrix(rng, numbers, basis))
+            values = (row, atoms, *(blob.tobytes() for blob in blobs))
+            connection.execute("INSERT INTO data VALUES (?, ?, ?, ?, ?)", values)
+    connection.close()
+
+
+def molecule_data_task(
+    sizes: Sizes, rng: np.random.Generator, atoms: int, repeats: int
+) -> tuple[list[Timing], list[str]]:
+    """From rows of a SQLite file to graphs and batches."""
+    basis = OrbitalBasis.def2_svp()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stable.db"
+        write_molecules(path, rng, sizes.rows, atoms, basis)
+        database = QH9Database(path)
+
+        def read() -> list[HamiltonianGraph]:
+            samples = (database[row] for row in range(len(database)))
+            return [
+                molecule_graph(s.numbers, s.positions, basis, hamiltonian=s.hamiltonian, sample_id=s.row)
+                for s in samples
+            ]
+
+        graphs = read()
+
+        def batches() -> None:
+            for start in range(0, len(graphs), sizes.batch):
+                collate(graphs[start : start + sizes.batch])
+
+        timings = measure(f"SQLite to graph, {len(graphs)} rows", {"one process": read}, repeats, "cpu")
+        task = f"collation in batches of {sizes.batch}, {len(graphs)} rows"
+        timings += measure(task, {"one process": batches}, repeats, "cpu")
+    rates = [f"{len(graphs) / t.median:,.0f} molecules of {atoms} atoms a second: {t.task}" for t in timings]
+    return timings, rates
 
 
 def structure_of(name: str, graph: HamiltonianGraph, basis: OrbitalBasis) -> Structure:
-    """The labelled graph of a layer as a structure; vectors and cells of the edges tell the lattice in the plane."""
+    """The labelled graph of one layer as a structure; vectors and cells of the edges tell its lattice vectors."""
     numbers, positions = graph.numbers.numpy(), graph.positions.double().numpy()
     edges = np.concatenate([graph.cells.numpy(), graph.edge_index.numpy().T], axis=1)
     order = edge_order(edges)
@@ -41,15 +91,22 @@ def structure_of(name: str, graph: HamiltonianGraph, basis: OrbitalBasis) -> Str
     )
 
 
+def write_crystals(folder: Path, graphs: Sequence[HamiltonianGraph], basis: OrbitalBasis) -> None:
+    """A database of structure folders."""
+    for n, graph in enumerate(graphs):
+        structure = structure_of(f"{n:03}", graph, basis)
+        write_structure(structure, folder / structure.name)
+
+
 def crystal_data_task(
-    graphs: Sequence[HamiltonianGraph], basis: OrbitalBasis, repeats: int
+    sizes: CrystalSizes, rng: np.random.Generator, repeats: int
 ) -> tuple[list[Timing], list[str]]:
-    """Reading, opening and building, in one process, with all files in the memory of the system."""
+    """Reading, opening and building, with all files in the memory of the system."""
+    basis = sizes.basis
+    graphs = [crystal_of(GRAPHENE, sizes, rng) for _ in range(STRUCTURES)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "structures"
-        for n, graph in enumerate(graphs):
-            structure = structure_of(f"{n:03}", graph, basis)
-            write_structure(structure, folder / structure.name)
+        write_crystals(folder, graphs, basis)
         database = CrystalDatabase(folder)
         rows = np.arange(len(database))
         path = Path(name) / "graphs.cache"
@@ -80,3 +137,12 @@ def crystal_data_task(
         size = path.stat().st_size
     note = f"cache of {len(rows)} structures of {atoms} atoms: {size / 1e6:.2f} MB"
     return timings, [note]
+
+
+def data_tasks(
+    sizes: Sizes, crystal_sizes: CrystalSizes, rng: np.random.Generator, atoms: int, repeats: int
+) -> tuple[list[Timing], list[str]]:
+    """Both kinds of data, and what to say about them."""
+    molecules, rates = molecule_data_task(sizes, rng, atoms, repeats)
+    crystals, notes = crystal_data_task(crystal_sizes, rng, repeats)
+    return molecules + crystals, rates + notes

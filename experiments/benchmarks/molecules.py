@@ -1,26 +1,22 @@
-"""Timed tasks of molecules: QHNet against its plain e3nn form, the arms, TraceGrad's closed form, the data path."""
+"""Timed tasks of molecules: QHNet against its plain e3nn form, and the arms."""
 
-import sqlite3
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from experiments.benchmarks.arms import SWITCHES, loss_of, time_arms
-from experiments.timing import Timing, forward, measure, training_step
+from experiments.benchmarks.networks import Rivals, time_networks
+from experiments.timing import Timing
 from tests.oracles.qhnet_e3nn import plain_copy
-from tracegrad.backbones.interface import Feature
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.basis import OrbitalBasis
-from tracegrad.data.qh9 import QH9Database
 from tracegrad.graph import HamiltonianGraph, collate, molecule_graph
 from tracegrad.model import HamiltonianModel
-from tracegrad.nn.tracegrad import TraceGrad, TraceGradBlock
+from tracegrad.nn.tracegrad import TraceGrad
 
 
 @dataclass(frozen=True)
@@ -32,12 +28,24 @@ class Sizes:
     rows: int
     batch: int
 
+    def model(
+        self,
+        basis: OrbitalBasis,
+        *,
+        trace: bool,
+        grad: bool,
+        w: Literal["low_rank", "projected"] = "low_rank",
+    ) -> HamiltonianModel:
+        """QHNet with TraceGrad, low-rank W as in the recipes."""
+        make = partial(TraceGrad, trace=trace, grad=grad, w=w, **self.tracegrad)
+        return HamiltonianModel(QHNet(basis, **self.network), make)
+
 
 FULL = Sizes({"species": 10}, {"channels": 1024, "hidden": 1024}, 300, 32)
 SMALL = Sizes(
     {"lmax": 2, "channels": 4, "bottleneck": 2, "layers": 2, "pair_layers": 1, "radial": 4},
     {"channels": 8, "hidden": 8},
-    6,
+    40,
     4,
 )
 
@@ -72,113 +80,46 @@ def random_graphs(rng: np.random.Generator, molecules: int, atoms: int, basis) -
     ]
 
 
-def against_e3nn(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device: str):
-    """QHNet against its plain e3nn form; the note states how far apart the results are."""
-    fast = QHNet(basis, **sizes.network).to(device)
-    plain = plain_copy(fast)
+def against_e3nn(
+    sizes: Sizes, graphs: tuple[Any, Any], basis: OrbitalBasis, repeats: int, device: str
+) -> tuple[list[Timing], list[str]]:
+    """QHNet, alone and with TraceGrad, against its plain e3nn form; a note states how far apart the results are."""
+    model = sizes.model(basis, trace=True, grad=True).to(device)
+    assert isinstance(model.backbone, QHNet)
+    plain = plain_copy(model.backbone)
     with torch.inference_mode():
-        a, b = fast(graph), plain(graph)
+        a, b = model.backbone(graphs[0]), plain(graphs[0])
     apart = max(float((a[site] - b[site]).abs().max()) for site in a)
     largest = float(b["edge"].abs().max())
-    ways = {"plain e3nn": plain, "tracegrad": fast}
-    timings = measure(
-        "QHNet forward", {k: partial(forward, m, graph) for k, m in ways.items()}, repeats, device
-    )
-    loss = loss_of(basis, graph)
-    steps = {k: training_step(m, loss, graph) for k, m in ways.items()}
-    timings += measure("QHNet training step", steps, repeats, device)
-    return (
-        timings,
-        f"QHNet: largest difference of the blocks of both forms {apart:.1e} (values up to {largest:.1e})",
-    )
+    rivals = Rivals("QHNet", plain, partial(loss_of, basis), model)
+    timings, notes = time_networks(rivals, *graphs, repeats, device)
+    said = f"QHNet: largest difference of the blocks of both forms {apart:.1e} (values up to {largest:.1e})"
+    return timings, [said, *notes]
 
 
 def cost_of_arms(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device: str) -> list[Timing]:
     """What each arm of the ablation adds to QHNet: low-rank W, and for the last arm projected W."""
-    models = {}
-    forms = [(arm, arm, "low_rank") for arm in SWITCHES]
-    for name, arm, w in [*forms, ("tracegrad, projected W", "tracegrad", "projected")]:
-        trace, grad = SWITCHES[arm]
-        make = partial(TraceGrad, trace=trace, grad=grad, w=w, **sizes.tracegrad)  # type: ignore[arg-type]
-        models[name] = HamiltonianModel(QHNet(basis, **sizes.network), make).to(device)
-    return time_arms("QHNet", models, graph, repeats, device)
-
-
-def closed_form(sizes: Sizes, items: int, basis: OrbitalBasis, repeats: int, device: str) -> list[Timing]:
-    """v in closed form against v by automatic differentiation, for one block."""
-    irreps = QHNet(basis, **sizes.network).feature_irreps["edge"][0]
-    block = TraceGradBlock(irreps, width=len(basis.union) ** 2, **sizes.tracegrad).to(device)
-    feature = [torch.randn(ir.dim, items, mul, device=device, requires_grad=True) for mul, ir in irreps]
-
-    def by_autograd(*, differentiable: bool) -> tuple[torch.Tensor, Feature]:
-        z = block.s_nonlin(block.invariants(feature)[0])
-        return z, list(torch.autograd.grad(z.sum(), feature, create_graph=differentiable))
-
-    def in_closed_form() -> None:
-        with torch.inference_mode():
-            block(feature)
-
-    def backward(way: Callable[[], tuple[torch.Tensor, Feature]]) -> None:
-        z, v = way()
-        block.zero_grad()
-        torch.autograd.backward([z.sum(), *(part.square().sum() for part in v)])
-
-    ways: dict[str, Callable[[], object]] = {
-        "autograd": partial(by_autograd, differentiable=False),
-        "closed form": in_closed_form,
+    models = {
+        arm: sizes.model(basis, trace=trace, grad=grad).to(device) for arm, (trace, grad) in SWITCHES.items()
     }
-    timings = measure(f"v forward, {items} edges", ways, repeats, device)
-    ways = {
-        "autograd": partial(backward, partial(by_autograd, differentiable=True)),
-        "closed form": partial(backward, partial(block, feature)),
-    }
-    return timings + measure(f"v forward and backward, {items} edges", ways, repeats, device)
-
-
-def data_path(sizes: Sizes, rng: np.random.Generator, atoms: int, basis: OrbitalBasis, repeats: int):
-    """From rows of a SQLite file to graphs and batches, in one process."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "stable.db"
-        with sqlite3.connect(path) as connection:
-            connection.execute(
-                "CREATE TABLE data (id INTEGER PRIMARY KEY, N INTEGER, Z BLOB, pos BLOB, Ham BLOB)"
-            )
-            for row in range(sizes.rows):
-                numbers, positions = random_molecule(rng, atoms)
-                blobs = (numbers.astype("<i4"), positions, random_matrix(rng, numbers, basis))
-                values = (row, atoms, *(blob.tobytes() for blob in blobs))
-                connection.execute("INSERT INTO data VALUES (?, ?, ?, ?, ?)", values)
-        connection.close()
-        database = QH9Database(path)
-
-        def read() -> list[HamiltonianGraph]:
-            samples = (database[row] for row in range(len(database)))
-            return [
-                molecule_graph(s.numbers, s.positions, basis, hamiltonian=s.hamiltonian, sample_id=s.row)
-                for s in samples
-            ]
-
-        graphs = read()
-
-        def batches() -> None:
-            for start in range(0, len(graphs), sizes.batch):
-                collate(graphs[start : start + sizes.batch])
-
-        timings = measure(f"SQLite to graph, {len(graphs)} rows", {"one process": read}, repeats, "cpu")
-        task = f"collation in batches of {sizes.batch}, {len(graphs)} rows"
-        timings += measure(task, {"one process": batches}, repeats, "cpu")
-    rates = [f"{len(graphs) / t.median:,.0f} molecules of {atoms} atoms a second: {t.task}" for t in timings]
-    return timings, rates
+    projected = sizes.model(basis, trace=True, grad=True, w="projected").to(device)
+    return time_arms("QHNet", models | {"tracegrad, projected W": projected}, graph, repeats, device)
 
 
 def molecule_tasks(
     sizes: Sizes, rng: np.random.Generator, molecules: int, atoms: int, repeats: int, device: str
 ) -> tuple[list[Timing], list[str]]:
-    """All tasks of molecules, and what to say about them."""
+    """All tasks of molecules, and what to say about them.
+
+    A CPU gets one batch for everything; a GPU one molecule to predict and the batch of the recipe to train on.
+    """
     basis = OrbitalBasis.def2_svp()
-    graph = collate(random_graphs(rng, molecules, atoms, basis)).to(device)
-    timings, note = against_e3nn(sizes, graph, basis, repeats, device)
-    timings += cost_of_arms(sizes, graph, basis, repeats, device)
-    timings += closed_form(sizes, graph.num_edges, basis, max(repeats, 5), device)
-    data, rates = data_path(sizes, rng, atoms, basis, repeats)
-    return timings + data, [f"molecules: {molecules} of {atoms} atoms, {graph.num_edges} pairs", note, *rates]
+    counts = (1, sizes.batch) if device.startswith("cuda") else (molecules, molecules)
+    drawn = random_graphs(rng, max(counts), atoms, basis)
+    predicted, trained = (collate(drawn[:count]).to(device) for count in counts)
+    timings, notes = against_e3nn(sizes, (predicted, trained), basis, repeats, device)
+    timings += cost_of_arms(sizes, trained, basis, repeats, device)
+    said = f"molecules: {counts[0]} of {atoms} atoms, {predicted.num_edges} pairs"
+    if counts[1] != counts[0]:
+        said += f"; in training {counts[1]}, {trained.num_edges} pairs"
+    return timings, [said, *notes]

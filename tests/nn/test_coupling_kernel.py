@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tracegrad.nn import coupling_kernel, native
-from tracegrad.nn.tensor_product import ChannelwiseProduct, FilterProduct
+from tracegrad.nn.tensor_product import ChannelwiseProduct, FilterProduct, InnerProducts
 
 DST = torch.tensor([0, 0, 1, 2, 2, 4, 4])
 SRC = torch.tensor([1, 3, 0, 2, 4, 3, 3])
@@ -45,6 +45,7 @@ def cases(channels: int, dtype: torch.dtype = torch.float64):
     )
     yield (lambda a, w: pairs(a, a, [(w, None)], (SRC, DST))), [x, by_edge]
     yield (lambda a, v, w: messages(a, y, [(v, ROWS), (w, DST)], edges)), [x, radial, per_atom]
+    yield (lambda a, b: InnerProducts(3)(a, b, (SRC, DST))), [x, other]
     yield (lambda a, w: first(a, y[:9], [(w, None)], edges)), [scalars, start]
 
 
@@ -56,7 +57,7 @@ def run(call, inputs, weights=None):
 
 
 @pytest.mark.parametrize("channels", [1, 8, 19])
-@pytest.mark.parametrize("case", range(5))
+@pytest.mark.parametrize("case", range(6))
 def test_equals_the_plain_form(case, channels, monkeypatch):
     call, inputs = list(cases(channels))[case]
     called = []
@@ -73,7 +74,7 @@ def test_equals_the_plain_form(case, channels, monkeypatch):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", range(5))
+@pytest.mark.parametrize("case", range(6))
 def test_single_precision(case, monkeypatch):
     call, inputs = list(cases(20, torch.float32))[case]
     out, gradients, weights = run(call, inputs)
@@ -84,7 +85,7 @@ def test_single_precision(case, monkeypatch):
         torch.testing.assert_close(found, wanted, rtol=0, atol=3e-6 * float(wanted.detach().abs().max()))
 
 
-@pytest.mark.parametrize("case", range(5))
+@pytest.mark.parametrize("case", range(6))
 def test_first_and_second_derivatives(case):
     call, inputs = list(cases(2))[case]
     small = [x[..., :1].detach().requires_grad_() for x in inputs]

@@ -61,7 +61,7 @@ def entries(irreps: o3.Irreps) -> list[tuple[o3.Irrep, int, int]]:
 
 def literal_invariants(f: Tensor, irreps: o3.Irreps, weights: dict[o3.Irrep, Tensor]) -> Tensor:
     """u of Eq. 6 as sums over i, j with Clebsch-Gordan coefficients, normalised over all pairs."""
-    total, pairs = 0, 0
+    total, pairs = f.new_zeros(len(f), next(iter(weights.values())).shape[-1]), 0
     for ir_i, at_i, i in entries(irreps):
         for ir_j, at_j, j in entries(irreps):
             if ir_i != ir_j:
@@ -85,7 +85,8 @@ def tensor_product_invariants(f: Tensor, irreps: o3.Irreps, weights: dict[o3.Irr
         )
     finally:
         torch.set_default_dtype(previous)
-    starts, seen = [], {}
+    starts: list[int] = []
+    seen: dict[o3.Irrep, int] = {}
     for mul, ir in irreps:
         starts.append(seen.setdefault(ir, 0))
         seen[ir] += mul

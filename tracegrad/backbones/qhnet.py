@@ -23,11 +23,11 @@ from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
 from tracegrad.nn.coupling_kernel import Factor
 from tracegrad.nn.expansion import BlockExpansion
-from tracegrad.nn.features import inner_products, spherical_harmonics, split_degrees
+from tracegrad.nn.features import spherical_harmonics, split_degrees
 from tracegrad.nn.gates import NormGate
 from tracegrad.nn.linear import EquivariantLinear
 from tracegrad.nn.radial import ExponentialBernstein
-from tracegrad.nn.tensor_product import ChannelwiseProduct, FilterProduct
+from tracegrad.nn.tensor_product import ChannelwiseProduct, FilterProduct, InnerProducts
 
 FILTER_WIDTH = 32  # hidden width of the networks that make convolution weights, whatever the channels
 EdgeIndex = Int[Tensor, "2 edges"]
@@ -39,18 +39,15 @@ def shifted_softplus(x: Tensor) -> Tensor:
 
 
 def pair_invariants(
-    x: Float[Tensor, "m n c"], edge_index: EdgeIndex, first: int, lmax: int
+    x: Float[Tensor, "m n c"], edge_index: EdgeIndex, first: int, products: InnerProducts
 ) -> Float[Tensor, "edges invariants"]:
     """[x_0 of dst, x_0 of ``edge_index[first]``, <x_dst, x_src>_l / (2l + 1) for l >= 1]."""
     dst, src = edge_index
     scalars = [x[0].index_select(0, dst), x[0].index_select(0, edge_index[first])]
-    products = inner_products(x.index_select(1, dst), x.index_select(1, src), lmax)
-    return torch.cat([*scalars, products], dim=-1)
+    return torch.cat([*scalars, *products(x, x, (dst, src))], dim=-1)
 
 
-def factor(
-    flat: Float[Tensor, "rows width"], rows: Int[Tensor, " edges"] | None, channels: int
-) -> Factor:
+def factor(flat: Float[Tensor, "rows width"], rows: Int[Tensor, " edges"] | None, channels: int) -> Factor:
     """Weights of all paths, as networks make them."""
     return flat.unflatten(1, (-1, channels)), rows
 
@@ -101,7 +98,8 @@ class Convolution(nn.Module):
 
     def __init__(self, lmax: int, channels: int, radial: int):
         super().__init__()
-        self.lmax, self.channels = lmax, channels
+        self.channels = channels
+        self.inner_products = InnerProducts(lmax)
         self.pre = EquivariantLinear(lmax, channels, channels)
         self.gate = NormGate(lmax, channels)
         self.linear = EquivariantLinear(lmax, channels, channels)
@@ -118,7 +116,7 @@ class Convolution(nn.Module):
         rbf: RadialFunctions,
         sh: Float[Tensor, "m edges"],
     ) -> Float[Tensor, "m atoms c"]:
-        invariants = pair_invariants(self.pre(x), edge_index, 0, self.lmax)
+        invariants = pair_invariants(self.pre(x), edge_index, 0, self.inner_products)
         gated = self.linear(self.gate(x))
         factors = [
             factor(self.radial_net(rbf.values), rbf.rows, self.channels),
@@ -150,7 +148,8 @@ class PairLayer(nn.Module):
 
     def __init__(self, lmax: int, channels: int, radial: int):
         super().__init__()
-        self.lmax, self.channels = lmax, channels
+        self.channels = channels
+        self.inner_products = InnerProducts(lmax)
         self.inner = EquivariantLinear(lmax, channels, channels)
         self.gate_in = NormGate(lmax, channels)
         self.linear = EquivariantLinear(lmax, channels, channels)
@@ -167,7 +166,7 @@ class PairLayer(nn.Module):
         self, x: Float[Tensor, "m atoms c"], edge_index: EdgeIndex, rbf: RadialFunctions
     ) -> Float[Tensor, "m edges c"]:
         dst, src = edge_index
-        invariants = pair_invariants(self.inner(x), edge_index, 1, self.lmax)
+        invariants = pair_invariants(self.inner(x), edge_index, 1, self.inner_products)
         h = self.linear(self.gate_in(x))
         factors = [
             factor(self.radial_net(rbf.values), rbf.rows, self.channels),
@@ -323,4 +322,3 @@ class QHNet(Backbone):
 def add(new: Tensor, old: Tensor | None) -> Tensor:
     """Residual connection to a feature that the first layer does not have."""
     return new if old is None else new + old
-

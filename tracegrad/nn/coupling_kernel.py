@@ -34,17 +34,28 @@ class Coupling:
         paths: degrees (l1, l2, l3) and coefficient of each path.
         degrees: highest degree of a, b and the output.
         shared: whether b has no channels of its own.
+        apart: whether each path has components of the output for itself, one path after the other, instead of
+            adding to those of its degree.
     """
 
     paths: tuple[tuple[tuple[int, int, int], float], ...]
     degrees: tuple[int, int, int]
     shared: bool
+    apart: bool = False
 
     @property
     def dims(self) -> tuple[int, int, int]:
         """Components of a, b and the output."""
         first, second, third = ((degree + 1) ** 2 for degree in self.degrees)
-        return first, second, third
+        return first, second, sum(2 * l3 + 1 for (_, _, l3), _ in self.paths) if self.apart else third
+
+    @property
+    def targets(self) -> list[int]:
+        """First component of the output of each path."""
+        sizes = [2 * l3 + 1 for (_, _, l3), _ in self.paths]
+        if self.apart:
+            return [sum(sizes[:path]) for path in range(len(sizes))]
+        return [l3**2 for (_, _, l3), _ in self.paths]
 
 
 def couple(
@@ -121,7 +132,13 @@ class _Couple(torch.autograd.Function):
             found = iter(torch.autograd.grad(call.plain(*inputs), wanted, gradient, create_graph=True))
             return None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])
         a, b, *values = inputs
-        of_a, *of_values = (torch.zeros_like(x) for x in (a, *values))
+        of_a = torch.zeros_like(a)
+        # Rows that belong to one item alone are written, not added to.
+        rows = call.indices[3:]
+        of_values = [
+            torch.empty_like(x) if row is None else torch.zeros_like(x)
+            for x, row in zip(values, rows, strict=False)
+        ]
         of_b = None if call.coupling.shared else torch.zeros_like(b)
         tensors = (a, b, *_two(values), gradient.contiguous(), of_a, of_b, *_two(of_values))
         call.run("backward", tensors, a, b)
@@ -136,8 +153,10 @@ def _two(values: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
 def source(coupling: Coupling, real: str) -> str:
     """C++ of a product; ``real`` is float or double."""
     groups: dict[tuple[int, int], list[tuple[int, int, Tensor]]] = {}
-    for path, ((l1, l2, l3), scale) in enumerate(coupling.paths):
-        groups.setdefault((l1, l2), []).append((path, l3, scale * wigner_3j(l1, l2, l3)))
+    for path, (((l1, l2, l3), scale), target) in enumerate(
+        zip(coupling.paths, coupling.targets, strict=True)
+    ):
+        groups.setdefault((l1, l2), []).append((path, target, scale * wigner_3j(l1, l2, l3)))
     functions = [_group_source(*degrees, found, coupling.shared) for degrees, found in groups.items()]
     m1, m2, m3 = coupling.dims
     return _FRAME.format(
@@ -160,7 +179,9 @@ def source(coupling: Coupling, real: str) -> str:
 
 def _group_source(l1: int, l2: int, found: list[tuple[int, int, Tensor]], shared: bool) -> str:
     """Functions of all paths with the same (l1, l2); t and s are values of the rows (path, m3)."""
-    rows = [(path, l3**2 + m3, table[:, :, m3]) for path, l3, table in found for m3 in range(2 * l3 + 1)]
+    rows = [
+        (path, target + m3, table[:, :, m3]) for path, target, table in found for m3 in range(table.shape[2])
+    ]
     numbers = range(len(rows))
     entries = {
         (m1, m2): [(k, value) for k in numbers if abs(value := float(rows[k][2][m1, m2])) > ZERO]
@@ -221,6 +242,11 @@ static inline void load(vec* to, const real* from, int rows, int64_t step, int64
     memset(to, 0, rows * sizeof(vec));
     for (int r = 0; r < rows; ++r) memcpy(to + r, from + r * step, lanes * sizeof(real));
   }}
+}}
+
+static inline void put(real* to, const vec* from, int rows, int64_t step, int64_t lanes) {{
+  const int64_t bytes = lanes * sizeof(real);
+  for (int r = 0; r < rows; ++r) memcpy(to + r * step, from + r, bytes);
 }}
 
 static inline void add(real* to, const vec* from, int rows, int64_t step, int64_t lanes) {{
@@ -286,9 +312,9 @@ extern "C" void backward(
           w1[p] *= of_w[p];
           of_w[p] *= w2[p];
         }}
-        add(of_W2 + j2 + at, w1, PATHS, c, lanes);
+        (rows_2 ? add : put)(of_W2 + j2 + at, w1, PATHS, c, lanes);
       }}
-      add(of_W1 + j1 + at, of_w, PATHS, c, lanes);
+      (rows_1 ? add : put)(of_W1 + j1 + at, of_w, PATHS, c, lanes);
     }}
   }}
 }}

@@ -73,15 +73,6 @@ def channel_norms(x: Float[Tensor, "m n c"], lmax: int) -> Float[Tensor, "n inva
     return torch.cat([scalar[0], *norms], dim=-1)
 
 
-@full_precision
-def inner_products(
-    a: Float[Tensor, "m n c"], b: Float[Tensor, "m n c"], lmax: int
-) -> Float[Tensor, "n invariants"]:
-    """<a_l, b_l> / (2l + 1) per channel for l = 1 .. L, degree after degree."""
-    products = split_degrees(a * b, lmax)[1:]
-    return torch.cat([part.sum(0) / part.shape[0] for part in products], dim=-1)
-
-
 def paths(lmax_in: int, lmax_filter: int, lmax_out: int, *, parity: bool) -> list[tuple[int, int, int]]:
     """Triples (l1, l2, l3) that couple, ordered by (l1, l2, l3); with parity only even sums."""
     return [

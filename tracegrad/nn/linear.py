@@ -25,8 +25,57 @@ class EquivariantLinear(nn.Module):
 
     @full_precision
     def forward(self, x: Float[Tensor, "m n c_in"]) -> Float[Tensor, "m n c_out"]:
-        weight = self.weight * self.scale
-        parts = [part @ w for part, w in zip(split_degrees(x, self.lmax), weight, strict=True)]
-        if self.bias is not None:
-            parts[0] = parts[0] + self.bias
-        return torch.cat(parts)
+        plain = torch.compiler.is_compiling()
+        return (_plain if plain else _Linear.apply)(x, self.weight * self.scale, self.bias)
+
+
+def _plain(
+    x: Float[Tensor, "m n c_in"],
+    weight: Float[Tensor, "degrees c_in c_out"],
+    bias: Float[Tensor, " c_out"] | None,
+) -> Float[Tensor, "m n c_out"]:
+    parts = [part @ w for part, w in zip(split_degrees(x, len(weight) - 1), weight, strict=True)]
+    if bias is not None:
+        parts[0] = parts[0] + bias
+    return torch.cat(parts)
+
+
+class _Linear(torch.autograd.Function):
+    """The products of all degrees written into one tensor, forward and backward, where `_plain` joins copies."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        out = _products(x, weight)
+        if bias is not None:
+            out[0] += bias
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative
+            inputs = [t for t, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True) if needed]
+            found = iter(torch.autograd.grad(_plain(x, weight, bias), inputs, gradient, create_graph=True))
+            of_x, of_weight, of_bias = (next(found) if needed else None for needed in ctx.needs_input_grad)
+            return of_x, of_weight, of_bias
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = _products(gradient, weight.mT)
+        if ctx.needs_input_grad[1]:
+            of_weight = torch.empty_like(weight)
+            for a, b, out in zip(
+                *(split_degrees(t, len(weight) - 1) for t in (x, gradient)), of_weight, strict=True
+            ):
+                torch.mm(a.reshape(-1, a.shape[2]).T, b.reshape(-1, b.shape[2]), out=out)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient[0].sum(0)
+        return of_x, of_weight, of_bias
+
+
+def _products(x: Float[Tensor, "m n a"], weight: Float[Tensor, "degrees a b"]) -> Float[Tensor, "m n b"]:
+    lmax = len(weight) - 1
+    out = x.new_empty(*x.shape[:2], weight.shape[2])
+    for part, w, target in zip(split_degrees(x, lmax), weight, split_degrees(out, lmax), strict=True):
+        torch.mm(part.reshape(-1, part.shape[2]), w, out=target.view(-1, target.shape[2]))
+    return out

@@ -84,6 +84,39 @@ class ChannelwiseProduct(nn.Module):
         return torch.cat([out[degree] for degree in range(self.lmax + 1)])
 
 
+class InnerProducts(nn.Module):
+    """<a_l, b_l> / (2l + 1) per channel for l = 1 .. L.
+
+    Args:
+        lmax: L, degree of both inputs.
+    """
+
+    def __init__(self, lmax: int):
+        super().__init__()
+        self.lmax = lmax
+        # C^{d d 0} is the identity divided by sqrt(2 d + 1).
+        scaled = tuple(((d, d, 0), (2 * d + 1) ** -0.5) for d in range(1, lmax + 1))
+        self.coupling = Coupling(scaled, (lmax, lmax, 0), shared=False, apart=True)
+
+    @full_precision
+    def forward(
+        self,
+        a: Float[Tensor, "m items_a c"],
+        b: Float[Tensor, "m items_b c"],
+        ends: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+    ) -> Float[Tensor, "lmax n c"]:
+        """The products of item ``ends[0][k]`` of a and ``ends[1][k]`` of b."""
+        first, second = ends
+
+        def plain(a: Tensor, b: Tensor, one: Tensor) -> Tensor:
+            products = a.index_select(1, first) * b.index_select(1, second)
+            parts = split_degrees(products, self.lmax)[1:]
+            return torch.stack([part.sum(0) / part.shape[0] for part in parts])
+
+        one = a.new_ones(1, self.lmax, a.shape[2]), torch.zeros_like(first)
+        return couple(self.coupling, a, b, [one], (first, second, None), len(first), plain)
+
+
 class FilterProduct(nn.Module):
     """Messages x_src x Y with one weight per edge, path and channel ("uvu"), summed where the edges end.
 

@@ -1,0 +1,29 @@
+"""Graphs of layered crystals, with the pairs of atoms that OpenMX would store."""
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from tracegrad.basis import OrbitalBasis
+from tracegrad.graph import HamiltonianGraph, crystal_graph
+from tracegrad.neighbours import edges_within_range
+
+DISPLACEMENT = 0.03  # angstrom, of each coordinate
+
+
+def layer_graph(atoms: Atoms, basis: OrbitalBasis, rng: np.random.Generator) -> HamiltonianGraph:
+    """A cell with thermal displacements, in float32 and without labels; the basis has radii."""
+    numbers, lattice = atoms.get_atomic_numbers(), np.asarray(atoms.cell)
+    positions = atoms.get_positions() + rng.normal(scale=DISPLACEMENT, size=(len(atoms), 3))
+    edges = edges_within_range(numbers, positions, lattice, atoms.pbc, basis)
+    return crystal_graph(numbers, positions, lattice, edges, basis)
+
+
+def labelled(graph: HamiltonianGraph, basis: OrbitalBasis, rng: np.random.Generator) -> HamiltonianGraph:
+    """The graph with random hermitian labels."""
+    size = (graph.num_edges, basis.dim, basis.dim)
+    label = torch.from_numpy(rng.normal(size=size)).float()
+    if basis.spinful:
+        label = torch.complex(label, torch.from_numpy(rng.normal(size=size)).float())
+    graph.h_edge = label + label[graph.reverse].mH
+    return graph

@@ -1,0 +1,100 @@
+"""A backbone, alone and with TraceGrad, against its plain e3nn form without TraceGrad, in one measurement."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from experiments.benchmarks.arms import loss_of
+from experiments.benchmarks.compare import compare
+from experiments.timing import Timing, forward, training_step
+from tracegrad.graph import HamiltonianGraph
+from tracegrad.model import HamiltonianModel
+
+PLAIN, BACKBONE, TRACEGRAD = "plain e3nn", "backbone", "backbone + TraceGrad"
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """The networks that are compared.
+
+    Args:
+        name: of the backbone.
+        plain: its plain e3nn form with the same weights, which takes a graph.
+        plain_loss: makes the loss of what ``plain`` returns, from the graph.
+        tracegrad: the backbone with the TraceGrad of the recipe.
+    """
+
+    name: str
+    plain: torch.nn.Module
+    plain_loss: Callable[[HamiltonianGraph], Callable[[Any], torch.Tensor]]
+    tracegrad: HamiltonianModel
+
+
+def time_networks(
+    rivals: Rivals, forward_graph, step_graph, repeats: int, device: str
+) -> tuple[list[Timing], list[str]]:
+    """Forward of one graph and training step on another; on a GPU in lower precision, too, with the errors."""
+    backbone, model = rivals.tracegrad.backbone, rivals.tracegrad
+    calls: dict[str, Callable[[], object]] = {
+        PLAIN: partial(forward, rivals.plain, forward_graph),
+        BACKBONE: partial(forward, backbone, forward_graph),
+        TRACEGRAD: partial(forward, partial(model, traces=False), forward_graph),
+    }
+    timings = compare(f"{rivals.name} forward", calls | lowered(calls, device), repeats, device)
+    notes = lower_precision_errors(model, forward_graph, device)
+    steps: dict[str, Callable[[], object]] = {
+        PLAIN: training_step(rivals.plain, rivals.plain_loss(step_graph), step_graph),
+        BACKBONE: training_step(backbone, loss_of(model.basis, step_graph), step_graph),
+        TRACEGRAD: training_step(model, loss_of(model.basis, step_graph, model), step_graph),
+    }
+    timings += compare(f"{rivals.name} training step", steps | lowered(steps, device), repeats, device)
+    return timings, [f"{rivals.name}, {note}" for note in notes]
+
+
+def lowered(calls: Mapping[str, Callable[[], object]], device: str) -> dict[str, Callable[[], object]]:
+    """Our calls in each lower precision of a GPU; none on a CPU."""
+    return {
+        f"{way}, {name}": partial(_inside, context, calls[way])
+        for name, context in lower_precisions(device).items()
+        for way in (BACKBONE, TRACEGRAD)
+    }
+
+
+def lower_precisions(device: str) -> dict[str, Callable[[], AbstractContextManager]]:
+    """Names of precisions, and what switches them on."""
+    if not device.startswith("cuda"):
+        return {}
+    return {"TF32": tf32, "bf16": partial(torch.autocast, "cuda", torch.bfloat16)}
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Matrix products of float32 with 10 bits of mantissa."""
+    previous = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(previous)
+
+
+@torch.inference_mode()
+def lower_precision_errors(model: HamiltonianModel, graph, device: str) -> list[str]:
+    """How far the predicted H is off in each lower precision, relative to its root mean square."""
+    expected = model(graph, traces=False).blocks["edge"]
+    lines = []
+    for name, context in lower_precisions(device).items():
+        with context():
+            found = model(graph, traces=False).blocks["edge"]
+        error, size = (x.abs().square().mean().sqrt() for x in (found - expected, expected))
+        lines.append(f"{name} with TraceGrad: relative error of H {float(error / size):.1e}")
+    return lines
+
+
+def _inside(context: Callable[[], AbstractContextManager], call: Callable[[], object]) -> None:
+    with context():
+        call()

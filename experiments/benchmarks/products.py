@@ -1,0 +1,65 @@
+"""Operations of matrix products, and the rate at which this machine does them."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from experiments.timing import synchronize
+
+aten = torch.ops.aten
+# Which argument is the left factor.
+PRODUCTS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.addmm_: 1, aten.baddbmm: 1, aten.baddbmm_: 1}
+
+# (rows, inner, columns): a square one, and two of the networks: channels mixed by a Linear for all components of all
+# edges, and a Gram matrix with W.
+SHAPES = ((1024, 1024, 1024), (30600, 128, 128), (3312, 2816, 1024))
+ROUNDS = 5
+
+
+class ProductCounter(TorchDispatchMode):
+    """Sums up the operations of matrix products, forward and backward; those inside compiled kernels are not seen.
+
+    torch's own `FlopCounterMode` follows modules as well, which fails in inference mode.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        left = PRODUCTS.get(func._overloadpacket)
+        if left is not None:
+            found = func(*args, **kwargs)
+            self.operations += 2 * found.numel() * args[left].shape[-1]
+            return found
+        # Inference mode hands out composite operators whole.
+        with self:
+            parts = func.decompose(*args, **kwargs)
+        return func(*args, **kwargs) if parts is NotImplemented else parts
+
+
+def product_gflop(call: Callable[[], object]) -> float:
+    """1e9 floating-point operations of the matrix products of a call."""
+    with ProductCounter() as counter:
+        call()
+    return counter.operations / 1e9
+
+
+def product_rates(device: str) -> dict[str, float]:
+    """GFLOP/s in float32 of each shape, the best of some rounds."""
+    rates = {}
+    for rows, inner, columns in SHAPES:
+        a, b = torch.randn(rows, inner, device=device), torch.randn(inner, columns, device=device)
+        out = torch.empty(rows, columns, device=device)
+        seconds = []
+        for _ in range(ROUNDS):
+            synchronize(device)
+            start = time.perf_counter()
+            torch.mm(a, b, out=out)
+            synchronize(device)
+            seconds.append(time.perf_counter() - start)
+        rates[f"{rows} x {inner} x {columns}"] = 2e-9 * rows * inner * columns / min(seconds)
+    return rates

@@ -1,0 +1,133 @@
+"""Timed task of the way from the data to the device: the share of a training during which a step waits for its batch.
+
+The loaders are those of a training, with the batches of the recipes and two workers. The step is that of the backbone
+alone, which leaves the workers least time; TraceGrad makes it longer and the share smaller. On a CPU the workers
+compete with the step for its cores, as they do in a training.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.benchmarks.crystals import GRAPHENE, CrystalSizes, crystal_of
+from experiments.benchmarks.data import write_crystals, write_molecules
+from experiments.benchmarks.molecules import Sizes
+from experiments.timing import Timing, synchronize
+from tracegrad.basis import OrbitalBasis
+from tracegrad.data.datamodule import HamiltonianDataModule, QH9DataModule
+from tracegrad.data.deeph_module import DeepHDataModule
+from tracegrad.loss import HamiltonianLoss
+from tracegrad.model import HamiltonianModel
+
+WORKERS = 2
+LEAST = 3  # steps, however long they take
+SECONDS = 15.0  # for all of them
+STRUCTURES = 14
+
+
+@dataclass
+class Steps:
+    """Seconds of each step: until its batch was on the device, and of the work on it."""
+
+    wait: list[float] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """Part of the time that was waited."""
+        return sum(self.wait) / (sum(self.wait) + sum(self.work))
+
+
+def take_steps(data: HamiltonianDataModule, step: Callable[[object], None], device: str) -> Steps:
+    """Steps of one epoch; the first one starts the workers and is not counted."""
+    steps = Steps()
+    started = time.perf_counter()
+    for graph in data.train_dataloader():
+        on_device = graph.to(device)
+        synchronize(device)
+        there = time.perf_counter()
+        step(on_device)
+        synchronize(device)
+        ended = time.perf_counter()
+        steps.wait.append(there - started)
+        steps.work.append(ended - there)
+        started = ended
+        if len(steps.wait) > LEAST and sum(steps.wait[1:] + steps.work[1:]) > SECONDS:
+            break
+    return Steps(steps.wait[1:], steps.work[1:])
+
+
+def trained(model: HamiltonianModel) -> Callable[[object], None]:
+    """A training step of the model on a batch."""
+    loss = HamiltonianLoss(model.basis, model.trace_labels)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def step(graph) -> None:
+        optimizer.zero_grad()
+        loss(model(graph), graph).total.backward()
+        optimizer.step()
+
+    return step
+
+
+def report(
+    name: str, data: HamiltonianDataModule, model: HamiltonianModel, device: str
+) -> tuple[list[Timing], str]:
+    """What was waited for and what was done; a batch is also made once here, alone."""
+    data.prepare_data()
+    data.setup("fit")
+    dataset = data.parts["train"]
+    start = time.perf_counter()
+    data.train_dataloader().collate_fn([dataset[i] for i in range(data.batch_size)])  # type: ignore[misc]
+    made = time.perf_counter() - start
+    steps = take_steps(data, trained(model.to(device)), device)
+    task = f"{name} from data to device, batch {data.batch_size}, {data.num_workers} workers"
+    parts = {"work on a batch": steps.work, "wait for a batch": steps.wait}
+    first = median(steps.work)
+    timings = [Timing(task, way, median(t), min(t), max(t), median(t) / first) for way, t in parts.items()]
+    said = (
+        f"{name}: {steps.share:.2%} of the time of {len(steps.work)} steps waited for data; making a batch takes one "
+        f"process {made:.3f} s"
+    )
+    return timings, said
+
+
+def waiting_tasks(
+    sizes: Sizes, crystal_sizes: CrystalSizes, rng: np.random.Generator, atoms: int, device: str
+) -> tuple[list[Timing], list[str]]:
+    """QHNet and DeepH-E3, trained on databases made for it."""
+    loaders: dict[str, Any] = {"num_workers": WORKERS, "pin_memory": device.startswith("cuda")}
+    basis = OrbitalBasis.def2_svp()
+    with tempfile.TemporaryDirectory() as name:
+        database = Path(name) / "stable.db"
+        write_molecules(database, rng, sizes.rows, atoms, basis)
+        molecules = QH9DataModule(
+            str(database),
+            basis,
+            split="random",
+            fractions=[0.9, 0.05, 0.05],
+            batch_size=sizes.batch,
+            **loaders,
+        )
+        timings, said = report("QHNet", molecules, sizes.model(basis, trace=False, grad=False), device)
+        folder = Path(name) / "structures"
+        graphs = [crystal_of(GRAPHENE, crystal_sizes, rng) for _ in range(STRUCTURES)]
+        write_crystals(folder, graphs, crystal_sizes.basis)
+        crystals = DeepHDataModule(
+            str(folder),
+            crystal_sizes.basis,
+            sizes=[STRUCTURES - 2, 1, 1],
+            cache=str(Path(name) / "graphs.cache"),
+            batch_size=1,
+            **loaders,
+        )
+        model = crystal_sizes.model(trace=False, grad=False)
+        found, also_said = report("DeepH-E3", crystals, model, device)
+    return timings + found, [said, also_said]
