@@ -182,6 +182,19 @@ def test_compiled_once_and_kept(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("_fresh")
+def test_a_damaged_file_is_made_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = 'extern "C" int nine() { return 9; }'
+    assert native.library(source).nine() == 9
+    (kept,) = tmp_path.rglob("*.so")
+    kept.unlink()  # what is loaded stays as it is
+    kept.write_bytes(b"torn")
+    native.library.cache_clear()
+    assert native.library(source).nine() == 9
+    assert kept.read_bytes()[:4] == b"\x7fELF"
+
+
+@pytest.mark.usefixtures("_fresh")
 def test_a_cache_that_cannot_be_written_is_replaced(monkeypatch, tmp_path):
     (tmp_path / "tracegrad").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

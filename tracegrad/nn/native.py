@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -54,8 +55,10 @@ def library(source: str) -> ctypes.CDLL | None:
         command, target = _command()
         key = hashlib.sha256("\0".join((source, *command, target)).encode()).hexdigest()[:32]
         path = _folder() / f"{key}.so"
-        if not path.exists():
-            _compile(source, command, path)
+        if path.exists():
+            with suppress(OSError):  # a damaged file is made again
+                return ctypes.CDLL(str(path))
+        _compile(source, command, path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError, TraceGradError) as error:
         _say_once(str(error))
@@ -117,13 +120,13 @@ def _command() -> tuple[tuple[str, ...], str]:
 @lru_cache(maxsize=1)
 def _folder() -> Path:
     """Where compiled kernels are kept; one of this process alone where the user's cache cannot be written."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "tracegrad" / "kernels"
     try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(base) / "tracegrad" / "kernels"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # no home
         pass
     own = tempfile.mkdtemp(prefix="tracegrad-kernels-")
     atexit.register(shutil.rmtree, own, ignore_errors=True)
