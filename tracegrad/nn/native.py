@@ -52,13 +52,11 @@ def usable(*tensors: Tensor) -> bool:
 def library(source: str) -> ctypes.CDLL | None:
     """The compiled source, from the cache where it is; None, said once, where it cannot be compiled."""
     try:
-        command, target = _command()
-        key = hashlib.sha256("\0".join((source, *command, target)).encode()).hexdigest()[:32]
-        path = _folder() / f"{key}.so"
+        path = _place(source)
         if path.exists():
             with suppress(OSError):  # a damaged file is made again
                 return ctypes.CDLL(str(path))
-        _compile(source, command, path)
+        _compile(source, path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError, TraceGradError) as error:
         _say_once(str(error))
@@ -133,7 +131,14 @@ def _folder() -> Path:
     return Path(own)
 
 
-def _compile(source: str, command: tuple[str, ...], path: Path) -> None:
+def _place(source: str) -> Path:
+    command, target = _command()
+    key = hashlib.sha256("\0".join((source, *command, target)).encode()).hexdigest()[:32]
+    return _folder() / f"{key}.so"
+
+
+def _compile(source: str, path: Path) -> None:
+    command, _ = _command()
     with replacing(path) as draft:
         call = [*command, "-x", "c++", "-", "-o", str(draft)]
         result = subprocess.run(call, input=source, capture_output=True, text=True, timeout=SECONDS)
