@@ -11,199 +11,26 @@ matrices (`tracegrad.nn.edge_product`); node features are kept in the global fra
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 import torch
-from e3nn.math import normalize2mom
 from e3nn.o3 import Irrep, Irreps
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
-from torch.nn.functional import silu
-from torch.utils.checkpoint import checkpoint
 
+from tracegrad.backbones.deeph_e3_convolution import PSEUDOSCALAR, Edges, Feature
+from tracegrad.backbones.deeph_e3_updates import EdgeUpdate, NodeUpdate, Surroundings, joined, part
 from tracegrad.backbones.interface import Backbone, Blocks, Refine, keep
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
 from tracegrad.nn.edge_frame import EdgeFrame
-from tracegrad.nn.edge_product import EdgeProduct, filter_degrees
-from tracegrad.nn.graph_norm import GraphNorm
-from tracegrad.nn.irreps_linear import SCALAR, IrrepsLinear, KindLinear, Kinds
+from tracegrad.nn.edge_product import filter_degrees
+from tracegrad.nn.edge_rows import Ends
+from tracegrad.nn.irreps_linear import SCALAR, IrrepsLinear, Kinds
 from tracegrad.nn.radial import GaussianBasis
 from tracegrad.nn.shell_pairs import ShellPairExpansion
 
-PSEUDOSCALAR = Irrep(0, -1)
 EDGE_RANGE = 6.0  # angstrom, of the Gaussians that start the edge features
-RADIAL_WIDTH = 64
-R = TypeVar("R")
-Feature = list[Float[Tensor, "_ _m _c"]]
-
-
-@lru_cache(maxsize=1)
-def activations() -> dict[str, float]:
-    """Factors that give silu, tanh and sigmoid of normal numbers a second moment of 1, as in e3nn's Gate."""
-    functions = {"silu": silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
-    return {name: normalize2mom(function).cst for name, function in functions.items()}
-
-
-@dataclass
-class Edges:
-    """Consecutive edges of a batch of graphs, and what their layers need to know."""
-
-    at: slice
-    edge_index: Int[Tensor, "2 edges"]
-    on_site: Int[Tensor, " loops"]  # positions among these of edges of an atom with itself in the same cell
-    frame: EdgeFrame
-    rbf: Float[Tensor, "edges k"]
-    kinds: Kinds
-
-
-@dataclass
-class Surroundings:
-    """What all layers need to know of a batch of graphs."""
-
-    chunks: list[Edges]
-    frame: EdgeFrame
-    node_kinds: Kinds
-    node_batch: Int[Tensor, " atoms"]
-    edge_batch: Int[Tensor, " edges"]
-    node_counts: Float[Tensor, " graphs"]
-    edge_counts: Float[Tensor, " graphs"]
-    recompute: bool
-
-    def run(self, function: Callable[..., R], *arguments: Any) -> R:
-        """Call a function; ``recompute`` calls it again for the gradient instead of storing what that needs."""
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False)
-        return function(*arguments)
-
-
-class Convolution(nn.Module):
-    """[node i | node j | edge] (x) Y, gated, and scaled by a network of the edge's length.
-
-    Scalars pass through silu (0e) or tanh (0o); every other channel is multiplied by the sigmoid of a scalar of its
-    own, which the product makes, too.
-
-    Args:
-        node, edge: irreps of the inputs.
-        output: irreps of the result, in the frame of each edge.
-        lmax: highest degree of Y.
-        radial: number of radial functions.
-        legacy: see `EdgeProduct`.
-    """
-
-    def __init__(self, node: Irreps, edge: Irreps, output: Irreps, lmax: int, radial: int, *, legacy: bool):
-        super().__init__()
-        self.output = output
-        self.gates = sum(mul for mul, ir in output if ir.l > 0)
-        made = Irreps([*output, (self.gates, SCALAR)]) if self.gates else output
-        self.product = EdgeProduct([node, node, edge], merged(made), lmax, legacy=legacy)
-        self.node_places, self.edge_places = (
-            [_place(irreps, ir) for ir in self.product.kinds] for irreps in (node, edge)
-        )
-        widths = [radial, RADIAL_WIDTH, RADIAL_WIDTH, output.num_irreps]
-        layers: list[nn.Module] = []
-        for c_in, c_out in pairwise(widths):
-            layers += [nn.Linear(c_in, c_out), nn.SiLU()]
-        self.radial_net = nn.Sequential(*layers[:-1])
-
-    def forward(self, node: Feature, edge: Feature, at: Edges) -> Feature:
-        product = self.product(self._inputs(node, edge, at), at.on_site)
-        made = {ir: y for (_, ir), y in zip(self.product.output, product, strict=True)}
-        scale = self.radial_net(at.rbf).to(edge[0].dtype)
-        scales = scale[:, None].split([mul for mul, _ in self.output], dim=2)
-        factor = activations()
-        gates = None
-        if self.gates:
-            opened = torch.sigmoid(made[SCALAR][:, :, -self.gates :]) * factor["sigmoid"]
-            gates = iter(opened.split([mul for mul, ir in self.output if ir.l > 0], dim=2))
-        out = []
-        for (mul, ir), s in zip(self.output, scales, strict=True):
-            if ir == SCALAR:
-                out.append(silu(made[ir][:, :, :mul]) * (factor["silu"] * s))
-            elif ir == PSEUDOSCALAR:
-                out.append(torch.tanh(made[ir]) * (factor["tanh"] * s))
-            elif gates is not None:
-                out.append(made[ir] * (next(gates) * s))
-        return out
-
-    def _inputs(self, node: Feature, edge: Feature, at: Edges) -> Feature:
-        """For each irrep of the product the channels of node i, node j and edge, in the frame of the edge."""
-        dst, src = at.edge_index
-        inputs = []
-        for ir, n, e in zip(self.product.kinds, self.node_places, self.edge_places, strict=True):
-            parts = []
-            if n is not None:
-                ends = torch.cat([node[n].index_select(0, dst), node[n].index_select(0, src)], dim=2)
-                parts.append(at.frame.to_local(ends, ir))
-            if e is not None:
-                parts.append(edge[e])
-            inputs.append(torch.cat(parts, dim=2) if len(parts) > 1 else parts[0])
-        return inputs
-
-
-class Update(nn.Module):
-    """What the updates of nodes and edges share: own contribution, norm and residual connection."""
-
-    def __init__(self, old: Irreps, new: Irreps, kinds: int):
-        super().__init__()
-        self.pre = IrrepsLinear(old, old, bias=True)
-        self.post = IrrepsLinear(new, new, bias=True)
-        self.own = KindLinear(old, new, kinds)
-        self.norm = GraphNorm(new)
-        self.skip = IrrepsLinear(old, new, bias=False) if old != new else None
-
-    def residual(self, old: Feature) -> Feature:
-        """The old feature in the new irreps."""
-        return old if self.skip is None else self.skip(old)
-
-
-class NodeUpdate(Update):
-    """Messages from all edges of a node, summed."""
-
-    def __init__(
-        self, node: Irreps, edge: Irreps, new: Irreps, kinds: int, lmax: int, radial: int, *, legacy: bool
-    ):
-        super().__init__(node, new, kinds)
-        self.irreps = new
-        self.convolution = Convolution(node, edge, new, lmax, radial, legacy=legacy)
-
-    def forward(self, node: Feature, edge: Feature, at: Surroundings) -> Feature:
-        sender = self.pre(node)
-        summed = [node[0].new_zeros(len(node[0]), ir.dim, mul) for mul, ir in self.irreps]
-        for chunk in at.chunks:
-            summed = at.run(self._add_messages, summed, sender, part(edge, chunk.at), chunk)
-        mixed = add(self.post(summed), self.own(node, at.node_kinds))
-        return add(self.norm(mixed, at.node_batch, at.node_counts), self.residual(node))
-
-    def _add_messages(self, sums: Feature, node: Feature, edge: Feature, chunk: Edges) -> Feature:
-        messages = self.convolution(node, edge, chunk)
-        return [
-            total.index_add(0, chunk.edge_index[0], chunk.frame.to_global(message, ir))
-            for total, message, (_, ir) in zip(sums, messages, self.irreps, strict=True)
-        ]
-
-
-class EdgeUpdate(Update):
-    """Each edge from itself and its two nodes."""
-
-    def __init__(
-        self, node: Irreps, edge: Irreps, new: Irreps, kinds: int, lmax: int, radial: int, *, legacy: bool
-    ):
-        super().__init__(edge, new, kinds)
-        self.convolution = Convolution(node, edge, new, lmax, radial, legacy=legacy)
-
-    def forward(self, node: Feature, edge: Feature, at: Surroundings) -> Feature:
-        parts = [at.run(self._mixed, node, part(edge, chunk.at), chunk) for chunk in at.chunks]
-        normed = self.norm(joined(parts), at.edge_batch, at.edge_counts, at.frame)
-        return add(normed, self.residual(edge))
-
-    def _mixed(self, node: Feature, edge: Feature, chunk: Edges) -> Feature:
-        made = self.convolution(node, self.pre(edge), chunk)
-        return add(self.post(made), self.own(edge, chunk.kinds))
 
 
 class DeepHE3(Backbone):
@@ -337,9 +164,9 @@ class DeepHE3(Backbone):
         chunks = [
             Edges(
                 at,
-                edge_index[:, at],
                 (length[at] == 0).nonzero().flatten(),
                 frame.part(at),
+                (Ends(dst[at], len(kind)), Ends(src[at], len(kind))),
                 self.radial(length[at]),
                 Kinds(edge_kind[at], species**2),
             )
@@ -369,32 +196,9 @@ class DeepHE3(Backbone):
         return h
 
 
-def add(a: Feature, b: Feature) -> Feature:
-    """Sum, irrep by irrep."""
-    return [x + y for x, y in zip(a, b, strict=True)]
-
-
-def part(feature: Feature, items: slice) -> Feature:
-    """Some items of a feature."""
-    return [x[items] for x in feature]
-
-
-def joined(parts: list[Feature]) -> Feature:
-    """The items of all parts, one part after another."""
-    return parts[0] if len(parts) == 1 else [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
-
-
 def refined(refine: Refine, k: int, edge: Feature) -> Feature:
     """o of some edges; `Refine` takes features component-first."""
     return [x.transpose(0, 1) for x in refine("edge", k, [x.transpose(0, 1) for x in edge])]
-
-
-def merged(irreps: Sequence[tuple[int, Irrep]]) -> Irreps:
-    """Channels of equal irrep put together in their order, irreps ordered by degree and parity (odd first)."""
-    muls: dict[Irrep, int] = {}
-    for mul, ir in irreps:
-        muls[ir] = muls.get(ir, 0) + mul
-    return Irreps([(muls[ir], ir) for ir in sorted(muls, key=lambda ir: (ir.l, ir.p))])
 
 
 def with_missing(node: Irreps, needed: Irreps) -> Irreps:
@@ -443,7 +247,3 @@ def unique_irreps(name: str, text: str) -> Irreps:
     if len(set(kinds)) < len(kinds) or not kinds or any(mul < 1 for mul, _ in irreps):
         raise ConfigError(f"model.backbone.{name} is {text!r}; name each irrep once, with 1 channel or more")
     return irreps
-
-
-def _place(irreps: Irreps, wanted: Irrep) -> int | None:
-    return next((i for i, (_, ir) in enumerate(irreps) if ir == wanted), None)

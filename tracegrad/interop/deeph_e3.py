@@ -9,7 +9,8 @@ import torch
 from e3nn.o3 import Irrep, Irreps
 from torch import Tensor
 
-from tracegrad.backbones.deeph_e3 import DeepHE3, Update
+from tracegrad.backbones.deeph_e3 import DeepHE3
+from tracegrad.backbones.deeph_e3_updates import Update
 from tracegrad.basis import OrbitalBasis
 from tracegrad.checkpoint import read_plain
 from tracegrad.errors import CheckpointError, ConfigError

@@ -57,15 +57,10 @@ class EdgeFrame:
         """Matrices from the frame of each edge to the global one."""
         key = (ir.l, is_natural(ir))
         if key not in self._matrices:
-            self._matrices[key] = self._wigner(ir.l) if key[1] else self._exchanged(ir.l)
+            self._matrices[key] = (
+                _wigner(self._azimuth, self._polar, ir.l) if key[1] else self._exchanged(ir.l)
+            )
         return self._matrices[key]
-
-    @full_precision
-    def _wigner(self, degree: int) -> Float[Tensor, "edges m m"]:
-        """D(R_z(azimuth) R_y(polar)) = Z(azimuth) J Z(polar) J^T, see `_axis_exchange`."""
-        exchange = _axis_exchange(degree)(self._polar)
-        turned = exchange @ _about_axis(self._polar, exchange.T.expand(len(self._polar), -1, -1), degree)
-        return _about_axis(self._azimuth, turned, degree)
 
     def _exchanged(self, degree: int) -> Float[Tensor, "edges m m"]:
         matrix = self.rotation(Irrep(degree, (-1) ** degree))
@@ -84,6 +79,31 @@ class EdgeFramePart(EdgeFrame):
 
     def rotation(self, ir: Irrep) -> Float[Tensor, "edges m m"]:
         return self._whole.rotation(ir)[self._edges]
+
+
+@full_precision
+def _wigner(
+    azimuth: Float[Tensor, "edges 1"], polar: Float[Tensor, "edges 1"], degree: int
+) -> Float[Tensor, "edges m m"]:
+    """D(R_z(azimuth) R_y(polar)) = Z(azimuth) J Z(polar) J^T, see `_axis_exchange`."""
+    m = torch.arange(degree + 1, device=polar.device)
+    waves = torch.cat([torch.cos(m * polar), torch.sin(m[1:] * polar)], dim=1)
+    turned = (waves @ _polar_turns(degree)(polar)).unflatten(1, (2 * degree + 1, 2 * degree + 1))
+    return _about_axis(azimuth, turned, degree)
+
+
+@lru_cache(maxsize=32)
+def _polar_turns(degree: int) -> Constant:
+    """J Z(polar) J^T for each of cos(m polar), m = 0 .. l, and sin(m polar), m = 1 .. l, that it is linear in."""
+    with torch.inference_mode(False):
+        exchange = _axis_exchange(degree)(torch.empty(0, dtype=torch.float64))
+        parts = exchange.new_zeros(2 * degree + 1, 2 * degree + 1, 2 * degree + 1)
+        parts[0, degree, degree] = 1
+        for m in range(1, degree + 1):
+            for sign in (-1, 1):
+                parts[m, degree + sign * m, degree + sign * m] = 1
+                parts[degree + m, degree + sign * m, degree - sign * m] = -sign
+        return Constant((exchange @ parts @ exchange.T).flatten(1))
 
 
 def _about_axis(

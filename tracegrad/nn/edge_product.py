@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tracegrad.nn.constants import Constant
 from tracegrad.nn.edge_frame import is_natural
+from tracegrad.nn.edge_rows import Column, Turn, from_rows, to_rows
 from tracegrad.nn.features import wigner_3j
 from tracegrad.nn.precision import full_precision
 
@@ -88,8 +89,14 @@ class EdgeProduct(nn.Module):
         self.w1 = nn.Parameter(torch.randn(len(self.owners)))
         self.w2 = nn.Parameter(torch.randn(sum(len(scale) for scale in scales)))
         self.groups = self._make_groups()
+        self.widths = [sum(mul[ir] for mul in muls if ir in mul) for ir in self.kinds]
+        self.input_columns, self.input_shapes = _layout(
+            [(g.m, g.sources) for g in self.groups], [ir.l for ir in self.kinds], self.widths
+        )
+        self.output_columns, self.output_shapes = _layout(
+            [(g.m, g.targets) for g in self.groups], [ir.l for _, ir in output], [mul for mul, _ in output]
+        )
 
-    @full_precision
     def forward(
         self, x: list[Float[Tensor, "edges _m _c"]], on_site: Int[Tensor, " loops"]
     ) -> list[Float[Tensor, "edges _m _w"]]:
@@ -99,25 +106,33 @@ class EdgeProduct(nn.Module):
             x: for each irrep of ``kinds`` the channels of all inputs that have it, side by side.
             on_site: positions of the edges without direction.
         """
+        rows = to_rows([Turn(columns) for columns in self.input_columns], x, self.input_shapes, len(x[0]))
+        made = self.multiply(rows, on_site)
+        return from_rows(
+            [Turn(columns) for columns in self.output_columns], made, [mul for mul, _ in self.output]
+        )
+
+    @full_precision
+    def multiply(
+        self, rows: list[Float[Tensor, "edges _p _c"]], on_site: Int[Tensor, " loops"]
+    ) -> list[Float[Tensor, "edges _p _w"]]:
+        """The product in rows (see `tracegrad.nn.edge_rows`), one tensor for each of ``groups``.
+
+        ``input_columns`` and ``output_columns`` tell for each irrep which columns its components have.
+        """
         weights = self._weights()
         by_component = [
             (table(w) @ w.flatten(1)).unflatten(1, w.shape[1:])
             for table, w in zip(self._tables, weights, strict=True)
         ]  # per coupling: [|m|, sources, targets]
-        pieces: list[dict[int, Tensor]] = [
-            {} for _ in self.output
-        ]  # per output: m -> [edges, 1 or 2, channels]
-        for group in self.groups:
-            rows = torch.cat([_components(x[i], self.kinds[i].l, group.m) for i in group.sources], dim=2)
-            result = rows @ self._matrix(group, by_component)
-            columns = [self.output[o].mul for o in group.targets]
-            for o, piece in zip(group.targets, result.split(columns, dim=2), strict=True):
-                pieces[o][group.m] = piece
-        out = [self._assemble(o, found, x[0]) for o, found in enumerate(pieces)]
-        if len(on_site):
-            for o, values in self._linear(x, on_site, weights):
-                out[o] = out[o].index_copy(0, on_site, values)
-        return out
+        made = []
+        for group, x in zip(self.groups, rows, strict=True):
+            y = x @ self._matrix(group, [w[group.m] if len(w) > group.m else None for w in by_component])
+            if len(on_site):
+                linear = self._matrix(group, self._linear(weights))
+                y = y.index_copy_(0, on_site, x.index_select(0, on_site) @ linear)
+            made.append(y)
+        return made
 
     def views(self, flat: Tensor, *, inputs: bool = False) -> list[Tensor]:
         """Parts of ``w1`` (or ``w2``, one row for each input) that belong to each coupling."""
@@ -134,48 +149,33 @@ class EdgeProduct(nn.Module):
         """Normalised weights of each coupling."""
         return self.views(self.w1 * (self.w2 * self._scales(self.w2)).index_select(0, self.owners))
 
-    def _matrix(
-        self, group: Group, weights: list[Float[Tensor, "_m _u _w"]]
-    ) -> Float[Tensor, "sources targets"]:
-        """All weights that couple the components of one |m|."""
-        found = {
-            (c.source, c.target): w[group.m]
-            for c, w in zip(self.couplings, weights, strict=True)
-            if c.source in group.sources and c.target in group.targets
-        }
-        width = {i: w.shape[0] for (i, _), w in found.items()}
-        rows = [
-            torch.cat(
-                [
-                    found[i, o] if (i, o) in found else weights[0].new_zeros(width[i], self.output[o].mul)
-                    for o in group.targets
-                ],
-                dim=1,
-            )
-            for i in group.sources
+    def _linear(self, weights: list[Float[Tensor, "_l2 _u _w"]]) -> list[Float[Tensor, "_u _w"] | None]:
+        """What each coupling does without a direction: l2 = 0 alone, the same for all components."""
+        return [
+            table(w)[0, 0] * w[0] if coupling.degrees[0] == 0 else None
+            for coupling, table, w in zip(self.couplings, self._tables, weights, strict=True)
         ]
+
+    def _matrix(
+        self, group: Group, weights: list[Float[Tensor, "_u _w"] | None]
+    ) -> Float[Tensor, "sources targets"]:
+        """The weights of all couplings between the components of one |m|."""
+        found = {
+            (c.source, c.target): w for c, w in zip(self.couplings, weights, strict=True) if w is not None
+        }
+        rows = []
+        for i in group.sources:
+            blocks = [found.get((i, o)) for o in group.targets]
+            rows.append(
+                torch.cat(
+                    [
+                        self.w1.new_zeros(self.widths[i], self.output[o].mul) if block is None else block
+                        for o, block in zip(group.targets, blocks, strict=True)
+                    ],
+                    dim=1,
+                )
+            )
         return torch.cat(rows)
-
-    def _assemble(self, o: int, pieces: dict[int, Tensor], like: Tensor) -> Float[Tensor, "edges m w"]:
-        """Components m = -l .. l of one output from its pieces; those that nothing couples to are zero."""
-        mul, ir = self.output[o]
-        zero = like.new_zeros(1, 1, mul).expand(len(like), 1, mul)
-        signed = {0: pieces.get(0, zero)}
-        for m in range(1, ir.l + 1):
-            minus, plus = pieces[m].split(1, dim=1) if m in pieces else (zero, zero)
-            signed |= {-m: minus, m: plus}
-        return torch.cat([signed[m] for m in range(-ir.l, ir.l + 1)], dim=1)
-
-    def _linear(
-        self, x: list[Tensor], on_site: Tensor, weights: list[Tensor]
-    ) -> list[tuple[int, Float[Tensor, "loops _m _w"]]]:
-        """Outputs of edges without direction: l2 = 0 alone."""
-        results = {o: x[0].new_zeros(len(on_site), ir.dim, mul) for o, (mul, ir) in enumerate(self.output)}
-        for n, coupling in enumerate(self.couplings):
-            if coupling.degrees[0] == 0:
-                matrix = self._tables[n](weights[n])[0, 0] * weights[n][0]
-                results[coupling.target] = x[coupling.source].index_select(0, on_site) @ matrix
-        return list(results.items())
 
     def _path_scales(
         self, target: int, widths: list[int], muls: list[dict[Irrep, int]], *, legacy: bool
@@ -236,6 +236,16 @@ def _couplings(
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _components(x: Float[Tensor, "edges m c"], degree: int, m: int) -> Float[Tensor, "edges _ c"]:
-    """Component 0, or the components -m and m."""
-    return x[:, degree : degree + 1] if m == 0 else x[:, degree - m : degree + m + 1 : 2 * m]
+def _layout(
+    groups: Sequence[tuple[int, tuple[int, ...]]], degrees: Sequence[int], widths: Sequence[int]
+) -> tuple[list[tuple[Column | None, ...]], list[tuple[int, int]]]:
+    """Columns of each irrep in the rows of the groups (|m|, irreps), and the shapes of the rows."""
+    columns: list[list[Column | None]] = [[None] * (degree + 1) for degree in degrees]
+    shapes = []
+    for number, (m, irreps) in enumerate(groups):
+        start = 0
+        for i in irreps:
+            columns[i][m] = (number, start)
+            start += widths[i]
+        shapes.append((2 if m else 1, start))
+    return [tuple(found) for found in columns], shapes

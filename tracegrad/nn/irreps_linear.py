@@ -40,7 +40,10 @@ class IrrepsLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(scalars[0])) if bias and scalars else None
 
     @full_precision
-    def forward(self, x: list[Float[Tensor, "n _m _c"]]) -> list[Float[Tensor, "n _m _w"]]:
+    def forward(
+        self, x: list[Float[Tensor, "n _m _c"]], scale: float = 1.0
+    ) -> list[Float[Tensor, "n _m _w"]]:
+        """The map, its weights but not its bias multiplied by ``scale``."""
         weights = iter(self.weights)
         out = []
         for source, (mul, ir) in zip(self.sources, self.irreps_out, strict=True):
@@ -48,7 +51,7 @@ class IrrepsLinear(nn.Module):
                 out.append(x[0].new_zeros(len(x[0]), ir.dim, mul))
                 continue
             weight = next(weights)
-            y = x[source] @ (weight / math.sqrt(len(weight)))
+            y = x[source] @ (weight * (scale / math.sqrt(len(weight))))
             out.append(y + self.bias if ir == SCALAR and self.bias is not None else y)
         return out
 
@@ -69,11 +72,12 @@ class KindLinear(nn.Module):
     @full_precision
     def forward(self, x: list[Float[Tensor, "n _m _c"]], kinds: "Kinds") -> list[Float[Tensor, "n _m _w"]]:
         if kinds.order is None:
-            return [y * self.scale for y in self.linears[0](x)]
+            return self.linears[0](x, self.scale)
         sorted_x = [part.index_select(0, kinds.order).split(kinds.counts) for part in x]
-        results = [linear([part[k] for part in sorted_x]) for k, linear in enumerate(self.linears)]
-        joined = (torch.cat(parts).index_select(0, kinds.back) for parts in zip(*results, strict=True))
-        return [y * self.scale for y in joined]
+        results = [
+            linear([part[k] for part in sorted_x], self.scale) for k, linear in enumerate(self.linears)
+        ]
+        return [torch.cat(parts).index_select(0, kinds.back) for parts in zip(*results, strict=True)]
 
 
 class Kinds:

@@ -9,6 +9,8 @@ from torch.nn.functional import softplus
 
 from tracegrad.nn.constants import Constant
 
+LEAST_EXPONENT = -80.0  # where exp is 2e-35; it takes ten times as long where it vanishes or is denormal
+
 
 class ExponentialBernstein(nn.Module):
     """Exponential Bernstein polynomials with a smooth cutoff, as in PhiSNet and QHNet.
@@ -53,4 +55,5 @@ class GaussianBasis(nn.Module):
         self.centres = Constant(torch.linspace(0, end, count, dtype=torch.float64))
 
     def forward(self, r: Float[Tensor, " n"]) -> Float[Tensor, "n count"]:
-        return torch.exp(-0.5 * ((r[:, None] - self.centres(r)) / self.width).square())
+        exponent = -0.5 * ((r[:, None] - self.centres(r)) / self.width).square()
+        return torch.exp(exponent.clamp(min=LEAST_EXPONENT))

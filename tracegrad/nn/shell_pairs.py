@@ -10,6 +10,7 @@ have channels of their own.
 import math
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from e3nn.o3 import Irrep, Irreps
@@ -59,10 +60,11 @@ class ShellPairExpansion(nn.Module):
         ] = []  # per type and real or imaginary part: its channels
         self._tables: list[
             Constant
-        ] = []  # per type: [elements (times 4 spin parts), components of all irreps]
+        ] = []  # per type: [elements, components of all irreps], with spin as of `_spin_quadrants`
         for pair in self.types:
             couplings = pair_couplings(pair.l1, pair.l2, spinful=basis.spinful, legacy=legacy)
-            self._tables.append(Constant(torch.cat([table.flatten(0, -2) for _, table in couplings], dim=1)))
+            table = torch.cat([table.flatten(-3, -2) for _, table in couplings], dim=-1)
+            self._tables.append(Constant(_spin_quadrants(table) if basis.spinful else table))
             for _ in range(basis.spins):
                 found = []
                 for ir, _ in couplings:
@@ -71,30 +73,28 @@ class ShellPairExpansion(nn.Module):
                 self._slices.append(found)
         self.irreps = Irreps([(counts[ir], ir) for ir in sorted(counts, key=lambda ir: (ir.l, ir.p))])
         self.register_buffer("order", self._order(), persistent=False)
+        self.register_buffer("back", torch.argsort(self.order), persistent=False)
         self.order: Tensor
+        self.back: Tensor
+        self._shape = (basis.dim, basis.dim, 2) if basis.spinful else (basis.dim, basis.dim)
 
     @full_precision
     def forward(
         self, x: list[Float[Tensor, "n _m _c"]]
     ) -> Float[Tensor, "n dim dim"] | Complex[Tensor, "n dim dim"]:
         """Blocks from the features ``irreps`` in the global frame."""
-        by_irrep = {ir: part for (_, ir), part in zip(self.irreps, x, strict=True)}
+        sizes: dict[Irrep, list[int]] = {ir: [] for _, ir in self.irreps}
+        for ir, at in chain(*self._slices):
+            sizes[ir].append(at.stop - at.start)
+        pieces = {ir: iter(y.split(sizes[ir], dim=2)) for (_, ir), y in zip(self.irreps, x, strict=True)}
         slices = iter(self._slices)
-        parts: list[list[Tensor]] = [[] for _ in range(self.basis.spins)]  # real and imaginary
+        made = []
         for table in self._tables:
-            for part in parts:
-                components = torch.cat([by_irrep[ir][:, :, at] for ir, at in next(slices)], dim=1)
-                part.append(table(components) @ components)  # [n, (spin) elements, pairs]
-        if not self.basis.spinful:
-            return self._place(torch.cat([block.flatten(1) for block in parts[0]], dim=1))
-        n = len(x[0])
-        real, imaginary = (
-            torch.cat([block.view(n, 4, -1) for block in part], dim=2) for part in parts
-        )  # [n, (s, y, z, x), elements of all pairs]
-        s, y, z, x_ = torch.complex(real, imaginary).unbind(1)
-        quadrants = (s + z, x_ - 1j * y, x_ + 1j * y, s - z)
-        uu, ud, du, dd = (self._place(q / math.sqrt(2)) for q in quadrants)
-        return torch.cat([torch.cat([uu, ud], dim=2), torch.cat([du, dd], dim=2)], dim=1)
+            found = [next(pieces[ir]) for _ in range(self.basis.spins) for ir, _ in next(slices)]
+            components = torch.cat([y.transpose(1, 2) for y in found], dim=2)
+            made.append((components @ table(components).T).flatten(1))  # [n, (pairs, elements)]
+        blocks = _Reordered.apply(torch.cat(made, dim=1), self.order, self.back).unflatten(1, self._shape)
+        return torch.view_as_complex(blocks) if self.basis.spinful else blocks
 
     def channel_order(self) -> dict[tuple[int, int, int], list[tuple[Irrep, int]]]:
         """Irreps and channels of each pair of shells.
@@ -113,20 +113,41 @@ class ShellPairExpansion(nn.Module):
                     order[key] = [(ir, at.start + k) for ir, at in found]
         return order
 
-    def _place(self, flat: Tensor) -> Tensor:
-        return flat.index_select(1, self.order).view(-1, self.spatial, self.spatial)
-
     def _order(self) -> Tensor:
         """Position among the elements of all pairs, type after type, of each element of a block."""
-        order = torch.empty(self.spatial, self.spatial, dtype=torch.long)
+        spins = self.basis.spins
+        order = torch.empty(spins, self.spatial, spins, self.spatial, spins, dtype=torch.long)
         start = 0
         for pair in self.types:
-            count = len(pair.rows)
-            elements = start + torch.arange(pair.size * count).view(2 * pair.l1 + 1, 2 * pair.l2 + 1, count)
-            for k, (row, column) in enumerate(zip(pair.rows, pair.columns, strict=True)):
-                order[row : row + 2 * pair.l1 + 1, column : column + 2 * pair.l2 + 1] = elements[..., k]
-            start += pair.size * count
+            rows, columns = 2 * pair.l1 + 1, 2 * pair.l2 + 1
+            shape = (len(pair.rows), spins, spins, rows, columns, spins)
+            elements = start + torch.arange(math.prod(shape)).view(shape)
+            for found, row, column in zip(elements, pair.rows, pair.columns, strict=True):
+                order[:, row : row + rows, :, column : column + columns] = found.transpose(1, 2)
+            start += math.prod(shape)
         return order.flatten()
+
+
+class _Reordered(torch.autograd.Function):
+    """``x[:, order]`` for a permutation, whose gradient is another one, ``back``, and not a sum."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(order, back)
+        return x.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        order, back = ctx.saved_tensors
+        return _Reordered.apply(gradient, back, order), None, None
+
+
+def _spin_quadrants(table: Float[Tensor, "4 elements m"]) -> Float[Tensor, "_ _"]:
+    """From real and imaginary components to uu, ud, du, dd, each with its elements and their two parts."""
+    s, y, z, x = table.to(torch.complex128)
+    quadrants = torch.stack([s + z, x - 1j * y, x + 1j * y, s - z]) / math.sqrt(2)
+    of_real, of_imaginary = torch.view_as_real(quadrants), torch.view_as_real(1j * quadrants)
+    return torch.cat([of_real, of_imaginary], dim=2).transpose(2, 3).flatten(0, 2)
 
 
 def pair_couplings(

@@ -1,0 +1,210 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from e3nn.o3 import Irrep
+from torch import Tensor
+
+from tracegrad.nn import edge_rows, edge_rows_kernel, native
+from tracegrad.nn.edge_frame import EdgeFrame
+from tracegrad.nn.edge_rows import Ends, Turn, from_rows, to_rows
+
+EDGES, NODES = 13, 5  # node 4 has no edges
+# Channels of each degree: below, at and above the width of vectors of channels.
+CHANNELS = {"odd": (3, 1, 7), "even": (8, 16, 4), "many": (37, 21, 17)}
+CASES = pytest.mark.parametrize("channels", CHANNELS.values(), ids=CHANNELS)
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+
+
+def make_ends() -> tuple[Ends, Ends]:
+    first, second = torch.randint(NODES - 1, (2, EDGES), generator=torch.Generator().manual_seed(1))
+    return Ends(first, NODES), Ends(second, NODES)
+
+
+def rotations() -> dict[int, Tensor]:
+    frame = EdgeFrame(torch.randn(EDGES, 3, dtype=torch.float64))
+    return {1: frame.rotation(Irrep("1e")), 2: frame.rotation(Irrep("2e"))}
+
+
+def gathering(channels: tuple[int, ...]) -> tuple[list[Turn], list[Tensor], list[tuple[int, int]]]:
+    """Nodes of three degrees, of which one lacks |m| = 1, and edges of degree 1; with the shapes of the rows."""
+    ends, turned = make_ends(), rotations()
+    c0, c1, c2 = channels
+    turns = [
+        Turn(((0, 0),), None, ends),
+        Turn(((0, 2 * c0), (1, 0)), turned[1], ends),
+        Turn(((0, 2 * c0 + 2 * c1), (1, 2 * c1))),
+        Turn(((0, 2 * c0 + 3 * c1), None, (2, 0)), turned[2], ends[:1]),
+    ]
+    sizes = [(NODES, 1, c0), (NODES, 3, c1), (EDGES, 3, c1), (NODES, 5, c2)]
+    features = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
+    return turns, features, [(1, 2 * c0 + 3 * c1 + c2), (2, 3 * c1), (2, c2)]
+
+
+def scattering(channels: tuple[int, ...]) -> tuple[list[Turn], list[Tensor], Tensor]:
+    """Sums at nodes with and without factor, features of edges; one |m| and some columns are not used."""
+    (first, second), turned = make_ends(), rotations()
+    c0, c1, c2 = channels
+    turns = [
+        Turn(((0, 1),), None, (first,)),
+        Turn(((0, 1 + c0), (1, 0)), turned[1], (second,), 2),
+        Turn((None, (1, c1), (2, 0)), turned[2], (), 2 + c1),
+        Turn(((0, 1 + c0 + c1), None, (2, c2)), None, (), 2 + c1 + c2),
+    ]
+    shapes = [(1, 1 + c0 + c1 + c2), (2, c1 + c2), (2, 2 * c2)]
+    rows = [torch.randn(EDGES, *shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    factor = torch.randn(EDGES, 2 + c1 + 2 * c2, dtype=torch.float64, requires_grad=True)
+    return turns, rows, factor
+
+
+def results(run: Callable[[], list[Tensor]], inputs: list[Tensor]) -> list[Tensor]:
+    """Values, and gradients of all inputs."""
+    torch.manual_seed(3)
+    values = run()
+    total = sum(((x * torch.randn_like(x)).sum() for x in values), torch.zeros(()))
+    return [*values, *torch.autograd.grad(total, inputs)]
+
+
+def both_forms(
+    run: Callable[[], list[Tensor]], inputs: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Tensor], list[Tensor]]:
+    """By the kernels, which have to be there, and in the plain form."""
+    used = []
+    for name in ("spread", "collect"):
+        kernel = getattr(edge_rows_kernel, name)
+        call = lambda *args, kernel=kernel, **options: (used.append(1), kernel(*args, **options))[1]  # noqa: E731
+        monkeypatch.setattr(edge_rows_kernel, name, call)
+    found = results(run, inputs)
+    assert used
+    count = len(used)
+    monkeypatch.setenv(native.SWITCH, "0")
+    expected = results(run, inputs)
+    assert len(used) == count
+    monkeypatch.delenv(native.SWITCH)
+    return found, expected
+
+
+@CASES
+def test_rows_equal_a_literal_loop(channels):
+    turns, features, shapes = gathering(channels)
+    rows = [x.detach() for x in to_rows(turns, features, shapes, EDGES)]
+    assert [tuple(x.shape[1:]) for x in rows] == shapes
+    for turn, feature in zip(turns, features, strict=True):
+        width = feature.shape[2]
+        for e in range(EDGES):
+            for k, end in enumerate(turn.ends or (None,)):
+                x = feature[e if end is None else int(end.index[e])].detach()
+                x = x if turn.rotation is None else turn.rotation[e].T @ x
+                for m, column in enumerate(turn.columns):
+                    if column is None:
+                        continue
+                    at = slice(column[1] + k * width, column[1] + (k + 1) * width)
+                    expected = x[[turn.degree - m, turn.degree + m]] if m else x[[turn.degree]]
+                    torch.testing.assert_close(rows[column[0]][e, :, at], expected, rtol=0, atol=1e-13)
+
+
+@CASES
+def test_features_equal_a_literal_loop(channels):
+    turns, rows, factor = scattering(channels)
+    widths = [channels[turn.degree] for turn in turns]
+    for turn, width, found in zip(turns, widths, from_rows(turns, rows, widths, factor), strict=True):
+        expected = torch.zeros(found.shape, dtype=torch.float64)
+        for e in range(EDGES):
+            x = torch.zeros(2 * turn.degree + 1, width, dtype=torch.float64)
+            for m, column in enumerate(turn.columns):
+                for row in range(2 if m and column else bool(column)):
+                    component = turn.degree + (m if row else -m)
+                    x[component] = rows[column[0]][e, row, column[1] : column[1] + width].detach()
+            if turn.factor is not None:
+                x = x * factor[e, turn.factor : turn.factor + width].detach()
+            x = x if turn.rotation is None else turn.rotation[e] @ x
+            expected[int(turn.ends[0].index[e]) if turn.ends else e] += x
+        torch.testing.assert_close(found.detach(), expected, rtol=0, atol=1e-13)
+
+
+@CASES
+@DTYPES
+@pytest.mark.parametrize("threads", [1, 3])
+def test_kernels_equal_the_plain_form_with_all_gradients(channels, dtype, threads, monkeypatch):
+    monkeypatch.setattr(native, "SMALLEST_SHARE", 1)
+    torch.set_num_threads(threads)
+    atol = 1e-12 if dtype == torch.float64 else 1e-4
+
+    def lowered(tensors: list[Tensor], turns: list[Turn]) -> tuple[list[Tensor], list[Turn]]:
+        rounded = [x.detach().to(dtype).requires_grad_() for x in tensors]
+        return rounded, [
+            Turn(t.columns, None if t.rotation is None else t.rotation.to(dtype), t.ends, t.factor)
+            for t in turns
+        ]
+
+    turns, features, shapes = gathering(channels)
+    features, turns = lowered(features, turns)
+    pairs = [both_forms(lambda: to_rows(turns, features, shapes, EDGES), features, monkeypatch)]
+    turned, rows, factor = scattering(channels)
+    (*rows, factor), turned = lowered([*rows, factor], turned)
+    widths = [channels[turn.degree] for turn in turned]
+    pairs.append(both_forms(lambda: from_rows(turned, rows, widths, factor), [*rows, factor], monkeypatch))
+    for found, expected in pairs:
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=atol)
+
+
+def test_views_are_read_where_they_are(monkeypatch):
+    """Rows and features that are parts of wider tensors, or have their channels apart."""
+    turns, features, shapes = gathering((3, 5, 9))
+    wide = [torch.randn(*x.shape[:2], x.shape[2] + 4, dtype=torch.float64) for x in features]
+    apart = [x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in features]
+    for inputs in ([x[:, :, 2:-2].requires_grad_() for x in wide], apart):
+        found, expected = both_forms(
+            lambda inputs=inputs: to_rows(turns, inputs, shapes, EDGES), inputs, monkeypatch
+        )
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    turned, rows, factor = scattering((3, 5, 9))
+    wide = [torch.randn(*x.shape[:2], x.shape[2] + 4, dtype=torch.float64)[:, :, 3:-1] for x in rows]
+    inputs = [*(x.requires_grad_() for x in wide), factor.detach().T.contiguous().T.requires_grad_()]
+    widths = [(3, 5, 9)[turn.degree] for turn in turned]
+    found, expected = both_forms(
+        lambda: from_rows(turned, inputs[:-1], widths, inputs[-1]), inputs, monkeypatch
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_second_derivatives():
+    turns, features, shapes = gathering((2, 1, 1))
+    assert torch.autograd.gradgradcheck(lambda *x: tuple(to_rows(turns, x, shapes, EDGES)), features)
+    turned, rows, factor = scattering((2, 1, 1))
+    widths = [(2, 1, 1)[turn.degree] for turn in turned]
+    run = lambda factor, *x: tuple(from_rows(turned, x, widths, factor))  # noqa: E731
+    assert torch.autograd.gradcheck(run, (factor, *rows))
+    assert torch.autograd.gradgradcheck(run, (factor, *rows))
+
+
+def test_rotations_may_have_a_gradient():
+    vectors = torch.randn(EDGES, 3, dtype=torch.float64, requires_grad=True)
+    ends = make_ends()
+    x = torch.randn(NODES, 3, 2, dtype=torch.float64)
+
+    def run(vectors: Tensor) -> Tensor:
+        turn = Turn(((0, 0), (1, 0)), EdgeFrame(vectors).rotation(Irrep("1o")), ends)
+        return to_rows([turn], [x], [(1, 4), (2, 4)], EDGES)[1]
+
+    assert torch.autograd.gradcheck(run, (vectors,))
+
+
+def test_without_a_compiler_the_plain_form_serves(monkeypatch):
+    turns, features, shapes = gathering((3, 1, 7))
+    expected = to_rows(turns, features, shapes, EDGES)
+    monkeypatch.setattr(native, "library", lambda source: None)
+    assert edge_rows._kernels(turns, features) is None
+    for a, b in zip(to_rows(turns, features, shapes, EDGES), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+
+
+def test_no_edges():
+    none = Ends(torch.zeros(0, dtype=torch.long), 3)
+    (rows,) = to_rows([Turn(((0, 0),), None, (none,))], [torch.randn(3, 1, 4)], [(1, 4)], 0)
+    assert rows.shape == (0, 1, 4)
+    (sums,) = from_rows([Turn(((0, 0),), None, (none,))], [rows], [4])
+    assert torch.equal(sums, torch.zeros(3, 1, 4))

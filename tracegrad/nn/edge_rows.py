@@ -1,0 +1,313 @@
+"""Features of edges by |m|, as `tracegrad.nn.edge_product` multiplies them, and their way there and back.
+
+*Rows* are tensors [edges, 1, columns] for components 0 and [edges, 2, columns] for the components -m and m of
+several irreps side by side, in the frames of the edges. `to_rows` fills them with features [items, 2l + 1, channels]
+of edges or of the nodes at their ends; `from_rows` is its adjoint with a factor for each edge and channel: it makes
+features of edges, or sums of them at nodes, in the global frame. On CPUs both are kernels
+(`tracegrad.nn.edge_rows_kernel`).
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tracegrad.nn import edge_rows_kernel as kernel
+from tracegrad.nn import native
+from tracegrad.nn.precision import full_precision
+
+Column = tuple[int, int]  # which of the rows, and its first column there
+
+
+class Ends:
+    """The node at one end of each edge, and the edges of each node.
+
+    Args:
+        index: node of each edge.
+        nodes: how many there are.
+    """
+
+    def __init__(self, index: Int[Tensor, " edges"], nodes: int):
+        self.index, self.nodes = index, nodes
+        self.order = torch.argsort(index, stable=True)
+        counts = torch.bincount(index, minlength=nodes)
+        self.starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One feature of one irrep and its place in the rows.
+
+    Args:
+        columns: of the components |m| = 0 .. l; None where there are none, in rows made of features left out, in
+            features made of rows zero.
+        rotation: from the frames of the edges to that of the feature, if they differ.
+        ends: none for a feature of edges. In rows, the channels of the nodes at all these ends stand side by side;
+            features made of rows are summed at the nodes of one.
+        factor: first column of the factors of the channels, if there are any.
+    """
+
+    columns: tuple[Column | None, ...]
+    rotation: Float[Tensor, "edges m m"] | None = None
+    ends: tuple[Ends, ...] = ()
+    factor: int | None = None
+
+    @property
+    def degree(self) -> int:
+        return len(self.columns) - 1
+
+
+@full_precision
+def to_rows(
+    turns: Sequence[Turn],
+    features: Sequence[Float[Tensor, "_ _m _c"]],
+    shapes: Sequence[tuple[int, int]],
+    edges: int,
+) -> list[Float[Tensor, "edges _p _c"]]:
+    """Rows of the given shapes (1 or 2, columns), which the features have to fill."""
+    kernels = _kernels(turns, features)
+    if kernels is None:
+        return _plain_to_rows(turns, features, len(shapes))
+    return list(
+        _ToRows.apply(_Call(tuple(turns), kernels, edges), tuple(shapes), *map(_by_channel, features))
+    )
+
+
+@full_precision
+def from_rows(
+    turns: Sequence[Turn],
+    rows: Sequence[Float[Tensor, "edges _p _c"]],
+    channels: Sequence[int],
+    factor: Float[Tensor, "edges _k"] | None = None,
+) -> list[Float[Tensor, "_ _m _c"]]:
+    """The feature of each turn, which has the given number of channels."""
+    kernels = _kernels(turns, rows if factor is None else [*rows, factor])
+    if kernels is None:
+        return _plain_from_rows(turns, rows, channels, factor)
+    if factor is not None and factor.stride(1) != 1:
+        factor = factor.contiguous()
+    call = _Call(tuple(turns), kernels, len(rows[0]))
+    return list(_FromRows.apply(call, tuple(channels), factor, *map(_by_channel, rows)))
+
+
+def _plain_to_rows(turns: Sequence[Turn], features: Sequence[Tensor], count: int) -> list[Tensor]:
+    pieces: list[dict[int, Tensor]] = [{} for _ in range(count)]  # first column -> components
+    for turn, feature in zip(turns, features, strict=True):
+        x = feature
+        if turn.ends:
+            x = torch.cat([x.index_select(0, end.index) for end in turn.ends], dim=2)
+        if turn.rotation is not None:
+            x = turn.rotation.transpose(1, 2) @ x
+        for m, column in enumerate(turn.columns):
+            if column is not None:
+                middle = turn.degree
+                part = x[:, middle - m : middle + m + 1 : 2 * m] if m else x[:, middle : middle + 1]
+                pieces[column[0]][column[1]] = part
+    return [torch.cat([found[at] for at in sorted(found)], dim=2) for found in pieces]
+
+
+def _plain_from_rows(
+    turns: Sequence[Turn], rows: Sequence[Tensor], channels: Sequence[int], factor: Tensor | None
+) -> list[Tensor]:
+    features = []
+    for turn, width in zip(turns, channels, strict=True):
+        zero = rows[0].new_zeros(1, 1, width).expand(len(rows[0]), 1, width)
+        components: dict[int, Tensor] = {}
+        for m, column in enumerate(turn.columns):
+            found = [zero] * 2
+            if column is not None:
+                at, first = column
+                found = list(rows[at][:, :, first : first + width].split(1, dim=1))
+            components |= {-m: found[0], m: found[-1]}
+        x = torch.cat([components[m] for m in range(-turn.degree, turn.degree + 1)], dim=1)
+        if factor is not None and turn.factor is not None:
+            x = x * factor[:, None, turn.factor : turn.factor + width]
+        if turn.rotation is not None:
+            x = turn.rotation @ x
+        for end in turn.ends:
+            x = x.new_zeros(end.nodes, *x.shape[1:]).index_add(0, end.index, x)
+        features.append(x)
+    return features
+
+
+def _kernels(turns: Sequence[Turn], tensors: Sequence[Tensor]) -> dict[int, ctypes.CDLL] | None:
+    """The kernels of all degrees, or None for the plain form."""
+    rotations = [turn.rotation for turn in turns if turn.rotation is not None]
+    if not native.usable(*tensors, *rotations) or any(r.requires_grad for r in rotations):
+        return None
+    found = {turn.degree: kernel.library(turn.degree, tensors[0].dtype) for turn in turns}
+    kernels = {degree: library for degree, library in found.items() if library is not None}
+    return kernels if len(kernels) == len(found) else None
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    """With the numbers of neighbouring channels side by side, as the kernels read them."""
+    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+
+
+@dataclass(frozen=True)
+class _Call:
+    turns: tuple[Turn, ...]
+    kernels: dict[int, ctypes.CDLL]
+    edges: int
+
+    def spread(
+        self,
+        features: Sequence[Tensor],
+        out: Sequence[Tensor],
+        factor: Tensor | None = None,
+        rows: Sequence[Tensor] = (),
+        of_factor: Tensor | None = None,
+    ) -> None:
+        """Features to rows."""
+        for turn, feature in zip(self.turns, features, strict=True):
+            scaled: dict[str, Any] = {}
+            if turn.factor is not None:
+                scaled = {
+                    "factor": _factor(factor, turn),
+                    "made": _places(turn, rows, 0),
+                    "of_factor": _factor(of_factor, turn),
+                }
+            for k, end in enumerate(turn.ends or (None,)):
+                kernel.spread(
+                    self.kernels[turn.degree],
+                    feature,
+                    _whole(turn.rotation),
+                    None if end is None else end.index,
+                    _places(turn, out, k * feature.shape[2]),
+                    self.edges,
+                    **scaled,
+                )
+
+    def collect(
+        self, rows: Sequence[Tensor], features: Sequence[Tensor], factor: Tensor | None = None
+    ) -> None:
+        """Rows to features."""
+        for turn, feature in zip(self.turns, features, strict=True):
+            for k, end in enumerate(turn.ends or (None,)):
+                kernel.collect(
+                    self.kernels[turn.degree],
+                    feature,
+                    _whole(turn.rotation),
+                    None if end is None else (end.order, end.starts),
+                    _places(turn, rows, k * feature.shape[2]),
+                    self.edges,
+                    _factor(factor, turn) if turn.factor is not None else (None, 0),
+                    add=k > 0,
+                )
+
+    def new_rows(
+        self, shapes: Sequence[tuple[int, int]], channels: Sequence[int], like: Tensor
+    ) -> list[Tensor]:
+        """Room for rows, zero where no feature writes."""
+        filled = [0] * len(shapes)
+        for turn, width in zip(self.turns, channels, strict=True):
+            for column in turn.columns:
+                if column is not None:
+                    filled[column[0]] += width * max(len(turn.ends), 1)
+        return [
+            like.new_empty(self.edges, *shape) if count == shape[1] else like.new_zeros(self.edges, *shape)
+            for shape, count in zip(shapes, filled, strict=True)
+        ]
+
+
+class _ToRows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, call: _Call, shapes: tuple[tuple[int, int], ...], *features: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.call, ctx.count = call, len(shapes)
+        ctx.sizes = [x.shape for x in features]
+        rows = call.new_rows(shapes, [x.shape[2] for x in features], features[0])
+        call.spread(features, rows)
+        return tuple(rows)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        call: _Call = ctx.call
+        if torch.is_grad_enabled():  # for a second derivative; rows are linear in the features, any serve
+            features = [gradients[0].new_zeros(size, requires_grad=True) for size in ctx.sizes]
+            again = _again(
+                lambda *x: _plain_to_rows(call.turns, x, ctx.count),
+                features,
+                gradients,
+                ctx.needs_input_grad[2:],
+            )
+            return None, None, *again
+        found = [gradients[0].new_empty(size) for size in ctx.sizes]
+        call.collect([_by_channel(g) for g in gradients], found)
+        return None, None, *found
+
+
+class _FromRows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, call: _Call, channels: tuple[int, ...], factor: Tensor | None, *rows: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.call, ctx.channels = call, channels
+        ctx.save_for_backward(factor, *rows)
+        features = []
+        for turn, width in zip(call.turns, channels, strict=True):
+            items = turn.ends[0].nodes if turn.ends else call.edges
+            features.append(rows[0].new_empty(items, 2 * turn.degree + 1, width))
+        call.collect(rows, features, factor)
+        return tuple(features)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        call: _Call = ctx.call
+        factor, *rows = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative
+            return (
+                None,
+                None,
+                *_again(
+                    lambda factor, *x: _plain_from_rows(call.turns, x, ctx.channels, factor),
+                    (factor, *rows),
+                    gradients,
+                    ctx.needs_input_grad[2:],
+                ),
+            )
+        of_rows = call.new_rows([(x.shape[1], x.shape[2]) for x in rows], ctx.channels, rows[0])
+        of_factor = None if factor is None else torch.zeros_like(factor)
+        call.spread([_by_channel(g) for g in gradients], of_rows, factor, rows, of_factor)
+        return None, None, of_factor, *of_rows
+
+
+def _again(
+    plain: Callable[..., list[Tensor]],
+    inputs: Sequence[Tensor | None],
+    gradients: Sequence[Tensor],
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of the plain form, which have a gradient themselves."""
+    wanted = [x for x, wants in zip(inputs, needed, strict=True) if wants and x is not None]
+    found = iter(torch.autograd.grad(plain(*inputs), wanted, gradients, create_graph=True, allow_unused=True))
+    return [next(found) if wants and x is not None else None for x, wants in zip(inputs, needed, strict=True)]
+
+
+def _whole(rotation: Tensor | None) -> Tensor | None:
+    return None if rotation is None else rotation.contiguous()
+
+
+def _places(turn: Turn, rows: Sequence[Tensor], shift: int) -> list[kernel.Place]:
+    """Where the components -l .. l of the first edge stand, their columns moved to the right."""
+    places: list[kernel.Place] = [(None, 0)] * (2 * turn.degree + 1)
+    for m, column in enumerate(turn.columns):
+        if column is None:
+            continue
+        x = rows[column[0]]
+        for row, component in enumerate((-m, m) if m else (0,)):
+            offset = row * x.stride(1) + column[1] + shift
+            places[turn.degree + component] = (x.data_ptr() + offset * x.element_size(), x.stride(0))
+    return places
+
+
+def _factor(factor: Tensor | None, turn: Turn) -> kernel.Place:
+    assert factor is not None
+    assert turn.factor is not None
+    return factor.data_ptr() + turn.factor * factor.element_size(), factor.stride(0)

@@ -1,0 +1,219 @@
+"""C++ of `tracegrad.nn.edge_rows`: gather, turn and lay out, and its adjoint, in one pass over memory.
+
+``spread`` reads the feature of an edge (or of its node, through an index), turns it into the frame of the edge and
+writes each component to its place. ``collect`` reads components from their places, turns them back and adds up the
+edges of each node, in the order of the edges, so that results do not depend on the number of threads. Both may
+multiply by a factor for each edge and channel; ``spread`` then gives the gradients of `collect`.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from tracegrad.nn import native
+
+Address = int | None  # of the number of edge 0 and channel 0
+Place = tuple[Address, int]  # of a component, and numbers from edge to edge
+
+
+def library(degree: int, dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The kernels of features of one degree."""
+    return native.library(_source(degree, native.C_TYPES[dtype]))
+
+
+def spread(
+    kernels: ctypes.CDLL,
+    x: Tensor,
+    rotation: Tensor | None,
+    index: Tensor | None,
+    out: Sequence[Place],
+    edges: int,
+    factor: Place = (None, 0),
+    made: Sequence[Place] | None = None,
+    of_factor: Place = (None, 0),
+) -> None:
+    """Write the components of ``x`` [items, 2l + 1, channels], of item ``index[e]`` or e, to their places.
+
+    With a factor: multiplied by it, and its gradient is the sum of the components of ``x`` times those of ``made``.
+    """
+    channels = ctypes.c_int64(x.shape[2])
+    feature = (_address(x), ctypes.c_int64(x.stride(0)), ctypes.c_int64(x.stride(1)))
+    rest = (*_places(out), *_place(factor), *_places(made or [(None, 0)] * len(out)), *_place(of_factor))
+
+    def share(first: int, last: int) -> None:
+        bounds = (ctypes.c_int64(first), ctypes.c_int64(last))
+        kernels.spread(*bounds, channels, *feature, native.pointer(index), native.pointer(rotation), *rest)
+
+    native.in_threads(share, edges, edges * x.shape[2] * x.shape[1] ** 2)
+
+
+def collect(
+    kernels: ctypes.CDLL,
+    x: Tensor,
+    rotation: Tensor | None,
+    ends: tuple[Tensor, Tensor] | None,
+    places: Sequence[Place],
+    edges: int,
+    factor: Place = (None, 0),
+    *,
+    add: bool = False,
+) -> None:
+    """Set ``x`` to what `spread` takes its components to, or add that to it.
+
+    ``ends`` are the edges of all items, item after item, and where those of each item start there.
+    """
+    order, starts = ends or (None, None)
+    channels, added = ctypes.c_int64(x.shape[2]), ctypes.c_int64(add)
+    feature = (_address(x), ctypes.c_int64(x.stride(0)), ctypes.c_int64(x.stride(1)))
+    rest = (*_places(places), *_place(factor))
+
+    def share(first: int, last: int) -> None:
+        bounds = (ctypes.c_int64(first), ctypes.c_int64(last))
+        lists = (native.pointer(order), native.pointer(starts))
+        kernels.collect(*bounds, channels, added, *feature, *lists, native.pointer(rotation), *rest)
+
+    native.in_threads(share, len(x), edges * x.shape[2] * x.shape[1] ** 2)
+
+
+def _address(x: Tensor) -> ctypes.c_void_p:
+    """Of a view, too."""
+    return ctypes.c_void_p(x.data_ptr())
+
+
+def _place(place: Place) -> tuple[ctypes.c_void_p, ctypes.c_int64]:
+    return ctypes.c_void_p(place[0]), ctypes.c_int64(place[1])
+
+
+def _places(places: Sequence[Place]) -> tuple[ctypes.Array, ctypes.Array]:
+    addresses, steps = zip(*places, strict=True)
+    return (ctypes.c_void_p * len(places))(*addresses), (ctypes.c_int64 * len(places))(*steps)
+
+
+@lru_cache(maxsize=64)
+def _source(degree: int, real: str) -> str:
+    return _SOURCE.replace("REAL", real).replace("COMPONENTS", str(2 * degree + 1))
+
+
+# A rotation r[k * M + m] takes component m of the frame of the edge to component k of the global frame.
+_SOURCE = """
+#include <cstdint>
+#include <cstring>
+typedef REAL real;
+constexpr int M = COMPONENTS;
+typedef real wide __attribute__((vector_size(64)));
+typedef real half __attribute__((vector_size(32)));
+template <class V> constexpr int64_t lanes = sizeof(V) / sizeof(real);
+#define ALL _Pragma("GCC unroll 32") for (int m = 0; m < M; ++m)
+#define inner static inline __attribute__((always_inline))
+
+template <class V> inner V load(const real* from) {
+  V v;
+  memcpy(&v, from, sizeof(V));
+  return v;
+}
+
+template <class V> inner void store(real* to, V v) { memcpy(to, &v, sizeof(V)); }
+
+template <class V, bool TURNED, bool SCALED>
+inner void spread_at(
+    const real* x, int64_t x_component, const real* r, real* const* out, const int64_t* out_edge, const real* factor,
+    const real* const* made, const int64_t* made_edge, real* of_factor, int64_t e, int64_t at) {
+  V y[M];
+  if (TURNED) {
+    ALL y[m] = V{};
+    _Pragma("GCC unroll 32") for (int k = 0; k < M; ++k) {
+      const V v = load<V>(x + k * x_component + at);
+      ALL y[m] += v * r[k * M + m];
+    }
+  } else {
+    ALL y[m] = load<V>(x + m * x_component + at);
+  }
+  if (SCALED) {
+    const V f = load<V>(factor + at);
+    V sum = {};
+    ALL {
+      if (made[m]) sum += y[m] * load<V>(made[m] + e * made_edge[m] + at);
+      y[m] *= f;
+    }
+    store<V>(of_factor + at, sum);
+  }
+  ALL if (out[m]) store<V>(out[m] + e * out_edge[m] + at, y[m]);
+}
+
+template <class V, bool TURNED, bool SCALED>
+inner void collect_at(
+    V* x, const real* r, const real* const* in, const int64_t* in_edge, const real* factor, int64_t e, int64_t at) {
+  V y[M];
+  ALL y[m] = in[m] ? load<V>(in[m] + e * in_edge[m] + at) : V{};
+  if (SCALED) {
+    const V f = load<V>(factor + at);
+    ALL y[m] *= f;
+  }
+  if (TURNED) {
+    _Pragma("GCC unroll 32") for (int k = 0; k < M; ++k) {
+      V sum = x[k];
+      ALL sum += y[m] * r[k * M + m];
+      x[k] = sum;
+    }
+  } else {
+    ALL x[m] += y[m];
+  }
+}
+
+// Runs statements for vectors V of channels, wide ones first.
+#define WITH(V, TYPE, ...) for (; at + lanes<TYPE> <= c; at += lanes<TYPE>) { typedef TYPE V; __VA_ARGS__ }
+#define VECTORS(...) \
+  int64_t at = 0; WITH(V, wide, __VA_ARGS__) WITH(V, half, __VA_ARGS__) WITH(V, real, __VA_ARGS__)
+
+template <bool TURNED, bool SCALED>
+void spread_all(
+    int64_t first, int64_t last, int64_t c, const real* X, int64_t x_item, int64_t x_component, const int64_t* index,
+    const real* R, real* const* out, const int64_t* out_edge, const real* F, int64_t f_edge,
+    const real* const* made, const int64_t* made_edge, real* OF, int64_t of_edge) {
+  for (int64_t e = first; e < last; ++e) {
+    const real *x = X + (index ? index[e] : e) * x_item, *r = R + e * M * M, *f = F + e * f_edge;
+    real* of = OF + e * of_edge;
+    VECTORS((spread_at<V, TURNED, SCALED>(x, x_component, r, out, out_edge, f, made, made_edge, of, e, at));)
+  }
+}
+
+template <bool TURNED, bool SCALED>
+void collect_all(
+    int64_t first, int64_t last, int64_t c, int64_t add, real* X, int64_t x_item, int64_t x_component,
+    const int64_t* order, const int64_t* starts, const real* R, const real* const* in, const int64_t* in_edge,
+    const real* F, int64_t f_edge) {
+  for (int64_t i = first; i < last; ++i) {
+    real* x = X + i * x_item;
+    const int64_t begin = starts ? starts[i] : i, end = starts ? starts[i + 1] : i + 1;
+    VECTORS(
+      V sum[M];
+      ALL sum[m] = add ? load<V>(x + m * x_component + at) : V{};
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t e = order ? order[k] : k;
+        collect_at<V, TURNED, SCALED>(sum, R + e * M * M, in, in_edge, F + e * f_edge, e, at);
+      }
+      ALL store<V>(x + m * x_component + at, sum[m]);)
+  }
+}
+
+extern "C" void spread(
+    int64_t first, int64_t last, int64_t c, const real* X, int64_t x_item, int64_t x_component, const int64_t* index,
+    const real* R, real* const* out, const int64_t* out_edge, const real* F, int64_t f_edge,
+    const real* const* made, const int64_t* made_edge, real* OF, int64_t of_edge) {
+  auto run = R ? (F ? spread_all<true, true> : spread_all<true, false>)
+               : (F ? spread_all<false, true> : spread_all<false, false>);
+  run(first, last, c, X, x_item, x_component, index, R, out, out_edge, F, f_edge, made, made_edge, OF, of_edge);
+}
+
+extern "C" void collect(
+    int64_t first, int64_t last, int64_t c, int64_t add, real* X, int64_t x_item, int64_t x_component,
+    const int64_t* order, const int64_t* starts, const real* R, const real* const* in, const int64_t* in_edge,
+    const real* F, int64_t f_edge) {
+  auto run = R ? (F ? collect_all<true, true> : collect_all<true, false>)
+               : (F ? collect_all<false, true> : collect_all<false, false>);
+  run(first, last, c, add, X, x_item, x_component, order, starts, R, in, in_edge, F, f_edge);
+}
+"""
