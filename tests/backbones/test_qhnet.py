@@ -62,6 +62,29 @@ def test_other_shells_than_those_of_qh9():
     torch.testing.assert_close(found["edge"], expected["edge"], rtol=0, atol=1e-12)
 
 
+def test_forces_with_and_without_a_graph_are_finite_differences(basis):
+    model = small(basis)
+    graph = molecules.labelled_graph(molecules.WATER, basis)
+    start = graph.positions.clone()
+
+    def total(positions: torch.Tensor) -> torch.Tensor:
+        graph.positions = positions
+        blocks = model(graph)
+        return sum((part * torch.sin(part)).sum() for part in blocks.values())
+
+    positions = start.clone().requires_grad_()
+    value = total(positions)
+    forces = [
+        torch.autograd.grad(value, positions, create_graph=recorded, retain_graph=True)[0]
+        for recorded in (False, True)
+    ]
+    torch.testing.assert_close(forces[0], forces[1], rtol=0, atol=1e-12)
+    direction = torch.randn_like(start)
+    with torch.no_grad():
+        change = (total(start + 1e-5 * direction) - total(start - 1e-5 * direction)) / 2e-5
+    torch.testing.assert_close((forces[0] * direction).sum(), change, rtol=1e-7, atol=1e-9)
+
+
 def test_messages_end_at_the_cutoff(basis):
     model = small(basis, cutoff=15.0)
     graph = molecules.labelled_graph(molecules.FAR, basis)

@@ -1,6 +1,7 @@
 """The compiled products against their plain forms in torch."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -93,6 +94,61 @@ def test_first_and_second_derivatives(case):
     assert torch.autograd.gradgradcheck(call, small, fast_mode=True)
 
 
+@pytest.mark.parametrize("case", range(6))
+def test_gradients_with_a_graph_are_the_same(case):
+    """Also where both inputs are one tensor, of which each has its own part of the gradient."""
+    call, inputs = list(cases(3))[case]
+    inputs = [x * 1 for x in inputs]  # no leaves, as in a network
+    total = call(*inputs).sin().sum()
+    plain, recorded = (
+        torch.autograd.grad(total, inputs, create_graph=graph, retain_graph=True) for graph in (False, True)
+    )
+    for a, b in zip(plain, recorded, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_transformations_take_the_plain_form():
+    linear = ChannelwiseProduct(2)
+    x, w = normal(9, 4, 3), normal(4, linear.n_paths, 3)
+
+    def total(x: torch.Tensor) -> torch.Tensor:
+        return linear(x, x, [(w, None)]).sin().sum()
+
+    (expected,) = torch.autograd.grad(total(x), x)
+    torch.testing.assert_close(torch.func.grad(total)(x), expected)
+    hessian = torch.autograd.functional.hessian(total, x, vectorize=True)
+    again = torch.autograd.functional.hessian(total, x)
+    torch.testing.assert_close(hessian, again, rtol=0, atol=1e-12)
+
+
+def test_indices_of_another_type_or_layout():
+    product = ChannelwiseProduct(2)
+    x, w = normal(9, 5, 3), normal(7, product.n_paths, 3)
+    expected = product(x, x, [(w, None)], (SRC, DST))
+    strided = torch.stack([SRC, DST], dim=1).T
+    for ends in ((SRC.int(), DST.int()), (strided[0], strided[1])):
+        assert torch.equal(product(x, x, [(w, None)], ends), expected)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_does_not_fit_is_refused_before_memory_is_touched():
+    product = ChannelwiseProduct(2)
+    x, w = normal(9, 5, 3), normal(7, product.n_paths, 3)
+    far = SRC.clone()
+    far[3] = 600
+    with pytest.raises(IndexError, match=r"within 0 \.\. 4"):
+        product(x, x, [(w, None)], (far, DST))
+    for b, weights in (
+        (normal(9, 5, 8), w),
+        (normal(4, 5, 3), w),
+        (x, w[:1]),
+        (x, w[:, :2]),
+        (x, w[..., :2]),
+    ):
+        with pytest.raises(ValueError, match=r"was given|weights of|products, but"):
+            product(x, b, [(weights, None)], (SRC, DST))
+
+
 def test_threads_share_the_channels(monkeypatch):
     monkeypatch.setattr(native, "SMALLEST_SHARE", 1)
     call, inputs = list(cases(37))[1]
@@ -132,7 +188,7 @@ def test_harmonics_that_need_a_gradient_take_the_plain_form():
 @pytest.fixture
 def _fresh():
     """Nothing that was compiled or said before counts."""
-    caches = (native.library, native._command, native._folder, native._say_once)
+    caches = (native._library, native._command, native._folder, native._say_once)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -176,7 +232,7 @@ def test_compiled_once_and_kept(monkeypatch, tmp_path):
     assert native.library(source).seven() == 7
     (kept,) = tmp_path.rglob("*.so")
     made = kept.stat().st_mtime_ns
-    native.library.cache_clear()
+    native._library.cache_clear()
     assert native.library(source).seven() == 7
     assert kept.stat().st_mtime_ns == made
 
@@ -186,7 +242,8 @@ def test_a_damaged_file_is_made_again(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = 'extern "C" int nine() { return 9; }'
     kept = native._place(source)
-    kept.write_bytes(b"torn")
+    native._compile(source, kept)
+    kept.write_bytes(kept.read_bytes()[:2000])
     assert native.library(source).nine() == 9
     assert kept.read_bytes()[:4] == b"\x7fELF"
 
@@ -196,3 +253,22 @@ def test_a_cache_that_cannot_be_written_is_replaced(monkeypatch, tmp_path):
     (tmp_path / "tracegrad").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert native.library('extern "C" int eight() { return 8; }').eight() == 8
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_a_folder_that_others_can_write_is_not_trusted(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "tracegrad" / "kernels"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert native.library('extern "C" int ten() { return 10; }').ten() == 10
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_threads_that_want_the_same_kernel(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = 'extern "C" int eleven() { return 11; }'
+    with ThreadPoolExecutor(4) as pool:
+        assert [library.eleven() for library in pool.map(native.library, [source] * 4)] == [11] * 4
+    assert not caplog.records

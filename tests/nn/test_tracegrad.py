@@ -82,6 +82,34 @@ def test_low_rank_items_in_chunks(items, rank, monkeypatch):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_a_linear_network_that_is_frozen(form):
+    """g then depends on nothing that has a gradient."""
+    block = make_block(SMALL, layers=1, final=False, **form)
+    block.s_nonlin.requires_grad_(False)
+    feature = make_feature(SMALL)
+    inputs = [*feature, *block.invariants.parameters()]
+    found, expected = (
+        torch.autograd.grad(z.square().sum() + sum(part.sin().sum() for part in v), inputs)
+        for z, v in (block(feature), autograd_block(block, SMALL, feature))
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_backward_of_a_low_rank_block_inside_autocast_is_in_full_precision():
+    block = make_block(SMALL, w="low_rank").float()
+    feature = [part.detach().float().requires_grad_() for part in make_feature(SMALL)]
+
+    def gradients(low: bool) -> list[torch.Tensor]:
+        z, v = block(feature)
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            return torch.autograd.grad([z, *v], feature, [torch.ones_like(x) for x in (z, *v)])
+
+    for a, b in zip(gradients(True), gradients(False), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_frozen_weights_have_no_gradient_and_change_no_other(form):
     block = make_block(SMALL, **form)
     feature = make_feature(SMALL)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tracegrad.nn import native
 from tracegrad.nn.features import wigner_3j
+from tracegrad.nn.plain_gradients import plain_gradients
 
 ZERO = 1e-12
 VECTOR = 64  # bytes; a compiler splits them for processors with shorter registers
@@ -83,11 +84,43 @@ def couple(
         library = native.library(source(coupling, native.C_TYPES[a.dtype]))
     if library is None:
         return plain(a, b, *values)
-    indices = [*places, *(row for _, row in factors)]
+    given = [*places, *(row for _, row in factors)]
+    indices = [None if index is None else index.to(torch.int64).contiguous() for index in given]
     n = next((len(index) for index in indices if index is not None), a.shape[1])
+    limits = [a.shape[1], b.shape[1], items, *(len(value) for value in values)]
+    _check(coupling, a, b, values, list(zip(indices, limits, strict=True)), n)
     indices += [None] * (5 - len(indices))
     call = _Call(coupling, library, indices, n, items, plain)
     return _Couple.apply(call, *(x.contiguous() for x in (a, b, *values)))
+
+
+def _check(
+    coupling: Coupling,
+    a: Tensor,
+    b: Tensor,
+    values: Sequence[Tensor],
+    indices: Sequence[tuple[Index, int]],
+    n: int,
+) -> None:
+    """Raise before a kernel would read or write elsewhere."""
+    m1, m2, _ = coupling.dims
+    channels = a.shape[2]
+    if len(a) != m1 or b.shape != (m2, b.shape[1], *([] if coupling.shared else [channels])):
+        raise ValueError(
+            f"a product of {m1} and {m2} components was given {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    for value in values:
+        if value.shape[1:] != (len(coupling.paths), channels):
+            raise ValueError(
+                f"weights of {len(coupling.paths)} paths, {channels} channels are {tuple(value.shape)}"
+            )
+    for index, limit in indices:
+        if (limit if index is None else len(index)) != n:
+            raise ValueError(
+                f"{n} products, but an input or an index has {limit if index is None else len(index)}"
+            )
+        if index is not None and n and not 0 <= int(index.min()) <= int(index.max()) < limit:
+            raise IndexError(f"an index is not within 0 .. {limit - 1}")
 
 
 @dataclass(frozen=True)
@@ -127,10 +160,8 @@ class _Couple(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         inputs = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for a second derivative
-            wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad[1:], strict=True) if needed]
-            found = iter(torch.autograd.grad(call.plain(*inputs), wanted, gradient, create_graph=True))
-            return None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])
+        if torch.is_grad_enabled() or not native.wanted(gradient):
+            return None, *plain_gradients(call.plain, inputs, [gradient], ctx.needs_input_grad[1:])
         a, b, *values = inputs
         of_a = torch.zeros_like(a)
         # Rows that belong to one item alone are written, not added to.

@@ -8,7 +8,7 @@ features of edges, or sums of them at nodes, in the global frame. On CPUs both a
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tracegrad.nn import edge_rows_kernel as kernel
 from tracegrad.nn import native
+from tracegrad.nn.plain_gradients import plain_gradients
 from tracegrad.nn.precision import full_precision
 
 Column = tuple[int, int]  # which of the rows, and its first column there
@@ -32,9 +33,12 @@ class Ends:
     """
 
     def __init__(self, index: Int[Tensor, " edges"], nodes: int):
+        index = index.to(torch.int64).contiguous()
         self.index, self.nodes = index, nodes
         self.order = torch.argsort(index, stable=True)
         counts = torch.bincount(index, minlength=nodes)
+        if len(counts) > nodes:
+            raise IndexError(f"an edge ends at node {len(counts) - 1} of {nodes}")
         self.starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
@@ -70,6 +74,7 @@ def to_rows(
 ) -> list[Float[Tensor, "edges _p _c"]]:
     """Rows of the given shapes (1 or 2, columns), which the features have to fill."""
     kernels = _kernels(turns, features)
+    _check(turns, features, shapes, edges)
     if kernels is None:
         return _plain_to_rows(turns, features, len(shapes))
     return list(
@@ -92,6 +97,23 @@ def from_rows(
         factor = factor.contiguous()
     call = _Call(tuple(turns), kernels, len(rows[0]))
     return list(_FromRows.apply(call, tuple(channels), factor, *map(_by_channel, rows)))
+
+
+def _check(
+    turns: Sequence[Turn], features: Sequence[Tensor], shapes: Sequence[tuple[int, int]], edges: int
+) -> None:
+    """Raise before a kernel would read or write elsewhere."""
+    for turn, x in zip(turns, features, strict=True):
+        items = {end.nodes for end in turn.ends} or {edges}
+        if {len(x)} != items or x.shape[1] != 2 * turn.degree + 1:
+            raise ValueError(f"features of degree {turn.degree} of {items} items are {tuple(x.shape)}")
+        if any(len(end.index) != edges for end in turn.ends):
+            raise ValueError(f"the ends of {[len(end.index) for end in turn.ends]} edges for rows of {edges}")
+        for column in turn.columns:
+            if column is not None and column[1] + x.shape[2] * max(len(turn.ends), 1) > shapes[column[0]][1]:
+                raise ValueError(
+                    f"{x.shape[2]} channels from column {column[1]} on do not fit {shapes[column[0]]}"
+                )
 
 
 def _plain_to_rows(turns: Sequence[Turn], features: Sequence[Tensor], count: int) -> list[Tensor]:
@@ -229,18 +251,18 @@ class _ToRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
-        if torch.is_grad_enabled():  # for a second derivative; rows are linear in the features, any serve
-            features = [gradients[0].new_zeros(size, requires_grad=True) for size in ctx.sizes]
-            again = _again(
+        if torch.is_grad_enabled() or not native.wanted(*gradients):  # rows are linear in the features, any serve
+            features = [gradients[0].new_zeros(size) for size in ctx.sizes]
+            found = plain_gradients(
                 lambda *x: _plain_to_rows(call.turns, x, ctx.count),
                 features,
                 gradients,
                 ctx.needs_input_grad[2:],
             )
-            return None, None, *again
-        found = [gradients[0].new_empty(size) for size in ctx.sizes]
-        call.collect([_by_channel(g) for g in gradients], found)
-        return None, None, *found
+            return None, None, *found
+        of_features = [gradients[0].new_empty(size) for size in ctx.sizes]
+        call.collect([_by_channel(g) for g in gradients], of_features)
+        return None, None, *of_features
 
 
 class _FromRows(torch.autograd.Function):
@@ -261,33 +283,19 @@ class _FromRows(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         factor, *rows = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for a second derivative
-            return (
-                None,
-                None,
-                *_again(
-                    lambda factor, *x: _plain_from_rows(call.turns, x, ctx.channels, factor),
-                    (factor, *rows),
-                    gradients,
-                    ctx.needs_input_grad[2:],
-                ),
+        if torch.is_grad_enabled() or not native.wanted(*gradients):
+            inputs = (factor, *rows)
+            found = plain_gradients(
+                lambda factor, *x: _plain_from_rows(call.turns, x, ctx.channels, factor),
+                inputs,
+                gradients,
+                ctx.needs_input_grad[2:],
             )
+            return None, None, *found
         of_rows = call.new_rows([(x.shape[1], x.shape[2]) for x in rows], ctx.channels, rows[0])
         of_factor = None if factor is None else torch.zeros_like(factor)
         call.spread([_by_channel(g) for g in gradients], of_rows, factor, rows, of_factor)
         return None, None, of_factor, *of_rows
-
-
-def _again(
-    plain: Callable[..., list[Tensor]],
-    inputs: Sequence[Tensor | None],
-    gradients: Sequence[Tensor],
-    needed: Sequence[bool],
-) -> list[Tensor | None]:
-    """Gradients of the plain form, which have a gradient themselves."""
-    wanted = [x for x, wants in zip(inputs, needed, strict=True) if wants and x is not None]
-    found = iter(torch.autograd.grad(plain(*inputs), wanted, gradients, create_graph=True, allow_unused=True))
-    return [next(found) if wants and x is not None else None for x, wants in zip(inputs, needed, strict=True)]
 
 
 def _whole(rotation: Tensor | None) -> Tensor | None:

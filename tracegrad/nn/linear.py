@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tracegrad.nn import native
 from tracegrad.nn.features import split_degrees
+from tracegrad.nn.plain_gradients import plain_gradients
 from tracegrad.nn.precision import full_precision
 
 
@@ -25,8 +27,7 @@ class EquivariantLinear(nn.Module):
 
     @full_precision
     def forward(self, x: Float[Tensor, "m n c_in"]) -> Float[Tensor, "m n c_out"]:
-        plain = torch.compiler.is_compiling()
-        return (_plain if plain else _Linear.apply)(x, self.weight * self.scale, self.bias)
+        return (_Linear.apply if native.wanted() else _plain)(x, self.weight * self.scale, self.bias)
 
 
 def _plain(
@@ -53,12 +54,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for a second derivative
-            inputs = [t for t, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True) if needed]
-            found = iter(torch.autograd.grad(_plain(x, weight, bias), inputs, gradient, create_graph=True))
-            of_x, of_weight, of_bias = (next(found) if needed else None for needed in ctx.needs_input_grad)
-            return of_x, of_weight, of_bias
+        x, weight, _ = ctx.saved_tensors
+        if torch.is_grad_enabled() or not native.wanted(gradient):
+            return plain_gradients(_plain, ctx.saved_tensors, [gradient], ctx.needs_input_grad)
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
             of_x = _products(gradient, weight.mT)

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tracegrad.backbones.interface import Feature
+from tracegrad.nn import native
 from tracegrad.nn.gram import LowRankInvariants
 from tracegrad.nn.invariant_mlp import InvariantMLP
+from tracegrad.nn.plain_gradients import plain_gradients
 
 CPU_NUMBERS, GPU_NUMBERS = 4_000_000, 64_000_000  # of the maps of one chunk
 Terms = Float[Tensor, "_m _n 2 _terms"]  # a and b of one irrep
@@ -25,10 +27,11 @@ def low_rank_block(
     invariants: LowRankInvariants, s_nonlin: InvariantMLP, feature: Feature
 ) -> tuple[Tensor, Feature]:
     """z and v as `TraceGradBlock` defines them."""
-    call = _Call(invariants, s_nonlin, feature)
+    call = _Call(invariants, s_nonlin)
+    inputs = [*feature, *call.plain.parameters()]
     if not feature[0].shape[1]:
-        return call.whole(call.inputs)
-    z, *v = _Block.apply(call, *call.inputs)
+        return call.whole(inputs)
+    z, *v = _Block.apply(call, *inputs)
     return z, v
 
 
@@ -59,11 +62,10 @@ class _Plain(nn.Module):
 class _Call:
     """What a call needs beside its tensors: those of the modules themselves may be others in the backward pass."""
 
-    def __init__(self, invariants: LowRankInvariants, s_nonlin: InvariantMLP, feature: Feature):
+    def __init__(self, invariants: LowRankInvariants, s_nonlin: InvariantMLP):
         self.invariants = invariants
         self.encoder = _Encoder(s_nonlin)
         self.plain = _Plain(invariants, self.encoder)
-        self.inputs = [*feature, *self.plain.parameters()]
 
     def parts(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
         """Feature, weights of the invariants, weights of the encoder by name."""
@@ -164,40 +166,51 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def backward(ctx, of_z: Tensor, *of_v: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
-        if torch.is_grad_enabled():  # for a second derivative
-            needed = ctx.needs_input_grad[1:]
-            wanted = [x for x, n in zip(ctx.saved_tensors, needed, strict=True) if n]
-            z, v = call.whole(ctx.saved_tensors)
-            twice = iter(torch.autograd.grad([z, *v], wanted, [of_z, *of_v], create_graph=True))
-            return None, *(next(twice) if n else None for n in needed)
-        feature, weights, parameters = call.parts(ctx.saved_tensors)
-        of_f = [f.new_empty(f.shape) for f in feature]
-        trained = [p for p in parameters.values() if p.requires_grad]
-        of_w, of_p = ([torch.zeros_like(x) for x in values] for values in (weights, trained))
-        chunks = _Chunks(call, feature, weights)
-        memory_ab, memory_pq, scratch = chunks.memory(), chunks.memory(), chunks.new(2 * max(chunks.sizes))
-        for at in chunks:
-            n = at.stop - at.start
-            f, h = _rows(feature, at), _rows(of_v, at)
-            ab, pq = chunks.mapped(f, n, memory_ab), chunks.mapped(h, n, memory_pq)
-            of_g = chunks.inner(pq, ab) + chunks.inner(ab, pq)
-            with torch.enable_grad():
-                u = chunks.inner(ab, ab).requires_grad_()
-                z, g = functional_call(call.encoder, parameters, (u,))
-                of_u, *found = torch.autograd.grad(
-                    [z, g], [u, *trained], [of_z[at], of_g], allow_unused=True, materialize_grads=True
-                )
-            for total, part in zip(of_p, found, strict=True):
+        if torch.is_grad_enabled() or not native.wanted(of_z, *of_v):
+
+            def whole(*tensors: Tensor) -> list[Tensor]:
+                z, v = call.whole(tensors)
+                return [z, *v]
+
+            return None, *plain_gradients(whole, ctx.saved_tensors, [of_z, *of_v], ctx.needs_input_grad[1:])
+        with torch.autocast(of_z.device.type, enabled=False):  # as in the forward pass
+            return None, *_gradients(call, ctx.saved_tensors, of_z, of_v)
+
+
+def _gradients(
+    call: _Call, tensors: Sequence[Tensor], of_z: Tensor, of_v: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    feature, weights, parameters = call.parts(tensors)
+    trained = [p.requires_grad for p in parameters.values()]
+    of_f = [f.new_empty(f.shape) for f in feature]
+    of_w, of_p = ([torch.zeros_like(x) for x in values] for values in (weights, parameters.values()))
+    chunks = _Chunks(call, feature, weights)
+    memory_ab, memory_pq, scratch = chunks.memory(), chunks.memory(), chunks.new(2 * max(chunks.sizes))
+    made = of_z, of_z  # z and g of a chunk
+
+    def encode(u: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal made
+        made = functional_call(call.encoder, dict(zip(parameters, values, strict=True)), (u,))
+        return made
+
+    for at in chunks:
+        n = at.stop - at.start
+        f, h = _rows(feature, at), _rows(of_v, at)
+        ab, pq = chunks.mapped(f, n, memory_ab), chunks.mapped(h, n, memory_pq)
+        u, of_g = chunks.inner(ab, ab), chunks.inner(pq, ab) + chunks.inner(ab, pq)
+        of_outputs = [of_z[at], of_g]
+        of_u, *found = plain_gradients(encode, [u, *parameters.values()], of_outputs, [True, *trained])
+        for total, part in zip(of_p, found, strict=True):
+            if part is not None:
                 total += part
-            g, of_u = chunks.wide(g.detach()), chunks.wide(of_u)
-            for k, (x, y, w, norm) in enumerate(zip(ab, pq, weights, chunks.norms, strict=True)):
-                both = scratch[: 2 * x.numel()].view(2, *x.shape)
-                _crossed(x, of_u * norm, both[0])  # gradient of a and b
-                _add_crossed(y, g * norm, both[0])
-                _crossed(x, g * norm, both[1])  # what the maps of v were given
-                made = both[0].view(-1, w.shape[1]) @ w.T
-                of_f[k][:, at] = made.view(len(feature[k]), n, -1)
-                of_w[k].addmm_(torch.cat([f[k], h[k]]).T, both.view(-1, w.shape[1]))
-        gradients = iter(of_p)
-        of_parameters = [next(gradients) if p.requires_grad else None for p in parameters.values()]
-        return None, *of_f, *of_w, *of_parameters
+        assert of_u is not None
+        g, of_u = chunks.wide(made[1].detach()), chunks.wide(of_u)
+        for k, (x, y, w, norm) in enumerate(zip(ab, pq, weights, chunks.norms, strict=True)):
+            both = scratch[: 2 * x.numel()].view(2, *x.shape)
+            _crossed(x, of_u * norm, both[0])  # gradient of a and b
+            _add_crossed(y, g * norm, both[0])
+            _crossed(x, g * norm, both[1])  # what the maps of v were given
+            of_rows = both[0].view(-1, w.shape[1]) @ w.T
+            of_f[k][:, at] = of_rows.view(len(feature[k]), n, -1)
+            of_w[k].addmm_(torch.cat([f[k], h[k]]).T, both.view(-1, w.shape[1]))
+    return *of_f, *of_w, *(x if t else None for x, t in zip(of_p, trained, strict=True))

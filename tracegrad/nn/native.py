@@ -1,8 +1,8 @@
 """Small C++ kernels for CPUs: compiled by the compiler of the machine on first use, kept, and called by ctypes.
 
-Whatever has a kernel has a plain form in torch as well, which gives the same numbers and serves where there is no
-compiler, on GPUs, under `torch.compile`, and for second derivatives. ``TRACEGRAD_NATIVE=0`` in the environment
-turns all kernels off.
+Whatever has a kernel has a plain form in torch as well, which gives the same up to rounding and serves where there is
+no compiler, on GPUs, under `torch.compile` and under transformations (`torch.func`, batched gradients, forward mode).
+``TRACEGRAD_NATIVE=0`` in the environment turns all kernels off.
 """
 
 import atexit
@@ -14,17 +14,17 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from tracegrad.atomic import replacing
 from tracegrad.errors import TraceGradError
 
 SWITCH = "TRACEGRAD_NATIVE"
@@ -34,29 +34,43 @@ SECONDS = 300  # until a compiler is given up
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
 SMALLEST_SHARE = 2_000_000  # operations that are worth a thread of their own
 log = logging.getLogger(__name__)
+_one_at_a_time = threading.Lock()
 
 
-def usable(*tensors: Tensor) -> bool:
-    """Whether kernels are wanted for these tensors: on the CPU, of one supported dtype, and not under a compiler."""
-    dtypes = {x.dtype for x in tensors}
+def wanted(*gradients: Tensor) -> bool:
+    """Whether operators may have their own backward passes: not if switched off, compiled, transformed or batched."""
     return (
         os.environ.get(SWITCH, "1") != "0"
         and not torch.compiler.is_compiling()
-        and all(x.device.type == "cpu" for x in tensors)
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch.autograd.forward_ad._current_level < 0
+        and not any(map(torch._C._functorch.is_legacy_batchedtensor, gradients))
+    )
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether kernels are wanted for these tensors: plain ones on the CPU, of one supported dtype."""
+    dtypes = {x.dtype for x in tensors}
+    return (
+        wanted()
+        and all(type(x) in (Tensor, Parameter) and x.device.type == "cpu" for x in tensors)
         and len(dtypes) == 1
         and dtypes <= C_TYPES.keys()
     )
 
 
-@lru_cache(maxsize=256)
 def library(source: str) -> ctypes.CDLL | None:
     """The compiled source, from the cache where it is; None, said once, where it cannot be compiled."""
+    with _one_at_a_time:
+        return _library(source)
+
+
+@lru_cache(maxsize=256)
+def _library(source: str) -> ctypes.CDLL | None:
     try:
         path = _place(source)
-        if path.exists():
-            with suppress(OSError):  # a damaged file is made again
-                return ctypes.CDLL(str(path))
-        _compile(source, path)
+        if not _sound(path):
+            _compile(source, path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError, TraceGradError) as error:
         _say_once(str(error))
@@ -67,7 +81,10 @@ def pointer(x: Tensor | None) -> ctypes.c_void_p | None:
     """Address of a contiguous tensor."""
     if x is None:
         return None
-    assert x.is_contiguous()
+    if not x.is_contiguous():
+        raise ValueError(
+            f"a kernel needs contiguous tensors, not strides {x.stride()} for a shape of {tuple(x.shape)}"
+        )
     return ctypes.c_void_p(x.data_ptr())
 
 
@@ -122,7 +139,9 @@ def _folder() -> Path:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(base) / "tracegrad" / "kernels"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+        status = folder.stat()
+        # Code is loaded from there: nobody else may write it.
+        if os.access(folder, os.W_OK) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
             return folder
     except (OSError, RuntimeError):  # no home
         pass
@@ -139,13 +158,33 @@ def _place(source: str) -> Path:
 
 def _compile(source: str, path: Path) -> None:
     command, _ = _command()
-    with replacing(path) as draft:
+    log.info("compiling a kernel, once for this machine: %s", path)
+    with tempfile.TemporaryDirectory(
+        dir=path.parent
+    ) as folder:  # of this thread of this process on this host alone
+        draft = Path(folder) / path.name
         call = [*command, "-x", "c++", "-", "-o", str(draft)]
         result = subprocess.run(call, input=source, capture_output=True, text=True, timeout=SECONDS)
         if result.returncode:
             lines = result.stderr.strip().splitlines() or ["no message"]
             said = next((line for line in lines if "error" in line), lines[-1])
             raise TraceGradError(f"{' '.join(command)} failed: {said}")
+        digest = Path(folder) / "digest"
+        digest.write_text(_digest(draft))
+        draft.replace(path)
+        digest.replace(path.with_suffix(".sha256"))
+
+
+def _sound(path: Path) -> bool:
+    """Whether the file is there as it was made; loading a torn one can end the process."""
+    try:
+        return path.with_suffix(".sha256").read_text() == _digest(path)
+    except OSError:
+        return False
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @lru_cache(maxsize=8)

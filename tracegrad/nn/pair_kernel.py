@@ -29,7 +29,7 @@ def channel_pairs(feature: Feature, scales: Sequence[float]) -> Float[Tensor, "n
         scales: s of each.
     """
     halves = [s / 2 for s in scales]
-    if torch.compiler.is_compiling():
+    if not native.wanted():
         return _plain_mixed(feature, feature, halves)
     return _Mixed.apply(halves, *feature)
 
@@ -38,7 +38,7 @@ def pull_pairs(
     feature: Feature, scales: Sequence[float], g: Float[Tensor, "n pairs"]
 ) -> list[Float[Tensor, "_m n _c"]]:
     """v of each irrep, in the layout of the feature."""
-    if torch.compiler.is_compiling():
+    if not native.wanted():
         return _plain_pull(feature, g, scales)
     return list(_Pull.apply(list(scales), g, *feature))
 
@@ -80,7 +80,7 @@ class _Pull(torch.autograd.Function):
         g = g.contiguous()
         out = []
         for k, (f, s) in enumerate(zip(parts, scales, strict=True)):
-            out.append(torch.empty_like(f))
+            out.append(torch.empty_like(f) if torch.empty_like(f).stride(2) == 1 else f.new_empty(f.shape))
             _run(library.pull, s, g, sum(counts[:k]), f, out[-1])
         return tuple(out)
 

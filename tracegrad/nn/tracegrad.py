@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from tracegrad.backbones.interface import Feature
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
+from tracegrad.nn import native
 from tracegrad.nn.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
 from tracegrad.nn.invariant_mlp import InvariantMLP
 from tracegrad.nn.low_rank_block import low_rank_block
@@ -82,7 +83,7 @@ class TraceGradBlock(nn.Module):
         device = merged[0].device.type
         if (
             isinstance(self.invariants, LowRankInvariants)
-            and not torch.compiler.is_compiling()
+            and native.wanted()
             and not torch.is_autocast_enabled(device)
         ):
             z, v = low_rank_block(self.invariants, self.s_nonlin, merged)
