@@ -69,17 +69,22 @@ def assemble_matrix(
     basis: OrbitalBasis,
 ) -> Float[Tensor, "n n"]:
     """The inverse of `cut_blocks`: one dense matrix in the orbital order of the files."""
+    index = matrix_index(numbers, basis).to(on_site.device)
+    return torch.cat([on_site.flatten(), pairs.flatten()]).take(index)
+
+
+def matrix_index(numbers: Int64[np.ndarray, " atoms"], basis: OrbitalBasis) -> Int64[Tensor, "n n"]:
+    """Where the elements of a dense matrix are among those of its on-site blocks and the pair blocks behind them."""
     atoms, dim = len(numbers), basis.dim
-    tiles = on_site.new_zeros(atoms * atoms, dim, dim)
-    tiles[:: atoms + 1] = on_site
-    if atoms > 1:
-        tiles[1:].view(atoms - 1, atoms + 1, dim, dim)[:, :-1] = pairs.view(atoms - 1, atoms, dim, dim)
-    dense = tiles.view(atoms, atoms, dim, dim).permute(1, 2, 0, 3).reshape(atoms * dim, atoms * dim)
-    rows, total = orbital_rows(numbers, basis)
-    order = np.full(total + 1, -1, dtype=np.int64)
-    order[rows.reshape(-1)] = np.arange(atoms * dim)
-    index = torch.from_numpy(order[:total]).to(dense.device)
-    return dense.index_select(0, index).index_select(1, index)
+    dst, src = np.indices((atoms, atoms))
+    starts = np.where(dst == src, dst, atoms + src * (atoms - 1) + dst - (dst > src)) * dim**2
+    atom, slot = np.nonzero(basis.slots[numbers] >= 0)
+    order = np.argsort(orbital_rows(numbers, basis)[0][atom, slot])
+    atom, slot = atom[order], slot[order]
+    index = starts[atom].take(atom, axis=1)
+    index += (slot * dim)[:, None]
+    index += slot
+    return torch.from_numpy(index)
 
 
 def pad_blocks(

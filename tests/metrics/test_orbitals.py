@@ -12,8 +12,8 @@ from tracegrad.blocks import cut_blocks
 from tracegrad.errors import DataError
 from tracegrad.graph import collate, molecule_graph
 from tracegrad.metrics.functional import eigenpairs, orbital_metrics
-from tracegrad.metrics.functional.eigenpairs import lowest_eigenpairs
-from tracegrad.metrics.functional.orbitals import NAMES
+from tracegrad.metrics.functional.eigenpairs import lowest_states
+from tracegrad.metrics.functional.orbitals import NAMES, compare, solve_reference
 from tracegrad.metrics.functional.shift import least_absolute_shift
 from tracegrad.metrics.orbitals import OrbitalMetrics, orbital_errors
 from tracegrad.model import Prediction
@@ -173,29 +173,143 @@ def test_impossible_input_is_named(change, message):
         orbital_metrics(**arguments)
 
 
-def nearly_diagonal(seed: int, noise: float, n: int = 90) -> torch.Tensor:
+def solved_and_predicted(seed: int, noise: float, n: int = 90, gap: float = 0.05):
+    """H' and its difference from H, and energies and orbitals of H; ``gap`` separates states 21 and 22."""
     rng = np.random.default_rng(seed)
-    diagonal = np.concatenate([-np.sort(rng.uniform(0.3, 1.5, 20))[::-1], np.linspace(0.05, 6, n - 20)])
+    energies = np.concatenate(
+        [np.sort(rng.uniform(-1.5, -0.3, 20)), [0.03], 0.03 + gap + np.linspace(0, 4, n - 21)]
+    )
+    orbitals = np.linalg.qr(rng.normal(size=(n, n)))[0] @ np.diag(rng.uniform(0.5, 2, n))
+    inverse = np.linalg.inv(orbitals)
     error = rng.normal(size=(n, n)) * noise
-    return torch.from_numpy(np.diag(diagonal) + error + error.T)
+    error = inverse.T @ (error + error.T) @ inverse
+    h = inverse.T @ np.diag(energies) @ inverse
+    return tuple(torch.from_numpy(x) for x in (h + error, error, energies, orbitals))
 
 
-@pytest.mark.parametrize("noise", [0.0, 1e-5, 1e-3, 0.3])
-def test_lowest_eigenpairs_are_those_of_the_full_problem(noise):
-    a = torch.stack([nearly_diagonal(seed, noise) for seed in range(3)])
-    values, vectors = lowest_eigenpairs(a, 21)
-    expected, _ = torch.linalg.eigh(a)
-    assert float((values - expected[:, :21]).abs().max()) < 1e-10
-    assert float((a @ vectors - vectors * values[:, None]).norm()) < 1e-6
-    assert float((vectors.mT @ vectors - torch.eye(21)).abs().max()) < 1e-12
+def batch(problems):
+    return [torch.stack(x) for x in zip(*problems, strict=True)]
 
 
-def test_good_predictions_need_no_diagonalisation_and_hidden_low_states_are_found():
-    a = nearly_diagonal(0, 1e-5)[None]
-    assert eigenpairs._decoupled(a, 21)[2].tolist() == [True]
-    a[0, 70, 70] = -0.8  # a state far up in the reference that the prediction occupies
-    assert eigenpairs._decoupled(a, 21)[2].tolist() == [False]
-    assert float((lowest_eigenpairs(a, 21)[0] - torch.linalg.eigvalsh(a)[:, :21]).abs().max()) < 1e-10
+def assert_lowest(h_pred, difference, energies, orbitals, count=21):
+    """The states are those of scipy's generalised problem."""
+    values, y = lowest_states(h_pred, difference, energies, orbitals, count)
+    for h, c, e, v in zip(h_pred, orbitals, values, y, strict=True):
+        inverse = np.linalg.inv(c.numpy())
+        expected = scipy.linalg.eigh(h.numpy(), inverse.T @ inverse, eigvals_only=True)[:count]
+        assert np.abs(e.numpy() - expected).max() < 1e-10
+        a = c.T @ h @ c
+        assert float((a @ v - v * e).norm()) < 2e-6
+        assert float((v.mT @ v - torch.eye(count)).abs().max()) < 1e-8
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-5, 1e-3, 5e-3, 0.3])
+def test_lowest_states_are_those_of_the_full_problem(noise):
+    assert_lowest(*batch([solved_and_predicted(seed, noise) for seed in range(3)]))
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-9, 1e-6, 1e-4, 1e-3])
+def test_a_next_state_that_is_as_low_as_the_highest_wanted_one_is_no_obstacle(gap):
+    """The lowest empty level may be degenerate."""
+    assert_lowest(*batch([solved_and_predicted(seed, 1e-5, gap=gap) for seed in range(2)]))
+
+
+def moved(problem, state: int, energy: float):
+    """The prediction with the energy of one state of the reference changed."""
+    h, difference, energies, orbitals = problem
+    image = torch.linalg.inv(orbitals)[state]
+    change = (energy - energies[state]) * image[:, None] * image
+    return h + change, difference + change, energies, orbitals
+
+
+@pytest.mark.parametrize(("state", "energy"), [(22, 0.02), (21, 0.03), (70, -0.8), (70, 0.02), (19, 0.2)])
+def test_states_that_change_places_are_found(state, energy):
+    assert_lowest(*batch([moved(solved_and_predicted(seed, 1e-4), state, energy) for seed in range(2)]))
+
+
+def test_good_predictions_need_no_diagonalisation_and_hidden_low_states_are_seen():
+    good = solved_and_predicted(0, 1e-4)
+    hidden = moved(solved_and_predicted(0, 0.0), 70, -0.8)
+    crossed = moved(good, 22, 0.02)
+    sure = eigenpairs._decoupled(*batch([good, hidden, crossed]), 21)[2]
+    assert sure.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("noise", [0.001, 0.05, 0.1])
+def test_other_states_are_above_the_bound_where_it_is_said(noise):
+    """The bound by norms (small noise) and the Cholesky factor, against eigenvalues of the complement of [1; X]."""
+    rng = np.random.default_rng(3)
+    for height in (-0.5, 0.0, 0.3, 0.6, 1.2):
+        error = rng.normal(size=(30, 30)) * noise
+        a = np.diag(np.r_[-np.arange(1, 6), 1 + np.linspace(0, 2, 25)] + 0.0) + error + error.T
+        values, vectors = np.linalg.eigh(a)
+        x = vectors[5:, :5] @ np.linalg.inv(vectors[:5, :5])
+        turn = np.linalg.eigh(a[:5, :5])[1]  # A_pp has to be diagonal
+        p = [turn.T @ a[:5, :5] @ turn, a[5:, :5] @ turn, a[5:, 5:], x @ turn]
+        pp, qp, qq, x = (torch.from_numpy(part.astype(np.float32))[None] for part in p)
+        bound = torch.tensor([height], dtype=torch.float32)
+        sure = eigenpairs._alone(pp.diagonal(dim1=1, dim2=2), qp, qq, x, bound)
+        assert sure.tolist() == [bool(values[5] > height)]
+
+
+def test_large_errors_are_solved_without_diagonalisation_too():
+    large = batch([solved_and_predicted(seed, 4e-3) for seed in range(6)])
+    assert eigenpairs._decoupled(*large, 21)[2].sum() >= 4
+    assert_lowest(*large)
+
+
+def test_another_difference_changes_the_time_but_not_the_states():
+    h, difference, energies, orbitals = batch([solved_and_predicted(0, 1e-4)])
+    assert_lowest(h, 0 * difference, energies, orbitals)
+    assert_lowest(h, difference + 0.1 * torch.randn_like(h), energies, orbitals)
+    rounded = difference * (1 + 1e-3 * torch.randn_like(h))
+    assert eigenpairs._decoupled(h, difference.float(), energies, orbitals, 21)[2].all()
+    assert_lowest(h, rounded, energies, orbitals)
+
+
+def large_problem(seed: int, noise: float):
+    """The same as arguments of `orbital_metrics`."""
+    h_pred, difference, _, orbitals = solved_and_predicted(seed, noise)
+    inverse = torch.linalg.inv(orbitals)
+    return h_pred, h_pred - difference, inverse.mT @ inverse
+
+
+@pytest.mark.parametrize("noise", [1e-5, 1e-4, 3e-3])
+def test_metrics_of_many_orbitals_equal_those_of_full_diagonalisation(monkeypatch, noise):
+    problems = [large_problem(seed, noise * (1 + seed)) for seed in range(3)]
+    together = orbital_metrics(*batch(problems), 20)
+    alone = [orbital_metrics(*problem, 20) for problem in problems]
+    monkeypatch.setattr(eigenpairs, "SMALLEST", 1000)
+    expected = orbital_metrics(*batch(problems), 20)
+    for name in NAMES:
+        np.testing.assert_allclose(together[name], expected[name], rtol=0, atol=2e-9, err_msg=name)
+        np.testing.assert_allclose([float(x[name]) for x in alone], expected[name], rtol=0, atol=2e-9)
+
+
+@pytest.mark.parametrize("skewed", [0.0, 1e-3])
+def test_a_difference_in_single_precision_gives_the_same_metrics(skewed):
+    h_pred, h, overlap = (x[None] for x in large_problem(0, 1e-4))
+    skew = skewed * torch.randn_like(h)
+    h_pred = h_pred + skew - skew.mT
+    reference, n_occ = solve_reference(h, overlap), torch.tensor([20])
+    expected, found = (
+        compare(h_pred, difference, reference, n_occ).metrics
+        for difference in (h_pred - h, (h_pred - h).float())
+    )
+    for name in NAMES:
+        assert found[name].dtype == torch.float64
+        assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-7, abs=1e-11), name
+
+
+def test_many_orbitals_of_an_asymmetric_or_infinite_prediction():
+    h_pred, h, overlap = large_problem(0, 1e-4)
+    expected = orbital_metrics(h_pred, h, overlap, 20)
+    skew = 1e-3 * torch.randn_like(h)
+    found = orbital_metrics(*batch([(h_pred + skew - skew.mT, h, overlap), (h_pred / 0, h, overlap)]), 20)
+    for name in NAMES:
+        if name != "h_mae_shifted":
+            assert float(found[name][0]) == pytest.approx(float(expected[name]), abs=1e-9), name
+        assert found[name][1].isnan()
 
 
 @pytest.mark.parametrize("items", [1, 7, 500])

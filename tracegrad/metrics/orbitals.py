@@ -4,16 +4,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
 from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import assemble_matrix
+from tracegrad.blocks import matrix_index
 from tracegrad.errors import DataError
 from tracegrad.metrics.functional.orbitals import NAMES, Comparison, Reference, compare
 from tracegrad.model import Prediction
@@ -21,7 +21,7 @@ from tracegrad.physics.solved import SolvedMolecule
 
 # The highest occupied energy by the label of the batch, which may be in single precision, and by the reference.
 FOREIGN = 1e-2  # hartree
-CPU_MOLECULES = 4  # that are solved together
+CPU_MOLECULES = 8  # that are solved together
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def dense_pair(
     start, end = graph.ptr[k : k + 2].tolist()
     atoms = np.diff(graph.ptr[: k + 1].cpu().numpy())
     first, edges = int((atoms * (atoms - 1)).sum()), (end - start) * (end - start - 1)
-    numbers = graph.numbers[start:end].cpu().numpy()
+    index = matrix_index(graph.numbers[start:end].cpu().numpy(), basis).to(graph.positions.device)
     predicted, true = (
-        assemble_matrix(on_site[start:end], pairs[first : first + edges], numbers, basis).double()
+        torch.cat([on_site[start:end].flatten(), pairs[first : first + edges].flatten()]).take(index).double()
         for on_site, pairs in (
             (prediction.blocks["self"], prediction.blocks["edge"]),
             (graph.h_self, graph.h_edge),
@@ -160,22 +160,11 @@ def _pieces(groups: Iterable[list[int]], device: torch.device) -> Iterator[list[
 
 
 def _stacked(solved: Sequence[SolvedMolecule], device: torch.device) -> Reference:
-    energies, orbitals, packed = (
+    energies, orbitals, overlap = (
         torch.from_numpy(np.stack(arrays)).to(device)
         for arrays in zip(*((m.energies, m.orbitals, m.overlap) for m in solved), strict=True)
     )
-    n = energies.shape[1]
-    overlap = packed.index_select(1, _unpacking(n, device)).view(-1, n, n)
     return Reference(energies, orbitals, overlap)
-
-
-@lru_cache(maxsize=64)
-def _unpacking(n: int, device: torch.device) -> Int64[Tensor, " elements"]:
-    """Places of the elements of a symmetric matrix in its packed lower triangle."""
-    with torch.inference_mode(False):
-        row, column = np.indices((n, n))
-        low, high = np.minimum(row, column), np.maximum(row, column)
-        return torch.from_numpy((high * (high + 1) // 2 + low).ravel()).to(device)
 
 
 def _check(

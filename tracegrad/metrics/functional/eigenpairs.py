@@ -1,86 +1,168 @@
-"""The lowest eigenpairs of symmetric matrices that are nearly diagonal.
+"""The lowest states of predicted Hamiltonians that are close to solved references.
 
-In the basis of the reference orbitals a good prediction is nearly diagonal. The space of its lowest states is then
-spanned by the columns of [1; X] with a small X, which solves A_qp + A_qq X - X (A_pp + A_pq X) = 0 (p: the wanted
-diagonal elements, q: the others) and is found with a few matrix products in place of a diagonalisation; products and
-Cholesky factors of many matrices at once are what a GPU is best at.
+In the basis of the reference orbitals C a prediction H' = H + E is nearly diagonal: A = C^T H' C = eps + C^T E C. The
+space of its lowest states is spanned by the columns of [1; X] with a small X, which solves
+A_qp + A_qq X - X (A_pp + A_pq X) = 0 (p: the wanted states, q: the others). Conjugate gradients find it with thin
+products in single precision, whose absolute error is small because E is. The energies are those of H' in this space,
+in double precision, and one step of Newton's method with the diagonal of A_qq improves the orbitals.
 
-Nothing is taken on trust: residuals are computed, and a Cholesky factor of the matrix with the found states lifted
-shows that no other state lies below them. Matrices that fail go to `torch.linalg.eigh`.
+Nothing is taken on trust: the residuals are those of H' in double precision, and A is shown to have no other state
+below. Matrices that fail go to `torch.linalg.eigh`.
 """
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# Norm of A y - theta y over all wanted states. Errors of energies are of the size of its square over the distance to
-# the next state.
-RESIDUAL = 1e-7
-MARGIN = 1e-8  # no other state lies lower than the highest wanted one by more
-STEPS = 16
-PROGRESS = 0.5  # residual of a step over that of the step before it, at most
+CONVERGED = 3e-7  # hartree, norm of A_qp + A_qq X - X (A_pp + A_pq X): about what single precision reaches
+# Norm of A y - theta y over all wanted states, before the last step. Errors of energies are of the size of its square
+# over the distance to the next state. A label in single precision alone brings 1e-5.
+RESIDUAL = 2e-5
+MARGIN = 1e-4  # all other states are shown to lie higher than the wanted ones by so much, in single precision
+STEPS = 20
+PROGRESS = 0.5  # residual of a step over that of the step before it, on average at most
+GUARDS = 12  # the next states, from which the highest wanted one would be decoupled slowly: they are turned with it
 SMALLEST = 64  # smaller matrices are diagonalised as fast
 
 
-def lowest_eigenpairs(
-    a: Float[Tensor, "batch n n"], count: int
+def lowest_states(
+    h: Float[Tensor, "batch n n"],
+    difference: Float[Tensor, "batch n n"],
+    energies: Float[Tensor, "batch n"],
+    orbitals: Float[Tensor, "batch n n"],
+    count: int,
 ) -> tuple[Float[Tensor, "batch count"], Float[Tensor, "batch n count"]]:
-    """The ``count`` lowest eigenvalues, ascending, and their orthonormal eigenvectors (columns); float64."""
-    batch, n, _ = a.shape
+    """Energies and orbitals (columns, in terms of the reference orbitals) of the ``count`` lowest states; float64.
+
+    Args:
+        h: H', symmetric, float64.
+        difference: E; a guess of it changes the time, not the result.
+        energies: of H, ascending, float64.
+        orbitals: of H in columns, C^T S C = 1, float64.
+        count: of the wanted states.
+    """
+    n = h.shape[1]
     if n < SMALLEST or 2 * count > n:
-        values, vectors = torch.linalg.eigh(a)
-        return values[:, :count], vectors[:, :, :count]
-    values, vectors, sure = _decoupled(a, count)
-    others = (~sure).nonzero().flatten()
-    if len(others):
-        all_values, all_vectors = torch.linalg.eigh(a if len(others) == batch else a[others])
-        values[others], vectors[others] = all_values[:, :count], all_vectors[:, :, :count]
+        return _diagonalised(h, orbitals, count)
+    values, vectors, sure = _decoupled(h, difference, energies, orbitals, count)
+    if not sure.all():
+        others = (~sure).nonzero().flatten()
+        values[others], vectors[others] = _diagonalised(h[others], orbitals[others], count)
     return values, vectors
 
 
+def _diagonalised(
+    h: Float[Tensor, "batch n n"], orbitals: Float[Tensor, "batch n n"], count: int
+) -> tuple[Float[Tensor, "batch count"], Float[Tensor, "batch n count"]]:
+    values, vectors = torch.linalg.eigh(orbitals.mT @ (h @ orbitals))
+    return values[:, :count], vectors[:, :, :count]
+
+
 def _decoupled(
-    a: Float[Tensor, "batch n n"], m: int
-) -> tuple[Float[Tensor, "batch m"], Float[Tensor, "batch n m"], Bool[Tensor, " batch"]]:
-    """Eigenpairs, and for which matrices they are the wanted ones."""
-    pp, pq, qp, qq = (part.contiguous() for part in (a[:, :m, :m], a[:, :m, m:], a[:, m:, :m], a[:, m:, m:]))
-    diagonal = a.diagonal(dim1=1, dim2=2)
-    step = 1 / (diagonal[:, None, :m] - diagonal[:, m:, None])
-    x, residual = torch.zeros_like(qp), qp
+    h: Float[Tensor, "batch n n"],
+    difference: Float[Tensor, "batch n n"],
+    energies: Float[Tensor, "batch n"],
+    orbitals: Float[Tensor, "batch n n"],
+    p: int,
+) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch n p"], Bool[Tensor, " batch"]]:
+    """Energies and orbitals, and for which matrices they are the wanted ones."""
+    w = min(p + GUARDS, h.shape[1])
+    right = orbitals.float()
+    left = difference.float() @ right
+    window = (right[:, :, :w].mT @ left[:, :, :w]).double()
+    window.diagonal(dim1=1, dim2=2).add_(energies[:, :w])
+    levels, turn = torch.linalg.eigh(window)
+    for side in (left, right):
+        side[:, :, :w] = side[:, :, :w] @ turn.float()
+    rows = right[:, :, p:].mT @ left
+    qp, qq = rows[:, :, :p].contiguous(), rows[:, :, p:].contiguous()
+    qp[:, : w - p], qq[:, : w - p, : w - p] = 0, torch.diag_embed(levels[:, p:])
+    qq.diagonal(dim1=1, dim2=2)[:, w - p :].add_(energies[:, w:])
+    low = levels[:, :p].float()
+    x = _conjugate_gradients(low, qp, qq)
+
+    y = torch.cat([torch.eye(p, device=x.device).expand(len(x), -1, -1), x], dim=1).double()
+    y[:, :w] = turn @ y[:, :w]
+    values, y, residual = _rayleigh_ritz(h, orbitals, y)
+    sure = (torch.linalg.matrix_norm(residual) < RESIDUAL) & _alone(
+        low, qp, qq, x, values[:, -1].float() + MARGIN
+    )
+    residual[:, :w] = turn.mT @ residual[:, :w]
+    step = residual[:, p:] / (qq.diagonal(dim1=1, dim2=2)[:, :, None] - values[:, None])
+    y[:, :w] -= turn[:, :, p:] @ step[:, : w - p]
+    y[:, w:] -= step[:, w - p :]
+    return values, y, sure
+
+
+def _conjugate_gradients(
+    levels: Float[Tensor, "batch p"], qp: Float[Tensor, "batch q p"], qq: Float[Tensor, "batch q q"]
+) -> Float[Tensor, "batch q p"]:
+    """X where it is found, else 0; each column has its own steps. ``levels`` are the diagonal of a diagonal A_pp."""
+    pp, pq = torch.diag_embed(levels), qp.mT
+    weight = 1 / (qq.diagonal(dim1=1, dim2=2)[:, :, None] - levels[:, None])
+    x, image, inner, residual = torch.zeros_like(qp), torch.zeros_like(qp), pp, qp
+    scaled = residual * weight
+    slope, direction = torch.linalg.vecdot(residual, scaled, dim=1)[:, None], -scaled
     norm = torch.linalg.matrix_norm(residual)
-    running = torch.ones_like(norm, dtype=torch.bool)
+    running, allowed = norm > CONVERGED, 2 * norm
     for _ in range(STEPS):
-        x = torch.addcmul(x, residual, step)
-        top, bottom = torch.baddbmm(pp, pq, x), torch.baddbmm(qp, qq, x)  # A [1; X]
-        residual = torch.baddbmm(bottom, x, top, alpha=-1)
-        before, norm = norm, torch.linalg.matrix_norm(residual)
-        running = running & (norm > RESIDUAL) & (norm < PROGRESS * before)
         if not running.any():
             break
-        step = step * running[:, None, None]  # what has left the reach of the method must not overflow
-    return _rayleigh_ritz(a, x, top, bottom, norm)
+        turned = qq @ direction
+        bend = torch.linalg.vecdot(direction, torch.baddbmm(turned, direction, inner, alpha=-1), dim=1)[
+            :, None
+        ]
+        step = torch.where(running[:, None, None], slope / bend, 0)
+        x, image = torch.addcmul(x, direction, step), torch.addcmul(image, turned, step)  # image: A_qq X
+        inner = torch.baddbmm(pp, pq, x)
+        residual = torch.baddbmm(qp + image, x, inner, alpha=-1)
+        scaled = residual * weight
+        before, slope = slope, torch.linalg.vecdot(residual, scaled, dim=1)[:, None]
+        direction = torch.addcmul(-scaled, direction, slope / before)
+        norm, allowed = torch.linalg.matrix_norm(residual), PROGRESS * allowed
+        running = running & (norm > CONVERGED) & (norm < allowed)
+    return torch.where((norm < 10 * CONVERGED)[:, None, None], x, 0)
 
 
 def _rayleigh_ritz(
-    a: Float[Tensor, "batch n n"],
-    x: Float[Tensor, "batch q m"],
-    top: Float[Tensor, "batch m m"],
-    bottom: Float[Tensor, "batch q m"],
-    norm: Float[Tensor, " batch"],
-) -> tuple[Float[Tensor, "batch m"], Float[Tensor, "batch n m"], Bool[Tensor, " batch"]]:
-    """The states in the space of [1; X], whose image under A is [top; bottom]."""
-    m = x.shape[2]
-    one = torch.eye(m, dtype=x.dtype, device=x.device)
-    usable = (norm < 1)[:, None, None]
-    x, bottom, top = torch.where(usable, x, 0), torch.where(usable, bottom, 0), torch.where(usable, top, one)
-    factor = torch.linalg.cholesky(one + x.mT @ x)
-    inverse = torch.linalg.solve_triangular(factor, one.expand_as(top), upper=False)
-    values, rotation = torch.linalg.eigh(inverse @ (top + x.mT @ bottom) @ inverse.mT)
+    h: Float[Tensor, "batch n n"], orbitals: Float[Tensor, "batch n n"], y: Float[Tensor, "batch n p"]
+) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch n p"], Float[Tensor, "batch n p"]]:
+    """Energies, orbitals and residuals of the states in the space of the columns of y."""
+    image = orbitals.mT @ (h @ (orbitals @ y))
+    one = torch.eye(y.shape[2], dtype=y.dtype, device=y.device)
+    inverse = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(y.mT @ y), one.expand(len(y), -1, -1), upper=False
+    )
+    values, rotation = torch.linalg.eigh(inverse @ (y.mT @ image) @ inverse.mT)
     rotation = inverse.mT @ rotation
-    vectors = torch.cat([rotation, x @ rotation], dim=1)
-    residual = torch.cat([top @ rotation, bottom @ rotation], dim=1) - vectors * values[:, None]
-    # The found states at 1 above the bound, all others where they are: positive definite if none lies below it.
-    bound = values[:, -1] - MARGIN
-    lifted = torch.baddbmm(a, vectors * (bound[:, None] + 1 - values)[:, None], vectors.mT)
-    lifted.diagonal(dim1=1, dim2=2).sub_(bound[:, None])
-    failed = torch.linalg.cholesky_ex(lifted).info != 0
-    return values, vectors, (torch.linalg.matrix_norm(residual) < 2 * RESIDUAL) & ~failed
+    y = y @ rotation
+    return values, y, torch.baddbmm(y * values[:, None], image, rotation, beta=-1)
+
+
+def _alone(
+    levels: Float[Tensor, "batch p"],
+    qp: Float[Tensor, "batch q p"],
+    qq: Float[Tensor, "batch q q"],
+    x: Float[Tensor, "batch q p"],
+    bound: Float[Tensor, " batch"],
+) -> Bool[Tensor, " batch"]:
+    """Whether A - bound is positive definite in the complement of the space of [1; X].
+
+    It is there A_qq - bound - X B^T - B X^T with B = A_qp - X (A_pp - bound) / 2. If the off-diagonal part is smaller
+    than the diagonal (Frobenius norms, the diagonal scaled to 1), no factor is needed.
+    """
+    norm = torch.linalg.matrix_norm
+    distance = qq.diagonal(dim1=1, dim2=2) - bound[:, None]
+    root = distance.clamp(min=1e-30).rsqrt()[:, :, None]
+    b = torch.addcmul(qp, x, (levels - bound[:, None])[:, None], value=-0.5)
+    scaled = qq * (root * root.mT)
+    scaled.diagonal(dim1=1, dim2=2).zero_()
+    apart = norm(scaled) + 2 * norm(root * x) * norm(root * b)
+    sure = (distance > 0).all(1) & (apart < 0.9)
+    if not sure.all():
+        others = (~sure).nonzero().flatten()
+        coupling = x[others] @ b[others].mT
+        rest = qq[others] - coupling - coupling.mT
+        rest.diagonal(dim1=1, dim2=2).sub_(bound[others, None])
+        sure[others] = torch.linalg.cholesky_ex(rest).info == 0
+    return sure

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tracegrad.errors import DataError
-from tracegrad.metrics.functional.eigenpairs import lowest_eigenpairs
+from tracegrad.metrics.functional.eigenpairs import lowest_states
 from tracegrad.metrics.functional.shift import least_absolute_shift
 
 # Occupied levels of the reference whose neighbours are closer (hartree) count as one degenerate level: labels of
@@ -35,7 +35,7 @@ class Reference:
 
     energies: Float[Tensor, "batch n"]  # hartree, ascending
     orbitals: Float[Tensor, "batch n n"]  # columns, C^T S C = 1
-    overlap: Float[Tensor, "batch n n"]
+    overlap: Float[Tensor, "batch packed"]  # lower triangle of S, row after row
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def solve_reference(h: Float[Tensor, "batch n n"], overlap: Float[Tensor, "batch
         )
     half = torch.linalg.solve_triangular(factor, _symmetric(h), upper=False)
     energies, y = torch.linalg.eigh(torch.linalg.solve_triangular(factor, half.mT, upper=False))
-    return Reference(energies, torch.linalg.solve_triangular(factor.mT, y, upper=True), overlap)
+    packed = overlap.flatten(1).index_select(1, _triangles(h.shape[1], h.device)[0])
+    return Reference(energies, torch.linalg.solve_triangular(factor.mT, y, upper=True), packed)
 
 
 def compare(
@@ -121,16 +122,18 @@ def compare(
 
     Args:
         h_pred: hartree.
-        difference: h_pred less the Hamiltonian of the reference, for `h_mae_shifted` alone.
+        difference: h_pred less the Hamiltonian of the reference: for `h_mae_shifted`, and where the solution starts.
         reference: the same molecules.
         n_occ: occupied orbitals; most is gained where it is the same for all.
     """
     count = int(n_occ.max()) + 1
-    rotated = reference.orbitals.mT @ (_symmetric(h_pred) @ reference.orbitals)
-    finite = rotated.sum((1, 2)).isfinite()  # one entry that is not finite makes the sum so
+    finite = h_pred.sum((1, 2)).isfinite()  # one entry that is not finite makes the sum so
     if not finite.all():
-        rotated = torch.where(finite[:, None, None], rotated, torch.diag_embed(reference.energies))
-    predicted, y = lowest_eigenpairs(rotated, count)
+        h_pred = torch.where(finite[:, None, None], h_pred, 0)
+        difference = torch.where(finite[:, None, None], difference, 0)
+    predicted, y = lowest_states(
+        _symmetric(h_pred), difference, reference.energies, reference.orbitals, count
+    )
     errors = predicted - reference.energies[:, :count]
 
     index = torch.arange(count, device=n_occ.device)
@@ -167,25 +170,29 @@ def _symmetric(h: Float[Tensor, "batch n n"]) -> Float[Tensor, "batch n n"]:
 
 
 def _shifted_mae(
-    difference: Float[Tensor, "batch n n"], overlap: Float[Tensor, "batch n n"]
+    difference: Float[Tensor, "batch n n"], overlap: Float[Tensor, "batch packed"]
 ) -> Float[Tensor, " batch"]:
     """Mean of abs(difference + mu S) for the mu that makes it smallest."""
-    n = overlap.shape[1]
-    if torch.equal(difference, difference.mT):  # half the elements are enough, those off the diagonal twice
-        places, times = _lower_triangle(n, overlap.device)
-        difference, overlap = (x.flatten(1).index_select(1, places) * times for x in (difference, overlap))
+    n = difference.shape[1]
+    *places, times = _triangles(n, difference.device)
+    lower, upper = (difference.flatten(1).index_select(1, part) for part in places)
+    if torch.equal(lower, upper):
+        difference, overlap = lower * times, overlap * times
     else:
-        difference, overlap = difference.flatten(1), overlap.flatten(1)
+        difference = torch.cat([lower * times, upper * times], dim=1) / 2
+        overlap = (overlap * times / 2).repeat(1, 2)
     shift = least_absolute_shift(difference, overlap)
-    return (difference + shift[:, None] * overlap).abs().sum(1) / n**2
+    return torch.addcmul(difference, shift[:, None], overlap).abs_().sum(1) / n**2
 
 
 @lru_cache(maxsize=64)
-def _lower_triangle(n: int, device: torch.device) -> tuple[Int[Tensor, " half"], Float[Tensor, " half"]]:
-    """Places of its elements in a flat matrix, and how often each counts: once on the diagonal, else twice."""
+def _triangles(
+    n: int, device: torch.device
+) -> tuple[Int[Tensor, " packed"], Int[Tensor, " packed"], Float[Tensor, " packed"]]:
+    """Places of its elements in a flat matrix, those of their mirror images, and how often each pair counts."""
     with torch.inference_mode(False):
         row, column = torch.tril_indices(n, n, device=device)
-        return row * n + column, 1.0 + (row != column).double()
+        return row * n + column, column * n + row, 1.0 + (row != column).double()
 
 
 def _cosines(
