@@ -251,7 +251,8 @@ class _ToRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
-        if torch.is_grad_enabled() or not native.wanted(*gradients):  # rows are linear in the features, any serve
+        if torch.is_grad_enabled() or not native.wanted(*gradients):
+            # Rows are linear in the features: any serve.
             features = [gradients[0].new_zeros(size) for size in ctx.sizes]
             found = plain_gradients(
                 lambda *x: _plain_to_rows(call.turns, x, ctx.count),

@@ -77,20 +77,28 @@ class TraceGradBlock(nn.Module):
         x, _ = self.invariants(self._merge(f))
         return self.s_nonlin(x, self.invariants.mixing())
 
-    def forward(self, f: Feature) -> tuple[Float[Tensor, "n width"], Feature]:
-        """z and v."""
+    def forward(self, f: Feature, *, recompute: bool = False) -> tuple[Float[Tensor, "n width"], Feature]:
+        """z and v; ``recompute`` makes them again for the gradient instead of storing what it needs."""
+        recorded = torch.is_grad_enabled()
         merged = self._merge(f)
-        device = merged[0].device.type
-        if (
+        in_chunks = (
             isinstance(self.invariants, LowRankInvariants)
+            and (recompute or not recorded)
             and native.wanted()
-            and not torch.is_autocast_enabled(device)
-        ):
-            z, v = low_rank_block(self.invariants, self.s_nonlin, merged)
-            return z, self._unmerge(v)
+            and not torch.is_autocast_enabled(merged[0].device.type)
+        )
+        if in_chunks:
+            z, v = low_rank_block(cast(LowRankInvariants, self.invariants), self.s_nonlin, merged)
+        elif recompute and recorded:
+            z, v = checkpoint(self._whole, merged, use_reentrant=False)
+        else:
+            z, v = self._whole(merged)
+        return z, self._unmerge(v)
+
+    def _whole(self, merged: Feature) -> tuple[Tensor, Feature]:
         x, saved = self.invariants(merged)
         z, g = self.s_nonlin.value_and_gradient(x, self.invariants.mixing())
-        return z, self._unmerge(self.invariants.pull_back(merged, saved, g))
+        return z, self.invariants.pull_back(merged, saved, g)
 
     def _merge(self, f: Feature) -> Feature:
         return [f[g[0]] if len(g) == 1 else torch.cat([f[i] for i in g], dim=-1) for g in self.groups]
@@ -230,8 +238,7 @@ class TraceGrad(nn.Module):
             return f, None
         if self.gradients[site][k]:
             block = self.blocks[site][k]
-            again = self.recompute and torch.is_grad_enabled()
-            z, v = checkpoint(block, f, use_reentrant=False) if again else block(f)
+            z, v = block(f, recompute=self.recompute)
             return self._add(f, v, self.gains[site][k] if site in self.gains else None), z
         if self.trace and need_z:
             return f, self.blocks[site][k].encode(f)
