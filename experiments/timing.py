@@ -4,6 +4,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,19 @@ def forward(model: Callable, *inputs: Any) -> None:
 
 
 def training_step(
-    model: torch.nn.Module, loss: Callable[[Any], torch.Tensor], *inputs: Any
+    model: torch.nn.Module,
+    loss: Callable[[Any], torch.Tensor],
+    *inputs: Any,
+    precision: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Callable[[], None]:
-    """Forward, loss of the output, backward and an optimizer step."""
+    """Forward and loss of the output in the context of a precision, backward and an optimizer step outside of it."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
 
     def step() -> None:
         optimizer.zero_grad()
-        loss(model(*inputs)).backward()
+        with precision():
+            total = loss(model(*inputs))
+        total.backward()
         optimizer.step()
 
     return step

@@ -46,22 +46,35 @@ def time_networks(
     }
     timings = compare(f"{rivals.name} forward", calls | lowered(calls, device), repeats, device)
     notes = lower_precision_errors(model, forward_graph, device)
-    steps: dict[str, Callable[[], object]] = {
-        PLAIN: training_step(rivals.plain, rivals.plain_loss(step_graph), step_graph),
-        BACKBONE: training_step(backbone, loss_of(model.basis, step_graph), step_graph),
-        TRACEGRAD: training_step(model, loss_of(model.basis, step_graph, model), step_graph),
+    makers: dict[str, Callable[..., Callable[[], None]]] = {
+        PLAIN: partial(training_step, rivals.plain, rivals.plain_loss(step_graph), step_graph),
+        BACKBONE: partial(training_step, backbone, loss_of(model.basis, step_graph), step_graph),
+        TRACEGRAD: partial(training_step, model, loss_of(model.basis, step_graph, model), step_graph),
     }
-    timings += compare(f"{rivals.name} training step", steps | lowered(steps, device), repeats, device)
+    steps: dict[str, Callable[[], object]] = {way: make() for way, make in makers.items()}
+    timings += compare(
+        f"{rivals.name} training step", steps | lowered(steps, device, makers), repeats, device
+    )
     return timings, [f"{rivals.name}, {note}" for note in notes]
 
 
-def lowered(calls: Mapping[str, Callable[[], object]], device: str) -> dict[str, Callable[[], object]]:
-    """Our calls in each lower precision of a GPU; none on a CPU."""
-    return {
-        f"{way}, {name}": partial(_inside, context, calls[way])
-        for name, context in lower_precisions(device).items()
-        for way in (BACKBONE, TRACEGRAD)
-    }
+def lowered(
+    calls: Mapping[str, Callable[[], object]],
+    device: str,
+    makers: Mapping[str, Callable[..., Callable[[], None]]] | None = None,
+) -> dict[str, Callable[[], object]]:
+    """Our calls in each lower precision of a GPU; none on a CPU.
+
+    Autocast holds for the forward pass of a training step alone, as in a training; ``makers`` make such steps.
+    """
+    found: dict[str, Callable[[], object]] = {}
+    for name, context in lower_precisions(device).items():
+        for way in (BACKBONE, TRACEGRAD):
+            call: Callable[[], object] = partial(_inside, context, calls[way])
+            if makers is not None and context is not tf32:
+                call = makers[way](precision=context)
+            found[f"{way}, {name}"] = call
+    return found
 
 
 def lower_precisions(device: str) -> dict[str, Callable[[], AbstractContextManager]]:
