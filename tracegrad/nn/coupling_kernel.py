@@ -261,6 +261,11 @@ typedef real vec __attribute__((vector_size({bytes})));
 typedef {other} other;
 typedef const int64_t* places;
 #define apart static __attribute__((noinline))
+#define SHAPE places items_a, places items_b, places items_out, places rows_1, places rows_2, \\
+    int64_t n, int64_t c, int64_t step_a, int64_t step_b, int64_t step_out, int64_t first, int64_t last
+#define PLACES_OF(k) \\
+    const int64_t ja = items_a ? items_a[k] : k, jb = items_b ? items_b[k] : k, jo = items_out ? items_out[k] : k; \\
+    const int64_t j1 = (rows_1 ? rows_1[k] : k) * PATHS * c, j2 = (rows_2 ? rows_2[k] : k) * PATHS * c;
 constexpr int64_t LANES = {bytes} / sizeof(real);
 constexpr int M1 = {m1}, M2 = {m2}, M3 = {m3}, PATHS = {paths};
 
@@ -295,11 +300,9 @@ static inline void add(real* to, const vec* from, int rows, int64_t step, int64_
 
 extern "C" void forward(
     const real* A, const real* B, const real* W1, const real* W2, real* OUT,
-    places items_a, places items_b, places items_out, places rows_1, places rows_2,
-    int64_t n, int64_t c, int64_t step_a, int64_t step_b, int64_t step_out, int64_t first, int64_t last) {{
+    SHAPE) {{
   for (int64_t k = 0; k < n; ++k) {{
-    const int64_t ja = items_a ? items_a[k] : k, jb = items_b ? items_b[k] : k, jo = items_out ? items_out[k] : k;
-    const int64_t j1 = (rows_1 ? rows_1[k] : k) * PATHS * c, j2 = (rows_2 ? rows_2[k] : k) * PATHS * c;
+    PLACES_OF(k)
     for (int64_t at = first; at < last; at += LANES) {{
       const int64_t lanes = last - at < LANES ? last - at : LANES;
       vec a[M1], w[PATHS], w2[PATHS], out[M3] = {{}};
@@ -320,11 +323,9 @@ extern "C" void forward(
 extern "C" void backward(
     const real* A, const real* B, const real* W1, const real* W2, const real* G,
     real* of_A, real* of_B, real* of_W1, real* of_W2,
-    places items_a, places items_b, places items_out, places rows_1, places rows_2,
-    int64_t n, int64_t c, int64_t step_a, int64_t step_b, int64_t step_out, int64_t first, int64_t last) {{
+    SHAPE) {{
   for (int64_t k = 0; k < n; ++k) {{
-    const int64_t ja = items_a ? items_a[k] : k, jb = items_b ? items_b[k] : k, jo = items_out ? items_out[k] : k;
-    const int64_t j1 = (rows_1 ? rows_1[k] : k) * PATHS * c, j2 = (rows_2 ? rows_2[k] : k) * PATHS * c;
+    PLACES_OF(k)
     for (int64_t at = first; at < last; at += LANES) {{
       const int64_t lanes = last - at < LANES ? last - at : LANES;
       vec a[M1], g[M3], w[PATHS], w1[PATHS], w2[PATHS], of_a[M1] = {{}}, of_b[M2] = {{}}, of_w[PATHS];
