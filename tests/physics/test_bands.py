@@ -11,6 +11,7 @@ import pytest
 import scipy.linalg
 from scipy.linalg import LinAlgError
 from scipy.sparse import csr_array
+from scipy.sparse.linalg import ArpackError
 from scipy.spatial.transform import Rotation
 
 from tests.data.scfout import small_structure
@@ -19,6 +20,7 @@ from tracegrad.data.deeph import write_structure
 from tracegrad.data.structure import Structure, edge_order
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics import bands as bands_module
+from tracegrad.physics import bloch
 from tracegrad.physics.band_errors import band_errors, with_hamiltonian
 from tracegrad.physics.bands import (
     BandStructure,
@@ -200,6 +202,30 @@ def test_a_level_that_is_an_eigenvalue():
 def test_states_that_cannot_be_told_apart():
     with pytest.raises(LinAlgError, match=r"degenerate states are missing among the 18 nearest to 0.500 eV"):
         levels_around(*diagonal(np.ones(40)), 0.5, 3)
+
+
+def test_iterations_that_break_down(monkeypatch):
+    """ARPACK may stop by rounding at a degenerate level: the next try finds the states."""
+    original, tries = bloch.eigsh, []
+
+    def breaking(*arguments, **options):
+        tries.append(options)
+        if len(tries) == 1:
+            raise ArpackError(3)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(bloch, "eigsh", breaking)
+    found = levels_around(*diagonal(np.arange(40.0)), 20.2, 5)
+    assert len(tries) == 2
+    assert found.energies == pytest.approx(found.first + np.arange(len(found.energies)))
+
+    def broken(*arguments, **options):
+        raise ArpackError(3)
+
+    monkeypatch.setattr(bloch, "eigsh", broken)
+    with pytest.raises(LinAlgError, match="ARPACK error 3"):
+        levels_around(*diagonal(np.arange(40.0)), 20.2, 5)
+    assert smallest_eigenvalue(diagonal(np.arange(1.0, 41.0))[0], dense=False) == pytest.approx(1)
 
 
 # Known bands

@@ -6,6 +6,7 @@ then those with spin down, and S stands for S (x) 1_2.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Complex, Float, Int, Int64, Shaped
@@ -183,8 +184,12 @@ def smallest_eigenvalue(matrix: csr_array, *, dense: bool) -> float:
     except LinAlgError:
         return -np.inf
     inverse = _operator(matrix, lambda right: cho_solve(factor, right, check_finite=False))
-    start = _start(matrix)
-    found = eigsh(matrix, 1, sigma=0, OPinv=inverse, v0=start, tol=1e-4, return_eigenvectors=False)
+    try:
+        found = eigsh(
+            matrix, 1, sigma=0, OPinv=inverse, tol=1e-4, return_eigenvectors=False, **_random(matrix, seed=0)
+        )
+    except ArpackError:
+        return smallest_eigenvalue(matrix, dense=True)
     return float(found[0])
 
 
@@ -192,24 +197,31 @@ def levels_around(hamiltonian: csr_array, overlap: csr_array, level: float, band
     """About ``bands`` eigenstates around ``level`` (eV), without holes, by Lanczos iterations on (H - level S)^-1.
 
     Lanczos iterations may miss states of a degenerate group, so the states between two levels are counted as well;
-    the outermost groups, which may be cut, are left away. Where the count differs, more states are asked for.
+    the outermost groups, which may be cut, are left away. Where the count differs, more states are asked for; so are
+    they where the iterations break down, as they may by rounding when the starting vector is used up.
 
     Raises:
-        LinAlgError: states are missing after several tries.
+        LinAlgError: states are missing, or the iterations break down, in each of several tries.
     """
     factor, pivots, _ = _factors(hamiltonian, overlap, level)
     inverse = _operator(hamiltonian, lambda right: lapack.zhetrs(factor, pivots, right, lower=1)[0])
+    reason = ""
     for effort in range(1, _EFFORTS + 1):
         wanted = min(effort * bands + EXTRA_STATES, hamiltonian.shape[0] - 2)
-        _, space = eigsh(
-            hamiltonian,
-            wanted,
-            M=overlap,
-            sigma=level,
-            OPinv=inverse,
-            v0=_start(hamiltonian, effort),
-            ncv=min(2 * wanted + 1, hamiltonian.shape[0]),
-        )
+        try:
+            _, space = eigsh(
+                hamiltonian,
+                wanted,
+                M=overlap,
+                sigma=level,
+                OPinv=inverse,
+                ncv=min(2 * wanted + 1, hamiltonian.shape[0]),
+                **_random(hamiltonian, effort),
+            )
+        except ArpackError as error:
+            reason = f" ({error})"
+            continue
+        reason = ""
         # ARPACK leaves the vectors of degenerate states skew.
         inside = [space.conj().T @ (matrix @ space) for matrix in (hamiltonian, overlap)]
         energies, mixing = eigh(*inside)
@@ -221,7 +233,7 @@ def levels_around(hamiltonian: csr_array, overlap: csr_array, level: float, band
             )
             if above - below == high - low:
                 return Levels(below, energies[low:high], (space @ mixing)[:, low:high])
-    raise LinAlgError(f"degenerate states are missing among the {wanted} nearest to {level:.3f} eV")
+    raise LinAlgError(f"degenerate states are missing among the {wanted} nearest to {level:.3f} eV{reason}")
 
 
 def _factors(
@@ -260,7 +272,7 @@ def _operator(
     return LinearOperator(like.shape, matvec=solve, dtype=complex)
 
 
-def _start(like: csr_array, seed: int = 0) -> Complex[np.ndarray, " size"]:
-    """Of the Lanczos iterations: the same in each run, and without any symmetry of the crystal."""
+def _random(like: csr_array, seed: int) -> dict[str, Any]:
+    """Start and restarts of Lanczos iterations: the same in each run, and without any symmetry of the crystal."""
     random = np.random.default_rng(seed)
-    return random.normal(size=like.shape[0]) + 1j * random.normal(size=like.shape[0])
+    return {"v0": random.normal(size=like.shape[0]) + 1j * random.normal(size=like.shape[0]), "rng": random}
