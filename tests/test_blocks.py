@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from tests import crystals
 from tests.molecules import random_hamiltonian
+from tracegrad.assembly_kernel import assembled
 from tracegrad.basis import OrbitalBasis
 from tracegrad.blocks import (
+    assemble_matrices,
     assemble_matrix,
     block_starts,
     complete_edges,
@@ -15,6 +17,7 @@ from tracegrad.blocks import (
     cut_padding,
     pad_blocks,
 )
+from tracegrad.nn import native
 
 QH9 = OrbitalBasis.def2_svp()
 THIRD_ROW = OrbitalBasis.def2_svp(range(1, 19))
@@ -88,6 +91,33 @@ def test_padding_does_not_enter_the_matrix(numbers, seed):
     on_site[~(mask[:, :, None] & mask[:, None, :])] = torch.nan
     pairs[~(mask[dst][:, :, None] & mask[src][:, None, :])] = torch.nan
     assert torch.equal(assemble_matrix(on_site, pairs, numbers, QH9), matrix)
+
+
+@pytest.mark.parametrize("kernels", ["0", "1"])
+def test_several_matrices_of_a_molecule_in_double_precision(kernels, monkeypatch):
+    monkeypatch.setenv(native.SWITCH, kernels)
+    numbers = np.array([8, 1, 6, 1])
+    n = int(QH9.sizes[numbers].sum())
+    matrices = torch.randn(3, n, n)
+    blocks = [cut_blocks(matrix, numbers, QH9) for matrix in matrices]
+    found = assemble_matrices(blocks, numbers, QH9, torch.float64)
+    assert torch.equal(torch.stack(found), matrices.double())
+    # Views of a batch whose numbers are not side by side, and blocks with a gradient.
+    on_site, pairs = (
+        part.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for part in blocks[0]
+    )
+    matrix = assemble_matrix(on_site, pairs, numbers, QH9)
+    assert torch.equal(matrix, matrices[0])
+    matrix.square().sum().backward()
+    assert torch.equal(on_site.grad, 2 * blocks[0][0])
+    assert torch.equal(pairs.grad, 2 * blocks[0][1])
+
+
+def test_blocks_of_another_molecule_are_no_matrix():
+    blocks = torch.zeros(3, QH9.dim, QH9.dim), torch.zeros(6, QH9.dim, QH9.dim)
+    for atom, slot in (([0, 3], [0, 0]), ([0, 2], [0, 14])):
+        with pytest.raises(ValueError, match="6 pair blocks of 14 slots do not fit 3 atoms"):
+            assembled(*blocks, np.array(atom), np.array(slot), torch.float32)
 
 
 @pytest.mark.parametrize("atoms", [1, 2, 5])

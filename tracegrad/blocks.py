@@ -8,7 +8,7 @@ The edges of a crystal are the pairs (i, cell 0), (j, cell R) that its file has,
 is j. Files hold the blocks of all pairs one behind the other, each flat and in rows ("entries").
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+from tracegrad.assembly_kernel import assembled
 from tracegrad.basis import OrbitalBasis
 
 
@@ -69,22 +70,30 @@ def assemble_matrix(
     basis: OrbitalBasis,
 ) -> Float[Tensor, "n n"]:
     """The inverse of `cut_blocks`: one dense matrix in the orbital order of the files."""
-    index = matrix_index(numbers, basis).to(on_site.device)
-    return torch.cat([on_site.flatten(), pairs.flatten()]).take(index)
+    return assemble_matrices([(on_site, pairs)], numbers, basis, on_site.dtype)[0]
 
 
-def matrix_index(numbers: Int64[np.ndarray, " atoms"], basis: OrbitalBasis) -> Int64[Tensor, "n n"]:
-    """Where the elements of a dense matrix are among those of its on-site blocks and the pair blocks behind them."""
-    atoms, dim = len(numbers), basis.dim
-    dst, src = np.indices((atoms, atoms))
-    starts = np.where(dst == src, dst, atoms + src * (atoms - 1) + dst - (dst > src)) * dim**2
+def assemble_matrices(
+    blocks: Sequence[tuple[Float[Tensor, "atoms dim dim"], Float[Tensor, "edges dim dim"]]],
+    numbers: Int64[np.ndarray, " atoms"],
+    basis: OrbitalBasis,
+    dtype: torch.dtype,
+) -> list[Float[Tensor, "n n"]]:
+    """Several matrices of a molecule, from on-site and pair blocks each, in this dtype."""
     atom, slot = np.nonzero(basis.slots[numbers] >= 0)
     order = np.argsort(orbital_rows(numbers, basis)[0][atom, slot])
     atom, slot = atom[order], slot[order]
-    index = starts[atom].take(atom, axis=1)
-    index += (slot * dim)[:, None]
-    index += slot
-    return torch.from_numpy(index)
+    made = [m for pair in blocks if (m := assembled(*pair, atom, slot, dtype)) is not None]
+    if len(made) == len(blocks):
+        return made
+    atoms, dim = len(numbers), basis.dim
+    dst, src = np.indices((atoms, atoms))
+    starts = np.where(dst == src, dst, atoms + src * (atoms - 1) + dst - (dst > src)) * dim**2
+    index = torch.from_numpy(starts[np.ix_(atom, atom)] + slot[:, None] * dim + slot)
+    return [
+        torch.cat([part.flatten() for part in pair]).take(index.to(pair[0].device)).to(dtype)
+        for pair in blocks
+    ]
 
 
 def pad_blocks(

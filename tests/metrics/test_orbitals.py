@@ -14,9 +14,10 @@ from tracegrad.graph import collate, molecule_graph
 from tracegrad.metrics.functional import eigenpairs, orbital_metrics
 from tracegrad.metrics.functional.eigenpairs import lowest_states
 from tracegrad.metrics.functional.orbitals import NAMES, compare, solve_reference
-from tracegrad.metrics.functional.shift import least_absolute_shift
+from tracegrad.metrics.functional.shift import least_absolute_shift, shifted_mae
 from tracegrad.metrics.orbitals import OrbitalMetrics, orbital_errors
 from tracegrad.model import Prediction
+from tracegrad.nn import native
 from tracegrad.physics.solved import SolvedMolecule
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "orbitals.npz")
@@ -199,8 +200,8 @@ def assert_lowest(h_pred, difference, energies, orbitals, count=21):
         expected = scipy.linalg.eigh(h.numpy(), inverse.T @ inverse, eigvals_only=True)[:count]
         assert np.abs(e.numpy() - expected).max() < 1e-10
         a = c.T @ h @ c
-        assert float((a @ v - v * e).norm()) < 2e-6
-        assert float((v.mT @ v - torch.eye(count)).abs().max()) < 1e-8
+        assert float((v @ a - e[:, None] * v).norm()) < 2e-6
+        assert float((v @ v.mT - torch.eye(count)).abs().max()) < 1e-8
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-5, 1e-3, 5e-3, 0.3])
@@ -237,7 +238,7 @@ def test_good_predictions_need_no_diagonalisation_and_hidden_low_states_are_seen
 
 @pytest.mark.parametrize("noise", [0.001, 0.05, 0.1])
 def test_other_states_are_above_the_bound_where_it_is_said(noise):
-    """The bound by norms (small noise) and the Cholesky factor, against eigenvalues of the complement of [1; X]."""
+    """The bound by norms (small noise) and the Cholesky factor, against eigenvalues of the complement of [1, X]."""
     rng = np.random.default_rng(3)
     for height in (-0.5, 0.0, 0.3, 0.6, 1.2):
         error = rng.normal(size=(30, 30)) * noise
@@ -245,10 +246,10 @@ def test_other_states_are_above_the_bound_where_it_is_said(noise):
         values, vectors = np.linalg.eigh(a)
         x = vectors[5:, :5] @ np.linalg.inv(vectors[:5, :5])
         turn = np.linalg.eigh(a[:5, :5])[1]  # A_pp has to be diagonal
-        p = [turn.T @ a[:5, :5] @ turn, a[5:, :5] @ turn, a[5:, 5:], x @ turn]
-        pp, qp, qq, x = (torch.from_numpy(part.astype(np.float32))[None] for part in p)
+        p = [turn.T @ a[:5, :5] @ turn, turn.T @ a[:5, 5:], a[5:, 5:], (x @ turn).T]
+        pp, pq, qq, x = (torch.from_numpy(part.astype(np.float32))[None] for part in p)
         bound = torch.tensor([height], dtype=torch.float32)
-        sure = eigenpairs._alone(pp.diagonal(dim1=1, dim2=2), qp, qq, x, bound)
+        sure = eigenpairs._alone(pp.diagonal(dim1=1, dim2=2), pq, qq, x, bound)
         assert sure.tolist() == [bool(values[5] > height)]
 
 
@@ -330,6 +331,26 @@ def test_a_shift_without_a_direction_is_none():
     zeros = torch.zeros(2, 4, dtype=torch.float64)
     assert least_absolute_shift(zeros + 1, zeros).tolist() == [0, 0]
     assert least_absolute_shift(zeros, zeros + 1).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kernels", ["0", "1"])
+@pytest.mark.parametrize("skew", [0.0, 1.0])
+def test_no_shift_of_a_matrix_is_better(kernels, skew, monkeypatch):
+    monkeypatch.setenv(native.SWITCH, kernels)
+    rng = np.random.default_rng(3)
+    difference, overlap = rng.normal(size=(2, 4, 9, 9))
+    overlap += overlap.transpose(0, 2, 1)
+    difference += difference.transpose(0, 2, 1) + skew * rng.normal(size=difference.shape)
+    overlap[:, 1:4, 1:4] = 0
+    overlap[:, 0, 5] = overlap[:, 5, 0] = 1e-18
+    difference[1] = -0.5 * overlap[1]
+    difference[2] = 0
+    overlap[3] = 0
+    rows, columns = np.tril_indices(9)
+    found = shifted_mae(*map(torch.from_numpy, (difference, overlap[:, rows, columns])))
+    for d, s, mae in zip(difference, overlap, found.tolist(), strict=True):
+        kinks = np.append(-d[s != 0] / s[s != 0], 0)
+        assert mae == pytest.approx(min(np.abs(d + mu * s).mean() for mu in kinks), rel=1e-12, abs=1e-15)
 
 
 def molecules(basis):

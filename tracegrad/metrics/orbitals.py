@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import matrix_index
+from tracegrad.blocks import assemble_matrices
 from tracegrad.errors import DataError
 from tracegrad.metrics.functional.orbitals import NAMES, Comparison, Reference, compare
 from tracegrad.model import Prediction
@@ -112,17 +113,14 @@ def dense_pair(
     prediction: Prediction, graph, basis: OrbitalBasis, k: int
 ) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n"]]:
     """Predicted and true H of molecule ``k`` of a batch, float64, hartree, in the order of the basis' files."""
-    start, end = graph.ptr[k : k + 2].tolist()
-    atoms = np.diff(graph.ptr[: k + 1].cpu().numpy())
-    first, edges = int((atoms * (atoms - 1)).sum()), (end - start) * (end - start - 1)
-    index = matrix_index(graph.numbers[start:end].cpu().numpy(), basis).to(graph.positions.device)
-    predicted, true = (
-        torch.cat([on_site[start:end].flatten(), pairs[first : first + edges].flatten()]).take(index).double()
-        for on_site, pairs in (
-            (prediction.blocks["self"], prediction.blocks["edge"]),
-            (graph.h_self, graph.h_edge),
-        )
-    )
+    ends = graph.ptr[: k + 2].tolist()
+    start, end = ends[-2:]
+    *before, edges = ((b - a) * (b - a - 1) for a, b in pairwise(ends))
+    first = sum(before)
+    numbers = graph.numbers[start:end].cpu().numpy()
+    both = (prediction.blocks["self"], prediction.blocks["edge"]), (graph.h_self, graph.h_edge)
+    blocks = [(on_site[start:end], pairs[first : first + edges]) for on_site, pairs in both]
+    predicted, true = assemble_matrices(blocks, numbers, basis, torch.float64)
     return predicted, true
 
 

@@ -1,10 +1,11 @@
 """The lowest states of predicted Hamiltonians that are close to solved references.
 
 In the basis of the reference orbitals C a prediction H' = H + E is nearly diagonal: A = C^T H' C = eps + C^T E C. The
-space of its lowest states is spanned by the columns of [1; X] with a small X, which solves
-A_qp + A_qq X - X (A_pp + A_pq X) = 0 (p: the wanted states, q: the others). Conjugate gradients find it with thin
+space of its lowest states is spanned by the rows of [1, X] with a small X, which solves
+A_pq + X A_qq - (A_pp + X A_qp) X = 0 (p: the wanted states, q: the others). Conjugate gradients find it with thin
 products in single precision, whose absolute error is small because E is. The energies are those of H' in this space,
-in double precision, and one step of Newton's method with the diagonal of A_qq improves the orbitals.
+in double precision, and one step of Newton's method with the diagonal of A_qq improves the orbitals. States stand in
+rows: few columns make slow products.
 
 Nothing is taken on trust: the residuals are those of H' in double precision, and A is shown to have no other state
 below. Matrices that fail go to `torch.linalg.eigh`.
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-CONVERGED = 3e-7  # hartree, norm of A_qp + A_qq X - X (A_pp + A_pq X): about what single precision reaches
+CONVERGED = 3e-7  # hartree, norm of A_pq + X A_qq - (A_pp + X A_qp) X: about what single precision reaches
 # Norm of A y - theta y over all wanted states, before the last step. Errors of energies are of the size of its square
 # over the distance to the next state. A label in single precision alone brings 1e-5.
 RESIDUAL = 2e-5
@@ -31,8 +32,8 @@ def lowest_states(
     energies: Float[Tensor, "batch n"],
     orbitals: Float[Tensor, "batch n n"],
     count: int,
-) -> tuple[Float[Tensor, "batch count"], Float[Tensor, "batch n count"]]:
-    """Energies and orbitals (columns, in terms of the reference orbitals) of the ``count`` lowest states; float64.
+) -> tuple[Float[Tensor, "batch count"], Float[Tensor, "batch count n"]]:
+    """Energies and orbitals (rows, in terms of the reference orbitals) of the ``count`` lowest states; float64.
 
     Args:
         h: H', symmetric, float64.
@@ -53,9 +54,9 @@ def lowest_states(
 
 def _diagonalised(
     h: Float[Tensor, "batch n n"], orbitals: Float[Tensor, "batch n n"], count: int
-) -> tuple[Float[Tensor, "batch count"], Float[Tensor, "batch n count"]]:
+) -> tuple[Float[Tensor, "batch count"], Float[Tensor, "batch count n"]]:
     values, vectors = torch.linalg.eigh(orbitals.mT @ (h @ orbitals))
-    return values[:, :count], vectors[:, :, :count]
+    return values[:, :count], vectors[:, :, :count].mT
 
 
 def _decoupled(
@@ -64,60 +65,58 @@ def _decoupled(
     energies: Float[Tensor, "batch n"],
     orbitals: Float[Tensor, "batch n n"],
     p: int,
-) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch n p"], Bool[Tensor, " batch"]]:
+) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch p n"], Bool[Tensor, " batch"]]:
     """Energies and orbitals, and for which matrices they are the wanted ones."""
     w = min(p + GUARDS, h.shape[1])
     right = orbitals.float()
-    left = difference.float() @ right
-    window = (right[:, :, :w].mT @ left[:, :, :w]).double()
+    left = right.mT @ difference.float()
+    window = (left[:, :w] @ right[:, :, :w]).double()
     window.diagonal(dim1=1, dim2=2).add_(energies[:, :w])
     levels, turn = torch.linalg.eigh(window)
-    for side in (left, right):
-        side[:, :, :w] = side[:, :, :w] @ turn.float()
-    rows = right[:, :, p:].mT @ left
-    qp, qq = rows[:, :, :p].contiguous(), rows[:, :, p:].contiguous()
-    qp[:, : w - p], qq[:, : w - p, : w - p] = 0, torch.diag_embed(levels[:, p:])
+    single = turn.float()
+    left[:, :w] = single.mT @ left[:, :w]
+    right[:, :, :w] = right[:, :, :w] @ single
+    pq, qq = left[:, :p] @ right[:, :, p:], left[:, p:] @ right[:, :, p:]
+    pq[:, :, : w - p], qq[:, : w - p, : w - p] = 0, torch.diag_embed(levels[:, p:])
     qq.diagonal(dim1=1, dim2=2)[:, w - p :].add_(energies[:, w:])
     low = levels[:, :p].float()
-    x = _conjugate_gradients(low, qp, qq)
+    x = _conjugate_gradients(low, pq, qq)
 
-    y = torch.cat([torch.eye(p, device=x.device).expand(len(x), -1, -1), x], dim=1).double()
-    y[:, :w] = turn @ y[:, :w]
+    y = torch.cat([torch.eye(p, device=x.device).expand(len(x), -1, -1), x], dim=2).double()
+    y[:, :, :w] = y[:, :, :w] @ turn.mT
     values, y, residual = _rayleigh_ritz(h, orbitals, y)
     sure = (torch.linalg.matrix_norm(residual) < RESIDUAL) & _alone(
-        low, qp, qq, x, values[:, -1].float() + MARGIN
+        low, pq, qq, x, values[:, -1].float() + MARGIN
     )
-    residual[:, :w] = turn.mT @ residual[:, :w]
-    step = residual[:, p:] / (qq.diagonal(dim1=1, dim2=2)[:, :, None] - values[:, None])
-    y[:, :w] -= turn[:, :, p:] @ step[:, : w - p]
-    y[:, w:] -= step[:, w - p :]
+    residual[:, :, :w] = residual[:, :, :w] @ turn
+    step = residual[:, :, p:] / (qq.diagonal(dim1=1, dim2=2)[:, None] - values[:, :, None])
+    y[:, :, :w] -= step[:, :, : w - p] @ turn[:, :, p:].mT
+    y[:, :, w:] -= step[:, :, w - p :]
     return values, y, sure
 
 
 def _conjugate_gradients(
-    levels: Float[Tensor, "batch p"], qp: Float[Tensor, "batch q p"], qq: Float[Tensor, "batch q q"]
-) -> Float[Tensor, "batch q p"]:
-    """X where it is found, else 0; each column has its own steps. ``levels`` are the diagonal of a diagonal A_pp."""
-    pp, pq = torch.diag_embed(levels), qp.mT
-    weight = 1 / (qq.diagonal(dim1=1, dim2=2)[:, :, None] - levels[:, None])
-    x, image, inner, residual = torch.zeros_like(qp), torch.zeros_like(qp), pp, qp
+    levels: Float[Tensor, "batch p"], pq: Float[Tensor, "batch p q"], qq: Float[Tensor, "batch q q"]
+) -> Float[Tensor, "batch p q"]:
+    """X where it is found, else 0; each row has its own steps. ``levels`` are the diagonal of a diagonal A_pp."""
+    pp, qp = torch.diag_embed(levels), pq.mT
+    weight = 1 / (qq.diagonal(dim1=1, dim2=2)[:, None] - levels[:, :, None])
+    x, image, inner, residual = torch.zeros_like(pq), torch.zeros_like(pq), pp, pq
     scaled = residual * weight
-    slope, direction = torch.linalg.vecdot(residual, scaled, dim=1)[:, None], -scaled
+    slope, direction = torch.linalg.vecdot(residual, scaled)[:, :, None], -scaled
     norm = torch.linalg.matrix_norm(residual)
     running, allowed = norm > CONVERGED, 2 * norm
     for _ in range(STEPS):
         if not running.any():
             break
-        turned = qq @ direction
-        bend = torch.linalg.vecdot(direction, torch.baddbmm(turned, direction, inner, alpha=-1), dim=1)[
-            :, None
-        ]
+        turned = direction @ qq
+        bend = torch.linalg.vecdot(direction, torch.baddbmm(turned, inner, direction, alpha=-1))[:, :, None]
         step = torch.where(running[:, None, None], slope / bend, 0)
-        x, image = torch.addcmul(x, direction, step), torch.addcmul(image, turned, step)  # image: A_qq X
-        inner = torch.baddbmm(pp, pq, x)
-        residual = torch.baddbmm(qp + image, x, inner, alpha=-1)
+        x, image = torch.addcmul(x, direction, step), torch.addcmul(image, turned, step)  # image: X A_qq
+        inner = torch.baddbmm(pp, x, qp)
+        residual = torch.baddbmm(pq + image, inner, x, alpha=-1)
         scaled = residual * weight
-        before, slope = slope, torch.linalg.vecdot(residual, scaled, dim=1)[:, None]
+        before, slope = slope, torch.linalg.vecdot(residual, scaled)[:, :, None]
         direction = torch.addcmul(-scaled, direction, slope / before)
         norm, allowed = torch.linalg.matrix_norm(residual), PROGRESS * allowed
         running = running & (norm > CONVERGED) & (norm < allowed)
@@ -125,43 +124,43 @@ def _conjugate_gradients(
 
 
 def _rayleigh_ritz(
-    h: Float[Tensor, "batch n n"], orbitals: Float[Tensor, "batch n n"], y: Float[Tensor, "batch n p"]
-) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch n p"], Float[Tensor, "batch n p"]]:
-    """Energies, orbitals and residuals of the states in the space of the columns of y."""
-    image = orbitals.mT @ (h @ (orbitals @ y))
-    one = torch.eye(y.shape[2], dtype=y.dtype, device=y.device)
+    h: Float[Tensor, "batch n n"], orbitals: Float[Tensor, "batch n n"], y: Float[Tensor, "batch p n"]
+) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch p n"], Float[Tensor, "batch p n"]]:
+    """Energies, orbitals and residuals of the states in the space of the rows of y."""
+    image = ((y @ orbitals.mT) @ h) @ orbitals
+    one = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
     inverse = torch.linalg.solve_triangular(
-        torch.linalg.cholesky(y.mT @ y), one.expand(len(y), -1, -1), upper=False
+        torch.linalg.cholesky(y @ y.mT), one.expand(len(y), -1, -1), upper=False
     )
-    values, rotation = torch.linalg.eigh(inverse @ (y.mT @ image) @ inverse.mT)
-    rotation = inverse.mT @ rotation
-    y = y @ rotation
-    return values, y, torch.baddbmm(y * values[:, None], image, rotation, beta=-1)
+    values, rotation = torch.linalg.eigh(inverse @ (y @ image.mT) @ inverse.mT)
+    rotation = rotation.mT @ inverse
+    y = rotation @ y
+    return values, y, torch.baddbmm(y * values[:, :, None], rotation, image, beta=-1)
 
 
 def _alone(
     levels: Float[Tensor, "batch p"],
-    qp: Float[Tensor, "batch q p"],
+    pq: Float[Tensor, "batch p q"],
     qq: Float[Tensor, "batch q q"],
-    x: Float[Tensor, "batch q p"],
+    x: Float[Tensor, "batch p q"],
     bound: Float[Tensor, " batch"],
 ) -> Bool[Tensor, " batch"]:
-    """Whether A - bound is positive definite in the complement of the space of [1; X].
+    """Whether A - bound is positive definite in the complement of the space of [1, X].
 
-    It is there A_qq - bound - X B^T - B X^T with B = A_qp - X (A_pp - bound) / 2. If the off-diagonal part is smaller
+    It is there A_qq - bound - X^T B - B^T X with B = A_pq - (A_pp - bound) X / 2. If the off-diagonal part is smaller
     than the diagonal (Frobenius norms, the diagonal scaled to 1), no factor is needed.
     """
     norm = torch.linalg.matrix_norm
     distance = qq.diagonal(dim1=1, dim2=2) - bound[:, None]
-    root = distance.clamp(min=1e-30).rsqrt()[:, :, None]
-    b = torch.addcmul(qp, x, (levels - bound[:, None])[:, None], value=-0.5)
+    root = distance.clamp(min=1e-30).rsqrt()[:, None]
+    b = torch.addcmul(pq, x, (levels - bound[:, None])[:, :, None], value=-0.5)
     scaled = qq * (root * root.mT)
     scaled.diagonal(dim1=1, dim2=2).zero_()
     apart = norm(scaled) + 2 * norm(root * x) * norm(root * b)
     sure = (distance > 0).all(1) & (apart < 0.9)
     if not sure.all():
         others = (~sure).nonzero().flatten()
-        coupling = x[others] @ b[others].mT
+        coupling = x[others].mT @ b[others]
         rest = qq[others] - coupling - coupling.mT
         rest.diagonal(dim1=1, dim2=2).sub_(bound[others, None])
         sure[others] = torch.linalg.cholesky_ex(rest).info == 0

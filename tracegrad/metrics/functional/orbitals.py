@@ -7,7 +7,6 @@ C^T S C' = Y, so that S is needed for the shift of H alone once the reference is
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from tracegrad.errors import DataError
 from tracegrad.metrics.functional.eigenpairs import lowest_states
-from tracegrad.metrics.functional.shift import least_absolute_shift
+from tracegrad.metrics.functional.shift import least_absolute_shift, shifted_mae
 
 # Occupied levels of the reference whose neighbours are closer (hartree) count as one degenerate level: labels of
 # symmetric molecules split theirs by up to 4e-5 hartree.
@@ -108,8 +107,9 @@ def solve_reference(h: Float[Tensor, "batch n n"], overlap: Float[Tensor, "batch
         )
     half = torch.linalg.solve_triangular(factor, _symmetric(h), upper=False)
     energies, y = torch.linalg.eigh(torch.linalg.solve_triangular(factor, half.mT, upper=False))
-    packed = overlap.flatten(1).index_select(1, _triangles(h.shape[1], h.device)[0])
-    return Reference(energies, torch.linalg.solve_triangular(factor.mT, y, upper=True), packed)
+    row, column = torch.tril_indices(*overlap.shape[1:], device=h.device)
+    orbitals = torch.linalg.solve_triangular(factor.mT, y, upper=True)
+    return Reference(energies, orbitals, overlap[:, row, column])
 
 
 def compare(
@@ -146,16 +146,16 @@ def compare(
     lumo = errors.gather(1, n_occ[:, None]).squeeze(1)
     weights = is_occupied.to(errors.dtype)
     shift = least_absolute_shift(errors * weights, weights)
-    square = torch.where(is_occupied[:, :, None] & is_occupied[:, None], y[:, :count].square(), 0.0)
+    square = torch.where(is_occupied[:, :, None] & is_occupied[:, None], y[:, :, :count].square(), 0.0)
     same = _same_level(reference.energies[:, :count])
     metrics = {
         "eps_mae": mean(errors.abs()),
         "eps_mae_shifted": mean((errors + shift[:, None]).abs()),
-        "h_mae_shifted": _shifted_mae(difference, reference.overlap),
+        "h_mae_shifted": shifted_mae(difference, reference.overlap),
         "homo_error": homo.abs(),
         "lumo_error": lumo.abs(),
         "gap_error": (lumo - homo).abs(),
-        "psi_cosine": mean(_cosines(reference.orbitals[:, :, :count], reference.orbitals @ y)),
+        "psi_cosine": mean(_cosines(reference.orbitals[:, :, :count].mT, y @ reference.orbitals.mT)),
         "psi_overlap": square.sum((1, 2)) / n_occ,
         "psi_overlap_levels": (square * same).sum((1, 2)) / n_occ,
     }
@@ -169,36 +169,10 @@ def _symmetric(h: Float[Tensor, "batch n n"]) -> Float[Tensor, "batch n n"]:
     return (h + h.mT).mul_(0.5)
 
 
-def _shifted_mae(
-    difference: Float[Tensor, "batch n n"], overlap: Float[Tensor, "batch packed"]
-) -> Float[Tensor, " batch"]:
-    """Mean of abs(difference + mu S) for the mu that makes it smallest."""
-    n = difference.shape[1]
-    *places, times = _triangles(n, difference.device)
-    lower, upper = (difference.flatten(1).index_select(1, part) for part in places)
-    if torch.equal(lower, upper):
-        difference, overlap = lower * times, overlap * times
-    else:
-        difference = torch.cat([lower * times, upper * times], dim=1) / 2
-        overlap = (overlap * times / 2).repeat(1, 2)
-    shift = least_absolute_shift(difference, overlap)
-    return torch.addcmul(difference, shift[:, None], overlap).abs_().sum(1) / n**2
-
-
-@lru_cache(maxsize=64)
-def _triangles(
-    n: int, device: torch.device
-) -> tuple[Int[Tensor, " packed"], Int[Tensor, " packed"], Float[Tensor, " packed"]]:
-    """Places of its elements in a flat matrix, those of their mirror images, and how often each pair counts."""
-    with torch.inference_mode(False):
-        row, column = torch.tril_indices(n, n, device=device)
-        return row * n + column, column * n + row, 1.0 + (row != column).double()
-
-
 def _cosines(
-    a: Float[Tensor, "batch n levels"], b: Float[Tensor, "batch n levels"]
+    a: Float[Tensor, "batch levels n"], b: Float[Tensor, "batch levels n"]
 ) -> Float[Tensor, "batch levels"]:
-    return (a * b).sum(1).abs() / (a.norm(dim=1) * b.norm(dim=1))
+    return torch.linalg.vecdot(a, b).abs() / (a.norm(dim=2) * b.norm(dim=2))
 
 
 def _same_level(energies: Float[Tensor, "batch levels"]) -> Bool[Tensor, "batch levels levels"]:
