@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tracegrad.nn import native
+from tracegrad import native
 
 
 def assembled(

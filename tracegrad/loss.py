@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from tracegrad.basis import OrbitalBasis
+from tracegrad.block_errors import ERRORS, block_errors
 from tracegrad.errors import ConfigError
 from tracegrad.model import Prediction
 from tracegrad.reduction import Masks, site_edges, site_sums
-from tracegrad.traces import BlockTraces, squared_modulus
+from tracegrad.traces import BlockTraces
 
-# Of real or complex numbers.
-ERRORS: dict[str, Callable[[Tensor], Tensor]] = {"mse": squared_modulus, "mae": torch.abs}
 # loss_T below this counts as zero in Eq. 8, where it stands in a denominator.
 SMALLEST_LOSS = 1e-12
 
@@ -131,18 +130,14 @@ class HamiltonianLoss(nn.Module):
         return 1.0, self.trace_weight * loss_h / loss_t.clamp_min(SMALLEST_LOSS)
 
     def _hamiltonian_losses(self, prediction: Prediction, graph) -> Float[Tensor, " samples"]:
-        masks = {
-            site: self._masks.elements(graph, site, blocks) for site, blocks in prediction.blocks.items()
-        }
-        count = torch.stack([site_sums(mask, graph, site) for site, mask in masks.items()]).sum(0)
-        differences = {
-            site: (blocks - graph[f"h_{site}"]) * masks[site] for site, blocks in prediction.blocks.items()
-        }
+        count = torch.stack(
+            [self._masks.counts(graph, site, x) for site, x in prediction.blocks.items()]
+        ).sum(0)
         per_sample = torch.zeros_like(count)
-        for name in self.h:
-            error = ERRORS[name]
-            sums = [site_sums(error(difference), graph, site) for site, difference in differences.items()]
-            per_sample = per_sample + torch.stack(sums).sum(0) / count
+        for site, blocks in prediction.blocks.items():
+            present, ends = self._masks.orbitals(graph, blocks), site_edges(graph, site)
+            for sums in block_errors(blocks, graph[f"h_{site}"], present, ends, self.h):
+                per_sample = per_sample + site_sums(sums, graph, site) / count
         return per_sample
 
     def _trace_losses(self, prediction: Prediction, graph) -> Float[Tensor, " supervised"]:

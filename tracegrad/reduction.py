@@ -47,6 +47,16 @@ class Masks:
 
     def elements(self, graph, site: str, like: Inexact[Tensor, "..."]) -> Float[Tensor, "items dim dim"]:
         """1 where a union slot exists for the species of a block, else 0, in the real dtype of ``like``."""
-        present = self._orbitals(like.real)[graph.numbers]
+        present = self.orbitals(graph, like)
         rows, columns = site_edges(graph, site)
         return present.index_select(0, rows)[:, :, None] * present.index_select(0, columns)[:, None, :]
+
+    def counts(self, graph, site: str, like: Inexact[Tensor, "..."]) -> Float[Tensor, " samples"]:
+        """Elements of all blocks of each sample."""
+        orbitals = self.orbitals(graph, like).sum(1)
+        rows, columns = site_edges(graph, site)
+        return site_sums(orbitals.index_select(0, rows) * orbitals.index_select(0, columns), graph, site)
+
+    def orbitals(self, graph, like: Inexact[Tensor, "..."]) -> Float[Tensor, "atoms dim"]:
+        """1 where a union slot exists for the species of an atom, else 0, in the real dtype of ``like``."""
+        return self._orbitals(like.real)[graph.numbers]

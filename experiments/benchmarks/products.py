@@ -2,15 +2,19 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.timing import synchronize
+from tracegrad.nn.matrix_product import product
 
 aten = torch.ops.aten
 # Which argument is the left factor.
 PRODUCTS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.addmm_: 1, aten.baddbmm: 1, aten.baddbmm_: 1}
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # see `tracegrad.nn.matrix_product`
+    PRODUCTS[torch.ops.mkldnn._linear_pointwise] = 0
 
 # (rows, inner, columns): a square one, and two of the networks: channels mixed by a Linear for all components of all
 # edges, and a Gram matrix with W.
@@ -49,16 +53,16 @@ def product_gflop(call: Callable[[], object]) -> float:
 
 
 def product_rates(device: str) -> dict[str, float]:
-    """GFLOP/s in float32 of each shape, the best of some rounds."""
+    """GFLOP/s in float32 of each shape, the best of some rounds, by torch's own product or by ours."""
     rates = {}
     for rows, inner, columns in SHAPES:
         a, b = torch.randn(rows, inner, device=device), torch.randn(inner, columns, device=device)
-        out = torch.empty(rows, columns, device=device)
+        ways = (partial(torch.mm, out=torch.empty(rows, columns, device=device)), product)
         seconds = []
-        for _ in range(ROUNDS):
+        for way in ways * ROUNDS:
             synchronize(device)
             start = time.perf_counter()
-            torch.mm(a, b, out=out)
+            way(a, b)
             synchronize(device)
             seconds.append(time.perf_counter() - start)
         rates[f"{rows} x {inner} x {columns}"] = 2e-9 * rows * inner * columns / min(seconds)

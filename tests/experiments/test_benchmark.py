@@ -18,6 +18,7 @@ from experiments.benchmarks.tracegrad_block import Case
 from experiments.benchmarks.waiting import Steps
 from experiments.timing import Timing
 from tracegrad.graph import collate
+from tracegrad.nn.matrix_product import product
 
 ARGUMENTS = ["--small", "--molecules", "2", "--atoms", "5", "--repeats", "1", "--device", "cpu"]
 NETWORKS = {"plain e3nn", "backbone", "backbone + TraceGrad"}
@@ -131,6 +132,11 @@ def test_operations_of_products(inference):
         leaf = a.clone().requires_grad_()
         both = product_gflop(lambda: (leaf @ b).sum().backward()) * 1e9
         assert both == pytest.approx(2 * 2 * 5 * 7 * 3)  # forward, and the gradient of one factor
+
+
+def test_operations_of_products_by_onednn():
+    a, b = torch.randn(500, 400), torch.randn(400, 300)
+    assert product_gflop(lambda: product(a, b)) * 1e9 == pytest.approx(2 * 500 * 400 * 300)
 
 
 def test_floor_is_operations_over_rate():

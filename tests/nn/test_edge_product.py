@@ -1,9 +1,13 @@
+from functools import partial
+
 import pytest
 import torch
 from e3nn import o3
 from e3nn.o3 import Irreps
 
 from tests.oracles import deeph_e3_e3nn as oracle
+from tracegrad import native
+from tracegrad.nn import edge_weights_kernel
 from tracegrad.nn.edge_frame import EdgeFrame
 from tracegrad.nn.edge_product import EdgeProduct
 
@@ -165,3 +169,61 @@ def test_features_stay_in_full_precision_under_autocast():
         found = product(x, on_site)
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
+
+
+def matrices(product: EdgeProduct, *, linear: bool) -> list[torch.Tensor]:
+    """Matrices of all groups, and gradients of both weights."""
+    weights = (product.w1, product.w2)
+    plain = partial(product.plain_matrices, linear)
+    found = edge_weights_kernel.assembled(product.pieces[linear], *weights, plain)
+    generator = torch.Generator().manual_seed(3)
+    total = sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in found)
+    return [*found, *torch.autograd.grad(total, weights)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("linear", [False, True])
+@LEGACY
+@pytest.mark.parametrize("case", CASES)
+def test_the_kernel_makes_the_matrices_of_the_plain_form(case, legacy, linear, dtype, monkeypatch):
+    names, output, lmax = CASES[case]
+    product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax, legacy=legacy).to(dtype)
+    runs, run = [], edge_weights_kernel._run
+    monkeypatch.setattr(edge_weights_kernel, "_run", lambda *given: (runs.append(1), run(*given)))
+    found = matrices(product, linear=linear)
+    assert len(runs) == 2
+    assert len(found) == len(product.groups) * (1 + linear) + 2
+    monkeypatch.setenv(native.SWITCH, "0")
+    expected = matrices(product, linear=linear)
+    assert len(runs) == 2
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-5)
+
+
+def test_second_derivatives_of_weights():
+    names, output, lmax = CASES["degree 0 of harmonics"]
+    product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax).double()
+
+    def made(w1: torch.Tensor, w2: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        plain = partial(product.plain_matrices, True)
+        return tuple(edge_weights_kernel.assembled(product.pieces[True], w1, w2, plain))
+
+    assert torch.autograd.gradcheck(made, (product.w1, product.w2))
+    assert torch.autograd.gradgradcheck(made, (product.w1, product.w2))
+
+
+def test_without_a_compiler_the_plain_form_serves(monkeypatch):
+    names, output, lmax = CASES["mixed"]
+    product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax).double()
+    expected = matrices(product, linear=True)
+    monkeypatch.setattr(native, "library", lambda source: None)
+    for a, b in zip(matrices(product, linear=True), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+
+
+def test_weights_that_are_too_short_are_refused():
+    names, output, lmax = CASES["natural"]
+    product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax)
+    for weights in ((product.w1[:-1], product.w2), (product.w1, product.w2[:-1])):
+        with pytest.raises(ValueError, match="but pieces need"):
+            edge_weights_kernel.assembled(product.pieces[False], *weights, lambda *_: [])

@@ -3,6 +3,8 @@ import torch
 from e3nn.o3 import Irreps
 
 from tests.oracles import deeph_e3_e3nn as oracle
+from tracegrad import native
+from tracegrad.nn import graph_norm_kernel
 from tracegrad.nn.edge_frame import EdgeFrame
 from tracegrad.nn.graph_norm import GraphNorm
 
@@ -121,3 +123,95 @@ def test_it_starts_without_scale_and_bias():
     norm = GraphNorm(Irreps("2x0e+3x1o"))
     assert [weight.tolist() for weight in norm.weights] == [[1, 1], [1, 1, 1]]
     assert norm.bias.tolist() == [0, 0]
+
+
+def run(norm: GraphNorm, case: str, dtype: torch.dtype, *, framed: bool, every: int) -> list[torch.Tensor]:
+    """Features and gradients of inputs, what is added to every so many irreps, and parameters."""
+    generator = torch.Generator().manual_seed(2)
+
+    def draw(*size: int) -> torch.Tensor:
+        return torch.randn(size, dtype=torch.float64, generator=generator).to(dtype)
+
+    batch, counts = make_batch(case)
+    n = len(batch)
+    x = [draw(n, ir.dim, mul).requires_grad_() for mul, ir in norm.irreps]
+    plus = [
+        draw(n, ir.dim, mul).requires_grad_() if k % every else None
+        for k, (mul, ir) in enumerate(norm.irreps)
+    ]
+    frame = EdgeFrame(draw(n, 3)) if framed else None
+    found = norm(x, batch, counts.to(dtype), frame, plus)
+    total = sum((part * draw(*part.shape)).sum() for part in found)
+    inputs = [*x, *(part for part in plus if part is not None), *norm.parameters()]
+    return [*found, *torch.autograd.grad(total, inputs)]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize("case", [*BATCHES, "many"])
+def test_the_kernel_equals_the_plain_form(case, framed, dtype, threads, monkeypatch):
+    monkeypatch.setitem(BATCHES, "many", [300, 5, 290])
+    monkeypatch.setattr(native, "SMALLEST_SHARE", 1)
+    torch.set_num_threads(threads)
+    norm = make_norm(Irreps("2x0o+3x0e+4x1o+17x1e+3x2e+40x2o+2x3o")).to(dtype)
+    runs, kernel = [], graph_norm_kernel._Call.run
+    monkeypatch.setattr(
+        graph_norm_kernel._Call,
+        "run",
+        lambda call, name, *rest: (runs.append(name), kernel(call, name, *rest)),
+    )
+    found = run(norm, case, dtype, framed=framed, every=3)
+    assert set(runs) == {"sums", "centre", "gradients"}
+    count = len(runs)
+    monkeypatch.setenv(native.SWITCH, "0")
+    expected = run(norm, case, dtype, framed=framed, every=3)
+    assert len(runs) == count
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11 if dtype == torch.float64 else 5e-4)
+
+
+def test_what_is_added_is_added():
+    norm = make_norm(ALL)
+    batch, counts = make_batch("several")
+    x, other = (make_feature(ALL, len(batch)) for _ in range(2))
+    plus = [part if k % 2 else None for k, part in enumerate(other)]
+    for k, (a, b) in enumerate(zip(norm(x, batch, counts, plus=plus), norm(x, batch, counts), strict=True)):
+        torch.testing.assert_close(a, b + other[k] if k % 2 else b, rtol=0, atol=1e-13)
+
+
+def test_second_derivatives():
+    norm = make_norm(Irreps("1x0e+2x1o+1x2e"))
+    batch, counts = make_batch("several")
+    batch, counts = batch[:7], torch.tensor([5.0, 1, 1]).double()
+    frame = EdgeFrame(torch.randn(7, 3, dtype=torch.float64))
+    weights = list(norm.weights)
+
+    def normed(*x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(norm(list(x[:3]), batch, counts, frame, [None, x[3], None]))
+
+    x = [part.requires_grad_() for part in make_feature(norm.irreps, 7)]
+    x.append(torch.randn_like(x[1]).requires_grad_())
+    assert torch.autograd.gradcheck(normed, x)
+    assert torch.autograd.gradgradcheck(normed, x)
+    first = torch.autograd.grad(sum(part.pow(3).sum() for part in normed(*x)), weights, create_graph=True)
+    second = torch.autograd.grad(first[1].square().sum(), [x[1], weights[1]])
+    assert all(gradient.any() for gradient in second)
+
+
+def test_frames_may_have_a_gradient():
+    norm = make_norm(Irreps("2x1o"))
+    batch, counts = make_batch("several")
+    x = make_feature(norm.irreps, len(batch))
+    vectors = torch.randn(len(batch), 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: norm(x, batch, counts, EdgeFrame(v))[0], vectors)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_items_of_unknown_graphs_are_refused():
+    norm = make_norm(Irreps("2x1o"))
+    x = make_feature(norm.irreps, 3)
+    with pytest.raises(IndexError, match=r"not within 0 \.\. 1"):
+        norm(x, torch.tensor([0, 1, 2]), torch.ones(2).double())
+    with pytest.raises(ValueError, match=r"features \(3, 3, 2\) are normalised with"):
+        norm(x, torch.tensor([0, 1]), torch.ones(2).double())

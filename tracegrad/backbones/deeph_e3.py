@@ -142,10 +142,8 @@ class DeepHE3(Backbone):
     def _blocks(
         self, edge: Feature, frame: EdgeFrame
     ) -> Float[Tensor, "edges dim dim"] | Complex[Tensor, "edges dim dim"]:
-        made = self.head(edge)
-        return self.expansion(
-            [frame.to_global(x, ir) for x, (_, ir) in zip(made, self.expansion.irreps, strict=True)]
-        )
+        rotations = [frame.rotation(ir) if ir.l > 0 else None for _, ir in self.expansion.irreps]
+        return self.expansion(self.head(edge), rotations)
 
     def _surroundings(self, graph, length: Float[Tensor, " edges"]) -> Surroundings:
         edge_index: Tensor = graph.edge_index

@@ -40,19 +40,36 @@ class Surroundings:
 
 
 class Update(nn.Module):
-    """What the updates of nodes and edges share: own contribution, norm and residual connection."""
+    """What the updates of nodes and edges share: own contribution, norm and residual connection.
+
+    Irreps that only the new feature has get neither own contribution nor residual.
+    """
 
     def __init__(self, old: Irreps, new: Irreps, kinds: int):
         super().__init__()
+        had = {ir for _, ir in old}
+        kept = Irreps([(mul, ir) for mul, ir in new if ir in had])
         self.pre = IrrepsLinear(old, old, bias=True)
         self.post = IrrepsLinear(new, new, bias=True)
-        self.own = KindLinear(old, new, kinds)
+        self.own = KindLinear(old, kept, kinds)
         self.norm = GraphNorm(new)
-        self.skip = IrrepsLinear(old, new, bias=False) if old != new else None
+        self.skip = IrrepsLinear(old, kept, bias=False) if old != new else None
+        self.kept = [ir in had for _, ir in new]
 
-    def residual(self, old: Feature) -> Feature:
-        """The old feature in the new irreps."""
-        return old if self.skip is None else self.skip(old)
+    def mixed(self, made: Feature, old: Feature, kinds: Kinds) -> Feature:
+        """What the convolution made, and the own contribution of the old feature."""
+        return [
+            x if own is None else x + own
+            for x, own in zip(self.post(made), self._spread(self.own(old, kinds)), strict=True)
+        ]
+
+    def residual(self, old: Feature) -> list[Float[Tensor, "n _m _c"] | None]:
+        """The old feature in the new irreps, None where it has none."""
+        return self._spread(old if self.skip is None else self.skip(old))
+
+    def _spread(self, kept: Feature) -> list[Float[Tensor, "n _m _c"] | None]:
+        parts = iter(kept)
+        return [next(parts) if found else None for found in self.kept]
 
 
 class NodeUpdate(Update):
@@ -69,8 +86,8 @@ class NodeUpdate(Update):
         sender = self.pre(node)
         parts = (at.run(self._messages, sender, part(edge, chunk.at), chunk) for chunk in at.chunks)
         summed = reduce(add, parts)
-        mixed = add(self.post(summed), self.own(node, at.node_kinds))
-        return add(self.norm(mixed, at.node_batch, at.node_counts), self.residual(node))
+        mixed = self.mixed(summed, node, at.node_kinds)
+        return self.norm(mixed, at.node_batch, at.node_counts, plus=self.residual(node))
 
     def _messages(self, node: Feature, edge: Feature, chunk: Edges) -> Feature:
         return self.convolution(node, edge, chunk, at_nodes=True)
@@ -87,12 +104,11 @@ class EdgeUpdate(Update):
 
     def forward(self, node: Feature, edge: Feature, at: Surroundings) -> Feature:
         parts = [at.run(self._mixed, node, part(edge, chunk.at), chunk) for chunk in at.chunks]
-        normed = self.norm(joined(parts), at.edge_batch, at.edge_counts, at.frame)
-        return add(normed, self.residual(edge))
+        return self.norm(joined(parts), at.edge_batch, at.edge_counts, at.frame, self.residual(edge))
 
     def _mixed(self, node: Feature, edge: Feature, chunk: Edges) -> Feature:
         made = self.convolution(node, self.pre(edge), chunk, at_nodes=False)
-        return add(self.post(made), self.own(edge, chunk.kinds))
+        return self.mixed(made, edge, chunk.kinds)
 
 
 def add(a: Feature, b: Feature) -> Feature:

@@ -9,6 +9,8 @@ have no direction: there only l2 = 0 is left, which is a linear map.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 
 import torch
 from e3nn.o3 import Irrep, Irreps
@@ -18,7 +20,9 @@ from torch import Tensor, nn
 from tracegrad.nn.constants import Constant
 from tracegrad.nn.edge_frame import is_natural
 from tracegrad.nn.edge_rows import Column, Turn, from_rows, to_rows
+from tracegrad.nn.edge_weights_kernel import Piece, Pieces, assembled
 from tracegrad.nn.features import wigner_3j
+from tracegrad.nn.matrix_product import product
 from tracegrad.nn.precision import full_precision
 
 
@@ -90,6 +94,7 @@ class EdgeProduct(nn.Module):
         self.w2 = nn.Parameter(torch.randn(sum(len(scale) for scale in scales)))
         self.groups = self._make_groups()
         self.widths = [sum(mul[ir] for mul in muls if ir in mul) for ir in self.kinds]
+        self.pieces = [self._make_pieces(linear=linear) for linear in (False, True)]
         self.input_columns, self.input_shapes = _layout(
             [(g.m, g.sources) for g in self.groups], [ir.l for ir in self.kinds], self.widths
         )
@@ -120,18 +125,14 @@ class EdgeProduct(nn.Module):
 
         ``input_columns`` and ``output_columns`` tell for each irrep which columns its components have.
         """
-        weights = self._weights()
-        by_component = [
-            (table(w) @ w.flatten(1)).unflatten(1, w.shape[1:])
-            for table, w in zip(self._tables, weights, strict=True)
-        ]  # per coupling: [|m|, sources, targets]
-        made = []
-        for group, x in zip(self.groups, rows, strict=True):
-            y = x @ self._matrix(group, [w[group.m] if len(w) > group.m else None for w in by_component])
-            if len(on_site):
-                linear = self._matrix(group, self._linear(weights))
-                y = y.index_copy_(0, on_site, x.index_select(0, on_site) @ linear)
-            made.append(y)
+        linear = len(on_site) > 0
+        matrices = assembled(self.pieces[linear], self.w1, self.w2, partial(self.plain_matrices, linear))
+        made = [
+            product(x.flatten(0, 1), matrix).unflatten(0, x.shape[:2])
+            for x, matrix in zip(rows, matrices, strict=False)
+        ]
+        for y, x, matrix in zip(made, rows, matrices[len(made) :], strict=False):
+            y.index_copy_(0, on_site, x.index_select(0, on_site) @ matrix)
         return made
 
     def views(self, flat: Tensor, *, inputs: bool = False) -> list[Tensor]:
@@ -145,9 +146,57 @@ class EdgeProduct(nn.Module):
         parts = flat.split([math.prod(shape) for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
-    def _weights(self) -> list[Float[Tensor, "l2 _u _w"]]:
-        """Normalised weights of each coupling."""
-        return self.views(self.w1 * (self.w2 * self._scales(self.w2)).index_select(0, self.owners))
+    def plain_matrices(self, linear: bool, w1: Float[Tensor, " _"], w2: Float[Tensor, " _"]) -> list[Tensor]:
+        """The plain form of the matrices of all groups, after them those of edges without a direction."""
+        weights = self.views(w1 * (w2 * self._scales(w2)).index_select(0, self.owners))
+        by_component = [
+            (table(w) @ w.flatten(1)).unflatten(1, w.shape[1:])
+            for table, w in zip(self._tables, weights, strict=True)
+        ]  # per coupling: [|m|, sources, targets]
+        made = [
+            self._matrix(group, [w[group.m] if len(w) > group.m else None for w in by_component])
+            for group in self.groups
+        ]
+        return made + [self._matrix(group, self._linear(weights)) for group in self.groups if linear]
+
+    def _make_pieces(self, *, linear: bool) -> Pieces:
+        """Where each number of ``w1`` and ``w2`` goes in the matrices of `plain_matrices`."""
+        exact = torch.empty(0, dtype=torch.float64)
+        of_1 = self.views(torch.arange(len(self.w1)))
+        of_2 = self.views(torch.arange(len(self.w2)), inputs=True)
+        scales = self.views(self._scales(exact), inputs=True)
+        shapes: list[tuple[int, int]] = []
+        pieces = []
+        for group, on_site in [(g, flag) for flag in (False, True)[: 1 + linear] for g in self.groups]:
+            rows = _starts(group.sources, self.widths)
+            columns = _starts(group.targets, [mul for mul, _ in self.output])
+            for k, coupling in enumerate(self.couplings):
+                table = self._tables[k](exact)
+                if coupling.source not in rows or coupling.target not in columns or len(table) <= group.m:
+                    continue
+                if on_site and coupling.degrees[0] > 0:
+                    continue
+                values = table[0, :1] if on_site else table[group.m]
+                ir, first = self.kinds[coupling.source], 0
+                for s, width in enumerate(
+                    mul for inputs in self.inputs for mul, other in inputs if other == ir
+                ):
+                    piece = Piece(
+                        matrix=len(shapes),
+                        row=rows[coupling.source] + first,
+                        column=columns[coupling.target],
+                        rows=width,
+                        columns=of_1[k].shape[2],
+                        first_1=int(of_1[k][0, first, 0]),
+                        step_1=of_1[k][0].numel(),
+                        first_2=int(of_2[k][0, s, 0]),
+                        step_2=of_2[k][0].numel(),
+                        degrees=len(values),
+                    )
+                    pieces.append((piece, values * scales[k][0, s, 0]))
+                    first += width
+            shapes.append((sum(self.widths[i] for i in rows), sum(self.output[o].mul for o in columns)))
+        return Pieces(shapes, pieces)
 
     def _linear(self, weights: list[Float[Tensor, "_l2 _u _w"]]) -> list[Float[Tensor, "_u _w"] | None]:
         """What each coupling does without a direction: l2 = 0 alone, the same for all components."""
@@ -208,6 +257,12 @@ class EdgeProduct(nn.Module):
                     sources, targets = ({c.source for c in coupled}, {c.target for c in coupled})
                     groups.append(Group(m, tuple(sorted(sources)), tuple(sorted(targets))))
         return groups
+
+
+def _starts(members: Sequence[int], widths: Sequence[int]) -> dict[int, int]:
+    """First column of each member, when they stand side by side."""
+    starts = accumulate((widths[i] for i in members), initial=0)
+    return dict(zip(members, starts, strict=False))
 
 
 def _natural_first(ir: Irrep) -> tuple[int, bool]:

@@ -1,25 +1,44 @@
 """Feed-forward networks on invariants, with their gradient in closed form."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
+
+from tracegrad.nn.matrix_product import linear, product
+from tracegrad.nn.normed_silu import normed_silu
 
 NORM_EPS = 1e-6
+Pull = Callable[[Float[Tensor, "n c_out"]], Float[Tensor, "n c_out"]]
 
 
 class Stage(nn.Module):
-    """Linear, then optionally LayerNorm, then optionally SiLU."""
+    """Linear, then optionally SiLU, with or without a LayerNorm before it."""
 
     def __init__(self, c_in: int, c_out: int, *, norm: bool, activation: bool, bias: bool = True):
         super().__init__()
         self.linear = nn.Linear(c_in, c_out, bias=bias)
         self.norm = nn.LayerNorm(c_out, eps=NORM_EPS) if norm else None
         self.activation = activation
+
+    def forward(
+        self, x: Float[Tensor, "n c_in"], weight: Float[Tensor, "c_out c_in"]
+    ) -> tuple[Float[Tensor, "n c_out"], Pull]:
+        """The output with this weight, and g -> J^T g for the Jacobian J of what follows the Linear."""
+        x = linear(x, weight, self.linear.bias)
+        if self.norm is not None:
+            return normed_silu(x, self.norm.weight, self.norm.bias, NORM_EPS)
+        return (silu(x), partial(_pull_silu, x)) if self.activation else (x, lambda g: g)
+
+
+def _pull_silu(x: Float[Tensor, "n c"], g: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    sigmoid = torch.sigmoid(x)
+    return g * sigmoid * (1 + x * (1 - sigmoid))
 
 
 class InvariantMLP(nn.Module):
@@ -53,10 +72,7 @@ class InvariantMLP(nn.Module):
         """The output for the input x, or for x @ mixing."""
         x, weights, _ = self._mixed(x, mixing)
         for stage, weight in zip(self.stages, weights, strict=True):
-            x = linear(x, weight, stage.linear.bias)
-            if stage.norm is not None:
-                x = stage.norm(x)
-            x = silu(x) if stage.activation else x
+            x, _ = stage(x, weight)
         return x
 
     def value_and_gradient(
@@ -72,36 +88,16 @@ class InvariantMLP(nn.Module):
                 operations.
         """
         x, weights, apart = self._mixed(x, mixing)
-        trace: list[tuple[Tensor, Tensor]] = []  # per stage: standardised input of the norm, 1 / deviation
-        inputs: list[Tensor] = []  # per stage: input of the activation
+        pulls = []
         for stage, weight in zip(self.stages, weights, strict=True):
-            x = linear(x, weight, stage.linear.bias)
-            if stage.norm is not None:
-                centred = x - x.mean(-1, keepdim=True)
-                inverse = torch.rsqrt(centred.square().mean(-1, keepdim=True) + NORM_EPS)
-                standard = centred * inverse
-                trace.append((standard, inverse))
-                x = standard * stage.norm.weight + stage.norm.bias
-            inputs.append(x)
-            if stage.activation:
-                x = silu(x)
+            x, pull = stage(x, weight)
+            pulls.append(pull)
         z = x
 
         g = torch.ones_like(z)
-        for stage, weight, before in zip(
-            reversed(self.stages), reversed(weights), reversed(inputs), strict=True
-        ):
-            if stage.activation:
-                sigmoid = torch.sigmoid(before)
-                g = g * sigmoid * (1 + before * (1 - sigmoid))
-            if stage.norm is not None:
-                standard, inverse = trace.pop()
-                g = g * stage.norm.weight
-                g = inverse * (
-                    g - g.mean(-1, keepdim=True) - standard * (g * standard).mean(-1, keepdim=True)
-                )
-            g = g @ weight
-        return z, g if apart is None else g @ apart.T
+        for weight, pull in zip(reversed(weights), reversed(pulls), strict=True):
+            g = product(pull(g), weight)
+        return z, g if apart is None else product(g, apart.T)
 
     def _mixed(self, x: Tensor, mixing: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Input and weights of all stages, and ``mixing`` where it is in the input and not in the first weight."""
@@ -111,5 +107,5 @@ class InvariantMLP(nn.Module):
         before, width = mixing.shape
         hidden = len(weights[0])
         if len(x) * (before * (width - hidden) + width * hidden) > before * width * hidden:
-            return x, [weights[0] @ mixing.T, *weights[1:]], None
-        return x @ mixing, weights, mixing
+            return x, [product(weights[0], mixing.T), *weights[1:]], None
+        return product(x, mixing), weights, mixing

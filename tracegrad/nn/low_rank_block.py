@@ -2,9 +2,8 @@
 
 The two linear maps of a low-rank W make 2 C numbers of every component of every item, 16 times the feature itself at
 the sizes of the paper. Kept for all edges they are most of the memory of a network. Here some items go through the
-whole block while their numbers are in the cache of the processor, in memory that all chunks share: faster where no
-gradient is wanted. For the gradient the maps are made again, 2 of 14 matrix products: slower by a quarter on a
-CPU, in an eighth of the memory.
+whole block at a time, in memory that all chunks share: faster where no gradient is wanted. For the gradient the maps
+are made again, 2 of 14 matrix products; on a CPU that takes no longer than to write and read what would be kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,21 +13,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tracegrad import native
 from tracegrad.backbones.interface import Feature
-from tracegrad.nn import native
 from tracegrad.nn.gram import LowRankInvariants
 from tracegrad.nn.invariant_mlp import InvariantMLP
+from tracegrad.nn.matrix_product import linear, product
 from tracegrad.nn.plain_gradients import plain_gradients
+from tracegrad.nn.term_kernel import (
+    Terms,
+    add_inner,
+    add_inner_with_derivative,
+    crossed,
+    crossed_with_sum,
+)
 
-CPU_NUMBERS, GPU_NUMBERS = 4_000_000, 64_000_000  # of the maps of one chunk
-Terms = Float[Tensor, "_m _n 2 _terms"]  # a and b of one irrep
+# Of the maps of one chunk. Larger ones feed s_nonlin better.
+CPU_NUMBERS, SPARING_CPU_NUMBERS, GPU_NUMBERS = 16_000_000, 4_000_000, 64_000_000
 
 
 def low_rank_block(
-    invariants: LowRankInvariants, s_nonlin: InvariantMLP, feature: Feature
+    invariants: LowRankInvariants, s_nonlin: InvariantMLP, feature: Feature, *, sparing: bool = False
 ) -> tuple[Tensor, Feature]:
-    """z and v as `TraceGradBlock` defines them."""
-    call = _Call(invariants, s_nonlin)
+    """z and v as `TraceGradBlock` defines them; ``sparing`` takes less memory and 15 % more time on a CPU."""
+    call = _Call(invariants, s_nonlin, SPARING_CPU_NUMBERS if sparing else CPU_NUMBERS)
     inputs = [*feature, *call.plain.parameters()]
     if not feature[0].shape[1]:
         return call.whole(inputs)
@@ -63,8 +70,9 @@ class _Plain(nn.Module):
 class _Call:
     """What a call needs beside its tensors: those of the modules themselves may be others in the backward pass."""
 
-    def __init__(self, invariants: LowRankInvariants, s_nonlin: InvariantMLP):
+    def __init__(self, invariants: LowRankInvariants, s_nonlin: InvariantMLP, cpu_numbers: int):
         self.invariants = invariants
+        self.cpu_numbers = cpu_numbers
         self.encoder = _Encoder(s_nonlin)
         self.plain = _Plain(invariants, self.encoder)
 
@@ -89,12 +97,12 @@ class _Chunks:
         self.weights = weights
         self.channels, self.rank = call.invariants.channels, call.invariants.rank
         self.norms = [call.invariants.norm(part) for part in feature]
-        self.items, width = feature[0].shape[1], weights[0].shape[1]
-        each = sum(len(f) for f in feature) * width
-        budget = CPU_NUMBERS if feature[0].device.type == "cpu" else GPU_NUMBERS
+        self.items, self.width = feature[0].shape[1], weights[0].shape[1]
+        each = sum(map(len, feature)) * self.width
+        budget = call.cpu_numbers if feature[0].device.type == "cpu" else GPU_NUMBERS
         self.size = -(-self.items // max(1, -(-self.items * each // budget))) or 1
         self.new = feature[0].new_empty
-        self.sizes = [len(f) * self.size * width for f in feature]
+        self.sizes = [len(f) * self.size * self.width for f in feature]
 
     def __iter__(self) -> Iterator[slice]:
         for start in range(0, self.items, self.size):
@@ -104,42 +112,44 @@ class _Chunks:
         """For the terms of all irreps."""
         return [self.new(size) for size in self.sizes]
 
-    def mapped(self, rows: Sequence[Tensor], n: int, memory: Sequence[Tensor]) -> list[Terms]:
-        """Both linear maps of each irrep, in ``memory``."""
+    def mapped(self, feature: Sequence[Tensor], at: slice, memory: Sequence[Tensor]) -> list[Terms]:
+        """Both linear maps of the items ``at``, in ``memory``."""
         out = []
-        for x, w, flat in zip(rows, self.weights, memory, strict=True):
-            found = flat[: len(x) * w.shape[1]].view(len(x), -1)
-            torch.mm(x, w, out=found)
-            out.append(found.view(-1, n, 2, w.shape[1] // 2))
+        for part, w, flat in zip(feature, self.weights, memory, strict=True):
+            rows = _rows(part[:, at])
+            found = flat[: len(rows) * self.width].view(len(rows), -1)
+            torch.mm(rows, w, out=found)
+            out.append(found.view(len(part), -1, 2, self.width // 2))
         return out
 
-    def inner(self, x: Sequence[Terms], y: Sequence[Terms]) -> Float[Tensor, "_n _channels"]:
-        """Sum of x_a y_b over irreps, components and the terms of a channel."""
-        sums = self.new(x[0].shape[1], x[0].shape[3]).zero_()
-        for one, other, norm in zip(x, y, self.norms, strict=True):
-            for p, q in zip(one[:, :, 0], other[:, :, 1], strict=True):
-                sums.addcmul_(p, q, value=norm)
-        return sums.view(len(sums), self.channels, self.rank).sum(2) if self.rank > 1 else sums
+    def inner(self, x: Sequence[Terms]) -> Float[Tensor, "_n _channels"]:
+        """u of all irreps."""
+        u = self.new(x[0].shape[1], self.width // 2).zero_()
+        for part, norm in zip(x, self.norms, strict=True):
+            add_inner(u, part, norm)
+        return self.narrow(u)
+
+    def inner_with_derivative(
+        self, x: Sequence[Terms], y: Sequence[Terms]
+    ) -> tuple[Float[Tensor, "_n _channels"], Float[Tensor, "_n _channels"]]:
+        """u of all irreps and its derivative in the direction of y."""
+        u, derivative = self.new(2, x[0].shape[1], self.width // 2).zero_()
+        for p, q, norm in zip(x, y, self.norms, strict=True):
+            add_inner_with_derivative(u, derivative, p, q, norm)
+        return self.narrow(u), self.narrow(derivative)
+
+    def narrow(self, u: Float[Tensor, "_n _terms"]) -> Float[Tensor, "_n _channels"]:
+        """Sums over the terms of each channel."""
+        return u.view(len(u), self.channels, self.rank).sum(2) if self.rank > 1 else u
 
     def wide(self, g: Float[Tensor, "_n _channels"]) -> Float[Tensor, "_n _terms"]:
         """One number for each term of each channel."""
         return g.repeat_interleave(self.rank, dim=1) if self.rank > 1 else g
 
 
-def _rows(feature: Sequence[Tensor], at: slice) -> list[Float[Tensor, "_rows _c"]]:
-    return [part[:, at].reshape(-1, part.shape[2]) for part in feature]
-
-
-def _crossed(x: Terms, factor: Tensor, out: Terms) -> None:
-    """out = [x_b | x_a] times a factor."""
-    torch.mul(x[:, :, 1], factor, out=out[:, :, 0])
-    torch.mul(x[:, :, 0], factor, out=out[:, :, 1])
-
-
-def _add_crossed(x: Terms, factor: Tensor, out: Terms) -> None:
-    """out += [x_b | x_a] times a factor."""
-    out[:, :, 0].addcmul_(x[:, :, 1], factor)
-    out[:, :, 1].addcmul_(x[:, :, 0], factor)
+def _rows(part: Float[Tensor, "_m _n _c"]) -> Float[Tensor, "_rows _c"]:
+    """All components of all items."""
+    return part.reshape(-1, part.shape[2])
 
 
 class _Block(torch.autograd.Function):
@@ -153,15 +163,14 @@ class _Block(torch.autograd.Function):
         chunks = _Chunks(call, feature, weights)
         memory, scratch = chunks.memory(), chunks.new(max(chunks.sizes))
         for at in chunks:
-            n = at.stop - at.start
-            ab = chunks.mapped(_rows(feature, at), n, memory)
-            made, g = call.encoder(chunks.inner(ab, ab))
+            ab = chunks.mapped(feature, at, memory)
+            made, g = call.encoder(chunks.inner(ab))
             z.append(made)
-            g = chunks.wide(g)
-            for x, w, norm, out in zip(ab, weights, chunks.norms, v, strict=True):
+            g = chunks.wide(g).contiguous()
+            for x, out, w, norm in zip(ab, v, weights, chunks.norms, strict=True):
                 turned = scratch[: x.numel()].view(x.shape)
-                _crossed(x, g * norm, turned)
-                out[:, at] = (turned.view(-1, w.shape[1]) @ w.T).view(len(out), n, -1)
+                crossed(turned, x, g, norm)
+                out[:, at] = linear(turned.view(-1, chunks.width), w).view(*x.shape[:2], -1)
         return torch.cat(z), *v
 
     @staticmethod
@@ -195,23 +204,21 @@ def _gradients(
         return made
 
     for at in chunks:
-        n = at.stop - at.start
-        f, h = _rows(feature, at), _rows(of_v, at)
-        ab, pq = chunks.mapped(f, n, memory_ab), chunks.mapped(h, n, memory_pq)
-        u, of_g = chunks.inner(ab, ab), chunks.inner(pq, ab) + chunks.inner(ab, pq)
+        ab, pq = chunks.mapped(feature, at, memory_ab), chunks.mapped(of_v, at, memory_pq)
+        u, of_g = chunks.inner_with_derivative(ab, pq)
         of_outputs = [of_z[at], of_g]
         of_u, *found = plain_gradients(encode, [u, *parameters.values()], of_outputs, [True, *trained])
         for total, part in zip(of_p, found, strict=True):
             if part is not None:
                 total += part
         assert of_u is not None
-        g, of_u = chunks.wide(made[1].detach()), chunks.wide(of_u)
+        g, of_u = (chunks.wide(x.detach()).contiguous() for x in (made[1], of_u))
         for k, (x, y, w, norm) in enumerate(zip(ab, pq, weights, chunks.norms, strict=True)):
             both = scratch[: 2 * x.numel()].view(2, *x.shape)
-            _crossed(x, of_u * norm, both[0])  # gradient of a and b
-            _add_crossed(y, g * norm, both[0])
-            _crossed(x, g * norm, both[1])  # what the maps of v were given
-            of_rows = both[0].view(-1, w.shape[1]) @ w.T
-            of_f[k][:, at] = of_rows.view(len(feature[k]), n, -1)
-            of_w[k].addmm_(torch.cat([f[k], h[k]]).T, both.view(-1, w.shape[1]))
+            # What the maps of v were given, and the gradient of a and b.
+            crossed_with_sum(both, x, y, g, of_u, norm)
+            of_rows = linear(both[1].view(-1, chunks.width), w)
+            of_f[k][:, at] = of_rows.view(*x.shape[:2], -1)
+            pair = torch.cat([_rows(of_v[k][:, at]), _rows(feature[k][:, at])])
+            of_w[k] += product(pair.T, both.view(-1, chunks.width))
     return *of_f, *of_w, *(x if t else None for x, t in zip(of_p, trained, strict=True))

@@ -9,6 +9,7 @@ have channels of their own.
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -21,6 +22,9 @@ from tracegrad.basis import OrbitalBasis
 from tracegrad.nn.constants import Constant
 from tracegrad.nn.features import wigner_3j
 from tracegrad.nn.precision import full_precision
+from tracegrad.nn.shell_pairs_kernel import Maps, Rotation, SparseMap, expand
+
+ZERO = 1e-12
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,28 @@ class ShellPairExpansion(nn.Module):
         self.order: Tensor
         self.back: Tensor
         self._shape = (basis.dim, basis.dim, 2) if basis.spinful else (basis.dim, basis.dim)
+        self._maps = Maps(self._map(), self._map(transposed=True))
 
     @full_precision
     def forward(
-        self, x: list[Float[Tensor, "n _m _c"]]
+        self, x: list[Float[Tensor, "n _m _c"]], rotations: Sequence[Rotation] | None = None
     ) -> Float[Tensor, "n dim dim"] | Complex[Tensor, "n dim dim"]:
-        """Blocks from the features ``irreps`` in the global frame."""
+        """Blocks from the features ``irreps``.
+
+        Args:
+            x: the features, in the global frame or frames of their own.
+            rotations: from these to the global frame, for each irrep; None where it is there.
+        """
+        turns = [None] * len(x) if rotations is None else list(rotations)
+        made = expand(self._maps, x, turns, lambda *parts: self._plain(parts, turns))
+        blocks = made.unflatten(1, self._shape)
+        return torch.view_as_complex(blocks) if self.basis.spinful else blocks
+
+    def _plain(
+        self, x: Sequence[Float[Tensor, "n _m _c"]], rotations: Sequence[Rotation]
+    ) -> Float[Tensor, "n elements"]:
+        """One product for each type of pairs of shells."""
+        x = [part if turn is None else turn @ part for part, turn in zip(x, rotations, strict=True)]
         sizes: dict[Irrep, list[int]] = {ir: [] for _, ir in self.irreps}
         for ir, at in chain(*self._slices):
             sizes[ir].append(at.stop - at.start)
@@ -93,8 +113,7 @@ class ShellPairExpansion(nn.Module):
             found = [next(pieces[ir]) for _ in range(self.basis.spins) for ir, _ in next(slices)]
             components = torch.cat([y.transpose(1, 2) for y in found], dim=2)
             made.append((components @ table(components).T).flatten(1))  # [n, (pairs, elements)]
-        blocks = _Reordered.apply(torch.cat(made, dim=1), self.order, self.back).unflatten(1, self._shape)
-        return torch.view_as_complex(blocks) if self.basis.spinful else blocks
+        return _Reordered.apply(torch.cat(made, dim=1), self.order, self.back)
 
     def channel_order(self) -> dict[tuple[int, int, int], list[tuple[Irrep, int]]]:
         """Irreps and channels of each pair of shells.
@@ -112,6 +131,30 @@ class ShellPairExpansion(nn.Module):
                     key = (starts.index(row), starts.index(column), part)
                     order[key] = [(ir, at.start + k) for ir, at in found]
         return order
+
+    def _map(self, *, transposed: bool = False) -> SparseMap:
+        """The expansion as a matrix, pair after pair of shells."""
+        firsts, first = {}, 0
+        for mul, ir in self.irreps:
+            firsts[ir] = first + mul * torch.arange(ir.dim)
+            first += ir.dim * mul
+        slices = iter(self._slices)
+        rows, columns, values, start = [], [], [], 0
+        for pair, table in zip(self.types, self._tables, strict=True):
+            count = len(pair.rows)
+            found = [piece for _ in range(self.basis.spins) for piece in next(slices)]
+            numbers = torch.cat([firsts[ir] + at.start for ir, at in found])
+            components = numbers + torch.arange(count)[:, None]  # [pairs, components]
+            exact = table(torch.empty(0, dtype=torch.float64))
+            elements = self.back[start : start + count * len(exact)].view(count, -1)
+            start += count * len(exact)
+            to, of = (components, elements) if transposed else (elements, components)
+            matrix = exact.T if transposed else exact
+            at = (matrix.abs() > ZERO).nonzero().T
+            rows.append(to[:, at[0]].flatten())
+            columns.append(of[:, at[1]].flatten())
+            values.append(matrix[at[0], at[1]].repeat(count))
+        return SparseMap.of(torch.cat(rows), torch.cat(columns), torch.cat(values))
 
     def _order(self) -> Tensor:
         """Position among the elements of all pairs, type after type, of each element of a block."""

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tracegrad import native
 from tracegrad.backbones.interface import Feature
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
-from tracegrad.nn import native
 from tracegrad.nn.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
 from tracegrad.nn.invariant_mlp import InvariantMLP
 from tracegrad.nn.low_rank_block import low_rank_block
@@ -78,17 +78,21 @@ class TraceGradBlock(nn.Module):
         return self.s_nonlin(x, self.invariants.mixing())
 
     def forward(self, f: Feature, *, recompute: bool = False) -> tuple[Float[Tensor, "n width"], Feature]:
-        """z and v; ``recompute`` makes them again for the gradient instead of storing what it needs."""
+        """z and v; ``recompute`` makes them again for the gradient instead of storing what it needs.
+
+        A low-rank W does so on every CPU, where it is no slower; there it takes smaller chunks instead.
+        """
         recorded = torch.is_grad_enabled()
         merged = self._merge(f)
         in_chunks = (
             isinstance(self.invariants, LowRankInvariants)
-            and (recompute or not recorded)
+            and (recompute or not recorded or merged[0].device.type == "cpu")
             and native.wanted()
             and not torch.is_autocast_enabled(merged[0].device.type)
         )
         if in_chunks:
-            z, v = low_rank_block(cast(LowRankInvariants, self.invariants), self.s_nonlin, merged)
+            invariants = cast(LowRankInvariants, self.invariants)
+            z, v = low_rank_block(invariants, self.s_nonlin, merged, sparing=recompute)
         elif recompute and recorded:
             z, v = checkpoint(self._whole, merged, use_reentrant=False)
         else:
@@ -142,7 +146,8 @@ class TraceGrad(nn.Module):
         residual: "sum" (o = f + v, the paper) or "relative" (o = f + 0.2 |f| / |v| v, norms per item).
         gain: "none" (the paper) or "zero": what is added to f is multiplied by a learned factor for each of its
             irreps, 0 at first, so that a backbone which is trained already starts with its own outputs.
-        recompute: in training, compute z and v again for the gradient instead of storing what it needs.
+        recompute: in training, compute z and v again for the gradient instead of storing what it needs; a low-rank W
+            does so on CPUs in any case, but then in smaller chunks.
         last_v: whether the last block adds v as well (the paper); otherwise it only feeds the decoder.
         spin_trace: the traces of a spinful H, see `BlockTraces`.
     """

@@ -29,7 +29,7 @@ from tracegrad.errors import TraceGradError
 
 SWITCH = "TRACEGRAD_NATIVE"
 COMPILERS = ("c++", "g++", "clang++")  # after $CXX
-FLAGS = ("-O2", "-fopenmp-simd", "-std=c++17", "-shared", "-fPIC")
+FLAGS = ("-O2", "-fopenmp-simd", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC")
 SECONDS = 300  # until a compiler is given up
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
 SMALLEST_SHARE = 2_000_000  # operations that are worth a thread of their own

@@ -1,0 +1,108 @@
+"""silu of a layer norm and the transpose of its Jacobian: the kernels against autograd of plain torch."""
+
+import pytest
+import torch
+from torch.nn.functional import layer_norm, silu
+
+from tracegrad import native
+from tracegrad.nn.normed_silu import normed_silu
+
+EPS = 1e-3
+KERNEL = pytest.mark.parametrize("kernel", ["1", "0"])
+
+
+def make(rows: int, channels: int, dtype=torch.float64) -> list[torch.Tensor]:
+    shapes = ((rows, channels), (channels,), (channels,), (rows, channels), (rows, channels))
+    return [torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def both(x, weight, bias, g) -> tuple[torch.Tensor, torch.Tensor]:
+    y, pull = normed_silu(x, weight, bias, EPS)
+    return y, pull(g)
+
+
+def by_autograd(x, weight, bias, g) -> tuple[torch.Tensor, torch.Tensor]:
+    y = silu(layer_norm(x, weight.shape, weight, bias, EPS))
+    (pulled,) = torch.autograd.grad(y, x, g, create_graph=True)
+    return y, pulled
+
+
+def with_gradients(function, x, weight, bias, g, k) -> list[torch.Tensor]:
+    inputs = [x, weight, bias, g]
+    y, pulled = function(*inputs)
+    of_y = torch.autograd.grad(y, inputs[:3], k, retain_graph=True)
+    return [y, pulled, *of_y, *torch.autograd.grad(pulled, inputs, k)]
+
+
+@KERNEL
+@pytest.mark.parametrize("channels", [2, 7, 37])
+def test_equals_autograd_to_second_order(kernel, channels, monkeypatch):
+    monkeypatch.setenv(native.SWITCH, kernel)
+    inputs = make(5, channels)
+    for found, expected in zip(
+        with_gradients(both, *inputs), with_gradients(by_autograd, *inputs), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_single_precision_is_as_close_as_plain_torch():
+    inputs = make(50, 300, torch.float32)
+    expected = with_gradients(by_autograd, *(x.detach().double().requires_grad_() for x in inputs))
+    errors = [
+        [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, expected, strict=True)]
+        for found in (with_gradients(both, *inputs), with_gradients(by_autograd, *inputs))
+    ]
+    for own, plain in zip(*errors, strict=True):
+        assert own < max(2 * plain, 5e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sigmoid_over_its_whole_range(dtype):
+    """With two channels and a weight that small, y of a row is silu of the bias."""
+    a = torch.cat([torch.linspace(-110, 110, 20_001), torch.tensor([0.0, 1e-30, -1e-30])]).to(dtype)
+    x = torch.zeros(1, len(a), dtype=dtype)
+    y, _ = normed_silu(x, torch.ones_like(a), a, EPS)
+    wide = a.double()
+    expected = wide / (1 + torch.exp(-wide))
+    scale = 1e-13 if dtype == torch.float64 else 1e-6
+    assert bool(((y[0].double() - expected).abs() <= scale * expected.abs() + 1e-35).all())
+
+
+def test_what_is_not_a_number_stays_so():
+    x, weight, bias, g, _ = (t.detach().float() for t in make(3, 4))
+    x[1, 2] = torch.nan
+    y, pulled = both(x, weight, bias, g)
+    for found in (y, pulled):
+        assert torch.equal(found.isnan().all(1), torch.tensor([False, True, False]))
+
+
+@KERNEL
+def test_derivatives_to_second_order(kernel, monkeypatch):
+    monkeypatch.setenv(native.SWITCH, kernel)
+    *inputs, _ = make(2, 3)
+    assert torch.autograd.gradcheck(both, inputs)
+    assert torch.autograd.gradgradcheck(both, inputs)
+
+
+def test_threads_share_the_rows(monkeypatch):
+    monkeypatch.setattr(native, "SMALLEST_SHARE", 1)
+    inputs = make(7, 5)
+    expected = with_gradients(both, *inputs)
+    torch.set_num_threads(3)
+    try:
+        found = with_gradients(both, *inputs)
+    finally:
+        torch.set_num_threads(1)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-14, atol=1e-14)
+
+
+def test_rows_with_gaps_and_no_rows():
+    x, weight, bias, g, k = make(6, 4)
+    apart = [t.detach()[::2].requires_grad_() for t in (x, g)]
+    found = with_gradients(both, apart[0], weight, bias, apart[1], k[::2])
+    expected = with_gradients(by_autograd, apart[0], weight, bias, apart[1], k[::2])
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    for part in with_gradients(both, x[:0], weight, bias, g[:0], k[:0]):
+        assert not part.count_nonzero()

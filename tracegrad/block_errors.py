@@ -1,0 +1,172 @@
+"""Errors of predicted blocks, summed over the matrix elements of each block that exist.
+
+On CPUs one pass over predictions and labels gives the sums of |d|^2 and |d|, d being their difference, and another
+one the gradient; neither masks nor differences are stored.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Inexact, Int
+from torch import Tensor
+
+from tracegrad import native
+from tracegrad.nn.plain_gradients import plain_gradients
+from tracegrad.traces import squared_modulus
+
+# Of real or complex numbers.
+ERRORS: dict[str, Callable[[Tensor], Tensor]] = {"mse": squared_modulus, "mae": torch.abs}
+
+
+def block_errors(
+    blocks: Inexact[Tensor, "n dim dim"],
+    labels: Inexact[Tensor, "n dim dim"],
+    present: Float[Tensor, "atoms dim"],
+    ends: Int[Tensor, "2 n"],
+    names: Sequence[str],
+) -> list[Float[Tensor, " n"]]:
+    """Sums over the elements of each block, one tensor for each of ``names`` of `ERRORS`.
+
+    Args:
+        blocks: predictions, real or complex.
+        labels: of the blocks.
+        present: 1 for each orbital that an atom has, else 0.
+        ends: atoms of the rows and of the columns of each block.
+        names: of the error measures.
+    """
+    parts = [torch.view_as_real(x) if x.is_complex() else x[..., None] for x in (blocks, labels)]
+    library = None
+    if native.usable(*parts, present) and not labels.requires_grad:
+        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[present.dtype]))
+    if library is None:
+        return _plain(blocks, labels, present, ends, names)
+    n, dim, _ = blocks.shape
+    if labels.shape != blocks.shape or ends.shape != (2, n) or present.shape[1:] != (dim,):
+        shapes = [tuple(x.shape) for x in (blocks, labels, present, ends)]
+        raise ValueError(f"blocks, labels, orbitals and ends do not belong together: {shapes}")
+    if n and not 0 <= int(ends.min()) <= int(ends.max()) < len(present):
+        raise IndexError(f"a block belongs to an atom that is not within 0 .. {len(present) - 1}")
+    rest = (parts[1].contiguous(), present.contiguous(), ends.to(torch.int64).contiguous())
+    sums = _Errors.apply(library, parts[0].contiguous(), *rest)
+    return [sums[list(ERRORS).index(name)] for name in names]
+
+
+def _plain(
+    blocks: Tensor, labels: Tensor, present: Tensor, ends: Tensor, names: Sequence[str]
+) -> list[Tensor]:
+    rows, columns = (present.index_select(0, end) for end in ends)
+    difference = (blocks - labels) * (rows[:, :, None] * columns[:, None, :])
+    return [ERRORS[name](difference).flatten(1).sum(1) for name in names]
+
+
+class _Errors(torch.autograd.Function):
+    """|d|^2 and |d| of real numbers [n, dim, dim, 1] or of the parts of complex ones [n, dim, dim, 2]."""
+
+    @staticmethod
+    def forward(
+        ctx, library: ctypes.CDLL, blocks: Tensor, labels: Tensor, present: Tensor, ends: Tensor
+    ) -> Tensor:
+        ctx.library = library
+        ctx.save_for_backward(blocks, labels, present, ends)
+        sums = blocks.new_empty(2, len(blocks))
+        _run(library, "sums", (blocks, labels, present, ends, sums))
+        return sums
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        blocks, labels, present, ends = ctx.saved_tensors
+        if torch.is_grad_enabled() or not native.wanted(gradient):
+            (found,) = plain_gradients(
+                lambda x: torch.stack(_plain(_number(x), _number(labels), present, ends, list(ERRORS))),
+                [blocks],
+                [gradient],
+                [True],
+            )
+            return None, found, None, None, None
+        of_blocks = torch.empty_like(blocks)
+        _run(ctx.library, "gradients", (blocks, labels, present, ends, gradient.contiguous(), of_blocks))
+        return None, of_blocks, None, None, None
+
+
+def _number(parts: Tensor) -> Tensor:
+    return torch.view_as_complex(parts) if parts.shape[3] == 2 else parts[..., 0]
+
+
+def _run(library: ctypes.CDLL, name: str, tensors: Sequence[Tensor]) -> None:
+    """Call a function of the library on shares of the blocks."""
+    n, dim, _, parts = tensors[0].shape
+    function = getattr(library, name)
+    addresses = [native.pointer(x) for x in tensors]
+
+    def share(first: int, last: int) -> None:
+        function(*map(ctypes.c_int64, (first, last, n, dim, parts)), *addresses)
+
+    native.in_threads(share, n, 8 * tensors[0].numel())
+
+
+# A row of a block is a row of complex numbers, or of real ones if PARTS is 1.
+_SOURCE = """
+#include <cmath>
+#include <cstdint>
+typedef REAL real;
+#define SHAPE int64_t first, int64_t last, int64_t n, int64_t dim, int64_t parts
+#define BLOCKS const real* blocks, const real* labels, const real* present, const int64_t* ends
+
+template <int PARTS> void sums_of(SHAPE, BLOCKS, real* sums) {
+  for (int64_t e = first; e < last; ++e) {
+    const real *rows = present + ends[e] * dim, *columns = present + ends[n + e] * dim;
+    real squares = 0, moduli = 0;
+    for (int64_t i = 0; i < dim; ++i) {
+      const real *x = blocks + (e * dim + i) * dim * PARTS, *y = labels + (e * dim + i) * dim * PARTS;
+      const real row = rows[i];
+      real square = 0, modulus = 0;
+      #pragma omp simd reduction(+ : square, modulus)
+      for (int64_t j = 0; j < dim; ++j) {
+        const real mask = row * columns[j];
+        const real d = (x[j * PARTS] - y[j * PARTS]) * mask;
+        const real other = PARTS == 2 ? (x[j * PARTS + PARTS - 1] - y[j * PARTS + PARTS - 1]) * mask : 0;
+        const real found = d * d + other * other;
+        square += found;
+        modulus += std::sqrt(found);
+      }
+      squares += square;
+      moduli += modulus;
+    }
+    sums[e] = squares;
+    sums[n + e] = moduli;
+  }
+}
+
+template <int PARTS> void gradients_of(SHAPE, BLOCKS, const real* gradient, real* of_blocks) {
+  for (int64_t e = first; e < last; ++e) {
+    const real *rows = present + ends[e] * dim, *columns = present + ends[n + e] * dim;
+    const real of_square = 2 * gradient[e], of_modulus = gradient[n + e];
+    for (int64_t i = 0; i < dim; ++i) {
+      const int64_t at = (e * dim + i) * dim * PARTS;
+      const real *x = blocks + at, *y = labels + at;
+      real* out = of_blocks + at;
+      const real row = rows[i];
+      #pragma omp simd
+      for (int64_t j = 0; j < dim; ++j) {
+        const real mask = row * columns[j];
+        const real d = (x[j * PARTS] - y[j * PARTS]) * mask;
+        const real other = PARTS == 2 ? (x[j * PARTS + PARTS - 1] - y[j * PARTS + PARTS - 1]) * mask : 0;
+        const real modulus = std::sqrt(d * d + other * other);
+        const real factor = mask * (of_square + (modulus > 0 ? of_modulus / modulus : 0));
+        out[j * PARTS] = d * factor;
+        if (PARTS == 2) out[j * PARTS + PARTS - 1] = other * factor;
+      }
+    }
+  }
+}
+
+extern "C" void sums(SHAPE, BLOCKS, real* sums) {
+  (parts == 2 ? sums_of<2> : sums_of<1>)(first, last, n, dim, parts, blocks, labels, present, ends, sums);
+}
+
+extern "C" void gradients(SHAPE, BLOCKS, const real* gradient, real* of_blocks) {
+  (parts == 2 ? gradients_of<2> : gradients_of<1>)(
+      first, last, n, dim, parts, blocks, labels, present, ends, gradient, of_blocks);
+}
+"""

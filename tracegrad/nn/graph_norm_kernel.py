@@ -1,0 +1,209 @@
+"""C++ of `tracegrad.nn.graph_norm`: features about the mean of their graph, in two passes over memory, and back.
+
+The first pass sums the channels of each item, turns the sums into the global frame and adds them up, graph by graph.
+The second turns the means back, subtracts them, multiplies by the weights and adds what is to be added. The gradient
+is made in the same way: its sums, weighted by channel, take the place of the means.
+"""
+
+import ctypes
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tracegrad import native
+from tracegrad.nn.plain_gradients import plain_gradients
+
+ITEMS = 256  # summed together before their sums are added, so that threads make no difference
+
+
+def centred(
+    x: Float[Tensor, "n m c"],
+    weight: Float[Tensor, " c"],
+    plus: Float[Tensor, "n m c"] | None,
+    rotation: Float[Tensor, "n m m"] | None,
+    batch: Int[Tensor, " n"],
+    counts: Float[Tensor, " graphs"],
+    plain: Callable[..., Float[Tensor, "n m c"]],
+) -> Float[Tensor, "n m c"]:
+    """(x - mean) weight + plus by the kernel, or by ``plain`` where there is none.
+
+    Args:
+        x: features.
+        weight: of each channel.
+        plus: added at the end, if anything is.
+        rotation: from the frames of the features to the global one, if they differ.
+        batch: graph of each item.
+        counts: items of each graph.
+        plain: the same of (x, weight, plus) in torch.
+    """
+    given = [y for y in (x, weight, plus, rotation, counts) if y is not None]
+    library = None
+    if native.usable(*given) and not (rotation is not None and rotation.requires_grad):
+        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[x.dtype]))
+    if library is None:
+        return plain(x, weight, plus)
+    n, m, c = x.shape
+    expected = ((n, m, c), (c,), (n, m, c), (n, m, m), (n,))
+    for y, shape in zip((x, weight, plus, rotation, batch), expected, strict=True):
+        if y is not None and y.shape != shape:
+            raise ValueError(f"features {(n, m, c)} are normalised with a tensor {tuple(y.shape)}")
+    if n and not 0 <= int(batch.min()) <= int(batch.max()) < len(counts):
+        raise IndexError(f"an item belongs to a graph that is not within 0 .. {len(counts) - 1}")
+    call = _Call(
+        library,
+        None if rotation is None else rotation.contiguous(),
+        batch.to(torch.int64).contiguous(),
+        counts,
+        plain,
+    )
+    return _Centred.apply(call, *(None if y is None else y.contiguous() for y in (x, weight, plus)))
+
+
+class _Call:
+    """What a kernel is called with besides the features."""
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        rotation: Tensor | None,
+        batch: Tensor,
+        counts: Tensor,
+        plain: Callable[..., Tensor],
+    ):
+        self.library, self.counts, self.plain = library, counts, plain
+        self._fixed = (rotation, batch)
+
+    def means(self, x: Tensor, weight: Tensor) -> Float[Tensor, "graphs m"]:
+        """In the global frame, of the channels times their weights."""
+        chunks = -(-len(x) // ITEMS)
+        sums = x.new_zeros(chunks, len(self.counts), x.shape[1])
+        self.run("sums", x, chunks, weight, sums)
+        # A graph without items has no mean, and nothing asks for it.
+        return sums.sum(0) / (self.counts.clamp_min(1) * x.shape[2])[:, None]
+
+    def run(self, name: str, x: Tensor, chunks: int, *tensors: Tensor | None) -> None:
+        """Call a function of the library on shares of the chunks of items."""
+        addresses = [native.pointer(y) for y in (x, *self._fixed, *tensors)]
+        sizes = [ctypes.c_int64(size) for size in (ITEMS, len(self.counts), *x.shape)]
+        function = getattr(self.library, name)
+
+        def share(first: int, last: int) -> None:
+            function(ctypes.c_int64(first), ctypes.c_int64(last), *sizes, *addresses)
+
+        native.in_threads(share, chunks, 5 * x.numel())
+
+
+class _Centred(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call: _Call, x: Tensor, weight: Tensor, plus: Tensor | None) -> Tensor:
+        means = call.means(x, torch.ones_like(weight))
+        ctx.call = call
+        ctx.save_for_backward(x, weight, means)
+        out = torch.empty_like(x)
+        call.run("centre", x, -(-len(x) // ITEMS), means, weight, plus, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        call: _Call = ctx.call
+        x, weight, means = ctx.saved_tensors
+        of_plus = gradient if ctx.needs_input_grad[3] else None
+        if torch.is_grad_enabled() or not native.wanted(gradient):
+            found = plain_gradients(
+                lambda x, weight: call.plain(x, weight, None),
+                [x, weight],
+                [gradient],
+                ctx.needs_input_grad[1:3],
+            )
+            return None, *found, of_plus
+        whole = gradient.contiguous()
+        of_means = call.means(whole, weight)
+        of_x = torch.empty_like(x)
+        chunks = -(-len(x) // ITEMS)
+        of_weight = x.new_zeros(chunks, len(weight))
+        call.run("gradients", x, chunks, whole, means, of_means, weight, of_x, of_weight)
+        return None, of_x, of_weight.sum(0), of_plus
+
+
+# A rotation r[k * M + m] takes component m of the frame of an item to component k of the global frame. The widest
+# vectors of a processor would leave 8 channels to scalar code.
+_SOURCE = """
+#include <cstdint>
+#include <vector>
+typedef REAL real;
+#define SHAPE \\
+  int64_t first, int64_t last, int64_t together, int64_t graphs, int64_t n, int64_t M, int64_t C, const real* x, \\
+  const real* rotations, const int64_t* batch
+#define ITEMS_OF(chunk) \\
+  for (int64_t i = chunk * together; i < ((chunk + 1) * together < n ? (chunk + 1) * together : n); ++i)
+
+// A vector of the global frame in that of an item, or itself where they are the same.
+static inline void turned_back(real* to, const real* from, const real* rotation, int64_t M) {
+  for (int64_t m = 0; m < M; ++m) to[m] = rotation ? 0 : from[m];
+  if (rotation)
+    for (int64_t k = 0; k < M; ++k)
+      for (int64_t m = 0; m < M; ++m) to[m] += rotation[k * M + m] * from[k];
+}
+
+extern "C" void sums(SHAPE, const real* weight, real* sums) {
+  std::vector<real> found(M);
+  for (int64_t chunk = first; chunk < last; ++chunk) ITEMS_OF(chunk) {
+    real* sum = sums + (chunk * graphs + batch[i]) * M;
+    for (int64_t m = 0; m < M; ++m) {
+      const real* from = x + (i * M + m) * C;
+      real total = 0;
+      #pragma omp simd simdlen(8) reduction(+ : total)
+      for (int64_t c = 0; c < C; ++c) total += from[c] * weight[c];
+      found[m] = total;
+    }
+    for (int64_t k = 0; k < M; ++k) {
+      real total = rotations ? 0 : found[k];
+      if (rotations)
+        for (int64_t m = 0; m < M; ++m) total += rotations[(i * M + k) * M + m] * found[m];
+      sum[k] += total;
+    }
+  }
+}
+
+extern "C" void centre(SHAPE, const real* means, const real* weight, const real* plus, real* out) {
+  std::vector<real> middle(M);
+  for (int64_t chunk = first; chunk < last; ++chunk) ITEMS_OF(chunk) {
+    turned_back(middle.data(), means + batch[i] * M, rotations ? rotations + i * M * M : nullptr, M);
+    for (int64_t m = 0; m < M; ++m) {
+      const int64_t at = (i * M + m) * C;
+      const real shift = middle[m];
+      if (plus) {
+        #pragma omp simd simdlen(8)
+        for (int64_t c = 0; c < C; ++c) out[at + c] = (x[at + c] - shift) * weight[c] + plus[at + c];
+      } else {
+        #pragma omp simd simdlen(8)
+        for (int64_t c = 0; c < C; ++c) out[at + c] = (x[at + c] - shift) * weight[c];
+      }
+    }
+  }
+}
+
+extern "C" void gradients(
+    SHAPE, const real* gradient, const real* means, const real* of_means, const real* weight, real* of_x,
+    real* of_weight) {
+  std::vector<real> middle(M), shift(M);
+  for (int64_t chunk = first; chunk < last; ++chunk) ITEMS_OF(chunk) {
+    const real* rotation = rotations ? rotations + i * M * M : nullptr;
+    turned_back(middle.data(), means + batch[i] * M, rotation, M);
+    turned_back(shift.data(), of_means + batch[i] * M, rotation, M);
+    real* sum = of_weight + chunk * C;
+    for (int64_t m = 0; m < M; ++m) {
+      const int64_t at = (i * M + m) * C;
+      const real mean = middle[m], of_mean = shift[m];
+      #pragma omp simd simdlen(8)
+      for (int64_t c = 0; c < C; ++c) {
+        const real g = gradient[at + c];
+        of_x[at + c] = g * weight[c] - of_mean;
+        sum[c] += g * (x[at + c] - mean);
+      }
+    }
+  }
+}
+"""

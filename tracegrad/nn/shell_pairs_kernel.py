@@ -1,0 +1,309 @@
+"""C++ of `tracegrad.nn.shell_pairs`: from the channels of irreps to blocks, in one pass over memory, and back.
+
+A block is a sparse matrix, the same for all edges, times the numbers of an edge: of the couplings of 196 pairs of
+shells with spin 1 in 8 is not zero. The kernel takes as many edges at a time as a vector has lanes: it brings their
+numbers side by side, turns every irrep into the global frame, adds up the couplings, and writes the rows of the
+blocks. The transposed map does the same backwards.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tracegrad import native
+from tracegrad.nn.constants import Constant
+from tracegrad.nn.plain_gradients import plain_gradients
+
+BYTES = 64  # of a vector; a compiler splits them for processors with shorter registers
+Rotation = Float[Tensor, "n _m _m"] | None
+
+
+@dataclass(frozen=True)
+class SparseMap:
+    """A matrix in compressed rows.
+
+    Args:
+        places: which number each row makes; rows that make use of the same numbers should be neighbours.
+        starts: first entry of each row, and the count of all.
+        columns: number that each entry multiplies.
+        values: of the entries.
+    """
+
+    places: Int[Tensor, " rows"]
+    starts: Int[Tensor, " rows_and_one"]
+    columns: Int[Tensor, " entries"]
+    values: Constant
+
+    @classmethod
+    def of(
+        cls,
+        rows: Int[Tensor, " entries"],
+        columns: Int[Tensor, " entries"],
+        values: Float[Tensor, " entries"],
+    ) -> "SparseMap":
+        """From entries of which those of a row stand together."""
+        places, counts = torch.unique_consecutive(rows, return_counts=True)
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        places, starts, columns = (x.to(torch.int32).contiguous() for x in (places, starts, columns))
+        return cls(places, starts, columns, Constant(values))
+
+
+@dataclass(frozen=True)
+class Maps:
+    """From numbers of features to elements of blocks, and the transpose."""
+
+    forward: SparseMap
+    back: SparseMap
+
+
+def expand(
+    maps: Maps,
+    x: Sequence[Float[Tensor, "n _m _c"]],
+    rotations: Sequence[Rotation],
+    plain: Callable[..., Float[Tensor, "n elements"]],
+) -> Float[Tensor, "n elements"]:
+    """Elements of the blocks by the kernel, or by ``plain`` where there is none.
+
+    Args:
+        maps: the matrix, every number of a feature being used by it.
+        x: features; their numbers are counted one feature after the other, [m, c] each.
+        rotations: of each feature to the global frame, None where it is there.
+        plain: the same of ``x`` in torch.
+    """
+    turns = [rotation for rotation in rotations if rotation is not None]
+    library = None
+    if native.usable(*x, *turns) and not any(rotation.requires_grad for rotation in turns):
+        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[x[0].dtype]))
+    if library is None:
+        return plain(*x)
+    n = len(x[0])
+    for part, rotation in zip(x, rotations, strict=True):
+        if len(part) != n or (rotation is not None and rotation.shape != (n, *[part.shape[1]] * 2)):
+            shape = None if rotation is None else tuple(rotation.shape)
+            raise ValueError(f"{n} items have features {tuple(part.shape)} with rotations {shape}")
+    numbers = sum(part.shape[1] * part.shape[2] for part in x)
+    if numbers != len(maps.back.places):
+        raise ValueError(f"features of {numbers} numbers for blocks made of {len(maps.back.places)}")
+    whole = [None if rotation is None else rotation.contiguous() for rotation in rotations]
+    return _Expand.apply(_Call(maps, library, whole, plain), *(part.contiguous() for part in x))
+
+
+@dataclass(frozen=True)
+class _Call:
+    maps: Maps
+    library: ctypes.CDLL
+    rotations: list[Tensor | None]
+    plain: Callable[..., Tensor]
+
+    def run(self, name: str, sparse: SparseMap, x: Sequence[Tensor], blocks: Tensor) -> None:
+        """Call a function of the library on shares of the items."""
+        n, count = len(blocks), len(x)
+        lanes = BYTES // blocks.element_size()
+        values = sparse.values(blocks)
+        fixed = (
+            ctypes.c_int64(count),
+            (ctypes.c_void_p * count)(*(part.data_ptr() for part in x)),
+            (ctypes.c_int64 * count)(*(part.shape[1] for part in x)),
+            (ctypes.c_int64 * count)(*(part.shape[2] for part in x)),
+            (ctypes.c_void_p * count)(*(None if r is None else r.data_ptr() for r in self.rotations)),
+            native.pointer(blocks),
+            ctypes.c_int64(blocks.shape[1]),
+            ctypes.c_int64(len(sparse.places)),
+            *(native.pointer(part) for part in (sparse.places, sparse.starts, sparse.columns, values)),
+        )
+        function = getattr(self.library, name)
+
+        def share(first: int, last: int) -> None:
+            function(ctypes.c_int64(first * lanes), ctypes.c_int64(min(last * lanes, n)), *fixed)
+
+        native.in_threads(share, -(-n // lanes), n * len(values))
+
+
+class _Expand(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call: _Call, *x: Tensor) -> Tensor:
+        ctx.call, ctx.sizes = call, [part.shape for part in x]
+        blocks = x[0].new_empty(len(x[0]), len(call.maps.forward.places))
+        call.run("expand", call.maps.forward, x, blocks)
+        return blocks
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        call: _Call = ctx.call
+        if torch.is_grad_enabled() or not native.wanted(gradient):
+            # Blocks are linear in the features: any serve.
+            x = [gradient.new_zeros(size) for size in ctx.sizes]
+            return None, *plain_gradients(call.plain, x, [gradient], ctx.needs_input_grad[1:])
+        of_x = [gradient.new_empty(size) for size in ctx.sizes]
+        call.run("contract", call.maps.back, of_x, gradient.contiguous())
+        return None, *of_x
+
+
+# Numbers of LANES items stand side by side in vectors. A rotation r[k * M + m] takes component m of the frame of an
+# item to component k of the global frame.
+_SOURCE = """
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+typedef REAL real;
+typedef real vec __attribute__((vector_size(64)));
+constexpr int LANES = sizeof(vec) / sizeof(real);
+#define inner static inline __attribute__((always_inline))
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLE
+#endif
+#endif
+
+#ifdef SHUFFLE
+// Two rows of a square whose blocks of S x S numbers off the diagonal change their places.
+template <int S, int... J> inner void exchange(vec& a, vec& b, std::integer_sequence<int, J...>) {
+  const vec first = __builtin_shufflevector(a, b, (J & S ? LANES + J - S : J)...);
+  b = __builtin_shufflevector(a, b, (J & S ? LANES + J : J + S)...);
+  a = first;
+}
+
+template <int S> inner void turn_square(vec* square) {
+  if constexpr (S > 0) {
+    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; ++i)
+      if (!(i & S)) exchange<S>(square[i], square[i + S], std::make_integer_sequence<int, LANES>());
+    turn_square<S / 2>(square);
+  }
+}
+
+inner void transpose(vec* square) { turn_square<LANES / 2>(square); }
+#else
+inner void transpose(vec* square) {
+  for (int i = 0; i < LANES; ++i)
+    for (int j = 0; j < i; ++j) {
+      const real kept = square[i][j];
+      square[i][j] = square[j][i];
+      square[j][i] = kept;
+    }
+}
+#endif
+
+// Brings numbers of some items side by side; what stands behind the last number in `to` may be overwritten.
+inner void gather(vec* to, const real* from, int64_t numbers, int items) {
+  for (int64_t at = 0; at < numbers; at += LANES) {
+    const int64_t bytes = (numbers - at < LANES ? numbers - at : LANES) * sizeof(real);
+    vec square[LANES] = {};
+    if (bytes == sizeof(vec) && items == LANES) {
+      _Pragma("GCC unroll 16") for (int i = 0; i < LANES; ++i)
+        memcpy(square + i, from + i * numbers + at, sizeof(vec));
+    } else {
+      for (int i = 0; i < items; ++i) memcpy(square + i, from + i * numbers + at, bytes);
+    }
+    transpose(square);
+    memcpy(to + at, square, sizeof(square));
+  }
+}
+
+// The inverse; reads behind the last number.
+inner void scatter(real* to, const vec* from, int64_t numbers, int items) {
+  for (int64_t at = 0; at < numbers; at += LANES) {
+    const int64_t bytes = (numbers - at < LANES ? numbers - at : LANES) * sizeof(real);
+    vec square[LANES];
+    memcpy(square, from + at, sizeof(square));
+    transpose(square);
+    if (bytes == sizeof(vec) && items == LANES) {
+      _Pragma("GCC unroll 16") for (int i = 0; i < LANES; ++i)
+        memcpy(to + i * numbers + at, square + i, sizeof(vec));
+    } else {
+      for (int i = 0; i < items; ++i) memcpy(to + i * numbers + at, square + i, bytes);
+    }
+  }
+}
+
+template <int M, bool BACK> void rotate(vec* x, const vec* r, int64_t channels) {
+  for (int64_t c = 0; c < channels; ++c) {
+    vec y[M] = {};
+    _Pragma("GCC unroll 32") for (int m = 0; m < M; ++m) {
+      const vec v = x[m * channels + c];
+      _Pragma("GCC unroll 32") for (int k = 0; k < M; ++k) y[k] += v * r[BACK ? m * M + k : k * M + m];
+    }
+    _Pragma("GCC unroll 32") for (int m = 0; m < M; ++m) x[m * channels + c] = y[m];
+  }
+}
+
+template <bool BACK> void rotate_any(vec* x, const vec* r, int64_t dim, int64_t channels) {
+  switch (dim) {
+    case 3: return rotate<3, BACK>(x, r, channels);
+    case 5: return rotate<5, BACK>(x, r, channels);
+    case 7: return rotate<7, BACK>(x, r, channels);
+    case 9: return rotate<9, BACK>(x, r, channels);
+    case 11: return rotate<11, BACK>(x, r, channels);
+  }
+  std::vector<vec> y(dim);
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t k = 0; k < dim; ++k) {
+      vec sum = {};
+      for (int64_t m = 0; m < dim; ++m) sum += x[m * channels + c] * r[BACK ? m * dim + k : k * dim + m];
+      y[k] = sum;
+    }
+    for (int64_t k = 0; k < dim; ++k) x[k * channels + c] = y[k];
+  }
+}
+
+inner void multiply(
+    vec* to, const vec* from, int64_t rows, const int32_t* places, const int32_t* starts, const int32_t* columns,
+    const real* values) {
+  for (int64_t row = 0; row < rows; ++row) {
+    vec sum = {};
+    for (int32_t k = starts[row]; k < starts[row + 1]; ++k) sum += from[columns[k]] * values[k];
+    to[places[row]] = sum;
+  }
+}
+
+#define ARGUMENTS \\
+  int64_t first, int64_t last, int64_t parts, real* const* x, const int64_t* dims, const int64_t* channels, \\
+  const real* const* rotations, real* blocks, int64_t elements, int64_t rows, const int32_t* places, \\
+  const int32_t* starts, const int32_t* columns, const real* values
+
+template <bool BACK> void run(ARGUMENTS) {
+  int64_t numbers = 0, largest = 0;
+  for (int64_t p = 0; p < parts; ++p) {
+    numbers += dims[p] * channels[p];
+    largest = largest < dims[p] ? dims[p] : largest;
+  }
+  std::vector<vec> feature(numbers + LANES), block(elements + LANES), rotation(largest * largest + LANES);
+  for (int64_t i = first; i < last; i += LANES) {
+    const int items = last - i < LANES ? last - i : LANES;
+    if (BACK) {
+      gather(block.data(), blocks + i * elements, elements, items);
+      multiply(feature.data(), block.data(), rows, places, starts, columns, values);
+    }
+    vec* at = feature.data();
+    for (int64_t p = 0; p < parts; ++p) {
+      const int64_t dim = dims[p], size = dim * channels[p];
+      if (!BACK) gather(at, x[p] + i * size, size, items);
+      if (rotations[p]) {
+        gather(rotation.data(), rotations[p] + i * dim * dim, dim * dim, items);
+        rotate_any<BACK>(at, rotation.data(), dim, channels[p]);
+      }
+      if (BACK) scatter(x[p] + i * size, at, size, items);
+      at += size;
+    }
+    if (!BACK) {
+      multiply(block.data(), feature.data(), rows, places, starts, columns, values);
+      scatter(blocks + i * elements, block.data(), elements, items);
+    }
+  }
+}
+
+extern "C" void expand(ARGUMENTS) {
+  run<false>(
+      first, last, parts, x, dims, channels, rotations, blocks, elements, rows, places, starts, columns, values);
+}
+
+extern "C" void contract(ARGUMENTS) {
+  run<true>(
+      first, last, parts, x, dims, channels, rotations, blocks, elements, rows, places, starts, columns, values);
+}
+"""

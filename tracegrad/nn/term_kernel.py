@@ -1,0 +1,137 @@
+"""Inner products of the terms a and b of a low-rank W, and what their derivatives are made of.
+
+With x = (a, b), u = s sum a b over components, added up for all irreps. Its derivative in the direction of y is
+s sum (x_a y_b + x_b y_a), and its gradient [x_b | x_a] times s and a factor of each item and term. On a CPU each is
+one pass over memory in C++. Nothing here is recorded for a gradient.
+"""
+
+import ctypes
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tracegrad import native
+
+Terms = Float[Tensor, "_m _n 2 _terms"]  # of one irrep: a, then b
+Factor = Float[Tensor, "_n _terms"]
+OPERATIONS = 4  # a number of the terms
+
+
+def add_inner(u: Factor, x: Terms, scale: float) -> None:
+    """Add the sum over the components of x to u."""
+    library = _library(u, x)
+    if library is None:
+        for part in x:
+            u.addcmul_(part[:, 0], part[:, 1], value=scale)
+    else:
+        _run(library.inner, x, scale, u, None, x, None)
+
+
+def add_inner_with_derivative(u: Factor, derivative: Factor, x: Terms, y: Terms, scale: float) -> None:
+    """Add to u, and to its derivative in the direction of y."""
+    library = _library(u, derivative, x, y)
+    if library is None:
+        add_inner(u, x, scale)
+        for p, q in zip(x, y, strict=True):
+            derivative.addcmul_(p[:, 0], q[:, 1], value=scale).addcmul_(p[:, 1], q[:, 0], value=scale)
+    else:
+        _run(library.inner, x, scale, u, derivative, x, y)
+
+
+def crossed(out: Terms, x: Terms, factor: Factor, scale: float) -> None:
+    """Write [x_b | x_a] times ``factor`` and ``scale`` to ``out``."""
+    library = _library(out, x, factor)
+    if library is None:
+        torch.mul(x[:, :, 1], factor * scale, out=out[:, :, 0])
+        torch.mul(x[:, :, 0], factor * scale, out=out[:, :, 1])
+    else:
+        _run(library.crossed, x, scale, out, None, x, None, factor, None)
+
+
+def crossed_with_sum(
+    out: Float[Tensor, "2 _m _n 2 _terms"], x: Terms, y: Terms, factor: Factor, factor_x: Factor, scale: float
+) -> None:
+    """Write what `crossed` makes of x to the first half of ``out``; to the second that of y, and x with factor_x."""
+    library = _library(out, x, y, factor, factor_x)
+    if library is None:
+        crossed(out[0], x, factor, scale)
+        crossed(out[1], x, factor_x, scale)
+        out[1][:, :, 0].addcmul_(y[:, :, 1], factor, value=scale)
+        out[1][:, :, 1].addcmul_(y[:, :, 0], factor, value=scale)
+    else:
+        _run(library.crossed, x, scale, out[0], out[1], x, y, factor, factor_x)
+
+
+def _library(*tensors: Tensor) -> ctypes.CDLL | None:
+    if not native.usable(*tensors):
+        return None
+    return native.library(_SOURCE.replace("REAL", native.C_TYPES[tensors[0].dtype]))
+
+
+def _run(function, x: Tensor, scale: float, *tensors: Tensor | None) -> None:
+    m, n, _, terms = x.shape
+    pointers = [native.pointer(t) for t in tensors]
+
+    def share(first: int, last: int) -> None:
+        function(*pointers, ctypes.c_double(scale), *map(ctypes.c_int64, (first, last, m, n, terms)))
+
+    native.in_threads(share, n, OPERATIONS * x.numel())
+
+
+_SOURCE = """
+#include <cstdint>
+typedef REAL real;
+#define SHAPE double scale, int64_t first, int64_t last, int64_t m, int64_t items, int64_t c
+#define EACH _Pragma("omp simd") for (int64_t i = 0; i < c; ++i)
+
+extern "C" void inner(real* U, real* DERIVATIVE, const real* X, const real* Y, SHAPE) {
+  const real s = scale;
+  for (int64_t n = first; n < last; ++n) {
+    real* u = U + n * c;
+    for (int64_t k = 0; k < m; ++k) {
+      const int64_t row = (k * items + n) * 2 * c;
+      const real* x = X + row;
+      if (Y) {
+        const real* y = Y + row;
+        real* derivative = DERIVATIVE + n * c;
+        EACH {
+          u[i] += s * x[i] * x[c + i];
+          derivative[i] += s * (x[i] * y[c + i] + x[c + i] * y[i]);
+        }
+      } else {
+        EACH u[i] += s * x[i] * x[c + i];
+      }
+    }
+  }
+}
+
+extern "C" void crossed(real* OUT, real* SUM, const real* X, const real* Y, const real* F, const real* F_X, SHAPE) {
+  const real s = scale;
+  for (int64_t k = 0; k < m; ++k) {
+    for (int64_t n = first; n < last; ++n) {
+      const int64_t row = (k * items + n) * 2 * c;
+      const real *x = X + row, *f = F + n * c;
+      real* out = OUT + row;
+      if (Y) {
+        const real *y = Y + row, *f_x = F_X + n * c;
+        real* sum = SUM + row;
+        EACH {
+          const real p = s * f[i], q = s * f_x[i];
+          const real x_a = x[i], x_b = x[c + i];
+          out[i] = x_b * p;
+          out[c + i] = x_a * p;
+          sum[i] = x_b * q + y[c + i] * p;
+          sum[c + i] = x_a * q + y[i] * p;
+        }
+      } else {
+        EACH {
+          const real p = s * f[i];
+          out[i] = x[c + i] * p;
+          out[c + i] = x[i] * p;
+        }
+      }
+    }
+  }
+}
+"""
