@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from tracegrad import block_errors as module
-from tracegrad import native
 from tracegrad.block_errors import block_errors
+from tracegrad.nn import native
 
 ATOMS, DIM = 4, 21
 KERNEL = pytest.mark.parametrize("kernel", ["1", "0"])

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from tests import crystals
 from tests.molecules import random_hamiltonian
-from tracegrad import native
 from tracegrad.assembly_kernel import assembled
 from tracegrad.basis import OrbitalBasis
 from tracegrad.blocks import (
@@ -18,6 +17,7 @@ from tracegrad.blocks import (
     cut_padding,
     pad_blocks,
 )
+from tracegrad.nn import native
 
 QH9 = OrbitalBasis.def2_svp()
 THIRD_ROW = OrbitalBasis.def2_svp(range(1, 19))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tracegrad import native
+from tracegrad.nn import native
 
 
 def assembled(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Inexact, Int
 from torch import Tensor
 
-from tracegrad import native
+from tracegrad.nn import native
 from tracegrad.nn.plain_gradients import plain_gradients
 from tracegrad.traces import squared_modulus
 

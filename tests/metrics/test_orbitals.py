@@ -8,7 +8,6 @@ import scipy.linalg
 import torch
 
 from tests.molecules import random_hamiltonian
-from tracegrad import native
 from tracegrad.blocks import cut_blocks
 from tracegrad.errors import DataError
 from tracegrad.graph import collate, molecule_graph
@@ -18,6 +17,7 @@ from tracegrad.metrics.functional.orbitals import NAMES, compare, solve_referenc
 from tracegrad.metrics.functional.shift import least_absolute_shift, shifted_mae
 from tracegrad.metrics.orbitals import OrbitalMetrics, orbital_errors
 from tracegrad.model import Prediction
+from tracegrad.nn import native
 from tracegrad.physics.solved import SolvedMolecule
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "orbitals.npz")

@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from tracegrad import native
-from tracegrad.nn import coupling_kernel
+from tracegrad.nn import coupling_kernel, native
 from tracegrad.nn.tensor_product import ChannelwiseProduct, FilterProduct, InnerProducts
 
 DST = torch.tensor([0, 0, 1, 2, 2, 4, 4])

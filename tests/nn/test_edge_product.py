@@ -6,8 +6,7 @@ from e3nn import o3
 from e3nn.o3 import Irreps
 
 from tests.oracles import deeph_e3_e3nn as oracle
-from tracegrad import native
-from tracegrad.nn import edge_weights_kernel
+from tracegrad.nn import edge_weights_kernel, native
 from tracegrad.nn.edge_frame import EdgeFrame
 from tracegrad.nn.edge_product import EdgeProduct
 

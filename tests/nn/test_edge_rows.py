@@ -5,8 +5,7 @@ import torch
 from e3nn.o3 import Irrep
 from torch import Tensor
 
-from tracegrad import native
-from tracegrad.nn import edge_rows, edge_rows_kernel
+from tracegrad.nn import edge_rows, edge_rows_kernel, native
 from tracegrad.nn.edge_frame import EdgeFrame
 from tracegrad.nn.edge_rows import Ends, Turn, from_rows, to_rows
 

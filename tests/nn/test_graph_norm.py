@@ -3,8 +3,7 @@ import torch
 from e3nn.o3 import Irreps
 
 from tests.oracles import deeph_e3_e3nn as oracle
-from tracegrad import native
-from tracegrad.nn import graph_norm_kernel
+from tracegrad.nn import graph_norm_kernel, native
 from tracegrad.nn.edge_frame import EdgeFrame
 from tracegrad.nn.graph_norm import GraphNorm
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tracegrad import native
-from tracegrad.nn import matrix_product
+from tracegrad.nn import matrix_product, native
 from tracegrad.nn.matrix_product import linear, product
 
 OPERATOR = torch.ops.mkldnn._linear_pointwise

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import layer_norm, silu
 
-from tracegrad import native
+from tracegrad.nn import native
 from tracegrad.nn.normed_silu import normed_silu
 
 EPS = 1e-3

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tracegrad import native
+from tracegrad.nn import native
 from tracegrad.nn.pair_kernel import channel_pairs, pull_pairs
 
 SCALES = [0.7, 1.3, 0.4]

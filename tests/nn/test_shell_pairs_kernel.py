@@ -5,9 +5,8 @@ import torch
 from e3nn.o3 import Irrep
 from torch import Tensor
 
-from tracegrad import native
 from tracegrad.basis import OrbitalBasis
-from tracegrad.nn import shell_pairs_kernel
+from tracegrad.nn import native, shell_pairs_kernel
 from tracegrad.nn.edge_frame import EdgeFrame
 from tracegrad.nn.shell_pairs import ShellPairExpansion
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tracegrad import native
+from tracegrad.nn import native
 from tracegrad.nn.term_kernel import add_inner, add_inner_with_derivative, crossed, crossed_with_sum
 
 SCALE = 0.6

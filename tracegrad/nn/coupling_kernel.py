@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tracegrad import native
+from tracegrad.nn import native
 from tracegrad.nn.features import wigner_3j
 from tracegrad.nn.plain_gradients import plain_gradients
 

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tracegrad import native
 from tracegrad.nn import edge_rows_kernel as kernel
+from tracegrad.nn import native
 from tracegrad.nn.plain_gradients import plain_gradients
 from tracegrad.nn.precision import full_precision
 

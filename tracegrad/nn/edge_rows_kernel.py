@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tracegrad import native
+from tracegrad.nn import native
 
 Address = int | None  # of the number of edge 0 and channel 0
 Place = tuple[Address, int]  # of a component, and numbers from edge to edge

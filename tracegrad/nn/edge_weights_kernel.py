@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad import native
+from tracegrad.nn import native
 from tracegrad.nn.constants import Constant
 from tracegrad.nn.plain_gradients import plain_gradients
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tracegrad import native
+from tracegrad.nn import native
 from tracegrad.nn.plain_gradients import plain_gradients
 
 ITEMS = 256  # summed together before their sums are added, so that threads make no difference

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tracegrad import native
+from tracegrad.nn import native
 from tracegrad.nn.features import split_degrees
 from tracegrad.nn.plain_gradients import plain_gradients
 from tracegrad.nn.precision import full_precision

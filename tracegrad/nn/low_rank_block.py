@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tracegrad import native
 from tracegrad.backbones.interface import Feature
+from tracegrad.nn import native
 from tracegrad.nn.gram import LowRankInvariants
 from tracegrad.nn.invariant_mlp import InvariantMLP
 from tracegrad.nn.matrix_product import linear, product

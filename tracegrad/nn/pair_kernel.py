@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad import native
+from tracegrad.nn import native
 
 Feature = Sequence[Float[Tensor, "_m n _c"]]
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tracegrad import native
+from tracegrad.nn import native
 from tracegrad.nn.constants import Constant
 from tracegrad.nn.plain_gradients import plain_gradients
 

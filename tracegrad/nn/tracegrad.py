@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tracegrad import native
 from tracegrad.backbones.interface import Feature
 from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
+from tracegrad.nn import native
 from tracegrad.nn.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
 from tracegrad.nn.invariant_mlp import InvariantMLP
 from tracegrad.nn.low_rank_block import low_rank_block

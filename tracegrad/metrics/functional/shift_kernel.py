@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad import native
+from tracegrad.nn import native
 
 BINS = 4096
 OPERATIONS = 50  # for each element, about
