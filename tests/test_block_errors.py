@@ -104,3 +104,33 @@ def test_blocks_that_do_not_fit_are_refused():
 def test_no_blocks():
     found = block_errors(*make(torch.complex128, items=0), NAMES)
     assert [x.tolist() for x in found] == [[], []]
+
+
+def test_complex_and_real_numbers_together():
+    real, complex_ = make(torch.float32), make(torch.complex64)
+    for blocks, labels in ((real[0], complex_[1]), (complex_[0], real[1])):
+        for name, found in zip(NAMES, block_errors(blocks, labels, *real[2:], NAMES), strict=True):
+            expected = torch.tensor(literal(name, blocks, labels, *real[2:]))
+            torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=0)
+
+
+@KERNEL
+def test_views_that_conjugate_or_negate(kernel, monkeypatch):
+    monkeypatch.setenv(native.SWITCH, kernel)
+    blocks, labels, *rest = make(torch.complex128)
+    for view in (blocks.conj(), torch._neg_view(blocks)):
+        expected = block_errors(view.resolve_conj().resolve_neg(), labels, *rest, NAMES)
+        for found, one in zip(block_errors(view, labels, *rest, NAMES), expected, strict=True):
+            torch.testing.assert_close(found, one)
+
+
+@KERNEL
+def test_differences_whose_squares_are_no_numbers(kernel, monkeypatch):
+    """The derivative of |d| is its sign at any size, so that a run that diverges is not stuck."""
+    monkeypatch.setenv(native.SWITCH, kernel)
+    blocks = torch.tensor([[[1e30, -1e30], [1e-30, torch.nan]]], requires_grad=True)
+    ends = torch.zeros(2, 1, dtype=torch.long)
+    (found,) = block_errors(blocks, torch.zeros(1, 2, 2), torch.ones(1, 2), ends, ["mae"])
+    assert found.isnan().all()
+    (of_blocks,) = torch.autograd.grad(found.sum(), blocks)
+    assert of_blocks.flatten()[:3].tolist() == [1, -1, 1]

@@ -115,7 +115,7 @@ def test_several_matrices_of_a_molecule_in_double_precision(kernels, monkeypatch
 
 def test_blocks_of_another_molecule_are_no_matrix():
     blocks = torch.zeros(3, QH9.dim, QH9.dim), torch.zeros(6, QH9.dim, QH9.dim)
-    for atom, slot in (([0, 3], [0, 0]), ([0, 2], [0, 14])):
+    for atom, slot in (([0, 3], [0, 0]), ([0, 2], [0, 14]), ([0, -1], [0, 0])):
         with pytest.raises(ValueError, match="6 pair blocks of 14 slots do not fit 3 atoms"):
             assembled(*blocks, np.array(atom), np.array(slot), torch.float32)
 

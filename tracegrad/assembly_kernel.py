@@ -19,7 +19,13 @@ def assembled(
 ) -> Float[Tensor, "n n"] | None:
     """The matrix whose orbitals are these slots of these atoms, in any order; None without a kernel."""
     atoms, dim = on_site.shape[:2]
-    if len(pairs) != atoms * (atoms - 1) or (len(atom) and max(atom.max() - atoms, slot.max() - dim) >= 0):
+    fitting = (
+        on_site.shape[1:] == pairs.shape[1:] == (dim, dim)
+        and len(pairs) == atoms * (atoms - 1)
+        and len(atom) == len(slot)
+        and all(((x >= 0) & (x < end)).all() for x, end in ((atom, atoms), (slot, dim)))
+    )
+    if not fitting:
         raise ValueError(
             f"{len(pairs)} pair blocks of {dim} slots do not fit {atoms} atoms and these orbitals"
         )

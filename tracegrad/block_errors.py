@@ -35,9 +35,12 @@ def block_errors(
         ends: atoms of the rows and of the columns of each block.
         names: of the error measures.
     """
-    parts = [torch.view_as_real(x) if x.is_complex() else x[..., None] for x in (blocks, labels)]
+    parts = [
+        torch.view_as_real(x.resolve_conj()) if x.is_complex() else x[..., None] for x in (blocks, labels)
+    ]
     library = None
-    if native.usable(*parts, present) and not labels.requires_grad:
+    alone = not (labels.requires_grad or present.requires_grad)
+    if alone and blocks.is_complex() == labels.is_complex() and native.usable(*parts, present):
         library = native.library(_SOURCE.replace("REAL", native.C_TYPES[present.dtype]))
     if library is None:
         return _plain(blocks, labels, present, ends, names)
@@ -128,7 +131,7 @@ template <int PARTS> void sums_of(SHAPE, BLOCKS, real* sums) {
         const real other = PARTS == 2 ? (x[j * PARTS + PARTS - 1] - y[j * PARTS + PARTS - 1]) * mask : 0;
         const real found = d * d + other * other;
         square += found;
-        modulus += std::sqrt(found);
+        modulus += PARTS == 2 ? std::sqrt(found) : std::fabs(d);
       }
       squares += square;
       moduli += modulus;
@@ -152,10 +155,15 @@ template <int PARTS> void gradients_of(SHAPE, BLOCKS, const real* gradient, real
         const real mask = row * columns[j];
         const real d = (x[j * PARTS] - y[j * PARTS]) * mask;
         const real other = PARTS == 2 ? (x[j * PARTS + PARTS - 1] - y[j * PARTS + PARTS - 1]) * mask : 0;
-        const real modulus = std::sqrt(d * d + other * other);
-        const real factor = mask * (of_square + (modulus > 0 ? of_modulus / modulus : 0));
-        out[j * PARTS] = d * factor;
-        if (PARTS == 2) out[j * PARTS + PARTS - 1] = other * factor;
+        if (PARTS == 2) {
+          const real modulus = std::sqrt(d * d + other * other);
+          const real factor = mask * (of_square + (modulus > 0 ? of_modulus / modulus : 0));
+          out[j * PARTS] = d * factor;
+          out[j * PARTS + PARTS - 1] = other * factor;
+        } else {
+          const real sign = d != d ? d : real(d > 0) - real(d < 0);
+          out[j * PARTS] = mask * (of_square * d + of_modulus * sign);
+        }
       }
     }
   }

@@ -38,10 +38,10 @@ def layouts(*shape: int) -> list[torch.Tensor]:
 def test_equals_double_precision_in_every_layout(always, bias):
     b = torch.randn(7) if bias else None
     for x in layouts(11, 5):
-        for weight in layouts(7, 5):
+        for weight, count in zip(layouts(7, 5), (1, 1, 0), strict=True):  # gaps would take very long
             with Calls() as calls:
                 found = linear(x, weight, b)
-            assert calls.count == 1
+            assert calls.count == count
             expected = x.double() @ weight.double().T + (0 if b is None else b.double())
             torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-6)
 
@@ -108,3 +108,11 @@ def test_no_rows(always):
     of_x, of_weight = torch.autograd.grad(out.sum(), (x, weight))
     assert of_x.shape == (0, 3)
     assert torch.equal(of_weight, torch.zeros(5, 3))
+
+
+def test_layouts_that_onednn_does_not_take(always):
+    x, weight = torch.randn(6, 5), torch.randn(7, 5)
+    biases = [torch.randn(1).expand(7), torch.randn(14)[::2]]
+    weights = [torch.randn(14, 9)[::2, :5], torch.randn(7, 1).expand(7, 5)]
+    for w, b in [*((weight, b) for b in biases), *((w, None) for w in weights)]:
+        assert torch.equal(linear(x, w, b), torch.nn.functional.linear(x, w, b))

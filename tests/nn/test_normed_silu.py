@@ -106,3 +106,14 @@ def test_rows_with_gaps_and_no_rows():
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     for part in with_gradients(both, x[:0], weight, bias, g[:0], k[:0]):
         assert not part.count_nonzero()
+
+
+def test_backward_inside_autocast():
+    x, weight, bias, g, k = make(4, 6)
+    y, pull = normed_silu(x, weight, bias, EPS)
+    pulled = pull(g)
+    expected = [torch.autograd.grad(out, x, k, retain_graph=True)[0] for out in (y, pulled)]
+    with torch.autocast("cpu"):
+        found = [torch.autograd.grad(out, x, k)[0] for out in (y, pulled)]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)

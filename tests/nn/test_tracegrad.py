@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from e3nn import o3
@@ -83,6 +85,22 @@ def test_low_rank_items_in_chunks(items, rank, monkeypatch):
     assert calls == ([4, 4, 3] * 2 if items == 11 else [1, 1])
     for found, expected in zip(parts, whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_blocks_train_in_several_threads():
+    """Modules are shared: no thread may exchange the parameters of another."""
+    block = make_block(SMALL, w="low_rank")
+    f = make_feature(SMALL, 40)
+
+    def gradients(_: int = 0) -> list[torch.Tensor]:
+        z, _v = block(f)
+        return list(torch.autograd.grad(z.square().sum(), list(block.s_nonlin.parameters())))
+
+    expected = gradients()
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(gradients, range(40)):
+            assert all(map(torch.allclose, found, expected))
+    assert all(parameter.is_leaf for parameter in block.parameters())
 
 
 @RECOMPUTE

@@ -6,6 +6,7 @@ whole block at a time, in memory that all chunks share: faster where no gradient
 are made again, 2 of 14 matrix products; on a CPU that takes no longer than to write and read what would be kept.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -87,7 +88,13 @@ class _Call:
         """The plain form with these weights."""
         feature, rest = list(tensors[: len(self.invariants.weights)]), tensors[len(self.invariants.weights) :]
         names = [name for name, _ in self.plain.named_parameters()]
-        return functional_call(self.plain, dict(zip(names, rest, strict=True)), (feature,))
+        return functional_call(_own(self.plain), dict(zip(names, rest, strict=True)), (feature,))
+
+
+def _own(module: nn.Module) -> nn.Module:
+    """The same parameters in modules of their own: `functional_call` exchanges them while other threads go on."""
+    shared = {id(x): x for x in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared)
 
 
 class _Chunks:
@@ -196,11 +203,12 @@ def _gradients(
     of_w, of_p = ([torch.zeros_like(x) for x in values] for values in (weights, parameters.values()))
     chunks = _Chunks(call, feature, weights)
     memory_ab, memory_pq, scratch = chunks.memory(), chunks.memory(), chunks.new(2 * max(chunks.sizes))
+    encoder = _own(call.encoder)
     made = of_z, of_z  # z and g of a chunk
 
     def encode(u: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal made
-        made = functional_call(call.encoder, dict(zip(parameters, values, strict=True)), (u,))
+        made = functional_call(encoder, dict(zip(parameters, values, strict=True)), (u,))
         return made
 
     for at in chunks:

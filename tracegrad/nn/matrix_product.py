@@ -69,5 +69,7 @@ def _by_onednn(x: Tensor, weight: Tensor, *bias: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and (x.stride(1) == 1 or columns >= FEWEST_FOR_COPY)
+        and (weight.is_contiguous() or weight.T.is_contiguous())
+        and all(b.shape == (columns,) and b.is_contiguous() for b in bias)
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

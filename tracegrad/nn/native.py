@@ -53,7 +53,7 @@ def usable(*tensors: Tensor) -> bool:
     dtypes = {x.dtype for x in tensors}
     return (
         wanted()
-        and all(type(x) in (Tensor, Parameter) and x.device.type == "cpu" for x in tensors)
+        and all(type(x) in (Tensor, Parameter) and x.device.type == "cpu" and not x.is_neg() for x in tensors)
         and len(dtypes) == 1
         and dtypes <= C_TYPES.keys()
     )

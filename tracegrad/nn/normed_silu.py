@@ -22,6 +22,7 @@ from tracegrad.nn import native
 from tracegrad.nn.plain_gradients import plain_gradients
 
 OPERATIONS = 40  # a number of the slowest kernel, about
+Call = tuple[ctypes.CDLL, float]  # the kernels and eps
 
 
 def normed_silu(
@@ -34,15 +35,20 @@ def normed_silu(
         weight, bias: w and b.
         eps: added to the variance of a row.
     """
-    fused = _library(x, weight, bias) is not None
-    y = _NormedSilu.apply(eps, x, weight, bias) if fused else _plain(x, weight, bias, eps)
+    library = _library(x, weight, bias)
+    if library is None:
+        return _plain(x, weight, bias, eps), partial(_pulled, eps, x, weight, bias)
+    if weight.shape != x.shape[1:] or bias.shape != x.shape[1:]:
+        raise ValueError(f"rows {tuple(x.shape)} with weights {tuple(weight.shape)} and {tuple(bias.shape)}")
+    y = _NormedSilu.apply((library, eps), x, weight, bias)
     return y, partial(_pulled, eps, x, weight, bias)
 
 
 def _pulled(eps: float, x: Tensor, weight: Tensor, bias: Tensor, g: Tensor) -> Tensor:
-    if _library(x, weight, bias, g) is None:
+    library = _library(x, weight, bias, g)
+    if library is None:
         return _plain_pull(x, weight, bias, g, eps)
-    return _Pull.apply(eps, x, weight, bias, g)
+    return _Pull.apply((library, eps), x, weight, bias, g.expand_as(x))
 
 
 def _plain(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -61,36 +67,36 @@ def _plain_pull(x: Tensor, weight: Tensor, bias: Tensor, g: Tensor, eps: float) 
 
 class _NormedSilu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, eps: float, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.eps = eps
+    def forward(ctx, call: Call, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.call = call
         ctx.save_for_backward(x, weight, bias)
-        y, _, _ = _run("forward", eps, (x, weight, bias), 1)
+        y, _, _ = _run("forward", call, (x, weight, bias), 1)
         return y
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
         if torch.is_grad_enabled() or not native.wanted(g):
-            plain = partial(_plain, eps=ctx.eps)
+            plain = partial(_plain, eps=ctx.call[1])
             return None, *plain_gradients(plain, inputs, [g], ctx.needs_input_grad[1:])
-        return None, *_run("pull", ctx.eps, (*inputs, g), 1)
+        return None, *_run("pull", ctx.call, (*inputs, g), 1)
 
 
 class _Pull(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, eps: float, x: Tensor, weight: Tensor, bias: Tensor, g: Tensor) -> Tensor:
-        ctx.eps = eps
+    def forward(ctx, call: Call, x: Tensor, weight: Tensor, bias: Tensor, g: Tensor) -> Tensor:
+        ctx.call = call
         ctx.save_for_backward(x, weight, bias, g)
-        pulled, _, _ = _run("pull", eps, (x, weight, bias, g), 1)
+        pulled, _, _ = _run("pull", call, (x, weight, bias, g), 1)
         return pulled
 
     @staticmethod
     def backward(ctx, k: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
         if torch.is_grad_enabled() or not native.wanted(k):
-            plain = partial(_plain_pull, eps=ctx.eps)
+            plain = partial(_plain_pull, eps=ctx.call[1])
             return None, *plain_gradients(plain, inputs, [k], ctx.needs_input_grad[1:])
-        of_x, of_g, of_weight, of_bias = _run("gradient", ctx.eps, (*inputs, k), 2)
+        of_x, of_g, of_weight, of_bias = _run("gradient", ctx.call, (*inputs, k), 2)
         return None, of_x, of_weight, of_bias, of_g
 
 
@@ -100,12 +106,13 @@ def _library(*tensors: Tensor) -> ctypes.CDLL | None:
     return native.library(_SOURCE.replace("REAL", native.C_TYPES[tensors[0].dtype]))
 
 
-def _run(name: str, eps: float, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
+def _run(name: str, call: Call, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
     """``count`` tensors like x, and the gradients of w and b, which "forward" leaves at zero."""
     inputs = [x.contiguous() for x in inputs]
     rows, channels = inputs[0].shape
     made = [torch.empty_like(inputs[0]) for _ in range(count)]
-    function = getattr(_library(*inputs), name)
+    library, eps = call
+    function = getattr(library, name)
     pointers = [native.pointer(x) for x in (*inputs, *made)]
     sums: dict[int, Tensor] = {}  # of w and b, over the rows from each of the first ones
 

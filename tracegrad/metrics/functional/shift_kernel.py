@@ -85,7 +85,7 @@ extern "C" void deviations(const double* all_d, const double* all_s, double* out
         const double times = i == j ? 1 : 2, sum = i == j ? lower : lower + upper;
         const double zero = -lower / *s, other = lower == upper ? zero : -upper / *s;
         if (!(weight > 0) || !std::isfinite(zero) || !std::isfinite(other)) {
-          fixed += i == j ? std::abs(lower) : std::abs(lower) + std::abs(upper);
+          fixed += (i == j ? std::abs(lower) : std::abs(lower) + std::abs(upper)) + 0 * weight;  // or NaN
           continue;
         }
         total += times * weight;
