@@ -114,10 +114,12 @@ def test_several_matrices_of_a_molecule_in_double_precision(kernels, monkeypatch
 
 
 def test_blocks_of_another_molecule_are_no_matrix():
-    blocks = torch.zeros(3, QH9.dim, QH9.dim), torch.zeros(6, QH9.dim, QH9.dim)
+    on_site, pairs = torch.zeros(3, QH9.dim, QH9.dim), torch.zeros(6, QH9.dim, QH9.dim)
     for atom, slot in (([0, 3], [0, 0]), ([0, 2], [0, 14]), ([0, -1], [0, 0])):
-        with pytest.raises(ValueError, match="6 pair blocks of 14 slots do not fit 3 atoms"):
-            assembled(*blocks, np.array(atom), np.array(slot), torch.float32)
+        with pytest.raises(IndexError, match="not within the 14 slots of 3 atoms"):
+            assembled(on_site, pairs, np.array(atom), np.array(slot), torch.float32)
+    with pytest.raises(ValueError, match=r"\(3, 14, 14\) on-site and \(5, 14, 14\) pair blocks"):
+        assembled(on_site, pairs[1:], np.array([0]), np.array([0]), torch.float32)
 
 
 @pytest.mark.parametrize("atoms", [1, 2, 5])

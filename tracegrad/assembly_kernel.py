@@ -19,15 +19,9 @@ def assembled(
 ) -> Float[Tensor, "n n"] | None:
     """The matrix whose orbitals are these slots of these atoms, in any order; None without a kernel."""
     atoms, dim = on_site.shape[:2]
-    fitting = (
-        on_site.shape[1:] == pairs.shape[1:] == (dim, dim)
-        and len(pairs) == atoms * (atoms - 1)
-        and len(atom) == len(slot)
-        and all(((x >= 0) & (x < end)).all() for x, end in ((atom, atoms), (slot, dim)))
-    )
-    if not fitting:
+    if not on_site.shape[1:] == pairs.shape[1:] == (dim, dim) or len(pairs) != atoms * (atoms - 1):
         raise ValueError(
-            f"{len(pairs)} pair blocks of {dim} slots do not fit {atoms} atoms and these orbitals"
+            f"{tuple(on_site.shape)} on-site and {tuple(pairs.shape)} pair blocks are of no molecule"
         )
     if not native.usable(on_site, pairs) or dtype not in native.C_TYPES:
         return None
@@ -38,30 +32,44 @@ def assembled(
     if library is None:
         return None
     n = len(atom)
+    if len(slot) != n:
+        raise ValueError(f"{n} atoms of orbitals, but {len(slot)} slots")
     blocks = on_site.contiguous(), pairs.contiguous(), on_site.new_empty(n, n, dtype=dtype)
     indices = [np.ascontiguousarray(index, dtype=np.int64) for index in (atom, slot)]
-    library.assemble(
+    outside = library.assemble(
         *map(native.pointer, blocks),
         *(ctypes.c_void_p(index.ctypes.data) for index in indices),
         *map(ctypes.c_int64, (n, atoms, dim)),
     )
+    if outside:
+        raise IndexError(f"an orbital is not within the {dim} slots of {atoms} atoms")
     return blocks[2]
 
 
 _SOURCE = """
 #include <cstdint>
 
-extern "C" void assemble(const GIVEN* on_site, const GIVEN* pairs, WANTED* out, const int64_t* atom,
+extern "C" int assemble(const GIVEN* on_site, const GIVEN* pairs, WANTED* out, const int64_t* atom,
                          const int64_t* slot, int64_t n, int64_t atoms, int64_t dim) {
   const int64_t size = dim * dim;
-  for (int64_t i = 0; i < n; ++i, out += n) {
-    const int64_t dst = atom[i], row = slot[i] * dim;
-    for (int64_t j = 0; j < n;) {
-      const int64_t src = atom[j];
+  for (int64_t i = 0; i < n; ++i)
+    if (atom[i] < 0 || atom[i] >= atoms || slot[i] < 0 || slot[i] >= dim) return 1;
+  auto end = [&](int64_t i) {
+    int64_t next = i;
+    while (next < n && atom[next] == atom[i]) ++next;
+    return next;
+  };
+  for (int64_t first = 0, last; first < n; first = last) {
+    last = end(first);
+    for (int64_t from = 0, to; from < n; from = to) {
+      to = end(from);
+      const int64_t dst = atom[first], src = atom[from];
       const GIVEN* block =
-          row + (dst == src ? on_site + dst * size : pairs + (src * (atoms - 1) + dst - (dst > src)) * size);
-      for (; j < n && atom[j] == src; ++j) out[j] = block[slot[j]];
+          dst == src ? on_site + dst * size : pairs + (src * (atoms - 1) + dst - (dst > src)) * size;
+      for (int64_t i = first; i < last; ++i)
+        for (int64_t j = from; j < to; ++j) out[i * n + j] = block[slot[i] * dim + slot[j]];
     }
   }
+  return 0;
 }
 """

@@ -67,7 +67,7 @@ def take_steps(data: HamiltonianDataModule, step: Callable[[object], None], devi
 def trained(model: HamiltonianModel) -> Callable[[object], None]:
     """A training step of the model on a batch."""
     loss = HamiltonianLoss(model.basis, model.trace_labels)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step(graph) -> None:
         optimizer.zero_grad()

@@ -19,12 +19,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tracegrad.basis import OrbitalBasis
 from tracegrad.data.identity import head_hash
 from tracegrad.data.loader import ResumableLoader
+from tracegrad.data.parcel import collate_for_transport
 from tracegrad.data.published import PUBLISHED, differences
 from tracegrad.data.qh9 import FUNCTIONALS, RELEASES, QH9Database
 from tracegrad.data.sampler import EvaluationBatches, TrainingBatches
 from tracegrad.data.splits import PARTS, Split, split_hash
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.graph import HamiltonianGraph, collate, molecule_graph
+from tracegrad.graph import HamiltonianGraph, molecule_graph
 
 EMBEDDED = "embedded:"
 
@@ -223,7 +224,7 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
             "num_workers": self.num_workers,
             "pin_memory": self.pin_memory,
             "persistent_workers": self.num_workers > 0,
-            "collate_fn": collate,
+            "collate_fn": collate_for_transport,
         }
 
 
