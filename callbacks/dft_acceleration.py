@@ -23,7 +23,7 @@ from tracegrad.count_progress import CountProgress
 from tracegrad.data.cache import AUTO
 from tracegrad.data.datamodule import QH9Dataset
 from tracegrad.errors import ConfigError, TraceGradError
-from tracegrad.metrics.orbitals import dense_pair
+from tracegrad.metrics.orbitals import dense_predictions
 from tracegrad.model import Prediction
 from tracegrad.module import HamiltonianModule
 from tracegrad.physics.acceleration import GUESSES, ScfSettings, check_gpu, check_guesses
@@ -147,7 +147,7 @@ class DFTAcceleration(Callback):
                         molecule.numbers,
                         molecule.positions,
                         molecule.hamiltonian,
-                        dense_pair(outputs, batch, module.model.basis, k)[0].cpu().numpy(),
+                        dense_predictions(outputs, batch, module.model.basis, [k])[0].cpu().numpy(),
                         self._seconds / batch.num_graphs,
                     )
                 )

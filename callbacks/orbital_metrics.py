@@ -22,7 +22,7 @@ from tracegrad.errors import ConfigError
 from tracegrad.graph import collate
 from tracegrad.metrics import orbitals
 from tracegrad.metrics.functional.orbitals import ENERGIES, NAMES
-from tracegrad.metrics.orbitals import OrbitalErrors, dense_pair, orbital_errors
+from tracegrad.metrics.orbitals import OrbitalErrors, dense_predictions, orbital_errors
 from tracegrad.model import Prediction
 from tracegrad.module import HamiltonianModule
 from tracegrad.physics.levels import Levels, molecular_levels
@@ -166,7 +166,7 @@ class OrbitalMetrics(Callback):
         if trainer.is_global_zero and self.figure_molecules:
             self._energies += zip(errors.true, errors.predicted, strict=True)
             for k in range(min(batch.num_graphs, self.figure_molecules - len(self._drawn))):
-                h_pred, _ = dense_pair(outputs, batch, module.model.basis, k)
+                h_pred = dense_predictions(outputs, batch, module.model.basis, [k])[0]
                 self._drawn.append((len(self._energies) - batch.num_graphs + k, h_pred.cpu().numpy()))
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -16,6 +16,7 @@ from tracegrad.blocks import (
     cut_blocks,
     cut_padding,
     pad_blocks,
+    unpacked,
 )
 from tracegrad.nn import native
 
@@ -94,32 +95,62 @@ def test_padding_does_not_enter_the_matrix(numbers, seed):
 
 
 @pytest.mark.parametrize("kernels", ["0", "1"])
-def test_several_matrices_of_a_molecule_in_double_precision(kernels, monkeypatch):
+def test_molecules_of_a_batch_less_packed_triangles(kernels, monkeypatch):
+    monkeypatch.setenv(native.SWITCH, kernels)
+    molecules = [np.array(x) for x in ([8, 1, 6, 1], [1, 1], [1, 8, 1, 6], [6, 1, 1, 8])]
+    matrices = [torch.randn(n, n) for x in molecules for n in [int(QH9.sizes[x].sum())]]
+    blocks = [cut_blocks(matrix, x, QH9) for matrix, x in zip(matrices, molecules, strict=True)]
+    on_site, pairs = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    numbers, spans = np.concatenate(molecules), np.array([[10, 4, 26], [0, 4, 0], [6, 4, 14]])
+    expected = torch.stack([matrices[k] for k in (3, 0, 2)])
+    found = assemble_matrices(on_site, pairs, numbers, spans, QH9)
+    assert torch.equal(found, expected)
+    less = np.random.default_rng(0).normal(size=expected.shape)
+    less += less.transpose(0, 2, 1)
+    lower = np.tril_indices(less.shape[1])
+    found = assemble_matrices(on_site, pairs, numbers, spans, QH9, [x[lower] for x in less])
+    assert torch.equal(found, expected.double() - torch.from_numpy(less))
+    assert torch.equal(unpacked(torch.from_numpy(less[:, *lower]), less.shape[1]), torch.from_numpy(less))
+    with pytest.raises(ValueError, match="are not of the same size"):
+        assemble_matrices(on_site, pairs, numbers, np.array([[0, 4, 0], [4, 2, 12]]), QH9)
+
+
+@pytest.mark.parametrize("kernels", ["0", "1"])
+def test_a_matrix_of_views_has_gradients(kernels, monkeypatch):
     monkeypatch.setenv(native.SWITCH, kernels)
     numbers = np.array([8, 1, 6, 1])
     n = int(QH9.sizes[numbers].sum())
-    matrices = torch.randn(3, n, n)
-    blocks = [cut_blocks(matrix, numbers, QH9) for matrix in matrices]
-    found = assemble_matrices(blocks, numbers, QH9, torch.float64)
-    assert torch.equal(torch.stack(found), matrices.double())
-    # Views of a batch whose numbers are not side by side, and blocks with a gradient.
-    on_site, pairs = (
-        part.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for part in blocks[0]
-    )
+    expected = torch.randn(n, n)
+    blocks = cut_blocks(expected, numbers, QH9)
+    on_site, pairs = (part.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for part in blocks)
     matrix = assemble_matrix(on_site, pairs, numbers, QH9)
-    assert torch.equal(matrix, matrices[0])
+    assert torch.equal(matrix, expected)
     matrix.square().sum().backward()
-    assert torch.equal(on_site.grad, 2 * blocks[0][0])
-    assert torch.equal(pairs.grad, 2 * blocks[0][1])
+    assert torch.equal(on_site.grad, 2 * blocks[0])
+    assert torch.equal(pairs.grad, 2 * blocks[1])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_blocks_of_another_molecule_are_no_matrix():
-    on_site, pairs = torch.zeros(3, QH9.dim, QH9.dim), torch.zeros(6, QH9.dim, QH9.dim)
-    for atom, slot in (([0, 3], [0, 0]), ([0, 2], [0, 14]), ([0, -1], [0, 0])):
-        with pytest.raises(IndexError, match="not within the 14 slots of 3 atoms"):
-            assembled(on_site, pairs, np.array(atom), np.array(slot), torch.float32)
-    with pytest.raises(ValueError, match=r"\(3, 14, 14\) on-site and \(5, 14, 14\) pair blocks"):
-        assembled(on_site, pairs[1:], np.array([0]), np.array([0]), torch.float32)
+    dim = QH9.dim
+    on_site, pairs = torch.zeros(3, dim, dim), torch.zeros(6, dim, dim)
+    slots, starts, spans = np.full((3, dim), -1), np.arange(3), np.array([[0, 3, 0]])
+    slots[:, 0] = 0
+    assert assembled(on_site, pairs, slots, starts, spans, 3, None) is not None
+    for wrong, atoms in (([0, 0, 1], starts), ([0, 0, -1], starts), ([0, 0, 0], np.array([0, 1, 1]))):
+        slots[:, 0] = wrong
+        with pytest.raises(IndexError, match="molecule 0 do not hold each of 3 orbitals once"):
+            assembled(on_site, pairs, slots, atoms, spans, 3, None)
+    slots[:, 0] = 0
+    with pytest.raises(IndexError, match="do not hold each of 4 orbitals"):
+        assembled(on_site, pairs, slots, starts, spans, 4, None)
+    for span in ([0, 4, 0], [0, 3, 1], [-1, 2, 0], [1, 0, 0]):
+        with pytest.raises(ValueError, match="not within 3 atoms and 6 pairs"):
+            assembled(on_site, pairs, slots, starts, np.array([span]), 3, None)
+    with pytest.raises(ValueError, match=r"\(3, 14, 14\) on-site and \(6, 14, 13\) pair blocks"):
+        assembled(on_site, pairs[:, :, 1:], slots, starts, spans, 3, None)
+    with pytest.raises(ValueError, match="packed triangles of 3 rows"):
+        assembled(on_site, pairs, slots, starts, spans, 3, [np.zeros(5)])
 
 
 @pytest.mark.parametrize("atoms", [1, 2, 5])

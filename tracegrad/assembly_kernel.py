@@ -1,6 +1,7 @@
-"""Dense matrices from the blocks of a molecule in C++, one pass without an index of all elements."""
+"""Dense matrices from the blocks of molecules in C++, one pass without an index of all elements."""
 
 import ctypes
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,62 +14,108 @@ from tracegrad.nn import native
 def assembled(
     on_site: Float[Tensor, "atoms dim dim"],
     pairs: Float[Tensor, "edges dim dim"],
-    atom: Int64[np.ndarray, " n"],
-    slot: Int64[np.ndarray, " n"],
-    dtype: torch.dtype,
-) -> Float[Tensor, "n n"] | None:
-    """The matrix whose orbitals are these slots of these atoms, in any order; None without a kernel."""
-    atoms, dim = on_site.shape[:2]
-    if not on_site.shape[1:] == pairs.shape[1:] == (dim, dim) or len(pairs) != atoms * (atoms - 1):
+    slots: Int64[np.ndarray, "atoms dim"],
+    starts: Int64[np.ndarray, " atoms"],
+    spans: Int64[np.ndarray, "molecules 3"],
+    n: int,
+    less: Sequence[Float[np.ndarray, " packed"]] | None,
+) -> Float[Tensor, "molecules n n"] | None:
+    """Matrices of molecules of n orbitals each, see `tracegrad.blocks.assemble_matrices`; None without a kernel.
+
+    Args:
+        slots: orbital within its atom of each slot, -1: padding.
+        starts: number of orbitals of all atoms before.
+        spans: first atom, number of atoms and first pair of each molecule.
+        less: lower triangles, in float64 as then the result.
+    """
+    atoms, dim = slots.shape
+    if not on_site.shape == (atoms, dim, dim) == (len(starts), *pairs.shape[1:]):
         raise ValueError(
-            f"{tuple(on_site.shape)} on-site and {tuple(pairs.shape)} pair blocks are of no molecule"
+            f"{tuple(on_site.shape)} on-site and {tuple(pairs.shape)} pair blocks are not those of {atoms} atoms "
+            f"with {dim} slots"
         )
-    if not native.usable(on_site, pairs) or dtype not in native.C_TYPES:
+    first, count, edge = spans.T
+    ends = first + count, edge + count * (count - 1)
+    if (
+        min(spans[:, [0, 2]].min(), count.min() - 1) < 0
+        or ends[0].max() > atoms
+        or ends[1].max() > len(pairs)
+    ):
+        raise ValueError(f"spans {spans.tolist()} are not within {atoms} atoms and {len(pairs)} pairs")
+    if less is not None and any(x.shape != (n * (n + 1) // 2,) or x.dtype != np.float64 for x in less):
+        raise ValueError(
+            f"packed triangles of {n} rows in float64 are needed, not {less[0].shape}, {less[0].dtype}"
+        )
+    if not native.usable(on_site, pairs):
         return None
     if torch.is_grad_enabled() and (on_site.requires_grad or pairs.requires_grad):
         return None
+    dtype = on_site.dtype if less is None else torch.float64
     names = native.C_TYPES[on_site.dtype], native.C_TYPES[dtype]
     library = native.library(_SOURCE.replace("GIVEN", names[0]).replace("WANTED", names[1]))
     if library is None:
         return None
-    n = len(atom)
-    if len(slot) != n:
-        raise ValueError(f"{n} atoms of orbitals, but {len(slot)} slots")
-    blocks = on_site.contiguous(), pairs.contiguous(), on_site.new_empty(n, n, dtype=dtype)
-    indices = [np.ascontiguousarray(index, dtype=np.int64) for index in (atom, slot)]
-    outside = library.assemble(
-        *map(native.pointer, blocks),
-        *(ctypes.c_void_p(index.ctypes.data) for index in indices),
-        *map(ctypes.c_int64, (n, atoms, dim)),
+    tensors = on_site.contiguous(), pairs.contiguous(), on_site.new_empty(len(spans), n, n, dtype=dtype)
+    arrays = [np.ascontiguousarray(a) for a in (slots, starts, spans)]
+    triangles = None if less is None else [np.ascontiguousarray(x) for x in less]
+    failed = library.assemble(
+        *map(native.pointer, tensors),
+        *(ctypes.c_void_p(a.ctypes.data) for a in arrays),
+        triangles and (ctypes.c_void_p * len(triangles))(*(x.ctypes.data for x in triangles)),
+        *map(ctypes.c_int64, (len(spans), n, dim)),
     )
-    if outside:
-        raise IndexError(f"an orbital is not within the {dim} slots of {atoms} atoms")
-    return blocks[2]
+    if failed:
+        raise IndexError(f"the slots of molecule {failed - 1} do not hold each of {n} orbitals once")
+    return tensors[-1]
 
 
 _SOURCE = """
+#include <algorithm>
 #include <cstdint>
+#include <vector>
 
-extern "C" int assemble(const GIVEN* on_site, const GIVEN* pairs, WANTED* out, const int64_t* atom,
-                         const int64_t* slot, int64_t n, int64_t atoms, int64_t dim) {
-  const int64_t size = dim * dim;
-  for (int64_t i = 0; i < n; ++i)
-    if (atom[i] < 0 || atom[i] >= atoms || slot[i] < 0 || slot[i] >= dim) return 1;
-  auto end = [&](int64_t i) {
-    int64_t next = i;
-    while (next < n && atom[next] == atom[i]) ++next;
-    return next;
-  };
-  for (int64_t first = 0, last; first < n; first = last) {
-    last = end(first);
-    for (int64_t from = 0, to; from < n; from = to) {
-      to = end(from);
-      const int64_t dst = atom[first], src = atom[from];
-      const GIVEN* block =
-          dst == src ? on_site + dst * size : pairs + (src * (atoms - 1) + dst - (dst > src)) * size;
-      for (int64_t i = first; i < last; ++i)
-        for (int64_t j = from; j < to; ++j) out[i * n + j] = block[slot[i] * dim + slot[j]];
+extern "C" int assemble(const GIVEN* on_site, const GIVEN* pairs, WANTED* all, const int64_t* slots,
+                        const int64_t* starts, const int64_t* spans, const double* const* less, int64_t molecules,
+                        int64_t n, int64_t dim) {
+  const int64_t size = dim * dim, tile = 16;
+  std::vector<int64_t> atom(n), slot(n), ends;
+  for (int64_t m = 0; m < molecules; ++m) {
+    const int64_t first = spans[3 * m], atoms = spans[3 * m + 1], edge = spans[3 * m + 2];
+    WANTED* out = all + m * n * n;
+    std::fill(slot.begin(), slot.end(), -1);
+    ends.assign(1, 0);
+    for (int64_t a = 0; a < atoms; ++a) {
+      int64_t found = 0;
+      for (int64_t s = 0; s < dim; ++s) {
+        const int64_t inside = slots[(first + a) * dim + s];
+        if (inside < 0) continue;
+        const int64_t row = starts[first + a] - starts[first] + inside;
+        if (row < ends.back() || row >= n || slot[row] >= 0) return m + 1;
+        slot[row] = s; ++found;
+      }
+      ends.push_back(ends.back() + found);
+      for (int64_t row = ends[a]; row < ends[a + 1]; ++row)
+        if (row >= n || slot[row] < 0) return m + 1;
     }
+    if (ends.back() != n) return m + 1;
+    for (int64_t src = 0; src < atoms; ++src)  // as the blocks lie
+      for (int64_t dst = 0; dst < atoms; ++dst) {
+        const GIVEN* block = dst == src ? on_site + (first + dst) * size
+                                        : pairs + (edge + src * (atoms - 1) + dst - (dst > src)) * size;
+        for (int64_t i = ends[dst]; i < ends[dst + 1]; ++i)
+          for (int64_t j = ends[src]; j < ends[src + 1]; ++j) out[i * n + j] = block[slot[i] * dim + slot[j]];
+      }
+    if (!less) continue;
+    for (int64_t below = 0; below < n; below += tile)
+      for (int64_t right = 0; right <= below; right += tile)
+        for (int64_t i = below; i < std::min(below + tile, n); ++i) {
+          const double* row = less[m] + i * (i + 1) / 2;
+          for (int64_t j = right; j < std::min(right + tile, i); ++j) {
+            out[i * n + j] -= row[j];
+            out[j * n + i] -= row[j];
+          }
+          if (below == right) out[i * n + i] -= row[i];
+        }
   }
   return 0;
 }

@@ -70,30 +70,67 @@ def assemble_matrix(
     basis: OrbitalBasis,
 ) -> Float[Tensor, "n n"]:
     """The inverse of `cut_blocks`: one dense matrix in the orbital order of the files."""
-    return assemble_matrices([(on_site, pairs)], numbers, basis, on_site.dtype)[0]
+    return assemble_matrices(on_site, pairs, numbers, np.array([[0, len(numbers), 0]]), basis)[0]
 
 
 def assemble_matrices(
-    blocks: Sequence[tuple[Float[Tensor, "atoms dim dim"], Float[Tensor, "edges dim dim"]]],
+    on_site: Float[Tensor, "atoms dim dim"],
+    pairs: Float[Tensor, "edges dim dim"],
     numbers: Int64[np.ndarray, " atoms"],
+    spans: Int64[np.ndarray, "molecules 3"],
     basis: OrbitalBasis,
-    dtype: torch.dtype,
-) -> list[Float[Tensor, "n n"]]:
-    """Several matrices of a molecule, from on-site and pair blocks each, in this dtype."""
-    atom, slot = np.nonzero(basis.slots[numbers] >= 0)
-    order = np.argsort(orbital_rows(numbers, basis)[0][atom, slot])
-    atom, slot = atom[order], slot[order]
-    made = [m for pair in blocks if (m := assembled(*pair, atom, slot, dtype)) is not None]
-    if len(made) == len(blocks):
+    less: Sequence[Float[np.ndarray, " packed"]] | None = None,
+) -> Float[Tensor, "molecules n n"]:
+    """Dense matrices of molecules of a batch that have the same number of orbitals n.
+
+    Args:
+        on_site, pairs, numbers: of all molecules of the batch, one behind the other.
+        spans: first atom, number of atoms and first pair of each molecule that is wanted.
+        basis: of the blocks.
+        less: symmetric matrices to be subtracted, in float64 as then the result: lower triangles, row after row.
+    """
+    slots, ends = basis.slots[numbers], np.cumsum(basis.sizes[numbers])
+    starts = ends - basis.sizes[numbers]
+    first, count, _ = spans.T
+    sizes = ends[first + count - 1] - starts[first]
+    n = int(sizes[0])
+    if (sizes != n).any():
+        raise ValueError(f"molecules of {sizes.tolist()} orbitals are not of the same size")
+    made = assembled(on_site, pairs, slots, starts, spans, n, less)
+    if made is not None:
         return made
-    atoms, dim = len(numbers), basis.dim
+    matrices = torch.stack([_assembled(on_site, pairs, slots, *span) for span in spans.tolist()])
+    if less is None:
+        return matrices
+    return matrices.double() - unpacked(torch.from_numpy(np.stack(less)).to(matrices.device), n)
+
+
+def _assembled(
+    on_site: Float[Tensor, "atoms dim dim"],
+    pairs: Float[Tensor, "edges dim dim"],
+    slots: Int64[np.ndarray, "atoms dim"],
+    first: int,
+    atoms: int,
+    edge: int,
+) -> Float[Tensor, "n n"]:
+    """The plain form for one molecule."""
+    atom, slot = np.nonzero(slots[first : first + atoms] >= 0)
+    order = np.lexsort([slots[first + atom, slot], atom])
+    atom, slot = atom[order], slot[order]
     dst, src = np.indices((atoms, atoms))
+    dim = slots.shape[1]
     starts = np.where(dst == src, dst, atoms + src * (atoms - 1) + dst - (dst > src)) * dim**2
     index = torch.from_numpy(starts[np.ix_(atom, atom)] + slot[:, None] * dim + slot)
-    return [
-        torch.cat([part.flatten() for part in pair]).take(index.to(pair[0].device)).to(dtype)
-        for pair in blocks
-    ]
+    own = on_site[first : first + atoms], pairs[edge : edge + atoms * (atoms - 1)]
+    return torch.cat([part.flatten() for part in own]).take(index.to(on_site.device))
+
+
+def unpacked(triangles: Float[Tensor, "*batch packed"], n: int) -> Float[Tensor, "*batch n n"]:
+    """Symmetric matrices from their lower triangles, row after row."""
+    row, column = torch.tril_indices(n, n, device=triangles.device)
+    full = triangles.new_empty(*triangles.shape[:-1], n, n)
+    full[..., row, column] = full[..., column, row] = triangles
+    return full
 
 
 def pad_blocks(

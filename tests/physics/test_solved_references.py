@@ -68,6 +68,7 @@ def test_a_solved_molecule_solves_its_problem():
     overlap += np.tril(overlap, -1).T
     expected = build_molecule(molecule.numbers, molecule.positions).intor("int1e_ovlp")
     np.testing.assert_allclose(overlap, expected, atol=1e-14)
+    assert np.array_equal(solved.hamiltonian, molecule.hamiltonian[np.tril_indices(n)])
     np.testing.assert_allclose(
         molecule.hamiltonian @ solved.orbitals, overlap @ solved.orbitals * solved.energies, atol=1e-9
     )
@@ -103,7 +104,7 @@ def test_rows_are_solved_once_and_added_later(database, path, counted):
     fresh = solve_molecule(database[7], "")
     found = references(7)
     assert found.occupied == fresh.occupied
-    for name in ("energies", "orbitals", "overlap"):
+    for name in ("energies", "orbitals", "overlap", "hamiltonian"):
         assert np.array_equal(getattr(found, name), getattr(fresh, name))
     assert counted.rows == [3, 200, 7]
     references(8)  # is not in the cache

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,9 +19,10 @@ from tracegrad.metrics.functional.orbitals import NAMES, Comparison, Reference, 
 from tracegrad.model import Prediction
 from tracegrad.physics.solved import SolvedMolecule
 
-# The highest occupied energy by the label of the batch, which may be in single precision, and by the reference.
-FOREIGN = 1e-2  # hartree
-CPU_MOLECULES = 8  # that are solved together
+FOREIGN = (
+    1e-3  # hartree, between the traces of the label, which may be in single precision, and of the reference
+)
+CPU_MOLECULES = 16  # that are solved together at most, so that their matrices stay in its cache
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def orbital_errors(
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for k, molecule in enumerate(solved):
         groups[molecule.size, molecule.occupied].append(k)
+    _check(graph, basis, solved)
     device = graph.positions.device
     values = torch.empty(len(solved), len(NAMES), dtype=torch.float64, device=device)
     predicted: list[np.ndarray] = [np.empty(0)] * len(solved)
@@ -81,16 +82,11 @@ def _compared(
 ) -> Comparison:
     """Molecules of the same size."""
     device = graph.positions.device
-    pairs = [dense_pair(prediction, graph, basis, k) for k in members]
-    for (h, _), k in zip(pairs, members, strict=True):
-        if len(h) != solved[k].size:
-            raise _foreign(graph, k, f"{solved[k].size} orbitals instead of {len(h)}")
-    h_pred, label = (torch.stack(matrices) for matrices in zip(*pairs, strict=True))
-    reference = _stacked([solved[k] for k in members], device)
-    occupied = solved[members[0]].occupied
-    _check(graph, members, label, reference, occupied)
-    n_occ = torch.full((len(members),), occupied, device=device)
-    return compare(h_pred, h_pred - label, reference, n_occ)
+    difference = dense_predictions(
+        prediction, graph, basis, members, [solved[k].hamiltonian for k in members]
+    )
+    n_occ = torch.full((len(members),), solved[members[0]].occupied, device=device)
+    return compare(difference, _stacked([solved[k] for k in members], device), n_occ)
 
 
 def _in_parallel(
@@ -109,19 +105,23 @@ def _in_parallel(
         torch.set_num_threads(before)
 
 
-def dense_pair(
-    prediction: Prediction, graph, basis: OrbitalBasis, k: int
-) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n"]]:
-    """Predicted and true H of molecule ``k`` of a batch, float64, hartree, in the order of the basis' files."""
-    ends = graph.ptr[: k + 2].tolist()
-    start, end = ends[-2:]
-    *before, edges = ((b - a) * (b - a - 1) for a, b in pairwise(ends))
-    first = sum(before)
-    numbers = graph.numbers[start:end].cpu().numpy()
-    both = (prediction.blocks["self"], prediction.blocks["edge"]), (graph.h_self, graph.h_edge)
-    blocks = [(on_site[start:end], pairs[first : first + edges]) for on_site, pairs in both]
-    predicted, true = assemble_matrices(blocks, numbers, basis, torch.float64)
-    return predicted, true
+def dense_predictions(
+    prediction: Prediction,
+    graph,
+    basis: OrbitalBasis,
+    members: Sequence[int],
+    less: Sequence[Float[np.ndarray, " packed"]] | None = None,
+) -> Float[Tensor, "members n n"]:
+    """Predicted H of these molecules of a batch, float64, hartree, in the order of the basis' files.
+
+    They have the same number of orbitals; ``less`` is subtracted, see `tracegrad.blocks.assemble_matrices`.
+    """
+    ends = graph.ptr.cpu().numpy()
+    atoms = np.diff(ends)
+    pairs = np.cumsum(atoms * (atoms - 1))
+    spans = np.stack([ends[:-1], atoms, pairs - atoms * (atoms - 1)], axis=1)[list(members)]
+    blocks = prediction.blocks["self"], prediction.blocks["edge"]
+    return assemble_matrices(*blocks, graph.numbers.cpu().numpy(), spans, basis, less).double()
 
 
 class OrbitalMetrics(Metric):
@@ -151,9 +151,11 @@ class OrbitalMetrics(Metric):
 
 
 def _pieces(groups: Iterable[list[int]], device: torch.device) -> Iterator[list[int]]:
-    """On a CPU few molecules at once, whose matrices stay in its cache; a GPU takes all."""
+    """On a CPU few molecules at once, and some for each thread; a GPU takes all."""
     for members in groups:
-        size = len(members) if device.type != "cpu" else CPU_MOLECULES
+        size = len(members)
+        if device.type == "cpu":
+            size = min(CPU_MOLECULES, -(-size // torch.get_num_threads()))
         yield from (members[start : start + size] for start in range(0, len(members), size))
 
 
@@ -165,19 +167,21 @@ def _stacked(solved: Sequence[SolvedMolecule], device: torch.device) -> Referenc
     return Reference(energies, orbitals, overlap)
 
 
-def _check(
-    graph, members: Sequence[int], label: Float[Tensor, "batch n n"], reference: Reference, occupied: int
-) -> None:
-    """Raise `DataError` if the highest occupied orbital does not belong to the label."""
-    homo = reference.orbitals[:, :, occupied - 1, None]
-    energies = (homo * (label @ homo)).sum((1, 2))
-    wrong = ((energies - reference.energies[:, occupied - 1]).abs() > FOREIGN).nonzero().flatten().tolist()
-    if wrong:
-        raise _foreign(graph, members[wrong[0]], "another highest occupied energy than its label")
-
-
-def _foreign(graph, k: int, found: str) -> DataError:
-    return DataError(
-        f"the solved reference of database row {int(graph.sample_id[k])} has {found}; it is that of another "
-        "molecule: remove the cache of orbitals"
-    )
+def _check(graph, basis: OrbitalBasis, solved: Sequence[SolvedMolecule]) -> None:
+    """Raise `DataError` if a reference is not that of the molecule in the batch."""
+    starts = graph.ptr[:-1].cpu().numpy()
+    sizes = np.add.reduceat(basis.sizes[graph.numbers.cpu().numpy()], starts)
+    traces = np.add.reduceat(graph.h_self.diagonal(dim1=1, dim2=2).double().sum(1).cpu().numpy(), starts)
+    for k, molecule in enumerate(solved):
+        diagonal = np.arange(molecule.size)
+        trace = molecule.hamiltonian[diagonal * (diagonal + 3) // 2].sum()
+        if molecule.size != sizes[k]:
+            found = f"{molecule.size} orbitals instead of {sizes[k]}"
+        elif abs(trace - traces[k]) > FOREIGN:
+            found = f"a Hamiltonian of trace {trace:.4f} hartree instead of {traces[k]:.4f}"
+        else:
+            continue
+        raise DataError(
+            f"the solved reference of database row {int(graph.sample_id[k])} has {found}; it is that of another "
+            "molecule: remove the cache of orbitals"
+        )

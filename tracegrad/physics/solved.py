@@ -1,4 +1,4 @@
-"""Reference molecules solved: overlap, orbital energies and orbitals of a labelled geometry."""
+"""Reference molecules solved: H, S, orbital energies and orbitals of a labelled geometry."""
 
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ class SolvedMolecule:
     energies: Float[np.ndarray, " n"]  # ascending
     orbitals: Float[np.ndarray, "n n"]  # columns, C^T S C = 1
     overlap: Float[np.ndarray, " packed"]  # lower triangle of S, row after row
+    hamiltonian: Float[np.ndarray, " packed"]  # the same of H
 
     @property
     def size(self) -> int:
@@ -46,6 +47,7 @@ def solve_molecule(molecule: Molecule, where: str) -> SolvedMolecule:
             f"{where}: the overlap of its basis functions is not positive definite ({error}); are the positions "
             "in the right unit?"
         ) from error
+    lower = np.tril_indices(len(overlap))
     return SolvedMolecule(
-        electrons // 2, energies, np.ascontiguousarray(orbitals), overlap[np.tril_indices(len(overlap))]
+        electrons // 2, energies, np.ascontiguousarray(orbitals), overlap[lower], molecule.hamiltonian[lower]
     )

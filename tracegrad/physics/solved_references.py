@@ -209,5 +209,5 @@ def _seconds(database: QH9Database, rows: Sequence[int]) -> float:
 
 
 def _bytes(database: QH9Database, rows: Sequence[int]) -> float:
-    """About what the rows take: 12 bytes for each element of H, which has 9.5 orbitals for each atom."""
-    return 12 * 9.5**2 * float((database.atom_counts[list(rows)].astype(float) ** 2).sum())
+    """About what the rows take: 16 bytes for each element of H, which has 9.5 orbitals for each atom."""
+    return 16 * 9.5**2 * float((database.atom_counts[list(rows)].astype(float) ** 2).sum())

@@ -2,8 +2,8 @@
 
 Both are solutions of H C = S C eps with the overlap S of the basis functions. Orbital k is the one with the k-th
 lowest energy; the n_occ lowest are occupied. In terms of the reference orbitals C (C^T S C = 1) the prediction is the
-ordinary symmetric problem C^T H' C Y = Y eps', its orbitals are C' = C Y and their overlaps with the reference
-C^T S C' = Y, so that S is needed for the shift of H alone once the reference is solved.
+ordinary symmetric problem (eps + C^T (H' - H) C) Y = Y eps', its orbitals are C' = C Y and their overlaps with the
+reference C^T S C' = Y, so that S is needed for the shift of H alone once the reference is solved.
 """
 
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def orbital_metrics(
     occupied = _checked(h_pred, h_ref, overlap, n_occ)
     n = h_pred.shape[-1]
     h_pred, h_ref, overlap = (matrix.reshape(-1, n, n) for matrix in (h_pred, h_ref, overlap))
-    found = compare(h_pred, h_pred - h_ref, solve_reference(h_ref, overlap), occupied.reshape(-1))
+    found = compare(h_pred - h_ref, solve_reference(h_ref, overlap), occupied.reshape(-1))
     return {name: value.reshape(occupied.shape) for name, value in found.metrics.items()}
 
 
@@ -113,7 +113,6 @@ def solve_reference(h: Float[Tensor, "batch n n"], overlap: Float[Tensor, "batch
 
 
 def compare(
-    h_pred: Float[Tensor, "batch n n"],
     difference: Float[Tensor, "batch n n"],
     reference: Reference,
     n_occ: Int[Tensor, " batch"],
@@ -121,19 +120,15 @@ def compare(
     """Metrics of predictions for solved references.
 
     Args:
-        h_pred: hartree.
-        difference: h_pred less the Hamiltonian of the reference: for `h_mae_shifted`, and where the solution starts.
+        difference: prediction less reference, hartree, float64; its symmetric part is solved.
         reference: the same molecules.
         n_occ: occupied orbitals; most is gained where it is the same for all.
     """
     count = int(n_occ.max()) + 1
-    finite = h_pred.sum((1, 2)).isfinite()  # one entry that is not finite makes the sum so
+    finite = difference.sum((1, 2)).isfinite()  # one entry that is not finite makes the sum so
     if not finite.all():
-        h_pred = torch.where(finite[:, None, None], h_pred, 0)
         difference = torch.where(finite[:, None, None], difference, 0)
-    predicted, y = lowest_states(
-        _symmetric(h_pred), difference, reference.energies, reference.orbitals, count
-    )
+    predicted, y = lowest_states(difference, reference.energies, reference.orbitals, count)
     errors = predicted - reference.energies[:, :count]
 
     index = torch.arange(count, device=n_occ.device)

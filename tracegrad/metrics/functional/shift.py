@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tracegrad.blocks import unpacked
 from tracegrad.metrics.functional.shift_kernel import shifted_deviations
 
 
@@ -30,15 +31,12 @@ def shifted_mae(
     """Mean of abs(difference + mu S) for the mu that makes it smallest.
 
     Args:
-        difference: of two Hamiltonians, finite.
+        difference: of two Hamiltonians, finite, float64.
         overlap: lower triangle of S, row after row, float64.
     """
-    n, difference = difference.shape[1], difference.double()
+    n = difference.shape[1]
     deviations = shifted_deviations(difference, overlap)
     if deviations is None:
-        row, column = torch.tril_indices(n, n, device=difference.device)
-        full = torch.empty_like(difference)
-        full[:, row, column] = full[:, column, row] = overlap
-        both = difference.flatten(1), full.flatten(1)
+        both = difference.flatten(1), unpacked(overlap, n).flatten(1)
         deviations = torch.addcmul(both[0], least_absolute_shift(*both)[:, None], both[1]).abs_().sum(1)
     return deviations / n**2

@@ -47,69 +47,102 @@ _SOURCE = """
 #include <utility>
 #include <vector>
 
-// The d_i + mu s_i of one matrix with s_i != 0, by the zeros z_i = -d_i / s_i and the weights |s_i|.
-static double median(const double* z, const double* w, int64_t count, double total, double centre,
-                     double radius, double* sums, int64_t bins) {
-  const double half = total / 2, scale = (bins - 2) / (2 * radius), low = centre - radius;
-  // The bin never falls where z rises, so that rounding of the edges changes nothing.
-  auto bin = [&](double zero) {
-    return int64_t(std::min(std::max((zero - low) * scale + 1, 0.0), double(bins - 1)));
-  };
-  std::fill(sums, sums + bins, 0.0);
-  for (int64_t i = 0; i < count; ++i) sums[bin(z[i])] += w[i];
-  double before = 0;
-  int64_t chosen = 0;
-  while (chosen < bins - 1 && before + sums[chosen] < half) before += sums[chosen++];
-  std::vector<std::pair<double, double>> inside;
-  for (int64_t i = 0; i < count; ++i)
-    if (bin(z[i]) == chosen) inside.emplace_back(z[i], w[i]);
-  std::sort(inside.begin(), inside.end());
-  for (const auto& one : inside) {
-    before += one.second;
-    if (!(before < half)) return one.first;
+// The zeros z_i = -d_i / s_i of d_i + mu s_i and the weights |s_i| of one matrix. Where s is 0, so is the weight.
+struct Terms {
+  std::vector<double> z, w, sums;
+  std::vector<int32_t> bins;
+  int64_t count = 0;
+
+  void clear(int64_t most, int64_t n_bins) {
+    z.resize(most); w.resize(most); bins.resize(most); sums.resize(n_bins);
+    count = 0;
   }
-  return inside.empty() ? centre : inside.back().first;  // rounding may leave the last sum below the half
-}
+
+  void add(const double* d, const double* s, double times, int64_t n, double& fixed, double& mixed) {
+    double still = 0, product = 0, *zeros = &z[count], *weights = &w[count];
+    #pragma omp simd reduction(+ : still, product)
+    for (int64_t j = 0; j < n; ++j) {
+      const double weight = std::abs(s[j]), zero = -d[j] / s[j];
+      const bool counts = std::abs(zero) <= 1e300;
+      zeros[j] = counts ? zero : 0.0;
+      weights[j] = counts ? times * weight : 0.0;
+      still += times * (counts ? 0.0 : std::abs(d[j]) + 0.0 * weight);  // NaN stays
+      product += times * d[j] * s[j];
+    }
+    count += n;
+    fixed += still;
+    mixed += product;
+  }
+
+  double deviation(double mu) const {
+    double sum = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < count; ++i) sum += w[i] * std::abs(mu - z[i]);
+    return sum;
+  }
+
+  double median(double total, double centre, double radius) {
+    const double half = total / 2, scale = (sums.size() - 2) / (2 * radius), low = centre - radius;
+    const double last = double(sums.size() - 1);
+    // The bin never falls where z rises, so that rounding of the edges changes nothing.
+    #pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const double place = (z[i] - low) * scale + 1;
+      bins[i] = int32_t(place < 0.0 ? 0.0 : place > last ? last : place);
+    }
+    std::fill(sums.begin(), sums.end(), 0.0);
+    for (int64_t i = 0; i < count; ++i) sums[bins[i]] += w[i];
+    double before = 0;
+    int32_t chosen = 0;
+    while (chosen < int32_t(last) && before + sums[chosen] < half) before += sums[chosen++];
+    std::vector<std::pair<double, double>> inside;
+    for (int64_t i = 0; i < count; ++i)
+      if (bins[i] == chosen && w[i] > 0) inside.emplace_back(z[i], w[i]);
+    std::sort(inside.begin(), inside.end());
+    for (const auto& one : inside) {
+      before += one.second;
+      if (!(before < half)) return one.first;
+    }
+    return inside.empty() ? centre : inside.back().first;  // rounding may leave the last sum below the half
+  }
+};
 
 extern "C" void deviations(const double* all_d, const double* all_s, double* out, int64_t first, int64_t last,
                            int64_t n, int64_t bins) {
-  std::vector<double> scratch(2 * n * n + bins);
-  double *z = scratch.data(), *w = z + n * n, *sums = w + n * n;
+  constexpr int64_t tile = 16;
+  thread_local Terms terms;  // kept for the next call
+  std::vector<double> columns(tile * n);
   for (int64_t b = first; b < last; ++b) {
     const double *D = all_d + b * n * n, *s = all_s + b * (n * (n + 1) / 2);
-    int64_t count = 0;
-    double fixed = 0, total = 0, square = 0, mixed = 0;
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j <= i; ++j, ++s) {
-        const double weight = std::abs(*s), lower = D[i * n + j], upper = D[j * n + i];
-        const double times = i == j ? 1 : 2, sum = i == j ? lower : lower + upper;
-        const double zero = -lower / *s, other = lower == upper ? zero : -upper / *s;
-        if (!(weight > 0) || !std::isfinite(zero) || !std::isfinite(other)) {
-          fixed += (i == j ? std::abs(lower) : std::abs(lower) + std::abs(upper)) + 0 * weight;  // or NaN
-          continue;
-        }
-        total += times * weight;
-        square += times * *s * *s;
-        mixed += sum * *s;
-        if (lower == upper) {
-          z[count] = zero; w[count++] = times * weight;
+    terms.clear(n * n, bins);
+    double fixed = 0, mixed = 0, total = 0, square = 0;
+    for (int64_t above = 0; above < n; above += tile) {
+      const int64_t end = std::min(above + tile, n);
+      for (int64_t j = 0; j < end; ++j)
+        for (int64_t i = above; i < end; ++i) columns[(i - above) * n + j] = D[j * n + i];
+      for (int64_t i = above; i < end; ++i) {
+        const double *lower = D + i * n, *upper = &columns[(i - above) * n];
+        if (std::equal(lower, lower + i, upper)) {
+          terms.add(lower, s, 2, i, fixed, mixed);
         } else {
-          z[count] = zero; w[count++] = weight;
-          z[count] = other; w[count++] = weight;
+          terms.add(lower, s, 1, i, fixed, mixed);
+          terms.add(upper, s, 1, i, fixed, mixed);
         }
+        terms.add(lower + i, s + i, 1, 1, fixed, mixed);
+        #pragma omp simd reduction(+ : square)
+        for (int64_t j = 0; j < i; ++j) square += 2 * s[j] * s[j];
+        square += s[i] * s[i];
+        s += i + 1;
       }
+    }
+    #pragma omp simd reduction(+ : total)
+    for (int64_t i = 0; i < terms.count; ++i) total += terms.w[i];
     out[b] = fixed;
-    if (!count) continue;
-    auto deviation = [&](double mu) {
-      double sum = 0;
-      #pragma omp simd reduction(+ : sum)
-      for (int64_t i = 0; i < count; ++i) sum += w[i] * std::abs(mu - z[i]);
-      return sum;
-    };
+    if (!(total > 0)) continue;
     const double centre = square > 0 ? -mixed / square : 0;
     // |mu - centre| sum |s| - deviation <= sum |d + mu s| <= deviation
-    const double radius = std::max(2 * deviation(centre) / total, 1e-300);
-    out[b] += deviation(median(z, w, count, total, centre, radius, sums, bins));
+    const double radius = std::max(2 * terms.deviation(centre) / total, 1e-300);
+    out[b] += terms.deviation(terms.median(total, centre, radius));
   }
 }
 """
