@@ -26,7 +26,7 @@ from tracegrad.physics.solved_references import SolvedReferences, prepare_refere
 # Noise of the predicted elements (hartree): MAE of about 1.5 meV, that of the paper's networks, and ten times it.
 NOISES = {"1.5 meV": 7e-5, "15 meV": 7e-4}
 TAUGHT = 31 * 2**20  # bytes; glibc learns nothing from more
-PREDICTIONS = 8  # of each molecule, so that a batch is one of an evaluation
+PREDICTIONS = 16  # of each molecule: two molecules make a batch of the recipe
 
 
 def chain(rng: np.random.Generator, atoms: int) -> tuple[np.ndarray, np.ndarray]:
