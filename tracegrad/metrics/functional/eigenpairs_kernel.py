@@ -1,6 +1,6 @@
 """The states of `tracegrad.metrics.functional.eigenpairs` in C++, matrix by matrix: each stays in a fast cache.
 
-Products and factors are those of the library that torch itself calls.
+Products and factors are those of MKL, which torch brings along on x86; elsewhere the plain form serves.
 """
 
 import ctypes
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from tracegrad.nn import native
 
-ROUTINES = ("dgemm_", "sgemm_", "dsyevd_", "dpotrf_", "spotrf_", "dtrsm_")
-THREADS = "MKL_Set_Num_Threads_Local"  # of the calling thread; other libraries may lack it
+# The last sets the threads of the calling thread and shows that it is MKL: other libraries may want the lengths of
+# strings behind the arguments of Fortran.
+ROUTINES = ("dgemm_", "sgemm_", "dsyevd_", "dpotrf_", "spotrf_", "dtrsm_", "MKL_Set_Num_Threads_Local")
 
 
 def decoupled(
@@ -68,16 +69,13 @@ def decoupled(
 
 @lru_cache(maxsize=1)
 def _routines() -> ctypes.Array | None:
-    """Addresses of the routines inside torch; None where it keeps them to itself."""
+    """Addresses of the routines inside torch; None where it keeps them to itself or has others."""
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in ROUTINES]
     except (OSError, AttributeError):
         return None
-    threads = (
-        ctypes.cast(library[THREADS], ctypes.c_void_p) if hasattr(library, THREADS) else ctypes.c_void_p()
-    )
-    return (ctypes.c_void_p * (len(ROUTINES) + 1))(*(address.value for address in (*addresses, threads)))
+    return (ctypes.c_void_p * len(ROUTINES))(*(address.value for address in addresses))
 
 
 _SOURCE = """
@@ -343,7 +341,7 @@ extern "C" void decoupled(void* const* routines, const double* errors, const dou
   const Library lib{(Product<double>*)routines[0], (Product<float>*)routines[1], (Eigen*)routines[2],
                     (Factor<double>*)routines[3], (Factor<float>*)routines[4], (Solve*)routines[5],
                     (int (*)(int))routines[6]};
-  const int threads = lib.threads ? lib.threads(1) : 0;
+  const int threads = lib.threads(1);
   thread_local std::unique_ptr<Matrices> kept;
   const Limits limits{converged, progress, residual, rounding, margin};
   if (!kept || !kept->serves(limits, n, p, start, end, steps))
@@ -358,6 +356,6 @@ extern "C" void decoupled(void* const* routines, const double* errors, const dou
     sure[b] = matrices.rayleigh_ritz(e, y) && matrices.rounds_well() && matrices.alone(e[p - 1] + margin);
     if (sure[b]) matrices.improve(e, y);
   }
-  if (lib.threads) lib.threads(threads);
+  lib.threads(threads);
 }
 """
