@@ -111,6 +111,8 @@ def test_molecules_of_a_batch_less_packed_triangles(kernels, monkeypatch):
     found = assemble_matrices(on_site, pairs, numbers, spans, QH9, [x[lower] for x in less])
     assert torch.equal(found, expected.double() - torch.from_numpy(less))
     assert torch.equal(unpacked(torch.from_numpy(less[:, *lower]), less.shape[1]), torch.from_numpy(less))
+    with pytest.raises(ValueError, match="1 packed triangles for 3 molecules"):
+        assemble_matrices(on_site, pairs, numbers, spans, QH9, [less[0][lower]])
     with pytest.raises(ValueError, match="are not of the same size"):
         assemble_matrices(on_site, pairs, numbers, np.array([[0, 4, 0], [4, 2, 12]]), QH9)
 
@@ -136,7 +138,8 @@ def test_blocks_of_another_molecule_are_no_matrix():
     on_site, pairs = torch.zeros(3, dim, dim), torch.zeros(6, dim, dim)
     slots, starts, spans = np.full((3, dim), -1), np.arange(3), np.array([[0, 3, 0]])
     slots[:, 0] = 0
-    assert assembled(on_site, pairs, slots, starts, spans, 3, None) is not None
+    for integer in (np.int64, np.int32):
+        assert assembled(on_site, pairs, slots, starts, spans.astype(integer), 3, None) is not None
     for wrong, atoms in (([0, 0, 1], starts), ([0, 0, -1], starts), ([0, 0, 0], np.array([0, 1, 1]))):
         slots[:, 0] = wrong
         with pytest.raises(IndexError, match="molecule 0 do not hold each of 3 orbitals once"):

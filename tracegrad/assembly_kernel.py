@@ -42,6 +42,8 @@ def assembled(
         or ends[1].max() > len(pairs)
     ):
         raise ValueError(f"spans {spans.tolist()} are not within {atoms} atoms and {len(pairs)} pairs")
+    if less is not None and len(less) != len(spans):
+        raise ValueError(f"{len(less)} packed triangles for {len(spans)} molecules")
     if less is not None and any(x.shape != (n * (n + 1) // 2,) or x.dtype != np.float64 for x in less):
         raise ValueError(
             f"packed triangles of {n} rows in float64 are needed, not {less[0].shape}, {less[0].dtype}"
@@ -56,7 +58,7 @@ def assembled(
     if library is None:
         return None
     tensors = on_site.contiguous(), pairs.contiguous(), on_site.new_empty(len(spans), n, n, dtype=dtype)
-    arrays = [np.ascontiguousarray(a) for a in (slots, starts, spans)]
+    arrays = [np.ascontiguousarray(a, dtype=np.int64) for a in (slots, starts, spans)]
     triangles = None if less is None else [np.ascontiguousarray(x) for x in less]
     failed = library.assemble(
         *map(native.pointer, tensors),
@@ -78,7 +80,7 @@ extern "C" int assemble(const GIVEN* on_site, const GIVEN* pairs, WANTED* all, c
                         const int64_t* starts, const int64_t* spans, const double* const* less, int64_t molecules,
                         int64_t n, int64_t dim) {
   const int64_t size = dim * dim, tile = 16;
-  std::vector<int64_t> atom(n), slot(n), ends;
+  std::vector<int64_t> slot(n), ends;
   for (int64_t m = 0; m < molecules; ++m) {
     const int64_t first = spans[3 * m], atoms = spans[3 * m + 1], edge = spans[3 * m + 2];
     WANTED* out = all + m * n * n;

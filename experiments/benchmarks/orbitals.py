@@ -240,7 +240,7 @@ def orbital_tasks(
             timings += measure(f"diagonalisation of {count} matrices, error {name}", ways, repeats, device)
         making = measure(f"cache of {molecules} molecules", {"one process": build}, repeats, "cpu")
         timings += making
-        size = sum(len(references(row).orbitals) ** 2 * 12 for row in rows) / molecules
+        size = sum(len(references(row).orbitals) ** 2 * 16 for row in rows) / molecules
         notes.append(
             f"making the cache, once: {1e3 * making[0].median / molecules:.1f} ms and about {size / 1e6:.2f} MB "
             f"for a molecule of {atoms} atoms ({references(0).size} orbitals)"

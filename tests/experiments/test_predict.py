@@ -1,5 +1,6 @@
 """Predicted Hamiltonians of crystals on the disk: from folders, from files with a cell alone, with an estimate."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_a_folder(
     run(f"checkpoint={trained}", f"structure={tmp_path / 'given'}", f"output={output}", "edge_chunk=100")
     printed = capsys.readouterr().out
     assert "8 atoms, 458 blocks, without spin" in printed
-    assert "estimate: less than 1 s" in printed
+    assert re.search(r"estimate: (less than|about) \d+ s", printed)
     assert "no overlaps, so no bands" in printed
     found = read_structure(output)
     assert np.array_equal(found.edges, bilayer.edges)

@@ -1,5 +1,6 @@
 """Orbital metrics against the released evaluation, literal formulas and symmetries."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -283,11 +284,21 @@ def test_the_skew_part_of_an_error_is_left_out():
     assert_lowest(h, error + skew - skew.mT, energies, orbitals)
 
 
-def test_the_kernel_takes_the_steps_of_the_plain_form(monkeypatch):
-    _, *problems = batch([solved_and_predicted(seed, 3e-4 * (1 + seed)) for seed in range(4)])
-    found = eigenpairs._near_reference(*problems, 21)
-    monkeypatch.setenv(native.SWITCH, "0")
-    expected = eigenpairs._near_reference(*problems, 21)
+STEPS = {"window": (19, 31), "steps": 20, "limits": (1e-7, 0.5, 2e-6, 1e-4)}
+
+
+@pytest.fixture
+def kernel():
+    if eigenpairs_kernel._routines() is None or native.library("int one() { return 1; }") is None:
+        pytest.skip("no compiler, or torch without MKL")
+    return eigenpairs_kernel.decoupled
+
+
+def test_the_kernel_takes_the_steps_of_the_plain_form(kernel):
+    _, *problems = batch([solved_and_predicted(seed, 3e-4 * (1 + 3 * seed)) for seed in range(4)])
+    found = kernel(*problems, 21, **STEPS)
+    expected = eigenpairs._decoupled(*problems, 21, STEPS["window"])
+    assert found is not None
     assert torch.equal(found[2], expected[2])
     good = expected[2]
     assert good.any()
@@ -296,13 +307,76 @@ def test_the_kernel_takes_the_steps_of_the_plain_form(monkeypatch):
     np.testing.assert_allclose((signs * found[1])[good], expected[1][good], rtol=0, atol=1e-7)
 
 
+def test_the_memory_of_a_thread_serves_sizes_and_limits_in_turns(kernel):
+    cases = [
+        (batch([solved_and_predicted(k, 1e-4, n=n) for k in range(2)])[1:], count)
+        for n, count in ((90, 21), (130, 21), (90, 22), (70, 21))
+    ]
+    threads = torch.get_num_threads()
+
+    def run(case):
+        problems, count = case
+        steps = STEPS | {"window": (count - 2, count + 10)}
+        refused = kernel(*problems, count, **(steps | {"limits": (1e-7, 0.5, 0.0, 1e-4)}))
+        assert not refused[2].any()
+        return kernel(*problems, count, **steps)
+
+    alone = []
+    for case in cases:
+        with ThreadPoolExecutor(1) as pool:  # memory of its own
+            alone.append(pool.submit(run, case).result())
+    with ThreadPoolExecutor(2) as pool:
+        turns = list(pool.map(run, cases * 8))
+    for k, found in enumerate(turns):
+        assert found[2].all()
+        assert all(map(torch.equal, found, alone[k % len(cases)]))
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.usefixtures("form")
+def test_what_was_not_found_is_not_sure():
+    """A coupling that is too small to be seen in the residual, to many states that are close."""
+    rng = np.random.default_rng(17)
+    n, p = 100, 21
+    levels = [np.linspace(-1.5, -0.3, 20), [0.03], 0.033 + np.linspace(0, 6e-4, 52), np.linspace(0.1, 4, 27)]
+    error = rng.normal(size=(n, n)) * 3e-4
+    error[:p] = error[:, :p] = 0
+    coupling = rng.normal(size=n - p - 10)
+    error[p - 1, p + 10 :] = 3.8e-5 * coupling / np.linalg.norm(coupling)
+    problem = [torch.from_numpy(x)[None] for x in (error, np.concatenate(levels), np.eye(n))]
+    values, _ = lowest_states(*problem, p)
+    h = np.diag(np.concatenate(levels)) + (error + error.T) / 2
+    np.testing.assert_allclose(values[0], np.linalg.eigvalsh(h)[:p], rtol=0, atol=2e-9)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("smallest", [1e-7, 1e-5])
+def test_an_overlap_that_is_almost_singular_costs_no_digits(smallest):
+    """A shift of the energy zero is large in single precision where C is."""
+    rng = np.random.default_rng(4)
+    n, p = 100, 21
+    q = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    weights = np.geomspace(smallest, 3, n)
+    turn = np.linalg.qr(np.eye(n) + 0.1 * rng.normal(size=(n, n)) / n**0.5)[0]
+    orbitals = (q * weights**-0.5)[:, ::-1] @ turn
+    overlap = q * weights @ q.T
+    energies = np.concatenate([np.linspace(-1.5, -0.3, p - 1), [0.03], np.linspace(0.08, 4, n - p)])
+    change = rng.normal(size=(n, n)) * 5e-4
+    change += change.T
+    image = orbitals.T @ overlap
+    error = 0.6 * overlap + image.T @ change @ image
+    problem = [torch.from_numpy(np.ascontiguousarray(x))[None] for x in (error, energies, orbitals)]
+    values, _ = lowest_states(*problem, p)
+    expected = np.linalg.eigvalsh(np.diag(energies + 0.6) + change)[:p]
+    np.testing.assert_allclose(values[0], expected, rtol=0, atol=1e-10)
+
+
 def test_where_torch_keeps_its_routines_to_itself_the_plain_form_serves(monkeypatch):
     problem = batch([solved_and_predicted(0, 1e-4)])
     monkeypatch.setattr(eigenpairs_kernel, "ROUTINES", ("no_such_routine_",))
     eigenpairs_kernel._routines.cache_clear()
     try:
-        given = {"window": (19, 31), "steps": 20, "limits": (1e-7, 0.5, 1e-5, 1.0, 1e-4)}
-        assert eigenpairs_kernel.decoupled(*problem[1:], 21, **given) is None
+        assert eigenpairs_kernel.decoupled(*problem[1:], 21, **STEPS) is None
         assert_lowest(*problem)
     finally:
         eigenpairs_kernel._routines.cache_clear()
@@ -310,15 +384,14 @@ def test_where_torch_keeps_its_routines_to_itself_the_plain_form_serves(monkeypa
 
 def test_the_kernel_refuses_matrices_that_do_not_fit():
     _, *problems = batch([solved_and_predicted(0, 1e-4)])
-    given = {"window": (19, 31), "steps": 20, "limits": (1e-7, 0.5, 1e-5, 1.0, 1e-4)}
     for change in ({"window": (21, 31)}, {"window": (19, 91)}):
         with pytest.raises(ValueError, match="do not fit"):
-            eigenpairs.decoupled(*problems, 21, **(given | change))
+            eigenpairs.decoupled(*problems, 21, **(STEPS | change))
 
 
-def large_problem(seed: int, noise: float):
+def large_problem(seed: int, noise: float, n: int = 90):
     """The same as arguments of `orbital_metrics`."""
-    h_pred, difference, _, orbitals = solved_and_predicted(seed, noise)
+    h_pred, difference, _, orbitals = solved_and_predicted(seed, noise, n)
     inverse = torch.linalg.inv(orbitals)
     return h_pred, h_pred - difference, inverse.mT @ inverse
 
@@ -364,6 +437,27 @@ def test_a_shift_without_a_direction_is_none():
     zeros = torch.zeros(2, 4, dtype=torch.float64)
     assert least_absolute_shift(zeros + 1, zeros).tolist() == [0, 0]
     assert least_absolute_shift(zeros, zeros + 1).tolist() == [0, 0]
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_leave_other_matrices_alone(wrong):
+    difference = np.random.default_rng(0).normal(size=(3, 9, 9))
+    overlap = np.random.default_rng(1).normal(size=(3, 45))
+    expected = shifted_mae(*map(torch.from_numpy, (difference, overlap)))
+    difference[1, 2, 3] = wrong
+    found = shifted_mae(*map(torch.from_numpy, (difference, overlap)))
+    assert not found[1].isfinite()
+    torch.testing.assert_close(found[[0, 2]], expected[[0, 2]], rtol=1e-12, atol=0)
+
+
+@pytest.mark.usefixtures("form")
+def test_products_that_overflow_do_no_harm():
+    difference = np.random.default_rng(0).normal(size=(1, 9, 9))
+    overlap = np.random.default_rng(1).normal(size=(1, 45))
+    expected = float(shifted_mae(*map(torch.from_numpy, (difference, overlap))))
+    found = shifted_mae(*map(torch.from_numpy, (1e160 * difference, 1e160 * overlap)))
+    assert float(found) == pytest.approx(1e160 * expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("kernels", ["0", "1"])
@@ -445,6 +539,40 @@ def test_the_metric_is_the_mean_over_molecules_for_any_batches(basis, threads):
             assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-9)
 
 
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_molecules_of_several_sizes_give_what_they_give_alone(basis, threads, monkeypatch):
+    graphs, blocks, solved, expected = [], [], {}, []
+    for row, formula in enumerate(
+        ([6] * 4 + [1] * 10, [8] * 5 + [1] * 2, [6] * 4 + [1] * 10, [6, 6, 8, 8, 8, 1, 1])
+    ):
+        numbers = np.array(formula)
+        problem = large_problem(row, 1e-4 * (1 + row), int(basis.sizes[numbers].sum()))
+        h_pred, h, overlap = problem
+        occupied = int(numbers.sum()) // 2
+        graphs.append(
+            molecule_graph(
+                numbers,
+                np.random.default_rng(row).normal(size=(len(numbers), 3)),
+                basis,
+                hamiltonian=h.numpy(),
+                sample_id=row,
+                dtype=torch.float64,
+            )
+        )
+        blocks.append(cut_blocks(h_pred, numbers, basis))
+        energies, orbitals = scipy.linalg.eigh(h.numpy(), overlap.numpy())
+        lower = np.tril_indices(len(h))
+        solved[row] = SolvedMolecule(occupied, energies, orbitals, overlap.numpy()[lower], h.numpy()[lower])
+        with monkeypatch.context() as patch:
+            patch.setattr(eigenpairs, "SMALLEST", 1000)
+            expected.append([float(x) for x in orbital_metrics(*problem, occupied).values()])
+    torch.set_num_threads(threads)
+    table = run(graphs, blocks, solved, basis, len(graphs))[1]
+    assert min(molecule.size for molecule in solved.values()) >= eigenpairs.SMALLEST
+    np.testing.assert_allclose(table, expected, rtol=1e-7, atol=2e-9)
+
+
 def test_states_are_sums_over_molecules_that_ranks_may_add():
     metric = OrbitalMetrics()
     assert all(metric._reductions[name] is not None for name in metric._defaults)
@@ -457,5 +585,5 @@ def test_the_reference_of_another_molecule_is_refused(basis):
     with pytest.raises(DataError, match=r"row 0 has \d+ orbitals instead of"):
         run(graphs, blocks, other, basis, 3)
     moved = replace(solved[0], hamiltonian=solved[0].hamiltonian + 0.1)
-    with pytest.raises(DataError, match="row 0 has a Hamiltonian of trace"):
+    with pytest.raises(DataError, match=r"row 0 has a Hamiltonian whose diagonal is 0\.1000 hartree apart"):
         run(graphs, blocks, solved | {0: moved}, basis, 3)

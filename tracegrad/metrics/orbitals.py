@@ -72,7 +72,6 @@ def orbital_errors(
     return OrbitalErrors(values, [m.energies[: m.occupied + 1] for m in solved], predicted)
 
 
-@torch.no_grad()
 def _compared(
     prediction: Prediction,
     graph,
@@ -169,16 +168,19 @@ def _stacked(solved: Sequence[SolvedMolecule], device: torch.device) -> Referenc
 
 def _check(graph, basis: OrbitalBasis, solved: Sequence[SolvedMolecule]) -> None:
     """Raise `DataError` if a reference is not that of the molecule in the batch."""
-    starts = graph.ptr[:-1].cpu().numpy()
-    sizes = np.add.reduceat(basis.sizes[graph.numbers.cpu().numpy()], starts)
-    traces = np.add.reduceat(graph.h_self.diagonal(dim1=1, dim2=2).double().sum(1).cpu().numpy(), starts)
-    for k, molecule in enumerate(solved):
-        diagonal = np.arange(molecule.size)
-        trace = molecule.hamiltonian[diagonal * (diagonal + 3) // 2].sum()
-        if molecule.size != sizes[k]:
-            found = f"{molecule.size} orbitals instead of {sizes[k]}"
-        elif abs(trace - traces[k]) > FOREIGN:
-            found = f"a Hamiltonian of trace {trace:.4f} hartree instead of {traces[k]:.4f}"
+    slots, sizes = (table[graph.numbers.cpu().numpy()] for table in (basis.slots, basis.sizes))
+    ends = np.cumsum(sizes)
+    bounds = np.append(0, ends)[graph.ptr.cpu().numpy()]
+    label = np.empty(bounds[-1])
+    rows = slots + (ends - sizes)[:, None]
+    label[rows[slots >= 0]] = graph.h_self.diagonal(dim1=1, dim2=2).double().cpu().numpy()[slots >= 0]
+    for k, (molecule, start, end) in enumerate(zip(solved, bounds, bounds[1:], strict=False)):
+        orbital = np.arange(molecule.size)
+        diagonal = molecule.hamiltonian[orbital * (orbital + 3) // 2]
+        if molecule.size != end - start:
+            found = f"{molecule.size} orbitals instead of {end - start}"
+        elif (apart := np.abs(diagonal - label[start:end]).max()) > FOREIGN:
+            found = f"a Hamiltonian whose diagonal is {apart:.4f} hartree apart from its label"
         else:
             continue
         raise DataError(

@@ -137,7 +137,7 @@ def _opened(path: Path, about: str, rows: Sequence[int], report: Callable[[str],
     except DamagedCache as error:
         if not path.name.endswith(SUFFIX):  # perhaps something of value
             raise DataError(
-                f"{path}: no cache of orbitals; remove the file or choose another callbacks.orbitals.cache"
+                f"{error}; remove the file if it is a cache of orbitals, or choose another callbacks.orbitals.cache"
             ) from error
         report(f"{error}; it is built anew")
     remove(path)

@@ -4,8 +4,7 @@ In the basis of the reference orbitals C a prediction H' = H + E is nearly diago
 space of its lowest states is spanned by the rows of [1, X] with a small X, which solves
 A_pq + X A_qq - (A_pp + X A_qp) X = 0 (p: the wanted states, q: the others). Conjugate gradients find it in single
 precision. The energies are those of A in this space, in double precision, and one step of Newton's method with the
-diagonal of A_qq improves the orbitals. The rows p of C^T E C are in double precision; the rest counts with the square
-of X, so that single precision is enough. States stand in rows: few columns make slow products.
+diagonal of A_qq improves the orbitals. States stand in rows: few columns make slow products.
 
 Nothing is taken on trust: residuals are computed in double precision, and A is shown to have no other state below.
 Matrices that fail go to `torch.linalg.eigh`.
@@ -20,9 +19,7 @@ from tracegrad.metrics.functional.eigenpairs_kernel import decoupled
 CONVERGED = 1e-7  # hartree, norm of A_pq + X A_qq - (A_pp + X A_qp) X: about what single precision reaches
 # Norm of A y - theta y over all wanted states, before the last step. Errors of energies are of the size of its square
 # over the distance to the next state.
-RESIDUAL = 2e-5
-EPSILON = torch.finfo(torch.float32).eps
-ROUNDING = 1e-8  # hartree, of energies by the rounding of A_qq at most
+RESIDUAL = 2e-6
 MARGIN = 1e-4  # all other states are shown to lie higher than the wanted ones by so much, in single precision
 STEPS = 20
 PROGRESS = 0.5  # residual of a step over that of the step before it, on average at most
@@ -46,7 +43,7 @@ def lowest_states(
         count: of the wanted states.
     """
     n = error.shape[1]
-    if n < SMALLEST or 2 * count > n:
+    if n < SMALLEST or 2 * count > n or not count:
         return _diagonalised(error, energies, orbitals, count)
     values, vectors, sure = _near_reference(error, energies, orbitals, count)
     if not sure.all():
@@ -65,7 +62,7 @@ def _near_reference(
 ) -> tuple[Float[Tensor, "batch count"], Float[Tensor, "batch count n"], Bool[Tensor, " batch"]]:
     """Energies and orbitals, and for which matrices they are the wanted ones."""
     window = max(count - BELOW, 0), min(count + ABOVE, error.shape[1])
-    limits = CONVERGED, PROGRESS, RESIDUAL, ROUNDING / EPSILON, MARGIN
+    limits = CONVERGED, PROGRESS, RESIDUAL, MARGIN
     found = decoupled(error, energies, orbitals, count, window=window, steps=STEPS, limits=limits)
     return found or _decoupled(error, energies, orbitals, count, window)
 
@@ -108,16 +105,18 @@ def _decoupled(
     of_p[:, start:, start:end] = 0
     of_p.diagonal(dim1=1, dim2=2).add_(levels[:, :p])
     pp, pq = of_p[:, :, :p], of_p[:, :, p:]
-    of_q = orbitals[:, :, p:].float()
-    of_q[:, :, : end - p] = frontier[:, :, p - start :]
-    qq = of_q.mT @ error.float() @ of_q  # without the levels
+    of_q = torch.cat([frontier[:, :, p - start :], orbitals[:, :, end:]], dim=2)
+    single = of_q.float()
+    qq = single.mT @ error.float() @ single  # without the levels
     qq[:, : end - p, : end - p] = 0
     rounded = (pp.float(), pq.float(), qq, levels[:, p:].float())
-    x = _conjugate_gradients(*rounded)
+    x, sure = _conjugate_gradients(*rounded)
 
-    values, y, residual = _rayleigh_ritz(pp, pq, qq, levels[:, p:], x)
-    norm = torch.linalg.matrix_norm
-    sure = (norm(residual) < RESIDUAL) & (EPSILON * norm(x).square() * norm(qq) < ROUNDING)
+    double, turned = x.double(), of_q[:, :, : end - p]
+    coupled = double @ of_q.mT @ error @ of_q  # X A_qq without the levels
+    coupled[:, :, : end - p] -= double[:, :, : end - p] @ (turned.mT @ error @ turned)
+    values, y, residual = _rayleigh_ritz(pp, pq, coupled + double * levels[:, None, p:], double)
+    sure &= torch.linalg.matrix_norm(residual) < RESIDUAL
     sure &= _alone(*rounded, x, values[:, -1].float() + MARGIN)
     high = levels[:, p:] + qq.diagonal(dim1=1, dim2=2)
     y[:, :, p:] -= residual[:, :, p:] / (high[:, None] - values[:, :, None])
@@ -130,8 +129,8 @@ def _conjugate_gradients(
     pq: Float[Tensor, "batch p q"],
     qq: Float[Tensor, "batch q q"],
     levels: Float[Tensor, "batch q"],
-) -> Float[Tensor, "batch p q"]:
-    """X where it is found, else 0; each matrix has its own steps. A_qq is ``qq`` + ``levels``."""
+) -> tuple[Float[Tensor, "batch p q"], Bool[Tensor, " batch"]]:
+    """X, 0 where it is not found, and whether it is; each matrix has its own steps. A_qq is ``qq`` + ``levels``."""
     qp, levels = pq.mT, levels[:, None]
     weight = 1 / (levels + qq.diagonal(dim1=1, dim2=2)[:, None] - pp.diagonal(dim1=1, dim2=2)[:, :, None])
     x, image, inner, residual = torch.zeros_like(pq), torch.zeros_like(pq), pp, pq
@@ -153,7 +152,8 @@ def _conjugate_gradients(
         direction = torch.addcmul(-scaled, direction, slope / before)
         norm, allowed = torch.linalg.matrix_norm(residual), PROGRESS * allowed
         running = running & (norm > CONVERGED) & (norm < allowed)
-    return torch.where((norm < 10 * CONVERGED)[:, None, None], x, 0)
+    found = norm < 10 * CONVERGED
+    return torch.where(found[:, None, None], x, 0), found
 
 
 def _dot(a: Float[Tensor, "batch p q"], b: Float[Tensor, "batch p q"]) -> Float[Tensor, "batch 1 1"]:
@@ -163,13 +163,11 @@ def _dot(a: Float[Tensor, "batch p q"], b: Float[Tensor, "batch p q"]) -> Float[
 def _rayleigh_ritz(
     pp: Float[Tensor, "batch p p"],
     pq: Float[Tensor, "batch p q"],
-    qq: Float[Tensor, "batch q q"],
-    levels: Float[Tensor, "batch q"],
+    image: Float[Tensor, "batch p q"],
     x: Float[Tensor, "batch p q"],
 ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch p n"], Float[Tensor, "batch p n"]]:
-    """Energies, orbitals and residuals of the states in the space of [1, X]; see `_conjugate_gradients`."""
-    coupled, x = x @ qq, x.double()
-    image = torch.cat([torch.baddbmm(pp, x, pq.mT), torch.addcmul(pq, x, levels[:, None]) + coupled], dim=2)
+    """Energies, orbitals and residuals of the states in the space of [1, X]; ``image`` is X A_qq."""
+    image = torch.cat([torch.baddbmm(pp, x, pq.mT), pq + image], dim=2)
     one = torch.eye(pp.shape[1], dtype=pp.dtype, device=pp.device).expand(len(pp), -1, -1)
     y = torch.cat([one, x], dim=2)
     inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(y @ y.mT), one, upper=False)

@@ -16,6 +16,9 @@ from tracegrad.nn import native
 # The last sets the threads of the calling thread and shows that it is MKL: other libraries may want the lengths of
 # strings behind the arguments of Fortran.
 ROUTINES = ("dgemm_", "sgemm_", "dsyevd_", "dpotrf_", "spotrf_", "dtrsm_", "MKL_Set_Num_Threads_Local")
+# Hartree. Where the rounding of A_qq in single precision could change an energy by so much, X A_qq is made in double
+# precision, as the plain form does always.
+ROUNDING = 1e-9
 
 
 def decoupled(
@@ -26,14 +29,14 @@ def decoupled(
     *,
     window: tuple[int, int],
     steps: int,
-    limits: tuple[float, float, float, float, float],
+    limits: tuple[float, float, float, float],
 ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch p n"], Bool[Tensor, " batch"]] | None:
     """As `eigenpairs._decoupled`, of the symmetric part of ``error``; None without a kernel.
 
     Args:
         window: the first and behind the last of the states that are diagonalised first.
         steps: of the conjugate gradients at most.
-        limits: `CONVERGED`, `PROGRESS`, `RESIDUAL`, `ROUNDING` over the precision of single numbers, and `MARGIN`.
+        limits: `CONVERGED`, `PROGRESS`, `RESIDUAL` and `MARGIN`.
     """
     batch, n = energies.shape
     if not error.shape == orbitals.shape == (batch, n, n) or not 0 <= window[0] < p < window[1] <= n:
@@ -60,7 +63,7 @@ def decoupled(
             routines,
             *pointers,
             *map(ctypes.c_int64, (first, last, n, p, *window, steps)),
-            *map(ctypes.c_double, limits),
+            *map(ctypes.c_double, (*limits, ROUNDING / torch.finfo(torch.float32).eps)),
         )
 
     native.in_threads(share, batch, batch * 6 * n**3)
@@ -108,23 +111,24 @@ static void multiply(Product<T>* gemm, bool ta, bool tb, Int m, Int n, Int k, T 
   if (m && n) gemm(tb ? "T" : "N", ta ? "T" : "N", &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc);
 }
 
-struct Limits { double converged, progress, residual, rounding, margin; };
+struct Limits { double converged, progress, residual, margin, rounding; };
 
-// Those of a thread are kept for its next call.
+// Those of a thread are kept for its next call, of the same sizes.
 struct Matrices {
   const Library lib;
   const Limits limits;
   const Int n, p, q, start, end, w, steps;
-  std::vector<double> s, left, rows, levels, frontier, of_p, image, residual, xd, gram, ritz, thin, work;
+  double size_of_e = 0;
+  std::vector<double> s, left, rows, levels, frontier, of_p, image, residual, xd, coupled, gram, ritz, thin, work;
   std::vector<float> e, of_q, image_of_q, pp, pq, qq, lq, weight, x, x_image, r, direction, moved, other, inner, root;
   std::vector<Int> iwork;
 
   Matrices(const Library& lib, const Limits& limits, Int n, Int p, Int start, Int end, Int steps)
       : lib(lib), limits(limits), n(n), p(p), q(n - p), start(start), end(end), w(end - start), steps(steps),
         s(n * n), left(end * n), rows(w * w), levels(n), frontier(n * w), of_p(p * n), image(p * n),
-        residual(p * n), xd(p * q), gram(p * p), ritz(p * p), thin(p * n), e(n * n), of_q(n * q), image_of_q(n * q),
-        pp(p * p), pq(p * q), qq(q * q), lq(q), weight(p * q), x(p * q), x_image(p * q), r(p * q), direction(p * q),
-        moved(p * q), other(p * q), inner(p * p), root(q) {
+        residual(p * n), xd(p * q), coupled(p * q), gram(p * p), ritz(p * p), thin(p * n), e(n * n), of_q(n * q),
+        image_of_q(n * q), pp(p * p), pq(p * q), qq(q * q), lq(q), weight(p * q), x(p * q), x_image(p * q), r(p * q),
+        direction(p * q), moved(p * q), other(p * q), inner(p * p), root(q) {
     const Int most = std::max(p, w);
     work.resize(1 + 6 * most + 2 * most * most);
     iwork.resize(3 + 5 * most);
@@ -144,7 +148,7 @@ struct Matrices {
 
   void symmetric_part(const double* d) {
     constexpr Int tile = 16;
-    double mirrored[tile][tile];
+    double mirrored[tile][tile], square = 0;
     for (Int below = 0; below < n; below += tile)
       for (Int right = 0; right < n; right += tile) {
         const Int height = std::min(tile, n - below), width = std::min(tile, n - right);
@@ -152,14 +156,16 @@ struct Matrices {
           for (Int i = 0; i < height; ++i) mirrored[i][j] = d[(right + j) * n + below + i];
         for (Int i = 0; i < height; ++i) {
           const Int at = (below + i) * n + right;
-          #pragma omp simd
+          #pragma omp simd reduction(+ : square)
           for (Int j = 0; j < width; ++j) {
             const double mean = 0.5 * (d[at + j] + mirrored[i][j]);
             s[at + j] = mean;
             e[at + j] = float(mean);
+            square += mean * mean;
           }
         }
       }
+    size_of_e = std::sqrt(square);
   }
 
   bool transform(const double* energies, const double* orbitals) {
@@ -195,7 +201,7 @@ struct Matrices {
     return true;
   }
 
-  void conjugate_gradients() {
+  bool conjugate_gradients() {
     const Int size = p * q;
     for (Int i = 0; i < p; ++i)
       for (Int k = 0; k < q; ++k) weight[i * q + k] = 1 / (lq[k] + qq[k * q + k] - pp[i * p + i]);
@@ -245,16 +251,51 @@ struct Matrices {
       allowed *= limits.progress;
       running = norm > limits.converged && norm < allowed;
     }
-    if (!(norm < 10 * limits.converged)) std::fill(x.begin(), x.end(), 0.f);
+    return norm < 10 * limits.converged;
   }
 
-  bool rayleigh_ritz(double* values, double* y) {
+  // x C^T E C x <= |E| (sum_k |x_k| |C_k|)^2
+  bool rounding_matters() {
+    std::fill(root.begin(), root.end(), 0.f);
+    for (Int i = 0; i < n; ++i) {
+      #pragma omp simd
+      for (Int k = 0; k < q; ++k) root[k] += of_q[i * q + k] * of_q[i * q + k];
+    }
+    for (Int k = 0; k < q; ++k) root[k] = std::sqrt(root[k]);
+    float most = 0;
+    for (Int i = 0; i < p; ++i) {
+      float sum = 0;
+      #pragma omp simd reduction(+ : sum)
+      for (Int k = 0; k < q; ++k) sum += std::abs(x[i * q + k]) * root[k];
+      most = std::max(most, sum);
+    }
+    return !(size_of_e * most * most < limits.rounding);
+  }
+
+  // X A_qq without the levels; the window is diagonal.
+  void couple(const double* orbitals) {
+    if (!rounding_matters()) {
+      multiply(lib.sgemm, false, false, p, q, q, 1.f, x.data(), q, qq.data(), q, 0.f, moved.data(), q);
+      std::copy(moved.begin(), moved.end(), coupled.begin());
+      return;
+    }
+    const Int turned = end - p;
+    const double *f = &frontier[p - start], *c = orbitals + end;
+    multiply(lib.dgemm, false, true, p, n, q - turned, 1.0, &xd[turned], q, c, n, 0.0, image.data(), n);
+    multiply(lib.dgemm, false, false, p, n, n, 1.0, image.data(), n, s.data(), n, 0.0, residual.data(), n);
+    multiply(lib.dgemm, false, false, p, turned, n, 1.0, residual.data(), n, f, w, 0.0, coupled.data(), q);
+    multiply(lib.dgemm, false, true, p, n, turned, 1.0, xd.data(), q, f, w, 1.0, image.data(), n);
+    multiply(lib.dgemm, false, false, p, n, n, 1.0, image.data(), n, s.data(), n, 0.0, residual.data(), n);
+    multiply(lib.dgemm, false, false, p, q - turned, n, 1.0, residual.data(), n, c, n, 0.0, &coupled[turned], q);
+  }
+
+  bool rayleigh_ritz(const double* orbitals, double* values, double* y) {
     std::copy(x.begin(), x.end(), xd.begin());
-    multiply(lib.sgemm, false, false, p, q, q, 1.f, x.data(), q, qq.data(), q, 0.f, moved.data(), q);
+    couple(orbitals);
     image = of_p;
     multiply(lib.dgemm, false, true, p, p, q, 1.0, xd.data(), q, &of_p[p], n, 1.0, image.data(), n);
     for (Int i = 0; i < p; ++i)
-      for (Int k = 0; k < q; ++k) image[i * n + p + k] += xd[i * q + k] * levels[p + k] + moved[i * q + k];
+      for (Int k = 0; k < q; ++k) image[i * n + p + k] += xd[i * q + k] * levels[p + k] + coupled[i * q + k];
 
     std::fill(gram.begin(), gram.end(), 0.0);
     for (Int i = 0; i < p; ++i) gram[i * p + i] = 1;
@@ -316,15 +357,6 @@ struct Matrices {
     return info == 0;
   }
 
-  bool rounds_well() const {
-    float of_x = 0, of_qq = 0;
-    #pragma omp simd reduction(+ : of_x)
-    for (Int i = 0; i < p * q; ++i) of_x += x[i] * x[i];
-    #pragma omp simd reduction(+ : of_qq)
-    for (Int i = 0; i < q * q; ++i) of_qq += qq[i] * qq[i];
-    return of_x * std::sqrt(of_qq) < limits.rounding;
-  }
-
   void improve(const double* values, double* y) {
     for (Int i = 0; i < p; ++i)
       for (Int k = 0; k < q; ++k)
@@ -336,24 +368,22 @@ struct Matrices {
 
 extern "C" void decoupled(void* const* routines, const double* errors, const double* energies, const double* orbitals,
                           double* values, double* vectors, bool* sure, Int first, Int last, Int n, Int p, Int start,
-                          Int end, Int steps, double converged, double progress, double residual, double rounding,
-                          double margin) {
+                          Int end, Int steps, double converged, double progress, double residual, double margin,
+                          double rounding) {
   const Library lib{(Product<double>*)routines[0], (Product<float>*)routines[1], (Eigen*)routines[2],
                     (Factor<double>*)routines[3], (Factor<float>*)routines[4], (Solve*)routines[5],
                     (int (*)(int))routines[6]};
   const int threads = lib.threads(1);
   thread_local std::unique_ptr<Matrices> kept;
-  const Limits limits{converged, progress, residual, rounding, margin};
+  const Limits limits{converged, progress, residual, margin, rounding};
   if (!kept || !kept->serves(limits, n, p, start, end, steps))
     kept = std::make_unique<Matrices>(lib, limits, n, p, start, end, steps);
   Matrices& matrices = *kept;
   for (Int b = first; b < last; ++b) {
     double *e = values + b * p, *y = vectors + b * p * n;
     matrices.symmetric_part(errors + b * n * n);
-    sure[b] = matrices.transform(energies + b * n, orbitals + b * n * n);
-    if (!sure[b]) continue;
-    matrices.conjugate_gradients();
-    sure[b] = matrices.rayleigh_ritz(e, y) && matrices.rounds_well() && matrices.alone(e[p - 1] + margin);
+    sure[b] = matrices.transform(energies + b * n, orbitals + b * n * n) && matrices.conjugate_gradients() &&
+              matrices.rayleigh_ritz(orbitals + b * n * n, e, y) && matrices.alone(e[p - 1] + margin);
     if (sure[b]) matrices.improve(e, y);
   }
   lib.threads(threads);

@@ -79,7 +79,7 @@ def orbital_metrics(
         n_occ: occupied orbitals, at least 1 and fewer than there are orbitals.
 
     Returns:
-        Tensors of the shape of the batch, energies in hartree; NaN where h_pred is not finite.
+        Tensors of the shape of the batch without gradients, energies in hartree; NaN where h_pred is not finite.
 
     Raises:
         DataError: another dtype than float64, shapes that do not fit, reference or overlap that are not finite, an
@@ -112,6 +112,7 @@ def solve_reference(h: Float[Tensor, "batch n n"], overlap: Float[Tensor, "batch
     return Reference(energies, orbitals, overlap[:, row, column])
 
 
+@torch.no_grad()
 def compare(
     difference: Float[Tensor, "batch n n"],
     reference: Reference,

@@ -88,7 +88,7 @@ struct Terms {
     #pragma omp simd
     for (int64_t i = 0; i < count; ++i) {
       const double place = (z[i] - low) * scale + 1;
-      bins[i] = int32_t(place < 0.0 ? 0.0 : place > last ? last : place);
+      bins[i] = int32_t(place > 0.0 ? (place > last ? last : place) : 0.0);  // NaN: all in one, which is sorted
     }
     std::fill(sums.begin(), sums.end(), 0.0);
     for (int64_t i = 0; i < count; ++i) sums[bins[i]] += w[i];
