@@ -1,6 +1,5 @@
 """Orbital metrics against the released evaluation, literal formulas and symmetries."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +9,14 @@ import scipy.linalg
 import torch
 
 from tests.molecules import random_hamiltonian
+from tests.solved import batch, large_problem
 from tracegrad.blocks import cut_blocks
 from tracegrad.errors import DataError
 from tracegrad.graph import collate, molecule_graph
-from tracegrad.metrics.functional import eigenpairs, eigenpairs_kernel, orbital_metrics
-from tracegrad.metrics.functional.eigenpairs import lowest_states
+from tracegrad.metrics.functional import eigenpairs, orbital_metrics
 from tracegrad.metrics.functional.orbitals import NAMES
-from tracegrad.metrics.functional.shift import least_absolute_shift, shifted_mae
 from tracegrad.metrics.orbitals import OrbitalMetrics, orbital_errors
 from tracegrad.model import Prediction
-from tracegrad.nn import native
 from tracegrad.physics.solved import SolvedMolecule
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "orbitals.npz")
@@ -176,226 +173,6 @@ def test_impossible_input_is_named(change, message):
         orbital_metrics(**arguments)
 
 
-def solved_and_predicted(seed: int, noise: float, n: int = 90, gap: float = 0.05):
-    """H' and its difference from H, and energies and orbitals of H; ``gap`` separates states 21 and 22."""
-    rng = np.random.default_rng(seed)
-    energies = np.concatenate(
-        [np.sort(rng.uniform(-1.5, -0.3, 20)), [0.03], 0.03 + gap + np.linspace(0, 4, n - 21)]
-    )
-    orbitals = np.linalg.qr(rng.normal(size=(n, n)))[0] @ np.diag(rng.uniform(0.5, 2, n))
-    inverse = np.linalg.inv(orbitals)
-    error = rng.normal(size=(n, n)) * noise
-    error = inverse.T @ (error + error.T) @ inverse
-    h = inverse.T @ np.diag(energies) @ inverse
-    return tuple(torch.from_numpy(x) for x in (h + error, error, energies, orbitals))
-
-
-def batch(problems):
-    return [torch.stack(x) for x in zip(*problems, strict=True)]
-
-
-@pytest.fixture(params=["0", "1"], ids=["plain", "kernel"])
-def form(request, monkeypatch):
-    monkeypatch.setenv(native.SWITCH, request.param)
-
-
-def assert_lowest(h_pred, difference, energies, orbitals, count=21):
-    """The states are those of scipy's generalised problem."""
-    values, y = lowest_states(difference, energies, orbitals, count)
-    for h, c, e, v in zip(h_pred, orbitals, values, y, strict=True):
-        inverse = np.linalg.inv(c.numpy())
-        expected = scipy.linalg.eigh(h.numpy(), inverse.T @ inverse, eigvals_only=True)[:count]
-        assert np.abs(e.numpy() - expected).max() < 1e-10
-        a = c.T @ h @ c
-        assert float((v @ a - e[:, None] * v).norm()) < 2e-6
-        assert float((v @ v.mT - torch.eye(count)).abs().max()) < 5e-8
-
-
-@pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("noise", [0.0, 1e-5, 1e-3, 5e-3, 0.3])
-def test_lowest_states_are_those_of_the_full_problem(noise):
-    assert_lowest(*batch([solved_and_predicted(seed, noise) for seed in range(3)]))
-
-
-@pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("gap", [0.0, 1e-9, 1e-6, 1e-4, 1e-3])
-def test_a_next_state_that_is_as_low_as_the_highest_wanted_one_is_no_obstacle(gap):
-    """The lowest empty level may be degenerate."""
-    assert_lowest(*batch([solved_and_predicted(seed, 1e-5, gap=gap) for seed in range(2)]))
-
-
-def moved(problem, state: int, energy: float):
-    """The prediction with the energy of one state of the reference changed."""
-    h, difference, energies, orbitals = problem
-    image = torch.linalg.inv(orbitals)[state]
-    change = (energy - energies[state]) * image[:, None] * image
-    return h + change, difference + change, energies, orbitals
-
-
-@pytest.mark.usefixtures("form")
-@pytest.mark.parametrize(("state", "energy"), [(22, 0.02), (21, 0.03), (70, -0.8), (70, 0.02), (19, 0.2)])
-def test_states_that_change_places_are_found(state, energy):
-    assert_lowest(*batch([moved(solved_and_predicted(seed, 1e-4), state, energy) for seed in range(2)]))
-
-
-@pytest.mark.usefixtures("form")
-def test_good_predictions_need_no_diagonalisation_and_hidden_low_states_are_seen():
-    good = solved_and_predicted(0, 1e-4)
-    hidden = moved(solved_and_predicted(0, 0.0), 70, -0.8)
-    crossed = moved(good, 22, 0.02)
-    _, *problems = batch([good, hidden, crossed])
-    sure = eigenpairs._near_reference(*problems, 21)[2]
-    assert sure.tolist() == [True, False, True]
-
-
-@pytest.mark.parametrize("noise", [0.001, 0.05, 0.1])
-def test_other_states_are_above_the_bound_where_it_is_said(noise):
-    """The bound by norms (small noise) and the Cholesky factor, against eigenvalues of the complement of [1, X]."""
-    rng = np.random.default_rng(3)
-    for height in (-0.5, 0.0, 0.3, 0.6, 1.2):
-        error = rng.normal(size=(30, 30)) * noise
-        a = np.diag(np.r_[-np.arange(1, 6), 1 + np.linspace(0, 2, 25)] + 0.0) + error + error.T
-        values, vectors = np.linalg.eigh(a)
-        x = vectors[5:, :5] @ np.linalg.inv(vectors[:5, :5])
-        levels = np.arange(25.0)  # any part of the diagonal
-        p = [a[:5, :5], a[:5, 5:], a[5:, 5:] - np.diag(levels), levels, x.T]
-        parts = [torch.from_numpy(part.astype(np.float32))[None] for part in p]
-        sure = eigenpairs._alone(*parts, torch.tensor([height], dtype=torch.float32))
-        assert sure.tolist() == [bool(values[5] > height)]
-
-
-@pytest.mark.usefixtures("form")
-def test_large_errors_are_solved_without_diagonalisation_too():
-    large = batch([solved_and_predicted(seed, 4e-3) for seed in range(6)])
-    assert eigenpairs._near_reference(*large[1:], 21)[2].sum() >= 4
-    assert_lowest(*large)
-
-
-@pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("count", [1, 2, 33, 45])
-def test_any_number_of_states_can_be_wanted(count):
-    assert_lowest(*batch([solved_and_predicted(seed, 1e-4) for seed in range(2)]), count)
-
-
-@pytest.mark.usefixtures("form")
-def test_the_skew_part_of_an_error_is_left_out():
-    h, error, energies, orbitals = batch([solved_and_predicted(seed, 1e-4) for seed in range(2)])
-    skew = torch.randn_like(error)
-    assert_lowest(h, error + skew - skew.mT, energies, orbitals)
-
-
-STEPS = {"window": (19, 31), "steps": 20, "limits": (1e-7, 0.5, 2e-6, 1e-4)}
-
-
-@pytest.fixture
-def kernel():
-    if eigenpairs_kernel._routines() is None or native.library("int one() { return 1; }") is None:
-        pytest.skip("no compiler, or torch without MKL")
-    return eigenpairs_kernel.decoupled
-
-
-def test_the_kernel_takes_the_steps_of_the_plain_form(kernel):
-    _, *problems = batch([solved_and_predicted(seed, 3e-4 * (1 + 3 * seed)) for seed in range(4)])
-    found = kernel(*problems, 21, **STEPS)
-    expected = eigenpairs._decoupled(*problems, 21, STEPS["window"])
-    assert found is not None
-    assert torch.equal(found[2], expected[2])
-    good = expected[2]
-    assert good.any()
-    np.testing.assert_allclose(found[0][good], expected[0][good], rtol=0, atol=1e-11)
-    signs = (found[1] * expected[1]).sum(2, keepdim=True).sign()
-    np.testing.assert_allclose((signs * found[1])[good], expected[1][good], rtol=0, atol=1e-7)
-
-
-def test_the_memory_of_a_thread_serves_sizes_and_limits_in_turns(kernel):
-    cases = [
-        (batch([solved_and_predicted(k, 1e-4, n=n) for k in range(2)])[1:], count)
-        for n, count in ((90, 21), (130, 21), (90, 22), (70, 21))
-    ]
-    threads = torch.get_num_threads()
-
-    def run(case):
-        problems, count = case
-        steps = STEPS | {"window": (count - 2, count + 10)}
-        refused = kernel(*problems, count, **(steps | {"limits": (1e-7, 0.5, 0.0, 1e-4)}))
-        assert not refused[2].any()
-        return kernel(*problems, count, **steps)
-
-    alone = []
-    for case in cases:
-        with ThreadPoolExecutor(1) as pool:  # memory of its own
-            alone.append(pool.submit(run, case).result())
-    with ThreadPoolExecutor(2) as pool:
-        turns = list(pool.map(run, cases * 8))
-    for k, found in enumerate(turns):
-        assert found[2].all()
-        assert all(map(torch.equal, found, alone[k % len(cases)]))
-    assert torch.get_num_threads() == threads
-
-
-@pytest.mark.usefixtures("form")
-def test_what_was_not_found_is_not_sure():
-    """A coupling that is too small to be seen in the residual, to many states that are close."""
-    rng = np.random.default_rng(17)
-    n, p = 100, 21
-    levels = [np.linspace(-1.5, -0.3, 20), [0.03], 0.033 + np.linspace(0, 6e-4, 52), np.linspace(0.1, 4, 27)]
-    error = rng.normal(size=(n, n)) * 3e-4
-    error[:p] = error[:, :p] = 0
-    coupling = rng.normal(size=n - p - 10)
-    error[p - 1, p + 10 :] = 3.8e-5 * coupling / np.linalg.norm(coupling)
-    problem = [torch.from_numpy(x)[None] for x in (error, np.concatenate(levels), np.eye(n))]
-    values, _ = lowest_states(*problem, p)
-    h = np.diag(np.concatenate(levels)) + (error + error.T) / 2
-    np.testing.assert_allclose(values[0], np.linalg.eigvalsh(h)[:p], rtol=0, atol=2e-9)
-
-
-@pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("smallest", [1e-7, 1e-5])
-def test_an_overlap_that_is_almost_singular_costs_no_digits(smallest):
-    """A shift of the energy zero is large in single precision where C is."""
-    rng = np.random.default_rng(4)
-    n, p = 100, 21
-    q = np.linalg.qr(rng.normal(size=(n, n)))[0]
-    weights = np.geomspace(smallest, 3, n)
-    turn = np.linalg.qr(np.eye(n) + 0.1 * rng.normal(size=(n, n)) / n**0.5)[0]
-    orbitals = (q * weights**-0.5)[:, ::-1] @ turn
-    overlap = q * weights @ q.T
-    energies = np.concatenate([np.linspace(-1.5, -0.3, p - 1), [0.03], np.linspace(0.08, 4, n - p)])
-    change = rng.normal(size=(n, n)) * 5e-4
-    change += change.T
-    image = orbitals.T @ overlap
-    error = 0.6 * overlap + image.T @ change @ image
-    problem = [torch.from_numpy(np.ascontiguousarray(x))[None] for x in (error, energies, orbitals)]
-    values, _ = lowest_states(*problem, p)
-    expected = np.linalg.eigvalsh(np.diag(energies + 0.6) + change)[:p]
-    np.testing.assert_allclose(values[0], expected, rtol=0, atol=1e-10)
-
-
-def test_where_torch_keeps_its_routines_to_itself_the_plain_form_serves(monkeypatch):
-    problem = batch([solved_and_predicted(0, 1e-4)])
-    monkeypatch.setattr(eigenpairs_kernel, "ROUTINES", ("no_such_routine_",))
-    eigenpairs_kernel._routines.cache_clear()
-    try:
-        assert eigenpairs_kernel.decoupled(*problem[1:], 21, **STEPS) is None
-        assert_lowest(*problem)
-    finally:
-        eigenpairs_kernel._routines.cache_clear()
-
-
-def test_the_kernel_refuses_matrices_that_do_not_fit():
-    _, *problems = batch([solved_and_predicted(0, 1e-4)])
-    for change in ({"window": (21, 31)}, {"window": (19, 91)}):
-        with pytest.raises(ValueError, match="do not fit"):
-            eigenpairs.decoupled(*problems, 21, **(STEPS | change))
-
-
-def large_problem(seed: int, noise: float, n: int = 90):
-    """The same as arguments of `orbital_metrics`."""
-    h_pred, difference, _, orbitals = solved_and_predicted(seed, noise, n)
-    inverse = torch.linalg.inv(orbitals)
-    return h_pred, h_pred - difference, inverse.mT @ inverse
-
-
 @pytest.mark.parametrize("noise", [1e-5, 1e-4, 3e-3])
 def test_metrics_of_many_orbitals_equal_those_of_full_diagonalisation(monkeypatch, noise):
     problems = [large_problem(seed, noise * (1 + seed)) for seed in range(3)]
@@ -417,67 +194,6 @@ def test_many_orbitals_of_an_asymmetric_or_infinite_prediction():
         if name != "h_mae_shifted":
             assert float(found[name][0]) == pytest.approx(float(expected[name]), abs=1e-9), name
         assert found[name][1].isnan()
-
-
-@pytest.mark.parametrize("items", [1, 7, 500])
-def test_no_shift_is_better_than_the_least_absolute_one(items):
-    rng = np.random.default_rng(items)
-    d, s = torch.from_numpy(rng.normal(size=(2, 5, items)))
-    s[:, ::3] *= 1e-6
-    d[0] = 0.25 * s[0]
-    mu = least_absolute_shift(d, s)
-    assert float(mu[0]) == pytest.approx(-0.25, abs=1e-12)
-    kinks = -d / s
-    sums = (d[:, None] + kinks[:, :, None] * s[:, None]).abs().sum(2)
-    found = (d + mu[:, None] * s).abs().sum(1)
-    np.testing.assert_allclose(found.numpy(), sums.min(1).values.numpy(), rtol=1e-12, atol=1e-12)
-
-
-def test_a_shift_without_a_direction_is_none():
-    zeros = torch.zeros(2, 4, dtype=torch.float64)
-    assert least_absolute_shift(zeros + 1, zeros).tolist() == [0, 0]
-    assert least_absolute_shift(zeros, zeros + 1).tolist() == [0, 0]
-
-
-@pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite_leave_other_matrices_alone(wrong):
-    difference = np.random.default_rng(0).normal(size=(3, 9, 9))
-    overlap = np.random.default_rng(1).normal(size=(3, 45))
-    expected = shifted_mae(*map(torch.from_numpy, (difference, overlap)))
-    difference[1, 2, 3] = wrong
-    found = shifted_mae(*map(torch.from_numpy, (difference, overlap)))
-    assert not found[1].isfinite()
-    torch.testing.assert_close(found[[0, 2]], expected[[0, 2]], rtol=1e-12, atol=0)
-
-
-@pytest.mark.usefixtures("form")
-def test_products_that_overflow_do_no_harm():
-    difference = np.random.default_rng(0).normal(size=(1, 9, 9))
-    overlap = np.random.default_rng(1).normal(size=(1, 45))
-    expected = float(shifted_mae(*map(torch.from_numpy, (difference, overlap))))
-    found = shifted_mae(*map(torch.from_numpy, (1e160 * difference, 1e160 * overlap)))
-    assert float(found) == pytest.approx(1e160 * expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("kernels", ["0", "1"])
-@pytest.mark.parametrize("skew", [0.0, 1.0])
-def test_no_shift_of_a_matrix_is_better(kernels, skew, monkeypatch):
-    monkeypatch.setenv(native.SWITCH, kernels)
-    rng = np.random.default_rng(3)
-    difference, overlap = rng.normal(size=(2, 4, 9, 9))
-    overlap += overlap.transpose(0, 2, 1)
-    difference += difference.transpose(0, 2, 1) + skew * rng.normal(size=difference.shape)
-    overlap[:, 1:4, 1:4] = 0
-    overlap[:, 0, 5] = overlap[:, 5, 0] = 1e-18
-    difference[1] = -0.5 * overlap[1]
-    difference[2] = 0
-    overlap[3] = 0
-    rows, columns = np.tril_indices(9)
-    found = shifted_mae(*map(torch.from_numpy, (difference, overlap[:, rows, columns])))
-    for d, s, mae in zip(difference, overlap, found.tolist(), strict=True):
-        kinks = np.append(-d[s != 0] / s[s != 0], 0)
-        assert mae == pytest.approx(min(np.abs(d + mu * s).mean() for mu in kinks), rel=1e-12, abs=1e-15)
 
 
 def molecules(basis):
