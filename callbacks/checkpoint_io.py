@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from tracegrad.atomic import replacing
+from tracegrad.system.whole_files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -8,7 +8,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from tracegrad.atomic import replacing
+from tracegrad.system.whole_files import replacing
 
 
 class _Writer(ExperimentWriter):

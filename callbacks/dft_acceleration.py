@@ -1,7 +1,6 @@
 """DFT acceleration at the end of a test: SCF from predicted Hamiltonians and from standard guesses."""
 
 import csv
-import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -18,7 +17,6 @@ from torch.utils.data import DataLoader, Subset
 from torch.utils.hooks import RemovableHandle
 
 from callbacks.test_report import formula
-from tracegrad.atomic import replacing
 from tracegrad.count_progress import CountProgress
 from tracegrad.data.cache import AUTO
 from tracegrad.data.datamodule import QH9Dataset
@@ -34,6 +32,8 @@ from tracegrad.physics.acceleration_store import ScfStore, baseline_folders
 from tracegrad.physics.dft import XC_CODES
 from tracegrad.plots.scf import scf_figure
 from tracegrad.plots.style import save
+from tracegrad.system.cores import available_cores
+from tracegrad.system.whole_files import replacing
 
 # Ranks wait so long for the one with the most work.
 PATIENCE = timedelta(days=1)
@@ -220,7 +220,7 @@ class DFTAcceleration(Callback):
     def _processes(self, trainer: lightning.Trainer) -> int:
         if self.jobs is not None:
             return self.jobs
-        return 1 if self.gpu else max(1, _cores() // trainer.num_devices)
+        return 1 if self.gpu else max(1, available_cores() // trainer.num_devices)
 
     def _start_clock(self, model: Any, inputs: tuple[Any, ...]) -> None:
         _synchronize(inputs[0])
@@ -289,8 +289,3 @@ def _of_all_ranks(trainer: lightning.Trainer, work: Callable[[], Found]) -> Foun
 def _module(pl_module: lightning.LightningModule) -> HamiltonianModule:
     assert isinstance(pl_module, HamiltonianModule)
     return pl_module
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

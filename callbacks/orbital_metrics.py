@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Subset
 
 from callbacks.gather import gathered
 from callbacks.test_report import formula
-from tracegrad.atomic import replacing
 from tracegrad.count_progress import CountProgress
 from tracegrad.data.cache import AUTO
 from tracegrad.data.datamodule import QH9Dataset, evenly
@@ -31,6 +30,7 @@ from tracegrad.physics.solved_references import SolvedReferences, prepare_refere
 from tracegrad.plots.energies import energies_figure
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
+from tracegrad.system.whole_files import replacing
 from tracegrad.units import MEV_PER_HARTREE
 
 COLUMNS = ("row", "name", "formula", "atoms", *NAMES)

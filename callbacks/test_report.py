@@ -13,7 +13,6 @@ from ase.symbols import Symbols
 from lightning import Callback
 
 from callbacks.gather import gathered
-from tracegrad.atomic import replacing
 from tracegrad.basis import LETTERS, OrbitalBasis
 from tracegrad.blocks import orbital_rows
 from tracegrad.metrics.functional import hamiltonian_errors
@@ -24,6 +23,7 @@ from tracegrad.plots.elements import Elements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
 from tracegrad.plots.style import save
 from tracegrad.reduction import Masks, is_on_site, site_edges
+from tracegrad.system.whole_files import replacing
 from tracegrad.units import MEV
 
 COLUMNS = ("row", "name", "subset", "formula", "atoms", "h_mae", "h_mae_diag", "h_mae_nondiag")

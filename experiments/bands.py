@@ -21,7 +21,6 @@ from rich.progress import (
 )
 
 from experiments.configuration import CONF, command, plain
-from tracegrad.atomic import replacing
 from tracegrad.errors import ConfigError
 from tracegrad.physics.band_errors import BandErrors, band_errors, with_hamiltonian
 from tracegrad.physics.bands import (
@@ -36,6 +35,7 @@ from tracegrad.physics.bands import (
 from tracegrad.physics.kpath import KPath, k_path, periodic_axes
 from tracegrad.plots.bands import bands_figure
 from tracegrad.plots.style import save
+from tracegrad.system.whole_files import replacing
 from tracegrad.units import MEV
 
 

@@ -1,6 +1,5 @@
 """What a training will take, before it is started: `python -m experiments.train ... dry_run=true`."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from experiments.runs import Parts, build, make_callbacks, make_trainer, quiet
 from experiments.trial import Misfit, Trial
 from experiments.warm_start import warm_start
 from tracegrad.errors import ConfigError
+from tracegrad.system.cores import available_cores
 
 # Settings of the trainer that change what a run consists of, and that the forecast does not follow.
 UNKNOWN = (
@@ -70,7 +70,7 @@ def dry_run(config: DictConfig, values: dict[str, Any]) -> bool:
     )
     lines = forecast_lines(config, parts, found, length) + disk_lines(config, found, length)
     wait = sum(found.waits) / len(found.waits)
-    advice = worker_advice(found.waiting, parts.datamodule.num_workers, _cores(), wait)
+    advice = worker_advice(found.waiting, parts.datamodule.num_workers, available_cores(), wait)
     print("\n".join(lines + ([f"  advice      {advice}"] if advice else [])))
     return True
 
@@ -150,7 +150,3 @@ def disk_lines(config: DictConfig, found: Measured, length: Length) -> list[str]
         "written" + (f", a log of {size(log)}" if log is not None else "") + f"; {size(free)} are free"
     )
     return [line, *(["  warning     the disk of run_dir is too small"] if need > free else [])]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

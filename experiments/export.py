@@ -15,7 +15,6 @@ from experiments.configuration import ARM_LABELS, ARMS, command, plain
 from experiments.model_card import model_card
 from experiments.portable import portable
 from tracegrad import __version__
-from tracegrad.atomic import replacing
 from tracegrad.basis import OrbitalBasis, shells_name
 from tracegrad.checkpoint import CHECKPOINT_KEY, load_checkpoint
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
@@ -24,6 +23,7 @@ from tracegrad.reports.compatible import check_data, check_row, data_of
 from tracegrad.results import FILE as RESULTS
 from tracegrad.results import ResultsError, RunResult, read_result, read_run
 from tracegrad.saved import build_network, network_in
+from tracegrad.system.whole_files import replacing
 
 
 @command("export", help_alone=True)

@@ -1,6 +1,5 @@
 """Compute reference data in the released QH9 schema: `python -m experiments.generate --help`."""
 
-import os
 import sys
 import time
 from dataclasses import dataclass, field, fields
@@ -17,6 +16,7 @@ from tracegrad.errors import ConfigError
 from tracegrad.physics import generation
 from tracegrad.physics.generation_settings import GenerationSettings
 from tracegrad.physics.geometries import named_molecules, read_geometries
+from tracegrad.system.cores import available_cores
 
 
 @dataclass
@@ -40,7 +40,7 @@ def molecules(config: DictConfig) -> None:
     if config.kind != "molecules":
         raise ConfigError(f"kind={config.kind} is unknown; it is molecules or crystals")
     settings = GenerationSettings(**{entry.name: values[entry.name] for entry in fields(GenerationSettings)})
-    processes = config.processes if config.processes is not None else len(os.sched_getaffinity(0))
+    processes = config.processes if config.processes is not None else available_cores()
     if processes < 1:
         raise ConfigError(f"processes={processes} has to be at least 1")
     geometries = [

@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from experiments.portable import portable
 from experiments.provenance import process_rank
 from experiments.wandb_run import start_wandb, wandb_mode
-from tracegrad.atomic import replacing
 from tracegrad.checkpoint import CHECKPOINT_KEY, load_checkpoint
+from tracegrad.system.whole_files import replacing
 
 ARTIFACT_FILE = "wandb/model.ckpt"
 # States of the optimizer, of loops and of callbacks stay here, and with them the paths they hold.

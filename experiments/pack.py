@@ -10,10 +10,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments.configuration import command, plain, quoted
-from tracegrad.atomic import replacing
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.data.packed import pack
 from tracegrad.errors import ConfigError, DataError
+from tracegrad.system.whole_files import replacing
 
 
 @command("pack", help_alone=True)

@@ -13,7 +13,6 @@ from ase import Atoms
 from jaxtyping import Float
 from pyscf import gto, lib
 
-from tracegrad.atomic import replacing
 from tracegrad.errors import BasisError, ConfigError, DataError
 from tracegrad.geometry import check_positions
 from tracegrad.model import HamiltonianModel
@@ -22,6 +21,7 @@ from tracegrad.physics.dft import MIN_DISTANCE_ANGSTROM, XC_CODES, FockLabel, bu
 from tracegrad.physics.levels import Levels, molecular_levels
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
+from tracegrad.system.whole_files import replacing
 from tracegrad.units import MEV
 
 SHOWN = 5  # levels on either side of the gap that are printed

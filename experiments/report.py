@@ -10,7 +10,6 @@ from rich.console import Console
 
 from experiments.configuration import command, plain, quoted
 from experiments.report_figures import figures
-from tracegrad.atomic import replacing
 from tracegrad.errors import ConfigError
 from tracegrad.plots.style import save
 from tracegrad.reports.acceleration import with_acceleration
@@ -27,6 +26,7 @@ from tracegrad.reports.structured import challenge_json, to_json
 from tracegrad.reports.table import ResultsTable
 from tracegrad.reports.terminal import print_grids
 from tracegrad.results import collect_results, read_run
+from tracegrad.system.whole_files import replacing
 
 CHECKS = Path(__file__).with_name("checks")
 PAPER = "paper"

@@ -27,7 +27,6 @@ from experiments.loggers import log_results, make_loggers
 from experiments.preemption import await_requeue, end_by_signal
 from experiments.provenance import process_rank, provenance
 from experiments.warm_start import warm_start
-from tracegrad.atomic import replacing
 from tracegrad.baseline import MeanBlocks
 from tracegrad.checkpoint import CHECKPOINT_KEY, check_architecture, load_checkpoint
 from tracegrad.data.datamodule import HamiltonianDataModule
@@ -37,6 +36,7 @@ from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
 from tracegrad.plots.style import save
 from tracegrad.results import FILE as RESULTS
 from tracegrad.results import FORMAT
+from tracegrad.system.whole_files import replacing
 from tracegrad.units import MEV
 
 # Settings that may differ when a run is continued: they change how fast and how long, not what is computed.

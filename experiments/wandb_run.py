@@ -11,8 +11,8 @@ import wandb
 from omegaconf import DictConfig
 
 from experiments.portable import portable
-from tracegrad.atomic import replacing
 from tracegrad.errors import ConfigError
+from tracegrad.system.whole_files import replacing
 
 MODES = ("auto", "online", "offline", "disabled")
 STEP = "trainer/global_step"

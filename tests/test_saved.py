@@ -95,9 +95,9 @@ def test_a_malicious_checkpoint_is_refused_and_does_nothing(
     "target",
     [
         "builtins.eval",
-        "tracegrad.atomic.os.remove",
-        "tracegrad.atomic.replacing",
-        "tracegrad.atomic.Path",
+        "tracegrad.system.whole_files.os.remove",
+        "tracegrad.system.whole_files.replacing",
+        "tracegrad.system.whole_files.Path",
         "tracegrad.saved.load_model",
         "tracegrad.module.HamiltonianModule.load_from_checkpoint",
         "tracegrad.model.HamiltonianModel.load_state_dict",

@@ -26,9 +26,9 @@ from experiments.sweeps.status import (
     STOPPED,
     Status,
     read_status,
-    take_lock,
     write_status,
 )
+from tracegrad.system.locks import take_lock
 
 BUSY = 75  # EX_TEMPFAIL
 # How a process ends that was asked to.

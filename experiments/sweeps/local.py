@@ -12,7 +12,8 @@ from types import FrameType
 
 from experiments.sweeps.manifest import Manifest
 from experiments.sweeps.points import Point
-from experiments.sweeps.status import LOCK, LOG, RUNNING, Status, is_locked, read_status
+from experiments.sweeps.status import LOCK, LOG, RUNNING, Status, read_status
+from tracegrad.system.locks import is_locked
 
 TRAIN = (sys.executable, "-m", "experiments.train")
 

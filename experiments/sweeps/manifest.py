@@ -19,12 +19,11 @@ from experiments.sweeps.status import (
     STOPPED,
     WAITING,
     Status,
-    is_locked,
     read_status,
-    take_lock,
 )
-from tracegrad.atomic import replacing
 from tracegrad.errors import ConfigError
+from tracegrad.system.locks import is_locked, take_lock
+from tracegrad.system.whole_files import replacing
 
 FILE = "manifest.json"
 FORMAT = 1

@@ -9,8 +9,8 @@ import yaml
 from experiments.configuration import CONF, quoted
 from experiments.sweeps.points import ARM, folder, literal, plain_text
 from experiments.sweeps.settings import SweepSettings
-from tracegrad.atomic import replacing
 from tracegrad.errors import ConfigError
+from tracegrad.system.whole_files import replacing
 
 
 def write_wandb_sweep(

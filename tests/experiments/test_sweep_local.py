@@ -11,10 +11,11 @@ import pytest
 
 from experiments.sweeps.manifest import alone
 from experiments.sweeps.progress import progress_of
-from experiments.sweeps.status import LOCK, Status, is_locked, read_status, take_lock, write_status
+from experiments.sweeps.status import LOCK, Status, read_status, write_status
 from experiments.sweeps.summary import missing_error
 from tests.experiments.sweeping import make_manifest, point, points, run, wait_for
 from tracegrad.errors import ConfigError, TrainingError
+from tracegrad.system.locks import is_locked, take_lock
 
 
 def states(manifest: object) -> dict[str, str]:

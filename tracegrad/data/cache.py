@@ -14,24 +14,23 @@ While a cache is built, ``<cache>.part`` holds the structures read so far, and t
 so does one after some structures were changed, added or removed.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from io import FileIO
 from pathlib import Path
 
-from tracegrad.atomic import sync
 from tracegrad.data.cache_build import CacheBuild
 from tracegrad.data.cache_file import UnusableCache, entry_dtype
 from tracegrad.data.cache_stamps import Contents, stamps_of
 from tracegrad.data.cached_crystals import CrystalCache
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.errors import ConfigError, TraceGradError
+from tracegrad.system.locks import take_lock
+from tracegrad.system.whole_files import sync
 
 AUTO = "auto"
 SUFFIX = ".tracegrad-cache"
@@ -150,7 +149,7 @@ def build_cache(
     part = path.with_name(f"{path.name}.part")
     kept = 0
     try:
-        with locked(part, report) as file:
+        with locked(part, str(path), report) as file:
             found = open_cache(database, [path], dtype)  # of a process that was waited for
             if found is not None:
                 part.unlink()
@@ -194,28 +193,18 @@ def _misfit(database: CrystalDatabase, cache: CrystalCache, dtype: str) -> str |
 
 
 @contextmanager
-def locked(part: Path, report: Callable[[str], None]) -> Iterator[FileIO]:
-    """An unfinished file or one that stands for it, open and locked; a process that holds it is waited for."""
-    part.parent.mkdir(parents=True, exist_ok=True)
+def locked(part: Path, what: str, report: Callable[[str], None]) -> Iterator[FileIO]:
+    """An unfinished file or one that stands for it, open and locked; a process that holds it is waited for.
+
+    ``what`` is what the lock protects, as messages call it.
+    """
     waited = False
-    while True:
-        with FileIO(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+") as file:
-            if _lock(file, part):
-                yield file
-                return
+    while (descriptor := take_lock(part, patience=0.2)) is None:
         if not waited:
-            report(f"another process builds {part.name.removesuffix('.part')}; waiting for it")
+            report(f"another process builds {what}; waiting for it")
         waited = True
-        time.sleep(0.2)
-
-
-def _lock(file: FileIO, path: Path) -> bool:
-    """Lock an open file, unless another process has, or has given it another name since it was opened."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except (BlockingIOError, FileNotFoundError):
-        return False
+    with FileIO(descriptor, "r+") as file:
+        yield file
 
 
 def _short_hash(key: Sequence[str]) -> str:

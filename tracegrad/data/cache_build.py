@@ -1,6 +1,5 @@
 """The making of a cache: structures are read in parallel and appended to the unfinished file by one process."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from tracegrad.data.cache_stamps import Contents, source_files, stamp_of, stamps
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.errors import DataError, TraceGradError
 from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
+from tracegrad.system.cores import available_cores
 
 _WORTH_PROCESSES = 1e8  # bytes of HDF5 files, which one process reads in about ten seconds
 
@@ -68,7 +68,7 @@ class CacheBuild:
         names = self.database.names
         rows = [row for row, name in enumerate(names) if name not in self.entries]
         if processes is None:
-            processes = len(os.sched_getaffinity(0)) if self._bytes(rows) > _WORTH_PROCESSES else 1
+            processes = available_cores() if self._bytes(rows) > _WORTH_PROCESSES else 1
         processes = min(processes, len(rows))
         kept = f", {len(self.entries)} of them kept from before" if self.entries else ""
         report(f"building the cache of {len(names)} structures{kept}; processes: {max(processes, 1)}")

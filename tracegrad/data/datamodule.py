@@ -1,7 +1,6 @@
 """LightningDataModules: from a database file to batches of graphs."""
 
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from tracegrad.data.sampler import EvaluationBatches, TrainingBatches
 from tracegrad.data.splits import PARTS, Split, split_hash
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.graph import HamiltonianGraph, molecule_graph
+from tracegrad.system.cores import available_cores
 
 EMBEDDED = "embedded:"
 
@@ -133,7 +133,7 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         if num_workers < 0:
             raise ConfigError(f"data.num_workers is {num_workers}; 0 or more are needed")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers, self.pin_memory, self.seed = min(num_workers, _cores()), pin_memory, seed
+        self.num_workers, self.pin_memory, self.seed = min(num_workers, available_cores()), pin_memory, seed
         self.table, self.train_size, self.dtype = table, train_size, dtype
         self.parts = {}
         self.differences: list[str] = []
@@ -320,11 +320,6 @@ def _recorded_functional(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return content.get("functional") if isinstance(content, dict) else None
-
-
-def _cores() -> int:
-    """Cores that this process may use; more workers than that only wait for each other."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def evenly(size: int, count: int) -> Int64[np.ndarray, " count"]:

@@ -19,9 +19,7 @@ only the first format is written.
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,6 @@ import h5py
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from tracegrad.atomic import sync
 from tracegrad.basis import OrbitalBasis
 from tracegrad.blocks import block_starts
 from tracegrad.data.deeph_newer import NEWER_MATRIX_FILES, read_flat, read_newer_info, read_poscar
@@ -45,6 +42,7 @@ from tracegrad.data.structure import (
     wrong_block,
 )
 from tracegrad.errors import DataError
+from tracegrad.system.whole_files import replacing_folder, restore_folder
 
 __all__ = [
     "MATRIX_FILES",
@@ -80,6 +78,9 @@ def read_header(
 ) -> tuple[Int64[np.ndarray, " atoms"], dict[int, tuple[int, ...]], bool, float | None]:
     """Atomic numbers, shells, whether H is spinful, and the Fermi level (eV): the small files of a structure."""
     folder = Path(folder)
+    if not os.path.isdir(folder):
+        with suppress(OSError):
+            restore_folder(folder)
     if not os.path.isdir(folder):
         raise DataError(f"{folder}: no such folder; give the folder of a structure")
     if _is_newer(folder):
@@ -147,10 +148,11 @@ def write_structure(structure: Structure, folder: str | Path, *, overwrite: bool
     """Write a structure folder as DeepH-pack and DeepH-E3 read it: the whole folder or nothing.
 
     Raises:
-        DataError: the folder exists and holds something (with ``overwrite``: something other than a structure),
-            or cannot be written.
+        DataError: the folder exists and holds something (with ``overwrite``: something other than a structure).
+        TraceGradError: it cannot be written.
     """
-    with _replacing_folder(Path(folder), overwrite) as draft:
+    check_free(folder, overwrite=overwrite)
+    with replacing_folder(folder) as draft:
         tables: dict[str, Any] = {
             "site_positions.dat": structure.positions.T,
             "lat.dat": structure.lattice.T,
@@ -230,7 +232,11 @@ def check_free(folder: str | Path, *, overwrite: bool) -> list[str]:
     folder = Path(folder)
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise DataError(f"{folder}: exists and is no folder; choose another place")
-    content = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    try:
+        restore_folder(folder)
+        content = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror}); choose another place") from error
     if content and not overwrite:
         raise DataError(
             f"{folder}: exists and holds {content[:5]}; choose another place or set overwrite=true"
@@ -239,30 +245,3 @@ def check_free(folder: str | Path, *, overwrite: bool) -> list[str]:
     if foreign:
         raise DataError(f"{folder}: holds {foreign[:5]}, which overwriting would lose; choose another place")
     return content
-
-
-@contextmanager
-def _replacing_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` once the block ends without an error."""
-    folder = Path(os.path.abspath(folder))
-    draft, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    try:
-        content = check_free(folder, overwrite=overwrite)
-        draft.mkdir(parents=True)
-        yield draft
-        for path in (*draft.iterdir(), draft):
-            sync(path)
-        if content:
-            folder.rename(old)
-        try:
-            draft.rename(folder)
-        except OSError:
-            if content:
-                old.rename(folder)
-            raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(f"{folder}: cannot be written ({reason}); choose another place") from error
-    finally:
-        for leftover in (draft, old):
-            shutil.rmtree(leftover, ignore_errors=True)

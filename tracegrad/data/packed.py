@@ -24,7 +24,6 @@ import h5py
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from tracegrad.atomic import replacing
 from tracegrad.basis import OrbitalBasis
 from tracegrad.blocks import block_starts
 from tracegrad.data.hdf5 import dataset_of, opened
@@ -39,6 +38,7 @@ from tracegrad.data.structure import (
 )
 from tracegrad.errors import DataError
 from tracegrad.graph import reversed_edges
+from tracegrad.system.whole_files import replacing
 
 FORMAT = "TraceGrad crystals 1"
 MOST_DECIMALS = 12

@@ -11,10 +11,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from tracegrad.atomic import replacing
 from tracegrad.data.cache import AUTO, cache_places, writable
 from tracegrad.physics.acceleration import ScfRun, ScfSettings
 from tracegrad.physics.acceleration_task import ScfTask
+from tracegrad.system.whole_files import replacing
 
 SUFFIX = ".tracegrad-scf"
 

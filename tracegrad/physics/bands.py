@@ -21,6 +21,7 @@ from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.bloch import EXTRA_STATES, Point, PointSolver
 from tracegrad.physics.kpath import KPath
 from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
+from tracegrad.system.cores import available_cores
 
 LARGEST_DENSE = 1500  # orbitals; above, not all bands are computed unless asked for
 BANDS_OF_LARGE = 60
@@ -151,7 +152,7 @@ def band_structure(
     solver = PointSolver(structure, level, bands, predicted)
     if processes is None:
         short = total**3 * len(path.points) < _WORTH_PROCESSES
-        processes = 1 if short else len(os.sched_getaffinity(0))
+        processes = 1 if short else available_cores()
     results: list[Any] = [None] * len(path.points)
     on_progress(0, len(results))
     for done, (i, result) in enumerate(_solved(solver, path.points, processes), 1):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracegrad.atomic import sync
 from tracegrad.errors import GenerationError
 from tracegrad.physics.dft import FockLabel, ScfNotConverged, fock_label
 from tracegrad.physics.dynamics import first_frame, next_frame
@@ -21,6 +20,7 @@ from tracegrad.physics.partial import PartialFile, StoredFrame
 from tracegrad.physics.release import release_row, write_database, write_provenance
 from tracegrad.physics.signals import stop_signals
 from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
+from tracegrad.system.whole_files import sync
 
 
 @dataclass(frozen=True)

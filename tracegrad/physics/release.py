@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.atomic import replacing, sync
 from tracegrad.physics.geometries import Geometry
 from tracegrad.physics.partial import StoredFrame
+from tracegrad.system.whole_files import replacing, sync
 
 SCHEMA = {
     "stable": "CREATE TABLE data (id INTEGER NOT NULL PRIMARY KEY,  N INTEGER, Z BLOB, pos BLOB, Ham BLOB)",

@@ -13,6 +13,7 @@ from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.solved import SolvedMolecule, solve_molecule
 from tracegrad.physics.solved_cache import SUFFIX, DamagedCache, SolvedCache, about_database, remove
 from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
+from tracegrad.system.cores import available_cores
 
 # A cache takes no more of the free room of a disk.
 MOST_OF_DISK = 0.5
@@ -87,7 +88,7 @@ def prepare_references(
             report(f"no cache of orbitals, because {folders} cannot be written; set callbacks.orbitals.cache")
         return SolvedReferences(database)
     lock = place.with_name(f"{place.name}.lock")
-    with locked(lock, report):
+    with locked(lock, str(place), report):
         cache = _opened(place, about, rows, report)
         try:
             missing = sorted(set(rows) - cache.whole(rows))
@@ -100,9 +101,7 @@ def prepare_references(
             elif missing:
                 done = len(rows) - len(missing)
                 if processes is None:
-                    processes = (
-                        len(os.sched_getaffinity(0)) if _seconds(database, missing) > _WORTH_PROCESSES else 1
-                    )
+                    processes = available_cores() if _seconds(database, missing) > _WORTH_PROCESSES else 1
                 processes = min(processes, len(missing))
                 report(f"solving {len(missing)} reference molecules for {place}; processes: {processes}")
                 _fill(cache, database, missing, processes, lambda n: on_progress(done + n, len(rows)))

@@ -15,8 +15,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tracegrad.atomic import replacing
 from tracegrad.errors import TraceGradError
+from tracegrad.system.whole_files import replacing
 
 # Colours of Okabe and Ito, told apart with every common colour blindness; markers for print in grey.
 ARM_COLOURS = {"none": "#6e6e6e", "trace": "#e69f00", "grad": "#0072b2", "tracegrad": "#009e73"}

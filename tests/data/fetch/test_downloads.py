@@ -36,7 +36,7 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(tmp_path, monkey
             ended.append(first.__exit__(None, None, None))
         return flock(lock, kind)
 
-    monkeypatch.setattr("tracegrad.data.fetch.downloads.fcntl.flock", late)
+    monkeypatch.setattr("tracegrad.system.locks.fcntl.flock", late)
     with Downloads(folder).alone():
         assert held(folder) == [".lock"]
         with pytest.raises(DataError, match="another process"), Downloads(folder).alone():

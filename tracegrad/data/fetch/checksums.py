@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tracegrad.atomic import replacing
 from tracegrad.errors import ConfigError, DataError
+from tracegrad.system.whole_files import replacing
 
 LENGTHS = {"md5": 32, "sha256": 64}
 FIRST_USE = "sha256"

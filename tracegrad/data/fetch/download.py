@@ -14,8 +14,8 @@ from typing import NoReturn
 import requests
 import urllib3
 
-from tracegrad.atomic import replacing, sync
 from tracegrad.errors import DataError
+from tracegrad.system.whole_files import replacing, sync
 
 CHUNK = 1 << 20
 TRANSIENT = {408, 425, 429}  # and every 5xx: Zenodo answers 504 now and then

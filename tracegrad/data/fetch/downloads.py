@@ -1,15 +1,14 @@
 """The folder where the archives of one database lie until it is verified."""
 
-import fcntl
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
-from tracegrad.atomic import replacing
 from tracegrad.data.fetch.download import discard
 from tracegrad.errors import DataError
+from tracegrad.system.locks import take_lock
+from tracegrad.system.whole_files import replacing
 
 
 class Downloads:
@@ -33,15 +32,14 @@ class Downloads:
             DataError: another process holds it, or something in the block cannot be written.
         """
         try:
-            with self._locked():
-                try:
-                    yield
-                finally:
-                    self._leave_no_trace()
-        except BlockingIOError as error:
-            raise DataError(
-                f"{self.folder}: another process is fetching this database; wait for it"
-            ) from error
+            lock = take_lock(self._lock)
+            if lock is None:
+                raise DataError(f"{self.folder}: another process is fetching this database; wait for it")
+            try:
+                yield
+            finally:
+                self._leave_no_trace()
+                os.close(lock)
         except OSError as error:
             raise DataError(
                 f"{error.filename or self.folder}: cannot be written ({error.strerror or error}); choose another "
@@ -88,17 +86,6 @@ class Downloads:
                 self._lock.unlink()  # last: another process may begin from here on
                 self.folder.rmdir()
                 self.folder.parent.rmdir()  # unless other databases have theirs in it
-
-    def _locked(self) -> IO[str]:
-        """The open lock; tried again where its last holder removed it meanwhile."""
-        while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError), ExitStack() as stack:
-                lock = stack.enter_context(self._lock.open("w"))
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(lock.fileno()), self._lock.stat()):
-                    stack.pop_all()
-                    return lock
 
 
 def _bad(path: Path) -> Path:

@@ -6,9 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tracegrad.atomic import replacing
 from tracegrad.data.fetch.verify import Verification
 from tracegrad.data.fetch.wanted import Wanted
+from tracegrad.system.whole_files import replacing
 
 
 def write_notes(

@@ -13,7 +13,6 @@ Only `settings.json` is a state of its own: a structure is finished when its fol
 its outputs are.
 """
 
-import fcntl
 import json
 import os
 import platform
@@ -28,13 +27,14 @@ import ase
 import numpy as np
 
 from tracegrad import __version__
-from tracegrad.atomic import replacing
 from tracegrad.errors import ConfigError, GenerationError
 from tracegrad.physics.crystals.database_run import DatabaseRun, Progress
 from tracegrad.physics.crystals.openmx_input import OpenmxSettings, openmx_input
 from tracegrad.physics.crystals.openmx_run import Program
 from tracegrad.physics.crystals.settings import CrystalSettings, openmx_settings, resume_key
 from tracegrad.physics.crystals.structures import CrystalStructure
+from tracegrad.system.locks import take_lock
+from tracegrad.system.whole_files import replacing
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,13 @@ def _data_path(calculation: OpenmxSettings, program: Program, structures: Sequen
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
     """Hold the output, so that no second process works on it; the lock goes with the process."""
-    with (output / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise GenerationError(f"{output}: another process is working on this output") from error
+    lock = take_lock(output / ".lock")
+    if lock is None:
+        raise GenerationError(f"{output}: another process is working on this output")
+    try:
         yield
+    finally:
+        os.close(lock)
 
 
 def _compare(output: Path, key: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.atomic import replacing, sync
 from tracegrad.data.deeph import write_structure
 from tracegrad.data.openmx import read_scfout
 from tracegrad.data.structure import Structure
@@ -33,6 +32,7 @@ from tracegrad.physics.crystals.openmx_run import (
 )
 from tracegrad.physics.crystals.structures import CrystalStructure
 from tracegrad.physics.signals import stop_signals
+from tracegrad.system.whole_files import replacing, sync
 
 _SAME_PLACE = 1e-5  # angstrom; inputs have 12 digits
 _POLL = 0.1  # seconds

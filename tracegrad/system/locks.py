@@ -1,0 +1,70 @@
+"""Locks on files, which the operating system gives back however a process ends.
+
+A lock is a file that a process holds open with ``flock``. A crash or a reboot leaves the file and no lock, so that
+nobody ever has to remove one. On network file systems ``flock`` holds between machines only where the mount supports
+it (NFS 4 and Lustre with ``flock`` do).
+"""
+
+import os
+import time
+from pathlib import Path
+
+from tracegrad.errors import TraceGradError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def take_lock(path: Path, patience: float = 0.0) -> int | None:
+    """Descriptor of a lock that lasts until the last process that has it ends, or None if it is taken.
+
+    Args:
+        path: file of the lock, made if missing; its content is left alone.
+        patience: seconds to wait for it.
+
+    Raises:
+        TraceGradError: the file system knows no locks.
+        OSError: the file cannot be made or opened.
+    """
+    if fcntl is None:
+        raise TraceGradError(f"{path}: Windows has no flock; run TraceGrad on Linux, macOS or in WSL")
+    until = time.monotonic() + patience
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            if time.monotonic() >= until:
+                return None
+            time.sleep(0.05)
+        except OSError as error:
+            os.close(descriptor)
+            raise TraceGradError(
+                f"{path}: cannot be locked ({error.strerror}); use a file system with flock"
+            ) from error
+        else:
+            if _is_file(descriptor, path):
+                return descriptor
+            os.close(descriptor)  # its last holder has removed or renamed it since it was opened
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock."""
+    if not path.exists():
+        return False
+    descriptor = take_lock(path)
+    if descriptor is None:
+        return True
+    os.close(descriptor)
+    return False
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,147 @@
+"""Files and folders that are whole or absent: written beside their place and then renamed."""
+
+import errno
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tracegrad.errors import TraceGradError
+
+# A draft that nobody has touched for so long (seconds) was left by a process that was killed.
+_ABANDONED = 24 * 3600.0
+# Errors that only writing raises, wherever in the block they come from.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary file that takes the place of ``path`` once the block ends without an error.
+
+    The temporary file exists, empty, when the block begins. Missing folders are made.
+
+    Raises:
+        TraceGradError: the folder or file cannot be written. Other errors of the block are passed on as they are.
+    """
+    path = Path(path)
+    draft = _draft(path)
+    try:
+        with _named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(path)
+            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        try:
+            yield draft
+        except OSError as error:
+            if error.errno in _NO_ROOM or error.filename in (str(draft), draft):
+                raise _cannot_write(path, error) from error
+            raise
+        with _named(path):
+            sync(draft)
+            draft.replace(path)
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+
+
+@contextmanager
+def replacing_folder(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``folder`` once the block ends without an error.
+
+    What ``folder`` held until then is removed only after the new content stands in its place. A process that is
+    killed between the two renames leaves the former content as ``.NAME.replaced``; `restore_folder` brings it back,
+    and the next replacement does so first. Missing parent folders are made.
+
+    Raises:
+        TraceGradError: the folder cannot be written. Other errors of the block are passed on as they are.
+    """
+    folder = Path(os.path.abspath(folder))
+    draft, old = _draft(folder), _replaced(folder)
+    try:
+        with _named(folder):
+            restore_folder(folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(folder)
+            draft.mkdir()
+        try:
+            yield draft
+        except OSError as error:
+            if error.errno in _NO_ROOM or Path(error.filename or "/").is_relative_to(draft):
+                raise _cannot_write(folder, error) from error
+            raise
+        with _named(folder):
+            for path in (*(path for path in draft.rglob("*") if path.is_file()), draft):
+                sync(path)
+            try:
+                if folder.is_dir():
+                    _remove_folder(old)  # of a replacement that was killed at its very end
+                    folder.rename(old)
+                draft.rename(folder)
+                sync(folder.parent)
+            finally:
+                restore_folder(folder)
+            _remove_folder(old)
+    finally:
+        _remove_folder(draft)
+
+
+def restore_folder(folder: str | Path) -> None:
+    """Bring back the former content of a folder where `replacing_folder` was killed before the new one was in place.
+
+    Raises:
+        OSError: it cannot be renamed; it stays where it is.
+    """
+    folder = Path(os.path.abspath(folder))
+    old = _replaced(folder)
+    if os.path.isdir(old) and not os.path.lexists(folder):
+        old.rename(folder)
+
+
+def sync(path: Path) -> None:
+    """Bring a file or folder to the disk, so that a later rename cannot outlive its content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _draft(path: Path) -> Path:
+    """A name of its own for each call: threads, processes and hosts may write the same file at once."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    start, end, now = f".{path.name}.", ".tmp", time.time()
+    with os.scandir(path.parent) as entries:
+        drafts = [e for e in entries if e.name.startswith(start) and e.name.endswith(end)]
+    for entry in drafts:
+        with suppress(OSError):
+            if now - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED:
+                if entry.is_dir(follow_symlinks=False):
+                    _remove_folder(Path(entry.path))
+                else:
+                    os.unlink(entry.path)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> TraceGradError:
+    return TraceGradError(f"{path}: cannot be written ({error.strerror or error}); choose another place")
