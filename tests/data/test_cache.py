@@ -335,7 +335,7 @@ def test_two_builds_at_once(folder, path):
     lines: list[str] = []
     database = CrystalDatabase(folder)
     cache = build_cache(database, path, report=lines.append)
-    assert lines == ["another process builds a.cache; waiting for it"]
+    assert lines == [f"another process builds {path}; waiting for it"]
     assert first.wait() == 0
     assert first.stdout.read().endswith("4 4\nfinished 4\n")
     first.stdout.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tracegrad.errors import TraceGradError
-from tracegrad.system.whole_files import replacing, replacing_folder, restore_folder
+from tracegrad.system.whole_files import replacing, replacing_folder, restore_folder, take_place
 
 # Calls of the system that a replacement makes, in a child process that is killed before or after the n-th of them.
 FAULT = """
@@ -28,10 +28,12 @@ FAULT = """
             count += 1
             if count == number and when == "before":
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = call(*arguments, **options)
-            if count == number and when == "after":
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            mine = count
+            try:
+                return call(*arguments, **options)
+            finally:
+                if mine == number and when == "after":
+                    os.kill(os.getpid(), signal.SIGKILL)
         return wrapper
 
     for name in ("open", "close", "rename", "replace", "unlink", "rmdir", "mkdir", "fsync", "scandir"):
@@ -109,14 +111,11 @@ def test_a_file_is_the_old_or_the_new_one_wherever_its_replacement_is_killed(tmp
 def test_a_folder_comes_back_when_the_second_rename_fails(tmp_path, monkeypatch, error):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a").write_text("old")
-    rename = Path.rename
 
     def fail(self, target):
-        if self.name.endswith(".tmp"):
-            raise error
-        return rename(self, target)
+        raise error
 
-    monkeypatch.setattr(Path, "rename", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     kind = TraceGradError if isinstance(error, OSError) else type(error)
     with pytest.raises(kind), replacing_folder(tmp_path / "data") as draft:
         (draft / "a").write_text("new")
@@ -136,6 +135,7 @@ def test_a_folder_that_cannot_come_back_stays_beside_its_place(tmp_path, monkeyp
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(TraceGradError, match="broken disk"), replacing_folder(tmp_path / "data") as draft:
         (draft / "a").write_text("new")
     monkeypatch.undo()
@@ -207,3 +207,17 @@ def test_files_have_the_permissions_of_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_and_a_folder_may_change_places(tmp_path):
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("new")
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    take_place(file, folder)
+    assert folder.read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    (tmp_path / "other").mkdir()
+    take_place(tmp_path / "other", folder)
+    assert list(folder.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

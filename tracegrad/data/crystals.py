@@ -20,6 +20,7 @@ from tracegrad.data.deeph import check_files, is_structure_folder, matrix_path, 
 from tracegrad.data.packed import Header, packed_headers, packed_names, unpack
 from tracegrad.data.structure import Structure, openmx_basis
 from tracegrad.errors import DataError
+from tracegrad.system.whole_files import restore_inside
 
 
 class CrystalDatabase:
@@ -173,6 +174,7 @@ def _folder_names(path: Path) -> list[str]:
 
 def _subfolders(path: Path) -> list[Path]:
     """Folders that are not hidden."""
+    restore_inside(path)
     try:
         return [Path(entry.path) for entry in os.scandir(path) if entry.is_dir() and entry.name[0] != "."]
     except OSError as error:

@@ -43,8 +43,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             sync(draft)
             draft.replace(path)
     finally:
-        with suppress(OSError):
-            draft.unlink()
+        _remove(draft)
 
 
 @contextmanager
@@ -59,7 +58,7 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
         TraceGradError: the folder cannot be written. Other errors of the block are passed on as they are.
     """
     folder = Path(os.path.abspath(folder))
-    draft, old = _draft(folder), _replaced(folder)
+    draft = _draft(folder)
     try:
         with _named(folder):
             restore_folder(folder)
@@ -73,19 +72,29 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
                 raise _cannot_write(folder, error) from error
             raise
         with _named(folder):
-            for path in (*(path for path in draft.rglob("*") if path.is_file()), draft):
-                sync(path)
-            try:
-                if folder.is_dir():
-                    _remove_folder(old)  # of a replacement that was killed at its very end
-                    folder.rename(old)
-                draft.rename(folder)
-                sync(folder.parent)
-            finally:
-                restore_folder(folder)
-            _remove_folder(old)
+            take_place(draft, folder)
     finally:
-        _remove_folder(draft)
+        _remove(draft)
+
+
+def take_place(new: Path, place: Path) -> None:
+    """Move a finished file or folder to ``place``, whatever stands there; that goes once ``new`` has its place.
+
+    Raises:
+        OSError: it cannot be moved; what was in the place is there again.
+    """
+    place = Path(os.path.abspath(place))
+    sync_tree(new)
+    old = _replaced(place)
+    try:
+        if place.is_dir() or (new.is_dir() and os.path.lexists(place)):
+            _remove(old)  # of a replacement that was killed at its very end
+            place.rename(old)
+        new.replace(place)
+        sync(place.parent)
+    finally:
+        restore_folder(place)
+    _remove(old)
 
 
 def restore_folder(folder: str | Path) -> None:
@@ -96,8 +105,29 @@ def restore_folder(folder: str | Path) -> None:
     """
     folder = Path(os.path.abspath(folder))
     old = _replaced(folder)
-    if os.path.isdir(old) and not os.path.lexists(folder):
+    if os.path.lexists(old) and not os.path.lexists(folder):
         old.rename(folder)
+
+
+def restore_inside(folder: Path) -> None:
+    """`restore_folder` of all that has been replaced in a folder, as far as this process may."""
+    start, end = len("."), len(".replaced")
+    with suppress(OSError):
+        hidden = [name for name in os.listdir(folder) if name.startswith(".") and name.endswith(".replaced")]
+        for name in hidden:
+            restore_folder(folder / name[start:-end])
+
+
+def sync_tree(path: Path) -> None:
+    """`sync` of a file, or of a folder with all that is in it."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            entry = Path(folder, name)
+            if not entry.is_symlink():
+                sync(entry)
+        sync(Path(folder))
+    if not path.is_dir():
+        sync(path)
 
 
 def sync(path: Path) -> None:
@@ -118,8 +148,10 @@ def _replaced(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.replaced")
 
 
-def _remove_folder(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -129,10 +161,7 @@ def _remove_abandoned(path: Path) -> None:
     for entry in drafts:
         with suppress(OSError):
             if now - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED:
-                if entry.is_dir(follow_symlinks=False):
-                    _remove_folder(Path(entry.path))
-                else:
-                    os.unlink(entry.path)
+                _remove(Path(entry.path))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tracegrad.data.fetch.space import Estimate, exact_unpacked, require_space, 
 from tracegrad.data.fetch.verify import Verification, verify_crystals, verify_molecules
 from tracegrad.data.fetch.wanted import Options, Wanted
 from tracegrad.errors import ConfigError, DataError
+from tracegrad.system.whole_files import take_place
 
 NOTHING = Estimate(0.0, 0.0)
 Archives = tuple[list[Path], dict[str, Any], Estimate]  # where they are, where they come from, what they take
@@ -93,9 +94,7 @@ class _Fetch:
             "or accept it with verify=false"
         )
         verification = self._verify(self.unverified, advice)
-        if wanted.path.is_dir():
-            remove(wanted.path)
-        self.unverified.replace(wanted.path)
+        take_place(self.unverified, wanted.path)
         fetched = self._record(verification, wanted.path, source)
         if given is None and not options.keep:
             self.downloads.remove(archives)
