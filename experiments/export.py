@@ -48,6 +48,8 @@ def export(values: dict[str, Any]) -> Path:
     for path in (output, card):  # before any work
         if os.path.lexists(path) and (path.is_dir() or not values["overwrite"]):
             raise ConfigError(f"{path}: exists; choose another output or set overwrite=true")
+    if output.exists():
+        read_model_file(output)  # nothing else is overwritten
     chosen = str(values["checkpoint"])
     checkpoint = run / "checkpoints" / f"{chosen}.ckpt" if chosen in ("best", "last") else Path(chosen)
     content = load_checkpoint(checkpoint)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from experiments.configuration import command, plain, quoted
 from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.packed import pack
+from tracegrad.data.packed import pack, packed_names
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.system.whole_files import replacing
 
@@ -29,6 +29,8 @@ def main(config: DictConfig) -> None:
         raise ConfigError(f"decimals={decimals} is no whole number; give one, or null for no rounding")
     if output.exists() and not values["overwrite"]:
         raise ConfigError(f"{output} exists; choose another output or set overwrite=true")
+    if output.exists():
+        packed_names(output)  # nothing else is overwritten
     database = CrystalDatabase(str(values["source"]), include=patterns, overlap=values["overlap"])
     made = {} if database.packed else {name: _made(database.folder(name)) for name in database.names}
     provenance = {

@@ -386,6 +386,11 @@ def test_the_pack_command(folder, tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             run(*arguments)
         assert capsys.readouterr().err.startswith(message)
+    output.write_text("something else")  # is not overwritten at all
+    with pytest.raises(SystemExit):
+        run("overwrite=true")
+    assert "out.h5: " in capsys.readouterr().err
+    assert output.read_text() == "something else"
 
 
 # What `numpy.random.seed(42); numpy.random.shuffle(list(range(10)))`, the rule of DeepH-E3, gives.

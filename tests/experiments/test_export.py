@@ -208,7 +208,13 @@ def test_what_exists_is_kept(tmp_path: Path, name: str) -> None:
         run(*settings)
     assert (tmp_path / name).read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 2  # the run and the file
-    run(*settings, "overwrite=true")
+    if name == "out.safetensors":  # what is no model file is not overwritten at all
+        with pytest.raises(CheckpointError, match=r"out\.safetensors: "):
+            run(*settings, "overwrite=true")
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+    for _ in range(2):
+        run(*settings, "overwrite=true")
     assert tracegrad.load_model(tmp_path / "out.safetensors")
     assert (tmp_path / "out.md").read_text(encoding="utf-8").startswith("# QHNet")
 

@@ -400,6 +400,18 @@ def test_crystals_of_a_record(run, site, layers, tmp_path):
     )
     printed = run("data=bg", *options, f"source={tmp_path / 'data' / 'BG'}")
     assert "BG: 0 structures of 64 atoms; Table 4 has 300 (180 + 60 + 60)" in printed
+    # Fetching again replaces the folder, but not what a user has put into it.
+    added = tmp_path / "data" / "BG" / "notes" / "mine.txt"
+    added.parent.mkdir()
+    added.write_text("of the user")
+    error = run("data=bg", *options, expect, "overwrite=true").splitlines()[-1]
+    assert "BG: holds notes/mine.txt, which the database in" in error
+    assert added.read_text() == "of the user"
+    assert CrystalDatabase(tmp_path / "data" / "BG").atom_counts.tolist() == [8, 28]
+    added.unlink()
+    added.parent.rmdir()
+    assert "verified" in run("data=bg", *options, expect, "overwrite=true")
+    assert names(tmp_path / "data") == ["BG", "BG.fetched.json"]
 
 
 WHOLE = """

@@ -100,6 +100,17 @@ def test_an_existing_output_is_replaced_only_when_told(both):
     assert (both / "stable.db").read_bytes() == before
 
 
+def test_what_is_no_database_is_never_overwritten(tmp_path):
+    geometries = tmp_path / "mine.xyz"
+    geometries.write_text("1\n\nHe 0 0 0\n")
+    with pytest.raises(
+        GenerationError, match=r"mine.xyz exists and is no database, so it is not overwritten"
+    ):
+        generate(named_molecules(["H2"]), GenerationSettings(), geometries, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.xyz"]
+    assert geometries.read_text().startswith("1")
+
+
 def test_other_settings_are_refused_with_their_differences(tmp_path):
     settings = GenerationSettings(flavour="dynamic", seed=1)
     geometries = named_molecules(["H2"])

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracegrad.errors import GenerationError
+from tracegrad.data.qh9 import QH9Database
+from tracegrad.errors import DataError, GenerationError
 from tracegrad.physics.dft import FockLabel, ScfNotConverged, fock_label
 from tracegrad.physics.dynamics import first_frame, next_frame
 from tracegrad.physics.generation_settings import GenerationSettings, provenance, resume_key
@@ -102,6 +103,13 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise GenerationError(f"{output} is a folder; output is the database file to write")
     if output.exists() and not overwrite:
         raise GenerationError(f"{output} exists; choose another output or set overwrite=true")
+    if output.exists():
+        try:
+            QH9Database(output)
+        except DataError as error:
+            raise GenerationError(
+                f"{output} exists and is no database, so it is not overwritten; choose another output"
+            ) from error
 
 
 class _Run:

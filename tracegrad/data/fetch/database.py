@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracegrad.data.deeph import is_structure_folder
 from tracegrad.data.fetch.archive import archive_kind, archive_stem, remove, unpack, whole_archives
 from tracegrad.data.fetch.checksums import Checksums
 from tracegrad.data.fetch.download import download, present
@@ -94,6 +95,7 @@ class _Fetch:
             "or accept it with verify=false"
         )
         verification = self._verify(self.unverified, advice)
+        self._keep_additions()
         take_place(self.unverified, wanted.path)
         fetched = self._record(verification, wanted.path, source)
         if given is None and not options.keep:
@@ -108,6 +110,15 @@ class _Fetch:
                     raise DataError(
                         f"{path}: lies in {place}, which would be replaced; move it elsewhere and correct source"
                     )
+
+    def _keep_additions(self) -> None:
+        """Refuse to replace a folder that holds more than what takes its place."""
+        there = _names(self.wanted.path) - _names(self.unverified)
+        if there:
+            raise DataError(
+                f"{self.wanted.path}: holds {', '.join(sorted(there)[:5])}{', ...' * (len(there) > 5)}, which the "
+                f"database in {self.unverified} does not have and which would be lost; move them elsewhere"
+            )
 
     def _remove_leftovers(self) -> None:
         """Of an unpacking that was interrupted, or a database that was refused."""
@@ -252,3 +263,14 @@ class _Fetch:
         for name, found in self.sums.items():
             self.checksums.remember(f"{self.wanted.name}/{name}", found)
         return Fetched(path, verification)
+
+
+def _names(folder: Path) -> set[str]:
+    """What a folder of structures holds: folders in groups, and files outside of structures."""
+    if not folder.is_dir() or is_structure_folder(folder):
+        return set()
+    found: set[str] = set()
+    for entry in folder.iterdir():
+        inner = _names(entry)
+        found |= {f"{entry.name}/{name}" for name in inner} or {entry.name}
+    return found
