@@ -7,8 +7,9 @@
 Settings of the sweep itself:
   sweep=NAME                       a grid of conf/sweep/ (lambda, trace_error, lambda_trace_error), or a .yaml file
   grid.KEY=VALUE,VALUE,...         values of any setting or group; range(0.1,1.1,0.1) is understood, too
-  seeds=[0]                        one run of every combination for each seed; seeds=3: the seeds 0, 1 and 2
-  equal_seeds=false                true, with seeds=3: three repetitions with one seed (seed=0: which)
+  seeds=1                          so many runs of every combination, with seeds that count from that of the experiment
+                                   (42 of crystals, 0 of molecules); seeds=5,7: these; seeds=[7]: 7 alone
+  equal_seeds=false                true, with seeds=3: three repetitions with one seed: the experiment's, or seed=SEED
 {shared}
   wandb_sweep=FILE                 write the grid as a sweep of W&B, for `wandb sweep FILE`, and run nothing
 
@@ -36,7 +37,7 @@ def main() -> None:
     if not arguments or any(argument in ("-h", "--help") for argument in arguments):
         print((__doc__ or "").replace("{shared}\n", HELP))
         return
-    run_sweep(read_settings(arguments, {"seeds": "[0]"}, ("sweep", "wandb_sweep")), _report)
+    run_sweep(read_settings(arguments, {"seeds": "1"}, ("sweep", "wandb_sweep")), _report)
 
 
 def _report(manifest: Manifest, console: Console) -> None:

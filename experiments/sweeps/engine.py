@@ -14,7 +14,7 @@ from experiments.runs import CONFIG, RESULTS, find_run
 from experiments.sweeps import slurm
 from experiments.sweeps.local import TRAIN, LocalRunner
 from experiments.sweeps.manifest import FILE, Manifest, alone
-from experiments.sweeps.points import ARM, Point, literal, make_points
+from experiments.sweeps.points import ARM, Point, first_point, literal, make_points
 from experiments.sweeps.progress import SweepProgress
 from experiments.sweeps.settings import SweepSettings
 from experiments.sweeps.status import FAILED, FINISHED, RUNNING, STOPPED, WAITING
@@ -92,8 +92,7 @@ def plan(settings: SweepSettings) -> tuple[list[Point], Path, DictConfig]:
     A mistake in any of their configurations, or runs with other settings in their places, show here.
     """
     overrides = settings.overrides
-    first = [*overrides, *(f"{key}={literal(values[0])}" for key, values in settings.grid.items())]
-    config = composed("train", first)
+    config = composed("train", first_point(overrides, settings.grid))
     _check_machine(settings, config)
     _check_values(overrides, settings.grid)
     runs = settings.runs or _directory(settings, Path(config.run_dir).parent)
