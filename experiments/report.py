@@ -17,6 +17,7 @@ from tracegrad.reports.check import Outcome, paper_outcomes, read_checks, requir
 from tracegrad.reports.comma_separated import paired_csv, paper_csv, to_csv
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.grid import Grid, all_grids
+from tracegrad.reports.inference import with_inference
 from tracegrad.reports.latex import to_latex
 from tracegrad.reports.manifest import Manifest, read_manifests, with_variants
 from tracegrad.reports.markdown import to_markdown
@@ -81,12 +82,12 @@ def make_report(
         TraceGradError: no results, results that are damaged or cannot be compared, or no place to write to.
     """
     manifests = read_manifests(runs)
-    results = with_acceleration(with_variants(collect_results(runs), manifests))
+    results, notes = with_inference(with_acceleration(with_variants(collect_results(runs), manifests)))
     tables = results_table(results, read_run(baseline) if baseline else None, worst)
-    tables, notes = _with_missing(tables, manifests)
+    tables, missing = _with_missing(tables, manifests)
     pairs = [paired_differences(table) for table in tables]
     compared, differing = compare_with_paper(tables)
-    notes += differing
+    notes += missing + differing
     grids = all_grids(tables, pairs, compared)
     output = runs / "report" if output is None else output
     texts = {

@@ -14,7 +14,8 @@ import yaml
 
 from tracegrad.arms import BASELINE
 from tracegrad.data.published import PUBLISHED
-from tracegrad.reports.columns import Column, columns_of
+from tracegrad.reports.columns import INFERENCE, Column, columns_of
+from tracegrad.reports.inference import cost, protocol_lines
 from tracegrad.reports.table import Cell, ResultsTable, Row
 
 DATA = Path(__file__).with_name("paper.yaml")
@@ -134,10 +135,37 @@ def _compare(paper: PaperTable, own: dict[str, list[ResultsTable]]) -> ComparedT
         found = _sections(paper, database, own.get(database, []))
         sections += found
         absent += [] if found else [database]
+    timed = INFERENCE in paper.keys
     notes = [f"paper: {source()}; (change against the baseline, the paper's from its own numbers)"]
     notes += [paper.note] if paper.note else []
+    notes += [line for section in sections for line in _time_lines(section)] if timed else []
     notes += [f"no runs of {', '.join(absent)}"] if absent else []
     return ComparedTable(paper, _columns(paper), tuple(sections), tuple(notes))
+
+
+@cache
+def block_cost() -> tuple[float, float]:
+    """By how many percent +TraceGrad is slower in the paper, at least and at most (Appendix I)."""
+    table = next(table for table in paper_tables() if INFERENCE in table.keys)
+    changes = [row.cells[INFERENCE].change for row in table.rows]
+    known = [change for change in changes if change is not None]
+    return min(known), max(known)
+
+
+def _time_lines(section: Section) -> list[str]:
+    """How the times of a section were measured, and what the block costs here and in the paper."""
+    rows = [line.ours for line in section.lines if line.ours is not None]
+    lines = protocol_lines(rows)
+    found = cost(rows)
+    if found is not None:
+        plain, full, ours = found
+        theirs = next(
+            line.paper.cells[INFERENCE].change for line in section.lines if line.ours is full and line.paper
+        )
+        lines.append(
+            f"time of {full.label} against {plain.label}: {ours:+.1f} % here, {theirs:+.1f} % in the paper"
+        )
+    return [f"{section.title}: {line}" for line in lines]
 
 
 def _sections(paper: PaperTable, database: str, tables: Sequence[ResultsTable]) -> list[Section]:
