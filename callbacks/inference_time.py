@@ -109,8 +109,8 @@ class InferenceTime(Callback):
                 if shown and len(found) == 1 and expected > LONG:
                     progress.report(
                         f"inference time: about {expected / 60:.0f} min for {self.repeats} inferences of each of "
-                        f"{len(batches)} batches; if interrupted, nothing of it is kept and the same command measures "
-                        "all again"
+                        f"{len(batches)} batches; if interrupted, nothing of it is kept and the same command "
+                        "measures all again"
                     )
                 progress.on_progress(len(found), len(batches))
         return found

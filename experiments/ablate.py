@@ -6,8 +6,8 @@
 
 Settings of the ablation itself:
   arms=all                         which arms: all, or some of none,trace,grad,tracegrad
-  seeds=3                          so many runs of every arm, with seeds that count from that of the experiment (42, 43,
-                                   44 of crystals, 0, 1, 2 of molecules); seeds=5,7: these; seeds=[7]: 7 alone
+  seeds=3                          number of runs of every arm; seeds count from that of the experiment (42, 43, 44
+                                   for crystals, 0, 1, 2 for molecules); seeds=5,7: these two; seeds=[7]: 7 alone
   equal_seeds=false                true, with seeds=10: ten repetitions with one seed, as in the paper: that of the
                                    experiment, or seed=SEED
 {shared}

@@ -101,8 +101,8 @@ def _check_callbacks(config: DictConfig) -> None:
     foreign = sorted(str(name) for name in (config.get("callbacks") or {}) if name != "inference_time")
     if foreign:
         raise ConfigError(
-            f"callbacks: {', '.join(foreign)} belong to a training; a test takes callbacks=appendix_i (inference times) "
-            "or none"
+            f"callbacks: {', '.join(foreign)} belong to a training; a test takes callbacks=appendix_i (inference "
+            "times) or none"
         )
 
 

@@ -308,7 +308,7 @@ def measure(
     model = parts.module.model
     arm = ARMS[model.tracegrad.trace, model.tracegrad.grad]
     backbone = model.backbone
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, InferenceTime)]
+    timers = [entry for entry in trainer.callbacks if isinstance(entry, InferenceTime)]  # type: ignore[attr-defined]
     return {
         "format": FORMAT,
         "experiment": config.name,

@@ -7,8 +7,8 @@
 Settings of the sweep itself:
   sweep=NAME                       a grid of conf/sweep/ (lambda, trace_error, lambda_trace_error), or a .yaml file
   grid.KEY=VALUE,VALUE,...         values of any setting or group; range(0.1,1.1,0.1) is understood, too
-  seeds=1                          so many runs of every combination, with seeds that count from that of the experiment
-                                   (42 of crystals, 0 of molecules); seeds=5,7: these; seeds=[7]: 7 alone
+  seeds=1                          number of runs of every combination; seeds count from that of the experiment (42
+                                   for crystals, 0 for molecules); seeds=5,7: these two; seeds=[7]: 7 alone
   equal_seeds=false                true, with seeds=3: three repetitions with one seed: the experiment's, or seed=SEED
 {shared}
   wandb_sweep=FILE                 write the grid as a sweep of W&B, for `wandb sweep FILE`, and run nothing

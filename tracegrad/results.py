@@ -12,6 +12,8 @@ from jaxtyping import Float
 from tracegrad.errors import TraceGradError
 
 FILE = "results.json"
+# What a run leaves when it begins.
+START, CONFIG = "provenance.json", "config.yaml"
 FORMAT = 1
 INTEGERS = (
     *("seed", "step", "parameters", "repetition"),
@@ -106,8 +108,18 @@ def collect_results(directory: str | Path) -> list[RunResult]:
         )
     paths = sorted(directory.rglob(FILE))
     if not paths:
-        raise ResultsError(f"{directory}: no {FILE} in it or below; did the training runs end?")
+        begun = unfinished_runs(directory)
+        has = f"but runs that have not ended, such as {begun[0]}" if begun else "nor runs that have begun"
+        raise ResultsError(
+            f"{directory}: no {FILE} in it or below, {has}; give the directory of finished runs"
+        )
     return [read_result(path) for path in paths]
+
+
+def unfinished_runs(directory: str | Path) -> list[Path]:
+    """Run directories in or below ``directory`` that have no results yet, in the order of their paths."""
+    starts = (path.parent for path in sorted(Path(directory).rglob(START)))
+    return [run for run in starts if (run / CONFIG).is_file() and not (run / FILE).exists()]
 
 
 def read_run(directory: str | Path) -> RunResult:
@@ -133,8 +145,8 @@ def read_result(path: str | Path) -> RunResult:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(
-            f"{path}: not readable as JSON ({error}); remove it and give the command of the run again, which then only "
-            "tests"
+            f"{path}: not readable as JSON ({error}); remove it and give the command that wrote it again, which goes "
+            "on from the checkpoints"
         ) from error
     if not isinstance(content, dict) or "format" not in content:
         raise ResultsError(f"{path}: no result of a training run (no field 'format'); move it elsewhere")

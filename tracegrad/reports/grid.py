@@ -93,7 +93,8 @@ def paper_grid(table: ComparedTable) -> Grid:
             if line.ours is not None:
                 lines.append(Line(line.method, _cells(ours.pop(0), table.columns)))
             if line.paper is not None:
-                label = "  paper" if line.ours is not None else f"{line.method} (paper; not run)"
+                what = "not implemented" if line.paper.backbone in table.unimplemented else "not run"
+                label = "  paper" if line.ours is not None else f"{line.method} (paper; {what})"
                 lines.append(Line(label, _cells(theirs.pop(0), table.columns), FAINT))
     title = f"{table.paper.name}: {table.paper.caption}"
     heads = tuple(_head(column) for column in table.columns)
@@ -185,8 +186,8 @@ def _panel_captions(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]
         plain, full, change = found
         low, high = block_cost()
         lines.append(
-            f"time of {full.label} against {plain.label}: {change:+.1f} % here, {low:+.1f} to {high:+.1f} % in the paper "
-            "(Appendix I: Nvidia RTX A6000)"
+            f"time of {full.label} against {plain.label}: {change:+.1f} % here, {low:+.1f} to {high:+.1f} % in the "
+            "paper (Appendix I: Nvidia RTX A6000)"
         )
     return lines
 
