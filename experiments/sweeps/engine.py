@@ -27,20 +27,26 @@ Report = Callable[[Manifest, Console], None]
 WATCH = 15.0  # seconds between two questions to SLURM
 
 
-def run_sweep(settings: SweepSettings, report: Report, train: Sequence[str] = TRAIN) -> None:
+Plan = tuple[list[Point], Path, DictConfig]
+
+
+def run_sweep(
+    settings: SweepSettings, report: Report, train: Sequence[str] = TRAIN, planned: Plan | None = None
+) -> None:
     """Run the points of a sweep that are not finished, and report those that are.
 
     Args:
         settings: of the sweep.
         report: is called when there are finished points.
         train: command of a training.
+        planned: what `plan` says of the settings; None: it is asked.
 
     Raises:
         ConfigError: a setting that cannot be, of the sweep or of a run, before anything starts.
         TrainingError: points have failed; the others and the report are done by then.
     """
     began = time.monotonic()
-    points, runs, config = plan(settings)
+    points, runs, config = planned or plan(settings)
     console = Console()
     if settings.wandb_sweep is not None:
         write_wandb_sweep(settings.wandb_sweep, settings, runs, config.name, config.logger.wandb)
@@ -86,7 +92,7 @@ def run_sweep(settings: SweepSettings, report: Report, train: Sequence[str] = TR
     print(f"time: {time.monotonic() - began:.0f} s")
 
 
-def plan(settings: SweepSettings) -> tuple[list[Point], Path, DictConfig]:
+def plan(settings: SweepSettings) -> Plan:
     """The points, their directory and the configuration of the first.
 
     A mistake in any of their configurations, or runs with other settings in their places, show here.
