@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -9,71 +10,132 @@ import lightning
 import numpy as np
 import torch
 from lightning import Callback
+from lightning.pytorch.callbacks import RichProgressBar
 
+from callbacks.gather import gathered
+from tracegrad.count_progress import CountProgress
 from tracegrad.data.datamodule import evenly
 from tracegrad.errors import ConfigError
 from tracegrad.graph import collate
 from tracegrad.module import HamiltonianModule
+from tracegrad.results import InferenceProtocol
+from tracegrad.system.device import device_name
+
+# A measurement that takes longer than this is announced.
+LONG = 60.0  # seconds
+
+Clock = Callable[[], float]
 
 
 class InferenceTime(Callback):
     """Logs ``test/inference_seconds``, a sample, and ``test/inference_batch_size`` at the end of a test.
 
-    The paper takes batches of one sample and 50 inferences of every test sample. Here each batch first goes
-    through the network once untimed, which loads kernels and fills caches; what is timed is the forward pass
-    alone, on a batch that lies on the device, with the device waited for before and after. With several ranks
-    each measures the same batches, and the mean over ranks is logged.
+    The paper takes batches of one sample and 50 inferences of every test sample (``callbacks=appendix_i``). Here
+    each batch first goes through the network once untimed, which loads kernels and fills caches; what is timed is
+    the forward pass alone, on a batch that lies on the device, with the device waited for before and after. Several
+    ranks share the batches. A test that is interrupted keeps none of the times: the next one measures all again.
 
     Args:
-        samples: so many of the first test set, evenly spread, the same for every arm and seed; 0: no times.
+        samples: number of samples of the first test set, evenly spread, the same for every arm and seed; None:
+            every sample; 0: no times.
         repeats: timed inferences of each batch; their mean counts.
         batch_size: samples of a batch.
+        clock: seconds since some moment.
+
+    Attributes:
+        protocol: how the last test was timed, as plain data; None where nothing was timed.
     """
 
-    def __init__(self, samples: int = 10, repeats: int = 5, batch_size: int = 1):
+    def __init__(
+        self,
+        samples: int | None = 10,
+        repeats: int = 5,
+        batch_size: int = 1,
+        clock: Clock = time.perf_counter,
+    ):
         for name, value, least in (
             ("samples", samples, 0),
             ("repeats", repeats, 1),
             ("batch_size", batch_size, 1),
         ):
-            if value < least:
+            if value is not None and value < least:
                 raise ConfigError(f"callbacks.inference_time.{name} is {value}; at least {least} is needed")
-        self.samples, self.repeats, self.batch_size = samples, repeats, batch_size
+        self.samples, self.repeats, self.batch_size, self.clock = samples, repeats, batch_size, clock
+        self.protocol: dict[str, Any] | None = None
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not self.samples:
-            return
-        assert isinstance(pl_module, HamiltonianModule)
+        self.protocol = None
         dataset = _first_dataset(trainer)
-        rows = evenly(len(dataset), min(self.samples, len(dataset))).tolist()
+        count = len(dataset) if self.samples is None else min(self.samples, len(dataset))
+        if not count:
+            return
+        rows = evenly(len(dataset), count).tolist()
         batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        model, total = pl_module.model, 0.0
-        with trainer.precision_plugin.forward_context():
-            for batch in batches:
-                graph = collate([dataset[row] for row in batch]).to(pl_module.device)
-                total += seconds(partial(model, graph, traces=False), self.repeats, pl_module.device)
-        largest = max(map(len, batches))
-        for name, value in (("seconds", total / len(rows)), ("batch_size", largest)):
+        own = batches[trainer.global_rank :: trainer.world_size]
+        device = device_name(pl_module.device)
+        measured = gathered(
+            trainer, [(seconds, device) for seconds in self._measured(trainer, pl_module, dataset, own)]
+        )
+        devices = ", ".join(dict.fromkeys(name for _, name in measured))
+        protocol = InferenceProtocol(count, self.repeats, max(map(len, batches)), devices)
+        self.protocol = asdict(protocol)
+        total = sum(seconds for seconds, _ in measured)
+        for name, value in (("seconds", total / count), ("batch_size", protocol.batch_size)):
             pl_module.log(f"test/inference_{name}", torch.tensor(value, dtype=torch.float64), sync_dist=True)
 
+    def _measured(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        dataset: Any,
+        batches: list[list[int]],
+    ) -> list[float]:
+        """Seconds of an inference of each batch of this rank."""
+        assert isinstance(pl_module, HamiltonianModule)
+        bar = trainer.progress_bar_callback
+        if isinstance(bar, RichProgressBar) and bar.progress is not None:
+            bar.progress.stop()  # the test batches are done, and two bars would write over each other
+        now = device_clock(pl_module.device, self.clock)
+        found: list[float] = []
+        name, shown = "inference time", trainer.is_global_zero
+        with (
+            CountProgress(name, "batches", name, seconds=600.0, shown=shown) as progress,
+            trainer.precision_plugin.forward_context(),
+        ):
+            for batch in batches:
+                graph = collate([dataset[row] for row in batch]).to(pl_module.device)
+                found.append(mean_seconds(partial(pl_module.model, graph, traces=False), self.repeats, now))
+                expected = found[0] * (self.repeats + 1) * len(batches)
+                if shown and len(found) == 1 and expected > LONG:
+                    progress.report(
+                        f"inference time: about {expected / 60:.0f} min for {self.repeats} inferences of each of "
+                        f"{len(batches)} batches; if interrupted, nothing of it is kept and the same command "
+                        "measures all again"
+                    )
+                progress.on_progress(len(found), len(batches))
+        return found
 
-def seconds(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Mean time of a call, after one that is not timed."""
+
+def mean_seconds(call: Callable[[], Any], repeats: int, now: Clock) -> float:
+    """Mean time of a call, after one that is not timed; ``now`` waits for the device."""
+    call()
     times = []
-    for i in range(repeats + 1):
-        _wait(device)
-        start = time.perf_counter()
+    for _ in range(repeats):
+        start = now()
         call()
-        _wait(device)
-        if i:
-            times.append(time.perf_counter() - start)
+        times.append(now() - start)
     return float(np.mean(times))
 
 
-def _wait(device: torch.device) -> None:
-    """Kernels of a GPU run on after the call that starts them."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def device_clock(device: torch.device, clock: Clock) -> Clock:
+    """A clock that is read when all work given to the device is done: a GPU's kernels run on after their call."""
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return clock()
+
+    return now
 
 
 def _first_dataset(trainer: lightning.Trainer) -> Any:

@@ -6,9 +6,10 @@
 
 Settings of the ablation itself:
   arms=all                         which arms: all, or some of none,trace,grad,tracegrad
-  seeds=0,1,2                      one run of every arm for each seed; seeds=10: the ten seeds 0 to 9;
-                                   seeds=[7]: the seed 7 alone
-  equal_seeds=false                true, with seeds=10: ten repetitions with one seed, as in the paper (seed=0: which)
+  seeds=3                          number of runs of every arm; seeds count from that of the experiment (42, 43, 44
+                                   for crystals, 0, 1, 2 for molecules); seeds=5,7: these two; seeds=[7]: 7 alone
+  equal_seeds=false                true, with seeds=10: ten repetitions with one seed, as in the paper: that of the
+                                   experiment, or seed=SEED
 {shared}
 
 Everything else is given to every run as it is: see python -m experiments.train --help. Finished runs are not
@@ -26,7 +27,7 @@ from experiments.sweeps.engine import run_sweep
 from experiments.sweeps.manifest import Manifest
 from experiments.sweeps.settings import HELP, read_settings
 
-DEFAULTS = {"arms": ",".join(ARMS.values()), "seeds": "0,1,2"}
+DEFAULTS = {"arms": ",".join(ARMS.values()), "seeds": "3"}
 
 
 @clean_errors

@@ -14,6 +14,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from experiments.added_choices import with_added
 from experiments.cli import clean_errors
 from tracegrad import arms
 from tracegrad.errors import ConfigError
@@ -43,6 +44,8 @@ def command(
                 sys.argv += arguments
             if not any(argument.startswith("-") for argument in arguments):
                 composed(config_name, arguments)
+                with initialize_config_dir(str(CONF), version_base="1.3"):
+                    sys.argv[1:] = with_added(config_name, arguments)
             main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
             return main(clean_errors(function))()
 
@@ -61,6 +64,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
+            overrides = with_added(config_name, overrides)
             config = compose(config_name, list(overrides))
         except MissingConfigException as error:
             raise ConfigError(_missing_option(error)) from error

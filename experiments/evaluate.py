@@ -11,7 +11,15 @@ from callbacks.orbital_metrics import OrbitalMetrics
 from callbacks.test_report import TestReport
 from experiments.configuration import command, plain
 from experiments.released import build_released
-from experiments.runs import Parts, evaluate_checkpoint, make_trainer, measure, rebuild, write_json
+from experiments.runs import (
+    Parts,
+    evaluate_checkpoint,
+    make_callbacks,
+    make_trainer,
+    measure,
+    rebuild,
+    write_json,
+)
 from tracegrad.checkpoint import CHECKPOINT_KEY, load_checkpoint
 from tracegrad.errors import CheckpointError, ConfigError
 from tracegrad.reports.comparison import results_table
@@ -29,6 +37,7 @@ def main(config: DictConfig) -> None:
 
 def evaluate(config: DictConfig) -> None:
     """Test a checkpoint of a run directory, or a released one, and write what was found."""
+    _check_callbacks(config)
     plain(config)
     if config.run is not None:
         evaluate_run(config)
@@ -57,7 +66,7 @@ def evaluate_run(config: DictConfig) -> None:
         )
     output = Path(config.output or run / f"evaluation_{config.part}_{checkpoint.stem}")
     setup, parts = rebuild(run, changes(config))
-    trainer = prepared(setup, parts, config.part, output)
+    trainer = prepared(setup, parts, config, output)
     results = evaluate_checkpoint(
         trainer, parts, setup, checkpoint, config.part, other_data=config.other_data
     )
@@ -69,7 +78,7 @@ def evaluate_released(config: DictConfig) -> None:
     setup, parts, origin = build_released(config, changes(config))
     name, label = origin["checkpoint"]["name"], parts.fingerprint["label"]
     output = Path(config.output or Path("runs", "released", f"{name}_{label}_{config.part}"))
-    trainer = prepared(setup, parts, config.part, output)
+    trainer = prepared(setup, parts, config, output)
     results = measure(trainer, parts, setup, config.part, name, 0)
     if trainer.is_global_zero:
         write_json(output / "provenance.json", origin)
@@ -87,14 +96,29 @@ def changes(config: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def prepared(setup: DictConfig, parts: Parts, part: str, output: Path) -> lightning.Trainer:
-    """The trainer that tests a part of the data and writes its tables and figures to ``output``."""
+def _check_callbacks(config: DictConfig) -> None:
+    """Raise `ConfigError` for callbacks of a training."""
+    foreign = sorted(str(name) for name in (config.get("callbacks") or {}) if name != "inference_time")
+    if foreign:
+        raise ConfigError(
+            f"callbacks: {', '.join(foreign)} belong to a training; a test takes callbacks=appendix_i (inference "
+            "times) or none"
+        )
+
+
+def prepared(setup: DictConfig, parts: Parts, config: DictConfig, output: Path) -> lightning.Trainer:
+    """The trainer that tests ``config.part`` and writes tables and figures to ``output``.
+
+    Callbacks of ``config`` are added, whatever those of the training were.
+    """
+    part = config.part
     if part not in parts.datamodule.parts:
         raise ConfigError(f"part is {part!r}; choose one of {list(parts.datamodule.parts)}")
     setup.run_dir = str(output)
     reports: list[Callback] = [TestReport(output)]
     if not parts.module.model.backbone.periodic:
         reports.append(OrbitalMetrics(output))
+    reports += make_callbacks(config) if config.get("callbacks") else []
     trainer = make_trainer(setup, reports, [])
     parts.datamodule.trainer = trainer
     return trainer

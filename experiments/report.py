@@ -4,19 +4,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 
 from experiments.configuration import command, plain, quoted
-from experiments.report_figures import figures
+from experiments.report_figures import absent_figures, figures
 from tracegrad.errors import ConfigError
 from tracegrad.plots.style import save
+from tracegrad.reports.absent import TITLE, absent_lines, absent_tables
 from tracegrad.reports.acceleration import with_acceleration
 from tracegrad.reports.check import Outcome, paper_outcomes, read_checks, require, run_checks
 from tracegrad.reports.comma_separated import paired_csv, paper_csv, to_csv
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.grid import Grid, all_grids
+from tracegrad.reports.inference import with_inference
 from tracegrad.reports.latex import to_latex
 from tracegrad.reports.manifest import Manifest, read_manifests, with_variants
 from tracegrad.reports.markdown import to_markdown
@@ -25,16 +28,20 @@ from tracegrad.reports.paper import ComparedTable, compare_with_paper
 from tracegrad.reports.structured import challenge_json, to_json
 from tracegrad.reports.table import ResultsTable
 from tracegrad.reports.terminal import print_grids
-from tracegrad.results import collect_results, read_run
+from tracegrad.results import collect_results, read_run, unfinished_runs
 from tracegrad.system.whole_files import replacing
 
 CHECKS = Path(__file__).with_name("checks")
 PAPER = "paper"
+_AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found and written; ``notes`` says which figures and runs are missing and why."""
+    """What was found and written.
+
+    ``notes`` says which figures and runs are missing, ``absent`` which tables and figures of the paper, and why.
+    """
 
     tables: list[ResultsTable]
     compared: list[ComparedTable]
@@ -42,6 +49,7 @@ class Report:
     output: Path
     files: list[Path]
     notes: list[str]
+    absent: list[str]
 
 
 def main() -> None:
@@ -81,19 +89,20 @@ def make_report(
         TraceGradError: no results, results that are damaged or cannot be compared, or no place to write to.
     """
     manifests = read_manifests(runs)
-    results = with_acceleration(with_variants(collect_results(runs), manifests))
+    results, notes = with_inference(with_acceleration(with_variants(collect_results(runs), manifests)))
     tables = results_table(results, read_run(baseline) if baseline else None, worst)
-    tables, notes = _with_missing(tables, manifests)
+    tables, missing = _with_missing(tables, manifests)
     pairs = [paired_differences(table) for table in tables]
     compared, differing = compare_with_paper(tables)
-    notes += differing
+    notes += missing + _unfinished(runs, manifests) + differing
     grids = all_grids(tables, pairs, compared)
+    absent = absent_lines(absent_tables(tables, compared) + absent_figures(tables))
     output = runs / "report" if output is None else output
     texts = {
-        "table.md": to_markdown(grids),
-        "table.tex": to_latex(grids),
+        "table.md": to_markdown(grids, absent),
+        "table.tex": to_latex(grids, absent),
         "table.csv": to_csv(tables),
-        "table.json": to_json(tables, runs, pairs, compared),
+        "table.json": to_json(tables, runs, pairs, compared, absent),
     }
     if any(pairs):
         texts["paired.csv"] = paired_csv(tables, pairs)
@@ -108,17 +117,19 @@ def make_report(
         files.append(output / name)
     for name, figure in figures(tables, pairs, notes).items():
         files.append(save(figure, output / f"{name}.png"))
-    return Report(tables, compared, grids, output, files, notes)
+    return Report(tables, compared, grids, output, files, notes, absent)
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
     """The tables, what was left out, and the names of the files."""
     console = console or Console()
     print_grids(report.grids, console)
+    console.print(f"{TITLE}:", *(f"  {line}" for line in report.absent), sep="\n", **_AS_IT_IS)
+    console.print()
     for note in report.notes:
-        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(note, style="yellow", **_AS_IT_IS)
     names = ", ".join(str(path.relative_to(report.output)) for path in report.files)
-    console.print(f"wrote {names} into {report.output}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"wrote {names} into {report.output}", **_AS_IT_IS)
 
 
 def print_outcomes(outcomes: Sequence[Outcome], console: Console | None = None) -> None:
@@ -126,7 +137,7 @@ def print_outcomes(outcomes: Sequence[Outcome], console: Console | None = None) 
     console = console or Console()
     for outcome in outcomes:
         style = "green" if outcome.passed else "bold red"
-        console.print(outcome.text, style=style, markup=False, highlight=False, soft_wrap=True)
+        console.print(outcome.text, style=style, **_AS_IT_IS)
 
 
 def _with_missing(
@@ -146,6 +157,16 @@ def _with_missing(
         if not own:
             notes += [f"{manifest.directory}: {line}" for line in missing]
     return found, notes
+
+
+def _unfinished(runs: Path, manifests: Sequence[Manifest]) -> list[str]:
+    """Notes on runs of no sweep that have begun and have no results."""
+    swept = {point.directory for manifest in manifests for point in manifest.points}
+    return [
+        f"{run}: no results yet (it runs, was interrupted, or has test=false); it is in no table"
+        for run in unfinished_runs(runs)
+        if run not in swept
+    ]
 
 
 def _settings(arguments: Sequence[str]) -> list[str]:

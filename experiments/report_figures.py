@@ -7,14 +7,16 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from tracegrad.arms import BASELINE
+from tracegrad.backbones.known import known_backbones
 from tracegrad.plots.ablation import ablation_figure
 from tracegrad.plots.block_change import Change, block_change_figure
 from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae
 from tracegrad.plots.differences import differences_figure
 from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
+from tracegrad.reports.absent import NO_PAPER_DATA, Absence, joined
 from tracegrad.reports.columns import ALL, MARKS
 from tracegrad.reports.paired import Pair
-from tracegrad.reports.paper import paper_database
+from tracegrad.reports.paper import by_database, paper_database
 from tracegrad.reports.table import ResultsTable, Row
 from tracegrad.results import BlockMAE, RunResult, block_file, read_block_mae
 
@@ -44,6 +46,46 @@ def figures(
                 drawn[name.replace("block_mae", "block_change")] = block_change_figure([change])
         found |= {f"{name}{ending}": figure for name, figure in drawn.items() if figure is not None}
     return found | _figures_of_the_paper(tables, changes)
+
+
+def absent_figures(tables: Sequence[ResultsTable]) -> list[Absence]:
+    """The paper's figures of results that the report lacks, or lacks a part of, and why."""
+    drawable = {
+        (paper_database(table)[0], table.backbone)
+        for table in tables
+        if {BASELINE, TRACEGRAD}
+        <= {
+            row.arm
+            for row in table.arms
+            if any((run.directory / block_file("")).is_file() for run in row.runs)
+        }
+    }
+    any_data = bool(by_database(tables))
+    found = []
+    for name, databases in FIGURES.items():
+        missing = [database for database in databases if (database, USUAL_BACKBONE) not in drawable]
+        if missing:
+            needed = f"runs of {USUAL_BACKBONE} and {USUAL_BACKBONE}+TraceGrad with block_mae.csv"
+            reason = f"no {needed} on {joined(missing, 'or')}" if any_data else NO_PAPER_DATA
+            found.append(Absence("Fig.", name.removeprefix("figure"), reason))
+    others = {backbone.label for backbone in known_backbones() if backbone.periodic}
+    others |= {table.backbone for table in tables if table.crystal}
+    others -= {USUAL_BACKBONE}
+    if not others:
+        found.append(
+            Absence(
+                "Fig.",
+                "7",
+                f"shows a backbone of crystals beside {USUAL_BACKBONE}; no other one is implemented",
+            )
+        )
+    elif not any(backbone in others and database for database, backbone in drawable):
+        names = joined(sorted(others), "or")
+        reason = (
+            f"no runs of {names}, with and without TraceGrad, with block_mae.csv on a database of the paper"
+        )
+        found.append(Absence("Fig.", "7", reason))
+    return [*found, Absence("Fig.", "1", "is a sketch of the method, which no command draws")]
 
 
 def _figures_of_the_paper(

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
+from callbacks.inference_time import InferenceTime
 from callbacks.last_checkpoint import LAST, PREVIOUS, TrainingStopped
 from experiments.configuration import ARM_LABELS, ARMS, differences, flat
 from experiments.loggers import log_results, make_loggers
@@ -307,6 +308,7 @@ def measure(
     model = parts.module.model
     arm = ARMS[model.tracegrad.trace, model.tracegrad.grad]
     backbone = model.backbone
+    timers = [entry for entry in trainer.callbacks if isinstance(entry, InferenceTime)]  # type: ignore[attr-defined]
     return {
         "format": FORMAT,
         "experiment": config.name,
@@ -325,6 +327,7 @@ def measure(
         "step": step,
         "unit": "meV",
         "metrics": {name: _number(value) for name, value in metrics.items() if name.startswith("test/")},
+        "inference": timers[-1].protocol if timers else None,
         "trivial": trivial,
         "counts": parts.fingerprint["counts"],
         "parameters": sum(p.numel() for p in model.parameters()),

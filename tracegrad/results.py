@@ -12,7 +12,13 @@ from jaxtyping import Float
 from tracegrad.errors import TraceGradError
 
 FILE = "results.json"
+# What a run leaves when it begins.
+START, CONFIG = "provenance.json", "config.yaml"
 FORMAT = 1
+INTEGERS = (
+    *("seed", "step", "parameters", "repetition"),
+    *("inference:samples", "inference:repeats", "inference:batch_size"),
+)
 
 
 class ResultsError(TraceGradError):
@@ -20,11 +26,29 @@ class ResultsError(TraceGradError):
 
 
 @dataclass(frozen=True)
+class InferenceProtocol:
+    """How inference was timed.
+
+    Attributes:
+        samples: test samples that were timed.
+        repeats: timed inferences of each of them.
+        batch_size: samples that went through the network at a time.
+        device: model of the GPU, or of the CPU with the number of threads.
+    """
+
+    samples: int
+    repeats: int
+    batch_size: int
+    device: str
+
+
+@dataclass(frozen=True)
 class RunResult:
     """What one run ended with; metrics by log name, energies in meV.
 
     ``repetition`` counts runs that repeat the same seed, as the paper's ten do (Appendix H). ``variant`` tells
-    what else differs from the other runs of its arm, such as "loss.weight=0.3" at a point of a sweep.
+    what else differs from the other runs of its arm, such as "loss.weight=0.3" at a point of a sweep. ``inference``
+    tells how inference was timed (None: not at all, or by an earlier version, which did not record it).
     """
 
     directory: Path
@@ -49,6 +73,7 @@ class RunResult:
     crystal: bool = False
     repetition: int = 0
     variant: str = ""
+    inference: InferenceProtocol | None = None
 
     @property
     def turn(self) -> tuple[int, int]:
@@ -83,8 +108,18 @@ def collect_results(directory: str | Path) -> list[RunResult]:
         )
     paths = sorted(directory.rglob(FILE))
     if not paths:
-        raise ResultsError(f"{directory}: no {FILE} in it or below; did the training runs end?")
+        begun = unfinished_runs(directory)
+        has = f"but runs that have not ended, such as {begun[0]}" if begun else "nor runs that have begun"
+        raise ResultsError(
+            f"{directory}: no {FILE} in it or below, {has}; give the directory of finished runs"
+        )
     return [read_result(path) for path in paths]
+
+
+def unfinished_runs(directory: str | Path) -> list[Path]:
+    """Run directories in or below ``directory`` that have no results yet, in the order of their paths."""
+    starts = (path.parent for path in sorted(Path(directory).rglob(START)))
+    return [run for run in starts if (run / CONFIG).is_file() and not (run / FILE).exists()]
 
 
 def read_run(directory: str | Path) -> RunResult:
@@ -109,7 +144,10 @@ def read_result(path: str | Path) -> RunResult:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ResultsError(f"{path}: not readable as JSON ({error}); run the evaluation again") from error
+        raise ResultsError(
+            f"{path}: not readable as JSON ({error}); remove it and give the command that wrote it again, which goes "
+            "on from the checkpoints"
+        ) from error
     if not isinstance(content, dict) or "format" not in content:
         raise ResultsError(f"{path}: no result of a training run (no field 'format'); move it elsewhere")
     if content["format"] != FORMAT:
@@ -155,13 +193,18 @@ def read_block_mae(path: str | Path) -> BlockMAE:
 
 
 def _checked(path: Path, name: str, value: Any) -> Any:
+    if name == "inference":
+        known = [entry.name for entry in fields(InferenceProtocol)]
+        if not isinstance(value, dict) or not set(known) <= value.keys():
+            raise ResultsError(f"{path}: inference is {value!r}, an object with {', '.join(known)} is needed")
+        return InferenceProtocol(**{key: _checked(path, f"inference:{key}", value[key]) for key in known})
     if name in ("metrics", "trivial", "counts"):
         if isinstance(value, dict):
             # A metric that does not exist for a test set is written as null.
             return {key: _checked(path, f"{name}.{key}", v) for key, v in value.items() if v is not None}
         raise ResultsError(f"{path}: {name} is {value!r}, an object of numbers is needed")
     wanted: Any = str
-    if name in ("seed", "step", "parameters", "repetition") or name.startswith("counts."):
+    if name in INTEGERS or name.startswith("counts."):
         wanted = int
     elif name == "train_seconds" or "." in name:
         wanted = int | float

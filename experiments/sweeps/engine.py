@@ -14,7 +14,7 @@ from experiments.runs import CONFIG, RESULTS, find_run
 from experiments.sweeps import slurm
 from experiments.sweeps.local import TRAIN, LocalRunner
 from experiments.sweeps.manifest import FILE, Manifest, alone
-from experiments.sweeps.points import ARM, Point, literal, make_points
+from experiments.sweeps.points import ARM, Point, first_point, literal, make_points
 from experiments.sweeps.progress import SweepProgress
 from experiments.sweeps.settings import SweepSettings
 from experiments.sweeps.status import FAILED, FINISHED, RUNNING, STOPPED, WAITING
@@ -27,20 +27,26 @@ Report = Callable[[Manifest, Console], None]
 WATCH = 15.0  # seconds between two questions to SLURM
 
 
-def run_sweep(settings: SweepSettings, report: Report, train: Sequence[str] = TRAIN) -> None:
+Plan = tuple[list[Point], Path, DictConfig]
+
+
+def run_sweep(
+    settings: SweepSettings, report: Report, train: Sequence[str] = TRAIN, planned: Plan | None = None
+) -> None:
     """Run the points of a sweep that are not finished, and report those that are.
 
     Args:
         settings: of the sweep.
         report: is called when there are finished points.
         train: command of a training.
+        planned: what `plan` says of the settings; None: it is asked.
 
     Raises:
         ConfigError: a setting that cannot be, of the sweep or of a run, before anything starts.
         TrainingError: points have failed; the others and the report are done by then.
     """
     began = time.monotonic()
-    points, runs, config = plan(settings)
+    points, runs, config = planned or plan(settings)
     console = Console()
     if settings.wandb_sweep is not None:
         write_wandb_sweep(settings.wandb_sweep, settings, runs, config.name, config.logger.wandb)
@@ -86,14 +92,13 @@ def run_sweep(settings: SweepSettings, report: Report, train: Sequence[str] = TR
     print(f"time: {time.monotonic() - began:.0f} s")
 
 
-def plan(settings: SweepSettings) -> tuple[list[Point], Path, DictConfig]:
+def plan(settings: SweepSettings) -> Plan:
     """The points, their directory and the configuration of the first.
 
     A mistake in any of their configurations, or runs with other settings in their places, show here.
     """
     overrides = settings.overrides
-    first = [*overrides, *(f"{key}={literal(values[0])}" for key, values in settings.grid.items())]
-    config = composed("train", first)
+    config = composed("train", first_point(overrides, settings.grid))
     _check_machine(settings, config)
     _check_values(overrides, settings.grid)
     runs = settings.runs or _directory(settings, Path(config.run_dir).parent)

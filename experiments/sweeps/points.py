@@ -88,6 +88,11 @@ def make_points(
     return points
 
 
+def first_point(fixed: Sequence[str], grid: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The arguments of a run with the first value of each key of a grid."""
+    return [*fixed, *(f"{key}={literal(values[0])}" for key, values in grid.items())]
+
+
 def label(values: Mapping[str, Any]) -> str:
     """Values for people: ``key=value`` by key; an arm is known by its value alone."""
     return " ".join(f"{_key(key)}{plain_text(value)}" for key, value in sorted(values.items()))

@@ -1,7 +1,7 @@
 """The settings of a sweep itself; everything else on its command line belongs to the runs."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from experiments.configuration import ARMS, CONF
-from experiments.sweeps.points import ARM, Seeds
+from experiments.configuration import ARMS, CONF, composed
+from experiments.sweeps.points import ARM, Seeds, first_point
 from tracegrad.errors import ConfigError
 
 LAUNCHERS = ("local", "slurm")
@@ -98,7 +98,7 @@ def read_settings(arguments: Sequence[str], defaults: dict[str, str], more: Coll
                 "nothing to vary; give sweep=NAME (see conf/sweep/) or grid.KEY=VALUE,VALUE,..."
             )
     equal = _switch("equal_seeds", own.get("equal_seeds", "false"))
-    settings.seeds, settings.overrides = _seeds(own["seeds"], equal, overrides)
+    settings.seeds, settings.overrides = _seeds(own["seeds"], equal, overrides, settings.grid)
     _refuse_taken(settings)
     settings.runs = Path(own["runs"]) if own.get("runs") else None
     settings.jobs = _whole("jobs", own["jobs"], 1) if own.get("jobs") else None
@@ -171,8 +171,10 @@ def _arms(text: str) -> list[str]:
     return arms
 
 
-def _seeds(text: str, equal: bool, overrides: list[str]) -> tuple[Seeds, list[str]]:
-    """The seeds, and the arguments of the runs without ``seed``."""
+def _seeds(
+    text: str, equal: bool, overrides: list[str], grid: Mapping[str, Sequence[Any]]
+) -> tuple[Seeds, list[str]]:
+    """The seeds, and the arguments of the runs without ``seed``; a number of seeds counts from the experiment's."""
     given = [override for override in overrides if override.startswith("seed=")]
     rest = [override for override in overrides if override not in given]
     if given and not equal:
@@ -183,13 +185,13 @@ def _seeds(text: str, equal: bool, overrides: list[str]) -> tuple[Seeds, list[st
         count = int(text)
         if count < 1:
             raise ConfigError("seeds=0 asks for no run; for the seed 0 alone write seeds=[0]")
-        if not equal:
-            return Seeds(tuple(range(count))), rest
-        seed = given[-1].removeprefix("seed=") if given else "0"
-        return Seeds((_whole("seed", seed, 0),), count), rest
+        if given:
+            return Seeds((_whole("seed", given[-1].removeprefix("seed="), 0),), count), rest
+        first = composed("train", first_point(rest, grid)).seed
+        return (Seeds((first,), count) if equal else Seeds(tuple(range(first, first + count)))), rest
     if equal:
         raise ConfigError(
-            f"equal_seeds=true repeats one seed; say how often, seeds=10, and which, seed=0, not seeds={text}"
+            f"equal_seeds=true repeats one seed; say how often, seeds=10, and which, seed=42, not seeds={text}"
         )
     return Seeds(tuple(dict.fromkeys(map(int, re.findall(r"\d+", text))))), rest
 

@@ -2,12 +2,15 @@
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -48,7 +51,7 @@ def grid_rows(manifest: Manifest) -> list[GridRow]:
     for members in groups.values():
         finished = [point for point in members if manifest.states[point.name].status == FINISHED]
         curves = [read_metrics(point.directory / "metrics.csv") for point in finished]
-        validation = [float(min(curve[VALIDATION][1])) for curve in curves if VALIDATION in curve]
+        validation = [_lowest(curve[VALIDATION][1]) for curve in curves if VALIDATION in curve]
         results = [read_result(point.directory / RESULTS) for point in finished if point.result == RESULTS]
         test = [result.metrics[TEST] for result in results if TEST in result.metrics]
         rows.append(GridRow(dict(members[0].values), tuple(validation), tuple(test), len(members)))
@@ -140,6 +143,11 @@ def missing_error(manifest: Manifest) -> str | None:
     return (
         f"{len(failed)} of {len(manifest.points)} runs failed; the same command goes on with them:\n  {lines}"
     )
+
+
+def _lowest(values: Float[np.ndarray, " validations"]) -> float:
+    """The lowest finite error; infinite for a run that has diverged before its first validation."""
+    return float(min(values[np.isfinite(values)], default=math.inf))
 
 
 def _mean(values: Sequence[float]) -> str:

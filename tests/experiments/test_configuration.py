@@ -70,7 +70,7 @@ def test_crystal_recipe_has_the_hyperparameters_of_the_paper(recipe: str) -> Non
     assert config.callbacks.revert.decay == 0.8
     assert config.trainer.gradient_clip_val is None
     assert tuple(config.data.sizes) == sizes
-    assert config.data.split_seed == 42
+    assert config.data.split_seed == config.seed == config.callbacks.seeding.seed == config.data.seed == 42
     assert config.data.batch_size == 1
     assert (config.data.table, config.data.label) == (database.upper(), database.upper())
     assert instantiate(config.basis).name == basis
@@ -80,6 +80,7 @@ def test_crystal_recipe_has_the_hyperparameters_of_the_paper(recipe: str) -> Non
     assert config.tracegrad.channels == config.tracegrad.hidden == 1024
     arm = ARMS[config.tracegrad.trace, config.tracegrad.grad]
     assert arm == {"deeph_e3": "none", "": "tracegrad"}.get(arm_name, arm_name)
+    assert config.run_dir == f"runs/{database}/{arm}_seed42"
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name[2:3] == "_"])

@@ -239,6 +239,25 @@ def test_missing_points_of_a_sweep_are_listed(runs):
 
 
 @pytest.mark.usefixtures("_undrawn")
+def test_runs_that_have_not_ended_are_said(runs):
+    begun = runs / "grad" / "5"
+    begun.mkdir()
+    for name in ("config.yaml", "provenance.json"):
+        (begun / name).write_text("{}")
+    report_ = make_report(runs)
+    assert (
+        f"{begun}: no results yet (it runs, was interrupted, or has test=false); it is in no table"
+        in report_.notes
+    )
+    with pytest.raises(TraceGradError, match=rf"but runs that have not ended, such as {begun}"):
+        make_report(begun)
+    begun = runs / "nothing"
+    begun.mkdir()
+    with pytest.raises(TraceGradError, match=r"no results\.json in it or below, nor runs that have begun"):
+        make_report(begun)
+
+
+@pytest.mark.usefixtures("_undrawn")
 def test_accelerations_measured_afterwards_are_taken_in(runs):
     folder = runs / "none" / "0" / "acceleration_best"
     folder.mkdir()

@@ -141,7 +141,7 @@ def test_the_file_for_wandb_starts_the_same_runs(
     assert words[:4] == ["${env}", "${interpreter}", "-m", "experiments.train"]
     assert words[-1] == "${args_no_hyphens}"
     theirs = plain(composed("train", [*words[4:-1], *given["args_no_hyphens"]]))
-    settings = read_settings(arguments, {"seeds": "[0]"}, ("sweep", "wandb_sweep"))
+    settings = read_settings(arguments, {"seeds": "1"}, ("sweep", "wandb_sweep"))
     ours = make_points(
         runs, settings.overrides, settings.grid, settings.seeds, group=runs.name, result="results.json"
     )

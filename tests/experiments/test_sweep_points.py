@@ -31,11 +31,11 @@ AWKWARD = [
 
 
 def ablation(*arguments: str) -> SweepSettings:
-    return read_settings(arguments, {"arms": "all", "seeds": "0,1,2"}, ("arms",))
+    return read_settings(arguments, {"arms": "all", "seeds": "3"}, ("arms",))
 
 
 def sweep(*arguments: str) -> SweepSettings:
-    return read_settings(arguments, {"seeds": "[0]"}, ("sweep", "wandb_sweep"))
+    return read_settings(arguments, {"seeds": "1"}, ("sweep", "wandb_sweep"))
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_ablation_points_keep_their_directories() -> None:
 @pytest.mark.parametrize(
     ("text", "seeds"),
     [
-        ("10", tuple(range(10))),
-        ("1", (0,)),
+        ("10", tuple(range(42, 52))),
+        ("1", (42,)),
         ("0,1,2", (0, 1, 2)),
         ("[7]", (7,)),
         ("7,", (7,)),
@@ -101,6 +101,20 @@ def test_ablation_points_keep_their_directories() -> None:
 )
 def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
     assert ablation("experiment=mg", f"seeds={text}").seeds == Seeds(seeds)
+
+
+def test_a_number_of_seeds_counts_from_that_of_the_experiment() -> None:
+    assert ablation("experiment=bs").seeds == Seeds((42, 43, 44))
+    assert sweep("experiment=bs_grad", "sweep=lambda").seeds == Seeds((42,))
+    assert (
+        ablation("experiment=qs", "seeds=2").seeds
+        == ablation("experiment=demo", "seeds=2").seeds
+        == Seeds((0, 1))
+    )
+    assert sweep("grid.experiment=mg,bg", "seeds=2").seeds == Seeds((42, 43))
+    assert ablation("experiment=mg", "seeds=10", "equal_seeds=true").seeds == Seeds((42,), 10)
+    points, _, _ = plan(ablation("experiment=mg", "arms=none", "seeds=10", "equal_seeds=true"))
+    assert [composed("train", point.overrides).seed for point in points[:2]] == [42, 42]
 
 
 def test_equal_seeds_are_repetitions(tmp_path: Path) -> None:

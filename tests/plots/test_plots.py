@@ -367,3 +367,12 @@ def test_learning_curves_without_a_validation_or_with_nan(tmp_path):
     check_png(learning_curves([Run(curves)]), tmp_path, (1200, 700))
     with pytest.raises(TraceGradError, match="at least one run"):
         learning_curves([])
+
+
+def test_learning_curves_of_runs_that_diverged_at_once(tmp_path):
+    steps = np.array([0.0, 1.0, 2.0])
+    curves = {"train/loss_h": (steps, steps + 1.0), "val/h_mae": (steps, np.full(3, np.nan))}
+    for count in (1, 2):
+        figure = learning_curves([Run(curves, "grad", "QHNet+Grad", seed) for seed in range(count)])
+        check_png(figure, tmp_path, (1200, 700))
+        assert "no finite value" in texts(figure)

@@ -116,7 +116,7 @@ def test_runs_stand_beside_the_paper(compared):
     assert [table.paper.number for table in tables] == ["1", "7"]
     first, seventh = tables
     assert [section.title for section in first.sections] == ["MG", "BG"]
-    assert "no runs of MM, BB, BT, BS" in first.notes
+    assert "no run on MM, BB, BT, BS" in first.notes
     line = first.sections[0].lines[1]
     assert (line.method, line.ours.arm, line.paper.arm) == ("DeepH-E3+TraceGrad", "tracegrad", "tracegrad")
     assert line.ours.cells[H].mean == pytest.approx(0.205)

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tracegrad.arms import BASELINE
-from tracegrad.reports.columns import PANELS, Column
+from tracegrad.reports.columns import INFERENCE, PANELS, Column
+from tracegrad.reports.inference import cost, protocol_lines
 from tracegrad.reports.paired import METHOD, Difference, Pair
-from tracegrad.reports.paper import ComparedTable
+from tracegrad.reports.paper import ComparedTable, block_cost
 from tracegrad.reports.table import TRIVIAL, Cell, ResultsTable, Row, with_best
 
 PLAIN, FAINT, SECTION = "plain", "faint", "section"
@@ -67,7 +68,7 @@ def table_grids(table: ResultsTable) -> list[Grid]:
         rows = [row for row in table.rows if row.arm != TRIVIAL or any(c.key in row.cells for c in columns)]
         lines = [Line(r.label, _cells(r.cells, columns), FAINT if r.arm == TRIVIAL else PLAIN) for r in rows]
         if name:
-            captions = _panel_captions(columns)
+            captions = _panel_captions(columns, table.arms)
         else:
             heads += [Head("seeds"), Head("steps"), Head("time", unit="s")]
             lines = [
@@ -92,7 +93,8 @@ def paper_grid(table: ComparedTable) -> Grid:
             if line.ours is not None:
                 lines.append(Line(line.method, _cells(ours.pop(0), table.columns)))
             if line.paper is not None:
-                label = "  paper" if line.ours is not None else f"{line.method} (paper; not run)"
+                what = "not implemented" if line.paper.backbone in table.unimplemented else "not run"
+                label = "  paper" if line.ours is not None else f"{line.method} (paper; {what})"
                 lines.append(Line(label, _cells(theirs.pop(0), table.columns), FAINT))
     title = f"{table.paper.name}: {table.paper.caption}"
     heads = tuple(_head(column) for column in table.columns)
@@ -173,10 +175,21 @@ def _difference(difference: Difference | None) -> Text:
     return Text(value, difference.finding + over)
 
 
-def _panel_captions(columns: Sequence[Column]) -> list[str]:
+def _panel_captions(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
     if any(column.over_samples for column in columns):
         return ["mean ± standard deviation over molecules, each averaged over seeds"]
-    return []
+    if not any(column.key == INFERENCE for column in columns):
+        return []
+    lines = protocol_lines(rows)
+    found = cost(rows)
+    if found is not None:
+        plain, full, change = found
+        low, high = block_cost()
+        lines.append(
+            f"time of {full.label} against {plain.label}: {change:+.1f} % here, {low:+.1f} to {high:+.1f} % in the "
+            "paper (Appendix I: Nvidia RTX A6000)"
+        )
+    return lines
 
 
 def _captions(table: ResultsTable, columns: Sequence[Column]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tracegrad.reports.absent import TITLE
 from tracegrad.reports.grid import FAINT, MARK, SECTION, Grid, Head, Line, Text
 
 _SPECIAL = {
@@ -33,9 +34,13 @@ _HEAD = r"""\documentclass[10pt]{article}
 _NARROW = 6  # columns that fit without shrinking
 
 
-def to_latex(grids: Sequence[Grid]) -> str:
+def to_latex(grids: Sequence[Grid], absent: Sequence[str] = ()) -> str:
     """A document that compiles by itself; each table environment can be copied into another."""
-    return _HEAD + "\n".join(_table(grid) for grid in grids) + "\\end{document}\n"
+    texts = [_table(grid) for grid in grids]
+    if absent:
+        items = [rf"\item {escaped(line)}" for line in absent]
+        texts.append("\n".join([rf"\section*{{{TITLE}}}", r"\begin{itemize}", *items, r"\end{itemize}", ""]))
+    return _HEAD + "\n".join(texts) + "\\end{document}\n"
 
 
 def escaped(text: str) -> str:

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 
+from tracegrad.reports.absent import TITLE
 from tracegrad.reports.grid import MARK, SECTION, Grid, Line, Text
 
 
-def to_markdown(grids: Sequence[Grid]) -> str:
-    """One heading, table and list of notes for each grid, in GitHub's Markdown."""
-    return "\n".join(_grid(grid) for grid in grids)
+def to_markdown(grids: Sequence[Grid], absent: Sequence[str] = ()) -> str:
+    """One heading, table and list of notes for each grid, in GitHub's Markdown, and what is absent."""
+    texts = [_grid(grid) for grid in grids]
+    if absent:
+        texts.append(f"## {TITLE}\n\n" + "".join(f"- {line}\n" for line in absent))
+    return "\n".join(texts)
 
 
 def _grid(grid: Grid) -> str:

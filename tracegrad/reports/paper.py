@@ -13,8 +13,10 @@ from typing import Any
 import yaml
 
 from tracegrad.arms import BASELINE
+from tracegrad.backbones.known import known_backbones
 from tracegrad.data.published import PUBLISHED
-from tracegrad.reports.columns import Column, columns_of
+from tracegrad.reports.columns import INFERENCE, Column, columns_of
+from tracegrad.reports.inference import cost, protocol_lines
 from tracegrad.reports.table import Cell, ResultsTable, Row
 
 DATA = Path(__file__).with_name("paper.yaml")
@@ -31,13 +33,18 @@ class PaperRow:
     arm: str
     cells: dict[str, Cell]
 
+    @property
+    def backbone(self) -> str:
+        """The method without what TraceGrad adds."""
+        return self.method.partition("+")[0]
+
 
 @dataclass(frozen=True)
 class PaperTable:
     """A table of the paper (or, numbered I, the times of its Appendix I).
 
     It is shown where one of the arms ``shown_with`` was run; () stands for any. ``every_backbone`` adds rows of
-    ours that the paper does not have.
+    ours that the paper does not have. ``needs`` names what runs must have measured beside their test errors.
     """
 
     number: str
@@ -47,6 +54,7 @@ class PaperTable:
     rows: tuple[PaperRow, ...]
     shown_with: tuple[str, ...] = ()
     every_backbone: bool = False
+    needs: str = ""
 
     @property
     def name(self) -> str:
@@ -85,6 +93,7 @@ class ComparedTable:
     columns: tuple[Column, ...]
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
+    unimplemented: tuple[str, ...] = ()  # backbones of its rows that there are neither runs nor code of
 
 
 @cache
@@ -117,27 +126,85 @@ def paper_database(table: ResultsTable) -> tuple[str | None, str | None]:
 def compare_with_paper(tables: Sequence[ResultsTable]) -> tuple[list[ComparedTable], list[str]]:
     """The tables of the paper as far as there are runs on its data, and notes on runs that are not quite."""
     notes = []
-    own: dict[str, list[ResultsTable]] = {}
     for table in tables:
         database, reason = paper_database(table)
-        if database:
-            own.setdefault(database, []).append(table)
-        elif reason:
+        if reason and not database:
             notes.append(f"{table.title} is not beside the paper's {table.database_label}: {reason}")
-    compared = (_compare(paper, own) for paper in paper_tables())
+    compared = (_compare(paper, tables) for paper in paper_tables())
     return [table for table in compared if table.sections], notes
 
 
-def _compare(paper: PaperTable, own: dict[str, list[ResultsTable]]) -> ComparedTable:
-    sections, absent = [], []
+def by_database(tables: Sequence[ResultsTable]) -> dict[str, list[ResultsTable]]:
+    """The tables that are on databases of the paper."""
+    own: dict[str, list[ResultsTable]] = {}
+    for table in tables:
+        database, _ = paper_database(table)
+        if database:
+            own.setdefault(database, []).append(table)
+    return own
+
+
+def unimplemented(paper: PaperTable, tables: Sequence[ResultsTable]) -> list[str]:
+    """Backbones of a table of the paper that TraceGrad does not have, and that no run has either."""
+    known = {backbone.label for backbone in known_backbones()} | {table.backbone for table in tables}
+    return [name for name in dict.fromkeys(row.backbone for row in paper.rows) if name not in known]
+
+
+def why_absent(paper: PaperTable, tables: Sequence[ResultsTable]) -> str:
+    """Why tables of ours on one database of a table of the paper give no section of it."""
+    rows = [row for table in tables for row in table.arms if not row.variant]
+    if not rows:
+        return "no run"
+    if not any(set(paper.keys) & row.cells.keys() for row in rows):
+        return f"no {paper.needs}" if paper.needs else "no run with these errors"
+    if paper.shown_with:
+        return "no run of +Trace or +Grad, without which it repeats Table 1,"
+    return "no run of its methods"
+
+
+def _compare(paper: PaperTable, tables: Sequence[ResultsTable]) -> ComparedTable:
+    own = by_database(tables)
+    missing = unimplemented(paper, tables)
+    sections: list[Section] = []
+    absent: dict[str, list[str]] = {}
     for database in paper.databases:
         found = _sections(paper, database, own.get(database, []))
         sections += found
-        absent += [] if found else [database]
+        if not found:
+            absent.setdefault(why_absent(paper, own.get(database, [])), []).append(database)
+    timed = INFERENCE in paper.keys
     notes = [f"paper: {source()}; (change against the baseline, the paper's from its own numbers)"]
     notes += [paper.note] if paper.note else []
-    notes += [f"no runs of {', '.join(absent)}"] if absent else []
-    return ComparedTable(paper, _columns(paper), tuple(sections), tuple(notes))
+    notes += [line for section in sections for line in _time_lines(section)] if timed else []
+    notes += [f"{reason} on {', '.join(databases)}" for reason, databases in absent.items()]
+    if missing:
+        notes.append(f"not implemented: {', '.join(missing)}; these rows are the paper's alone")
+    return ComparedTable(paper, _columns(paper), tuple(sections), tuple(notes), tuple(missing))
+
+
+@cache
+def block_cost() -> tuple[float, float]:
+    """By how many percent +TraceGrad is slower in the paper, at least and at most (Appendix I)."""
+    table = next(table for table in paper_tables() if INFERENCE in table.keys)
+    changes = [row.cells[INFERENCE].change for row in table.rows]
+    known = [change for change in changes if change is not None]
+    return min(known), max(known)
+
+
+def _time_lines(section: Section) -> list[str]:
+    """How the times of a section were measured, and what the block costs here and in the paper."""
+    rows = [line.ours for line in section.lines if line.ours is not None]
+    lines = protocol_lines(rows)
+    found = cost(rows)
+    if found is not None:
+        plain, full, ours = found
+        theirs = next(
+            line.paper.cells[INFERENCE].change for line in section.lines if line.ours is full and line.paper
+        )
+        lines.append(
+            f"time of {full.label} against {plain.label}: {ours:+.1f} % here, {theirs:+.1f} % in the paper"
+        )
+    return [f"{section.title}: {line}" for line in lines]
 
 
 def _sections(paper: PaperTable, database: str, tables: Sequence[ResultsTable]) -> list[Section]:
@@ -196,6 +263,7 @@ def _paper_table(number: str, entry: dict[str, Any]) -> PaperTable:
         tuple(rows),
         tuple(entry.get("shown_with", ())),
         entry.get("every_backbone", False),
+        entry.get("needs", ""),
     )
 
 

@@ -22,8 +22,9 @@ def to_json(
     directory: str | Path | None = None,
     pairs: Sequence[Sequence[Pair]] | None = None,
     compared: Sequence[ComparedTable] = (),
+    absent: Sequence[str] = (),
 ) -> str:
-    """The tables, the differences between their arms and the tables of the paper.
+    """The tables, the differences between their arms, the tables of the paper and what of it is absent.
 
     Runs are named relative to ``directory``.
     """
@@ -34,7 +35,7 @@ def to_json(
             for table, own in zip(tables, pairs or [[]] * len(tables), strict=True)
         ],
         "differences": {"level": LEVEL, "method": METHOD},
-        "paper": {"source": source(), "tables": [_compared(table) for table in compared]},
+        "paper": {"source": source(), "tables": [_compared(table) for table in compared], "absent": absent},
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 

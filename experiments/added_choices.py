@@ -1,0 +1,29 @@
+"""Options of a group that are added to the option of a recipe instead of taking its place.
+
+``experiment=mg callbacks=appendix_i`` means ``callbacks=[deeph_e3,appendix_i]``: the callbacks of MG's recipe, with
+inference times as in Appendix I.
+"""
+
+from collections.abc import Sequence
+
+from hydra import compose
+
+ADDED = {"callbacks": ("appendix_i",)}
+
+
+def with_added(config_name: str, overrides: Sequence[str]) -> list[str]:
+    """Overrides in which an added option stands behind the option of the recipe; Hydra has been initialised.
+
+    Where the configuration chooses no option of the group, the added one stands alone.
+    """
+    found = list(overrides)
+    for group, options in ADDED.items():
+        named = [override for override in found if override in {f"{group}={option}" for option in options}]
+        if not named:
+            continue
+        rest = [override for override in found if override not in named]
+        choices = compose(config_name, rest, return_hydra_config=True).hydra.runtime.choices
+        base = choices.get(group)
+        if base:
+            found = [*rest, f"{group}=[{str(base).strip('[]')},{named[-1].partition('=')[2]}]"]
+    return found

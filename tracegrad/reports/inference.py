@@ -1,0 +1,75 @@
+"""Inference times: those measured after a run had ended, how they were measured, and what the block costs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from tracegrad.arms import BASELINE
+from tracegrad.reports.columns import INFERENCE
+from tracegrad.reports.table import Row
+from tracegrad.results import InferenceProtocol, RunResult, read_result
+
+TRACEGRAD = "tracegrad"
+EVALUATION = "evaluation.json"
+_KEYS = (INFERENCE, "test/inference_batch_size")
+
+
+def with_inference(runs: Iterable[RunResult]) -> tuple[list[RunResult], list[str]]:
+    """The runs with the times of ``evaluation_test_CHECKPOINT/evaluation.json``, which go before those of the test.
+
+    Notes tell of times that belong to another checkpoint or other data than the results.
+
+    Raises:
+        ResultsError: such a file is damaged.
+    """
+    found, notes = [], []
+    for run in runs:
+        path = run.directory / f"evaluation_test_{run.checkpoint}" / EVALUATION
+        if path.is_file():
+            later = read_result(path)
+            times = {key: later.metrics[key] for key in _KEYS if key in later.metrics}
+            same = (later.step, later.split_hash, later.counts) == (run.step, run.split_hash, run.counts)
+            if times and same:
+                run = replace(run, metrics={**run.metrics, **times}, inference=later.inference)
+            elif times:
+                notes.append(
+                    f"{path}: its inference times are of another checkpoint or other data than results.json"
+                )
+        found.append(run)
+    return found, notes
+
+
+def protocol_lines(rows: Sequence[Row]) -> list[str]:
+    """How the times of rows were measured: one line, or one for each way, with a line that they do not compare."""
+    ways: dict[str, list[str]] = {}
+    for row in rows:
+        for run in row.runs:
+            if INFERENCE in run.metrics:
+                named = ways.setdefault(_described(run.inference), [])
+                named += [row.label] if row.label not in named else []
+    if len(ways) == 1:
+        return list(ways)
+    lines = [f"{', '.join(labels)}: {way}" for way, labels in ways.items()]
+    return lines + ["these times were measured in different ways and do not compare"] * bool(lines)
+
+
+def cost(rows: Sequence[Row]) -> tuple[Row, Row, float] | None:
+    """The plain backbone, the same with TraceGrad, and by how many percent this is slower.
+
+    None where one of the times is missing, or where they were measured in different ways.
+    """
+    by_arm = {row.arm: row for row in rows if not row.variant and INFERENCE in row.cells}
+    if not {BASELINE, TRACEGRAD} <= by_arm.keys():
+        return None
+    plain, full = by_arm[BASELINE], by_arm[TRACEGRAD]
+    timed = [run for row in (plain, full) for run in row.runs if INFERENCE in run.metrics]
+    if len({_described(run.inference) for run in timed}) > 1:
+        return None
+    return plain, full, 100 * (full.cells[INFERENCE].mean / plain.cells[INFERENCE].mean - 1)
+
+
+def _described(protocol: InferenceProtocol | None) -> str:
+    if protocol is None:
+        return "samples, repeats and device were not recorded (results of an earlier version)"
+    samples = "1 sample" if protocol.samples == 1 else f"each of {protocol.samples} samples"
+    times = "once" if protocol.repeats == 1 else f"{protocol.repeats} times"
+    return f"{samples} timed {times}, batch size {protocol.batch_size}, on {protocol.device}"
