@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from tracegrad.errors import InUseError, TraceGradError
@@ -24,6 +25,8 @@ from tracegrad.system.locks import is_locked, take_lock
 from tracegrad.system.processes import machine_id, start_time
 
 FILE = ".owner"
+# Where a process tells one that it starts the descriptor of an ownership that they share.
+INHERITED = "TRACEGRAD_OWNER"
 BEAT = 5.0  # seconds between two renewals
 _BEATS = 6  # without a renewal until an owner on another machine counts as gone
 _PATIENCE = 2.0  # seconds to wait for a lock that another process takes only to look whether it is free
@@ -73,18 +76,27 @@ class Owner:
 
     def __str__(self) -> str:
         since = self.started.replace("T", " ").replace("+00:00", " UTC")
-        return f"{self.kind}, process {self.processes[-1][0]} on {self.host}, since {since} ({self.command})"
+        command = shorten(self.command, 160, placeholder=" ...")
+        return f"{self.kind}, process {self.processes[-1][0]} on {self.host}, since {since} ({command})"
 
 
 def read_owner(directory: str | Path) -> Owner | None:
     """The owner that the directory's file names, whether or not it still runs; None where it names none."""
-    try:
-        values = json.loads((Path(directory) / FILE).read_text(encoding="utf-8"))
-        processes = tuple((int(pid), str(started)) for pid, started in values["processes"])
-        given = {entry.name: values[entry.name] for entry in fields(Owner)}
-        return Owner(**{**given, "processes": processes}) if processes else None
-    except (OSError, ValueError, KeyError, TypeError):  # none, released, or just being written
-        return None
+    for _ in range(5):
+        try:
+            text = (Path(directory) / FILE).read_text(encoding="utf-8")
+        except OSError:
+            return None
+        if not text:  # it was given back
+            return None
+        try:
+            values = json.loads(text)
+            processes = tuple((int(pid), str(started)) for pid, started in values["processes"])
+            given = {entry.name: values[entry.name] for entry in fields(Owner)}
+            return Owner(**{**given, "processes": processes}) if processes else None
+        except (ValueError, KeyError, TypeError):
+            time.sleep(0.02)  # it may just be written
+    return None
 
 
 class Watch:
@@ -175,6 +187,11 @@ class Ownership:
                     for folder in self._made:
                         folder.rmdir()
         os.close(self.descriptor)
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """Environment for a process to which `descriptor` is passed on, and which is to be an owner, too."""
+        return {INHERITED: str(self.descriptor)}
 
     def _renew(self) -> None:
         mine = self.owner.processes[-1]
@@ -280,9 +297,9 @@ def _owned(
         raise
 
 
-def inherit(directory: str | Path, descriptor: int) -> Ownership | None:
-    """Share the ownership of the process that started this one and passed its descriptor on; None if it is none."""
-    directory = Path(directory)
+def inherit(directory: str | Path) -> Ownership | None:
+    """Share the ownership of the process that has started this one, see `Ownership.shared`; None if it has none."""
+    directory, descriptor = Path(directory), int(os.environ.pop(INHERITED, "-1"))
     owner = read_owner(directory)
     try:
         if owner is None or not os.path.samestat(os.fstat(descriptor), os.stat(directory / FILE)):
