@@ -29,7 +29,7 @@ FILE = ".owner"
 INHERITED = "TRACEGRAD_OWNER"
 BEAT = 5.0  # seconds between two renewals
 _BEATS = 6  # without a renewal until an owner on another machine counts as gone
-_PATIENCE = 2.0  # seconds to wait for a lock that another process takes only to look whether it is free
+_PATIENCE = 1.0  # seconds to wait for a lock that another process takes only to look whether it is free
 _BLOCK = 4096  # bytes of the file, written at once
 _LONGEST = 500  # characters of a command
 
