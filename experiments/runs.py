@@ -193,8 +193,10 @@ def _without_place(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_outgrown(directory: Path, length: Mapping[str, Any]) -> bool:
-    """Whether a run is to be longer (`length_of` its settings) than the training that its directory records."""
+    """Whether a run is to be longer (`length_of` its settings; {}: not told) than what its directory records."""
     path = directory / CONFIG
+    if not length:
+        return False
     try:
         return is_longer(_recorded_length(path, path.stat().st_mtime_ns), length)
     except FileNotFoundError:

@@ -210,7 +210,9 @@ def _launch(manifest: Manifest, settings: SweepSettings, train: Sequence[str]) -
             "the same command says how far they are, submits again what has failed, and reports what is finished"
         )
         return
-    while manifest.with_state(WAITING, RUNNING):
+    while manifest.with_state(RUNNING) or any(
+        manifest.states[point.name].job for point in manifest.with_state(WAITING)
+    ):
         time.sleep(WATCH)
         if changed := manifest.look():
             manifest.save()

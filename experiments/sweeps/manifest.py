@@ -143,15 +143,15 @@ class Manifest:
             pid, started = owner.processes[0][0], owner.started
             by_hand = Status(RUNNING, found.attempts, host=owner.host, pid=pid, started=started)
             return replace(by_hand, error=str(owner))
-        if owner is not None and not owner.here:
-            return replace(found, status=RUNNING, error=str(owner), host=owner.host)
-        if found.status == FINISHED:  # its result was removed, or it is to be longer
-            return replace(found, status=WAITING, job="")
-        if job and found.job != job and owner is None:
+        if owner is not None:
+            return replace(found, status=RUNNING, error="" if owner.here else str(owner))
+        if job and found.job != job:
             logs = self.runs / "slurm"
             error = f"job {job} left the queue without a start; its logs are in {logs}"
             return replace(found, status=FAILED, error=error, job=job)
-        if found.status == RUNNING and owner is None:
+        if found.status == FINISHED:  # its result was removed, or it is to be longer
+            return replace(found, status=WAITING, job="")
+        if found.status == RUNNING:
             error = "ended without a word: killed, or its machine went down"
             return replace(found, status=STOPPED, error=error)
         return found
