@@ -2,11 +2,13 @@
 
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
+from callbacks.first_step import AfterFirstStep
 from callbacks.inference_time import InferenceTime
 from callbacks.last_checkpoint import LAST, PREVIOUS, TrainingStopped
 from experiments.configuration import ARM_LABELS, ARMS, differences, flat
 from experiments.loggers import log_results, make_loggers
 from experiments.preemption import await_requeue, end_by_signal
 from experiments.provenance import process_rank, provenance
+from experiments.run_length import LENGTH, is_longer, length_of
+from experiments.run_owner import owned
 from experiments.warm_start import warm_start
 from tracegrad.baseline import MeanBlocks
 from tracegrad.checkpoint import CHECKPOINT_KEY, check_architecture, load_checkpoint
@@ -41,7 +46,6 @@ from tracegrad.system.whole_files import replacing
 from tracegrad.units import MEV
 
 # Settings that may differ when a run is continued: they change how fast and how long, not what is computed.
-LENGTH = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time")
 MAY_CHANGE = (
     *("resume", "threads", "logger", "test", "dry_run", *LENGTH),
     *("data.num_workers", "data.pin_memory", "data.path", "data.cache", "data.in_memory"),
@@ -137,31 +141,72 @@ def make_callbacks(config: DictConfig) -> list[Callback]:
 def find_run(directory: Path, values: dict[str, Any], resume: str) -> bool:
     """Whether the directory holds a run that may go on with these settings.
 
+    A run exists from its first step on, which writes its settings: a start that fails before leaves no run.
+
     Raises:
         ConfigError: it holds one with other settings and ``resume`` is not force, or ``resume`` is never.
     """
     if resume not in RESUME:
         raise ConfigError(f"resume is {resume!r}; choose one of {', '.join(RESUME)}")
-    # What a failed start left behind, without a checkpoint, does not count as a run.
-    if not any(path.exists() for path in (*_checkpoints(directory), directory / RESULTS)):
+    begun = any(path.exists() for path in _checkpoints(directory))
+    if not begun and not any((directory / name).exists() for name in (CONFIG, RESULTS)):
         return False
     if resume == "never":
         raise ConfigError(f"{directory} holds a run already; choose another run_dir or remove it")
-    changed = differences(read_config(directory), values, MAY_CHANGE)
+    changed = _changed(directory, values)
     lines = "\n  ".join(changed)
-    if resume == "force" and any(line.startswith("optim.") for line in changed):
+    if begun and resume == "force" and any(line.startswith("optim.") for line in changed):
         raise ConfigError(
             f"{directory} goes on with the optimizer and schedule of its checkpoint; for others start a run of "
             f"another name with init_from={directory}:\n  {lines}"
         )
     if changed and resume != "force":
+        force = (
+            "and no checkpoint yet; choose another run_dir or name, remove it, "
+            "or start it anew with the new settings by resume=force"
+        )
+        if begun:
+            force = "; choose another run_dir or name, remove it, or go on all the same with resume=force"
         raise ConfigError(
-            f"{directory} holds a run with other settings; choose another run_dir or name, remove it, "
-            f"or go on all the same with resume=force:\n  {lines}"
+            f"{directory} holds a run with other settings{'' if begun else ' '}{force}:\n  {lines}"
         )
     if changed and process_rank() == 0:
-        print(f"resume=force: going on with other settings than before:\n  {lines}", flush=True)
+        how = "going on" if begun else "starting anew"
+        print(f"resume=force: {directory}: {how} with other settings than before:\n  {lines}", flush=True)
     return True
+
+
+def _changed(directory: Path, values: dict[str, Any]) -> list[str]:
+    """Settings in which a run differs from the one that its directory records, wherever that lies by now."""
+    old, new = (_without_place(flat(settings)) for settings in (read_config(directory), values))
+    return differences(old, new, (*MAY_CHANGE, "run_dir"))
+
+
+def _without_place(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted key, with paths in the run directory relative to it."""
+    place = str(settings.get("run_dir"))
+
+    def relative(value: Any) -> Any:
+        inside = isinstance(value, str) and (value == place or value.startswith(f"{place}/"))
+        return os.path.normpath(f"<run_dir>/{value[len(place) :]}") if inside else value
+
+    return {key: relative(value) for key, value in settings.items()}
+
+
+def is_outgrown(directory: Path, length: Mapping[str, Any]) -> bool:
+    """Whether a run is to be longer (`length_of` its settings; {}: not told) than what its directory records."""
+    path = directory / CONFIG
+    if not length:
+        return False
+    try:
+        return is_longer(_recorded_length(path, path.stat().st_mtime_ns), length)
+    except FileNotFoundError:
+        return False
+
+
+@lru_cache(maxsize=4096)
+def _recorded_length(path: Path, _written: int) -> dict[str, Any]:
+    return length_of(read_config(path.parent))
 
 
 def resume_point(directory: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -223,14 +268,32 @@ def train(config: DictConfig, values: dict[str, Any]) -> None:
     """Train a run, or go on with it, and test it; leaves ``results.json`` unless ``test=false``.
 
     Raises:
+        InUseError: another training runs in the directory; nothing in it was touched.
         SystemExit: a signal has ended the training; the status is 128 + its number, or 0 where SLURM starts it again.
     """
     await_requeue()
     directory = Path(config.run_dir)
-    known = find_run(directory, values, config.resume)
-    if (directory / RESULTS).exists() and not _length_changed(directory, values):
-        print(f"{directory} is finished; its results stand in {directory / RESULTS}")
+    if _is_finished(directory, values, config.resume):
         return
+    with owned(directory):
+        if not _is_finished(directory, values, config.resume):  # the one before may have ended just now
+            _train(config, values, directory)
+
+
+def _is_finished(directory: Path, values: dict[str, Any], resume: str) -> bool:
+    """Whether the results of a run stand for the length that it is to have, which is said."""
+    if not (directory / RESULTS).exists():
+        return False
+    find_run(directory, values, resume)
+    if is_outgrown(directory, length_of(values)):
+        return False
+    if process_rank() == 0:
+        print(f"{directory} is finished; its results stand in {directory / RESULTS}")
+    return True
+
+
+def _train(config: DictConfig, values: dict[str, Any], directory: Path) -> None:
+    known = find_run(directory, values, config.resume)
     parts = build(config, values)
     found = resume_point(directory) if known else None
     if found:
@@ -239,21 +302,25 @@ def train(config: DictConfig, values: dict[str, Any]) -> None:
             print(f"going on from {found[0]} (step {found[1]['global_step']})", flush=True)
     origin = provenance() | {"data": parts.fingerprint}
     origin |= warm_start(parts.module.model, config.init_from, directory, resumed=found is not None)
-    callbacks = make_callbacks(config)
-    loggers = make_loggers(config, values, origin)
-    trainer = make_trainer(config, callbacks, loggers)
-    if trainer.is_global_zero:  # only now: a start that fails leaves the directory free
-        if found is None:
-            (directory / METRICS).unlink(missing_ok=True)
+
+    def record() -> None:
         (directory / RESULTS).unlink(missing_ok=True)
         with replacing(directory / CONFIG) as draft:
             draft.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         write_json(directory / "provenance.json", origin)
+
+    recorded = AfterFirstStep(record)  # not before: a start that fails leaves the directory as it was
+    callbacks = [recorded, *make_callbacks(config)]
+    if found is None and process_rank() == 0:
+        (directory / METRICS).unlink(missing_ok=True)
+    loggers = make_loggers(config, values, origin)
+    trainer = make_trainer(config, callbacks, loggers)
     try:
         with quiet():
             trainer.fit(parts.module, parts.datamodule, ckpt_path=str(found[0]) if found else None)
     except TrainingStopped as stop:
         end_by_signal(stop)
+    recorded.act(trainer)  # nothing was left to train
     if not config.test:
         return
     results = evaluate_checkpoint(trainer, parts, config, directory / "checkpoints" / "best.ckpt")
@@ -265,12 +332,6 @@ def train(config: DictConfig, values: dict[str, Any]) -> None:
     save(learning_curves([curves]), directory / "figures" / "learning_curves.png")
     write_json(directory / RESULTS, results)
     log_results(loggers, config, results, origin)
-
-
-def _length_changed(directory: Path, values: dict[str, Any]) -> bool:
-    """Whether a finished run is to become longer or shorter."""
-    before, after = flat(read_config(directory)), flat(values)
-    return any(before.get(key) != after.get(key) for key in LENGTH)
 
 
 def evaluate_checkpoint(

@@ -25,5 +25,9 @@ class TrainingError(TraceGradError):
     """A training run that cannot go on, such as one whose loss is no longer finite."""
 
 
+class InUseError(TraceGradError):
+    """A directory in which another process works."""
+
+
 class GenerationError(TraceGradError):
     """A computation of reference data that failed, such as an SCF that did not converge."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from experiments.sweeps.status import (
     FAILED,
     FINISHED,
-    LOCK,
+    KIND,
     LOG,
     RUNNING,
     STOPPED,
@@ -28,7 +28,8 @@ from experiments.sweeps.status import (
     read_status,
     write_status,
 )
-from tracegrad.system.locks import take_lock
+from tracegrad.errors import InUseError
+from tracegrad.system.ownership import Ownership, own
 
 BUSY = 75  # EX_TEMPFAIL
 # How a process ends that was asked to.
@@ -43,7 +44,7 @@ class Attempts:
     """Runs ``command`` until it has ended well, ``retries`` times more, or the same mistake shows twice.
 
     Args:
-        directory: of the point, for its status, lock and log.
+        directory: of the point, for its status, owner and log.
         command: of the training.
         retries: tries after the first.
         result: file in ``directory`` that a finished run leaves; None: a run that exits with 0 is finished.
@@ -60,28 +61,33 @@ class Attempts:
 
     def run(self) -> int:
         """0 when finished, 1 when failed or stopped, `BUSY` when another process runs this point."""
-        lock = take_lock(self.directory / LOCK, patience=2.0)  # a sweep may be looking at it just now
-        if lock is None:
-            print(f"error: {self.directory} is being run by another process", file=sys.stderr)
+        try:
+            ownership = own(self.directory, KIND, command=" ".join(self.command))
+        except InUseError as error:
+            print(f"error: {error}", file=sys.stderr)
             return BUSY
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, self._stop)
-        # SLURM sends the warning of its time limit to every process of a job; the job answers with SIGTERM.
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        status = read_status(self.directory)
-        before = None
-        for _ in range(self.retries + 1):
-            status, mistake = self._attempt(status, lock)
-            if status.status != FAILED or self.stopping or (mistake and mistake == before):
-                break
-            before = mistake
+        with ownership:
+            signal.signal(signal.SIGTERM, self._stop)
+            signal.signal(signal.SIGINT, self._stop)
+            # SLURM sends the warning of its time limit to every process of a job; the job answers with SIGTERM.
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+            with (self.directory / LOG).open("ab") as log:  # only now: another owner's log is left alone
+                os.dup2(log.fileno(), sys.stderr.fileno())
+            status = read_status(self.directory)
+            before = None
+            for _ in range(self.retries + 1):
+                status, mistake = self._attempt(status, ownership)
+                if status.status != FAILED or self.stopping or (mistake and mistake == before):
+                    break
+                before = mistake
         return 0 if status.status == FINISHED else 1
 
-    def _attempt(self, status: Status, lock: int) -> tuple[Status, str | None]:
+    def _attempt(self, status: Status, ownership: Ownership) -> tuple[Status, str | None]:
         """One try: the status after it, and the mistake of the user that it named, if any."""
         log = self.directory / LOG
         start = log.stat().st_size if log.exists() else 0
+        result = self._result()
         environment = {name: value for name, value in os.environ.items() if name not in DETACHED}
         status = Status(
             RUNNING,
@@ -93,35 +99,42 @@ class Attempts:
             started=_now(),
         )
         with log.open("ab") as output:
-            # The training has the lock, too: it stays taken if only this process is killed.
+            # The training owns the directory, too: it stays owned if only this process is killed.
             self.child = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment,
-                pass_fds=[lock],
+                env=environment | ownership.shared,
+                pass_fds=[ownership.descriptor],
             )
         if self.stopping:
             self.child.terminate()
         write_status(self.directory, replace(status, child=self.child.pid))
         code = self.child.wait()
         text = _tail(log, start)
-        outcome = self._outcome(code)
+        outcome = self._outcome(code, before=result)
         error = "" if outcome == FINISHED else _reason(text, code, outcome)
         status = replace(status, status=outcome, error=error, ended=_now())
         write_status(self.directory, status)
         mistakes = ERROR.findall(text)
         return status, mistakes[-1] if mistakes else None
 
-    def _outcome(self, code: int) -> str:
-        done = code == 0 and not self.stopping if self.result is None else self._has_result()
+    def _outcome(self, code: int, before: tuple[int, int] | None) -> str:
+        done = code == 0 and not self.stopping
+        if self.result is not None:  # one of a shorter training may have been there before
+            now = self._result()
+            done = now is not None and (code == 0 or now != before)
         if done:
             return FINISHED
         return STOPPED if self.stopping or code == 0 or code in STOP_CODES else FAILED
 
-    def _has_result(self) -> bool:
-        return self.result is not None and (self.directory / self.result).exists()
+    def _result(self) -> tuple[int, int] | None:
+        """What tells the result from another one; None where there is none."""
+        if self.result is None or not (self.directory / self.result).exists():
+            return None
+        found = (self.directory / self.result).stat()
+        return found.st_ino, found.st_mtime_ns
 
     def _stop(self, _signal: int, _frame: object) -> None:
         self.stopping = True

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from experiments.configuration import CONF, composed, plain
+from experiments.run_length import length_of
 from experiments.runs import CONFIG, RESULTS, find_run
 from experiments.sweeps import slurm
 from experiments.sweeps.local import TRAIN, LocalRunner
-from experiments.sweeps.manifest import FILE, Manifest, alone
+from experiments.sweeps.manifest import FILE, Manifest
 from experiments.sweeps.points import ARM, Point, first_point, literal, make_points
 from experiments.sweeps.progress import SweepProgress
 from experiments.sweeps.settings import SweepSettings
@@ -22,6 +24,7 @@ from experiments.sweeps.summary import missing_error, print_states
 from experiments.sweeps.wandb_file import write_wandb_sweep
 from experiments.wandb_run import print_wandb_hint
 from tracegrad.errors import ConfigError, TrainingError
+from tracegrad.system.ownership import own
 
 Report = Callable[[Manifest, Console], None]
 WATCH = 15.0  # seconds between two questions to SLURM
@@ -62,8 +65,9 @@ def run_sweep(
     if settings.dry_run:
         print_states(Manifest(runs, points, about, slurm.queued_jobs), console, everything=True)
         return
-    with alone(runs):
+    with own(runs, "sweep"):
         manifest = Manifest(runs, points, about, slurm.queued_jobs)
+        manifest.settle()
         manifest.save()
         print(
             f"{len(points)} runs in {runs}, {len(manifest.with_state(FINISHED))} of them finished", flush=True
@@ -110,8 +114,7 @@ def plan(settings: SweepSettings) -> Plan:
         group=runs.name,
         result=RESULTS if config.test else None,
     )
-    _check_places(points)
-    return points, runs, config
+    return _checked(points), runs, config
 
 
 def _directory(settings: SweepSettings, base: Path) -> Path:
@@ -135,21 +138,29 @@ def _check_values(overrides: Sequence[str], grid: Mapping[str, Sequence[Any]]) -
             composed("train", [*overrides, *(first | {key: f"{key}={literal(value)}"}).values()])
 
 
-def _check_places(points: Sequence[Point]) -> None:
-    """Refuse runs with other settings where a point has its place; its seeds differ in plain settings only."""
-    own = ("seed", "run_dir", "repetition")
+def _checked(points: Sequence[Point]) -> list[Point]:
+    """The points, with their lengths where they have run before; runs with other settings are refused.
+
+    Seeds of a point differ in plain settings only, so that few configurations have to be composed.
+    """
+    own_settings = ("seed", "run_dir", "repetition")
     known: dict[tuple[str, ...], DictConfig] = {}
+    checked = []
     for point in points:
         if not (point.directory / CONFIG).exists():
+            checked.append(point)
             continue
-        shared = tuple(entry for entry in point.overrides if entry.partition("=")[0] not in own)
+        shared = tuple(entry for entry in point.overrides if entry.partition("=")[0] not in own_settings)
         if shared not in known:
             known[shared] = composed("train", shared)
         config = known[shared]
         OmegaConf.update(config, "seed", point.seed)
         OmegaConf.update(config, "run_dir", str(point.directory))
         OmegaConf.update(config, "repetition", point.repetition)
-        find_run(point.directory, plain(config), "auto")
+        values = plain(config)
+        find_run(point.directory, values, config.resume)
+        checked.append(replace(point, length=length_of(values)))
+    return checked
 
 
 def _check_machine(settings: SweepSettings, config: DictConfig) -> None:
@@ -204,7 +215,9 @@ def _launch(manifest: Manifest, settings: SweepSettings, train: Sequence[str]) -
             "the same command says how far they are, submits again what has failed, and reports what is finished"
         )
         return
-    while manifest.with_state(WAITING, RUNNING):
+    while manifest.with_state(RUNNING) or any(
+        manifest.states[point.name].job for point in manifest.with_state(WAITING)
+    ):
         time.sleep(WATCH)
         if changed := manifest.look():
             manifest.save()

@@ -10,28 +10,33 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
+from experiments.sweeps.attempt import BUSY
 from experiments.sweeps.manifest import Manifest
 from experiments.sweeps.points import Point
-from experiments.sweeps.status import LOCK, LOG, RUNNING, Status, read_status
-from tracegrad.system.locks import is_locked
+from experiments.sweeps.status import FINISHED, RUNNING, Status
 
 TRAIN = (sys.executable, "-m", "experiments.train")
+GONE = 5.0  # seconds that killed processes may take to be gone
 
 
 @dataclass(frozen=True)
 class Running:
-    """A point that runs; ``process`` is None where an earlier sweep, killed since, has started it."""
+    """A point that runs; ``process`` is None where an earlier sweep, killed since, has started it.
+
+    One that runs ``elsewhere``, on another machine or started by hand, takes no place here and gets no signals.
+    """
 
     point: Point
-    process: subprocess.Popen[bytes] | None
-    gpus: tuple[str, ...]
+    process: subprocess.Popen[bytes] | None = None
+    gpus: tuple[str, ...] = ()
+    elsewhere: bool = False
 
 
 class Watcher:
     """What is told about a sweep while it runs; does nothing."""
 
     def started(self, point: Point) -> None:
-        """A point was started or found running."""
+        """A point was started, or runs already."""
 
     def looked(self, point: Point) -> None:
         """A point still runs."""
@@ -71,6 +76,7 @@ class LocalRunner:
         self.stop_limit, self.train, self.pause = stop_limit, tuple(train), pause
         self.watcher = watcher or Watcher()
         self.running: list[Running] = []
+        self.queue: list[Point] = []
 
     def run(self, waiting: Sequence[Point]) -> None:
         """Run these points, and wait for those that an earlier sweep has left running.
@@ -78,42 +84,45 @@ class LocalRunner:
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM; the points have been stopped by then.
         """
-        queue = list(waiting)
+        self.queue = list(waiting)
         try:
             with _termination_as_interrupt():
                 for point in self.manifest.with_state(RUNNING):
                     state = self.manifest.states[point.name]
                     if not state.job:
-                        self._add(Running(point, None, tuple(filter(None, state.device.split(",")))))
-                while queue or self.running:
-                    while queue and len(self.running) < self.jobs:
-                        self._start(queue.pop(0))
+                        self._adopt(point, tuple(filter(None, state.device.split(","))))
+                while self.queue or self.running:
+                    while self.queue and sum(not run.elsewhere for run in self.running) < self.jobs:
+                        self._start(self.queue.pop(0))
                     time.sleep(self.pause)
                     for run in list(self.running):
                         self._look(run)
         finally:
             self._stop()
 
-    def _add(self, run: Running) -> None:
-        self.running.append(run)
-        self.watcher.started(run.point)
+    def _adopt(self, point: Point, gpus: tuple[str, ...] = ()) -> None:
+        """Wait for a point that runs already."""
+        elsewhere = not self.manifest.pids(point)
+        self.running.append(Running(point, None, gpus, elsewhere))
+        self.watcher.started(point)
+        owner = self.manifest.owner(point)
+        if elsewhere and owner is not None:
+            print(f"{point.name}: waiting for the end of {owner}", flush=True)
 
     def _start(self, point: Point) -> None:
         group = self._free_group()
         environment = dict(os.environ)
         if group:
             environment |= {"CUDA_VISIBLE_DEVICES": ",".join(group), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-        point.directory.mkdir(parents=True, exist_ok=True)
-        with (point.directory / LOG).open("ab") as log:
-            process = subprocess.Popen(
-                attempt_command(point, self.retries, self.train),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches only the sweep, which stops its points in order
-            )
-        self._add(Running(point, process, group))
+        process = subprocess.Popen(
+            attempt_command(point, self.retries, self.train),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches only the sweep, which stops its points in order
+        )
+        self.running.append(Running(point, process, group))
+        self.watcher.started(point)
         self.manifest.started(point, process.pid, environment.get("CUDA_VISIBLE_DEVICES", ""))
 
     def _free_group(self) -> tuple[str, ...]:
@@ -126,53 +135,70 @@ class LocalRunner:
         if run.process is not None and run.process.poll() is None:
             self.watcher.looked(run.point)
             return
-        if is_locked(run.point.directory / LOCK):  # another process runs it
+        busy = run.process is not None and run.process.returncode == BUSY
+        if self.manifest.owner(run.point) is None:
+            self.running.remove(run)
+            state = self.manifest.update(run.point)
+            self.watcher.ended(run.point, state)
+            if (busy or run.elsewhere) and state.status != FINISHED:
+                self.queue.append(run.point)
+        elif busy:  # somebody else has started it first
+            self.running.remove(run)
+            self.manifest.update(run.point)
+            self._adopt(run.point)
+        else:
             self.watcher.looked(run.point)
-            return
-        self.running.remove(run)
-        self.watcher.ended(run.point, self.manifest.update(run.point))
 
     def _stop(self) -> None:
-        """End what still runs: it may write a checkpoint first, but not for ever."""
+        """End what this sweep has started and still runs: it may write a checkpoint first, but not for ever."""
+        mine = [run for run in self.running if not run.elsewhere]
         try:
-            for run in self.running:
-                self._terminate(run)
+            told = [run for run in mine if self._terminate(run)]
             until = time.monotonic() + self.stop_limit
-            while any(map(self._alive, self.running)) and time.monotonic() < until:
+            while any(map(self._alive, told)) and time.monotonic() < until:
                 time.sleep(min(self.pause, 0.1))
         finally:
-            for run in self.running:
-                if self._alive(run):
-                    self._kill(run)
-            for run in self.running:
+            for run in mine:
+                self._kill(run)
+            for run in mine:
                 if run.process is not None:
                     run.process.wait()
+            until = time.monotonic() + GONE
+            while any(map(self._alive, mine)) and time.monotonic() < until:
+                time.sleep(0.02)
             for run in self.running:
                 self.watcher.ended(run.point, self.manifest.update(run.point))
             self.running = []
 
     def _alive(self, run: Running) -> bool:
-        if run.process is not None and run.process.poll() is None:
-            return True
-        return is_locked(run.point.directory / LOCK)
+        return bool(self._pids(run))
 
-    def _terminate(self, run: Running) -> None:
+    def _pids(self, run: Running) -> list[int]:
+        """Its processes that are known to be its own: their numbers may have gone to others since."""
         if run.process is not None and run.process.poll() is None:
-            run.process.terminate()
-            return
-        state = read_status(run.point.directory)
-        for pid in (state.pid, state.child):  # the training alone, where the process around it was killed
-            if pid is not None and is_locked(run.point.directory / LOCK):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
-                    return
+            return [run.process.pid]
+        return self.manifest.pids(run.point)  # the training alone, where the process around it was killed
+
+    def _terminate(self, run: Running) -> bool:
+        """Ask it to end; False where it has ended, or belongs to another user."""
+        with suppress(ProcessLookupError, PermissionError):
+            for pid in self._pids(run)[:1]:
+                os.kill(pid, signal.SIGTERM)
+                return True
+        return False
 
     def _kill(self, run: Running) -> None:
-        """All processes of a point: they are one group."""
-        pid = run.process.pid if run.process is not None else read_status(run.point.directory).pid
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
+        """All processes of a point: the one around it leads their group."""
+        owner = self.manifest.owner(run.point)
+        leaders = {owner.processes[0][0]} if owner is not None else set()
+        leaders |= {run.process.pid} if run.process is not None else set()
+        for pid in self._pids(run):
+            with suppress(ProcessLookupError, PermissionError):
+                group = os.getpgid(pid)
+                if group in leaders:
+                    os.killpg(group, signal.SIGKILL)
+                else:
+                    os.kill(pid, signal.SIGKILL)
 
 
 def attempt_command(point: Point, retries: int, train: Sequence[str] = TRAIN) -> list[str]:

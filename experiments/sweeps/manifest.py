@@ -3,18 +3,19 @@
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from experiments.runs import is_outgrown
 from experiments.sweeps.points import Point
 from experiments.sweeps.status import (
     FAILED,
     FINISHED,
-    LOCK,
+    KIND,
     RUNNING,
     STOPPED,
     WAITING,
@@ -22,7 +23,7 @@ from experiments.sweeps.status import (
     read_status,
 )
 from tracegrad.errors import ConfigError
-from tracegrad.system.locks import is_locked, take_lock
+from tracegrad.system.ownership import Owner, Watch
 from tracegrad.system.whole_files import replacing
 
 FILE = "manifest.json"
@@ -32,8 +33,8 @@ FORMAT = 1
 class Manifest:
     """Points and their states; written anew, whole or not at all, whenever a state changes.
 
-    Points of earlier commands on the same directory stay in the file. What runs now is asked of the kernel (the
-    lock of a point) and of SLURM's queue, never of the file, which a crash may have left behind.
+    Points of earlier commands on the same directory stay in the file. What runs now is asked of the owners of the
+    directories and of SLURM's queue, never of the file, which a crash may have left behind.
 
     Args:
         runs: directory of the sweep.
@@ -47,6 +48,7 @@ class Manifest:
     ) -> None:
         self.runs, self.points, self.about, self._queue = runs, list(points), about, queue
         self._entries = _read(runs / FILE)
+        self._watches = {point.name: Watch(point.directory) for point in points}
         self.states: dict[str, Status] = {}
         self.look()
 
@@ -60,6 +62,24 @@ class Manifest:
                 self.states[point.name] = state
                 changed.append(point)
         return changed
+
+    def settle(self) -> None:
+        """Look until it is known which points run on other machines, if their directories say that some do."""
+        names = [point.name for point in self.points if self._watches[point.name].undecided]
+        if names:
+            print(f"watching whether these still run on other machines: {', '.join(names)}", flush=True)
+        while any(watch.undecided for watch in self._watches.values()):
+            time.sleep(0.2)
+            self.look()
+
+    def owner(self, point: Point) -> Owner | None:
+        """Who owns the directory of a point at present."""
+        return self._watches[point.name].owner()
+
+    def pids(self, point: Point) -> list[int]:
+        """Processes of this machine that an earlier command has started for a point, the one around it first."""
+        owner = self.owner(point)
+        return owner.pids if owner is not None and owner.kind == KIND else []
 
     def started(self, point: Point, pid: int, device: str) -> None:
         """Record that a point was started on this machine."""
@@ -107,46 +127,34 @@ class Manifest:
     def _may_be_queued(self, point: Point) -> bool:
         state = self.states.get(point.name)
         known = state.status if state else self._entries.get(point.name, {}).get("status")
-        return bool(self._job(point)) and known not in (FAILED, FINISHED) and not _has_result(point)
+        done = _has_result(point) and not is_outgrown(point.directory, point.length)
+        return bool(self._job(point)) and known not in (FAILED, FINISHED) and not done
 
     def _state(self, point: Point, queued: set[str]) -> Status:
         found, job = read_status(point.directory), self._job(point)
-        if _has_result(point):
+        finished = found.status == FINISHED if point.result is None else _has_result(point)
+        if finished and not is_outgrown(point.directory, point.length):
             return replace(found, status=FINISHED, error="")
-        if found.status == FINISHED and point.result is not None:  # its result was removed
-            return replace(found, status=WAITING)
         if job and job in queued:
             running = found.status == RUNNING and found.job == job
             return found if running else replace(found, status=WAITING, error="", job=job)
-        locked = is_locked(point.directory / LOCK)
-        if job and found.job != job and not locked:
+        owner = self.owner(point)
+        if owner is not None and owner.kind != KIND:  # started by hand
+            pid, started = owner.processes[0][0], owner.started
+            by_hand = Status(RUNNING, found.attempts, host=owner.host, pid=pid, started=started)
+            return replace(by_hand, error=str(owner))
+        if owner is not None:
+            return replace(found, status=RUNNING, error="" if owner.here else str(owner))
+        if job and found.job != job:
             logs = self.runs / "slurm"
             error = f"job {job} left the queue without a start; its logs are in {logs}"
             return replace(found, status=FAILED, error=error, job=job)
-        if found.status == RUNNING and not locked:
+        if found.status == FINISHED:  # its result was removed, or it is to be longer
+            return replace(found, status=WAITING, job="")
+        if found.status == RUNNING:
             error = "ended without a word: killed, or its machine went down"
             return replace(found, status=STOPPED, error=error)
         return found
-
-
-@contextmanager
-def alone(runs: Path) -> Iterator[None]:
-    """Keep other sweeps out of a directory.
-
-    Raises:
-        ConfigError: there is one already.
-    """
-    path = runs / LOCK
-    lock = take_lock(path)
-    if lock is None:
-        owner = path.read_text(encoding="utf-8", errors="replace").strip()
-        raise ConfigError(f"{runs} is in use by another sweep ({owner}); wait for it or stop it")
-    try:
-        os.truncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
-    finally:
-        os.close(lock)
 
 
 def _has_result(point: Point) -> bool:

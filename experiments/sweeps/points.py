@@ -40,6 +40,7 @@ class Point:
         overrides: all arguments of its training.
         result: file in ``directory`` that says that it is finished; None if it leaves none.
         repetition: of runs with equal seeds.
+        length: how long the run is to be, see `experiments.run_length`; empty where none has run there before.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Point:
     overrides: tuple[str, ...] = field(repr=False)
     result: str | None = None
     repetition: int | None = None
+    length: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def make_points(

@@ -1,4 +1,4 @@
-"""What is known of one point of a sweep: a small file in its directory, and a lock that lives as long as its run."""
+"""What is known of one point of a sweep: a small file in its directory."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -8,8 +8,8 @@ from tracegrad.errors import TrainingError
 from tracegrad.system.whole_files import replacing
 
 FILE = "status.json"
-LOCK = ".lock"
 LOG = "train.log"
+KIND = "training of a sweep"  # of the owner of a point's directory; one that was started by hand has another
 WAITING, RUNNING, FINISHED, FAILED, STOPPED = "waiting", "running", "finished", "failed", "stopped"
 
 
@@ -46,6 +46,6 @@ def read_status(directory: Path) -> Status:
 
 
 def write_status(directory: Path, status: Status) -> None:
-    """Replace the status of a point; only the process that holds its lock does this."""
+    """Replace the status of a point; only the process that owns its directory does this."""
     with replacing(directory / FILE) as draft:
         draft.write_text(json.dumps(asdict(status), indent=2) + "\n", encoding="utf-8")

@@ -44,7 +44,7 @@ def test_arms_and_seeds_are_trained_and_reported(
     for label in ("trivial predictor", "QHNet", "QHNet+Grad"):
         assert any(line.strip().startswith(label + " ") for line in out.splitlines())
     names = {path.name for path in runs.iterdir()}
-    assert names == {"none_seed3", "grad_seed3", "report", "manifest.json", ".lock"}
+    assert names == {"none_seed3", "grad_seed3", "report", "manifest.json"}
     results = json.loads((runs / "grad_seed3" / "results.json").read_text())
     assert (results["arm"], results["seed"], results["step"]) == ("grad", 3, 6)
     made_by = json.loads((runs / "none_seed3" / "provenance.json").read_text())["command"]

@@ -4,18 +4,24 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from experiments.sweeps.manifest import alone
+from experiments.sweeps.local import LocalRunner
 from experiments.sweeps.progress import progress_of
-from experiments.sweeps.status import LOCK, Status, read_status, write_status
+from experiments.sweeps.status import KIND, Status, read_status, write_status
 from experiments.sweeps.summary import missing_error
-from tests.experiments.sweeping import make_manifest, point, points, run, wait_for
-from tracegrad.errors import ConfigError, TrainingError
-from tracegrad.system.locks import is_locked, take_lock
+from tests.experiments.sweeping import TRAIN, make_manifest, point, points, run, wait_for
+from tests.system.test_ownership import elsewhere, renewed
+from tracegrad.errors import ConfigError, InUseError, TrainingError
+from tracegrad.system.ownership import Watch, own
+from tracegrad.system.processes import start_time
 
 
 def states(manifest: object) -> dict[str, str]:
@@ -129,9 +135,11 @@ def test_each_run_has_gpus_of_its_own(
 
 def sweep_in_a_process(runs: Path, modes: list[str], **options: object) -> multiprocessing.Process:
     def work() -> None:
-        with alone(runs):
+        with own(runs, "sweep"):
             try:
-                run(make_manifest(runs, points(runs, modes)), **options)
+                manifest = make_manifest(runs, points(runs, modes))
+                manifest.settle()
+                run(manifest, **options)
             except KeyboardInterrupt:
                 os._exit(130)
 
@@ -145,16 +153,16 @@ def test_a_killed_sweep_is_taken_up_without_starting_anything_twice(tmp_path: Pa
     sweep = sweep_in_a_process(tmp_path, modes, jobs=2)
     wait_for(lambda: len(list(tmp_path.glob("*/ready"))) == 2)
     with (
-        pytest.raises(ConfigError, match=rf"in use by another sweep \(process {sweep.pid} on "),
-        alone(tmp_path),
+        pytest.raises(InUseError, match=rf"in use by sweep, process {sweep.pid} on "),
+        own(tmp_path, "sweep"),
     ):
         pass
     sweep.kill()
     sweep.join()
     os.killpg(read_status(tmp_path / "b").pid, signal.SIGKILL)  # b dies with it, a lives on
-    wait_for(lambda: not is_locked(tmp_path / "b" / LOCK))
+    wait_for(lambda: Watch(tmp_path / "b").owner() is None)
     found = points(tmp_path, modes)
-    with alone(tmp_path):
+    with own(tmp_path, "sweep"):
         manifest = make_manifest(tmp_path, found)
         assert states(manifest) == {"a": "running", "b": "stopped", "c": "waiting"}
         assert manifest.states["b"].error.startswith("ended without a word")
@@ -189,30 +197,131 @@ def test_a_stopped_sweep_lets_its_runs_save(tmp_path: Path, number: int) -> None
     written = on_disk(tmp_path)
     assert [written[name]["status"] for name in "abc"] == ["stopped", "stopped", "waiting"]
     assert written["a"]["error"] == "stopped before its end"
-    assert not any(is_locked(tmp_path / name / LOCK) for name in "ab")
+    assert not any(Watch(tmp_path / name).owner() for name in "ab")
     manifest = make_manifest(tmp_path, points(tmp_path, ["wait", "ok", "ok"]))
     (tmp_path / "go").touch()
     run(manifest)
     assert set(states(manifest).values()) == {"finished"}
 
 
-def test_a_point_that_another_process_runs_is_waited_for(tmp_path: Path) -> None:
-    lock = take_lock(tmp_path / "a" / LOCK)
-    assert lock is not None
-    write_status(tmp_path / "a", Status("running", 1, pid=os.getpid()))
-    manifest = make_manifest(tmp_path, points(tmp_path, ["ok"]))
-    assert states(manifest) == {"a": "running"}
+def test_a_point_that_was_started_by_hand_is_waited_for_and_left_alone(tmp_path: Path) -> None:
+    """Its end without results is no failed try: the sweep goes on with it."""
+    ownership = own(tmp_path / "a", "training")
+    (tmp_path / "a" / "config.yaml").write_text("seed: 0\n")
+    manifest = make_manifest(tmp_path, points(tmp_path, ["ok", "ok"]))
+    assert states(manifest) == {"a": "running", "b": "waiting"}
+    assert manifest.states["a"].error.startswith(f"training, process {os.getpid()} on ")
+    held: list[list[str]] = []
 
     def end() -> None:
-        (tmp_path / "a" / "results.json").write_text("{}")
-        os.close(lock)
+        wait_for(lambda: (tmp_path / "b" / "results.json").exists())  # it takes no place of the sweep
+        held.append(sorted(path.name for path in (tmp_path / "a").iterdir()))
+        ownership.release()
 
-    timer = threading.Timer(0.2, end)
-    timer.start()
-    run(manifest)
-    timer.join()
+    thread = threading.Thread(target=end)
+    thread.start()
+    run(manifest, jobs=1)
+    thread.join()
+    assert held == [[".owner", "config.yaml"]]
+    assert states(manifest) == {"a": "finished", "b": "finished"}
+    assert manifest.states["a"].attempts == 1
+
+
+def test_a_start_by_hand_that_comes_first_is_not_disturbed(tmp_path: Path) -> None:
+    """The sweep has looked before."""
+    manifest = make_manifest(tmp_path, points(tmp_path, ["ok"]))
+    waiting = manifest.with_state("waiting")
+    ownership = own(tmp_path / "a", "training")
+    held: list[list[str]] = []
+
+    def end() -> None:
+        wait_for(lambda: manifest.states["a"].error.startswith("training, process"))
+        held.append([path.name for path in (tmp_path / "a").iterdir()])
+        (tmp_path / "a" / "results.json").write_text("{}")
+        ownership.release()
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    LocalRunner(manifest, 1, train=TRAIN, pause=0.02).run(waiting)
+    thread.join()
+    assert held == [[".owner"]]
     assert states(manifest) == {"a": "finished"}
-    assert not (tmp_path / "a" / "calls").exists()
+    assert manifest.states["a"].attempts == 0
+
+
+def test_points_on_another_machine_get_no_signals_and_go_on_here_when_it_is_gone(tmp_path: Path) -> None:
+    """Processes of this machine have the numbers of those on the other one."""
+    victim = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        values = elsewhere(tmp_path / "a", kind=KIND, processes=[[victim.pid, start_time(victim.pid)]])
+        write_status(tmp_path / "a", Status("running", 1, host="node17", pid=victim.pid, child=victim.pid))
+        with renewed(tmp_path / "a", values):
+            manifest = make_manifest(tmp_path, points(tmp_path, ["ok"]))
+            manifest.settle()
+            assert manifest.states["a"].status == "running"
+            assert manifest.states["a"].error.startswith(f"{KIND}, process {victim.pid} on node17")
+            sweep = sweep_in_a_process(tmp_path, ["ok"], stop_limit=0.1)
+            wait_for(lambda: (tmp_path / ".owner").exists())
+            time.sleep(0.5)
+            os.kill(sweep.pid, signal.SIGINT)  # type: ignore[arg-type]
+            sweep.join(60)
+            assert sweep.exitcode == 130
+            assert victim.poll() is None
+            manifest.look()
+            assert states(manifest) == {"a": "running"}
+        again = make_manifest(tmp_path, points(tmp_path, ["ok"]))
+        again.settle()
+        assert states(again) == {"a": "stopped"}
+        assert again.states["a"].error.startswith("ended without a word")
+        run(again)
+        assert states(again) == {"a": "finished"}
+        assert victim.poll() is None
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+def test_a_number_that_another_process_has_by_now_gets_no_signal(tmp_path: Path) -> None:
+    """The lock is held, so that something of the point lives, but it is not the process of the record."""
+    victim = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    ownership = own(tmp_path / "a", KIND, every=60.0)
+    try:
+        record = tmp_path / "a" / ".owner"
+        values = json.loads(record.read_text()) | {"processes": [[victim.pid, "1"]]}
+        record.write_text(json.dumps(values))
+        write_status(tmp_path / "a", Status("running", 1, host=socket.gethostname(), pid=victim.pid))
+        sweep = sweep_in_a_process(tmp_path, ["ok"], stop_limit=0.1)
+        wait_for(lambda: (tmp_path / "manifest.json").exists() or (tmp_path / ".owner").exists())
+        time.sleep(0.5)
+        os.kill(sweep.pid, signal.SIGTERM)  # type: ignore[arg-type]
+        sweep.join(60)
+        assert sweep.exitcode == 130
+        assert victim.poll() is None
+    finally:
+        ownership.release()
+        victim.kill()
+        victim.wait()
+
+
+def test_a_result_of_a_shorter_training_is_none_of_a_longer_one(tmp_path: Path) -> None:
+    """Nor is it one when the longer training fails."""
+    found = points(tmp_path, ["ok", "ok"])
+    run(make_manifest(tmp_path, found))
+    for name in "ab":
+        (tmp_path / name / "config.yaml").write_text("trainer: {max_steps: 400, max_epochs: -1}\n")
+    shorter = [replace(each, length={"trainer.max_steps": 200, "trainer.max_epochs": -1}) for each in found]
+    assert set(states(make_manifest(tmp_path, shorter)).values()) == {"finished"}
+    length = {"trainer.max_steps": 800, "trainer.max_epochs": -1}
+    longer = [
+        replace(each, length=length, overrides=(f"mode={mode}", *each.overrides[1:]))
+        for each, mode in zip(found, ("ok", "crash"), strict=True)
+    ]
+    manifest = make_manifest(tmp_path, longer)
+    assert set(states(manifest).values()) == {"waiting"}
+    run(manifest, retries=0)
+    assert [read_status(tmp_path / name).status for name in "ab"] == ["finished", "failed"]
+    (tmp_path / "a" / "config.yaml").write_text("trainer: {max_steps: 800, max_epochs: -1}\n")
+    assert states(make_manifest(tmp_path, longer)) == {"a": "finished", "b": "failed"}
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

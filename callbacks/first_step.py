@@ -1,0 +1,30 @@
+"""What is to be done once a training has shown that it works."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+from lightning import Callback
+
+
+class AfterFirstStep(Callback):
+    """Calls ``action`` once, on the first rank, after the first optimizer step of a process."""
+
+    def __init__(self, action: Callable[[], None]):
+        self._action: Callable[[], None] | None = action
+        self._start = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._start = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
+    ) -> None:
+        if trainer.global_step > self._start:
+            self.act(trainer)
+
+    def act(self, trainer: lightning.Trainer) -> None:
+        """Call it now, unless that was done."""
+        action, self._action = self._action, None
+        if action is not None and trainer.is_global_zero:
+            action()

@@ -1,0 +1,215 @@
+"""Directories with one owner: real processes, and records as a machine without shared locks would leave them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.experiments.sweeping import wait_for
+from tracegrad.errors import InUseError
+from tracegrad.system.ownership import FILE, Watch, inherit, own, read_owner
+from tracegrad.system.processes import start_time
+
+ROOT = Path(__file__).parents[2]
+HEAD = "import os, subprocess, sys, time; from tracegrad.system.ownership import own, inherit, read_owner\n"
+
+
+@contextmanager
+def python(code: str, *arguments: object, **options: object) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs the code, until the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEAD + code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def elsewhere(directory: Path, **changes: object) -> dict:
+    """A record of a process on another machine, which renews it ten times a second."""
+    with own(directory, "training", command="train a=b", every=0.1):
+        values = json.loads((directory / FILE).read_text())
+    values |= {"host": "node17", "machine": "another kernel", "token": "other", **changes}
+    directory.mkdir(exist_ok=True)
+    (directory / FILE).write_text(json.dumps(values))
+    return values
+
+
+@contextmanager
+def renewed(directory: Path, values: dict) -> Iterator[None]:
+    """The other machine lives as long as the block."""
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(0.05):
+            values["beat"] += 1
+            with (directory / FILE).open("r+") as file:
+                file.write(json.dumps(values).ljust(4095))
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_the_second_process_is_told_who_the_first_one_is(tmp_path: Path) -> None:
+    directory = tmp_path / "runs" / "run"
+    with python("own(sys.argv[1], 'training', command='train x=1'); time.sleep(60)", directory) as first:
+        wait_for(lambda: read_owner(directory))
+        said = rf"in use by training, process {first.pid} on {socket.gethostname()}, since 20.* UTC \(train x=1\)"
+        with pytest.raises(InUseError, match=said):
+            own(directory, "training")
+        assert Watch(directory).owner().pids == [first.pid]  # type: ignore[union-attr]
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        assert (directory / FILE).exists()
+        assert Watch(directory).owner() is None
+        own(directory, "training").release()  # at once, and without a person who removes something
+    assert not (directory / FILE).exists()
+
+
+def test_a_clean_end_leaves_nothing(tmp_path: Path) -> None:
+    with own(tmp_path / "runs" / "run", "training"):
+        assert (tmp_path / "runs" / "run" / FILE).exists()
+    assert not (tmp_path / "runs").exists()
+    with own(tmp_path / "runs" / "run", "training") as ownership:
+        (tmp_path / "runs" / "run" / "config.yaml").touch()
+        ownership.release()
+        ownership.release()
+    assert [path.name for path in (tmp_path / "runs" / "run").iterdir()] == ["config.yaml"]
+
+
+def test_a_directory_that_moves_is_given_back_where_it_lies_then(tmp_path: Path) -> None:
+    with own(tmp_path / "run", "training", every=0.05):
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with own(tmp_path / "run", "training"):
+            time.sleep(0.2)  # the first owner does not take the new directory for its own
+            assert read_owner(tmp_path / "moved") is not None
+    assert read_owner(tmp_path / "moved") is None
+    assert Watch(tmp_path / "moved").owner() is None
+
+
+def test_an_owner_on_another_machine_is_seen_without_its_lock(tmp_path: Path) -> None:
+    values = elsewhere(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    said: list[str] = []
+    watch = Watch(tmp_path)
+    with renewed(tmp_path, values):
+        with pytest.raises(
+            InUseError, match=r"in use by training, process \d+ on node17, since .* \(train a=b\)"
+        ):
+            own(tmp_path, "training", say=said.append)
+        assert watch.owner().host == "node17"  # type: ignore[union-attr]
+        assert watch.undecided
+        wait_for(lambda: watch.owner() and not watch.undecided)
+        assert watch.owner().pids == []  # type: ignore[union-attr]
+    assert read_owner(tmp_path).token == "other"  # type: ignore[union-attr]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert len(said) == 1
+
+
+def test_an_owner_on_another_machine_that_is_gone_is_replaced(tmp_path: Path) -> None:
+    elsewhere(tmp_path)
+    watch = Watch(tmp_path)
+    assert watch.owner() is not None
+    wait_for(lambda: watch.owner() is None)
+    assert not watch.undecided
+    said: list[str] = []
+    with own(tmp_path, "training", say=said.append):
+        assert read_owner(tmp_path).host == socket.gethostname()  # type: ignore[union-attr]
+    assert "node17" in said[0]
+    assert said[1].endswith("node17 has not been heard since; the directory is taken over")
+
+
+def test_who_was_replaced_ends_at_once(tmp_path: Path) -> None:
+    """As a process that was suspended, or cut off from its storage, while another machine took the directory over."""
+    code = "own(sys.argv[1], 'training', every=0.05); time.sleep(60); print('still there')"
+    with python(code, tmp_path) as first:
+        wait_for(lambda: read_owner(tmp_path))
+        values = json.loads((tmp_path / FILE).read_text()) | {"host": "node17", "token": "other"}
+        with renewed(tmp_path, values):
+            out, error = first.communicate(timeout=20)
+    assert first.returncode == 1
+    assert out == ""
+    assert f"error: {tmp_path} was taken over by training, process {first.pid} on node17" in error
+
+
+def test_workers_of_a_killed_owner_hold_nothing(tmp_path: Path) -> None:
+    code = "own(sys.argv[1], 'training'); os.fork() or time.sleep(60); print('ready', flush=True); time.sleep(60)"
+    with python(code, tmp_path) as first:
+        worker = first.stdout.readline() and True  # type: ignore[union-attr]
+        assert worker
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        try:
+            own(tmp_path, "training").release()
+        finally:
+            for child in children:
+                os.kill(int(child), signal.SIGKILL)
+
+
+def test_an_ownership_that_is_passed_on_outlives_the_process_that_took_it(tmp_path: Path) -> None:
+    child = "inherit(sys.argv[1]) or sys.exit(1); print('child', flush=True); time.sleep(60)"
+    code = (
+        "first = own(sys.argv[1], 'training of a sweep', every=0.05)\n"
+        "subprocess.Popen([sys.executable, '-c', sys.argv[2], sys.argv[1]], pass_fds=[first.descriptor],"
+        " env=os.environ | first.shared).wait()"
+    )
+    with python(code, tmp_path, HEAD + child) as first:
+        assert first.stdout.readline() == "child\n"  # type: ignore[union-attr]
+        owner = Watch(tmp_path).owner()
+        assert owner is not None
+        assert owner.pids[0] == first.pid
+        own_child = owner.pids[1]
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        with pytest.raises(InUseError, match=f"training of a sweep, process {own_child} on"):
+            own(tmp_path, "training")
+        assert Watch(tmp_path).owner().pids == [own_child]  # type: ignore[union-attr]
+        os.kill(own_child, signal.SIGKILL)
+    wait_for(lambda: Watch(tmp_path).owner() is None)
+
+
+def test_nothing_is_inherited_without_an_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert inherit(tmp_path) is None
+    monkeypatch.setenv("TRACEGRAD_OWNER", "1")  # a file, but not that of this directory
+    assert inherit(tmp_path) is None
+    assert "TRACEGRAD_OWNER" not in os.environ
+
+
+def test_a_number_that_another_process_has_now_is_not_the_owner(tmp_path: Path) -> None:
+    with own(tmp_path, "training"):
+        values = json.loads((tmp_path / FILE).read_text())
+        assert Watch(tmp_path).owner().pids == [os.getpid()]  # type: ignore[union-attr]
+        values["processes"] = [[os.getpid(), "0"]]
+        (tmp_path / FILE).write_text(json.dumps(values))
+        assert Watch(tmp_path).owner().pids == []  # type: ignore[union-attr]
+
+
+def test_start_times_tell_processes_apart() -> None:
+    with python("time.sleep(60)") as first:
+        started = start_time(first.pid)
+        assert started not in (None, start_time(os.getpid()))
+        assert start_time(first.pid) == started
+        os.kill(first.pid, signal.SIGKILL)
+        wait_for(lambda: start_time(first.pid) is None)  # though nobody has asked for its status yet
