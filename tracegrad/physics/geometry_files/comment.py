@@ -39,14 +39,19 @@ def pairs(text: str) -> list[tuple[str, str]]:
     return [(match["key"].strip("\"'"), _unquoted(match["value"])) for match in _PAIR.finditer(text)]
 
 
+def said_in(text: str) -> Iterator[tuple[str, str]]:
+    """All pairs, and what is said of charge and spin in words, in quoted text, too."""
+    yield from pairs(text)
+    yield from spoken(text)
+
+
 def spoken(text: str) -> Iterator[tuple[str, str]]:
     """Charge and spin in words, such as "charge 2" or "total charge: -1"."""
     for match in _SPOKEN.finditer(_PAIR.sub(" ; ", text)):
         yield match["key"], match["value"]
     for _, value in pairs(text):
-        if re.search("[A-Za-z]", value) and value != text:
-            yield from pairs(value)
-            yield from spoken(value)
+        if value != text:
+            yield from said_in(value)
 
 
 def charge_and_multiplicity(text: str) -> tuple[str, str] | None:

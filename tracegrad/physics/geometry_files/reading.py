@@ -6,8 +6,8 @@ and outputs of programs), so these are refused with the way to convert them.
 
 import io
 import sqlite3
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +21,7 @@ from ase.io.formats import get_compression, open_with_compression
 
 from tracegrad.errors import DataError
 from tracegrad.physics.geometry_files.cif import read_cif
+from tracegrad.physics.geometry_files.comment import said_in
 from tracegrad.physics.geometry_files.frame import Frame, Statement
 from tracegrad.physics.geometry_files.sections import molfile_statements, pdb_statements
 from tracegrad.physics.geometry_files.state import check_state
@@ -165,11 +166,11 @@ def format_of(path: Path) -> str:
 
 
 def _read(path: Path, kind: str) -> list[Frame]:
+    if kind in ("traj", "json", "db"):
+        return _named(path, _ase_frames(path, kind))
     try:
-        if kind in ("traj", "json", "db"):
-            return _named(path, _ase_frames(path, kind))
         text = _text(path)
-    except (OSError, EOFError) as error:
+    except Exception as error:  # each kind of compression has its own
         raise DataError(f"{path}: cannot be read ({error})") from error
     if kind == "extxyz":
         return read_xyz(path, text)
@@ -203,10 +204,10 @@ def _text(path: Path) -> str:
         return content.decode("latin-1")  # a comment of an old program
 
 
-def _ase_frames(path: Path, kind: str, text: str | None = None) -> Iterator[Atoms]:
+def _ase_frames(path: Path, kind: str, text: str | None = None) -> list[Atoms]:
     try:
         if kind in ("json", "db"):
-            return iter(_database_rows(path, kind))
+            return _database_rows(path, kind)
         # The format is passed, as ASE's guess does not work under python -O; a name may hold an @.
         source = str(path) if text is None else io.StringIO(text)
         frames = ase.io.read(source, index=":", format=kind, do_not_split_by_at_sign=True)
@@ -216,7 +217,7 @@ def _ase_frames(path: Path, kind: str, text: str | None = None) -> Iterator[Atom
         raise DataError(
             f"{path}: not a readable {_TITLES.get(kind, kind)} file; write it again, or give an .xyz in angstrom"
         ) from error
-    return iter(frames if isinstance(frames, list) else [frames])
+    return frames if isinstance(frames, list) else [frames]
 
 
 _TITLES = {
@@ -233,22 +234,19 @@ _TITLES = {
 def _database_rows(path: Path, kind: str) -> list[Atoms]:
     """Rows of a database of ASE, with their key-value pairs and data among `Atoms.info`."""
     if kind == "db":  # ASE makes its tables in any SQLite file that it opens
-        uri = f"file:{urllib.request.pathname2url(str(path.resolve()))}?mode=ro"
-        with sqlite3.connect(uri, uri=True) as file:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
             tables = file.execute("SELECT count(*) FROM sqlite_master WHERE name = 'systems'").fetchone()[0]
-        file.close()
         if not tables:
             raise DataError(f"{path}: not a database of ASE, so it holds no geometries that could be read")
     with ase.db.connect(str(path), type=kind, serial=True) as database:
         return [row.toatoms(add_additional_information=True) for row in database.select()]
 
 
-def _named(path: Path, frames: Iterator[Atoms]) -> list[Frame]:
+def _named(path: Path, frames: list[Atoms]) -> list[Frame]:
     """Frames of ASE's atoms, with all that they say of charge and spin."""
-    listed = list(frames)
     result = []
-    for index, atoms in enumerate(listed):
-        place = f"{path}, frame {index}" if len(listed) > 1 else str(path)
+    for index, atoms in enumerate(frames):
+        place = f"{path}, frame {index}" if len(frames) > 1 else str(path)
         flags = " ".join("FT"[int(flag)] for flag in atoms.pbc)
         result.append(Frame(atoms, place, list(_statements(atoms, place)), f'pbc="{flags}"'))
     return result
@@ -267,7 +265,10 @@ def _statements(atoms: Atoms, place: str) -> Iterator[Statement]:
 
 def _entries(mapping: Mapping[Any, Any], place: str) -> Iterator[Statement]:
     for key, value in mapping.items():
+        if isinstance(key, str):
+            yield Statement(place, key, value)
         if isinstance(value, Mapping):
             yield from _entries(value, place)
-        elif isinstance(key, str):
-            yield Statement(place, key, value)
+        if isinstance(value, str):
+            for name, said in said_in(value):
+                yield Statement(f"{place} ({key})", name, said)

@@ -1,4 +1,4 @@
-"""Charge and spin that a file states: neutral systems with paired electrons are taken, all others refused by name."""
+"""Charge, spin and occupancy that a file states: neutral closed shells are taken, all else is refused by name."""
 
 import re
 from collections.abc import Callable
@@ -19,13 +19,15 @@ _ELECTRONS = re.compile(r"n(um)?(berof)?e(l|lec|lect|lectrons?|lecs)|electrons|t
 _MOMENT = re.compile(r".*(magmom|magnetic?moment|magneti[sz]ation|spinmoment|magn?mom)s?(total|tot)?")
 _NONE = ("f", "false", "no", "none")
 
+_OCCUPANCY = re.compile(r"(site)?occupanc(y|ies)")
+
 # What rounding leaves of charges (e) and moments (Bohr magnetons) that cancel in a calculation.
 _ROUNDED = 0.05
 _ADVICE = "networks and reference data are of neutral closed shells only, leave this geometry out"
 
 
 def check_state(frame: Frame) -> bool:
-    """Refuse charges, open shells and magnetic moments; say whether the file states a charge (of zero).
+    """Refuse charges, open shells, moments and partly occupied sites; say whether the file states a charge (of zero).
 
     Raises:
         DataError: a statement of another state, or one that cannot be understood.
@@ -61,6 +63,8 @@ def _kind(statement: Statement) -> Callable[[Statement, np.ndarray, Frame], None
         return _unpaired
     if _SPIN.fullmatch(name):
         return _moment if statement.column else _spin
+    if _OCCUPANCY.fullmatch(name):
+        return _occupancy
     return _electrons if _ELECTRONS.fullmatch(name) else None
 
 
@@ -115,6 +119,14 @@ def _electrons(statement: Statement, values: np.ndarray, frame: Frame) -> None:
         raise DataError(
             f"{statement.place}: has {statement}, but the neutral geometry has {neutral} electrons; {_ADVICE}, or "
             "remove this number where it counts valence electrons"
+        )
+
+
+def _occupancy(statement: Statement, values: np.ndarray, frame: Frame) -> None:
+    if np.abs(values - 1).max() > 1e-3:
+        raise DataError(
+            f"{statement.place}: has sites that are partly occupied ({_named(statement)}); give a geometry in which "
+            "every site holds one atom"
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from tracegrad.errors import DataError
-from tracegrad.physics.geometry_files.comment import charge_and_multiplicity, other_unit, pairs, spoken
+from tracegrad.physics.geometry_files.comment import charge_and_multiplicity, other_unit, pairs, said_in
 from tracegrad.physics.geometry_files.frame import Frame, Statement
 from tracegrad.physics.geometry_files.values import atomic_number, number, numbers_of
 
@@ -119,7 +119,7 @@ class _Reader:
             pbc=pbc[0],
         )
         place = f"{self.path}, line {at + 1}"
-        statements = [Statement(place, key, value) for key, value in [*said, *spoken(comment)]]
+        statements = [Statement(place, key, value) for key, value in said_in(comment)]
         for key, value in zip(
             ("charge", "multiplicity"), charge_and_multiplicity(comment) or (), strict=False
         ):
