@@ -5,17 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
+from jaxtyping import Int64
 
 from experiments.bands import write_bands
-from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.data.deeph import check_free, is_structure_folder, matrix_path, read_structure, write_structure
 from tracegrad.data.structure import Structure, check_geometry, edge_order
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.estimate import estimate
 from tracegrad.model import HamiltonianModel
 from tracegrad.neighbours import edges_within_range
+from tracegrad.physics.geometry_files.reading import check_crystal, one_frame
 
 
 def predict_crystal(model: HamiltonianModel, given: Path, output: Path, values: dict[str, Any]) -> None:
@@ -23,15 +23,17 @@ def predict_crystal(model: HamiltonianModel, given: Path, output: Path, values: 
 
     ``values`` are the settings of ``conf/predict.yaml``.
     """
-    if values["reference"] or values["frame"] is not None:
+    if values["reference"]:
         raise ConfigError(
-            f"{values['checkpoint']} is a {model.backbone.label} for crystals; reference and frame are for molecules"
+            f"{values['checkpoint']} is a {model.backbone.label} for crystals; reference is for molecules"
         )
     check_free(output, overwrite=values["overwrite"])
-    assert isinstance(model.backbone, DeepHE3)
-    model.backbone.edge_chunk = values["edge_chunk"]
-    model.backbone.hermitian = True  # a file holds H(R, i, j) and its adjoint H(-R, j, i)
-    structure = read_geometry(given, model)
+    # A file holds H(R, i, j) and its adjoint H(-R, j, i).
+    settings = {"edge_chunk": values["edge_chunk"], "hermitian": True}
+    for name, value in settings.items():
+        if hasattr(model.backbone, name):  # as the class has them
+            setattr(model.backbone, name, value)
+    structure = read_geometry(given, model, values["frame"])
     print(
         f"{structure.name}: {len(structure.numbers)} atoms, {len(structure.edges)} blocks, "
         f"{'with spin-orbit coupling' if structure.spinful else 'without spin'}",
@@ -40,7 +42,9 @@ def predict_crystal(model: HamiltonianModel, given: Path, output: Path, values: 
     print(f"estimate: {estimate(model, structure)}", flush=True)
     started = time.perf_counter()
     geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
-    blocks = model.hamiltonian(*geometry)
+    blocks = list(model.hamiltonian(*geometry))
+    if not hasattr(model.backbone, "hermitian"):
+        blocks = hermitian(blocks, structure.edges)
     seconds = time.perf_counter() - started
     kind = np.complex128 if structure.spinful else np.float64
     entries = np.concatenate([block.ravel() for block in blocks]).astype(kind)
@@ -48,6 +52,13 @@ def predict_crystal(model: HamiltonianModel, given: Path, output: Path, values: 
     print(f"predicted in {seconds:.1f} s; wrote {output} in DeepH's format")
     if values["bands"]:
         predicted_bands(given, output, structure, values)
+
+
+def hermitian(blocks: list[np.ndarray], edges: Int64[np.ndarray, "edges 5"]) -> list[np.ndarray]:
+    """The mean of each block H(R, i, j) and the adjoint of H(-R, j, i), which a network predicts apart."""
+    place = {tuple(edge): index for index, edge in enumerate(edges.tolist())}
+    reverse = [place[-x, -y, -z, j, i] for x, y, z, i, j in edges.tolist()]
+    return [(block + blocks[k].conj().T) / 2 for block, k in zip(blocks, reverse, strict=True)]
 
 
 def predicted_bands(given: Path, output: Path, structure: Structure, values: dict[str, Any]) -> None:
@@ -68,17 +79,23 @@ def predicted_bands(given: Path, output: Path, structure: Structure, values: dic
         write_bands(settings | {"structure": output})
 
 
-def read_geometry(path: Path, model: HamiltonianModel) -> Structure:
-    """A structure without H: a folder with overlaps (or H, which is ignored), or any crystal that ASE reads.
+def read_geometry(path: Path, model: HamiltonianModel, frame: int | None = None) -> Structure:
+    """A structure without H: a folder with overlaps (or H, which is ignored), or one frame of a file with a cell.
 
     Raises:
-        DataError: nothing to read, no cell, or elements and shells that the network does not have.
+        ConfigError: a frame of a structure folder, which has one.
+        DataError: nothing to read, several frames and none chosen, no cell, a charge or magnetic moments, or elements
+            and shells that the network does not have.
     """
     basis = model.basis
     if is_structure_folder(path):
+        if frame is not None:
+            raise ConfigError(
+                f"{path}: is a structure folder, which holds one structure; leave out frame={frame}"
+            )
         overlap = matrix_path(path, "overlap").is_file()
         found = read_structure(path, hamiltonian=not overlap, overlap=overlap)
-        basis.check(found.numbers, str(path))
+        basis.check(found.numbers, str(path), trained=True)
         for number, degrees in found.shells.items():
             if basis.shells[number] != degrees:
                 raise DataError(
@@ -86,20 +103,15 @@ def read_geometry(path: Path, model: HamiltonianModel) -> Structure:
                     f"{basis.shells[number]}; use the basis of the training"
                 )
         return replace(found, hamiltonian=None, spinful=basis.spinful)
-    try:
-        atoms = ase.io.read(path)
-    except Exception as error:  # ASE raises many kinds for files that it does not understand
+    if path.is_dir():
         raise DataError(
-            f"{path}: neither a structure folder nor a file that ASE reads ({error}); give one with a cell, such "
-            "as a .cif, a POSCAR or an extended .xyz"
-        ) from error
-    assert isinstance(atoms, ase.Atoms)
-    if atoms.cell.rank < 3:
-        raise DataError(
-            f"{path}: the cell has {atoms.cell.rank} vectors; give three, for a layer with a vacuum"
+            f"{path}: is no structure folder (element.dat, lat.dat, overlaps.h5 ...); give one, or a file with a cell"
         )
+    chosen = one_frame(path, frame)
+    check_crystal(chosen)
+    atoms = chosen.atoms
     numbers = atoms.numbers.astype(np.int64)
-    basis.check(numbers, str(path))
+    basis.check(numbers, chosen.place, trained=True)
     lattice = np.array(atoms.cell)
     bare = Structure(
         name=path.stem,
@@ -111,6 +123,6 @@ def read_geometry(path: Path, model: HamiltonianModel) -> Structure:
         fermi_level=None,
         edges=np.zeros((0, 5), dtype=np.int64),
     )
-    check_geometry(bare, str(path))
+    check_geometry(bare, chosen.place)
     edges = edges_within_range(numbers, bare.positions, lattice, atoms.pbc, basis)
     return replace(bare, edges=edges[edge_order(edges)])

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from jaxtyping import Float
 from pyscf import gto, lib
 
-from tracegrad.errors import BasisError, ConfigError, DataError
+from tracegrad.errors import ConfigError, DataError
 from tracegrad.geometry import check_positions
 from tracegrad.model import HamiltonianModel
 from tracegrad.physics.density import density
 from tracegrad.physics.dft import MIN_DISTANCE_ANGSTROM, XC_CODES, FockLabel, build_molecule, fock_label
+from tracegrad.physics.geometry_files.reading import check_molecule, one_frame
 from tracegrad.physics.levels import Levels, molecular_levels
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
@@ -58,7 +58,7 @@ def predict_molecule(model: HamiltonianModel, given: Path, output: Path, values:
         lib.num_threads(values["threads"])
     atoms = read_molecule(given, values["frame"])
     numbers, positions = atoms.numbers.astype(np.int64), atoms.positions.astype(np.float64)
-    model.basis.check(numbers, str(given))
+    model.basis.check(numbers, str(given), trained=True)
     molecule = build_molecule(numbers, positions)
     overlap = molecule.intor_symmetric("int1e_ovlp")
     started = time.perf_counter()
@@ -103,8 +103,8 @@ def predict_molecule(model: HamiltonianModel, given: Path, output: Path, values:
     print(f"wrote {output}: hamiltonian.npz, orbitals.csv, levels.png, summary.json")
 
 
-def read_molecule(path: Path, frame: int | None) -> Atoms:
-    """One frame of a file that ASE reads; ``frame`` counts from 0, or from the end where negative.
+def read_molecule(path: Path, number: int | None) -> Atoms:
+    """One frame of a file; its ``number`` counts from 0, or from the end where negative.
 
     Raises:
         DataError: nothing to read, several frames and none chosen, a frame that does not exist, or no neutral
@@ -113,31 +113,15 @@ def read_molecule(path: Path, frame: int | None) -> Atoms:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
         raise DataError(f"{path}: {found}; a network of molecules takes a file with one, such as a .xyz")
-    try:
-        frames = ase.io.read(path, index=":")
-    except Exception as error:  # ASE raises many kinds for files that it does not understand
-        raise DataError(f"{path}: not a file that ASE reads ({error}); give an .xyz in angstrom") from error
-    assert isinstance(frames, list)
-    if not frames:
-        raise DataError(f"{path}: holds no atoms")
-    last = len(frames) - 1
-    if frame is None and last:
-        raise DataError(f"{path}: holds {len(frames)} frames; choose one with frame=0 ... frame={last}")
-    if frame is not None and not -len(frames) <= frame <= last:
-        raise DataError(f"{path}: has no frame {frame}; there are frames 0 to {last}")
-    atoms = frames[frame or 0]
-    if atoms.pbc.any():
-        raise DataError(f"{path}: is periodic; this network predicts molecules, remove the cell")
-    charge = atoms.info.get("charge", 0)
-    if charge:
-        raise DataError(f"{path}: has charge {charge}; the network was trained on neutral molecules only")
-    if not atoms.numbers.all():
-        raise BasisError(f"{path}: atom {int(atoms.numbers.argmin())} is X, no element; remove it")
-    check_positions(atoms.numbers, atoms.positions, str(path), MIN_DISTANCE_ANGSTROM)
+    frame = one_frame(path, number)
+    stated = check_molecule(frame)
+    atoms = frame.atoms
+    check_positions(atoms.numbers, atoms.positions, frame.place, MIN_DISTANCE_ANGSTROM)
     if atoms.numbers.sum() % 2:
+        guess = "" if stated else ". Is an atom missing?"
         raise DataError(
-            f"{path}: {atoms.numbers.sum()} electrons cannot be all paired; the network was trained on closed "
-            "shells only. Is an atom missing?"
+            f"{frame.place}: {atoms.numbers.sum()} electrons cannot be all paired; the network was trained on closed "
+            f"shells only{guess}"
         )
     return atoms
 

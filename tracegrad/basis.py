@@ -159,14 +159,29 @@ class OrbitalBasis:
         lengths = [2 * degree + 1 for degree in self.union]
         return np.cumsum([0, *lengths[:-1]])
 
-    def check(self, numbers: Int64[np.ndarray, " atoms"], where: str) -> None:
-        """Raise `BasisError` unless every atomic number is covered; ``where`` names the source."""
+    def check(self, numbers: Int64[np.ndarray, " atoms"], where: str, *, trained: bool = False) -> None:
+        """Raise `BasisError` unless every atomic number is covered.
+
+        Args:
+            numbers: atomic numbers.
+            where: what messages call their source.
+            trained: the basis is that of a trained network, to which no element can be added.
+        """
         unknown = sorted({int(z) for z in numbers} - self.shells.keys())
         if unknown:
+            advice = (
+                f"use a network that was trained with {_symbols(unknown)}"
+                if trained
+                else "add them to the basis elements of the configuration"
+            )
             raise BasisError(
                 f"{where}: atomic numbers {unknown} have no entry in {self.name} of elements "
-                f"{list(self.elements)}; add them to the basis elements of the configuration"
+                f"{_symbols(self.elements)}; {advice}"
             )
+
+
+def _symbols(numbers: Iterable[int]) -> str:
+    return ", ".join(chemical_symbols[z] if 0 < z < len(chemical_symbols) else str(z) for z in numbers)
 
 
 def shells_name(degrees: Sequence[int]) -> str:

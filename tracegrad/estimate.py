@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.data.structure import Structure
 from tracegrad.graph import collate, crystal_graph
 from tracegrad.model import HamiltonianModel
@@ -32,14 +31,8 @@ class Estimate:
 
 
 def estimate(model: HamiltonianModel, structure: Structure) -> Estimate:
-    """Time from a trial with some of the edges, memory from the sizes of the features.
-
-    Raises:
-        TypeError: the network is not `DeepHE3`.
-    """
+    """Time from a trial with some of the edges, memory from the sizes of the features (measured for `DeepHE3`)."""
     backbone = model.backbone
-    if not isinstance(backbone, DeepHE3):
-        raise TypeError(f"{type(backbone).__name__} has no estimate; it is made for DeepHE3")
     edges = len(structure.edges)
     chosen = np.sort(np.random.default_rng(0).permutation(edges)[:PROBE])
     seconds = _trial(model, structure, structure.edges[chosen]) * edges / len(chosen)
@@ -51,7 +44,7 @@ def estimate(model: HamiltonianModel, structure: Structure) -> Estimate:
     blocks = backbone.basis.dim**2 * backbone.basis.spins
     pairs = max(sum(mul**2 for mul, _ in irreps) for irreps in backbone.feature_irreps["edge"])
     passing = PASSING * widest + (HELD * pairs if len(model.tracegrad.blocks) else 0)
-    chunk = min(edges, backbone.edge_chunk or edges)
+    chunk = min(edges, getattr(backbone, "edge_chunk", None) or edges)
     numbers = edges * (HELD * widest + frame + 2 * blocks) + chunk * passing
     return Estimate(seconds, numbers * parameter.element_size())
 

@@ -5,20 +5,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.io import write
+from e3nn.o3 import Irreps
 
 from experiments.configuration import composed, plain
 from experiments.predict import predict
+from experiments.predict_crystal import predict_crystal
 from experiments.runs import train
 from tests.experiments.test_train_crystals import SMALL
 from tracegrad import load_model
+from tracegrad.backbones.interface import Backbone, keep
+from tracegrad.basis import OrbitalBasis
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.data.datamodule import database_path
 from tracegrad.data.deeph import read_structure, write_structure
 from tracegrad.data.structure import Structure
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.estimate import estimate
+from tracegrad.model import HamiltonianModel
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +75,88 @@ def test_a_file_with_a_cell_and_a_checkpoint_file(trained: Path, bilayer: Struct
     assert np.array_equal(read_structure(tmp_path / "predicted").edges, bilayer.edges)
 
 
+@pytest.mark.parametrize("name", ["two.xyz", "two.traj", "two.cif", "XDATCAR"])
+def test_one_frame_of_several(
+    trained: Path, bilayer: Structure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    atoms = Atoms(bilayer.numbers, positions=bilayer.positions, cell=bilayer.lattice, pbc=True)
+    write(name, [atoms, atoms * (2, 1, 1)])
+    with pytest.raises(DataError, match=rf"{name}: holds 2 frames; choose one with frame=0 \.\.\. frame=1"):
+        run(f"checkpoint={trained}", f"structure={name}")
+    for frame, count in ((0, 8), (-1, 16)):
+        run(f"checkpoint={trained}", f"structure={name}", f"frame={frame}", "bands=false")
+        assert len(read_structure(tmp_path / "predicted" / f"{Path(name).stem}_{frame}").numbers) == count
+    with pytest.raises(DataError, match="has no frame 2; there are frames 0 to 1"):
+        run(f"checkpoint={trained}", f"structure={name}", "frame=2")
+
+
+def test_a_structure_folder_has_no_frames(trained: Path, bilayer: Structure, tmp_path: Path) -> None:
+    write_structure(bilayer, tmp_path / "given")
+    with pytest.raises(
+        ConfigError, match="given: is a structure folder, which holds one structure; leave out frame=0"
+    ):
+        run(f"checkpoint={trained}", f"structure={tmp_path / 'given'}", f"output={tmp_path / 'x'}", "frame=0")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: is no structure folder"):
+        run(f"checkpoint={trained}", f"structure={tmp_path / 'empty'}", f"output={tmp_path / 'x'}")
+
+
+class Asymmetric(Backbone):
+    """A crystal network that has neither chunks of edges nor hermitian blocks."""
+
+    label, periodic = "Asymmetric", True
+
+    def __init__(self, basis: OrbitalBasis) -> None:
+        super().__init__()
+        self.basis = basis
+        self.feature_irreps = {"edge": [Irreps("1x0e")]}
+        self.scale = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, graph, refine=keep):
+        size = self.basis.dim
+        row = torch.arange(size, dtype=torch.float64)
+        return {"edge": self.scale * (graph.vectors[:, 2, None, None] + row[:, None] + 2 * row)}
+
+
+def test_a_network_of_another_kind(
+    bilayer: Structure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = HamiltonianModel(Asymmetric(bilayer.basis))
+    write_structure(bilayer, tmp_path / "given")
+    predict_crystal(
+        model,
+        tmp_path / "given",
+        tmp_path / "out",
+        plain(composed("predict", ["checkpoint=x", "structure=x"])),
+    )
+    assert "estimate: less than 1 s" in capsys.readouterr().out
+    found = read_structure(tmp_path / "out")
+    geometry = (bilayer.numbers, bilayer.positions, bilayer.lattice, bilayer.edges)
+    apart = dict(zip(map(tuple, bilayer.edges.tolist()), model.hamiltonian(*geometry), strict=True))
+    for edge, block in zip(found.edges.tolist(), found.blocks("hamiltonian"), strict=True):
+        x, y, z, i, j = edge
+        expected = (apart[tuple(edge)] + apart[-x, -y, -z, j, i].T) / 2
+        np.testing.assert_allclose(block, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "neither a structure folder nor a file that ASE reads"),
+        (None, r"given\.xyz, line 1: 'nothing' is no number of atoms"),
         (Atoms("C2", positions=[[0, 0, 0], [1.4, 0, 0]]), "the cell has 0 vectors"),
-        (Atoms("Si", cell=[3, 3, 3], pbc=True), r"\[14\] have no entry"),
+        (
+            Atoms("Si", cell=[3, 3, 3], pbc=True),
+            r"\[14\] have no entry in .* of elements C; use a network that was trained with Si$",
+        ),
+        (
+            Atoms("C2", positions=[[0, 0, 0], [1.42, 0, 0]], cell=[2.46, 4.3, 20]),
+            r'given\.xyz: has a cell, but is not periodic \(pbc="F F F"\); write pbc="T T T", or',
+        ),
+        (
+            Atoms("C2", positions=[[0, 0, 0], [1.42, 0, 0]], cell=[2.46, 4.3, 20], pbc=True, magmoms=[1, -1]),
+            r"given\.xyz, line 2: has magnetic moments up to 1 \(column initial_magmoms\)",
+        ),
         (
             Atoms("C", cell=[[1, 0, 0], [2, 0, 0], [0, 0, 1]], pbc=True),
             r"given\.xyz: the lattice .* no volume",
@@ -102,8 +184,7 @@ def test_structures_that_cannot_be_predicted(trained: Path, tmp_path: Path, cont
         ("edge_chunk=0", "edge_chunk is 0; give a whole number of at least 1, or null"),
         ("threads=-1", "threads is -1"),
         ("device=nowhere", "device=nowhere cannot be used"),
-        ("reference=true", "is a DeepH-E3 for crystals; reference and frame are for molecules"),
-        ("frame=0", "reference and frame are for molecules"),
+        ("reference=true", "is a DeepH-E3 for crystals; reference is for molecules"),
     ],
 )
 def test_impossible_settings(trained: Path, tmp_path: Path, setting: str, message: str) -> None:

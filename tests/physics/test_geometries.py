@@ -1,7 +1,9 @@
 import re
 
+import ase.io
 import numpy as np
 import pytest
+from ase.build import molecule
 from scipy.spatial.distance import pdist
 
 from tracegrad.errors import DataError, GenerationError
@@ -34,19 +36,36 @@ def test_all_frames_of_a_file_are_read(tmp_path):
     assert second.numbers.tolist() == [1, 9]
 
 
+def test_frames_after_an_empty_line_and_of_other_formats_are_read(tmp_path):
+    (tmp_path / "hf.xyz").write_text(TWO_FRAMES.replace("2\nsecond", "\n\n2\nsecond"))
+    ase.io.write(tmp_path / "md.traj", [molecule("H2O")] * 3)
+    names = [geometry.name for geometry in read_geometries([tmp_path / "hf.xyz", tmp_path / "md.traj"])]
+    assert names == ["hf#0", "hf#1", "md#0", "md#1", "md#2"]
+
+
+def test_moments_in_a_file_are_refused(tmp_path):
+    ase.io.write(tmp_path / "o2.xyz", molecule("O2"))
+    with pytest.raises(
+        DataError, match=r"o2\.xyz, line 2: has magnetic moments up to 1 \(column initial_magmoms\)"
+    ):
+        read_geometries([tmp_path / "o2.xyz"])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.xyz", "two\natoms\n", "not a readable xyz file"),
-        ("a.xyz", "", "no geometry|not a readable"),
-        ("a.cif", "", "read from .xyz and .extxyz"),
+        ("a.xyz, line 1", "two\natoms\n", "'two' is no number of atoms"),
+        ("a.xyz", "", "holds no atoms"),
+        ("a.log", "", r"the name tells the format of a geometry, and this is none of \.xyz"),
         ("a.xyz", '1\nLattice="5 0 0 0 5 0 0 0 5" pbc="T T T"\nO 0 0 0\n', "periodic"),
         ("a.xyz", "2\n\nO 0 0 0\nH 0 0 1\n", "9 electrons"),
         ("a.xyz", "1\n\nSi 0 0 0\n", "element Si"),
+        ("a.xyz, line 2", "2\ncharge=2\nH 0 0 0\nF 0 0 1\n", "has charge 2 .*neutral closed shells only"),
+        ("a.xyz, line 2", "2\nmultiplicity=3\nO 0 0 0\nO 0 0 1.2\n", "has multiplicity=3"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, message):
-    path = tmp_path / name
+    path = tmp_path / name.split(",")[0]
     path.write_text(content)
     with pytest.raises((DataError, GenerationError), match=f"^.*{re.escape(name)}: .*({message})"):
         read_geometries([path])

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.collections import g2
@@ -15,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from tracegrad.errors import DataError, GenerationError
 from tracegrad.physics.dft import check_geometry
+from tracegrad.physics.geometry_files.reading import check_molecule, read_frames
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,19 @@ def named_molecules(names: Iterable[str]) -> list[Geometry]:
 
 
 def read_geometries(paths: Iterable[str | Path]) -> list[Geometry]:
-    """All frames of .xyz or .extxyz files (angstrom), named `stem` or `stem#frame`."""
+    """All frames of files of neutral closed-shell molecules (angstrom), named `stem` or `stem#frame`.
+
+    Raises:
+        DataError: a file that cannot be taken as it stands, or that states a charge or open shells.
+        GenerationError: an odd number of electrons.
+    """
     geometries = []
     for path in map(Path, paths):
-        if path.suffix not in (".xyz", ".extxyz"):
-            raise DataError(f"{path}: geometries are read from .xyz and .extxyz files")
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
-        try:
-            frames = ase.io.read(path, index=":", format="extxyz")
-        except Exception as error:
-            raise DataError(f"{path}: not a readable xyz file ({error})") from error
-        if not frames:
-            raise DataError(f"{path}: the file has no geometry")
-        for index, atoms in enumerate(frames):
+        frames = read_frames(path)
+        for index, frame in enumerate(frames):
+            check_molecule(frame)
             name = path.stem if len(frames) == 1 else f"{path.stem}#{index}"
-            place = str(path) if len(frames) == 1 else f"{path}#{index}"
-            if atoms.pbc.any():
-                raise DataError(f"{place}: the geometry is periodic; labels are made for molecules only")
-            geometries.append(_geometry(atoms, path.stem, name, place))
+            geometries.append(_geometry(frame.atoms, path.stem, name, frame.place))
     return geometries
 
 

@@ -69,7 +69,7 @@ def initial_density(model: PredictsHamiltonians, mol: gto.Mole) -> Float[np.ndar
     numbers = mol.atom_charges().astype(np.int64)
     positions = mol.atom_coords(unit="Angstrom")
     check_positions(numbers, positions, f"mol (unit {mol.unit!r})", MIN_DISTANCE_ANGSTROM)
-    model.basis.check(numbers, "mol")
+    model.basis.check(numbers, "mol", trained=True)
     order = orbital_order(mol, model.basis)
     predicted = model.hamiltonian(numbers, positions).cpu().numpy().astype(np.float64)
     return density(predicted[np.ix_(order, order)], mol.intor_symmetric("int1e_ovlp"), mol.nelectron)

@@ -79,11 +79,21 @@ def test_frames_of_a_file(tmp_path):
 
     ase.io.write(tmp_path / "molecule.xyz", Atoms("C2", [[0, 0, 0], [0, 0, 1.4]]))
     ase.io.write(tmp_path / "water.extxyz", Atoms("O", cell=[9, 9, 9], pbc=True))
+    ase.io.write(tmp_path / "box.xyz", Atoms("C", cell=[9, 9, 9]))
+    charged = frames[0].copy()
+    charged.info["charge"] = 1
+    ase.io.write(tmp_path / "charged.xyz", charged)
     (tmp_path / "damaged.extxyz").write_text("many\n")
     for name, error, message in (
-        ("molecule.xyz", DataError, r"molecule\.xyz#0: .*a cell of three lattice vectors"),
+        ("molecule.xyz", DataError, r"molecule\.xyz: the cell has 0 vectors; give three"),
+        (
+            "box.xyz",
+            DataError,
+            r'box\.xyz: has a cell, but is not periodic \(pbc="F F F"\); write pbc="T T T"',
+        ),
+        ("charged.xyz", DataError, r"charged\.xyz, line 2: has charge 1"),
         ("water.extxyz", ConfigError, "water: no basis and pseudopotential for O"),
-        ("damaged.extxyz", DataError, "not a file of crystals"),
+        ("damaged.extxyz", DataError, r"damaged\.extxyz, line 1: 'many' is no number of atoms"),
         ("none.extxyz", DataError, "no such file"),
     ):
         with pytest.raises(error, match=message):

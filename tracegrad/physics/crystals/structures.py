@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 from jaxtyping import Float
 
-from tracegrad.errors import ConfigError, DataError
+from tracegrad.errors import ConfigError
 from tracegrad.physics.crystals.layers import Crystal, crystal_cell
 from tracegrad.physics.crystals.openmx_input import check_elements
 from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.twist import twisted_cell
+from tracegrad.physics.geometry_files.reading import check_crystal, read_frames
 
 # Atoms closer than this fraction of the sum of their covalent radii are a mistake, not a thermal motion.
 _CLOSEST = 0.6
@@ -134,22 +134,14 @@ def _disturbed(
 
 
 def _frames(path: Path) -> list[CrystalStructure]:
-    """All frames of a file that ASE reads, such as a trajectory of molecular dynamics."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give crystals in a format of ASE, such as .extxyz or POSCAR")
-    try:
-        frames = ase.io.read(path, index=":")
-    except Exception as error:
-        raise DataError(f"{path}: not a file of crystals that ASE reads ({error})") from error
+    """All frames of a file, such as a trajectory of molecular dynamics."""
+    frames = read_frames(path)
     digits = len(str(len(frames) - 1))
     structures = []
     for index, frame in enumerate(frames):
-        if abs(frame.cell.volume) < 1e-6 or not np.isfinite(frame.positions).all():
-            raise DataError(
-                f"{path}#{index}: finite positions and a cell of three lattice vectors are needed"
-            )
+        check_crystal(frame)
         # Only what the calculation is about; a file may hold energies and constraints as well.
-        atoms = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=True)
+        atoms = Atoms(frame.atoms.numbers, frame.atoms.positions, cell=frame.atoms.cell, pbc=True)
         name = path.stem if len(frames) == 1 else f"{path.stem}_{index:0{digits}}"
         structures.append(CrystalStructure(name, atoms, {"file": path.name, "frame": index}))
     return structures

@@ -1,0 +1,76 @@
+"""Numbers and names of elements as files write them."""
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+|\*\^[+-]?\d+)?")
+# Names of points without an element in the files of quantum chemistry.
+_DUMMIES = {"x", "xx", "bq", "gh", "du", "ghost", "dummy", "lp", "q", "va", "vac", "0"}
+
+
+def number(text: str) -> float | None:
+    """A finite number, also with the exponents of Fortran (1.0D+00) and of QM9 (1.0*^-6); None for all else."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    return float(text.replace("*^", "e").replace("D", "e").replace("d", "e"))
+
+
+def numbers_of(value: Any) -> np.ndarray | None:
+    """The numbers in a value (text, lists, tables) as a flat array, None where there is none or something else."""
+    if isinstance(value, str) and value.startswith(
+        "_JSON "
+    ):  # as ASE writes lists and tables in a comment line
+        with suppress(ValueError):
+            return numbers_of(json.loads(value.removeprefix("_JSON ")))
+        return None
+    if isinstance(value, Mapping):
+        parts_of = [numbers_of(part) for part in value.values()]
+        known = [part for part in parts_of if part is not None]
+        return np.concatenate(known) if known and len(known) == len(parts_of) else None
+    if isinstance(value, str):
+        parts = [number(part) for part in re.split(r"[\s,;]+", value.strip(" \t[](){}\"'")) if part]
+        return np.array(parts, dtype=np.float64) if parts and None not in parts else None
+    try:
+        array = np.asarray(value, dtype=np.float64).ravel()
+    except (TypeError, ValueError):
+        return None
+    return array if array.size and np.isfinite(array).all() else None
+
+
+def atomic_number(symbol: str) -> int:
+    """Of a chemical symbol in any case, or of a number from 1 to 118.
+
+    Raises:
+        ValueError: anything else; the message says what it is and what to write.
+    """
+    if symbol.isascii() and symbol.isdigit() and 0 < int(symbol) < len(chemical_symbols):
+        return int(symbol)
+    found = atomic_numbers.get(symbol.capitalize(), 0)
+    if found:
+        return found
+    bare = symbol.lower().strip("@*()[]_-:")
+    if bare in ("d", "t"):
+        raise ValueError(isotope(symbol))
+    parts = set(re.split(r"[-_:]", bare))
+    if bare in _DUMMIES or parts & {"bq", "gh", "ghost", "x"} or symbol.startswith("@"):
+        raise ValueError(
+            f"{symbol!r} is no element but a ghost or dummy atom; remove it, and count one atom less"
+        )
+    if bare == "tv":
+        raise ValueError(f'{symbol!r} is a lattice vector; write it as Lattice="..." in the comment line')
+    label = re.match(r"([A-Za-z]{1,2}?)(?![a-z])", symbol)
+    if label and len(symbol) > 1 and label[1].capitalize() in atomic_numbers:
+        raise ValueError(f"{symbol!r} is a label, no element; write the symbol alone, such as {label[1]}")
+    raise ValueError(f"{symbol!r} is no element; write its symbol, such as H, or its atomic number")
+
+
+def isotope(symbol: str) -> str:
+    """What is said of D and T."""
+    name = "deuterium" if symbol.lower().strip("@*()[]_-:") == "d" else "tritium"
+    return f"{symbol!r} is {name}; isotopes have the same Hamiltonian, write H"

@@ -1,0 +1,283 @@
+"""Files .xyz and .extxyz, read strictly: no line is left out, and every complaint has the number of its line.
+
+Numbers become the same doubles that `ase.io` makes of them.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from tracegrad.errors import DataError
+from tracegrad.physics.geometry_files.comment import charge_and_multiplicity, other_unit, pairs, said_in
+from tracegrad.physics.geometry_files.frame import Frame, Statement
+from tracegrad.physics.geometry_files.values import atomic_number, number, numbers_of
+
+_SPECIES = {"species", "symbol", "symbols", "element", "elements"}
+_NUMBERS = {"z", "numbers", "atomicnumbers"}
+_POSITIONS = {"pos", "position", "positions"}
+_CELLS = {"cell", "box", "unitcell", "cellvectors", "latticevectors", "cellparameters", "cellpar", "tv"}
+_TRUTH = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
+# Further columns of a plain xyz file that programs of molecular dynamics write: velocities, forces or both.
+_VECTORS = (3, 6)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A property of the atoms: its name in the file, its kind (R, I, S or L), and where it stands in a line."""
+
+    name: str
+    kind: str
+    part: slice
+
+    @property
+    def plain(self) -> str:
+        return re.sub(r"[\W_]", "", self.name).lower()
+
+
+def read_xyz(path: Path, text: str) -> list[Frame]:
+    """All frames of the text of a file.
+
+    Raises:
+        DataError: anything in the file that is no part of a frame, or that cannot be taken as it stands.
+    """
+    return _Reader(path, re.split(r"\r\n|\r|\n", text)).frames()
+
+
+class _Reader:
+    def __init__(self, path: Path, lines: list[str]) -> None:
+        self.path, self.lines = path, lines
+
+    def frames(self) -> list[Frame]:
+        starts: list[int] = []
+        found: list[Frame] = []
+        line = 0
+        while line < len(self.lines):
+            if not self.lines[line].strip():
+                line += 1  # between frames
+                continue
+            starts.append(line)
+            count = self.count(line, starts)
+            found.append(self.frame(line, count))
+            line += 2 + count
+        if len(found) == 1:
+            return found
+        return [
+            Frame(frame.atoms, f"{self.path}, frame {index}", frame.statements, frame.pbc)
+            for index, frame in enumerate(found)
+        ]
+
+    def error(self, line: int, message: str) -> DataError:
+        return DataError(f"{self.path}, line {line + 1}: {message}")
+
+    def shown(self, line: int) -> str:
+        text = self.lines[line].strip()
+        return repr(text if len(text) <= 40 else f"{text[:37]}...")
+
+    def count(self, line: int, starts: Sequence[int]) -> int:
+        """The number of atoms that starts a frame."""
+        words = self.lines[line].split()
+        if len(words) == 1 and words[0].isascii() and words[0].isdigit() and int(words[0]) > 0:
+            return int(words[0])
+        if len(starts) == 1:
+            raise self.error(
+                line,
+                f"{self.shown(line)} is no number of atoms; an xyz file has this number alone in its first line, a "
+                "comment in the second, then a line for each atom",
+            )
+        before = starts[-2]
+        raise self.error(
+            line,
+            f"{self.shown(line)} follows the {self.lines[before].strip()} atoms that line {before + 1} says; correct "
+            "that number, or remove what follows the atoms",
+        )
+
+    def frame(self, start: int, count: int) -> Frame:
+        at = start + 1
+        comment = self.lines[at] if at < len(self.lines) else ""
+        if self.is_atom(comment):
+            raise self.error(
+                at,
+                f"{self.shown(at)} is an atom where the comment stands; put a line, perhaps empty, before it",
+            )
+        unit = other_unit(comment)
+        if unit is not None:
+            raise self.error(
+                at, f"the unit of length is {unit!r}; convert the coordinates to angstrom and say so"
+            )
+        said = pairs(comment)
+        lattice, pbc, properties = self.settings(at, said)
+        columns = self.columns(at, properties)
+        rows = self.rows(start, count, columns)
+        atoms = Atoms(
+            self.elements(at + 1, rows, columns),
+            self.positions(at + 1, rows, columns),
+            cell=lattice,
+            pbc=pbc[0],
+        )
+        place = f"{self.path}, line {at + 1}"
+        statements = [Statement(place, key, value) for key, value in said_in(comment)]
+        for key, value in zip(
+            ("charge", "multiplicity"), charge_and_multiplicity(comment) or (), strict=False
+        ):
+            reading = f"{place} ({comment.strip()!r} reads as charge and multiplicity)"
+            statements.append(Statement(reading, key, value))
+        for column in columns or ():
+            if column.kind != "L" and column.plain not in _SPECIES | _NUMBERS | _POSITIONS:
+                values = " ".join(word for row in rows for word in row[column.part])
+                statements.append(Statement(place, column.name, values, column=True))
+        return Frame(atoms, str(self.path), statements, pbc[1])
+
+    def is_atom(self, text: str) -> bool:
+        words = text.split()
+        if len(words) != 4 or None in map(number, words[1:]) or "." not in text:
+            return False
+        try:
+            atomic_number(words[0])
+        except ValueError:
+            return False
+        return True
+
+    def settings(
+        self, at: int, said: list[tuple[str, str]]
+    ) -> tuple[np.ndarray | None, tuple[list[bool], str], str | None]:
+        """Lattice, directions of periodicity with how the file says them, and Properties of a comment line."""
+        known: dict[str, str] = {}
+        for key, value in said:
+            name = re.sub(r"[\W_]", "", key).lower()
+            if name in _CELLS:
+                raise self.error(
+                    at,
+                    f'{key}= is not read; write the lattice vectors (angstrom) as Lattice="ax ay az bx ..."',
+                )
+            if name in ("lattice", "pbc", "properties"):
+                if name in known:
+                    raise self.error(at, f"{key}= stands twice; remove one")
+                known[name] = value
+        lattice = None
+        if "lattice" in known:
+            values = numbers_of(known["lattice"])
+            if values is None or len(values) != 9:
+                raise self.error(
+                    at, f'Lattice="{known["lattice"]}" is not nine numbers (three vectors, angstrom)'
+                )
+            lattice = values.reshape(3, 3)
+        if "pbc" not in known:
+            periodic = lattice is not None  # as the format says
+            return (
+                lattice,
+                ([periodic] * 3, "Lattice without pbc" if periodic else ""),
+                known.get("properties"),
+            )
+        flags = [_TRUTH.get(word.lower()) for word in re.split(r"[\s,]+", known["pbc"].strip(" \t[]()"))]
+        if len(flags) not in (1, 3) or None in flags:
+            raise self.error(
+                at,
+                f'pbc="{known["pbc"]}" is not understood; write pbc="T T T", or F where it is not periodic',
+            )
+        whole = [bool(flag) for flag in flags] * (3 // len(flags))
+        return lattice, (whole, f'pbc="{known["pbc"]}"'), known.get("properties")
+
+    def columns(self, at: int, properties: str | None) -> list[_Column] | None:
+        """Of Properties=species:S:1:pos:R:3; None in a plain file."""
+        if properties is None:
+            return None
+        fields = properties.split(":")
+        found: list[_Column] = []
+        start = 0
+        for name, kind, width in zip(fields[::3], fields[1::3], fields[2::3], strict=False):
+            if kind not in tuple("RISL") or not width.isdigit() or int(width) < 1:
+                break
+            found.append(_Column(name, kind, slice(start, start + int(width))))
+            start += int(width)
+        sizes = {column.plain: column.part.stop - column.part.start for column in found}
+        if (
+            3 * len(found) != len(fields)
+            or len(sizes) != len(found)
+            or not sizes.keys() & (_SPECIES | _NUMBERS)
+            or [sizes[name] for name in sizes if name in _POSITIONS] != [3]
+            or any(sizes[name] != 1 for name in sizes if name in _SPECIES | _NUMBERS)
+        ):
+            raise self.error(
+                at,
+                f"Properties={properties} is not understood; name each column once with kind and width, and species "
+                "and pos among them, such as Properties=species:S:1:pos:R:3:forces:R:3",
+            )
+        return found
+
+    def rows(self, start: int, count: int, columns: list[_Column] | None) -> list[list[str]]:
+        """The words of the lines of atoms, as many in each as there are columns."""
+        first = start + 2
+        rows: list[list[str]] = []
+        for line in range(first, first + count):
+            words = self.lines[line].split() if line < len(self.lines) else []
+            if not words or (len(words) == 1 and words[0].isdigit()):
+                said = f"line {start + 1} says {count} atoms, of which {len(rows)} stand before"
+                if any(text.strip() for text in self.lines[line:]):
+                    raise self.error(
+                        line, f"no atom, but {said}; correct that number, or remove what is no atom"
+                    )
+                raise self.error(
+                    len(self.lines) - 1, f"the file ends, but {said}; correct that number, or add the others"
+                )
+            width = columns[-1].part.stop if columns else len(rows[0]) if rows else len(words)
+            if columns is None:
+                self.check_plain(line, words, width)
+            elif len(words) != width:
+                raise self.error(
+                    line, f"has {len(words)} columns, but Properties in line {start + 2} names {width}"
+                )
+            rows.append(words)
+        return rows
+
+    def check_plain(self, line: int, words: list[str], width: int) -> None:
+        further = len(words) - 4
+        if further < 0:
+            raise self.error(
+                line, f"{self.shown(line)} is no atom; write its element and x, y, z in angstrom"
+            )
+        if len(words) != width:
+            raise self.error(line, f"has {len(words)} columns, but the line above has {width}")
+        numeric = None not in map(number, words[4:])
+        if further and not (numeric and further in _VECTORS):
+            raise self.error(
+                line,
+                f"has {len(words)} columns, but element, x, y and z are 4; remove the others, or name them in the "
+                "comment line, such as Properties=species:S:1:pos:R:3:charge:R:1",
+            )
+
+    def elements(self, first: int, rows: list[list[str]], columns: list[_Column] | None) -> np.ndarray:
+        places = [0] if columns is None else [c.part.start for c in columns if c.plain in _SPECIES | _NUMBERS]
+        known: dict[str, int] = {}
+        found = np.zeros(len(rows), dtype=np.int64)
+        for index, row in enumerate(rows):
+            for place in places:
+                symbol = row[place]
+                if symbol not in known:
+                    try:
+                        known[symbol] = atomic_number(symbol)
+                    except ValueError as error:
+                        raise self.error(first + index, str(error)) from None
+                if place != places[0] and known[symbol] != found[index]:
+                    raise self.error(
+                        first + index, f"the columns of elements differ: {row[places[0]]} and {symbol}"
+                    )
+                found[index] = known[symbol]
+        return found
+
+    def positions(self, first: int, rows: list[list[str]], columns: list[_Column] | None) -> np.ndarray:
+        part = slice(1, 4) if columns is None else next(c.part for c in columns if c.plain in _POSITIONS)
+        found = np.empty((len(rows), 3))
+        for index, row in enumerate(rows):
+            for axis, word in enumerate(row[part]):
+                value = number(word)
+                if value is None:
+                    raise self.error(
+                        first + index,
+                        f"{word!r} is not a finite number; write x, y, z in angstrom, such as 0.5",
+                    )
+                found[index, axis] = value
+        return found
