@@ -8,7 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from experiments.configuration import command, plain, quoted
+from experiments.arguments import quoted
+from experiments.configuration import command, plain
 from experiments.report_figures import figures
 from tracegrad.errors import ConfigError
 from tracegrad.plots.style import save
