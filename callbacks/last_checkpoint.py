@@ -33,10 +33,10 @@ class TrainingStopped(TrainingError):
 class LastCheckpoint(Checkpoint):
     """Saves ``last.ckpt`` at the end of every validation, between two steps now and then, and when a signal comes.
 
-    SIGINT, SIGTERM and, in a SLURM job, SIGUSR1 end the training after the present step, with a checkpoint, as
-    `TrainingStopped`; in a validation on one process they end it at once, without a new one. The checkpoint before
-    is kept as ``previous.ckpt``. A checkpoint holds the number of rows of the CSV log, to which the log is cut when
-    the run goes on.
+    SIGINT, SIGTERM, SIGHUP (unless it is ignored) and, in a SLURM job, SIGUSR1 end the training after the present
+    step, with a checkpoint, as `TrainingStopped`; in a validation on one process they end it at once, without a new
+    one. The checkpoint before is kept as ``previous.ckpt``. A checkpoint holds the number of rows of the CSV log, to
+    which the log is cut when the run goes on.
 
     Args:
         directory: of the checkpoints.

@@ -1,0 +1,8 @@
+"""The commands of TraceGrad: ``python -m experiments.NAME --help``."""
+
+import sys
+
+if getattr(sys, "argv", [""])[0] == "-m":  # so Python says while it looks for the module that it will run
+    from experiments.entry import prepare
+
+    prepare()

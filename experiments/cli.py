@@ -5,12 +5,13 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.entry import interruptible, missing_package
 from tracegrad.errors import TraceGradError
 
 # How the libraries of a configuration refuse a value.
@@ -22,6 +23,8 @@ def user_error(error: BaseException | None) -> str | None:
 
     `hydra.utils.instantiate` wraps what a constructor raises, so that the chain has to be walked.
     """
+    if missing := missing_package(error):
+        return missing
     configuration: Exception | None = None
     while error is not None:
         if isinstance(error, TraceGradError):
@@ -71,15 +74,24 @@ def clean_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
-            return main(*args, **kwargs)
+            with interruptible():
+                return main(*args, **kwargs)
         except Exception as error:
             message = user_error(error)
             if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             print(f"error: {message}", file=sys.stderr)
         except KeyboardInterrupt:
-            print("error: interrupted", file=sys.stderr)
-            sys.exit(130)
+            _interrupted()
+        except SystemExit as leaving:  # so Lightning ends after Ctrl-C
+            if leaving.code != 1 or not isinstance(leaving.__context__, KeyboardInterrupt):
+                raise
+            _interrupted()
         sys.exit(1)
 
     return run
+
+
+def _interrupted() -> NoReturn:
+    print("error: interrupted", file=sys.stderr)
+    sys.exit(130)

@@ -1,10 +1,9 @@
 """Composition of configurations with errors that help."""
 
 import difflib
-import re
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -15,11 +14,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.added_choices import with_added
+from experiments.arguments import readable
 from experiments.cli import clean_errors
+from experiments.paths import CONF, expand
 from tracegrad import arms
 from tracegrad.errors import ConfigError
 
-CONF = Path(__file__).parents[1] / "conf"
 ARMS = {switches: arm for arm, switches in arms.ARMS.items()}  # by (trace, grad)
 ARM_LABELS = {"none": "", "trace": "+Trace", "grad": "+Grad", "tracegrad": "+TraceGrad"}
 
@@ -31,23 +31,28 @@ def command(
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Make a command line program of a function of a configuration.
 
-    Overrides are checked first, so that a wrong key or name is answered with the nearest right ones. With
-    ``help_alone`` a call without arguments prints the help.
+    Overrides are checked first, so that a wrong key or name is answered with the nearest right ones, and values that
+    Hydra would misread are put into quotes. ~ in paths becomes the home directory. With ``help_alone`` a call
+    without arguments prints the help.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         @clean_errors
         def entry() -> Any:
-            arguments = sys.argv[1:]
+            arguments = readable(sys.argv[1:], config_name)
             if help_alone and not arguments:
                 arguments = ["--help"]
-                sys.argv += arguments
+            sys.argv[1:] = arguments
             if not any(argument.startswith("-") for argument in arguments):
                 composed(config_name, arguments)
                 with initialize_config_dir(str(CONF), version_base="1.3"):
                     sys.argv[1:] = with_added(config_name, arguments)
             main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-            return main(clean_errors(function))()
+            return main(clean_errors(run))()
+
+        @functools.wraps(function)
+        def run(config: DictConfig) -> Any:
+            return function(expand(config, config_name))
 
         entry.__doc__ = function.__doc__
         return entry
@@ -56,16 +61,17 @@ def command(
 
 
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of a command with overrides.
+    """The configuration of a command with overrides as they are typed, and ~ in its paths replaced.
 
     Raises:
-        ConfigError: an unknown key, group option or experiment (with the nearest names), or a value of
-            another kind than the default.
+        ConfigError: an override that is none, an unknown key, group option or experiment (with the nearest names), or
+            a value of another kind than the default.
     """
+    overrides = readable(overrides, config_name)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             overrides = with_added(config_name, overrides)
-            config = compose(config_name, list(overrides))
+            config = compose(config_name, overrides)
         except MissingConfigException as error:
             raise ConfigError(_missing_option(error)) from error
         except OverrideParseException as error:
@@ -76,7 +82,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
             raise ConfigError(_unknown_key(config_name, overrides) or _first_line(error)) from error
         groups = [o for o in overrides if _is_group(o)]
         _check_kinds(config, compose(config_name, groups), overrides)
-    return config
+    return expand(config, config_name)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -88,13 +94,6 @@ def plain(config: DictConfig) -> dict[str, Any]:
         if isinstance(error, MissingMandatoryValue):
             raise ConfigError(f"{key} is needed; give {key}=VALUE") from error
         raise ConfigError(f"{key}: {_first_line(error)}") from error
-
-
-def quoted(value: object) -> str:
-    """A value in the quotes of Hydra's grammar: paths may hold spaces, commas or equals signs."""
-    # A backslash is itself there unless it stands before a quote.
-    escaped = re.sub(r"(\\*)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:

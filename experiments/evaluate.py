@@ -7,7 +7,6 @@ import lightning
 from lightning import Callback
 from omegaconf import DictConfig
 
-from callbacks.orbital_metrics import OrbitalMetrics
 from callbacks.test_report import TestReport
 from experiments.configuration import command, plain
 from experiments.released import build_released
@@ -117,6 +116,8 @@ def prepared(setup: DictConfig, parts: Parts, config: DictConfig, output: Path) 
     setup.run_dir = str(output)
     reports: list[Callback] = [TestReport(output)]
     if not parts.module.model.backbone.periodic:
+        from callbacks.orbital_metrics import OrbitalMetrics  # here: crystals do not need PySCF
+
         reports.append(OrbitalMetrics(output))
     reports += make_callbacks(config) if config.get("callbacks") else []
     trainer = make_trainer(setup, reports, [])

@@ -8,8 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from experiments.arguments import quoted, shell_word
 from experiments.cli import clean_errors
-from experiments.configuration import CONF, command, plain, quoted
+from experiments.configuration import CONF, command, plain
 from tracegrad.data.fetch.database import Fetched, fetch
 from tracegrad.data.fetch.download import Patience
 from tracegrad.data.fetch.progress import FetchProgress
@@ -97,7 +98,7 @@ def _options(values: dict[str, Any]) -> Options:
     if mirror is not None and not str(mirror).startswith(("http://", "https://")):
         raise ConfigError(f"mirror={mirror} is no address; give http(s)://..., or source=PATH for a folder")
     return Options(
-        source=None if values["source"] is None else Path(str(values["source"])).expanduser(),
+        source=None if values["source"] is None else Path(str(values["source"])),
         mirror=mirror,
         api=values["api"],
         verify=values["verify"],
@@ -109,7 +110,7 @@ def _options(values: dict[str, Any]) -> Options:
 
 
 def _wanted(name: str, entry: dict[str, Any], target: str | None) -> Wanted:
-    path, expect = Path(entry["path"]).expanduser(), entry["expect"]
+    path, expect = Path(entry["path"]), entry["expect"]
     for file in entry["files"]:
         if not isinstance(file, dict) or not isinstance(file.get("size"), int | None):
             raise ConfigError(
@@ -119,7 +120,7 @@ def _wanted(name: str, entry: dict[str, Any], target: str | None) -> Wanted:
     texts = {key: entry[key] for key in ("title", "table", "page", "citation", "licence")}
     return Wanted(
         name=name,
-        path=path if target is None else Path(str(target)).expanduser() / path.name,
+        path=path if target is None else Path(str(target)) / path.name,
         release=entry.get("release"),
         records=tuple(entry["records"]),
         patterns=tuple(entry["patterns"]),
@@ -137,16 +138,10 @@ def _number(value: float | None) -> float | None:
 
 def _how_to_use(name: str, fetched: Fetched) -> str:
     """The settings of a training with the database."""
-    settings = [f"data={name}", f"data.path={_shown(str(fetched.path.absolute()))}"]
+    settings = [f"data={name}", f"data.path={fetched.path.absolute()}"]
     if fetched.verification is not None and fetched.verification.twisted:
-        patterns = ",".join(map(_shown, fetched.verification.twisted))
-        settings.append(f'"data.twisted=[{patterns}]"')
-    return f"use it: python -m experiments.train experiment=... {' '.join(settings)}"
-
-
-def _shown(value: str) -> str:
-    plain_text = value.replace("/", "").replace("_", "").replace(".", "").replace("-", "")
-    return value if plain_text.isalnum() else quoted(value)
+        settings.append(f"data.twisted=[{','.join(map(quoted, fetched.verification.twisted))}]")
+    return f"use it: python -m experiments.train experiment=... {' '.join(map(shell_word, settings))}"
 
 
 if __name__ == "__main__":

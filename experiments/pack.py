@@ -3,13 +3,16 @@
 import json
 import os
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 from omegaconf import DictConfig
 
-from experiments.configuration import command, plain, quoted
+from experiments.arguments import quoted, shell_word
+from experiments.configuration import command, plain
+from tracegrad import __version__
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.data.packed import pack, packed_names
 from tracegrad.errors import ConfigError, DataError
@@ -39,7 +42,7 @@ def main(config: DictConfig) -> None:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "rounding": "none" if decimals is None else f"matrices to multiples of 1e-{decimals} eV",
         "units": {"hamiltonian": "eV", "positions, lattice": "angstrom"},
-        "versions": {name: version(name) for name in ("tracegrad", "numpy", "h5py")},
+        "versions": {"tracegrad": __version__, "numpy": np.__version__, "h5py": h5py.__version__},
         "structures": {name: made.get(name) for name in database.names},
     }
     names = pack(
@@ -68,8 +71,7 @@ def _public_command(
     settings = [f"source={source}", f"output={output.name}", f"pattern=[{','.join(map(quoted, patterns))}]"]
     settings += [] if decimals is None else [f"decimals={decimals}"]
     settings += ["overlap=true"] if overlap else []
-    words = (f'"{setting}"' if "'" in setting or " " in setting else setting for setting in settings)
-    return " ".join(["python", "-m", "experiments.pack", *words])
+    return " ".join(["python", "-m", "experiments.pack", *map(shell_word, settings)])
 
 
 if __name__ == "__main__":

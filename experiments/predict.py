@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from experiments.configuration import command, plain
 from experiments.predict_crystal import predict_crystal
-from experiments.predict_molecule import predict_molecule
 from tracegrad import load_model
 from tracegrad.errors import ConfigError, DataError
 
@@ -47,8 +46,12 @@ def predict(values: dict[str, Any]) -> None:
         raise ConfigError(
             f"device={values['device']} cannot be used ({str(error).splitlines()[0]}); give cpu or cuda"
         ) from error
-    run = predict_crystal if model.backbone.periodic else predict_molecule
-    run(model, structure, output, values)
+    if model.backbone.periodic:
+        predict_crystal(model, structure, output, values)
+        return
+    from experiments.predict_molecule import predict_molecule  # here: crystals do not need PySCF
+
+    predict_molecule(model, structure, output, values)
 
 
 def default_output(structure: Path, frame: int | None) -> Path:

@@ -4,8 +4,9 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def git_revision() -> str:
     return result.stdout.strip()
 
 
+def package_versions() -> dict[str, str]:
+    """Versions of the packages of a run that are installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def provenance() -> dict[str, Any]:
     """Revision, command, time, versions and hardware, as plain data."""
     return {
@@ -55,7 +65,7 @@ def provenance() -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git_revision(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "hardware": {
             "machine": platform.machine(),
             "cpus": os.cpu_count(),

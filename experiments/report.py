@@ -9,7 +9,8 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from experiments.configuration import command, plain, quoted
+from experiments.arguments import quoted
+from experiments.configuration import command, plain
 from experiments.report_figures import absent_figures, figures
 from tracegrad.errors import ConfigError
 from tracegrad.plots.style import save

@@ -4,15 +4,18 @@ import netrc
 import os
 import shlex
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import wandb
 from omegaconf import DictConfig
 
 from experiments.portable import portable
 from tracegrad.errors import ConfigError
 from tracegrad.system.whole_files import replacing
+
+if TYPE_CHECKING:
+    import wandb
 
 MODES = ("auto", "online", "offline", "disabled")
 STEP = "trainer/global_step"
@@ -23,7 +26,7 @@ ID_FILE = "wandb/run_id"
 
 
 def wandb_mode(setting: str) -> str:
-    """online, offline or disabled; WANDB_MODE wins, and ``auto`` asks whether a login is there."""
+    """online, offline or disabled; WANDB_MODE wins, and ``auto`` asks whether W&B and a login are there."""
     given = os.environ.get("WANDB_MODE")
     source, setting = ("WANDB_MODE", given) if given else ("logger.wandb.mode", setting)
     setting = {"dryrun": "offline"}.get(setting, setting)
@@ -31,10 +34,12 @@ def wandb_mode(setting: str) -> str:
         raise ConfigError(f"{source} is {setting!r}; choose one of {list(MODES)}")
     if setting != "auto":
         return setting
+    if not _installed():
+        return "disabled"
     return "online" if os.environ.get("WANDB_API_KEY") or _in_netrc() else "offline"
 
 
-def start_wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> wandb.Run:
+def start_wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> "wandb.Run":
     """The W&B run of a run directory: a new one, or the one that a restart goes on with.
 
     Args:
@@ -43,8 +48,15 @@ def start_wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> wandb.
         record: configuration and provenance; what is sent of it is `portable`.
 
     Raises:
-        ConfigError: W&B refuses, such as without a login or without a network.
+        ConfigError: W&B is not installed, or it refuses, such as without a login or without a network.
     """
+    if not _installed():
+        raise ConfigError(
+            f"W&B mode {mode} needs the package wandb, which is not installed; pip install wandb, or set "
+            "logger.wandb.mode=disabled"
+        )
+    import wandb  # here: runs without it do not need the package
+
     directory, own = Path(config.run_dir), config.logger.wandb
     directory.mkdir(parents=True, exist_ok=True)
     known, rows = read_id(directory), _most_rows(directory)
@@ -116,8 +128,10 @@ def _places(runs: Sequence[Path]) -> list[str]:
     return [_shell(run) for run in runs]
 
 
-def _settings() -> wandb.Settings:
+def _settings() -> "wandb.Settings":
     """W&B without what it records about the machine by itself; use of GPU, CPU and memory is still logged."""
+    import wandb
+
     return wandb.Settings(
         silent=True,  # the commands say themselves where the files lie
         reinit="finish_previous",  # two trainings in one process are two runs
@@ -131,6 +145,12 @@ def _settings() -> wandb.Settings:
         console="off",  # output names files
         x_transaction_log_flush_interval=1.0,  # seconds of log that a killed process may lose
     )
+
+
+def _installed() -> bool:
+    """Whether there is the package; a folder wandb beside the program, as W&B leaves it, is none."""
+    spec = find_spec("wandb")
+    return spec is not None and spec.origin is not None
 
 
 def _shell(path: Path) -> str:

@@ -1,5 +1,6 @@
 """A sweep from its settings to its tables: checked, run or submitted, and summed up."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +55,8 @@ def run_sweep(
     if settings.wandb_sweep is not None:
         write_wandb_sweep(settings.wandb_sweep, settings, runs, config.name, config.logger.wandb)
         print(
-            f"wrote {settings.wandb_sweep}: {len(points)} runs; start them with: wandb sweep {settings.wandb_sweep}"
+            f"wrote {settings.wandb_sweep}: {len(points)} runs; start them with: wandb sweep "
+            f"{shlex.quote(str(settings.wandb_sweep))}"
         )
         return
     about = {

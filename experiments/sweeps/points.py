@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from experiments.configuration import quoted
+from experiments.arguments import quoted
 
 ARM = "tracegrad"
 LONGEST = 180  # bytes of the name of a directory; file systems take 255

@@ -10,7 +10,9 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from experiments.arguments import path_value, quoted, readable, shell_word
 from experiments.configuration import ARMS, CONF, composed
+from experiments.paths import home
 from experiments.sweeps.points import ARM, Seeds, first_point
 from tracegrad.errors import ConfigError
 
@@ -75,7 +77,7 @@ def read_settings(arguments: Sequence[str], defaults: dict[str, str], more: Coll
         ConfigError: a value that cannot be, or a key that the sweep itself sets.
     """
     own, slurm, grid, overrides = dict(defaults), {}, {}, []
-    for argument in arguments:
+    for argument in readable(arguments, "train", own=(*SHARED, *more, "slurm.", "grid.")):
         key, _, value = argument.partition("=")
         if key in SHARED or key in more:
             own[key] = value.strip()
@@ -89,8 +91,9 @@ def read_settings(arguments: Sequence[str], defaults: dict[str, str], more: Coll
     if "arms" in more:
         settings.grid = {ARM: _arms(own["arms"])}
     else:
-        named = read_sweep(own["sweep"]) if own.get("sweep") else {}
-        settings.sweep = Path(own.get("sweep", "")).stem
+        sweep = _path(own, "sweep")
+        named = read_sweep(str(sweep)) if sweep else {}
+        settings.sweep = sweep.stem if sweep else ""
         settings.description = named.get("description", "")
         settings.grid = {**named.get("grid", {}), **grid}
         if not settings.grid:
@@ -100,7 +103,7 @@ def read_settings(arguments: Sequence[str], defaults: dict[str, str], more: Coll
     equal = _switch("equal_seeds", own.get("equal_seeds", "false"))
     settings.seeds, settings.overrides = _seeds(own["seeds"], equal, overrides, settings.grid)
     _refuse_taken(settings)
-    settings.runs = Path(own["runs"]) if own.get("runs") else None
+    settings.runs = _path(own, "runs")
     settings.jobs = _whole("jobs", own["jobs"], 1) if own.get("jobs") else None
     settings.gpus = _gpus(own.get("gpus", ""))
     settings.gpus_per_run = _whole("gpus_per_run", own.get("gpus_per_run", "1"), 1)
@@ -108,7 +111,7 @@ def read_settings(arguments: Sequence[str], defaults: dict[str, str], more: Coll
     settings.stop_limit = float(_whole("stop_limit", own.get("stop_limit", "120"), 0))
     settings.wait = _switch("wait", own.get("wait", "false"))
     settings.dry_run = _switch("dry_run", own.get("dry_run", "false"))
-    settings.wandb_sweep = Path(own["wandb_sweep"]) if own.get("wandb_sweep") else None
+    settings.wandb_sweep = _path(own, "wandb_sweep")
     settings.launcher = own.get("launcher", "local")
     _check_places(settings)
     return settings
@@ -116,6 +119,8 @@ def read_settings(arguments: Sequence[str], defaults: dict[str, str], more: Coll
 
 def parse_values(key: str, text: str) -> list[Any]:
     """Values of a key in the grammar of Hydra's sweeps: ``0.1,0.2``, ``range(0,1,0.1)``, ``[mse],[mse,mae]``.
+
+    What Hydra cannot read is text with a comma between two values.
 
     Raises:
         ConfigError: not understood, or the same value twice.
@@ -128,7 +133,13 @@ def parse_values(key: str, text: str) -> list[Any]:
         texts = list(override.sweep_string_iterator()) if override.is_sweep_override() else [text]
         values = [parser.parse_override(f"{key}={entry}").value() for entry in texts]
     except HydraException as error:
-        raise ConfigError(f"grid.{key}={text} is not understood; write grid.{key}=VALUE,VALUE,...") from error
+        if not re.search(r"""[\[\]{}'"]""", text):
+            return _distinct(key, [word.strip() for word in text.split(",")])
+        example = shell_word(f"grid.{key}={quoted('a b')},{quoted('c=d')}")
+        raise ConfigError(
+            f"grid.{key}={text} is not understood: do its brackets and quotes match? Text with such characters is "
+            f"written {example}"
+        ) from error
     return _distinct(key, values)
 
 
@@ -154,6 +165,12 @@ def read_sweep(name: str) -> dict[str, Any]:
     if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
         raise ConfigError(f"{path}: grid must hold a list of values for each key")
     return {**content, "grid": {str(key): _distinct(key, values) for key, values in grid.items()}}
+
+
+def _path(own: dict[str, str], key: str) -> Path | None:
+    """A setting of the sweep that is a path; None: not given."""
+    text = own.get(key, "null")
+    return None if text.lower() == "null" else Path(home(key, path_value(key, text)))
 
 
 def _distinct(key: str, values: list[Any]) -> list[Any]:

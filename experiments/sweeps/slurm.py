@@ -8,16 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import submitit
-
 from experiments.sweeps.local import TRAIN, attempt_command
 from experiments.sweeps.points import Point
-from experiments.sweeps.task import Task
 from tracegrad.errors import ConfigError, TrainingError
 
 # A point whose time is over saves and is queued again, practically without end.
 MOST_TIMEOUTS = 1000
-KNOWN = submitit.SlurmExecutor._valid_parameters()
 # One task on one machine, which starts the processes of all its GPUs itself.
 FIXED = ("nodes", "ntasks_per_node", "job_name", "array_parallelism", "use_srun")
 DEFAULT_TIME = 24 * 60  # minutes
@@ -54,10 +50,15 @@ def submit(
         TrainingError: SLURM refuses the jobs.
     """
     _check(settings)
+    import submitit  # here: local sweeps do not need it
+
+    from experiments.sweeps.task import Task
+
     folder.mkdir(parents=True, exist_ok=True)
     executor = submitit.SlurmExecutor(folder.resolve(), max_num_timeout=MOST_TIMEOUTS)
-    known = {key: value for key, value in settings.items() if key in KNOWN}
-    other = {key: value for key, value in settings.items() if key not in KNOWN}
+    parameters = executor._valid_parameters()
+    known = {key: value for key, value in settings.items() if key in parameters}
+    other = {key: value for key, value in settings.items() if key not in parameters}
     executor.update_parameters(
         **{
             "time": DEFAULT_TIME,

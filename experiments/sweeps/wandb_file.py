@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from experiments.configuration import CONF, quoted
+from experiments.arguments import quoted
+from experiments.configuration import CONF
 from experiments.sweeps.points import ARM, folder, literal, plain_text
 from experiments.sweeps.settings import SweepSettings
 from tracegrad.errors import ConfigError

@@ -4,17 +4,15 @@
 worker whose parent is gone reads the end of its pipe and leaves.
 """
 
-import multiprocessing
 import os
 import signal
+import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from types import ModuleType
 from typing import Any
 
 from tracegrad.errors import GenerationError, TraceGradError
@@ -39,24 +37,22 @@ class TaskFailure:
 
 @dataclass
 class _Worker:
-    process: BaseProcess
+    process: subprocess.Popen[bytes]
     pipe: Connection
     key: Any | None = None
 
 
 class WorkerPool:
-    """Runs module-level functions in spawned processes; the caller keys each task."""
+    """Runs module-level functions in new interpreters, each of one thread; the caller keys each task.
+
+    Args:
+        processes: workers; they do not import the main script of this process, and Ctrl-C does not reach them.
+    """
 
     def __init__(self, processes: int) -> None:
-        context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
-        with _environment_of_workers():
-            for _ in range(processes):
-                pipe, child_pipe = context.Pipe()
-                process = context.Process(target=_serve, args=(child_pipe,), daemon=True)
-                process.start()
-                child_pipe.close()
-                self._workers.append(_Worker(process, pipe))
+        for _ in range(processes):
+            self._workers.append(_start())
 
     @property
     def idle(self) -> int:
@@ -82,14 +78,15 @@ class WorkerPool:
             WorkerDied: a worker ended without a result; `key` is that of its task.
         """
         working = [worker for worker in self._workers if worker.key is not None]
-        ready = wait([w.pipe for w in working] + [w.process.sentinel for w in working], timeout)
+        ready = wait([worker.pipe for worker in working], timeout)
         for worker in working:
-            if worker.pipe in ready or worker.process.sentinel in ready:
+            if worker.pipe in ready:
                 try:
                     result = worker.pipe.recv()
                 except (EOFError, ConnectionResetError):
-                    worker.process.join(1)
-                    raise WorkerDied(_ending(worker.process.exitcode), worker.key) from None
+                    with suppress(subprocess.TimeoutExpired):
+                        worker.process.wait(1)
+                    raise WorkerDied(_ending(worker.process.returncode), worker.key) from None
                 key, worker.key = worker.key, None
                 yield key, result
 
@@ -98,7 +95,7 @@ class WorkerPool:
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
-            worker.process.join()
+            worker.process.wait()
             worker.pipe.close()
 
     def __enter__(self) -> "WorkerPool":
@@ -114,34 +111,35 @@ def _ending(exitcode: int | None) -> str:
     return f"exit status {exitcode}"
 
 
-@contextmanager
-def _environment_of_workers() -> Iterator[None]:
-    """One BLAS thread a worker, set before it loads numpy, and deaf to the Ctrl-C of the terminal.
+def _start() -> _Worker:
+    """A worker and the pipe to it; its threads are set before it loads numpy."""
+    pipe, other = Pipe()
+    # The worker finds the modules that this process finds, whatever has been added to the path since its start.
+    program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({other.fileno()})"
+    with other, _without_interrupts():
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **dict.fromkeys(_THREAD_VARIABLES, "1")},
+            pass_fds=[other.fileno()],
+        )
+    return _Worker(process, pipe)
 
-    Both are inherited: a spawned interpreter leaves SIGINT ignored where it finds it ignored. It would also import
-    the main script of this process again, with all that it imports; it finds an empty one.
-    """
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C of the terminal does not reach processes that this thread starts: they inherit its blocked signals."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        sys.modules["__main__"] = script
-        if in_main_thread:
-            signal.signal(signal.SIGINT, handler)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(pipe: Connection) -> None:
+def serve(descriptor: int) -> None:
+    """Do the tasks that come through a pipe until its other end is closed; what a worker process runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe = Connection(descriptor)
     while True:
         try:
             function, args = pipe.recv()

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
 import requests
 import urllib3
 
+from tracegrad import __version__
 from tracegrad.errors import DataError
 from tracegrad.system.whole_files import replacing, sync
 
@@ -150,7 +150,7 @@ class _Transfer:
 
     def _try(self) -> None:
         start = self.part.stat().st_size if self.part.exists() else 0
-        headers = {"Accept-Encoding": "identity", "User-Agent": f"tracegrad/{version('tracegrad')}"}
+        headers = {"Accept-Encoding": "identity", "User-Agent": f"tracegrad/{__version__}"}
         if start:
             headers["Range"] = f"bytes={start}-"
             if self.state.validator:

@@ -2,10 +2,10 @@
 
 import json
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tracegrad import __version__
 from tracegrad.data.fetch.verify import Verification
 from tracegrad.data.fetch.wanted import Wanted
 from tracegrad.system.whole_files import replacing
@@ -39,7 +39,7 @@ def write_notes(
         "citation": wanted.citation,
         **origin,
         "verification": checked,
-        "tracegrad": version("tracegrad"),
+        "tracegrad": __version__,
     }
     with replacing(wanted.notes) as draft:
         draft.write_text(json.dumps(text, indent=2) + "\n")

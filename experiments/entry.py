@@ -1,0 +1,106 @@
+"""What `python -m experiments.NAME` sets up before it imports anything large: Ctrl-C, output, missing packages.
+
+`experiments/__init__.py` calls `prepare` for a command only; as a library the package changes nothing.
+"""
+
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import TextIO
+
+# Packages that not every command needs, and what needs them.
+OPTIONAL = {
+    "wandb": "logger.wandb.mode=online or offline",
+    "submitit": "launcher=slurm",
+    "pyscf": "work on molecules",
+}
+# Packages that pip knows by another name.
+DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "PyYAML", "torch_geometric": "torch-geometric"}
+OWN = ("tracegrad", "callbacks", "experiments", "conf", "tests")
+# How a terminal or a pipe answers once nobody reads it any more.
+NO_READER = (errno.EPIPE, errno.EIO)
+
+_prepared = False
+
+
+def prepare() -> None:
+    """Make a process end without a traceback by Ctrl-C, and work on when nobody reads its output any more."""
+    global _prepared
+    _prepared = True
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # A KeyboardInterrupt in the middle of an import is shown as a traceback, or swallowed by the import.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+    sys.excepthook = _except_hook
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt in the block, and ends the process at once before and after it."""
+    if not _prepared or signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def lasting(stream: TextIO) -> TextIO:
+    """The same standard stream, whose errors do not end the work: see `_Output`."""
+    if not isinstance(stream, io.TextIOWrapper) or isinstance(getattr(stream.buffer, "raw", None), _Output):
+        return stream  # None where the stream is closed
+    raw = _Output(stream.fileno(), "wb", closefd=False)
+    return io.TextIOWrapper(
+        raw if stream.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+class _Output(io.FileIO):
+    """A standard stream that becomes /dev/null, also for child processes, at the first error of writing."""
+
+    def write(self, data: object) -> int | None:  # type: ignore[override]
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno not in NO_READER and self.fileno() != 2:
+                with suppress(OSError):
+                    os.write(2, f"warning: no more output ({error.strerror}); the work goes on\n".encode())
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return super().write(data)  # type: ignore[arg-type]
+
+
+def missing_package(error: BaseException | None) -> str | None:
+    """What to say of a package that is not installed, if that is the cause of an error."""
+    while error is not None:
+        name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if name and name not in OWN:
+            purpose = f", which {OPTIONAL[name]} needs," if name in OPTIONAL else ""
+            return (
+                f"the package {name}{purpose} is not installed; pip install {DISTRIBUTIONS.get(name, name)}"
+            )
+        error = error.__cause__
+    return None
+
+
+def _except_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """One line for a package that is missing at the import of a command; other errors as ever."""
+    message = missing_package(error)
+    if message is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print(f"error: {message}", file=sys.stderr)

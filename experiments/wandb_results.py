@@ -1,0 +1,62 @@
+"""What W&B gets at the end of a run: the table of the test, the figures and, on request, the model."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import wandb
+from omegaconf import DictConfig
+
+from experiments.portable import portable
+from tracegrad.checkpoint import CHECKPOINT_KEY, load_checkpoint
+from tracegrad.system.whole_files import replacing
+
+ARTIFACT_FILE = "wandb/model.ckpt"
+# States of the optimizer, of loops and of callbacks stay here, and with them the paths they hold.
+KEPT = ("state_dict", "global_step", "epoch", "pytorch-lightning_version")
+
+
+def send_results(run: wandb.Run, config: DictConfig, results: dict[str, Any], origin: dict[str, Any]) -> None:
+    """Log the results of a test at the last step of a run; the arguments are those of `loggers.log_results`."""
+    images = {
+        f"figures/{path.stem}": wandb.Image(str(path))
+        for path in sorted((Path(config.run_dir) / "figures").glob("*.png"))
+    }
+    run.log({"test_table": _test_table(run, results), **images})
+    if config.logger.wandb.artifact:
+        run.log_artifact(_model(config, results, origin), aliases=["best", f"step-{results['step']}"])
+
+
+def _test_table(run: wandb.Run, results: dict[str, Any]) -> wandb.Table:
+    """Metrics (meV) of the network and of the trivial predictor, one row each."""
+    metrics, trivial = results["metrics"], results["trivial"]
+    rows = [
+        ["trivial predictor", None, *(trivial.get(name) for name in metrics)],
+        [results["label"], results["seed"], *metrics.values()],
+    ]
+    table = wandb.Table(columns=["method", "seed", *metrics], data=rows, allow_mixed_types=True)
+    # A table that is no media file of the run yet would become an artifact in the home directory, which
+    # does not move with the run directory.
+    table.bind_to_run(run, "test_table", results["step"])
+    return table
+
+
+def _model(config: DictConfig, results: dict[str, Any], origin: dict[str, Any]) -> wandb.Artifact:
+    """The best checkpoint as an artifact: weights and settings, which are what `load_model` needs."""
+    directory = Path(config.run_dir)
+    whole = load_checkpoint(directory / "checkpoints" / f"{results['checkpoint']}.ckpt")
+    kept = {key: whole[key] for key in KEPT if key in whole}
+    kept[CHECKPOINT_KEY] = portable(whole[CHECKPOINT_KEY], directory)
+    with replacing(directory / ARTIFACT_FILE) as draft:
+        torch.save(kept, draft)
+    names = ("experiment", "label", "seed", "step", "part", "metrics", "parameters", "counts")
+    metadata = {name: results[name] for name in names} | {"unit": "meV", "git": origin["git"]}
+    artifact = wandb.Artifact(
+        re.sub(r"[^\w.-]+", "_", f"{config.name}-{directory.name}"),
+        "model",
+        metadata=portable(metadata | {"data": origin["data"]}, directory),
+    )
+    # The file stays where it is until it is uploaded; a copy would lie in the home directory.
+    artifact.add_file(str(directory / ARTIFACT_FILE), name="model.ckpt", policy="immutable")
+    return artifact

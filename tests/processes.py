@@ -1,0 +1,27 @@
+"""Commands as processes, in a Python that lacks some packages."""
+
+import os
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def without(folder: Path, *packages: str) -> dict[str, str]:
+    """The environment of a `python -S` that finds this checkout and what is installed, but for some packages.
+
+    Neither their modules nor their metadata are there.
+    """
+    folder.mkdir(parents=True)
+    beginnings = tuple(f"{name}{end}" for name in packages for end in ("-", "_", ".")) + tuple(
+        f"__editable__{name}" for name in packages
+    )
+    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        name = (
+            entry.name.lower()
+            .replace("__editable___", "__editable__")
+            .replace("__editable__.", "__editable__")
+        )
+        if name not in packages and not name.startswith(beginnings):
+            (folder / entry.name).symlink_to(entry)
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "OMP_NUM_THREADS": "1"}
