@@ -61,6 +61,12 @@ def test_unknown_elements_say_where_they_are(basis):
     basis.check(np.array([1, 6, 6]), "here")
     with pytest.raises(BasisError, match=r"row 7: atomic numbers \[15, 17\] have no entry in def2-SVP"):
         basis.check(np.array([1, 17, 15]), "row 7")
+    for trained, advice in (
+        (False, "add them to the basis elements of the configuration"),
+        (True, "use a network that was trained with Cl"),
+    ):
+        with pytest.raises(BasisError, match=f"of elements H, C, N, O, F; {advice}$"):
+            basis.check(np.array([17]), "here", trained=trained)
 
 
 @pytest.mark.parametrize(

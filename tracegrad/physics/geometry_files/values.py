@@ -23,16 +23,14 @@ def number(text: str) -> float | None:
 
 def numbers_of(value: Any) -> np.ndarray | None:
     """The numbers in a value (text, lists, tables) as a flat array, None where there is none or something else."""
-    if isinstance(value, str) and value.startswith(
-        "_JSON "
-    ):  # as ASE writes lists and tables in a comment line
+    # As ASE writes lists and tables in a comment line.
+    if isinstance(value, str) and value.startswith("_JSON "):
         with suppress(ValueError):
             return numbers_of(json.loads(value.removeprefix("_JSON ")))
         return None
     if isinstance(value, Mapping):
-        parts_of = [numbers_of(part) for part in value.values()]
-        known = [part for part in parts_of if part is not None]
-        return np.concatenate(known) if known and len(known) == len(parts_of) else None
+        known = [part for part in map(numbers_of, value.values()) if part is not None]
+        return np.concatenate(known) if known and len(known) == len(value) else None
     if isinstance(value, str):
         parts = [number(part) for part in re.split(r"[\s,;]+", value.strip(" \t[](){}\"'")) if part]
         return np.array(parts, dtype=np.float64) if parts and None not in parts else None
