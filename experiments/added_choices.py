@@ -22,7 +22,9 @@ def with_added(config_name: str, overrides: Sequence[str]) -> list[str]:
         if not named:
             continue
         rest = [override for override in found if override not in named]
-        choices = compose(config_name, rest, return_hydra_config=True).hydra.runtime.choices
+        # Keys of the added option do not exist yet, and no setting of a key changes a choice.
+        whole = [override for override in rest if "." not in override.partition("=")[0]]
+        choices = compose(config_name, whole, return_hydra_config=True).hydra.runtime.choices
         base = choices.get(group)
         if base:
             found = [*rest, f"{group}=[{str(base).strip('[]')},{named[-1].partition('=')[2]}]"]

@@ -1,11 +1,13 @@
 """Every recipe composes and builds; mistakes are answered with the nearest right names."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from hydra.utils import instantiate
 
+from experiments import evaluate
 from experiments.configuration import ARMS, CONF, composed, differences, plain
 from tracegrad.errors import ConfigError
 from tracegrad.model import HamiltonianModel
@@ -132,6 +134,33 @@ def test_full_size_model_has_the_published_size() -> None:
 def test_mistakes_name_the_nearest(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         composed("train", overrides)
+
+
+@pytest.mark.parametrize("recipe", ["mg", "qs", "demo", "demo_crystals"])
+def test_appendix_i_is_added_to_the_callbacks_of_the_recipe(recipe: str) -> None:
+    usual = plain(composed("train", [f"experiment={recipe}"]))
+    added = plain(composed("train", ["callbacks=appendix_i", f"experiment={recipe}"]))
+    timing, cheap = (config["callbacks"]["inference_time"] for config in (added, usual))
+    assert (timing["samples"], timing["repeats"], timing["batch_size"]) == (None, 50, 1)
+    assert (cheap["samples"], cheap["repeats"], cheap["batch_size"]) == (10, 5, 1)
+    added["callbacks"]["inference_time"] = cheap
+    assert added == usual
+    part = composed(
+        "train", [f"experiment={recipe}", "callbacks=appendix_i", "callbacks.inference_time.samples=500"]
+    )
+    assert (part.callbacks.inference_time.samples, part.callbacks.inference_time.repeats) == (500, 50)
+
+
+def test_appendix_i_stands_alone_in_an_evaluation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = composed("evaluate", ["run=x", "callbacks=appendix_i", "callbacks.inference_time.samples=3"])
+    assert list(config.callbacks) == ["inference_time"]
+    assert (config.callbacks.inference_time.samples, config.callbacks.inference_time.repeats) == (3, 50)
+    monkeypatch.setattr(sys, "argv", ["evaluate", "run=x", "callbacks=ema"])
+    with pytest.raises(SystemExit):
+        evaluate.main()
+    assert "belong to a training; a test takes callbacks=appendix_i" in capsys.readouterr().err
 
 
 def test_missing_value_is_named() -> None:

@@ -150,7 +150,7 @@ def _draw_rate(ax: Axes, runs: Sequence[Run]) -> None:
 
 
 def _log_axis(ax: Axes) -> None:
-    if not any(len(line.get_xdata()) for line in ax.lines):  # a logarithmic axis needs a number
+    if not any(np.size(line.get_xdata()) for line in ax.lines):  # a logarithmic axis needs a number
         ax.text(0.5, 0.5, "no finite value", ha="center", va="center", transform=ax.transAxes)
         ax.set_yticks([])
         return
