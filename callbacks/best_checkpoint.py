@@ -3,14 +3,23 @@
 from pathlib import Path
 from typing import Any
 
+import lightning
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """A `ModelCheckpoint` that keeps its best score where the run directory has another place than before.
+    """A `ModelCheckpoint` for scores that may not be finite and for run directories that may move.
 
-    Lightning's own forgets the score then and replaces the best checkpoint by a worse one.
+    Lightning's own takes any first score as the best one, NaN, too; and it forgets the score where the directory has
+    another place than before, and then replaces the best checkpoint by a worse one.
     """
+
+    def check_monitor_top_k(self, trainer: lightning.Trainer, current: Tensor | None = None) -> bool:
+        if current is not None and not torch.isfinite(current):
+            return False
+        return super().check_monitor_top_k(trainer, current)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         folder = Path(str(self.dirpath))

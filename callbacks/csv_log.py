@@ -1,44 +1,98 @@
 """A CSV log that goes on where an interrupted run left it."""
 
 import csv
+import io
 import os
-from itertools import islice
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from tracegrad.system.whole_files import replacing
+from tracegrad.errors import TraceGradError
+from tracegrad.system.whole_files import replacing, sync
 
 
 class _Writer(ExperimentWriter):
-    rows = 0  # in the file
+    """The log is at every moment what it was or what it is to be; a kill may cut off a row that is being appended.
+
+    Lightning's own deletes the log of an earlier session, and empties the file where a new column appears.
+    """
+
+    rows = 0  # whole ones in the file
+    _whole = False  # whether this session has written the file anew, and so no row in it is cut off
 
     def _check_log_dir_exists(self) -> None:
-        """Keep the rows of an earlier session of the same run; Lightning would delete them."""
-        if os.path.isfile(self.metrics_file_path):
-            with open(self.metrics_file_path, newline="", encoding="utf-8") as file:
-                reader = csv.reader(file)
-                self.metrics_keys = next(reader, [])
-                self.rows = sum(1 for _ in reader)
+        """Go on with the log of an earlier session of the same run."""
+        self.metrics_keys, rows = _read(self.metrics_file_path)
+        self.rows = len(rows)
 
     def save(self) -> None:
-        self.rows += len(self.metrics)
-        super().save()
+        """Write what is held in memory."""
+        if not self.metrics:
+            return
+        new_columns = self._record_new_keys()
+        if new_columns or not self._whole or not os.path.isfile(self.metrics_file_path):
+            keys, rows = _read(self.metrics_file_path)
+            self._replace([*(dict(zip(keys, row, strict=True)) for row in rows), *self.metrics])
+        else:
+            try:
+                with open(self.metrics_file_path, "a", newline="", encoding="utf-8") as file:
+                    csv.DictWriter(file, self.metrics_keys).writerows(self.metrics)
+            except OSError as error:
+                raise TraceGradError(
+                    f"{self.metrics_file_path}: cannot be written ({error.strerror})"
+                ) from error
+            self.rows += len(self.metrics)
+        self.metrics = []
 
     def keep(self, rows: int) -> None:
         """Cut the file to its first rows; what is not written yet is dropped."""
         self.metrics = []
-        if rows >= self.rows:
-            return
-        with open(self.metrics_file_path, newline="", encoding="utf-8") as file:
-            kept = list(islice(csv.reader(file), rows + 1))
+        if rows > self.rows:
+            print(
+                f"warning: {self.metrics_file_path}: has {self.rows} rows, but {rows} stood in it at the checkpoint "
+                "from which the run goes on; learning curves lack the others, the training is not affected",
+                flush=True,
+            )
+        if os.path.isfile(self.metrics_file_path):
+            keys, kept = _read(self.metrics_file_path)
+            self._replace(dict(zip(keys, row, strict=True)) for row in kept[:rows])
+
+    def _replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write the whole file anew."""
+        rows = list(rows)
         with (
             replacing(self.metrics_file_path) as draft,
             draft.open("w", newline="", encoding="utf-8") as file,
         ):
-            csv.writer(file).writerows(kept)
-        self.rows = rows
+            writer = csv.DictWriter(file, self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
+        self.rows, self._whole = len(rows), True
+
+
+def _read(path: str) -> tuple[list[str], list[list[str]]]:
+    """Columns and whole rows of a log, without a last one that a kill has cut off; none where there is no file."""
+    if not os.path.isfile(path):
+        return [], []
+    content = Path(path).read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        table = list(csv.reader(io.StringIO(whole.decode("utf-8"), newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TraceGradError(
+            f"{path}: is no table ({error}); move it elsewhere to go on without it"
+        ) from error
+    for number, row in enumerate(table, 1):
+        if len(row) != len(table[0]):
+            raise TraceGradError(
+                f"{path}: line {number} has {len(row)} cells, but the header {len(table[0])}; it is no log of a run: "
+                "move it elsewhere to go on without it"
+            )
+    return (table[0], table[1:]) if table else ([], [])
 
 
 class RunCSVLogger(CSVLogger):
@@ -60,10 +114,12 @@ class RunCSVLogger(CSVLogger):
         return self._experiment  # type: ignore[return-value]
 
     def flushed_rows(self) -> int:
-        """Write what is held in memory and give the number of rows in the file."""
+        """Bring what is held in memory to the disk and give the number of rows in the file."""
         self.save()
+        if os.path.isfile(self.experiment.metrics_file_path):
+            sync(Path(self.experiment.metrics_file_path))
         return self.experiment.rows
 
     def keep_rows(self, rows: int) -> None:
-        """Drop all rows but the first ones."""
+        """Drop all rows but the first ones; say so where there are fewer."""
         self.experiment.keep(rows)

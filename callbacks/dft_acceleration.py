@@ -1,9 +1,9 @@
 """DFT acceleration at the end of a test: SCF from predicted Hamiltonians and from standard guesses."""
 
 import csv
-import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Subset
-from torch.utils.hooks import RemovableHandle
 
+from callbacks.inference_time import seconds
 from callbacks.test_report import formula
 from tracegrad.count_progress import CountProgress
 from tracegrad.data.cache import AUTO
@@ -99,16 +99,10 @@ class DFTAcceleration(Callback):
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._chosen: set[int] = set()
         self._collected: list[PredictedMolecule] = []
-        self._handles: list[RemovableHandle] = []
         if not self._applies(pl_module):
             return
         self._data, rows = _tested(trainer)
         self._chosen = set(chosen_rows(self._data.database, rows, self.molecules).tolist())
-        model = _module(pl_module).model
-        self._handles = [
-            model.register_forward_pre_hook(self._start_clock),
-            model.register_forward_hook(self._stop_clock),
-        ]
 
     def on_test_batch_start(
         self,
@@ -118,10 +112,11 @@ class DFTAcceleration(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Load kernels and fill caches with an untimed prediction, so that the first one is not timed longer."""
-        if self._chosen and not batch_idx and not dataloader_idx:
+        """Time the prediction of H, without the traces that a test may make, too."""
+        if not dataloader_idx and self._chosen & set(batch.sample_id.tolist()):
+            predict = partial(_module(pl_module).model, batch, traces=False)
             with trainer.precision_plugin.forward_context():
-                _module(pl_module).model(batch, traces=False)
+                self._seconds = seconds(predict, 1, pl_module.device)
 
     def on_test_batch_end(
         self,
@@ -153,8 +148,6 @@ class DFTAcceleration(Callback):
                 )
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        for handle in self._handles:
-            handle.remove()
         if not self._chosen:
             return
         bar = trainer.progress_bar_callback
@@ -222,23 +215,10 @@ class DFTAcceleration(Callback):
             return self.jobs
         return 1 if self.gpu else max(1, available_cores() // trainer.num_devices)
 
-    def _start_clock(self, model: Any, inputs: tuple[Any, ...]) -> None:
-        _synchronize(inputs[0])
-        self._started = time.perf_counter()
-
-    def _stop_clock(self, model: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _synchronize(inputs[0])
-        self._seconds = time.perf_counter() - self._started
-
 
 @rank_zero_only
 def _say(line: str) -> None:
     print(f"warning: DFT acceleration: {line}", flush=True)
-
-
-def _synchronize(batch: Any) -> None:
-    if batch.numbers.is_cuda:
-        torch.cuda.synchronize(batch.numbers.device)
 
 
 def _tested(trainer: lightning.Trainer) -> tuple[QH9Dataset, np.ndarray]:

@@ -16,7 +16,7 @@ class ProgressLines(Callback):
         self._first = trainer.global_step
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.state.fn != "fit":
+        if not trainer.is_global_zero or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         step, last = trainer.global_step, trainer.estimated_stepping_batches
         line = f"step {step}/{last}  epoch {trainer.current_epoch}"

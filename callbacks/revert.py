@@ -142,7 +142,8 @@ class RevertAndDecay(Callback):
 
     def _revert(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trouble = (
-            f"{self.monitor} was above {self.ratio:g} x {self._best:.4g} in {self._bad} validations in a row"
+            f"{self.monitor} was above {self.ratio:g} x {self._best:.4g}, or not finite, "
+            f"in {self._bad} validations in a row"
         )
         if self.reverts == self.max_reverts:
             raise TrainingError(

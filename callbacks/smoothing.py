@@ -1,5 +1,6 @@
 """An exponentially smoothed validation loss, for schedules that wait for a plateau."""
 
+from math import inf, isfinite
 from typing import Any
 
 import lightning
@@ -11,8 +12,10 @@ from tracegrad.errors import ConfigError
 class SmoothedLoss(Callback):
     """Logs ``alpha * loss + (1 - alpha) * smoothed loss before`` once per epoch that validated.
 
-    The first loss is taken as it is. A schedule that watches the smoothed loss makes one step per
-    validation, also where a run is resumed: the checkpoints of a validation are older than that step.
+    The first loss is taken as it is. One that is not finite leaves the smoothed loss as it was (infinite, if it
+    was the first), so that a schedule which waits for a plateau counts a validation without progress. A schedule
+    that watches the smoothed loss makes one step per validation, also where a run is resumed: the checkpoints of a
+    validation are older than that step.
 
     Args:
         alpha: weight of the newest loss.
@@ -39,10 +42,11 @@ class SmoothedLoss(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._newest is None:
             return
-        before = self._newest if self._smoothed is None else self._smoothed
-        self._smoothed = self.alpha * self._newest + (1 - self.alpha) * before
+        if isfinite(self._newest):
+            before = self._newest if self._smoothed is None else self._smoothed
+            self._smoothed = self.alpha * self._newest + (1 - self.alpha) * before
         self._newest = None
-        pl_module.log(self.name, self._smoothed)
+        pl_module.log(self.name, inf if self._smoothed is None else self._smoothed)
         if trainer.fit_loop.restarting:  # Lightning leaves this step out
             for config in trainer.lr_scheduler_configs:
                 if config.monitor == self.name:

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ class TestReport(Callback):
 
     Args:
         directory: run directory.
-        figure_samples: samples of the first batches whose matrix elements are drawn; 0: no figures.
+        figure_samples: samples of the first batches whose matrix elements are drawn, if they are finite; 0: no
+            figures.
     """
 
     __test__ = False  # not a test case, in spite of its name
@@ -93,7 +95,8 @@ class TestReport(Callback):
             elements = sum(sample.on_site.shape[1] + sample.pairs.shape[1] for sample in drawn)
             if len(drawn) >= self.figure_samples or elements >= MOST_ELEMENTS:
                 break
-            drawn.append(drawn_sample(outputs, batch, basis, k, error))
+            if isfinite(error):  # the tables show the others
+                drawn.append(drawn_sample(outputs, batch, basis, k, error))
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         rows = gathered(trainer, self._rows)

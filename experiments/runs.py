@@ -28,6 +28,7 @@ from callbacks.inference_time import InferenceTime
 from callbacks.last_checkpoint import LAST, PREVIOUS, TrainingStopped
 from experiments.configuration import ARM_LABELS, ARMS, differences, flat
 from experiments.loggers import log_results, make_loggers
+from experiments.precision import check_precision, on_cpu
 from experiments.preemption import await_requeue, end_by_signal
 from experiments.provenance import process_rank, provenance
 from experiments.run_length import LENGTH, is_longer, length_of
@@ -36,7 +37,7 @@ from experiments.warm_start import warm_start
 from tracegrad.baseline import MeanBlocks
 from tracegrad.checkpoint import CHECKPOINT_KEY, check_architecture, load_checkpoint
 from tracegrad.data.datamodule import HamiltonianDataModule
-from tracegrad.errors import CheckpointError, ConfigError
+from tracegrad.errors import CheckpointError, ConfigError, TrainingError
 from tracegrad.module import HamiltonianModule
 from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
 from tracegrad.plots.style import save
@@ -74,12 +75,7 @@ class Parts:
 
 def build(config: DictConfig, values: dict[str, Any]) -> Parts:
     """Data and model of a configuration; ``values`` is its plain form, which checkpoints carry."""
-    double = str(config.trainer.precision).startswith("64")
-    if double != (config.data.dtype == "float64"):
-        raise ConfigError(
-            f"trainer.precision={config.trainer.precision} and data.dtype={config.data.dtype} do not fit; "
-            "double precision needs trainer.precision=64-true and data.dtype=float64"
-        )
+    check_precision(config.trainer, config.data.dtype)
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed is {config.seed}; it must lie between 0 and 2^32 - 1")
     if config.threads is not None and config.threads < 1:
@@ -323,7 +319,13 @@ def _train(config: DictConfig, values: dict[str, Any], directory: Path) -> None:
     recorded.act(trainer)  # nothing was left to train
     if not config.test:
         return
-    results = evaluate_checkpoint(trainer, parts, config, directory / "checkpoints" / "best.ckpt")
+    best = directory / "checkpoints" / "best.ckpt"
+    if not best.exists():
+        raise TrainingError(
+            f"{best}: there is nothing to test: no validation had a finite error (see {directory / METRICS}, and "
+            "lower optim.schedule.peak), or callbacks.best is null"
+        )
+    results = evaluate_checkpoint(trainer, parts, config, best)
     timers = [callback for callback in callbacks if isinstance(callback, Timer)]
     results["train_seconds"] = round(timers[0].time_elapsed("train"), 1) if timers else None
     if not trainer.is_global_zero:
@@ -418,6 +420,8 @@ def rebuild(directory: Path, changes: dict[str, Any]) -> tuple[DictConfig, Parts
     config = OmegaConf.create(values)
     for key, value in changes.items():
         OmegaConf.update(config, key, value)
+    if config.trainer.precision == "16-mixed" and on_cpu(config.trainer):
+        config.trainer.precision = "32-true"  # of a run that was trained on a GPU
     return config, build(config, values)
 
 

@@ -105,7 +105,7 @@ class HamiltonianLoss(nn.Module):
         ``sum_ranks`` sums a tensor over the processes that share the batch.
         """
         per_sample = self._hamiltonian_losses(prediction, graph)
-        traces = self._trace_losses(prediction, graph) if prediction.traces else per_sample[:0]
+        traces = self.trace_errors(prediction, graph, self.t) if prediction.traces else per_sample[:0]
         sums = (per_sample.sum(), traces.sum())
         # In float64, which holds the counts of any batch.
         own = torch.stack([*(part.detach().double() for part in sums), *map(_count, (per_sample, traces))])
@@ -140,8 +140,17 @@ class HamiltonianLoss(nn.Module):
                 per_sample = per_sample + site_sums(sums, graph, site) / count
         return per_sample
 
-    def _trace_losses(self, prediction: Prediction, graph) -> Float[Tensor, " supervised"]:
-        """Of each sample that has traces: a molecule of one atom has no pairs and takes no part."""
+    def trace_errors(self, prediction: Prediction, graph, measure: str) -> Float[Tensor, " supervised"]:
+        """Mean error of the predicted traces of each sample, over the traces that its shells have.
+
+        A sample without traces takes no part: a molecule of one atom has no pairs.
+
+        Args:
+            prediction: with traces.
+            graph: a batch with labels.
+            measure: of `ERRORS`. "mae" is in the square of H's unit; with ``scale_labels="layer_norm"`` labels and
+                errors have no unit.
+        """
         sums, counts = [], []
         for site, predicted in prediction.traces.items():
             blocks = graph[f"h_{site}"]
@@ -150,7 +159,7 @@ class HamiltonianLoss(nn.Module):
             mask = self.traces.mask(graph.numbers, site_edges(graph, site)).to(label.dtype)
             if self.scale_labels == "layer_norm":
                 label = _standardise(label, mask)
-            sums.append(site_sums(ERRORS[self.t]((predicted - label) * mask), graph, site))
+            sums.append(site_sums(ERRORS[measure]((predicted - label) * mask), graph, site))
             counts.append(site_sums(mask, graph, site))
         total, count = torch.stack(sums).sum(0), torch.stack(counts).sum(0)
         supervised = count > 0

@@ -6,15 +6,17 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tracegrad.basis import OrbitalBasis
 from tracegrad.checkpoint import CHECKPOINT_KEY, check_architecture
 from tracegrad.errors import ConfigError, TrainingError
-from tracegrad.loss import HamiltonianLoss, LossTerms, alone
+from tracegrad.loss import HamiltonianLoss, LossTerms
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
-from tracegrad.metrics.loss import MeanLosses
+from tracegrad.metrics.loss import MeanLosses, SampleMean
 from tracegrad.model import HamiltonianModel, Prediction
 from tracegrad.schedule import Schedule
 from tracegrad.traces import BlockTraces
@@ -23,6 +25,14 @@ from tracegrad.units import MEV
 
 class HamiltonianModule(lightning.LightningModule):
     """Trains a `HamiltonianModel`; logs follow ``{train,val,test}/{metric}[/{subset}]``, energies of metrics in meV.
+
+    Losses (``loss``, ``loss_h``, ``loss_t``, ``mu``) are in powers of the unit of H. Under Eq. 8 ``val/loss`` is
+    ``(1 + lambda) val/loss_h`` wherever there are traces, because mu is taken from the same means: judge H by
+    ``val/loss_h`` and the traces by ``val/loss_t``. Models with a trace decoder also log ``test/t_mae``, the MAE of
+    the traces, averaged over samples as loss_T is, in meV^2 (without a unit where ``scale_labels`` scales them).
+
+    A training loss that is not finite ends the training. One of a validation or test is logged as it is: whether
+    the run goes on is for the callbacks to decide.
 
     ``test_subsets`` names what the loaders of a test hold, one name for each loader; "" is the test set itself,
     whose logs and files carry no name. ``sample_name`` gives what tables call a sample, from its position in the
@@ -52,29 +62,31 @@ class HamiltonianModule(lightning.LightningModule):
         self.test_subsets: list[str] = [""]
         self.sample_name: Callable[[int], str] = str
         self.val_metric, self.test_metrics = HamiltonianMAE(model.basis), nn.ModuleList()
-        self.val_losses = MeanLosses()
+        self.val_losses, self.test_traces = MeanLosses(), nn.ModuleList()
 
     def forward(self, graph, *, traces: bool = True) -> Prediction:
         return self.model(graph, traces=traces)
 
     def training_step(self, graph, batch_idx: int) -> Tensor:
-        _, terms = self._predict(graph, shared=True)
+        terms = self.loss(self.model(graph), graph, self._sum_ranks)
+        if not torch.isfinite(terms.logs["loss"]):  # of the whole batch, so that no rank goes on and waits
+            raise TrainingError(self._non_finite(graph, terms))
         logs = {f"train/{name}": value for name, value in terms.logs.items()}
         self.log_dict(logs, batch_size=graph.num_graphs)
         return terms.total * self.trainer.world_size  # the gradients of the ranks are averaged
 
     def validation_step(self, graph, batch_idx: int) -> None:
-        prediction, terms = self._predict(graph)
-        self.val_losses.update(terms)
+        prediction = self.model(graph)
+        self.val_losses.update(self.loss(prediction, graph))
         self.val_metric.update(prediction, graph)
 
     def on_validation_epoch_end(self) -> None:
         loss_h, loss_t = self.val_losses.compute()
-        loss = loss_h
+        logs = {"loss": loss_h, "loss_h": loss_h}
         if self.model.tracegrad.trace:
             weight, mu = self.loss.weights(loss_h, loss_t)
-            loss = weight * loss_h + mu * loss_t
-        for name, value in (("loss", loss), ("loss_h", loss_h)):
+            logs |= {"loss": weight * loss_h + mu * loss_t, "loss_t": loss_t}
+        for name, value in logs.items():
             self.log(f"val/{name}", value, sync_dist=False)
         self._log_metric("val", self.val_metric)
         for metric in (self.val_losses, self.val_metric):
@@ -83,11 +95,16 @@ class HamiltonianModule(lightning.LightningModule):
     def on_test_epoch_start(self) -> None:
         # The report callbacks read these when the test is over.
         self.test_metrics = nn.ModuleList(HamiltonianMAE(self.model.basis) for _ in self.test_subsets)
-        self.test_metrics.to(self.device)
+        self.test_traces = nn.ModuleList(SampleMean() for _ in self.test_subsets)
+        for metrics in (self.test_metrics, self.test_traces):
+            metrics.to(self.device)
 
     def test_step(self, graph, batch_idx: int, dataloader_idx: int = 0) -> Prediction:  # type: ignore[override]
-        prediction = self.model(graph, traces=False)
+        prediction = self.model(graph, traces=self.model.tracegrad.trace)
         self.test_metric(dataloader_idx).update(prediction, graph)
+        if prediction.traces:
+            errors = self.loss.trace_errors(prediction, graph, "mae")
+            self._test_traces(dataloader_idx).update(errors)
         return prediction
 
     def test_metric(self, dataloader_idx: int) -> HamiltonianMAE:
@@ -96,9 +113,18 @@ class HamiltonianModule(lightning.LightningModule):
         assert isinstance(metric, HamiltonianMAE)
         return metric
 
+    def _test_traces(self, dataloader_idx: int) -> SampleMean:
+        metric = self.test_traces[dataloader_idx]
+        assert isinstance(metric, SampleMean)
+        return metric
+
     def on_test_epoch_end(self) -> None:
+        square = MEV[self.model.basis.unit] ** 2 if self.loss.scale_labels == "none" else 1.0
         for i, subset in enumerate(self.test_subsets):
-            self._log_metric("test", self.test_metric(i), f"/{subset}" if subset else "")
+            ending = f"/{subset}" if subset else ""
+            self._log_metric("test", self.test_metric(i), ending)
+            if self.model.tracegrad.trace:
+                self.log(f"test/t_mae{ending}", self._test_traces(i).compute() * square, sync_dist=False)
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         try:
@@ -107,19 +133,31 @@ class HamiltonianModule(lightning.LightningModule):
             raise ConfigError(f"optim.optimizer: {error}") from error
         return {"optimizer": optimizer, "lr_scheduler": self.schedule.scheduler(optimizer)}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, in mixed precision with fused optimizers, too, which it refuses.
+
+        They have no scaler with bf16-mixed. With 16-mixed the gradients are divided by the scale before they are
+        clipped, and the fused step of torch then leaves them as they are.
+        """
+        plugin = self.trainer.precision_plugin
+        if not isinstance(plugin, MixedPrecision):
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            if plugin.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+                plugin.scaler.unscale_(optimizer)
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = {"format": 1, **self.record}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_architecture(checkpoint["state_dict"], self.state_dict(), "the checkpoint")
-
-    def _predict(self, graph, *, shared: bool = False) -> tuple[Prediction, LossTerms]:
-        """Prediction and loss; ``shared``: the ranks hold parts of one batch."""
-        prediction = self.model(graph)
-        terms = self.loss(prediction, graph, self._sum_ranks if shared else alone)
-        if not torch.isfinite(terms.logs["loss"]):  # on every rank at once, so that none waits for the others
-            raise TrainingError(self._non_finite(graph, terms))
-        return prediction, terms
 
     def _sum_ranks(self, values: Tensor) -> Tensor:
         if self.trainer.world_size > 1:
@@ -127,8 +165,13 @@ class HamiltonianModule(lightning.LightningModule):
         return values
 
     def _non_finite(self, graph, terms: LossTerms) -> str:
-        rows = graph.sample_id.tolist()
-        bad = [row for row, value in zip(rows, terms.per_sample.tolist(), strict=True) if not isfinite(value)]
+        losses = list(zip(graph.sample_id.tolist(), terms.per_sample.tolist(), strict=True))
+        if self.trainer.world_size > 1:  # the rank that prints may have no part in it
+            shares: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(shares, losses)
+            losses = [entry for share in shares for entry in share]
+        rows = [row for row, _ in losses]
+        bad = [row for row, value in losses if not isfinite(value)]
         parts = ", ".join(f"{name} = {value.item():.3g}" for name, value in terms.logs.items() if "_" in name)
         blame = f"not finite for rows {bad}" if bad and len(bad) < len(rows) else "no single row stands out"
         return (

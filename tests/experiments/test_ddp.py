@@ -2,12 +2,14 @@
 
 import csv
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.experiments.processes import DOUBLE, TINY, finished
+from tests.experiments.processes import DOUBLE, TINY, finished, train
 from tracegrad.checkpoint import load_checkpoint
 
 # 43 samples in six batches of 7 and 8, so that the ranks hold different numbers of molecules, atoms and elements.
@@ -76,3 +78,35 @@ def test_results_and_tables_are_those_of_one_process(runs):
             tables.append(list(csv.DictReader(file)))
     assert [row["row"] for row in tables[0]] == [row["row"] for row in tables[1]]
     assert len(tables[0]) == results[0]["counts"]["test"]
+
+
+# On one rank alone.
+POISON = "+callbacks.poison={_target_: tests.callbacks.poison.Poison, rank: 1, %s: %s}"
+REVERT = "+callbacks.revert={_target_: callbacks.revert.RevertAndDecay, directory: %s, patience: 1}"
+ORBITALS = "+callbacks.orbitals={_target_: callbacks.orbital_metrics.OrbitalMetrics, directory: %s, val_molecules: 4}"
+
+
+def test_a_validation_that_is_not_finite_on_one_rank_is_survived_by_both(tmp_path):
+    """It is logged, never the best, and reverted; nobody waits for anybody."""
+    more = [REVERT % (tmp_path / "checkpoints"), ORBITALS % tmp_path]
+    out = finished(tmp_path, POISON % ("epochs", [1]), *more, ranks=2)
+    assert out.count("not finite, in 1 validations in a row; back to the start of epoch 1") == 1
+    logged = [row for row in rows(tmp_path) if row["val/loss"]]
+    for name in ("val/loss", "val/loss_t", "val/h_mae", "val/eps_mae"):
+        assert [math.isfinite(float(row[name])) for row in logged] == [True, False, True], name
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 15
+    assert load_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["epoch"] != 1
+
+
+def test_a_training_loss_that_is_not_finite_on_one_rank_ends_both_with_its_rows(tmp_path):
+    done = train(tmp_path, POISON % ("steps", [3]), ranks=2)
+    assert [process.returncode for process in done] == [1, 1]
+    messages = [process.stderr.strip().splitlines()[-1] for process in done]
+    assert messages[0] == messages[1]
+    found = re.match(
+        r"error: the loss is not finite at step 3 .* of database rows \[(.*)\]: not finite for rows \[(.*)\];",
+        messages[0],
+    )
+    assert found, messages
+    all_rows, bad = ({int(row) for row in group.split(", ")} for group in found.groups())
+    assert bad < all_rows

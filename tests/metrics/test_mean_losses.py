@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tracegrad.loss import LossTerms
-from tracegrad.metrics.loss import MeanLosses
+from tracegrad.metrics.loss import MeanLosses, SampleMean
 
 
 def terms(h: list[float], t: list[float]) -> LossTerms:
@@ -30,3 +30,15 @@ def test_no_traces_give_zero():
     metric = MeanLosses()
     metric.update(terms([2.0], []))
     assert [float(value) for value in metric.compute()] == [2.0, 0.0]
+
+
+def test_mean_of_samples_shows_what_is_not_finite():
+    metric = SampleMean()
+    metric.update(torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64))
+    metric.update(torch.tensor([]))
+    assert float(metric.compute()) == pytest.approx(1.0 + 5e-13, rel=1e-15)
+    metric.update(torch.tensor([torch.nan]))
+    assert metric.compute().isnan()
+    metric = SampleMean()
+    metric.update(torch.tensor([]))  # no sample has traces
+    assert metric.compute().isnan()

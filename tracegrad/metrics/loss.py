@@ -1,6 +1,7 @@
-"""Mean losses of a data set as a torchmetrics class."""
+"""Means over the samples of a data set as torchmetrics classes; neither batches nor ranks matter."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -30,3 +31,26 @@ class MeanLosses(Metric):
         """loss_Q and loss_T; zero where no sample has traces."""
         loss_h, loss_t = self.sums / self.counts.clamp_min(1)
         return loss_h, loss_t
+
+
+class SampleMean(Metric):
+    """The mean of a value of each sample, in float64."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("total", "count"):
+            self.add_state(state, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.set_dtype(torch.float64)
+
+    def update(self, values: Float[Tensor, " samples"]) -> None:
+        """Add the samples of a batch."""
+        self.total += values.double().sum()
+        self.count += len(values)
+
+    def compute(self) -> Tensor:
+        """NaN where there was no sample."""
+        return self.total / self.count
