@@ -283,6 +283,9 @@ class QH9DataModule(HamiltonianDataModule):
             source.require_release(self.release)
         split = source.split(self.split_name, **self.split_options)  # type: ignore[arg-type]
         split["train"] = self.limited(split["train"], str(self.path), "rows")
+        distances = source.check_distances(np.concatenate([split[part] for part in PARTS]))
+        if distances is not None:
+            rank_zero_warn(distances)
         self.split, self.flavour, self._source = split, source.flavour, source
         self.parts = {part: QH9Dataset(source, split[part], self.basis, DTYPES[self.dtype]) for part in PARTS}
         self.compare_with_table()

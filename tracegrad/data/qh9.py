@@ -10,6 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import Any, SupportsIndex
 from urllib.parse import quote
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 from tracegrad.basis import DEF2_SVP
 from tracegrad.data import splits
+from tracegrad.data.molecule_checks import check_molecule, long_distances
 from tracegrad.data.splits import Split
 from tracegrad.errors import DataError
 from tracegrad.units import BOHR_PER_ANGSTROM
@@ -33,6 +35,7 @@ FUNCTIONALS = {"stable": "b3lyp5", "dynamic_100k": "b3lyp", "dynamic_300k": "b3l
 RELEASED_FRAMES = 100
 SPLIT_NAMES = {"stable": ("ood", "random"), "dynamic": ("mol", "geometry")}
 SYMMETRY_TOLERANCE = 1e-6  # hartree
+_LOOKED_AT = 32  # rows, for what only a database as a whole tells
 _ORBITALS = np.array([sum(2 * degree + 1 for degree in DEF2_SVP.get(z, ())) for z in range(119)])
 
 
@@ -200,6 +203,29 @@ class QH9Database:
             return splits.trajectory_split(self.trajectory_starts, fractions or (), seed)
         return splits.geometry_split(self.trajectory_starts, fractions or ())
 
+    def check_distances(self, rows: Int64[np.ndarray, " rows"]) -> str | None:
+        """See whether the atoms of some of these rows lie within reach of bonds.
+
+        Rows that cannot be read are passed over here; reading them for use says why.
+
+        Returns:
+            A line to tell the user if most of them do not and may be meant so; else None.
+
+        Raises:
+            DataError: the positions of the database are in another unit or order.
+        """
+        molecules = []
+        for row in rows[np.unique(np.linspace(0, len(rows) - 1, _LOOKED_AT).astype(np.int64))]:
+            with suppress(DataError):
+                molecule = self[row]
+                molecules.append((molecule.numbers, molecule.positions))
+        return long_distances(molecules, str(self.path), self.flavour)
+
+    @cached_property
+    def _checked(self) -> Bool[np.ndarray, " rows"]:
+        """Rows that this process has found to be molecules; later epochs do not ask again."""
+        return np.zeros(len(self), dtype=bool)
+
     @cached_property
     def _rowids(self) -> Int64[np.ndarray, " rows"]:
         rowids = [row[0] for row in self._query("SELECT rowid FROM data ORDER BY rowid")]
@@ -238,6 +264,9 @@ class QH9Database:
                 f"{where}: column Ham is not symmetric: max |H - H^T| = {asymmetry:.1e} hartree "
                 f"(at most {SYMMETRY_TOLERANCE:.0e}); leave this row out or recompute it"
             )
+        if not self._checked[row]:
+            check_molecule(numbers, positions, hamiltonian, where, self.flavour)
+            self._checked[row] = True
         return Molecule(row, numbers, positions, hamiltonian)
 
     def _atom_count(self, row: int, atoms: Any) -> int:
