@@ -86,7 +86,7 @@ def build(config: DictConfig, values: dict[str, Any]) -> Parts:
     with quiet():
         datamodule.setup()
     if process_rank() == 0:
-        for line in datamodule.differences:
+        for line in datamodule.differences + datamodule.remarks:
             print(f"data: {line}")
     fingerprint = datamodule.fingerprint()
     module = HamiltonianModule(

@@ -24,7 +24,7 @@ Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # Z, positions in the file's
 
 
 def random_sample(numbers: Sequence[int], seed: int) -> Sample:
-    """A chain of atoms, stretched so that it may be meant in angstrom or in bohr, and a random matrix with 1s levels."""
+    """A chain of atoms that may be meant in angstrom or in bohr, and a random matrix with 1s levels."""
     z, basis = np.array(numbers), OrbitalBasis.def2_svp()
     positions = 0.01 * np.random.default_rng(seed).uniform(-1, 1, size=(len(z), 3))
     positions[1:, 0] += 1.3 * np.cumsum(covalent_radii[z[1:]] + covalent_radii[z[:-1]])

@@ -15,7 +15,7 @@ from tracegrad.blocks import block_starts
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.data.deeph import is_structure_folder, read_structure, write_structure
 from tracegrad.data.structure import check_structure, hermiticity_error
-from tracegrad.errors import BasisError, DataError
+from tracegrad.errors import BasisError, DataError, TraceGradError
 
 EMBEDDED = Path(str(resources.files("tracegrad.data"))) / "embedded" / "demo_crystals.h5"
 
@@ -418,7 +418,7 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
-    with pytest.raises(DataError, match=r"b: cannot be written \(No space left on device\)"):
+    with pytest.raises(TraceGradError, match=r"b: cannot be written \(No space left on device\)"):
         write_structure(structure, tmp_path / "new" / "b")
     monkeypatch.undo()
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a"]
@@ -449,7 +449,7 @@ def test_an_overwrite_that_fails_keeps_the_old_folder(tmp_path, monkeypatch):
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(DataError, match="Input/output error"):
+    with pytest.raises(TraceGradError, match="Input/output error"):
         write_structure(small_structure(seed=2), tmp_path / "a", overwrite=True)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -158,6 +158,6 @@ def test_hamiltonians_of_atoms_in_another_order(tmp_path, pair):
     numbers, positions, hamiltonian = databases.random_sample(pair, 0)
     path = databases.write_stable(tmp_path / "a.db", [(numbers[::-1].copy(), positions, hamiltonian)])
     with pytest.raises(
-        DataError, match="1s level of atom 1 .*its atoms are in another order than those of column Z"
+        DataError, match=r"1s level of atom 1 .*its atoms are in another order than those of column Z"
     ):
         QH9Database(path)[0]

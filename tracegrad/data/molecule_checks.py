@@ -131,7 +131,7 @@ def _level_fault(numbers: Int64[np.ndarray, " atoms"], levels: Float[np.ndarray,
     heavy = numbers > 2
     if heavy.any():
         shares = levels[starts[heavy]] / _CORE[numbers[heavy]]
-        wrong = np.flatnonzero(~((_LOWEST_SHARE < shares) & (shares < _HIGHEST_SHARE)))
+        wrong = np.flatnonzero(~((shares > _LOWEST_SHARE) & (shares < _HIGHEST_SHARE)))
         if len(wrong):
             atom = int(np.flatnonzero(heavy)[wrong[0]])
             z = int(numbers[atom])

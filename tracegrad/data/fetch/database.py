@@ -19,6 +19,7 @@ from tracegrad.data.fetch.space import Estimate, exact_unpacked, require_space, 
 from tracegrad.data.fetch.verify import Verification, verify_crystals, verify_molecules
 from tracegrad.data.fetch.wanted import Options, Wanted
 from tracegrad.errors import ConfigError, DataError
+from tracegrad.system.whole_files import sync
 
 NOTHING = Estimate(0.0, 0.0)
 Archives = tuple[list[Path], dict[str, Any], Estimate]  # where they are, where they come from, what they take
@@ -208,7 +209,9 @@ class _Fetch:
                 single_file(draft, wanted.path.name).rename(self.unverified)
         except DataError as error:
             raise DataError(f"{archives[0]}: {error}") from error
-        os.sync()  # a rename must not outlive what was written before
+        # The rename that makes it the database must not outlive what was written before.
+        for path in [self.unverified, *self.unverified.rglob("*")]:
+            sync(path)
         remove(draft)
 
     def _unpack_one(self, group: list[Path]) -> None:
