@@ -106,7 +106,7 @@ def pair_ranges(
         present[: len(mine)] = np.sort(lengths[mine])[: len(others)]
         absent = np.flatnonzero(distances[others] < present - _ROUNDING)
         shortest = float(distances[others[absent[0]]]) if len(absent) else np.inf
-        ties = others[np.abs(distances[others] - shortest) <= 2 * _ROUNDING] if len(absent) else []
+        ties = others[np.abs(distances[others] - shortest) <= 2 * _ROUNDING]
         nearest = next((n for n in ties if not (edges == near[n]).all(1).any()), -1)
         found[a, b] = PairRange(
             float(lengths[farthest]) if farthest >= 0 else 0.0,

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from tracegrad.blocks import block_starts
-from tracegrad.data.openmx import HARTREE
 from tracegrad.data.structure import Structure, edge_order, openmx_basis, species_entries
 from tracegrad.graph import reversed_edges
 from tracegrad.units import ANGSTROM_PER_BOHR as BOHR
+from tracegrad.units import EV_PER_HARTREE as HARTREE
 
 SHELLS = {16: (0, 1), 42: (0, 0, 1, 2)}
 INPUT = """System.Name small

@@ -89,14 +89,14 @@ def doubtful_units(structure: Structure) -> str | None:
         [np.zeros((len(radii), 3), dtype=np.int64), np.tile(np.arange(len(radii))[:, None], 2)], 1
     )
     ranges = pair_ranges(structure.numbers, structure.positions, structure.lattice, edges, search=reach)
-    near = {z: np.inf for z in set(structure.numbers.tolist())}
+    near = dict.fromkeys(structure.numbers.tolist(), np.inf)
     for pair, one in ranges.items():
         share = one.absent / float(covalent_radii[list(pair)].sum())
         near.update({z: min(near[z], share) for z in pair})
     if min(near.values()) > _LONGEST_SHARE:
         return (
-            f"no atom of {structure.name} has a neighbour within {_LONGEST_SHARE} times the length of a bond; correct "
-            "the unit of positions and lattice if it is not angstrom"
+            f"no atom of {structure.name} has a neighbour within {_LONGEST_SHARE} times the length of a bond; "
+            "correct the unit of positions and lattice if it is not angstrom"
         )
     return None
 
@@ -114,10 +114,9 @@ def _explanation(
     elements = sorted({z for pair in found for z in pair})
     choices = []
     for z in elements:
-        own = [
-            r for r in (radii[z], *grid.tolist()) if _fits(found.get((z, z), (0.0, np.inf)), (z, z), {z: r})
-        ]
-        choices.append(sorted(set(own), key=lambda r, z=z: abs(r - radii[z])))
+        one = found.get((z, z), (0.0, np.inf))
+        fitting_alone = {r for r in (radii[z], *grid.tolist()) if _fits(one, (z, z), {z: r})}
+        choices.append(sorted(fitting_alone))
     if np.prod([float(len(choice)) for choice in choices]) > _MOST_TRIES:
         return None
     fitting = [

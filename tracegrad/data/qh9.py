@@ -98,9 +98,9 @@ class QH9Database:
 
     @property
     def release(self) -> str | None:
-        """Which released file has this flavour and number of rows (None: none of them)."""
+        """Which released file has this flavour, number of rows and order of ids (None: none of them)."""
         for name, rows in RELEASES.items():
-            if name.startswith(self.flavour) and rows == len(self):
+            if name.startswith(self.flavour) and rows == len(self) and self._ids_of_release:
                 return name
         return None
 
@@ -110,11 +110,24 @@ class QH9Database:
             raise DataError(f"unknown QH9 release {name!r}; known: {sorted(RELEASES)}")
         if self.release != name:
             found = f"the released {self.release} file" if self.release else f"a {self.flavour} database"
+            if len(self) == RELEASES[name] and not self.release:
+                found += " in another order (column id)"
             raise DataError(
                 f"{self.path}: the configuration asks for {name} ({RELEASES[name]:,} rows), but this is "
                 f"{found} with {len(self):,} rows; open the right file, or set data.database to "
                 f"{self.release or 'custom'} if this one is meant"
             )
+
+    @cached_property
+    def _ids_of_release(self) -> bool:
+        """Stable: ids count the rows from 0. Dynamic: the first and last hundred rows are whole trajectories."""
+        last = len(self) - 1
+        ends = [0, last] if self.flavour == "stable" else [0, 99, 100, last - 100, last - 99, last]
+        sql = "SELECT id FROM data WHERE rowid = ?"
+        ids = [self._query(sql, int(self._rowids[row]))[0][0] for row in ends]
+        if self.flavour == "stable":
+            return ids == ends
+        return ids[0] == ids[1] != ids[2] and ids[3] != ids[4] == ids[5]
 
     @cached_property
     def atom_counts(self) -> Int64[np.ndarray, " rows"]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from ase.data import chemical_symbols
+from ase.data import chemical_symbols, covalent_radii
 from jaxtyping import Float, Int64, Shaped
 
 from tracegrad.basis import OrbitalBasis
@@ -19,13 +19,13 @@ from tracegrad.blocks import block_starts
 from tracegrad.errors import DataError
 from tracegrad.graph import reversed_edges
 from tracegrad.neighbours import pair_ranges
-from tracegrad.units import ANGSTROM_PER_BOHR
+from tracegrad.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 HERMITICITY_TOLERANCE = 1e-5  # eV; real data have 1e-8
 SMALLEST_DISTANCE = 0.3  # angstrom
+SMALLEST_SHARE = 0.55  # of the sum of two covalent radii; bonds have 0.67 (U-O) and more
 PAIR_TOLERANCE = 1.0  # angstrom; a transposed lattice gives more, codes that keep blocks by their size less
 SOURCES = "positions, lattice and the R of the blocks"
-RYDBERG = 13.605693  # eV
 _RELATIVISTIC = 1.5  # relativity deepens the 1s level of the heaviest atoms so much
 _ENERGY_ZERO = 50.0  # eV; codes choose the zero of the energy differently
 MATRICES = ("hamiltonian", "overlap")
@@ -142,11 +142,12 @@ def check_structure(structure: Structure, where: str, *, sources: str = SOURCES,
         sources: where positions, lattice and edges come from, for messages.
         pairs: compare the edges with the geometry; False for what this process has compared before.
     """
-    check_geometry(structure, where)
+    _check_cell(structure, where)
     edges = structure.edges
     check_edges(edges, len(structure.numbers), where)
     if pairs:
         _check_pairs(structure, where, sources)
+    _check_distances(structure, where)
     for matrix in MATRICES:
         entries = getattr(structure, matrix)
         if entries is None:
@@ -215,6 +216,11 @@ def wrong_block(
 
 def check_geometry(structure: Structure, where: str) -> None:
     """Raise `DataError` unless elements, positions and lattice are possible; ``where`` names the source."""
+    _check_cell(structure, where)
+    _check_distances(structure, where)
+
+
+def _check_cell(structure: Structure, where: str) -> None:
     numbers, positions, lattice = structure.numbers, structure.positions, structure.lattice
     if not len(numbers) or numbers.min() < 1 or numbers.max() >= len(chemical_symbols):
         raise DataError(f"{where}: {numbers.tolist()} are not all atomic numbers; correct the elements")
@@ -226,15 +232,20 @@ def check_geometry(structure: Structure, where: str) -> None:
         raise DataError(
             f"{where}: the lattice vectors {lattice.tolist()} span no volume; give three independent ones"
         )
-    inverse = np.linalg.inv(lattice)
+
+
+def _check_distances(structure: Structure, where: str) -> None:
+    numbers, positions, lattice = structure.numbers, structure.positions, structure.lattice
+    inverse, radii = np.linalg.inv(lattice), covalent_radii[numbers]
     for i in range(1, len(numbers)):
         fractional = (positions[:i] - positions[i]) @ inverse
         distances = np.linalg.norm((fractional - np.rint(fractional)) @ lattice, axis=1)
-        j = int(distances.argmin())
-        if distances[j] < SMALLEST_DISTANCE:
+        least = np.maximum(SMALLEST_DISTANCE, SMALLEST_SHARE * (radii[:i] + radii[i]))
+        j = int((distances - least).argmin())
+        if distances[j] < least[j]:
             raise DataError(
                 f"{where}: atoms {j + 1} and {i + 1} (counted from 1) are {distances[j]:.2g} angstrom apart "
-                f"(at least {SMALLEST_DISTANCE}); correct the positions or their unit"
+                f"(at least {least[j]:.2g}); correct the positions or their unit"
             )
 
 
@@ -271,17 +282,19 @@ def _check_pairs(structure: Structure, where: str, sources: str) -> None:
         found = pair_ranges(numbers, **(given | other)).values()
         if all(one.longest - one.absent <= 1e-3 for one in found):
             fitting.append(what)
+    if not fitting:
+        _check_distances(structure, where)  # says more, if it says anything
     hint = (
         f"with {' or '.join(fitting)} they agree"
         if fitting
         else "look for another unit, a transposed lattice, or atoms moved by a lattice vector without their R"
     )
-    one, other_one = (chemical_symbols[z] for z in elements)
-    nearer = f"such as {block_key(worst.nearest)}, " if worst.nearest else ""
+    names = "-".join(chemical_symbols[z] for z in elements)
+    nearer = f" ({block_key(worst.nearest)})" if worst.nearest else ""
     raise DataError(
-        f"{where}: {sources} contradict each other: block {block_key(worst.farthest)} is of {one} and {other_one} "
-        f"{worst.longest:.2f} angstrom apart, but of those {worst.absent:.2f} angstrom apart some, {nearer}have no "
-        f"block; {hint}"
+        f"{where}: {sources} contradict each other: there is a block {block_key(worst.farthest)} of {names} "
+        f"{worst.longest:.2f} angstrom apart, but none of a nearer pair{nearer}, {worst.absent:.2f} angstrom apart; "
+        f"{hint}"
     )
 
 
@@ -289,7 +302,7 @@ def _check_levels(structure: Structure, where: str) -> None:
     """Raise `DataError` if an on-site level is deeper than the 1s level of the bare nucleus."""
     for atom, levels in enumerate(on_site_levels(structure)):
         z = int(structure.numbers[atom])
-        deepest = -(RYDBERG * z**2 * _RELATIVISTIC + _ENERGY_ZERO)
+        deepest = -(EV_PER_HARTREE / 2 * z**2 * _RELATIVISTIC + _ENERGY_ZERO)
         if levels.min() < deepest:
             raise DataError(
                 f"{where}: the lowest on-site level of atom {atom + 1} ({chemical_symbols[z]}) is "

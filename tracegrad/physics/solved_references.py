@@ -72,8 +72,8 @@ def prepare_references(
     """References of a database, with the given rows in the cache.
 
     The first of several places that has all rows or can be written is taken; rows that it lacks are solved in
-    parallel and added. Another process that does so is waited for. Without a place nothing is kept. The rows in a cache
-    are not read here: one that turns out damaged when it is used is solved then, and replaced.
+    parallel and added. Another process that does so is waited for. Without a place nothing is kept. The rows in a
+    cache are not read here: one that turns out damaged when it is used is solved then, and replaced.
 
     Args:
         database: with the Hamiltonians.
