@@ -372,6 +372,7 @@ def quiet() -> Iterator[None]:
             ".*GPU available but not used.*",
             ".*treespec, LeafSpec.*",
             "not .* as the paper counts it",  # printed line by line
+            "data that may be wrong: .*",  # the same
             ".*sync_dist=True.*",  # the metrics are summed over ranks before they are logged
             ".*Checkpoint directory .* exists and is not empty.*",
             ".*number of training batches .* is smaller than the logging interval.*",

@@ -171,7 +171,7 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
     def remark(self, line: str) -> None:
         """Warn of data that may be wrong but cannot be refused; ``remarks`` keeps the line."""
         self.remarks.append(line)
-        rank_zero_warn(line)
+        rank_zero_warn(f"data that may be wrong: {line}")
 
     def subsets(self, part: str) -> dict[str, str]:
         """Sets that are tested one after another: name in logs and files ("" for the main one) -> part."""
