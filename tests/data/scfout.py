@@ -39,7 +39,7 @@ def small_structure(spinful: bool = False, name: str = "small", seed: int = 0) -
     structure = Structure(
         name=name,
         numbers=numbers,
-        positions=np.array([[0.1, 0.2, 0.3], [0.2, 0.3, 1.8], [0.3, 0.1, -1.2]])
+        positions=np.array([[0.1, 0.2, 0.3], [0.2, 0.3, 2.1], [0.3, 0.1, -1.6]])
         + 0.1 * random.random((3, 3)),
         lattice=np.array([[3.0, 0.0, 0.0], [-3.0, 3.0, 0.0], [0.1, 0.2, 15.0]]),
         shells=SHELLS,

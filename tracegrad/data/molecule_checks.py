@@ -37,7 +37,8 @@ _UNITS = {
     "kJ/mol": 2625.5,
 }
 _ORBITALS = np.array([sum(2 * degree + 1 for degree in DEF2_SVP.get(z, ())) for z in range(119)])
-_CORE = -((0.592 * np.arange(119) - 0.36) ** 2)
+# Of the 1s orbital by atomic number, about, hartree.
+CORE_LEVELS = -((0.592 * np.arange(119) - 0.36) ** 2)
 
 
 def check_molecule(
@@ -130,14 +131,14 @@ def _level_fault(numbers: Int64[np.ndarray, " atoms"], levels: Float[np.ndarray,
     starts = np.cumsum(_ORBITALS[numbers]) - _ORBITALS[numbers]
     heavy = numbers > 2
     if heavy.any():
-        shares = levels[starts[heavy]] / _CORE[numbers[heavy]]
+        shares = levels[starts[heavy]] / CORE_LEVELS[numbers[heavy]]
         wrong = np.flatnonzero(~((shares > _LOWEST_SHARE) & (shares < _HIGHEST_SHARE)))
         if len(wrong):
             atom = int(np.flatnonzero(heavy)[wrong[0]])
             z = int(numbers[atom])
             return (
                 f"the 1s level of atom {atom + 1} ({chemical_symbols[z]}) is {levels[starts[atom]]:.4g}, but about "
-                f"{_CORE[z]:.1f} hartree in {chemical_symbols[z]}"
+                f"{CORE_LEVELS[z]:.1f} hartree in {chemical_symbols[z]}"
             )
         return None
     hydrogens = starts[numbers == 1]
