@@ -79,6 +79,6 @@ def _data(settings: DictConfig, found: Released) -> Any:
             f"{found.file}: is for {model.basis.name}, which the data are not: {str(error).split(';', 1)[0]}"
         ) from error
     if process_rank() == 0:
-        for line in datamodule.differences:
+        for line in datamodule.differences + datamodule.remarks:
             print(f"data: {line}")
     return datamodule

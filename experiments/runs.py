@@ -87,7 +87,7 @@ def build(config: DictConfig, values: dict[str, Any]) -> Parts:
     with quiet():
         datamodule.setup()
     if process_rank() == 0:
-        for line in datamodule.differences:
+        for line in datamodule.differences + datamodule.remarks:
             print(f"data: {line}")
     fingerprint = datamodule.fingerprint()
     module = HamiltonianModule(
@@ -440,6 +440,7 @@ def quiet() -> Iterator[None]:
             ".*GPU available but not used.*",
             ".*treespec, LeafSpec.*",
             "not .* as the paper counts it",  # printed line by line
+            "data that may be wrong: .*",  # the same
             ".*sync_dist=True.*",  # the metrics are summed over ranks before they are logged
             ".*Checkpoint directory .* exists and is not empty.*",
             ".*number of training batches .* is smaller than the logging interval.*",

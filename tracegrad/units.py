@@ -10,5 +10,7 @@ MEV_PER_HARTREE = 27211.4
 MEV = {"hartree": MEV_PER_HARTREE, "eV": 1000.0}
 # The value of the released QH9 loader, which divides bohr positions by it.
 BOHR_PER_ANGSTROM = 1.8897259886
-# The value of the converters from OpenMX to DeepH's format.
+# The values of the converters from OpenMX to DeepH's format. The hartree differs from that of the paper by 6e-7, but
+# what is read from OpenMX has to equal the released databases, which were converted with this value.
+EV_PER_HARTREE = 27.2113845
 ANGSTROM_PER_BOHR = 0.529177249

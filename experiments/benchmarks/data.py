@@ -17,6 +17,7 @@ from tracegrad.data.cached_crystals import CrystalCache
 from tracegrad.data.crystals import CrystalDatabase
 from tracegrad.data.deeph import write_structure
 from tracegrad.data.deeph_module import CrystalDataset
+from tracegrad.data.molecule_checks import CORE_LEVELS
 from tracegrad.data.qh9 import QH9Database
 from tracegrad.data.structure import Structure, edge_order
 from tracegrad.graph import HamiltonianGraph, collate, molecule_graph
@@ -25,14 +26,17 @@ STRUCTURES = 3
 
 
 def write_molecules(path: Path, rng: np.random.Generator, rows: int, atoms: int, basis: OrbitalBasis) -> None:
-    """A database in QH9's schema with random molecules and matrices."""
+    """A database in QH9's schema with random molecules, and matrices that are random but for the 1s levels."""
     with sqlite3.connect(path) as connection:
         connection.execute(
             "CREATE TABLE data (id INTEGER PRIMARY KEY, N INTEGER, Z BLOB, pos BLOB, Ham BLOB)"
         )
         for row in range(rows):
             numbers, positions = random_molecule(rng, atoms)
-            blobs = (numbers.astype("<i4"), positions, random_matrix(rng, numbers, basis))
+            matrix, sizes = random_matrix(rng, numbers, basis), basis.sizes[numbers]
+            first = np.cumsum(sizes) - sizes
+            matrix[first, first] = CORE_LEVELS[numbers]
+            blobs = (numbers.astype("<i4"), positions, matrix)
             values = (row, atoms, *(blob.tobytes() for blob in blobs))
             connection.execute("INSERT INTO data VALUES (?, ?, ?, ?, ?)", values)
     connection.close()

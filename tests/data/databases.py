@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from ase.data import covalent_radii
 
 from tests.molecules import random_hamiltonian
 from tracegrad.basis import OrbitalBasis
@@ -17,14 +18,22 @@ DYNAMIC = (
 )
 SCHEMA = {"stable": STABLE, "dynamic": DYNAMIC}
 
+CORE = {6: -10.2, 7: -14.3, 8: -19.1, 9: -24.7}  # 1s levels, hartree
+
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # Z, positions in the file's unit, H
 
 
 def random_sample(numbers: Sequence[int], seed: int) -> Sample:
-    """Random positions and a random symmetric matrix of the right size."""
-    z = np.array(numbers)
-    positions = np.random.default_rng(seed).normal(size=(len(z), 3))
-    return z, positions, random_hamiltonian(z, OrbitalBasis.def2_svp(), seed)
+    """A chain of atoms that may be meant in angstrom or in bohr, and a random matrix with 1s levels."""
+    z, basis = np.array(numbers), OrbitalBasis.def2_svp()
+    positions = 0.01 * np.random.default_rng(seed).uniform(-1, 1, size=(len(z), 3))
+    positions[1:, 0] += 1.3 * np.cumsum(covalent_radii[z[1:]] + covalent_radii[z[:-1]])
+    hamiltonian = random_hamiltonian(z, basis, seed)
+    sizes = basis.sizes[z]
+    for number, start in zip(z.tolist(), (np.cumsum(sizes) - sizes).tolist(), strict=True):
+        if number > 1:
+            hamiltonian[start, start] = CORE[number]
+    return z, positions, hamiltonian
 
 
 def write_stable(path: Path, samples: Iterable[Sample], ids: Iterable[int] | None = None) -> Path:

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from tracegrad.blocks import block_starts
-from tracegrad.data.openmx import HARTREE
 from tracegrad.data.structure import Structure, edge_order, openmx_basis, species_entries
 from tracegrad.graph import reversed_edges
 from tracegrad.units import ANGSTROM_PER_BOHR as BOHR
+from tracegrad.units import EV_PER_HARTREE as HARTREE
 
 SHELLS = {16: (0, 1), 42: (0, 0, 1, 2)}
 INPUT = """System.Name small
@@ -30,7 +30,7 @@ Atoms.SpeciesAndCoordinates>
 
 
 def small_structure(spinful: bool = False, name: str = "small", seed: int = 0) -> Structure:
-    """MoS2-like: 3 atoms, 33 pairs, random hermitian H and S."""
+    """3 atoms of MoS2 above each other, all pairs up to 3.5 angstrom aside in 5 cells, random hermitian H and S."""
     random = np.random.default_rng(seed)
     numbers = np.array([42, 16, 16])
     edges = [[rx, ry, 0, i, j] for rx in (-1, 0, 1) for ry in (0, rx) for i in range(3) for j in range(3)]
@@ -39,9 +39,9 @@ def small_structure(spinful: bool = False, name: str = "small", seed: int = 0) -
     structure = Structure(
         name=name,
         numbers=numbers,
-        positions=np.array([[0.1, 0.2, 0.3], [1.1, 1.2, 1.3], [2.5, 0.9, -1.0]])
+        positions=np.array([[0.1, 0.2, 0.3], [0.2, 0.3, 2.1], [0.3, 0.1, -1.6]])
         + 0.1 * random.random((3, 3)),
-        lattice=np.array([[3.0, 0.0, 0.0], [1.5, 2.6, 0.0], [0.1, 0.2, 15.0]]),
+        lattice=np.array([[3.0, 0.0, 0.0], [-3.0, 3.0, 0.0], [0.1, 0.2, 15.0]]),
         shells=SHELLS,
         spinful=spinful,
         fermi_level=-4.25,

@@ -161,6 +161,30 @@ def newer_folder(folder: Path, structure, *, direct=False, **info) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("kind", ["volume", "three"])
+def test_scales_of_a_poscar_are_those_of_vasp(tmp_path, direct, kind):
+    """A negative scale is the volume of the cell, and three scales belong to x, y and z."""
+    structure = small_structure()
+    folder = newer_folder(tmp_path / "a", structure, direct=direct)
+    lines = (folder / "POSCAR").read_text().splitlines()
+    lattice = structure.lattice / 3.0 if kind == "volume" else structure.lattice / [1.0, 2.0, 4.0]
+    positions = structure.positions / 3.0 if kind == "volume" else structure.positions / [1.0, 2.0, 4.0]
+    lines[1] = str(-float(abs(np.linalg.det(structure.lattice)))) if kind == "volume" else "1.0 2.0 4.0"
+    lines[2:5] = [" ".join(map(repr, row)) for row in lattice.tolist()]
+    if not direct:
+        lines[8:] = [" ".join(map(repr, row)) for row in positions.tolist()]
+    (folder / "POSCAR").write_text("\n".join(lines) + "\n")
+    found = read_structure(folder)
+    np.testing.assert_allclose(found.lattice, structure.lattice, rtol=1e-13)
+    np.testing.assert_allclose(found.positions, structure.positions, rtol=1e-13)
+    for scale in ("0", "-1 1 1", "1 1", "nan", ""):
+        lines[1] = scale
+        (folder / "POSCAR").write_text("\n".join(lines) + "\n")
+        with pytest.raises(DataError, match="POSCAR: not understood"):
+            read_structure(folder)
+
+
 @pytest.mark.parametrize("spinful", [False, True])
 @pytest.mark.parametrize("direct", [False, True])
 def test_the_newer_format(tmp_path, spinful, direct):

@@ -99,7 +99,7 @@ def test_indices(stable_path, samples):
         _ = database.trajectory_starts
 
 
-def test_released_files_are_recognised(released, stable_path):
+def test_released_files_are_recognised(released, stable_path, tmp_path):
     for name, path in released.items():
         database = QH9Database(path)
         assert database.release == name
@@ -117,6 +117,13 @@ def test_released_files_are_recognised(released, stable_path):
         assert part in message
     with pytest.raises(DataError, match=r"stable \(130,831 rows\).*a stable database with 7 rows.*to custom"):
         QH9Database(stable_path).require_release("stable")
+    shuffled = databases.write_released_stable(tmp_path / "a.db", [18] * 130_831)
+    databases.alter(shuffled, "UPDATE data SET id = 200000 WHERE id = 0")
+    assert QH9Database(shuffled).release is None
+    with pytest.raises(
+        DataError, match=r"a stable database in another order \(column id\) with 130,831 rows"
+    ):
+        QH9Database(shuffled).require_release("stable")
     with pytest.raises(DataError, match="unknown QH9 release 'QD'; known"):
         QH9Database(stable_path).require_release("QD")
 

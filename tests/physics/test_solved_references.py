@@ -132,22 +132,56 @@ def test_several_processes_give_the_same(database, path, tmp_path):
     references.close()
 
 
-def test_damaged_rows_are_solved_again(database, path, counted):
+def _flipped(content: bytes) -> bytes:
+    broken = bytearray(content)
+    broken[1000] ^= 1
+    return bytes(broken)
+
+
+def _exchanged(content: bytes) -> bytes:
+    return content[8:16] + content[:8] + content[16:]
+
+
+@pytest.mark.parametrize("damage", [_flipped, _exchanged])
+def test_a_damaged_row_is_solved_when_it_is_used_and_replaced(database, path, counted, damage):
     prepare(database, [1, 2, 3], path)
     with sqlite3.connect(path) as connection:
         (content,) = connection.execute("SELECT numbers FROM solved WHERE row = 2").fetchone()
-        broken = bytearray(content)
-        broken[1000] ^= 1
-        connection.execute("UPDATE solved SET numbers = ? WHERE row = 2", (bytes(broken),))
+        connection.execute("UPDATE solved SET numbers = ? WHERE row = 2", (damage(content),))
     connection.close()
     cache = SolvedCache(path, about_database(database.path))
     assert cache.get(2) is None
-    assert cache.whole([1, 2, 3]) == {1, 3}
     cache.close()
-    prepare(database, [1, 2, 3], path)
+    for _ in range(2):
+        references = prepare_references(database, [1, 2, 3], [path])
+        expected = solve_molecule(database[2], "")
+        assert np.array_equal(references(2).energies, expected.energies)
+        assert references(3).occupied == solve_molecule(database[3], "").occupied
+        references.close()
     assert counted.rows == [1, 2, 3, 2]
-    prepare(database, [1, 2, 3], path)
-    assert counted.rows == [1, 2, 3, 2]
+
+
+def test_rows_of_an_earlier_version_are_replaced(database, path, counted):
+    """Their checksum is of 24 bytes, and the file has no index of its rows."""
+    prepare(database, [1, 2], path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE solved SET checksum = ?", (bytes(24),))
+        connection.execute("DROP INDEX current")
+    connection.close()
+    prepare(database, [1, 2], path)
+    assert counted.rows == [1, 2, 1, 2]
+    prepare(database, [1, 2], path)
+    assert counted.rows == [1, 2, 1, 2]
+
+
+def test_a_cache_that_has_all_rows_is_not_read_to_prepare_it(database, path):
+    prepare(database, range(30), path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE solved SET numbers = zeroblob(8)")
+    connection.close()
+    lines: list[str] = []
+    prepare(database, range(30), path, report=lines.append)
+    assert lines == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty", "pages"])
@@ -210,7 +244,7 @@ def test_a_killed_build_keeps_what_was_committed(database, path, counted):
                 break
         process.wait()
     cache = SolvedCache(path, about_database(database.path), create=True)
-    kept = len(cache.whole(range(500)))
+    kept = len(cache.present(range(500)))
     cache.close()
     assert kept >= 20
     assert kept % 5 == 0
@@ -230,7 +264,7 @@ def test_a_molecule_that_fails_leaves_those_before_it(database, path, monkeypatc
     with pytest.raises(DataError, match="row 5 is bad"):
         prepare(database, range(8), path)
     cache = SolvedCache(path, about_database(database.path))
-    assert cache.whole(range(8)) == {0, 1, 2, 3, 4}
+    assert cache.present(range(8)) == {0, 1, 2, 3, 4}
     cache.close()
 
 

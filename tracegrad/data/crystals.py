@@ -49,6 +49,9 @@ class CrystalDatabase:
         overlap: bool = False,
     ):
         self.path = Path(path)
+        self._checked: set[int] = (
+            set()
+        )  # structures whose edges this process has compared with their geometry
         self.hamiltonian, self.overlap = hamiltonian, overlap
         self.packed = os.path.isfile(self.path)
         if not self.packed and not os.path.isdir(self.path):
@@ -75,10 +78,17 @@ class CrystalDatabase:
         if not 0 <= position < len(self):
             raise IndexError(f"{self.path}: structure {index} of a database of {len(self)}")
         name = self.names[position]
+        options = {
+            "hamiltonian": self.hamiltonian,
+            "overlap": self.overlap,
+            "pairs": position not in self._checked,
+        }
         if self.packed:
-            return unpack(self.path, name, hamiltonian=self.hamiltonian, overlap=self.overlap)
-        structure = read_structure(self.folder(name), hamiltonian=self.hamiltonian, overlap=self.overlap)
-        return replace(structure, name=name)
+            structure = unpack(self.path, name, **options)
+        else:
+            structure = replace(read_structure(self.folder(name), **options), name=name)
+        self._checked.add(position)
+        return structure
 
     def folder(self, name: str) -> Path:
         """Of a structure, where the database is a folder."""

@@ -137,6 +137,7 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         self.table, self.train_size, self.dtype = table, train_size, dtype
         self.parts = {}
         self.differences: list[str] = []
+        self.remarks: list[str] = []
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
@@ -166,6 +167,11 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         self.differences = differences(self.table, found.elements, found.atoms)
         if self.differences:
             rank_zero_warn(f"not {self.table} as the paper counts it: {'; '.join(self.differences)}")
+
+    def remark(self, line: str) -> None:
+        """Warn of data that may be wrong but cannot be refused; ``remarks`` keeps the line."""
+        self.remarks.append(line)
+        rank_zero_warn(f"data that may be wrong: {line}")
 
     def subsets(self, part: str) -> dict[str, str]:
         """Sets that are tested one after another: name in logs and files ("" for the main one) -> part."""
@@ -283,6 +289,9 @@ class QH9DataModule(HamiltonianDataModule):
             source.require_release(self.release)
         split = source.split(self.split_name, **self.split_options)  # type: ignore[arg-type]
         split["train"] = self.limited(split["train"], str(self.path), "rows")
+        distances = source.check_distances(np.concatenate([split[part] for part in PARTS]))
+        if distances is not None:
+            self.remark(distances)
         self.split, self.flavour, self._source = split, source.flavour, source
         self.parts = {part: QH9Dataset(source, split[part], self.basis, DTYPES[self.dtype]) for part in PARTS}
         self.compare_with_table()

@@ -25,7 +25,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Float, Int64, Shaped
 
 from tracegrad.basis import OrbitalBasis
 from tracegrad.blocks import block_starts
@@ -91,8 +91,15 @@ def read_header(
     return numbers, shells, *read_info(folder / "info.json", "isspinful", "fermi_level")[1:]
 
 
-def read_structure(folder: str | Path, *, hamiltonian: bool = True, overlap: bool = False) -> Structure:
+def read_structure(
+    folder: str | Path, *, hamiltonian: bool = True, overlap: bool = False, pairs: bool = True
+) -> Structure:
     """Read a structure folder; at least one of the matrices has to be asked for, because it has the edges.
+
+    Args:
+        folder: of the structure.
+        hamiltonian, overlap: which matrices to read.
+        pairs: as of `check_structure`.
 
     Raises:
         DataError: a file is missing, unreadable or does not fit the others; the message names it.
@@ -129,7 +136,12 @@ def read_structure(folder: str | Path, *, hamiltonian: bool = True, overlap: boo
         edges=edges,
         **{matrix: entries for matrix, (_, entries) in found.items()},
     )
-    check_structure(structure, str(folder))
+    sources = (
+        "POSCAR and atom_pairs" if newer else "site_positions.dat, lat.dat and the keys [Rx, Ry, Rz, i, j]"
+    )
+    check_structure(structure, str(folder), sources=sources, pairs=pairs)
+    if pairs and not newer:
+        _check_reciprocal(folder, lattice)
     return structure
 
 
@@ -209,6 +221,19 @@ def _parsed(path: Path, key: str, atoms: int) -> list[int]:
     if not (1 <= i <= atoms and 1 <= j <= atoms):
         raise DataError(f"{path}: key {key} names an atom that is not among 1 to {atoms}; correct the file")
     return [rx, ry, rz, i - 1, j - 1]
+
+
+def _check_reciprocal(folder: Path, lattice: Float[np.ndarray, "3 3"]) -> None:
+    """Raise `DataError` unless rlat.dat, where there is one, is the reciprocal lattice, with or without 2 pi."""
+    path = folder / "rlat.dat"
+    if not path.is_file():
+        return
+    product = lattice @ read_table(path, 3, 3)
+    if not any(np.allclose(product, unit * np.eye(3), rtol=0, atol=1e-3 * unit) for unit in (2 * np.pi, 1.0)):
+        raise DataError(
+            f"{folder}: lat.dat and rlat.dat contradict each other; columns are vectors (angstrom, 1/angstrom) and "
+            "rlat is 2 pi inv(lat)^T: correct the one that is transposed or in another unit, or remove rlat.dat"
+        )
 
 
 def _check_same_edges(folder: Path, edges: np.ndarray, others: np.ndarray) -> None:

@@ -14,10 +14,13 @@ from tracegrad.count_progress import CountProgress
 from tracegrad.data.cache import cache_paths, open_cache, prepare_cache
 from tracegrad.data.cached_crystals import CrystalCache
 from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.datamodule import DTYPES, HamiltonianDataModule, PartSummary, database_path
+from tracegrad.data.datamodule import DTYPES, HamiltonianDataModule, PartSummary, database_path, evenly
+from tracegrad.data.first_look import compare_radii, doubtful_units
 from tracegrad.data.splits import PARTS, TWISTED, Split, name_file_split, shuffled_split, split_hash
 from tracegrad.errors import BasisError, ConfigError, DataError
 from tracegrad.graph import HamiltonianGraph, crystal_graph
+
+_LOOKED_AT = 3  # structures, for what a database tells before a training
 
 
 class CrystalDataset(Dataset[HamiltonianGraph]):
@@ -128,6 +131,7 @@ class DeepHDataModule(HamiltonianDataModule):
         self.in_memory, self.cache = in_memory, cache
         self.split: Split | None = None
         self._opened: CrystalCache | None = None
+        self._wrong_radii: str | None = None
 
     def prepare_data(self) -> None:
         """Build the cache if one is wanted and none fits; Lightning calls this on one process of each node."""
@@ -144,9 +148,14 @@ class DeepHDataModule(HamiltonianDataModule):
             )
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the database, check that it fits the basis, and split it; then use its cache as soon as one fits."""
+        """Open the database, check that it fits the basis, and split it; then use its cache as soon as one fits.
+
+        Radii that the pairs of the data contradict are said, and refused where a training is to begin.
+        """
         if self.split is None:
             self._open()
+        if stage == "fit" and self._wrong_radii is not None:
+            raise BasisError(self._wrong_radii)
         if self.cache is not None and self._opened is None:
             self._opened = open_cache(
                 self.database, cache_paths(self.path, self.cache, self.include), self.dtype
@@ -170,6 +179,16 @@ class DeepHDataModule(HamiltonianDataModule):
             for part, rows in split.items()
         }
         self.compare_with_table()
+        self._first_look()
+
+    def _first_look(self) -> None:
+        """Say what some structures tell of radii and units."""
+        rows = self.parts["train"].rows  # type: ignore[attr-defined]
+        structures = [self.database[row] for row in rows[evenly(len(rows), min(len(rows), _LOOKED_AT))]]
+        line, sure = compare_radii(structures, self.basis)
+        for text in filter(None, (line, doubtful_units(structures[0]))):
+            self.remark(f"{self.path}: {text}")
+        self._wrong_radii = f"{self.path}: {line}" if sure else None
 
     def summary(self) -> PartSummary:
         assert self.split is not None

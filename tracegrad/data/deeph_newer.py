@@ -34,17 +34,24 @@ NEWER_MATRIX_FILES = {"hamiltonian": "hamiltonian.h5", "overlap": "overlap.h5"}
 
 
 def read_poscar(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lattice (rows), positions (angstrom) and atomic numbers."""
+    """Lattice (rows), positions (angstrom) and atomic numbers.
+
+    As in VASP a negative scale is the volume of the cell (angstrom^3), and three numbers scale x, y and z.
+    """
     lines = read_text(path).splitlines()
     try:
-        scale = float(lines[1])
-        lattice = scale * np.array([[float(word) for word in line.split()[:3]] for line in lines[2:5]])
+        scale = np.array([float(word) for word in lines[1].split()])
+        lattice = np.array([[float(word) for word in line.split()[:3]] for line in lines[2:5]])
+        if len(scale) == 1 and scale[0] < 0:
+            scale = np.cbrt(-scale / abs(np.linalg.det(lattice)))
+        lattice = lattice * scale
         symbols, counts = lines[5].split(), [int(word) for word in lines[6].split()]
         kinds = [atomic_numbers[symbol] for symbol in symbols]
         if sum(counts) > len(lines):
             raise ValueError(f"{sum(counts)} atoms in {len(lines)} lines")
         numbers = np.repeat(np.array(kinds, dtype=np.int64), counts)
-        if scale <= 0 or lattice.shape != (3, 3) or not len(numbers):
+        good = len(scale) in (1, 3) and (scale > 0).all() and np.isfinite(scale).all()
+        if not good or lattice.shape != (3, 3) or not len(numbers):
             raise ValueError("scale, lattice or counts")
         start = 8 if not lines[7].strip().lower().startswith("s") else 9
         cartesian = lines[start - 1].strip()[:1].lower() in {"c", "k"}
@@ -52,9 +59,9 @@ def read_poscar(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         positions = np.array([[float(word) for word in line.split()[:3]] for line in rows])
         if positions.shape != (len(numbers), 3):
             raise ValueError("positions")
-    except (ValueError, OverflowError, KeyError, IndexError) as error:
+    except (ValueError, OverflowError, KeyError, IndexError, np.linalg.LinAlgError) as error:
         raise DataError(
-            f"{path}: not understood ({error}); a POSCAR with a positive scale, symbols and counts is needed"
+            f"{path}: not understood ({error}); a POSCAR with a scale, symbols and counts is needed"
         ) from error
     return lattice, positions * scale if cartesian else positions @ lattice, numbers
 

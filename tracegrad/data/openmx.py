@@ -45,9 +45,8 @@ from tracegrad.data.structure import (
 )
 from tracegrad.errors import BasisError, DataError
 from tracegrad.graph import reversed_edges
-from tracegrad.units import ANGSTROM_PER_BOHR
+from tracegrad.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
-HARTREE = 27.2113845  # eV, the value of the released databases
 VERSION = 3
 _SPINS = {0: "none", 1: "collinear", 3: "non-collinear"}
 _MOST_ORBITALS = 1000  # of an atom; more are taken for damage
@@ -160,7 +159,7 @@ def _read(reader: _Reader, shells: Shells | None, input_file: str | Path | None)
     for _ in range(3 * order + 3 + spin + 1 + 2):
         reader.doubles(size, "matrices after the overlap")
     reader.ints(1, "solver")
-    fermi_level = float(reader.doubles(10, "chemical potential")[0]) * HARTREE
+    fermi_level = float(reader.doubles(10, "chemical potential")[0]) * EV_PER_HARTREE
 
     text = _kept_input(reader) if input_file is None else _input_text(Path(input_file))
     source = str(reader.path if input_file is None else input_file)
@@ -176,8 +175,8 @@ def _read(reader: _Reader, shells: Shells | None, input_file: str | Path | None)
     sorting = edge_order(edges)
     starts = block_starts(edges[:, 3:].T, numbers, spinless)
     edges = edges[sorting]
-    real = [HARTREE * reordered(part, starts, sorting) for part in real]
-    imaginary = [HARTREE * reordered(part, starts, sorting) for part in imaginary]
+    real = [EV_PER_HARTREE * reordered(part, starts, sorting) for part in real]
+    imaginary = [EV_PER_HARTREE * reordered(part, starts, sorting) for part in imaginary]
     structure = Structure(
         name=reader.path.name.split(".scfout")[0],
         numbers=numbers,

@@ -85,14 +85,22 @@ def pack(
     return names
 
 
-def unpack(path: Path, name: str, *, hamiltonian: bool, overlap: bool) -> Structure:
+def unpack(path: Path, name: str, *, hamiltonian: bool, overlap: bool, pairs: bool = True) -> Structure:
     """Read and validate a structure of a packed file.
+
+    Args:
+        path: of the file.
+        name: of the structure.
+        hamiltonian, overlap: which matrices to read.
+        pairs: as of `check_structure`.
 
     Raises:
         DataError: the file is damaged or the structure is not valid.
     """
     with opened(path) as file:
-        return _unpacked(path, _group(file, name), name, hamiltonian, overlap)
+        structure = _unpacked(path, _group(file, name), name, hamiltonian, overlap)
+    check_structure(structure, f"{path}: {name}", pairs=pairs)
+    return structure
 
 
 def packed_names(path: Path) -> list[str]:
@@ -178,7 +186,7 @@ def _unpacked(path: Path, group: h5py.Group, name: str, hamiltonian: bool, overl
         kept = np.repeat(other, np.diff(starts))
         entries = np.concatenate([first, second[kept]])
         matrices[matrix] = reordered(entries, block_starts(edges[:, 3:].T, numbers, basis), order)
-    structure = Structure(
+    return Structure(
         name=name,
         numbers=numbers,
         positions=dataset_of(group, "positions", "f", (len(numbers), 3)).astype(np.float64),
@@ -189,8 +197,6 @@ def _unpacked(path: Path, group: h5py.Group, name: str, hamiltonian: bool, overl
         edges=edges[order],
         **matrices,
     )
-    check_structure(structure, where)
-    return structure
 
 
 def _header(path: Path, group: h5py.Group, name: str) -> Header:

@@ -10,6 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import Any, SupportsIndex
 from urllib.parse import quote
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 from tracegrad.basis import DEF2_SVP
 from tracegrad.data import splits
+from tracegrad.data.molecule_checks import check_molecule, long_distances
 from tracegrad.data.splits import Split
 from tracegrad.errors import DataError
 from tracegrad.units import BOHR_PER_ANGSTROM
@@ -33,6 +35,7 @@ FUNCTIONALS = {"stable": "b3lyp5", "dynamic_100k": "b3lyp", "dynamic_300k": "b3l
 RELEASED_FRAMES = 100
 SPLIT_NAMES = {"stable": ("ood", "random"), "dynamic": ("mol", "geometry")}
 SYMMETRY_TOLERANCE = 1e-6  # hartree
+_LOOKED_AT = 32  # rows, for what only a database as a whole tells
 _ORBITALS = np.array([sum(2 * degree + 1 for degree in DEF2_SVP.get(z, ())) for z in range(119)])
 
 
@@ -95,9 +98,9 @@ class QH9Database:
 
     @property
     def release(self) -> str | None:
-        """Which released file has this flavour and number of rows (None: none of them)."""
+        """Which released file has this flavour, number of rows and order of ids (None: none of them)."""
         for name, rows in RELEASES.items():
-            if name.startswith(self.flavour) and rows == len(self):
+            if name.startswith(self.flavour) and rows == len(self) and self._ids_of_release:
                 return name
         return None
 
@@ -107,11 +110,24 @@ class QH9Database:
             raise DataError(f"unknown QH9 release {name!r}; known: {sorted(RELEASES)}")
         if self.release != name:
             found = f"the released {self.release} file" if self.release else f"a {self.flavour} database"
+            if len(self) == RELEASES[name] and not self.release:
+                found += " in another order (column id)"
             raise DataError(
                 f"{self.path}: the configuration asks for {name} ({RELEASES[name]:,} rows), but this is "
                 f"{found} with {len(self):,} rows; open the right file, or set data.database to "
                 f"{self.release or 'custom'} if this one is meant"
             )
+
+    @cached_property
+    def _ids_of_release(self) -> bool:
+        """Stable: ids count the rows from 0. Dynamic: the first and last hundred rows are whole trajectories."""
+        last = len(self) - 1
+        ends = [0, last] if self.flavour == "stable" else [0, 99, 100, last - 100, last - 99, last]
+        sql = "SELECT id FROM data WHERE rowid = ?"
+        ids = [self._query(sql, int(self._rowids[row]))[0][0] for row in ends]
+        if self.flavour == "stable":
+            return ids == ends
+        return ids[0] == ids[1] != ids[2] and ids[3] != ids[4] == ids[5]
 
     @cached_property
     def atom_counts(self) -> Int64[np.ndarray, " rows"]:
@@ -200,6 +216,29 @@ class QH9Database:
             return splits.trajectory_split(self.trajectory_starts, fractions or (), seed)
         return splits.geometry_split(self.trajectory_starts, fractions or ())
 
+    def check_distances(self, rows: Int64[np.ndarray, " rows"]) -> str | None:
+        """See whether the atoms of some of these rows lie within reach of bonds.
+
+        Rows that cannot be read are passed over here; reading them for use says why.
+
+        Returns:
+            A line to tell the user if most of them do not and may be meant so; else None.
+
+        Raises:
+            DataError: the positions of the database are in another unit or order.
+        """
+        molecules = []
+        for row in rows[np.unique(np.linspace(0, len(rows) - 1, _LOOKED_AT).astype(np.int64))]:
+            with suppress(DataError):
+                molecule = self[row]
+                molecules.append((molecule.numbers, molecule.positions))
+        return long_distances(molecules, str(self.path), self.flavour)
+
+    @cached_property
+    def _checked(self) -> Bool[np.ndarray, " rows"]:
+        """Rows that this process has found to be molecules; later epochs do not ask again."""
+        return np.zeros(len(self), dtype=bool)
+
     @cached_property
     def _rowids(self) -> Int64[np.ndarray, " rows"]:
         rowids = [row[0] for row in self._query("SELECT rowid FROM data ORDER BY rowid")]
@@ -238,6 +277,9 @@ class QH9Database:
                 f"{where}: column Ham is not symmetric: max |H - H^T| = {asymmetry:.1e} hartree "
                 f"(at most {SYMMETRY_TOLERANCE:.0e}); leave this row out or recompute it"
             )
+        if not self._checked[row]:
+            check_molecule(numbers, positions, hamiltonian, where, self.flavour)
+            self._checked[row] = True
         return Molecule(row, numbers, positions, hamiltonian)
 
     def _atom_count(self, row: int, atoms: Any) -> int:

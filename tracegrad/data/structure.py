@@ -11,16 +11,23 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from ase.data import chemical_symbols
+from ase.data import chemical_symbols, covalent_radii
 from jaxtyping import Float, Int64, Shaped
 
 from tracegrad.basis import OrbitalBasis
 from tracegrad.blocks import block_starts
 from tracegrad.errors import DataError
 from tracegrad.graph import reversed_edges
+from tracegrad.neighbours import pair_ranges
+from tracegrad.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 HERMITICITY_TOLERANCE = 1e-5  # eV; real data have 1e-8
 SMALLEST_DISTANCE = 0.3  # angstrom
+SMALLEST_SHARE = 0.55  # of the sum of two covalent radii; bonds have 0.67 (U-O) and more
+PAIR_TOLERANCE = 1.0  # angstrom; a transposed lattice gives more, codes that keep blocks by their size less
+SOURCES = "positions, lattice and the R of the blocks"
+_RELATIVISTIC = 1.5  # relativity deepens the 1s level of the heaviest atoms so much
+_ENERGY_ZERO = 50.0  # eV; codes choose the zero of the energy differently
 MATRICES = ("hamiltonian", "overlap")
 
 
@@ -123,15 +130,24 @@ def hermiticity_error(structure: Structure, matrix: str = "hamiltonian") -> tupl
     return float(errors[worst]), worst
 
 
-def check_structure(structure: Structure, where: str) -> None:
+def check_structure(structure: Structure, where: str, *, sources: str = SOURCES, pairs: bool = True) -> None:
     """Raise `DataError`, with ``where`` as the place, unless the parts of a structure fit each other.
 
-    Checked are the elements, the geometry, that the edges come in both directions and include all on-site ones,
-    and that the matrices are finite and hermitian.
+    Checked are the elements, the geometry, that the edges come in both directions, include all on-site ones and fit
+    the geometry, and that the matrices are finite, hermitian and in eV as far as that can be told.
+
+    Args:
+        structure: to be checked.
+        where: what messages call it.
+        sources: where positions, lattice and edges come from, for messages.
+        pairs: compare the edges with the geometry; False for what this process has compared before.
     """
-    check_geometry(structure, where)
+    _check_cell(structure, where)
     edges = structure.edges
     check_edges(edges, len(structure.numbers), where)
+    if pairs:
+        _check_pairs(structure, where, sources)
+    _check_distances(structure, where)
     for matrix in MATRICES:
         entries = getattr(structure, matrix)
         if entries is None:
@@ -158,6 +174,8 @@ def check_structure(structure: Structure, where: str) -> None:
                 f"{block_key([-rx, -ry, -rz, j, i])} differ by {largest:.1e}{unit} "
                 f"(at most {HERMITICITY_TOLERANCE:.0e}); leave this structure out or recompute it"
             )
+    if structure.hamiltonian is not None:
+        _check_levels(structure, where)
 
 
 def check_edges(edges: Int64[np.ndarray, "pairs 5"], atoms: int, where: str) -> None:
@@ -198,6 +216,11 @@ def wrong_block(
 
 def check_geometry(structure: Structure, where: str) -> None:
     """Raise `DataError` unless elements, positions and lattice are possible; ``where`` names the source."""
+    _check_cell(structure, where)
+    _check_distances(structure, where)
+
+
+def _check_cell(structure: Structure, where: str) -> None:
     numbers, positions, lattice = structure.numbers, structure.positions, structure.lattice
     if not len(numbers) or numbers.min() < 1 or numbers.max() >= len(chemical_symbols):
         raise DataError(f"{where}: {numbers.tolist()} are not all atomic numbers; correct the elements")
@@ -209,15 +232,82 @@ def check_geometry(structure: Structure, where: str) -> None:
         raise DataError(
             f"{where}: the lattice vectors {lattice.tolist()} span no volume; give three independent ones"
         )
-    inverse = np.linalg.inv(lattice)
+
+
+def _check_distances(structure: Structure, where: str) -> None:
+    numbers, positions, lattice = structure.numbers, structure.positions, structure.lattice
+    inverse, radii = np.linalg.inv(lattice), covalent_radii[numbers]
     for i in range(1, len(numbers)):
         fractional = (positions[:i] - positions[i]) @ inverse
         distances = np.linalg.norm((fractional - np.rint(fractional)) @ lattice, axis=1)
-        j = int(distances.argmin())
-        if distances[j] < SMALLEST_DISTANCE:
+        least = np.maximum(SMALLEST_DISTANCE, SMALLEST_SHARE * (radii[:i] + radii[i]))
+        j = int((distances - least).argmin())
+        if distances[j] < least[j]:
             raise DataError(
                 f"{where}: atoms {j + 1} and {i + 1} (counted from 1) are {distances[j]:.2g} angstrom apart "
-                f"(at least {SMALLEST_DISTANCE}); correct the positions or their unit"
+                f"(at least {least[j]:.2g}); correct the positions or their unit"
+            )
+
+
+def on_site_levels(structure: Structure) -> list[Float[np.ndarray, " orbitals"]]:
+    """Diagonal elements of the on-site blocks of H in the order of the atoms, eV."""
+    assert structure.hamiltonian is not None
+    edges, levels = structure.edges, []
+    starts = block_starts(edges[:, 3:].T, structure.numbers, structure.basis)
+    on_site = np.flatnonzero(_on_site(edges))
+    for edge in on_site[np.argsort(edges[on_site, 3])]:
+        size = int(structure.basis.sizes[structure.numbers[edges[edge, 3]]])
+        levels.append(structure.hamiltonian[starts[edge] : starts[edge + 1] : size + 1].real)
+    return levels
+
+
+def _check_pairs(structure: Structure, where: str, sources: str) -> None:
+    """Raise `DataError` if a pair has a block and a nearer pair of the same elements has none."""
+    numbers, positions, lattice = structure.numbers, structure.positions, structure.lattice
+    ranges = pair_ranges(numbers, positions, lattice, structure.edges)
+    elements, worst = max(ranges.items(), key=lambda item: item[1].longest - item[1].absent)
+    if worst.longest - worst.absent <= PAIR_TOLERANCE:
+        return
+    to_angstrom, cells, pairs = ANGSTROM_PER_BOHR, structure.edges[:, :3], structure.edges[:, 3:]
+    others = {
+        "the lattice transposed": {"lattice": lattice.T},
+        "the positions taken for bohr": {"positions": positions * to_angstrom},
+        "the lattice taken for bohr": {"lattice": lattice * to_angstrom},
+        "the positions taken for fractions of the lattice vectors": {"positions": positions @ lattice},
+        "the sign of R changed": {"edges": np.concatenate([-cells, pairs], axis=1)},
+    }
+    given = {"positions": positions, "lattice": lattice, "edges": structure.edges}
+    fitting = []
+    for what, other in others.items():
+        found = pair_ranges(numbers, **(given | other)).values()
+        if all(one.longest - one.absent <= 1e-3 for one in found):
+            fitting.append(what)
+    if not fitting:
+        _check_distances(structure, where)  # says more, if it says anything
+    hint = (
+        f"with {' or '.join(fitting)} they agree"
+        if fitting
+        else "look for another unit, a transposed lattice, or atoms moved by a lattice vector without their R"
+    )
+    names = "-".join(chemical_symbols[z] for z in elements)
+    nearer = f" ({block_key(worst.nearest)})" if worst.nearest else ""
+    raise DataError(
+        f"{where}: {sources} contradict each other: there is a block {block_key(worst.farthest)} of {names} "
+        f"{worst.longest:.2f} angstrom apart, but none of a nearer pair{nearer}, {worst.absent:.2f} angstrom apart; "
+        f"{hint}"
+    )
+
+
+def _check_levels(structure: Structure, where: str) -> None:
+    """Raise `DataError` if an on-site level is deeper than the 1s level of the bare nucleus."""
+    for atom, levels in enumerate(on_site_levels(structure)):
+        z = int(structure.numbers[atom])
+        deepest = -(EV_PER_HARTREE / 2 * z**2 * _RELATIVISTIC + _ENERGY_ZERO)
+        if levels.min() < deepest:
+            raise DataError(
+                f"{where}: the lowest on-site level of atom {atom + 1} ({chemical_symbols[z]}) is "
+                f"{levels.min():.4g} eV, deeper than {deepest:.4g} eV, which its nucleus alone could bind; correct "
+                "the unit of the Hamiltonian (eV is needed)"
             )
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,8 +35,24 @@ class SolvedReferences:
         self.database, self.cache = database, cache
 
     def __call__(self, row: int) -> SolvedMolecule:
-        found = self.cache.get(row) if self.cache is not None else None
-        return found or _solve(self.database, row)
+        if self.cache is None:
+            return _solve(self.database, row)
+        damaged = False
+        try:
+            found = self.cache.get(row)
+            damaged = found is None and bool(self.cache.present([row]))
+        except DamagedCache:
+            found = None
+        if found is not None:
+            return found
+        solved = _solve(self.database, row)
+        if damaged:
+            with (
+                suppress(TraceGradError),
+                closing(SolvedCache(self.cache.path, self.cache.about, create=True)) as file,
+            ):
+                file.add([(row, solved)])
+        return solved
 
     def close(self) -> None:
         """Let go of the file."""
@@ -54,8 +71,9 @@ def prepare_references(
 ) -> SolvedReferences:
     """References of a database, with the given rows in the cache.
 
-    The first of several places that has a whole cache or can be written is taken; rows that it lacks are solved in
-    parallel and added. Another process that does so is waited for. Without a place nothing is kept.
+    The first of several places that has all rows or can be written is taken; rows that it lacks are solved in
+    parallel and added. Another process that does so is waited for. Without a place nothing is kept. The rows in a
+    cache are not read here: one that turns out damaged when it is used is solved then, and replaced.
 
     Args:
         database: with the Hamiltonians.
@@ -91,7 +109,7 @@ def prepare_references(
     with locked(lock, str(place), report):
         cache = _opened(place, about, rows, report)
         try:
-            missing = sorted(set(rows) - cache.whole(rows))
+            missing = sorted(set(rows) - cache.present(rows))
             needed, free = _bytes(database, missing), shutil.disk_usage(place.parent).free
             if needed > MOST_OF_DISK * free:
                 report(
@@ -119,7 +137,7 @@ def _whole(path: Path, about: str, rows: Sequence[int]) -> SolvedCache | None:
         return None
     try:
         cache = SolvedCache(path, about)
-        if len(cache.whole(rows)) == len(rows):
+        if len(cache.present(rows)) == len(rows):
             return cache
         cache.close()
     except TraceGradError:
@@ -131,7 +149,7 @@ def _opened(path: Path, about: str, rows: Sequence[int], report: Callable[[str],
     """The cache at a place, to be written; a file that is none of this database is replaced."""
     try:
         cache = SolvedCache(path, about, create=True)
-        cache.whole(rows)  # shows damage of the file
+        cache.present(rows)  # shows damage of the file
         return cache
     except DamagedCache as error:
         if not path.name.endswith(SUFFIX):  # perhaps something of value

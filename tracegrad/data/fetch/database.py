@@ -218,7 +218,6 @@ class _Fetch:
                 single_file(draft, wanted.path.name).rename(self.unverified)
         except DataError as error:
             raise DataError(f"{archives[0]}: {error}") from error
-        os.sync()  # a rename must not outlive what was written before
         remove(draft)
 
     def _unpack_one(self, group: list[Path]) -> None:

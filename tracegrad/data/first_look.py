@@ -1,0 +1,144 @@
+"""What some structures of a database say of the radii of the basis and of the units, before a training.
+
+A structure alone cannot tell a wrong radius from a right one, or hartree from eV, beyond doubt; see
+`tracegrad.data.structure` for what it can tell.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import numpy as np
+from ase.data import chemical_symbols, covalent_radii
+
+from tracegrad.basis import OrbitalBasis, shells_name
+from tracegrad.data.structure import Structure, on_site_levels
+from tracegrad.neighbours import edges_within_range, pair_ranges
+from tracegrad.units import ANGSTROM_PER_BOHR
+
+_ROUNDING = 1e-3  # angstrom, of distances at the very end of a range
+_BEYOND = 1.5  # angstrom that absent pairs are looked for beyond the longest ones
+_LARGEST_RADIUS = 15.0  # bohr
+_STEP = 0.5  # bohr, of the radii that are tried
+_MOST_TRIES = 100_000
+# Distance to the nearest neighbour over the sum of the covalent radii, median over the atoms; bohr taken for
+# angstrom multiplies it by 1.89.
+_LONGEST_SHARE = 1.4
+# On-site levels of all orbitals of an atom in eV reach at least so far; those of an s orbital in hartree do not.
+_LEVELS = 5.0  # eV
+
+Range = tuple[
+    float, float
+]  # longest present and shortest absent distance of the pairs of two elements, angstrom
+
+
+def compare_radii(structures: Sequence[Structure], basis: OrbitalBasis) -> tuple[str | None, bool]:
+    """Compare the radii of a basis with the pairs of atoms that have a block.
+
+    Args:
+        structures: of the basis.
+        basis: with or without radii.
+
+    Returns:
+        A line that says how they differ (None: they agree, or there are no radii), and whether other radii explain
+        all pairs of all structures, so that there is no doubt.
+    """
+    if basis.radii is None:
+        return None, False
+    reach = 2 * max(basis.radii.values())
+    found: dict[tuple[int, int], Range] = {}
+    first: tuple[Structure, tuple[int, int]] | None = None
+    for structure in structures:
+        geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
+        longest = max(one.longest for one in pair_ranges(*geometry).values())
+        for pair, one in pair_ranges(*geometry, search=max(reach, longest + _BEYOND)).items():
+            before = found.get(pair, (0.0, np.inf))
+            found[pair] = max(before[0], one.longest), min(before[1], one.absent)
+            if first is None and not _fits((one.longest, one.absent), pair, basis.radii):
+                first = structure, pair
+    if first is None:
+        return None, False
+    structure, pair = first
+    geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
+    longest = pair_ranges(*geometry)[pair].longest
+    blocks = len(edges_within_range(*geometry[:3], np.ones(3, dtype=bool), basis))
+    radii = _explanation(found, basis.radii)
+    used = sorted({z for both in found for z in both})
+    named = "-".join(chemical_symbols[z] for z in pair)
+    line = (
+        f"basis.shells says {_names(basis, basis.radii, used)}, but the {named} pairs of {structure.name} end at "
+        f"{longest:.2f} angstrom ({longest / ANGSTROM_PER_BOHR:.2f} bohr), not at "
+        f"{sum(basis.radii[z] for z in pair) / ANGSTROM_PER_BOHR:.2f} bohr; a prediction from a bare cell would have "
+        f"{blocks} blocks where the data have {len(structure.edges)}; "
+    )
+    if radii is None:
+        return f"{line}correct the radii, or predict from structure folders with overlaps", False
+    return f"{line}set 'basis.shells=[{_names(basis, radii, basis.elements)}]'", True
+
+
+def doubtful_units(structure: Structure) -> str | None:
+    """A line if the levels or the distances of a structure look like those of another unit, else None."""
+    levels = np.concatenate(on_site_levels(structure))
+    if np.abs(levels).max() < _LEVELS:
+        return (
+            f"the on-site levels of {structure.name} lie between {levels.min():.2f} and {levels.max():.2f} eV, which "
+            "looks like hartree or rydberg; correct the unit of the Hamiltonian if it is not eV"
+        )
+    radii = covalent_radii[structure.numbers]
+    reach = 3 * float(radii.max())
+    edges = np.concatenate(
+        [np.zeros((len(radii), 3), dtype=np.int64), np.tile(np.arange(len(radii))[:, None], 2)], 1
+    )
+    ranges = pair_ranges(structure.numbers, structure.positions, structure.lattice, edges, search=reach)
+    near = dict.fromkeys(structure.numbers.tolist(), np.inf)
+    for pair, one in ranges.items():
+        share = one.absent / float(covalent_radii[list(pair)].sum())
+        near.update({z: min(near[z], share) for z in pair})
+    if min(near.values()) > _LONGEST_SHARE:
+        return (
+            f"no atom of {structure.name} has a neighbour within {_LONGEST_SHARE} times the length of a bond; "
+            "correct the unit of positions and lattice if it is not angstrom"
+        )
+    return None
+
+
+def _fits(one: Range, pair: tuple[int, int], radii: Mapping[int, float]) -> bool:
+    reach = radii[pair[0]] + radii[pair[1]]
+    return one[0] <= reach + _ROUNDING and reach <= one[1] + _ROUNDING
+
+
+def _explanation(
+    found: Mapping[tuple[int, int], Range], radii: Mapping[int, float]
+) -> dict[int, float] | None:
+    """Radii (angstrom) that give exactly the pairs of all structures, as near to ``radii`` as possible."""
+    grid = np.arange(_STEP, _LARGEST_RADIUS + _STEP, _STEP) * ANGSTROM_PER_BOHR
+    elements = sorted({z for pair in found for z in pair})
+    choices = []
+    for z in elements:
+        one = found.get((z, z), (0.0, np.inf))
+        fitting_alone = {r for r in (radii[z], *grid.tolist()) if _fits(one, (z, z), {z: r})}
+        choices.append(sorted(fitting_alone))
+    if np.prod([float(len(choice)) for choice in choices]) > _MOST_TRIES:
+        return None
+    fitting = [
+        dict(zip(elements, chosen, strict=True))
+        for chosen in product(*choices)
+        if all(_fits(one, pair, dict(zip(elements, chosen, strict=True))) for pair, one in found.items())
+    ]
+    if not fitting:
+        return None
+
+    def cost(chosen: dict[int, float]) -> tuple[int, float]:
+        """Radii in the names of bases are whole numbers of bohr, with few exceptions."""
+        odd = sum(abs(r / ANGSTROM_PER_BOHR - round(r / ANGSTROM_PER_BOHR)) > 1e-6 for r in chosen.values())
+        return odd, sum(abs(r - radii[z]) for z, r in chosen.items())
+
+    return dict(radii) | min(fitting, key=cost)
+
+
+def _names(basis: OrbitalBasis, radii: Mapping[int, float], elements: Sequence[int]) -> str:
+    """As basis.shells has them."""
+    names = []
+    for z in elements:
+        bohr = f"{radii[z] / ANGSTROM_PER_BOHR:.4f}".rstrip("0")
+        names.append(f"{chemical_symbols[z]}{bohr}{'0' * bohr.endswith('.')}-{shells_name(basis.shells[z])}")
+    return ",".join(names)

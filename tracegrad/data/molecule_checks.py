@@ -1,0 +1,216 @@
+"""Whether a row of a QH9 database is a molecule in the units of the database.
+
+What cannot be a molecule in any case is refused when the row is read: atoms on top of each other, everything
+squeezed, fragments out of each other's reach, 1s levels that are not those of the elements. Distances that are too
+long may be meant (broken bonds), so only a database as a whole is judged by them, see `long_distances`.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from ase.data import chemical_symbols, covalent_radii
+from jaxtyping import Float, Int64
+from scipy.spatial.distance import cdist
+
+from tracegrad.basis import DEF2_SVP
+from tracegrad.errors import DataError
+from tracegrad.units import BOHR_PER_ANGSTROM, MEV_PER_HARTREE
+
+SMALLEST_DISTANCE = 0.4  # angstrom; H2 vibrates between 0.6 and 0.9
+# Distance of an atom to its nearest neighbour over the sum of their covalent radii, median over the atoms of a
+# molecule: 0.77 (HCN) to 1.25 (F2). Bohr taken for angstrom multiplies it by 1.89, and the other way round.
+SHORTEST, LONGEST = 0.65, 1.35
+# Extent beyond which a molecule of n atoms has no bonds left that could hold it together, angstrom.
+_EXTENT, _EXTENT_OF_ATOM = 20.0, 3.0
+# Molecules of so many sorts are not all drawn apart by the same factor on purpose.
+_SORTS = 4
+# 1s level over -(0.592 Z - 0.36)^2 hartree: 0.99 to 1.09 for Li to Ar in B3LYP/def2-SVP, 0.92 in PBE, 1.22 in
+# Hartree-Fock (Li). The neighbour in the periodic table is beyond these limits up to F, and so is the rydberg.
+_LOWEST_SHARE, _HIGHEST_SHARE = 0.8, 1.25
+# Mean level of the p functions of H, in hartree: 0.95 to 1.3 in B3LYP/def2-SVP.
+_LOWEST_P, _HIGHEST_P = 0.8, 1.85
+_UNITS = {
+    "rydberg": 2.0,
+    "eV": MEV_PER_HARTREE / 1000,
+    "meV": MEV_PER_HARTREE,
+    "kcal/mol": 627.509,
+    "kJ/mol": 2625.5,
+}
+_ORBITALS = np.array([sum(2 * degree + 1 for degree in DEF2_SVP.get(z, ())) for z in range(119)])
+# Of the 1s orbital by atomic number, about, hartree.
+CORE_LEVELS = -((0.592 * np.arange(119) - 0.36) ** 2)
+
+
+def check_molecule(
+    numbers: Int64[np.ndarray, " atoms"],
+    positions: Float[np.ndarray, "atoms 3"],
+    hamiltonian: Float[np.ndarray, "n n"],
+    where: str,
+    flavour: str,
+) -> None:
+    """Raise `DataError` for what is no molecule, or a Hamiltonian of other atoms or in another unit.
+
+    Args:
+        numbers: atomic numbers of def2-SVP.
+        positions: angstrom, finite.
+        hamiltonian: in PySCF's order; should be in hartree.
+        where: database and row, for the message.
+        flavour: stable or dynamic; says the unit of the file.
+    """
+    if len(numbers) > 1:
+        fault = _geometry_fault(numbers, positions)
+        if fault is not None:
+            raise DataError(
+                f"{where}: column pos: {fault}{_reading(numbers, positions, flavour)}; correct the positions or "
+                "leave this row out"
+            )
+    fault = _level_fault(numbers, np.diagonal(hamiltonian))
+    if fault is not None:
+        raise DataError(
+            f"{where}: column Ham: {fault}{_unit(numbers, np.diagonal(hamiltonian))}; correct the Hamiltonian or "
+            "leave this row out"
+        )
+
+
+def long_distances(
+    molecules: Iterable[tuple[Int64[np.ndarray, " _"], Float[np.ndarray, "_ 3"]]],
+    where: str,
+    flavour: str,
+) -> str | None:
+    """What to say of molecules (atomic numbers, positions in angstrom) whose atoms lie too far apart to be bonded.
+
+    Returns:
+        A line if that is so for most of them and nothing explains it; else None.
+
+    Raises:
+        DataError: most are so, nearly all are molecules if their positions are read in another way, and they are
+            molecules of several sorts; those of one sort may be points along the breaking of a bond.
+    """
+    pairs = [(numbers, positions) for numbers, positions in molecules if len(numbers) > 1]
+    far = [pair for pair in pairs if _bond_share(*pair) > LONGEST]
+    if 2 * len(far) <= len(pairs):
+        return None
+    line = (
+        f"{where}: column pos: in {len(far)} of {len(pairs)} rows that were looked at most atoms have no neighbour "
+        "within reach of a bond"
+    )
+    for what, other in _readings(flavour).items():
+        if sum(_normal(numbers, other(positions)) for numbers, positions in pairs) < 0.9 * len(pairs):
+            continue
+        line += f"; read {what} they have some; correct the positions"
+        if len({numbers.tobytes() for numbers, _ in pairs}) >= _SORTS:
+            raise DataError(line)
+        return f"{line}, unless bonds are meant to be broken"
+    return f"{line}; correct the unit of the positions if this is not meant"
+
+
+def _geometry_fault(
+    numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"]
+) -> str | None:
+    distances = cdist(positions, positions)
+    extent = float(distances.max())
+    np.fill_diagonal(distances, np.inf)
+    closest = int(distances.argmin())
+    i, j = divmod(closest, len(numbers))
+    if distances[i, j] < SMALLEST_DISTANCE:
+        return (
+            f"atoms {i + 1} and {j + 1} (counted from 1) are {distances[i, j]:.2g} angstrom apart "
+            f"(at least {SMALLEST_DISTANCE})"
+        )
+    share = _share(numbers, distances)
+    if share < SHORTEST:
+        return f"the atoms are {share:.2f} times as far apart as bonded ones (at least {SHORTEST})"
+    most = _EXTENT + _EXTENT_OF_ATOM * len(numbers)
+    if extent > most:
+        return f"{len(numbers)} atoms extend over {extent:.3g} angstrom (at most {most:.0f})"
+    return None
+
+
+def _level_fault(numbers: Int64[np.ndarray, " atoms"], levels: Float[np.ndarray, " n"]) -> str | None:
+    """Levels are diagonal elements; the first function of an element from Li on is its 1s orbital."""
+    starts = np.cumsum(_ORBITALS[numbers]) - _ORBITALS[numbers]
+    heavy = numbers > 2
+    if heavy.any():
+        shares = levels[starts[heavy]] / CORE_LEVELS[numbers[heavy]]
+        wrong = np.flatnonzero(~((shares > _LOWEST_SHARE) & (shares < _HIGHEST_SHARE)))
+        if len(wrong):
+            atom = int(np.flatnonzero(heavy)[wrong[0]])
+            z = int(numbers[atom])
+            return (
+                f"the 1s level of atom {atom + 1} ({chemical_symbols[z]}) is {levels[starts[atom]]:.4g}, but about "
+                f"{CORE_LEVELS[z]:.1f} hartree in {chemical_symbols[z]}"
+            )
+        return None
+    hydrogens = starts[numbers == 1]
+    if len(hydrogens):
+        level = float(levels[hydrogens[:, None] + np.arange(2, 5)].mean())
+        if not _LOWEST_P < level < _HIGHEST_P:
+            return f"the p level of H is {level:.4g}, but about 1.2 hartree"
+    return None
+
+
+def _bond_share(numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"]) -> float:
+    distances = cdist(positions, positions)
+    np.fill_diagonal(distances, np.inf)
+    return _share(numbers, distances)
+
+
+def _share(numbers: Int64[np.ndarray, " atoms"], distances: Float[np.ndarray, "atoms atoms"]) -> float:
+    """Distance to the nearest neighbour over that of a bond; the median over atoms (the lower one of two)."""
+    radii = covalent_radii[numbers]
+    nearest = (distances / (radii[:, None] + radii)).min(1)
+    middle = (len(nearest) - 1) // 2
+    return float(np.partition(nearest, middle)[middle])
+
+
+def _normal(numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"]) -> bool:
+    with np.errstate(all="ignore"):
+        return (
+            bool(np.isfinite(positions).all() and np.abs(positions).max() < 1e6)
+            and _geometry_fault(numbers, positions) is None
+            and _bond_share(numbers, positions) <= LONGEST
+        )
+
+
+def _readings(flavour: str) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Other ways to read positions that were taken for right ones in angstrom."""
+    dynamic = flavour == "dynamic"
+    factor = BOHR_PER_ANGSTROM if dynamic else 1 / BOHR_PER_ANGSTROM
+    units = ("angstrom", "bohr") if dynamic else ("bohr", "angstrom")
+    file = BOHR_PER_ANGSTROM if dynamic else 1.0
+    kind = f"(a {flavour} database has {units[1]})"
+
+    def swapped(positions: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.ascontiguousarray(positions * file).byteswap() / file
+
+    return {
+        f"in {units[0]} {kind}": lambda positions: positions * factor,
+        "as (3, atoms)": lambda positions: positions.reshape(3, -1).T,
+        f"as (3, atoms) in {units[0]} {kind}": lambda positions: positions.reshape(3, -1).T * factor,
+        "of the other byte order (little-endian is right)": swapped,
+    }
+
+
+def _reading(
+    numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"], flavour: str
+) -> str:
+    """How the positions would make a molecule, for a message."""
+    found = [what for what, other in _readings(flavour).items() if _normal(numbers, other(positions))]
+    return f"; read {' or '.join(found)} it would be a molecule" if found else ""
+
+
+def _unit(numbers: Int64[np.ndarray, " atoms"], levels: Float[np.ndarray, " n"]) -> str:
+    """What would make the levels right, for a message."""
+    swapped = np.ascontiguousarray(levels).byteswap()
+    with np.errstate(all="ignore"):
+        if np.isfinite(swapped).all() and _level_fault(numbers, swapped) is None:
+            return "; it is of the other byte order (little-endian is right)"
+        for unit, factor in _UNITS.items():
+            if _level_fault(numbers, levels / factor) is None:
+                return f"; it is in {unit}, divide it by {factor:g}"
+    order = np.sort(numbers)
+    for other in (order, order[::-1], numbers[::-1]):
+        if _level_fault(other, levels) is None:
+            return "; its atoms are in another order than those of column Z"
+    return ""
