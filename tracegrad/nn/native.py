@@ -90,11 +90,15 @@ def transformed(*gradients: Tensor) -> bool:
 def usable(*tensors: Tensor) -> bool:
     """Whether kernels are wanted for these tensors: plain ones on the CPU, of one supported dtype."""
     dtypes = {x.dtype for x in tensors}
+    return wanted() and all(map(_plain, tensors)) and len(dtypes) == 1 and dtypes <= C_TYPES.keys()
+
+
+def _plain(x: Tensor) -> bool:
     return (
-        wanted()
-        and all(type(x) in (Tensor, Parameter) and x.device.type == "cpu" and not x.is_neg() for x in tensors)
-        and len(dtypes) == 1
-        and dtypes <= C_TYPES.keys()
+        type(x) in (Tensor, Parameter)
+        and x.device.type == "cpu"
+        and x.layout is torch.strided
+        and not x.is_neg()
     )
 
 
@@ -218,7 +222,8 @@ def index(name: str, x: Tensor, limit: int, dtype: torch.dtype = torch.int64) ->
         raise KernelArgumentError(
             f"{name}: a tensor of shape {tuple(x.shape)}, {x.dtype}; an index is one row of whole numbers"
         )
-    # In 64 bits first: entries that 32 bits cannot hold must not come out as others.
+    if limit > torch.iinfo(dtype).max:
+        raise KernelIndexError(f"{name}: an index of {limit} items, which {dtype} cannot count")
     values = x.to(torch.int64).contiguous()
     if len(values):
         low, high = (int(y) for y in torch.aminmax(values))
