@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -135,7 +135,9 @@ def used() -> int:
     return _calls
 
 
-def address(name: str, x: Tensor, shape: Sequence[int], dtype: torch.dtype, *, strided: bool = False) -> int:
+def address(
+    name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, *, strided: bool = False
+) -> int:
     """Address of the first number of a tensor that is what a kernel is called for.
 
     Args:
@@ -147,12 +149,10 @@ def address(name: str, x: Tensor, shape: Sequence[int], dtype: torch.dtype, *, s
     Raises:
         KernelArgumentError: it has another shape, dtype or device, is not contiguous or has no memory.
     """
-    dense = x.layout is torch.strided and not (x.is_neg() or x.is_conj())
-    if dense and strided and x.ndim:
-        dense = x.stride(-1) == 1 or x.shape[-1] <= 1
-    elif dense:
-        dense = x.is_contiguous()
-    if not dense or x.shape != tuple(shape) or x.dtype != dtype or x.device.type != "cpu":
+    dense = x.layout is torch.strided and (
+        x.is_contiguous() or (strided and x.ndim > 0 and (x.stride(-1) == 1 or x.shape[-1] <= 1))
+    )
+    if not dense or x.shape != shape or x.dtype is not dtype or not x.is_cpu or x.is_neg() or x.is_conj():
         layout = "" if dense else ", not contiguous"
         raise KernelArgumentError(
             f"{name}: a tensor of shape {tuple(x.shape)}, {x.dtype} on {x.device}{layout}; "
