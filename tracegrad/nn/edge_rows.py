@@ -273,11 +273,12 @@ class _Call:
                     "made": _places(turn, made, 0),
                     "of_factor": self._factor(of_factor, turn.factor),
                 }
+            place, rotation = self._feature(turn, feature), self._rotation(turn)
             for k, end in enumerate(turn.ends or (None,)):
                 kernel.spread(
                     self.kernels[turn.degree],
-                    self._feature(turn, feature, end),
-                    self._rotation(turn),
+                    place,
+                    rotation,
                     None if end is None else end.node_of_edges(),
                     _places(turn, places, k * feature.shape[2]),
                     self.edges,
@@ -290,11 +291,12 @@ class _Call:
         """Rows to features."""
         places = self._rows(rows)
         for turn, feature in zip(self.turns, features, strict=True):
+            place, rotation = self._feature(turn, feature), self._rotation(turn)
             for k, end in enumerate(turn.ends or (None,)):
                 kernel.collect(
                     self.kernels[turn.degree],
-                    self._feature(turn, feature, end),
-                    self._rotation(turn),
+                    place,
+                    rotation,
                     (None, None) if end is None else end.edges_of_nodes(),
                     _places(turn, places, k * feature.shape[2]),
                     self.edges,
@@ -329,10 +331,14 @@ class _Call:
             for k, x in enumerate(rows)
         ]
 
-    def _feature(self, turn: Turn, x: Tensor, end: Ends | None) -> kernel.Feature:
-        if end is not None and end.edges != self.edges:
-            raise native.KernelArgumentError(f"the ends of {end.edges} edges; the rows have {self.edges}")
-        items = self.edges if end is None else end.nodes
+    def _feature(self, turn: Turn, x: Tensor) -> kernel.Feature:
+        for end in turn.ends:
+            if end.edges != self.edges or end.nodes != turn.ends[0].nodes:
+                raise native.KernelArgumentError(
+                    f"ends of {end.edges} edges at {end.nodes} nodes; there are {self.edges} edges, "
+                    f"and {turn.ends[0].nodes} nodes at the first ends"
+                )
+        items = turn.ends[0].nodes if turn.ends else self.edges
         shape = (items, 2 * turn.degree + 1, x.shape[-1])
         place = native.address(f"feature of degree {turn.degree}", x, shape, self.dtype, strided=True)
         return kernel.Feature((place, x.stride(0)), x.stride(1), items, x.shape[2])
