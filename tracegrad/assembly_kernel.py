@@ -10,6 +10,8 @@ from torch import Tensor
 
 from tracegrad.nn import native
 
+FUNCTION = native.Function("assemble", "pppppppiii", fails=True)
+
 
 def assembled(
     on_site: Float[Tensor, "atoms dim dim"],
@@ -28,47 +30,81 @@ def assembled(
         spans: first atom, number of atoms and first pair of each molecule.
         less: lower triangles, in float64 as then the result.
     """
-    atoms, dim = slots.shape
-    if not on_site.shape == (atoms, dim, dim) == (len(starts), *pairs.shape[1:]):
-        raise ValueError(
-            f"{tuple(on_site.shape)} on-site and {tuple(pairs.shape)} pair blocks are not those of {atoms} atoms "
-            f"with {dim} slots"
-        )
-    first, count, edge = spans.T
-    ends = first + count, edge + count * (count - 1)
-    if (
-        min(spans[:, [0, 2]].min(), count.min() - 1) < 0
-        or ends[0].max() > atoms
-        or ends[1].max() > len(pairs)
-    ):
-        raise ValueError(f"spans {spans.tolist()} are not within {atoms} atoms and {len(pairs)} pairs")
-    if less is not None and len(less) != len(spans):
-        raise ValueError(f"{len(less)} packed triangles for {len(spans)} molecules")
-    if less is not None and any(x.shape != (n * (n + 1) // 2,) or x.dtype != np.float64 for x in less):
-        raise ValueError(
-            f"packed triangles of {n} rows in float64 are needed, not {less[0].shape}, {less[0].dtype}"
-        )
+    _check(on_site, pairs, slots, starts, spans, n, less)
     if not native.usable(on_site, pairs):
         return None
     if torch.is_grad_enabled() and (on_site.requires_grad or pairs.requires_grad):
         return None
     dtype = on_site.dtype if less is None else torch.float64
     names = native.C_TYPES[on_site.dtype], native.C_TYPES[dtype]
-    library = native.library(_SOURCE.replace("GIVEN", names[0]).replace("WANTED", names[1]))
+    library = native.library(_SOURCE.replace("GIVEN", names[0]).replace("WANTED", names[1]), FUNCTION)
     if library is None:
         return None
-    tensors = on_site.contiguous(), pairs.contiguous(), on_site.new_empty(len(spans), n, n, dtype=dtype)
+    blocks, molecules, (atoms, dim) = [on_site.contiguous(), pairs.contiguous()], len(spans), slots.shape
+    out = on_site.new_empty(molecules, n, n, dtype=dtype)
     arrays = [np.ascontiguousarray(a, dtype=np.int64) for a in (slots, starts, spans)]
     triangles = None if less is None else [np.ascontiguousarray(x) for x in less]
-    failed = library.assemble(
-        *map(native.pointer, tensors),
-        *(ctypes.c_void_p(a.ctypes.data) for a in arrays),
-        triangles and (ctypes.c_void_p * len(triangles))(*(x.ctypes.data for x in triangles)),
-        *map(ctypes.c_int64, (len(spans), n, dim)),
+    arguments = (
+        native.address("on-site blocks", blocks[0], (atoms, dim, dim), on_site.dtype),
+        native.address("pair blocks", blocks[1], (len(pairs), dim, dim), on_site.dtype),
+        native.address("matrices", out, (molecules, n, n), dtype),
+        *(a.ctypes.data for a in arrays),
+        triangles and (ctypes.c_void_p * molecules)(*(x.ctypes.data for x in triangles)),
+        molecules,
+        n,
+        dim,
     )
-    if failed:
-        raise IndexError(f"the slots of molecule {failed - 1} do not hold each of {n} orbitals once")
-    return tensors[-1]
+    failed = []
+    native.in_threads(lambda first, last: failed.append(library.assemble(*arguments)), 1, 0)
+    if failed[0]:
+        raise native.KernelIndexError(
+            f"the slots of molecule {failed[0] - 1} do not hold each of {n} orbitals once; each has one slot"
+        )
+    return out
+
+
+def _check(
+    on_site: Tensor,
+    pairs: Tensor,
+    slots: np.ndarray,
+    starts: np.ndarray,
+    spans: np.ndarray,
+    n: int,
+    less: Sequence[np.ndarray] | None,
+) -> None:
+    """Raise `KernelArgumentError` unless the arrays belong together, see `assembled`."""
+    for name, a, shape in (
+        ("slots", slots, on_site.shape[:2]),
+        ("starts", starts, on_site.shape[:1]),
+        ("spans", spans, (len(spans), 3)),
+    ):
+        if a.shape != tuple(shape) or a.dtype.kind not in "iu":
+            raise native.KernelArgumentError(
+                f"{name}: an array of shape {a.shape}, {a.dtype}; whole numbers of shape {tuple(shape)} are needed"
+            )
+    (atoms, dim), edges = slots.shape, len(pairs)
+    if on_site.shape != (atoms, dim, dim) or pairs.shape != (edges, dim, dim):
+        raise native.KernelArgumentError(
+            f"{tuple(on_site.shape)} on-site and {tuple(pairs.shape)} pair blocks; {(atoms, dim, dim)} and "
+            f"{(edges, dim, dim)} are needed"
+        )
+    for number, (first, count, edge) in enumerate(spans.tolist()):  # without overflow
+        if not 0 <= first < first + count <= atoms or not 0 <= edge <= edge + count * (count - 1) <= edges:
+            raise native.KernelIndexError(
+                f"spans: {[first, count, edge]} of molecule {number} are not within {atoms} atoms and {edges} pairs"
+            )
+    for name, a, low, high in (("slots", slots, -1, dim), ("starts", starts, 0, atoms * dim + 1)):
+        if a.size and not low <= int(a.min()) <= int(a.max()) < high:
+            raise native.KernelIndexError(f"{name}: an entry is not within {low} .. {high - 1}")
+    if n < 0 or (less is not None and len(less) != len(spans)):
+        raise native.KernelArgumentError(
+            f"{len(less or ())} packed triangles for {len(spans)} molecules of {n} orbitals"
+        )
+    for x in less or ():
+        if x.shape != (n * (n + 1) // 2,) or x.dtype != np.float64:
+            raise native.KernelArgumentError(
+                f"a packed triangle of shape {x.shape}, {x.dtype}; {(n * (n + 1) // 2,)}, float64 is needed"
+            )
 
 
 _SOURCE = """

@@ -15,6 +15,8 @@ from tracegrad.nn import native
 from tracegrad.nn.plain_gradients import plain_gradients
 from tracegrad.traces import squared_modulus
 
+FUNCTIONS = native.Function("sums", "iiiiippppp"), native.Function("gradients", "iiiiipppppp")
+Call = tuple[ctypes.CDLL, native.Index]  # the kernels, and the atoms of all rows and then of all columns
 # Of real or complex numbers.
 ERRORS: dict[str, Callable[[Tensor], Tensor]] = {"mse": squared_modulus, "mae": torch.abs}
 
@@ -41,17 +43,21 @@ def block_errors(
     library = None
     alone = not (labels.requires_grad or present.requires_grad)
     if alone and blocks.is_complex() == labels.is_complex() and native.usable(*parts, present):
-        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[present.dtype]))
+        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[present.dtype]), *FUNCTIONS)
     if library is None:
         return _plain(blocks, labels, present, ends, names)
-    n, dim, _ = blocks.shape
-    if labels.shape != blocks.shape or ends.shape != (2, n) or present.shape[1:] != (dim,):
-        shapes = [tuple(x.shape) for x in (blocks, labels, present, ends)]
-        raise ValueError(f"blocks, labels, orbitals and ends do not belong together: {shapes}")
-    if n and not 0 <= int(ends.min()) <= int(ends.max()) < len(present):
-        raise IndexError(f"a block belongs to an atom that is not within 0 .. {len(present) - 1}")
-    rest = (parts[1].contiguous(), present.contiguous(), ends.to(torch.int64).contiguous())
-    sums = _Errors.apply(library, parts[0].contiguous(), *rest)
+    if (
+        blocks.ndim != 3
+        or blocks.shape[1] != blocks.shape[2]
+        or ends.shape != (2, len(blocks))
+        or present.ndim != 2
+    ):
+        raise native.KernelArgumentError(
+            f"blocks {tuple(blocks.shape)}, ends {tuple(ends.shape)} and orbitals {tuple(present.shape)}; "
+            "(n, dim, dim), (2, n) and (atoms, dim) are needed"
+        )
+    call = library, native.index("ends", ends.flatten(), len(present))
+    sums = _Errors.apply(call, *(x.contiguous() for x in (*parts, present)))
     return [sums[list(ERRORS).index(name)] for name in names]
 
 
@@ -67,45 +73,55 @@ class _Errors(torch.autograd.Function):
     """|d|^2 and |d| of real numbers [n, dim, dim, 1] or of the parts of complex ones [n, dim, dim, 2]."""
 
     @staticmethod
-    def forward(
-        ctx, library: ctypes.CDLL, blocks: Tensor, labels: Tensor, present: Tensor, ends: Tensor
-    ) -> Tensor:
-        ctx.library = library
-        ctx.save_for_backward(blocks, labels, present, ends)
+    def forward(ctx, call: Call, blocks: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+        ctx.call = call
+        ctx.save_for_backward(blocks, labels, present)
         sums = blocks.new_empty(2, len(blocks))
-        _run(library, "sums", (blocks, labels, present, ends, sums))
+        _run(call, "sums", (blocks, labels, present), sums=sums)
         return sums
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        blocks, labels, present, ends = ctx.saved_tensors
+        blocks, labels, present = ctx.saved_tensors
         if torch.is_grad_enabled() or not native.wanted(gradient):
+            ends = ctx.call[1].values.view(2, -1)
             (found,) = plain_gradients(
                 lambda x: torch.stack(_plain(_number(x), _number(labels), present, ends, list(ERRORS))),
                 [blocks],
                 [gradient],
                 [True],
             )
-            return None, found, None, None, None
+            return None, found, None, None
         of_blocks = torch.empty_like(blocks)
-        _run(ctx.library, "gradients", (blocks, labels, present, ends, gradient.contiguous(), of_blocks))
-        return None, of_blocks, None, None, None
+        _run(
+            ctx.call, "gradients", (blocks, labels, present), sums=native.dense(gradient), of_blocks=of_blocks
+        )
+        return None, of_blocks, None, None
 
 
 def _number(parts: Tensor) -> Tensor:
     return torch.view_as_complex(parts) if parts.shape[3] == 2 else parts[..., 0]
 
 
-def _run(library: ctypes.CDLL, name: str, tensors: Sequence[Tensor]) -> None:
-    """Call a function of the library on shares of the blocks."""
-    n, dim, _, parts = tensors[0].shape
+def _run(call: Call, name: str, inputs: Sequence[Tensor], **others: Tensor) -> None:
+    """Call a function of the library on shares of the blocks; ``others`` are sums or have the shape of blocks."""
+    library, ends = call
+    blocks, labels, present = inputs
+    shape, dtype, atoms = blocks.shape, blocks.dtype, len(present)
+    n, dim, _, parts = shape
     function = getattr(library, name)
-    addresses = [native.pointer(x) for x in tensors]
+    addresses = [
+        native.address("blocks", blocks, shape, dtype),
+        native.address("labels", labels, shape, dtype),
+        native.address("orbitals", present, (atoms, dim), dtype),
+        ends.address("ends", 2 * n, atoms),
+        *(native.address(of, x, (2, n) if of == "sums" else shape, dtype) for of, x in others.items()),
+    ]
 
     def share(first: int, last: int) -> None:
-        function(*map(ctypes.c_int64, (first, last, n, dim, parts)), *addresses)
+        function(first, last, n, dim, parts, *addresses)
 
-    native.in_threads(share, n, 8 * tensors[0].numel())
+    native.in_threads(share, n, 8 * blocks.numel())
 
 
 # A row of a block is a row of complex numbers, or of real ones if PARTS is 1.

@@ -3,7 +3,7 @@ import torch
 from e3nn.o3 import Irreps
 
 from tests.oracles import deeph_e3_e3nn as oracle
-from tracegrad.nn import graph_norm_kernel, native
+from tracegrad.nn import native
 from tracegrad.nn.edge_frame import EdgeFrame
 from tracegrad.nn.graph_norm import GraphNorm
 
@@ -154,18 +154,13 @@ def test_the_kernel_equals_the_plain_form(case, framed, dtype, threads, monkeypa
     monkeypatch.setattr(native, "SMALLEST_SHARE", 1)
     torch.set_num_threads(threads)
     norm = make_norm(Irreps("2x0o+3x0e+4x1o+17x1e+3x2e+40x2o+2x3o")).to(dtype)
-    runs, kernel = [], graph_norm_kernel._Call.run
-    monkeypatch.setattr(
-        graph_norm_kernel._Call,
-        "run",
-        lambda call, name, *rest: (runs.append(name), kernel(call, name, *rest)),
-    )
+    before = native.used()
     found = run(norm, case, dtype, framed=framed, every=3)
-    assert set(runs) == {"sums", "centre", "gradients"}
-    count = len(runs)
+    count = native.used()
+    assert count >= before + 5 * 4  # for each irrep with l > 0 sums and the rest, forward and backward
     monkeypatch.setenv(native.SWITCH, "0")
     expected = run(norm, case, dtype, framed=framed, every=3)
-    assert len(runs) == count
+    assert native.used() == count
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11 if dtype == torch.float64 else 5e-4)
 
@@ -203,14 +198,21 @@ def test_frames_may_have_a_gradient():
     batch, counts = make_batch("several")
     x = make_feature(norm.irreps, len(batch))
     vectors = torch.randn(len(batch), 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda v: norm(x, batch, counts, EdgeFrame(v))[0], vectors)
+    ir = norm.irreps[0].ir
+
+    def normed(v: torch.Tensor) -> torch.Tensor:
+        """In the global frame, where nothing depends on how a frame is turned about its edge."""
+        frame = EdgeFrame(v)
+        return frame.to_global(norm([frame.to_local(x[0], ir)], batch, counts, frame)[0], ir)
+
+    assert torch.autograd.gradcheck(normed, vectors)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_items_of_unknown_graphs_are_refused():
     norm = make_norm(Irreps("2x1o"))
     x = make_feature(norm.irreps, 3)
-    with pytest.raises(IndexError, match=r"not within 0 \.\. 1"):
+    with pytest.raises(IndexError, match=r"batch: an entry is 2; it must be within 0 \.\. 1"):
         norm(x, torch.tensor([0, 1, 2]), torch.ones(2).double())
-    with pytest.raises(ValueError, match=r"features \(3, 3, 2\) are normalised with"):
+    with pytest.raises(ValueError, match=r"batch: a tensor of shape \(2,\)"):
         norm(x, torch.tensor([0, 1]), torch.ones(2).double())

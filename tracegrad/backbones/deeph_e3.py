@@ -118,6 +118,7 @@ class DeepHE3(Backbone):
             self.edge_updates.append(EdgeUpdate(*steps, species**2, lmax, radial, legacy=legacy_e3nn))
         self.head = IrrepsLinear(self.expansion.irreps, self.expansion.irreps, bias=True)
         self.feature_irreps = {"edge": edge_steps[1:]}
+        self._turned = {ir for irreps in (*node_steps, *edge_steps) for _, ir in irreps if ir.l > 0}
         kinds = torch.full((max(basis.elements) + 1,), -1)
         kinds[list(basis.elements)] = torch.arange(species)
         self.register_buffer("kind_of_number", kinds, persistent=False)
@@ -125,7 +126,7 @@ class DeepHE3(Backbone):
 
     def forward(self, graph, refine: Refine = keep) -> Blocks:
         """Blocks of all edges of a crystal graph or a batch of them."""
-        length = graph.vectors.norm(dim=1)
+        length = lengths(graph.vectors)
         at = self._surroundings(graph, length)
         kind = self.kind_of_number[graph.numbers]
         node = [(self.embedding / math.sqrt(len(self.embedding))).index_select(0, kind)[:, None]]
@@ -157,6 +158,9 @@ class DeepHE3(Backbone):
             for batch in (graph.batch, edge_batch)
         )
         frame = EdgeFrame(graph.vectors)
+        if self.recompute:  # what layers share must not be made inside one of them, which would make it again
+            for ir in self._turned:
+                frame.rotation(ir)
         count = len(length)
         step = self.edge_chunk or max(count, 1)
         chunks = [
@@ -192,6 +196,12 @@ class DeepHE3(Backbone):
             ud = (h[:, :half, half:] - h[:, half:, :half].conj()) / 2
             h = torch.cat([torch.cat([uu, ud], 2), torch.cat([-ud.conj(), uu.conj()], 2)], 1)
         return h
+
+
+def lengths(vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, " edges"]:
+    """|v|; all derivatives of that of a zero vector are 0."""
+    directed = (vectors != 0).any(1)
+    return torch.where(directed, torch.where(directed[:, None], vectors, 1.0).norm(dim=1), 0.0)
 
 
 def refined(refine: Refine, k: int, edge: Feature) -> Feature:

@@ -25,6 +25,12 @@ VECTOR = 64  # bytes; a compiler splits them for processors with shorter registe
 OPERATIONS = 60  # of a path and channel, roughly
 Factor = tuple[Float[Tensor, "_ paths c"], Int[Tensor, " _"] | None]
 Index = Int[Tensor, " _"] | None
+FUNCTIONS = (
+    native.Function("forward", "ppppp" + "pppppiiiiiii"),
+    native.Function("backward", "p" * 9 + "pppppiiiiiii"),
+)
+NAMES = ("a", "b", "output", "factor 1", "factor 2")
+TENSORS = (*NAMES[:2], *NAMES[3:], "output", *(f"gradient of {name}" for name in (*NAMES[:2], *NAMES[3:])))
 
 
 @dataclass(frozen=True)
@@ -81,53 +87,36 @@ def couple(
     values = [value for value, _ in factors]
     library = None
     if native.usable(a, b, *values) and not (coupling.shared and b.requires_grad):
-        library = native.library(source(coupling, native.C_TYPES[a.dtype]))
+        library = native.library(source(coupling, native.C_TYPES[a.dtype]), *FUNCTIONS)
     if library is None:
         return plain(a, b, *values)
+    if a.ndim != 3 or b.ndim != 3 - coupling.shared or len(values) not in (1, 2):
+        raise native.KernelArgumentError(
+            f"features of the shapes {tuple(a.shape)} and {tuple(b.shape)} with {len(values)} factors; "
+            f"(m1, items, c), (m2, items{'' if coupling.shared else ', c'}) and one or two factors are needed"
+        )
     given = [*places, *(row for _, row in factors)]
-    indices = [None if index is None else index.to(torch.int64).contiguous() for index in given]
-    n = next((len(index) for index in indices if index is not None), a.shape[1])
     limits = [a.shape[1], b.shape[1], items, *(len(value) for value in values)]
-    _check(coupling, a, b, values, list(zip(indices, limits, strict=True)), n)
+    indices = [
+        None if row is None else native.index(f"index of {name}", row, limit)
+        for name, row, limit in zip(NAMES, given, limits, strict=False)
+    ]
+    n = next((len(index.values) for index in indices if index is not None), a.shape[1])
+    for name, row, limit in zip(NAMES, indices, limits, strict=False):
+        if row is None and limit != n:
+            raise native.KernelArgumentError(
+                f"{name}: {limit} items without an index for {n} products; give one"
+            )
     indices += [None] * (5 - len(indices))
     call = _Call(coupling, library, indices, n, items, plain)
     return _Couple.apply(call, *(x.contiguous() for x in (a, b, *values)))
-
-
-def _check(
-    coupling: Coupling,
-    a: Tensor,
-    b: Tensor,
-    values: Sequence[Tensor],
-    indices: Sequence[tuple[Index, int]],
-    n: int,
-) -> None:
-    """Raise before a kernel would read or write elsewhere."""
-    m1, m2, _ = coupling.dims
-    channels = a.shape[2]
-    if len(a) != m1 or b.shape != (m2, b.shape[1], *([] if coupling.shared else [channels])):
-        raise ValueError(
-            f"a product of {m1} and {m2} components was given {tuple(a.shape)} and {tuple(b.shape)}"
-        )
-    for value in values:
-        if value.shape[1:] != (len(coupling.paths), channels):
-            raise ValueError(
-                f"weights of {len(coupling.paths)} paths, {channels} channels are {tuple(value.shape)}"
-            )
-    for index, limit in indices:
-        if (limit if index is None else len(index)) != n:
-            raise ValueError(
-                f"{n} products, but an input or an index has {limit if index is None else len(index)}"
-            )
-        if index is not None and n and not 0 <= int(index.min()) <= int(index.max()) < limit:
-            raise IndexError(f"an index is not within 0 .. {limit - 1}")
 
 
 @dataclass(frozen=True)
 class _Call:
     coupling: Coupling
     library: ctypes.CDLL
-    indices: list[Tensor | None]  # of a, b, output, and both factors
+    indices: list[native.Index | None]  # of a, b, output, and both factors
     n: int
     items: int
     plain: Callable[..., Tensor]
@@ -135,13 +124,26 @@ class _Call:
     def run(self, name: str, tensors: Sequence[Tensor | None], a: Tensor, b: Tensor) -> None:
         """Call a function of the library on shares of the channels, which have nothing in common."""
         channels, lanes = a.shape[2], VECTOR // a.element_size()
-        addresses = [native.pointer(x) for x in (*tensors, *self.indices)]
-        sizes = (self.n, channels, a[0].numel(), b[0].numel(), self.items * channels)
+        m1, m2, m3 = self.coupling.dims
+        of_a = (m1, a.shape[1], channels)
+        of_b = (m2, b.shape[1]) if self.coupling.shared else (m2, b.shape[1], channels)
+        of_out = (m3, self.items, channels)
+        weights = [None if x is None else (len(x), len(self.coupling.paths), channels) for x in tensors[2:4]]
+        shapes: Sequence[tuple[int, ...] | None] = (of_a, of_b, *weights, of_out, of_a, of_b, *weights)
+        addresses = [
+            None if x is None or shape is None else native.address(of, x, shape, a.dtype)
+            for of, x, shape in zip(TENSORS, tensors, shapes, strict=False)
+        ]
+        limits = [a.shape[1], b.shape[1], self.items, *(0 if x is None else len(x) for x in tensors[2:4])]
+        addresses += [
+            None if row is None else row.address(f"index of {of}", self.n, limit)
+            for of, row, limit in zip(NAMES, self.indices, limits, strict=True)
+        ]
+        sizes = (self.n, channels, a.shape[1] * channels, b[0].numel(), self.items * channels)
         function = getattr(self.library, name)
 
         def share(first: int, last: int) -> None:
-            bounds = (first * lanes, min(last * lanes, channels))
-            function(*addresses, *map(ctypes.c_int64, (*sizes, *bounds)))
+            function(*addresses, *sizes, first * lanes, min(last * lanes, channels))
 
         operations = self.n * channels * len(self.coupling.paths) * OPERATIONS
         native.in_threads(share, -(-channels // lanes), operations)
@@ -171,7 +173,7 @@ class _Couple(torch.autograd.Function):
             for x, row in zip(values, rows, strict=False)
         ]
         of_b = None if call.coupling.shared else torch.zeros_like(b)
-        tensors = (a, b, *_two(values), gradient.contiguous(), of_a, of_b, *_two(of_values))
+        tensors = (a, b, *_two(values), native.dense(gradient), of_a, of_b, *_two(of_values))
         call.run("backward", tensors, a, b)
         return None, of_a, of_b, *of_values
 

@@ -6,6 +6,10 @@ component m of one irrep to the component m of another only if parities fit (l1 
 components exchanged, y'_m = y_-m and y'_-m = -y_m for m > 0: then every coupling is m to m, with one coefficient
 for +m and -m. The exchange is orthogonal, so inner products and linear maps of channels do not notice it.
 
+A frame is fixed up to a rotation about its edge, on which nothing that a network returns depends. The derivatives of
+its angles diverge where an edge is along z; those of the matrices are therefore taken in the gauge in which the frame
+follows its edge without turning about it (see `_Following`). It is regular for every edge that has a direction.
+
 Features here are item-first, [edges, 2l + 1, channels].
 """
 
@@ -16,6 +20,7 @@ from e3nn.o3 import Irrep
 from jaxtyping import Float
 from torch import Tensor
 
+from tracegrad.nn import native
 from tracegrad.nn.constants import Constant
 from tracegrad.nn.features import spherical_harmonics
 from tracegrad.nn.precision import full_precision
@@ -34,7 +39,8 @@ class EdgeFrame:
     """
 
     def __init__(self, vectors: Float[Tensor, "edges 3"]):
-        x, y, z = vectors.unbind(1)
+        x, y, z = vectors.detach().unbind(1)
+        self._vectors = vectors
         self._azimuth = torch.atan2(y, x)[:, None]
         self._polar = torch.atan2(torch.hypot(x, y), z)[:, None]
         self._matrices: dict[tuple[int, bool], Tensor] = {}
@@ -57,10 +63,13 @@ class EdgeFrame:
         """Matrices from the frame of each edge to the global one."""
         key = (ir.l, is_natural(ir))
         if key not in self._matrices:
-            self._matrices[key] = (
-                _wigner(self._azimuth, self._polar, ir.l) if key[1] else self._exchanged(ir.l)
-            )
+            self._matrices[key] = self._natural(ir.l) if key[1] else self._exchanged(ir.l)
         return self._matrices[key]
+
+    def _natural(self, degree: int) -> Float[Tensor, "edges m m"]:
+        matrix = _wigner(self._azimuth, self._polar, degree)
+        moves = self._vectors.requires_grad or native.transformed()
+        return _Following.apply(self._vectors, matrix) if moves else matrix
 
     def _exchanged(self, degree: int) -> Float[Tensor, "edges m m"]:
         matrix = self.rotation(Irrep(degree, (-1) ** degree))
@@ -79,6 +88,61 @@ class EdgeFramePart(EdgeFrame):
 
     def rotation(self, ir: Irrep) -> Float[Tensor, "edges m m"]:
         return self._whole.rotation(ir)[self._edges]
+
+
+class _Following(torch.autograd.Function):
+    """Matrices D(R) of frames R that follow their edges v: dD = sum_k w_k J_k D with w = v x dv / |v|^2.
+
+    J_k are the generators of rotations about x, y and z. Another gauge would add to w a part along v, which changes
+    no derivative, of any order, of what does not depend on the gauge. An edge without direction keeps the global
+    frame.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(vectors: Float[Tensor, "edges 3"], matrix: Float[Tensor, "edges m m"]) -> Tensor:
+        return matrix.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], output)
+        ctx.save_for_forward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        vectors, matrix = ctx.saved_tensors
+        torque = torch.einsum("...im,kij,...jm->...k", gradient, _generators(matrix), matrix)
+        return torch.linalg.cross(torque, vectors) * _inverse_square(vectors), None
+
+    @staticmethod
+    def jvp(ctx, of_vectors: Tensor, _: Tensor | None) -> Tensor:
+        vectors, matrix = ctx.saved_tensors
+        turn = torch.linalg.cross(vectors, of_vectors) * _inverse_square(vectors)
+        return torch.einsum("...k,kij,...jm->...im", turn, _generators(matrix), matrix)
+
+
+def _inverse_square(vectors: Float[Tensor, "*edges 3"]) -> Float[Tensor, "*edges 1"]:
+    """1 / |v|^2, and 0 for the zero vector."""
+    square = vectors.square().sum(-1, keepdim=True)
+    directed = square > 0
+    return torch.where(directed, 1 / torch.where(directed, square, 1.0), 0.0)
+
+
+def _generators(matrix: Float[Tensor, "*edges m m"]) -> Float[Tensor, "3 m m"]:
+    return _generators_of((matrix.shape[-1] - 1) // 2)(matrix)
+
+
+@lru_cache(maxsize=32)
+def _generators_of(degree: int) -> Constant:
+    """dD/da of rotations by a about x, y and z, at a = 0."""
+    with torch.inference_mode(False):
+        exchange = _axis_exchange(degree)(torch.empty(0, dtype=torch.float64))
+        m = torch.arange(-degree, degree + 1, dtype=torch.float64)
+        about_z = -torch.diag(m).flip(1)
+        about_y = exchange @ about_z @ exchange.T
+        about_x = exchange @ about_y @ exchange.T
+        return Constant(torch.stack([about_x, about_y, about_z]))
 
 
 @full_precision

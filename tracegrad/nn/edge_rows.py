@@ -9,7 +9,9 @@ features of edges, or sums of them at nodes, in the global frame. On CPUs both a
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -30,16 +32,34 @@ class Ends:
     Args:
         index: node of each edge.
         nodes: how many there are.
+
+    Raises:
+        KernelIndexError: a node that does not exist.
     """
 
     def __init__(self, index: Int[Tensor, " edges"], nodes: int):
-        index = index.to(torch.int64).contiguous()
-        self.index, self.nodes = index, nodes
-        self.order = torch.argsort(index, stable=True)
-        counts = torch.bincount(index, minlength=nodes)
-        if len(counts) > nodes:
-            raise IndexError(f"an edge ends at node {len(counts) - 1} of {nodes}")
-        self.starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        self.nodes, self.edges = nodes, len(index)
+        self._index = native.index("ends of the edges", index, nodes)
+        counts = torch.bincount(self.index, minlength=nodes)
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        self._order = native.Index(torch.argsort(self.index, stable=True), self.edges)
+        self._starts = native.Index(starts, self.edges + 1)
+
+    @property
+    def index(self) -> Int[Tensor, " edges"]:
+        """Node of each edge."""
+        return self._index.values
+
+    def node_of_edges(self) -> int:
+        """Address of ``index``."""
+        return self._index.address("ends of the edges", self.edges, self.nodes)
+
+    def edges_of_nodes(self) -> tuple[int, int]:
+        """Addresses of the edges, node after node, and of the first ones of each node and the count of all."""
+        return (
+            self._order.address("edges of the nodes", self.edges, self.edges),
+            self._starts.address("first edges of the nodes", self.nodes + 1, self.edges + 1),
+        )
 
 
 @dataclass(frozen=True)
@@ -74,11 +94,15 @@ def to_rows(
 ) -> list[Float[Tensor, "edges _p _c"]]:
     """Rows of the given shapes (1 or 2, columns), which the features have to fill."""
     kernels = _kernels(turns, features)
-    _check(turns, features, shapes, edges)
+    _check_columns(turns, [x.shape[2] for x in features], shapes, None)
     if kernels is None:
         return _plain_to_rows(turns, features, len(shapes))
     return list(
-        _ToRows.apply(_Call(tuple(turns), kernels, edges), tuple(shapes), *map(_by_channel, features))
+        _ToRows.apply(
+            _Call(_whole(turns), kernels, edges, features[0].dtype),
+            tuple(shapes),
+            *map(_by_channel, features),
+        )
     )
 
 
@@ -91,28 +115,65 @@ def from_rows(
 ) -> list[Float[Tensor, "_ _m _c"]]:
     """The feature of each turn, which has the given number of channels."""
     kernels = _kernels(turns, rows if factor is None else [*rows, factor])
+    if any(len(turn.ends) > 1 for turn in turns):
+        raise native.KernelArgumentError("sums at both ends of the edges; they are made at one of them")
+    scaled = turns if factor is not None else [replace(turn, factor=None) for turn in turns]
+    _check_columns(
+        scaled,
+        channels,
+        [(x.shape[1], x.shape[2]) for x in rows],
+        None if factor is None else factor.shape[1],
+    )
     if kernels is None:
         return _plain_from_rows(turns, rows, channels, factor)
     if factor is not None and factor.stride(1) != 1:
         factor = factor.contiguous()
-    call = _Call(tuple(turns), kernels, len(rows[0]))
+    call = _Call(_whole(scaled), kernels, len(rows[0]), rows[0].dtype)
     return list(_FromRows.apply(call, tuple(channels), factor, *map(_by_channel, rows)))
 
 
-def _check(
-    turns: Sequence[Turn], features: Sequence[Tensor], shapes: Sequence[tuple[int, int]], edges: int
+def _check_columns(
+    turns: Sequence[Turn], channels: Sequence[int], shapes: Sequence[tuple[int, int]], factors: int | None
 ) -> None:
-    """Raise before a kernel would read or write elsewhere."""
-    for turn, x in zip(turns, features, strict=True):
-        items = {end.nodes for end in turn.ends} or {edges}
-        if {len(x)} != items or x.shape[1] != 2 * turn.degree + 1:
-            raise ValueError(f"features of degree {turn.degree} of {items} items are {tuple(x.shape)}")
-        if any(len(end.index) != edges for end in turn.ends):
-            raise ValueError(f"the ends of {[len(end.index) for end in turn.ends]} edges for rows of {edges}")
-        for column in turn.columns:
-            if column is not None and column[1] + x.shape[2] * max(len(turn.ends), 1) > shapes[column[0]][1]:
-                raise ValueError(
-                    f"{x.shape[2]} channels from column {column[1]} on do not fit {shapes[column[0]]}"
+    """Raise `KernelArgumentError` unless all columns exist, in the rows and in the factors, and none stands twice."""
+    places = [
+        (turn.columns, width * max(len(turn.ends), 1), turn.factor)
+        for turn, width in zip(turns, channels, strict=True)
+    ]
+    _check_places(tuple(places), tuple((int(p), int(columns)) for p, columns in shapes), factors)
+
+
+@lru_cache(maxsize=1024)
+def _check_places(
+    places: tuple[tuple[tuple[Column | None, ...], int, int | None], ...],
+    shapes: tuple[tuple[int, int], ...],
+    factors: int | None,
+) -> None:
+    taken: dict[int, list[tuple[int, int]]] = {}  # row, or -1 for the factors: first columns and ends
+    for columns, width, factor in places:
+        for m, column in enumerate(columns):
+            if column is None:
+                continue
+            row, first = column
+            fits = 0 <= row < len(shapes) and 0 <= first <= shapes[row][1] - width
+            if not fits or shapes[row][0] != (2 if m else 1):
+                raise native.KernelArgumentError(
+                    f"{width} channels of |m| = {m} from column {first} of row {row} on; the rows have the "
+                    f"shapes {list(shapes)}"
+                )
+            taken.setdefault(row, []).append((first, first + width))
+        if factor is not None:
+            if factors is None or not 0 <= factor <= factors - width:
+                raise native.KernelArgumentError(
+                    f"factors {factor} to {factor + width}; there are {factors or 0}"
+                )
+            taken.setdefault(-1, []).append((factor, factor + width))
+    for row, found in taken.items():
+        for (_, end), (start, _) in pairwise(sorted(found)):
+            if start < end:
+                name = "the factors" if row < 0 else f"row {row}"
+                raise native.KernelArgumentError(
+                    f"column {start} of {name} belongs to two features; it may to one"
                 )
 
 
@@ -168,7 +229,23 @@ def _kernels(turns: Sequence[Turn], tensors: Sequence[Tensor]) -> dict[int, ctyp
 
 def _by_channel(x: Tensor) -> Tensor:
     """With the numbers of neighbouring channels side by side, as the kernels read them."""
+    x = x.resolve_neg()
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+
+
+def _whole(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """With contiguous rotations."""
+    return tuple(
+        turn if turn.rotation is None else replace(turn, rotation=turn.rotation.contiguous())
+        for turn in turns
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    address: int
+    strides: tuple[int, ...]
+    bytes: int  # of a number
 
 
 @dataclass(frozen=True)
@@ -176,6 +253,7 @@ class _Call:
     turns: tuple[Turn, ...]
     kernels: dict[int, ctypes.CDLL]
     edges: int
+    dtype: torch.dtype
 
     def spread(
         self,
@@ -186,21 +264,23 @@ class _Call:
         of_factor: Tensor | None = None,
     ) -> None:
         """Features to rows."""
+        places, made = self._rows(out), self._rows(rows)
         for turn, feature in zip(self.turns, features, strict=True):
             scaled: dict[str, Any] = {}
             if turn.factor is not None:
                 scaled = {
-                    "factor": _factor(factor, turn),
-                    "made": _places(turn, rows, 0),
-                    "of_factor": _factor(of_factor, turn),
+                    "factor": self._factor(factor, turn.factor),
+                    "made": _places(turn, made, 0),
+                    "of_factor": self._factor(of_factor, turn.factor),
                 }
+            place, rotation = self._feature(turn, feature), self._rotation(turn)
             for k, end in enumerate(turn.ends or (None,)):
                 kernel.spread(
                     self.kernels[turn.degree],
-                    feature,
-                    _whole(turn.rotation),
-                    None if end is None else end.index,
-                    _places(turn, out, k * feature.shape[2]),
+                    place,
+                    rotation,
+                    None if end is None else end.node_of_edges(),
+                    _places(turn, places, k * feature.shape[2]),
                     self.edges,
                     **scaled,
                 )
@@ -209,16 +289,18 @@ class _Call:
         self, rows: Sequence[Tensor], features: Sequence[Tensor], factor: Tensor | None = None
     ) -> None:
         """Rows to features."""
+        places = self._rows(rows)
         for turn, feature in zip(self.turns, features, strict=True):
+            place, rotation = self._feature(turn, feature), self._rotation(turn)
             for k, end in enumerate(turn.ends or (None,)):
                 kernel.collect(
                     self.kernels[turn.degree],
-                    feature,
-                    _whole(turn.rotation),
-                    None if end is None else (end.order, end.starts),
-                    _places(turn, rows, k * feature.shape[2]),
+                    place,
+                    rotation,
+                    (None, None) if end is None else end.edges_of_nodes(),
+                    _places(turn, places, k * feature.shape[2]),
                     self.edges,
-                    _factor(factor, turn) if turn.factor is not None else (None, 0),
+                    (None, 0) if turn.factor is None else self._factor(factor, turn.factor),
                     add=k > 0,
                 )
 
@@ -235,6 +317,45 @@ class _Call:
             like.new_empty(self.edges, *shape) if count == shape[1] else like.new_zeros(self.edges, *shape)
             for shape, count in zip(shapes, filled, strict=True)
         ]
+
+    def _rows(self, rows: Sequence[Tensor]) -> list[_Row]:
+        """Where the numbers of the first edge start, and the strides."""
+        return [
+            _Row(
+                native.address(
+                    f"row {k}", x, (self.edges, *x.shape[1:2], x.shape[-1]), self.dtype, strided=True
+                ),
+                x.stride(),
+                x.element_size(),
+            )
+            for k, x in enumerate(rows)
+        ]
+
+    def _feature(self, turn: Turn, x: Tensor) -> kernel.Feature:
+        for end in turn.ends:
+            if end.edges != self.edges or end.nodes != turn.ends[0].nodes:
+                raise native.KernelArgumentError(
+                    f"ends of {end.edges} edges at {end.nodes} nodes; there are {self.edges} edges, "
+                    f"and {turn.ends[0].nodes} nodes at the first ends"
+                )
+        items = turn.ends[0].nodes if turn.ends else self.edges
+        shape = (items, 2 * turn.degree + 1, x.shape[-1])
+        place = native.address(f"feature of degree {turn.degree}", x, shape, self.dtype, strided=True)
+        return kernel.Feature((place, x.stride(0)), x.stride(1), items, x.shape[2])
+
+    def _rotation(self, turn: Turn) -> int | None:
+        if turn.rotation is None:
+            return None
+        shape = (self.edges, *[2 * turn.degree + 1] * 2)
+        return native.address(f"rotation of degree {turn.degree}", turn.rotation, shape, self.dtype)
+
+    def _factor(self, factor: Tensor | None, first: int) -> kernel.Place:
+        """Where the factors of the first edge start, from one of them on."""
+        if factor is None:
+            raise native.KernelArgumentError("no factors; give them")
+        shape = (self.edges, factor.shape[-1])
+        place = native.address("factors", factor, shape, self.dtype, strided=True)
+        return place + first * factor.element_size(), factor.stride(0)
 
 
 class _ToRows(torch.autograd.Function):
@@ -299,11 +420,7 @@ class _FromRows(torch.autograd.Function):
         return None, None, of_factor, *of_rows
 
 
-def _whole(rotation: Tensor | None) -> Tensor | None:
-    return None if rotation is None else rotation.contiguous()
-
-
-def _places(turn: Turn, rows: Sequence[Tensor], shift: int) -> list[kernel.Place]:
+def _places(turn: Turn, rows: Sequence[_Row], shift: int) -> list[kernel.Place]:
     """Where the components -l .. l of the first edge stand, their columns moved to the right."""
     places: list[kernel.Place] = [(None, 0)] * (2 * turn.degree + 1)
     for m, column in enumerate(turn.columns):
@@ -311,12 +428,6 @@ def _places(turn: Turn, rows: Sequence[Tensor], shift: int) -> list[kernel.Place
             continue
         x = rows[column[0]]
         for row, component in enumerate((-m, m) if m else (0,)):
-            offset = row * x.stride(1) + column[1] + shift
-            places[turn.degree + component] = (x.data_ptr() + offset * x.element_size(), x.stride(0))
+            offset = row * x.strides[1] + column[1] + shift
+            places[turn.degree + component] = (x.address + offset * x.bytes, x.strides[0])
     return places
-
-
-def _factor(factor: Tensor | None, turn: Turn) -> kernel.Place:
-    assert factor is not None
-    assert turn.factor is not None
-    return factor.data_ptr() + turn.factor * factor.element_size(), factor.stride(0)

@@ -8,53 +8,70 @@ multiply by a factor for each edge and channel; ``spread`` then gives the gradie
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor
 
 from tracegrad.nn import native
 
 Address = int | None  # of the number of edge 0 and channel 0
 Place = tuple[Address, int]  # of a component, and numbers from edge to edge
+FUNCTIONS = (
+    native.Function("spread", "iii" + "pii" + "pp" + "pp" + "pi" + "pp" + "pi"),
+    native.Function("collect", "iiii" + "pii" + "pp" + "p" + "pp" + "pi"),
+)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Memory of a feature [items, 2l + 1, channels].
+
+    Args:
+        place: of its first component, and numbers from item to item.
+        step: numbers from component to component.
+        items, channels: how many there are.
+    """
+
+    place: Place
+    step: int
+    items: int
+    channels: int
 
 
 def library(degree: int, dtype: torch.dtype) -> ctypes.CDLL | None:
     """The kernels of features of one degree."""
-    return native.library(_source(degree, native.C_TYPES[dtype]))
+    return native.library(_source(degree, native.C_TYPES[dtype]), *FUNCTIONS)
 
 
 def spread(
     kernels: ctypes.CDLL,
-    x: Tensor,
-    rotation: Tensor | None,
-    index: Tensor | None,
+    x: Feature,
+    rotation: Address,
+    index: Address,
     out: Sequence[Place],
     edges: int,
     factor: Place = (None, 0),
     made: Sequence[Place] | None = None,
     of_factor: Place = (None, 0),
 ) -> None:
-    """Write the components of ``x`` [items, 2l + 1, channels], of item ``index[e]`` or e, to their places.
+    """Write the components of ``x``, of item ``index[e]`` or e, to their places.
 
     With a factor: multiplied by it, and its gradient is the sum of the components of ``x`` times those of ``made``.
     """
-    channels = ctypes.c_int64(x.shape[2])
-    feature = (_address(x), ctypes.c_int64(x.stride(0)), ctypes.c_int64(x.stride(1)))
-    rest = (*_places(out), *_place(factor), *_places(made or [(None, 0)] * len(out)), *_place(of_factor))
+    rest = (*_places(out), *factor, *_places(made or [(None, 0)] * len(out)), *of_factor)
 
     def share(first: int, last: int) -> None:
-        bounds = (ctypes.c_int64(first), ctypes.c_int64(last))
-        kernels.spread(*bounds, channels, *feature, native.pointer(index), native.pointer(rotation), *rest)
+        kernels.spread(first, last, x.channels, *x.place, x.step, index, rotation, *rest)
 
-    native.in_threads(share, edges, edges * x.shape[2] * x.shape[1] ** 2)
+    native.in_threads(share, edges, edges * x.channels * len(out) ** 2)
 
 
 def collect(
     kernels: ctypes.CDLL,
-    x: Tensor,
-    rotation: Tensor | None,
-    ends: tuple[Tensor, Tensor] | None,
+    x: Feature,
+    rotation: Address,
+    ends: tuple[Address, Address],
     places: Sequence[Place],
     edges: int,
     factor: Place = (None, 0),
@@ -65,26 +82,12 @@ def collect(
 
     ``ends`` are the edges of all items, item after item, and where those of each item start there.
     """
-    order, starts = ends or (None, None)
-    channels, added = ctypes.c_int64(x.shape[2]), ctypes.c_int64(add)
-    feature = (_address(x), ctypes.c_int64(x.stride(0)), ctypes.c_int64(x.stride(1)))
-    rest = (*_places(places), *_place(factor))
+    rest = (*_places(places), *factor)
 
     def share(first: int, last: int) -> None:
-        bounds = (ctypes.c_int64(first), ctypes.c_int64(last))
-        lists = (native.pointer(order), native.pointer(starts))
-        kernels.collect(*bounds, channels, added, *feature, *lists, native.pointer(rotation), *rest)
+        kernels.collect(first, last, x.channels, add, *x.place, x.step, *ends, rotation, *rest)
 
-    native.in_threads(share, len(x), edges * x.shape[2] * x.shape[1] ** 2)
-
-
-def _address(x: Tensor) -> ctypes.c_void_p:
-    """Of a view, too."""
-    return ctypes.c_void_p(x.data_ptr())
-
-
-def _place(place: Place) -> tuple[ctypes.c_void_p, ctypes.c_int64]:
-    return ctypes.c_void_p(place[0]), ctypes.c_int64(place[1])
+    native.in_threads(share, x.items, edges * x.channels * len(places) ** 2)
 
 
 def _places(places: Sequence[Place]) -> tuple[ctypes.Array, ctypes.Array]:

@@ -5,7 +5,7 @@ A *piece* is what one coupling makes of one input: sum over l2 of t_l2 w1[l2, u,
 
 import ctypes
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,8 @@ from torch import Tensor
 from tracegrad.nn import native
 from tracegrad.nn.constants import Constant
 from tracegrad.nn.plain_gradients import plain_gradients
+
+FUNCTIONS = native.Function("assemble", "ipppppp"), native.Function("gradients", "ipppppppp")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Pieces:
     Args:
         shapes: of the matrices.
         pieces: each with its values t; none of them overlap.
+
+    Raises:
+        KernelArgumentError: a piece that is not within its matrix, begins before a weight or overlaps another one, or
+            another number of values.
     """
 
     def __init__(
@@ -46,14 +52,30 @@ class Pieces:
         self.shapes = list(shapes)
         self.places = torch.tensor([astuple(piece) for piece, _ in pieces], dtype=torch.int64)
         self.values = Constant(torch.cat([values for _, values in pieces]))
-        filled, ends = [0] * len(shapes), []
-        for piece, _ in pieces:
-            filled[piece.matrix] += piece.rows * piece.columns
+        filled, ends = [torch.zeros(shape, dtype=torch.uint8) for shape in shapes], [(0, 0)]
+        for piece, values in pieces:
+            within = (
+                min(astuple(piece)) >= 0 < piece.degrees == len(values)
+                and piece.matrix < len(shapes)
+                and piece.row + piece.rows <= shapes[piece.matrix][0]
+                and piece.column + piece.columns <= shapes[piece.matrix][1]
+            )
+            if not within:
+                raise native.KernelArgumentError(
+                    f"{piece} with {len(values)} values; it must lie within matrices of the shapes {self.shapes}, "
+                    "with a value for each degree"
+                )
+            place = filled[piece.matrix][piece.row :, piece.column :][: piece.rows, : piece.columns]
+            if place.any():
+                raise native.KernelArgumentError(
+                    f"{piece}: overlaps another piece; each has a place of its own"
+                )
+            place.fill_(1)
             last = piece.degrees - 1
             of_1 = piece.first_1 + last * piece.step_1 + piece.rows * piece.columns
             ends.append((of_1, piece.first_2 + last * piece.step_2 + piece.columns))
         self.least = tuple(map(max, zip(*ends, strict=True)))  # numbers that w1 and w2 need
-        self._full = [count == rows * columns for count, (rows, columns) in zip(filled, shapes, strict=True)]
+        self._full = [bool(places.all()) for places in filled]
 
     def room(self, like: Tensor) -> list[Tensor]:
         """The matrices, zero where no piece stands."""
@@ -69,11 +91,9 @@ def assembled(
     """The matrices by the kernel, or by ``plain`` of both weights where there is none."""
     library = None
     if native.usable(w1, w2):
-        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[w1.dtype]))
+        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[w1.dtype]), *FUNCTIONS)
     if library is None:
         return plain(w1, w2)
-    if len(w1) < pieces.least[0] or len(w2) < pieces.least[1]:
-        raise ValueError(f"weights of {len(w1)} and {len(w2)} numbers, but pieces need {pieces.least}")
     return list(_Assembled.apply(library, pieces, plain, w1.contiguous(), w2.contiguous()))
 
 
@@ -95,19 +115,32 @@ class _Assembled(torch.autograd.Function):
             found = plain_gradients(ctx.plain, [w1, w2], gradients, ctx.needs_input_grad[3:])
             return None, None, None, *found
         of_weights = torch.zeros_like(w1), torch.zeros_like(w2)
-        _run(ctx.library.gradients, ctx.pieces, [g.contiguous() for g in gradients], w1, w2, *of_weights)
+        _run(ctx.library.gradients, ctx.pieces, [native.dense(g) for g in gradients], w1, w2, *of_weights)
         return None, None, None, *of_weights
 
 
 def _run(function: Callable, pieces: Pieces, matrices: Sequence[Tensor], *weights: Tensor) -> None:
-    function(
-        ctypes.c_int64(len(pieces.places)),
-        native.pointer(pieces.places),
-        native.pointer(pieces.values(weights[0])),
-        (ctypes.c_void_p * len(matrices))(*(matrix.data_ptr() for matrix in matrices)),
-        (ctypes.c_int64 * len(matrices))(*(matrix.shape[1] for matrix in matrices)),
-        *map(native.pointer, weights),
+    dtype, count = weights[0].dtype, len(pieces.places)
+    of_matrices = [
+        native.address(f"matrix {k}", matrix, shape, dtype)
+        for k, (matrix, shape) in enumerate(zip(matrices, pieces.shapes, strict=True))
+    ]
+    for x, least in zip(weights, 2 * pieces.least, strict=False):
+        if len(x) < least:
+            raise native.KernelArgumentError(f"weights of {len(x)} numbers; the pieces need {least}")
+    of_weights = [
+        native.address(name, x, weights[k % 2].shape[:1], dtype)
+        for k, (name, x) in enumerate(zip(("w1", "w2", "of_w1", "of_w2"), weights, strict=False))
+    ]
+    values = pieces.values(weights[0])
+    shared = (
+        count,
+        native.address("places", pieces.places, (count, len(fields(Piece))), torch.int64),
+        native.address("values", values, (int(pieces.places[:, -1].sum()),), dtype),
+        (ctypes.c_void_p * len(matrices))(*of_matrices),
+        (ctypes.c_int64 * len(matrices))(*(columns for _, columns in pieces.shapes)),
     )
+    native.in_threads(lambda first, last: function(*shared, *of_weights), 1, 0)
 
 
 _SOURCE = """

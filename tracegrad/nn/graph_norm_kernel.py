@@ -15,6 +15,10 @@ from torch import Tensor
 from tracegrad.nn import native
 from tracegrad.nn.plain_gradients import plain_gradients
 
+FUNCTIONS = tuple(
+    native.Function(name, "iiiiiii" + "ppp" + "p" * count)
+    for name, count in (("sums", 2), ("centre", 4), ("gradients", 6))
+)
 ITEMS = 256  # summed together before their sums are added, so that threads make no difference
 
 
@@ -41,23 +45,15 @@ def centred(
     given = [y for y in (x, weight, plus, rotation, counts) if y is not None]
     library = None
     if native.usable(*given) and not (rotation is not None and rotation.requires_grad):
-        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[x.dtype]))
+        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[x.dtype]), *FUNCTIONS)
     if library is None:
         return plain(x, weight, plus)
-    n, m, c = x.shape
-    expected = ((n, m, c), (c,), (n, m, c), (n, m, m), (n,))
-    for y, shape in zip((x, weight, plus, rotation, batch), expected, strict=True):
-        if y is not None and y.shape != shape:
-            raise ValueError(f"features {(n, m, c)} are normalised with a tensor {tuple(y.shape)}")
-    if n and not 0 <= int(batch.min()) <= int(batch.max()) < len(counts):
-        raise IndexError(f"an item belongs to a graph that is not within 0 .. {len(counts) - 1}")
-    call = _Call(
-        library,
-        None if rotation is None else rotation.contiguous(),
-        batch.to(torch.int64).contiguous(),
-        counts,
-        plain,
-    )
+    if x.ndim != 3 or counts.ndim != 1:
+        raise native.KernelArgumentError(
+            f"features of shape {tuple(x.shape)} and counts {tuple(counts.shape)}; (n, m, c) and (graphs,) are needed"
+        )
+    turn = None if rotation is None else rotation.contiguous()
+    call = _Call(library, turn, native.index("batch", batch, len(counts)), counts, plain)
     return _Centred.apply(call, *(None if y is None else y.contiguous() for y in (x, weight, plus)))
 
 
@@ -68,29 +64,41 @@ class _Call:
         self,
         library: ctypes.CDLL,
         rotation: Tensor | None,
-        batch: Tensor,
+        batch: native.Index,
         counts: Tensor,
         plain: Callable[..., Tensor],
     ):
         self.library, self.counts, self.plain = library, counts, plain
-        self._fixed = (rotation, batch)
+        self._rotation, self._batch = rotation, batch
 
     def means(self, x: Tensor, weight: Tensor) -> Float[Tensor, "graphs m"]:
         """In the global frame, of the channels times their weights."""
         chunks = -(-len(x) // ITEMS)
         sums = x.new_zeros(chunks, len(self.counts), x.shape[1])
-        self.run("sums", x, chunks, weight, sums)
+        self.run("sums", x, chunks, weight=weight, sums=sums)
         # A graph without items has no mean, and nothing asks for it.
         return sums.sum(0) / (self.counts.clamp_min(1) * x.shape[2])[:, None]
 
-    def run(self, name: str, x: Tensor, chunks: int, *tensors: Tensor | None) -> None:
+    def run(self, name: str, x: Tensor, chunks: int, **tensors: Tensor | None) -> None:
         """Call a function of the library on shares of the chunks of items."""
-        addresses = [native.pointer(y) for y in (x, *self._fixed, *tensors)]
-        sizes = [ctypes.c_int64(size) for size in (ITEMS, len(self.counts), *x.shape)]
+        (n, m, c), graphs = x.shape, len(self.counts)
+        shapes = {
+            **dict.fromkeys(("x", "plus", "out", "gradient", "of_x"), (n, m, c)),
+            **dict.fromkeys(("means", "of_means"), (graphs, m)),
+            "rotation": (n, m, m),
+            "weight": (c,),
+            "sums": (chunks, graphs, m),
+            "of_weight": (chunks, c),
+        }
+        features, rotation, *rest = (
+            None if y is None else native.address(of, y, shapes[of], x.dtype)
+            for of, y in {"x": x, "rotation": self._rotation, **tensors}.items()
+        )
+        sizes = (ITEMS, graphs, n, m, c, features, rotation, self._batch.address("batch", n, graphs))
         function = getattr(self.library, name)
 
         def share(first: int, last: int) -> None:
-            function(ctypes.c_int64(first), ctypes.c_int64(last), *sizes, *addresses)
+            function(first, last, *sizes, *rest)
 
         native.in_threads(share, chunks, 5 * x.numel())
 
@@ -102,7 +110,7 @@ class _Centred(torch.autograd.Function):
         ctx.call = call
         ctx.save_for_backward(x, weight, means)
         out = torch.empty_like(x)
-        call.run("centre", x, -(-len(x) // ITEMS), means, weight, plus, out)
+        call.run("centre", x, -(-len(x) // ITEMS), means=means, weight=weight, plus=plus, out=out)
         return out
 
     @staticmethod
@@ -118,12 +126,13 @@ class _Centred(torch.autograd.Function):
                 ctx.needs_input_grad[1:3],
             )
             return None, *found, of_plus
-        whole = gradient.contiguous()
+        whole = native.dense(gradient)
         of_means = call.means(whole, weight)
         of_x = torch.empty_like(x)
         chunks = -(-len(x) // ITEMS)
         of_weight = x.new_zeros(chunks, len(weight))
-        call.run("gradients", x, chunks, whole, means, of_means, weight, of_x, of_weight)
+        tensors = {"gradient": whole, "means": means, "of_means": of_means, "weight": weight}
+        call.run("gradients", x, chunks, **tensors, of_x=of_x, of_weight=of_weight)
         return None, of_x, of_weight.sum(0), of_plus
 
 

@@ -22,6 +22,11 @@ from tracegrad.nn import native
 from tracegrad.nn.plain_gradients import plain_gradients
 
 OPERATIONS = 40  # a number of the slowest kernel, about
+FUNCTIONS = (
+    native.Function("forward", "pppp" + "pdiii"),
+    native.Function("pull", "ppppp" + "pdiii"),
+    native.Function("gradient", "ppppppp" + "pdiii"),
+)
 Call = tuple[ctypes.CDLL, float]  # the kernels and eps
 
 
@@ -38,8 +43,6 @@ def normed_silu(
     library = _library(x, weight, bias)
     if library is None:
         return _plain(x, weight, bias, eps), partial(_pulled, eps, x, weight, bias)
-    if weight.shape != x.shape[1:] or bias.shape != x.shape[1:]:
-        raise ValueError(f"rows {tuple(x.shape)} with weights {tuple(weight.shape)} and {tuple(bias.shape)}")
     y = _NormedSilu.apply((library, eps), x, weight, bias)
     return y, partial(_pulled, eps, x, weight, bias)
 
@@ -103,27 +106,28 @@ class _Pull(torch.autograd.Function):
 def _library(*tensors: Tensor) -> ctypes.CDLL | None:
     if not native.usable(*tensors) or tensors[0].ndim != 2 or torch.is_autocast_enabled("cpu"):
         return None
-    return native.library(_SOURCE.replace("REAL", native.C_TYPES[tensors[0].dtype]))
+    return native.library(_SOURCE.replace("REAL", native.C_TYPES[tensors[0].dtype]), *FUNCTIONS)
 
 
 def _run(name: str, call: Call, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
     """``count`` tensors like x, and the gradients of w and b, which "forward" leaves at zero."""
-    inputs = [x.contiguous() for x in inputs]
-    rows, channels = inputs[0].shape
+    inputs = [native.dense(x) for x in inputs]
+    shape, dtype = inputs[0].shape, inputs[0].dtype
+    rows, channels = shape
     made = [torch.empty_like(inputs[0]) for _ in range(count)]
     library, eps = call
     function = getattr(library, name)
-    pointers = [native.pointer(x) for x in (*inputs, *made)]
+    names = ("x", "weight", "bias", "g", "k")
+    addresses = [
+        native.address(of, x, shape[1:] if of in ("weight", "bias") else shape, dtype)
+        for of, x in zip(names, inputs, strict=False)
+    ] + [native.address("result", x, shape, dtype) for x in made]
     sums: dict[int, Tensor] = {}  # of w and b, over the rows from each of the first ones
 
     def share(first: int, last: int) -> None:
         sums[first] = torch.zeros(2, channels, dtype=torch.float64)
-        function(
-            *pointers,
-            native.pointer(sums[first]),
-            ctypes.c_double(eps),
-            *map(ctypes.c_int64, (first, last, channels)),
-        )
+        of_weights = native.address("sums", sums[first], (2, channels), torch.float64)
+        function(*addresses, of_weights, eps, first, last, channels)
 
     native.in_threads(share, rows, OPERATIONS * inputs[0].numel())
     totals = torch.stack([sums[first] for first in sorted(sums)]).sum(0)

@@ -19,6 +19,7 @@ from torch import Tensor
 from tracegrad.nn import native
 
 Feature = Sequence[Float[Tensor, "_m n _c"]]
+FUNCTIONS = native.Function("mixed", "pppdiiiiiiiiii"), native.Function("pull", "pppdiiiiiiiiii")
 
 
 def channel_pairs(feature: Feature, scales: Sequence[float]) -> Float[Tensor, "n pairs"]:
@@ -77,7 +78,8 @@ class _Pull(torch.autograd.Function):
         library = _library((g, *parts))
         if library is None:
             return tuple(_plain_pull(parts, g, scales))
-        g = g.contiguous()
+        g = native.dense(g)
+        native.address("g", g, (parts[0].shape[1], sum(counts)), g.dtype)
         out = []
         for k, (f, s) in enumerate(zip(parts, scales, strict=True)):
             out.append(torch.empty_like(f) if torch.empty_like(f).stride(2) == 1 else f.new_empty(f.shape))
@@ -127,17 +129,26 @@ def _plain_pull(feature: Feature, g: Tensor, scales: Sequence[float]) -> list[Fl
 def _library(tensors: Sequence[Tensor]) -> ctypes.CDLL | None:
     if not native.usable(*tensors) or any(x.stride(-1) != 1 for x in tensors):
         return None
-    return native.library(_SOURCE.replace("REAL", native.C_TYPES[tensors[0].dtype]))
+    return native.library(_SOURCE.replace("REAL", native.C_TYPES[tensors[0].dtype]), *FUNCTIONS)
 
 
 def _run(function, scale: float, table: Tensor, start: int, x: Tensor, y: Tensor) -> None:
     """Call ``function`` for two features and the columns of ``table`` from ``start`` on."""
+    if x.ndim != 3 or not len(x) or table.ndim != 2 or not 0 <= start <= table.shape[1] - _pairs(x):
+        raise native.KernelArgumentError(
+            f"a feature of shape {tuple(x.shape)} with pairs {tuple(table.shape)} from column {start} on; (m, n, c), "
+            "and (n, pairs) with room for c (c + 1) / 2 of them, are needed"
+        )
     m, n, channels = x.shape
-    pointers = [native.pointer_of_view(t) for t in (table, x, y)]
+    addresses = (
+        native.address("pairs", table, (n, table.shape[1]), x.dtype),
+        native.address("first feature", x, x.shape, x.dtype, strided=True),
+        native.address("second feature", y, x.shape, x.dtype, strided=True),
+    )
     numbers = [table.shape[1], start, m, channels, *x.stride()[:2], *y.stride()[:2]]
 
     def share(first: int, last: int) -> None:
-        function(*pointers, ctypes.c_double(scale), *map(ctypes.c_int64, (first, last, *numbers)))
+        function(*addresses, scale, first, last, *numbers)
 
     native.in_threads(share, n, n * m * channels**2)
 

@@ -19,6 +19,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from tracegrad.basis import OrbitalBasis
+from tracegrad.nn import native
 from tracegrad.nn.constants import Constant
 from tracegrad.nn.features import wigner_3j
 from tracegrad.nn.precision import full_precision
@@ -113,7 +114,10 @@ class ShellPairExpansion(nn.Module):
             found = [next(pieces[ir]) for _ in range(self.basis.spins) for ir, _ in next(slices)]
             components = torch.cat([y.transpose(1, 2) for y in found], dim=2)
             made.append((components @ table(components).T).flatten(1))  # [n, (pairs, elements)]
-        return _Reordered.apply(torch.cat(made, dim=1), self.order, self.back)
+        elements = torch.cat(made, dim=1)
+        if native.transformed():
+            return elements.index_select(1, self.order)
+        return _Reordered.apply(elements, self.order, self.back)
 
     def channel_order(self) -> dict[tuple[int, int, int], list[tuple[Irrep, int]]]:
         """Irreps and channels of each pair of shells.

@@ -19,6 +19,10 @@ from tracegrad.nn.constants import Constant
 from tracegrad.nn.plain_gradients import plain_gradients
 
 BYTES = 64  # of a vector; a compiler splits them for processors with shorter registers
+FUNCTIONS = (
+    native.Function("expand", "iiippppp" + "iipppp"),
+    native.Function("contract", "iiippppp" + "iipppp"),
+)
 Rotation = Float[Tensor, "n _m _m"] | None
 
 
@@ -31,12 +35,16 @@ class SparseMap:
         starts: first entry of each row, and the count of all.
         columns: number that each entry multiplies.
         values: of the entries.
+        made: length of what the rows make, each number of it once.
+        used: length of what the entries multiply.
     """
 
-    places: Int[Tensor, " rows"]
-    starts: Int[Tensor, " rows_and_one"]
-    columns: Int[Tensor, " entries"]
+    places: native.Index
+    starts: native.Index
+    columns: native.Index
     values: Constant
+    made: int
+    used: int
 
     @classmethod
     def of(
@@ -46,10 +54,23 @@ class SparseMap:
         values: Float[Tensor, " entries"],
     ) -> "SparseMap":
         """From entries of which those of a row stand together."""
+        if not len(rows) == len(columns) == len(values):
+            raise native.KernelArgumentError(
+                f"{len(rows)} rows, {len(columns)} columns and {len(values)} values; each entry has one"
+            )
         places, counts = torch.unique_consecutive(rows, return_counts=True)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        places, starts, columns = (x.to(torch.int32).contiguous() for x in (places, starts, columns))
-        return cls(places, starts, columns, Constant(values))
+        used = int(columns.max()) + 1 if len(columns) else 0
+        if len(places.unique()) < len(places):
+            raise native.KernelArgumentError("entries of one row stand apart; sort them by their rows")
+        return cls(
+            native.index("rows", places, len(places), torch.int32),
+            native.index("starts", starts, len(values) + 1, torch.int32),
+            native.index("columns", columns, used, torch.int32),
+            Constant(values),
+            len(places),
+            used,
+        )
 
 
 @dataclass(frozen=True)
@@ -77,17 +98,14 @@ def expand(
     turns = [rotation for rotation in rotations if rotation is not None]
     library = None
     if native.usable(*x, *turns) and not any(rotation.requires_grad for rotation in turns):
-        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[x[0].dtype]))
+        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[x[0].dtype]), *FUNCTIONS)
     if library is None:
         return plain(*x)
-    n = len(x[0])
-    for part, rotation in zip(x, rotations, strict=True):
-        if len(part) != n or (rotation is not None and rotation.shape != (n, *[part.shape[1]] * 2)):
-            shape = None if rotation is None else tuple(rotation.shape)
-            raise ValueError(f"{n} items have features {tuple(part.shape)} with rotations {shape}")
-    numbers = sum(part.shape[1] * part.shape[2] for part in x)
-    if numbers != len(maps.back.places):
-        raise ValueError(f"features of {numbers} numbers for blocks made of {len(maps.back.places)}")
+    for part in x:
+        if part.ndim != 3 or len(part) != len(x[0]):
+            raise native.KernelArgumentError(
+                f"features of the shapes {[tuple(part.shape) for part in x]}; (n, m, c) with one n is needed"
+            )
     whole = [None if rotation is None else rotation.contiguous() for rotation in rotations]
     return _Expand.apply(_Call(maps, library, whole, plain), *(part.contiguous() for part in x))
 
@@ -101,24 +119,40 @@ class _Call:
 
     def run(self, name: str, sparse: SparseMap, x: Sequence[Tensor], blocks: Tensor) -> None:
         """Call a function of the library on shares of the items."""
-        n, count = len(blocks), len(x)
+        n, count, dtype = len(x[0]), len(x), x[0].dtype
         lanes = BYTES // blocks.element_size()
-        values = sparse.values(blocks)
+        elements, numbers = self.maps.forward.made, sum(part.shape[1] * part.shape[2] for part in x)
+        made, used = (elements, numbers) if sparse is self.maps.forward else (numbers, elements)
+        values, entries = sparse.values(blocks), len(sparse.columns.values)
+        features = [
+            native.address(f"feature {k}", part, (n, *part.shape[1:]), dtype) for k, part in enumerate(x)
+        ]
+        rotations = [
+            None if r is None else native.address(f"rotation {k}", r, (n, *[part.shape[1]] * 2), dtype)
+            for k, (r, part) in enumerate(zip(self.rotations, x, strict=True))
+        ]
+        if numbers != self.maps.back.made or sparse.made != made:
+            raise native.KernelArgumentError(
+                f"features of {numbers} numbers each; the blocks are made of {self.maps.back.made}"
+            )
         fixed = (
-            ctypes.c_int64(count),
-            (ctypes.c_void_p * count)(*(part.data_ptr() for part in x)),
+            count,
+            (ctypes.c_void_p * count)(*features),
             (ctypes.c_int64 * count)(*(part.shape[1] for part in x)),
             (ctypes.c_int64 * count)(*(part.shape[2] for part in x)),
-            (ctypes.c_void_p * count)(*(None if r is None else r.data_ptr() for r in self.rotations)),
-            native.pointer(blocks),
-            ctypes.c_int64(blocks.shape[1]),
-            ctypes.c_int64(len(sparse.places)),
-            *(native.pointer(part) for part in (sparse.places, sparse.starts, sparse.columns, values)),
+            (ctypes.c_void_p * count)(*rotations),
+            native.address("blocks", blocks, (n, elements), dtype),
+            elements,
+            made,
+            sparse.places.address("rows", made, made),
+            sparse.starts.address("starts", made + 1, entries + 1),
+            sparse.columns.address("columns", entries, used),
+            native.address("values", values, (entries,), dtype),
         )
         function = getattr(self.library, name)
 
         def share(first: int, last: int) -> None:
-            function(ctypes.c_int64(first * lanes), ctypes.c_int64(min(last * lanes, n)), *fixed)
+            function(first * lanes, min(last * lanes, n), *fixed)
 
         native.in_threads(share, -(-n // lanes), n * len(values))
 
@@ -127,7 +161,7 @@ class _Expand(torch.autograd.Function):
     @staticmethod
     def forward(ctx, call: _Call, *x: Tensor) -> Tensor:
         ctx.call, ctx.sizes = call, [part.shape for part in x]
-        blocks = x[0].new_empty(len(x[0]), len(call.maps.forward.places))
+        blocks = x[0].new_empty(len(x[0]), call.maps.forward.made)
         call.run("expand", call.maps.forward, x, blocks)
         return blocks
 
@@ -139,7 +173,7 @@ class _Expand(torch.autograd.Function):
             x = [gradient.new_zeros(size) for size in ctx.sizes]
             return None, *plain_gradients(call.plain, x, [gradient], ctx.needs_input_grad[1:])
         of_x = [gradient.new_empty(size) for size in ctx.sizes]
-        call.run("contract", call.maps.back, of_x, gradient.contiguous())
+        call.run("contract", call.maps.back, of_x, native.dense(gradient))
         return None, *of_x
 
 

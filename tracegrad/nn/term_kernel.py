@@ -16,6 +16,8 @@ from tracegrad.nn import native
 Terms = Float[Tensor, "_m _n 2 _terms"]  # of one irrep: a, then b
 Factor = Float[Tensor, "_n _terms"]
 OPERATIONS = 4  # a number of the terms
+FUNCTIONS = native.Function("inner", "ppppdiiiii"), native.Function("crossed", "ppppppdiiiii")
+FACTORS = ("u", "derivative", "factor", "factor_x")
 
 
 def add_inner(u: Factor, x: Terms, scale: float) -> None:
@@ -25,7 +27,7 @@ def add_inner(u: Factor, x: Terms, scale: float) -> None:
         for part in x:
             u.addcmul_(part[:, 0], part[:, 1], value=scale)
     else:
-        _run(library.inner, x, scale, u, None, x, None)
+        _run(library.inner, x, scale, u=u, derivative=None, x=x, y=None)
 
 
 def add_inner_with_derivative(u: Factor, derivative: Factor, x: Terms, y: Terms, scale: float) -> None:
@@ -36,7 +38,7 @@ def add_inner_with_derivative(u: Factor, derivative: Factor, x: Terms, y: Terms,
         for p, q in zip(x, y, strict=True):
             derivative.addcmul_(p[:, 0], q[:, 1], value=scale).addcmul_(p[:, 1], q[:, 0], value=scale)
     else:
-        _run(library.inner, x, scale, u, derivative, x, y)
+        _run(library.inner, x, scale, u=u, derivative=derivative, x=x, y=y)
 
 
 def crossed(out: Terms, x: Terms, factor: Factor, scale: float) -> None:
@@ -46,7 +48,7 @@ def crossed(out: Terms, x: Terms, factor: Factor, scale: float) -> None:
         torch.mul(x[:, :, 1], factor * scale, out=out[:, :, 0])
         torch.mul(x[:, :, 0], factor * scale, out=out[:, :, 1])
     else:
-        _run(library.crossed, x, scale, out, None, x, None, factor, None)
+        _run(library.crossed, x, scale, out=out, sum=None, x=x, y=None, factor=factor, factor_x=None)
 
 
 def crossed_with_sum(
@@ -60,23 +62,32 @@ def crossed_with_sum(
         out[1][:, :, 0].addcmul_(y[:, :, 1], factor, value=scale)
         out[1][:, :, 1].addcmul_(y[:, :, 0], factor, value=scale)
     else:
-        _run(library.crossed, x, scale, out[0], out[1], x, y, factor, factor_x)
+        native.address("out", out, (2, *x.shape), x.dtype)
+        _run(library.crossed, x, scale, out=out[0], sum=out[1], x=x, y=y, factor=factor, factor_x=factor_x)
 
 
 def _library(*tensors: Tensor) -> ctypes.CDLL | None:
     if not native.usable(*tensors):
         return None
-    return native.library(_SOURCE.replace("REAL", native.C_TYPES[tensors[0].dtype]))
+    return native.library(_SOURCE.replace("REAL", native.C_TYPES[tensors[0].dtype]), *FUNCTIONS)
 
 
-def _run(function, x: Tensor, scale: float, *tensors: Tensor | None) -> None:
-    m, n, _, terms = x.shape
-    pointers = [native.pointer(t) for t in tensors]
+def _run(function, like: Tensor, scale: float, **tensors: Tensor | None) -> None:
+    """Call ``function`` for tensors of the shape of ``like``, and the factors of its items and terms."""
+    if like.ndim != 4 or like.shape[2] != 2:
+        raise native.KernelArgumentError(f"x: terms of shape {tuple(like.shape)}; (m, n, 2, terms) is needed")
+    m, n, _, terms = like.shape
+    addresses = [
+        None
+        if t is None
+        else native.address(name, t, (n, terms) if name in FACTORS else like.shape, like.dtype)
+        for name, t in tensors.items()
+    ]
 
     def share(first: int, last: int) -> None:
-        function(*pointers, ctypes.c_double(scale), *map(ctypes.c_int64, (first, last, m, n, terms)))
+        function(*addresses, scale, first, last, m, n, terms)
 
-    native.in_threads(share, n, OPERATIONS * x.numel())
+    native.in_threads(share, n, OPERATIONS * like.numel())
 
 
 _SOURCE = """

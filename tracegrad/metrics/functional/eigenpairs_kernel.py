@@ -16,6 +16,10 @@ from tracegrad.nn import native
 # The last sets the threads of the calling thread and shows that it is MKL: other libraries may want the lengths of
 # strings behind the arguments of Fortran.
 ROUTINES = ("dgemm_", "sgemm_", "dsyevd_", "dpotrf_", "spotrf_", "dtrsm_", "MKL_Set_Num_Threads_Local")
+# torch links the MKL whose integers have 32 bits: no size of an array, 1 + 6 n + 2 n^2 numbers at most, may need
+# more. Matrices of more orbitals take 8 GB each and are left to the plain form.
+LARGEST = 32_000
+FUNCTION = native.Function("decoupled", "ppppppp" + "iiiiiii" + "ddddd")
 # Hartree. Where the rounding of A_qq in single precision could change an energy by so much, X A_qq is made in double
 # precision, as the plain form does always.
 ROUNDING = 1e-9
@@ -38,16 +42,16 @@ def decoupled(
         steps: of the conjugate gradients at most.
         limits: `CONVERGED`, `PROGRESS`, `RESIDUAL` and `MARGIN`.
     """
-    batch, n = energies.shape
-    if not error.shape == orbitals.shape == (batch, n, n) or not 0 <= window[0] < p < window[1] <= n:
-        raise ValueError(
-            f"{tuple(error.shape)} errors, {tuple(energies.shape)} energies and {tuple(orbitals.shape)} orbitals "
-            f"with {p} wanted states and the window {window} do not fit"
-        )
     if not native.usable(error, energies, orbitals) or error.dtype != torch.float64:
         return None
-    routines = _routines()
-    library = native.library(_SOURCE) if routines is not None else None
+    if energies.ndim != 2 or not 0 <= window[0] < p < window[1] <= energies.shape[1]:
+        raise native.KernelArgumentError(
+            f"energies of shape {tuple(energies.shape)} for {p} states with the window {window}; (batch, n) with "
+            "0 <= window[0] < states < window[1] <= n is needed"
+        )
+    batch, n = energies.shape
+    routines = _routines() if n <= LARGEST else None
+    library = native.library(_SOURCE, FUNCTION) if routines is not None else None
     if library is None:
         return None
     given = [x.contiguous() for x in (error, energies, orbitals)]
@@ -56,15 +60,22 @@ def decoupled(
         energies.new_empty(batch, p, n),
         energies.new_empty(batch, dtype=torch.bool),
     )
-    pointers = [native.pointer(x) for x in (*given, *made)]
+    shapes = {
+        "error": (batch, n, n),
+        "energies": (batch, n),
+        "orbitals": (batch, n, n),
+        "values": (batch, p),
+        "vectors": (batch, p, n),
+        "sure": (batch,),
+    }
+    addresses = [
+        native.address(name, x, shape, torch.bool if name == "sure" else torch.float64)
+        for x, (name, shape) in zip((*given, *made), shapes.items(), strict=True)
+    ]
+    bounds = (*limits, ROUNDING / torch.finfo(torch.float32).eps)
 
     def share(first: int, last: int) -> None:
-        library.decoupled(
-            routines,
-            *pointers,
-            *map(ctypes.c_int64, (first, last, n, p, *window, steps)),
-            *map(ctypes.c_double, (*limits, ROUNDING / torch.finfo(torch.float32).eps)),
-        )
+        library.decoupled(routines, *addresses, first, last, n, p, *window, steps, *bounds)
 
     native.in_threads(share, batch, batch * 6 * n**3)
     return made

@@ -4,8 +4,6 @@ The shift is a weighted median, see `tracegrad.metrics.functional.shift`. The we
 least squares tell the one with the median, and its few numbers are sorted.
 """
 
-import ctypes
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,23 +18,27 @@ def shifted_deviations(
     difference: Float[Tensor, "batch n n"], direction: Float[Tensor, "batch packed"]
 ) -> Float[Tensor, " batch"] | None:
     """min over mu of sum_ij |D + mu S|_ij of each matrix, S symmetric and packed; None without a kernel."""
-    n = difference.shape[1]
-    if direction.shape != (len(difference), n * (n + 1) // 2):
-        raise ValueError(
-            f"a packed triangle of {tuple(difference.shape)} is needed, not {tuple(direction.shape)}"
-        )
     if not native.usable(difference, direction) or difference.dtype != torch.float64:
         return None
-    library = native.library(_SOURCE)
+    library = native.library(_SOURCE, native.Function("deviations", "pppiiii"))
     if library is None:
         return None
-    tensors = difference.contiguous(), direction.contiguous(), difference.new_empty(len(difference))
-    pointers = [native.pointer(x) for x in tensors]
+    if difference.ndim != 3:
+        raise native.KernelArgumentError(
+            f"differences of shape {tuple(difference.shape)}; (batch, n, n) is needed"
+        )
+    batch, n, _ = difference.shape
+    tensors = difference.contiguous(), direction.contiguous(), difference.new_empty(batch)
+    shapes = (batch, n, n), (batch, n * (n + 1) // 2), (batch,)
+    addresses = [
+        native.address(name, x, shape, torch.float64)
+        for name, x, shape in zip(("difference", "direction", "result"), tensors, shapes, strict=True)
+    ]
 
     def share(first: int, last: int) -> None:
-        library.deviations(*pointers, *map(ctypes.c_int64, (first, last, n, BINS)))
+        library.deviations(*addresses, first, last, n, BINS)
 
-    native.in_threads(share, len(difference), len(difference) * n * n * OPERATIONS)
+    native.in_threads(share, batch, batch * n * n * OPERATIONS)
     return tensors[-1]
 
 

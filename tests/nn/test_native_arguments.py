@@ -1,0 +1,405 @@
+"""Kernels refuse arguments for which they would use memory that they do not have, by name and before they run."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from e3nn.o3 import Irrep
+from torch import Tensor
+
+from tracegrad.assembly_kernel import assembled as assemble
+from tracegrad.block_errors import block_errors
+from tracegrad.metrics.functional.eigenpairs_kernel import decoupled
+from tracegrad.metrics.functional.shift_kernel import shifted_deviations
+from tracegrad.nn import native, shell_pairs_kernel
+from tracegrad.nn.coupling_kernel import Coupling, couple
+from tracegrad.nn.edge_frame import EdgeFrame
+from tracegrad.nn.edge_rows import Ends, Turn, from_rows, to_rows
+from tracegrad.nn.edge_weights_kernel import Piece, Pieces, assembled
+from tracegrad.nn.graph_norm_kernel import centred
+from tracegrad.nn.normed_silu import normed_silu
+from tracegrad.nn.pair_kernel import pull_pairs
+from tracegrad.nn.shell_pairs_kernel import Maps, SparseMap
+from tracegrad.nn.term_kernel import add_inner, add_inner_with_derivative, crossed, crossed_with_sum
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+Arguments = dict[str, Tensor]
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def no_plain(*_: Tensor) -> Tensor:
+    raise AssertionError("the plain form was asked")
+
+
+COUPLING = Coupling((((1, 1, 0), 0.5), ((1, 1, 2), 0.7)), (1, 1, 2), shared=False)
+ENTRIES = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 3, 1, 2]), normal(4)
+BACK = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 0]), normal(4)
+PIECES = Pieces([(3, 4)], [(Piece(0, 0, 0, 3, 4, 0, 12, 0, 4, 2), normal(2))])
+TURNED = EdgeFrame(normal(6, 3)).rotation(Irrep("1o"))
+
+
+def run_couple(a, b, weight, of_a, of_b, output, row):
+    return couple(COUPLING, a, b, [(weight, row)], (of_a, of_b, output), 5, no_plain)
+
+
+def run_spread(x, rotation, ends):
+    turn = Turn(((0, 0), (1, 0)), rotation, (Ends(ends, 4),))
+    return to_rows([turn], [x], [(1, 2), (2, 2)], 6)
+
+
+def run_collect(axial, around, factor, rotation, ends):
+    turn = Turn(((0, 0), (1, 0)), rotation, (Ends(ends, 4),), 1)
+    return from_rows([turn], [axial, around], [2], factor)
+
+
+def run_norm(x, weight, plus, rotation, batch, counts):
+    return centred(x, weight, plus, rotation, batch, counts, no_plain)
+
+
+def run_expand(a, b, rotation):
+    return shell_pairs_kernel.expand(
+        Maps(SparseMap.of(*ENTRIES), SparseMap.of(*BACK)), [a, b], [rotation, None], no_plain
+    )
+
+
+def run_silu(x, weight, bias, g):
+    y, pull = normed_silu(x, weight, bias, 1e-5)
+    return y, pull(g)
+
+
+def run_errors(blocks, labels, present, ends):
+    return block_errors(blocks, labels, present, ends, ["mse", "mae"])
+
+
+def run_assemble(on_site, pairs, slots, starts, spans):
+    arrays = (x.numpy() for x in (slots, starts, spans))
+    return assemble(on_site, pairs, *arrays, 4, [np.zeros(10)])
+
+
+def run_decoupled(error, energies, orbitals):
+    limits = (1e-7, 0.5, 2e-6, 1e-4)
+    return decoupled(error, energies, orbitals, 3, window=(2, 6), steps=5, limits=limits)
+
+
+def indices(*values: int) -> Tensor:
+    return torch.tensor(values)
+
+
+# Every operator with arguments that fit.
+CASES: dict[str, tuple[Callable, Arguments]] = {
+    "couple": (
+        run_couple,
+        {
+            "a": normal(4, 3, 9),
+            "b": normal(4, 4, 9),
+            "weight": normal(5, 2, 9),
+            "of_a": indices(0, 1, 2, 2, 0, 1),
+            "of_b": indices(3, 1, 2, 2, 0, 1),
+            "output": indices(4, 1, 2, 2, 0, 1),
+            "row": indices(0, 4, 2, 2, 0, 1),
+        },
+    ),
+    "to_rows": (
+        run_spread,
+        {"x": normal(4, 3, 2), "rotation": TURNED, "ends": indices(0, 1, 2, 3, 3, 0)},
+    ),
+    "from_rows": (
+        run_collect,
+        {
+            "axial": normal(6, 1, 2),
+            "around": normal(6, 2, 2),
+            "factor": normal(6, 3),
+            "rotation": TURNED,
+            "ends": indices(0, 1, 2, 3, 3, 0),
+        },
+    ),
+    "centred": (
+        run_norm,
+        {
+            "x": normal(6, 3, 5),
+            "weight": normal(5),
+            "plus": normal(6, 3, 5),
+            "rotation": TURNED,
+            "batch": indices(0, 0, 1, 1, 1, 0),
+            "counts": normal(2).abs(),
+        },
+    ),
+    "expand": (run_expand, {"a": normal(6, 3, 1), "b": normal(6, 1, 1), "rotation": TURNED}),
+    "assembled": (
+        lambda w1, w2: assembled(PIECES, w1, w2, no_plain),
+        {"w1": normal(24), "w2": normal(8)},
+    ),
+    "normed_silu": (
+        run_silu,
+        {"x": normal(4, 7), "weight": normal(7), "bias": normal(7), "g": normal(4, 7)},
+    ),
+    "pull_pairs": (
+        lambda a, b, g: pull_pairs([a, b], [1.0, 0.5], g),
+        {"a": normal(3, 5, 4), "b": normal(1, 5, 2), "g": normal(5, 13)},
+    ),
+    "add_inner": (
+        lambda u, x: add_inner(u, x, 0.5),
+        {"u": normal(5, 9), "x": normal(3, 5, 2, 9)},
+    ),
+    "add_inner_with_derivative": (
+        lambda u, derivative, x, y: add_inner_with_derivative(u, derivative, x, y, 0.5),
+        {"u": normal(5, 9), "derivative": normal(5, 9), "x": normal(3, 5, 2, 9), "y": normal(3, 5, 2, 9)},
+    ),
+    "crossed": (
+        lambda out, x, factor: crossed(out, x, factor, 0.5),
+        {"out": normal(3, 5, 2, 9), "x": normal(3, 5, 2, 9), "factor": normal(5, 9)},
+    ),
+    "crossed_with_sum": (
+        lambda out, x, y, factor, factor_x: crossed_with_sum(out, x, y, factor, factor_x, 0.5),
+        {
+            "out": normal(2, 3, 5, 2, 9),
+            "x": normal(3, 5, 2, 9),
+            "y": normal(3, 5, 2, 9),
+            "factor": normal(5, 9),
+            "factor_x": normal(5, 9),
+        },
+    ),
+    "block_errors": (
+        run_errors,
+        {
+            "blocks": normal(6, 4, 4),
+            "labels": normal(6, 4, 4),
+            "present": normal(3, 4),
+            "ends": torch.tensor([[0, 1, 2, 2, 1, 0], [1, 0, 0, 2, 1, 0]]),
+        },
+    ),
+    "assemble": (
+        run_assemble,
+        {
+            "on_site": normal(2, 3, 3),
+            "pairs": normal(2, 3, 3),
+            "slots": torch.tensor([[0, 1, -1], [1, -1, 0]]),
+            "starts": indices(0, 2),
+            "spans": torch.tensor([[0, 2, 0]]),
+        },
+    ),
+    "shifted_deviations": (
+        shifted_deviations,
+        {"difference": normal(2, 5, 5), "direction": normal(2, 15)},
+    ),
+    "decoupled": (
+        run_decoupled,
+        {"error": 1e-3 * normal(2, 9, 9), "energies": normal(2, 9).sort()[0], "orbitals": normal(2, 9, 9)},
+    ),
+}
+EACH = [(case, name) for case, (_, arguments) in CASES.items() for name in arguments]
+# What an operator is free to have more or less of: items behind those that indices name, components of one feature,
+# columns of rows that no feature takes, weights that no piece uses.
+HARMLESS = {
+    "couple": {"a": "longer 1", "b": "longer 1", "weight": "longer 0"},
+    "to_rows": {"x": "shorter 2"},
+    "from_rows": {"axial": "longer 2", "around": "longer 2", "factor": "longer 1"},
+    "centred": {"counts": "longer 0"},
+    "assembled": {"w1": "longer 0", "w2": "longer 0"},
+    "pull_pairs": {"a": "longer 0, shorter 0", "b": "longer 0"},
+    "add_inner": {"x": "longer 0, shorter 0, none"},
+    "normed_silu": {"x": "rank up"},
+    "block_errors": {"present": "longer 0"},
+    "assemble": {"pairs": "longer 0"},
+}
+
+
+def others(x: Tensor) -> dict[str, Tensor]:
+    """Tensors of other shapes."""
+    found = {"rank up": x[None], "none": x[:0]}
+    if x.ndim:
+        found["rank down"] = x.reshape(-1) if x.ndim > 1 else x[0]
+    for dim in range(x.ndim):
+        found[f"shorter {dim}"] = x.narrow(dim, 0, x.shape[dim] - 1)
+        found[f"longer {dim}"] = torch.cat([x, x.narrow(dim, 0, 1)], dim)
+    return found
+
+
+def copies(arguments: Arguments) -> Arguments:
+    return {name: x.clone() for name, x in arguments.items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_arguments_that_fit_are_taken(case):
+    if case == "decoupled" and native.library("int one() { return 1; }") is None:
+        pytest.skip("no compiler")
+    run, arguments = CASES[case]
+    before = native.used()
+    run(**copies(arguments))
+    assert native.used() > before
+
+
+@pytest.mark.parametrize(("case", "name"), EACH, ids=["-".join(e) for e in EACH])
+def test_other_shapes_are_refused(case, name):
+    """With an error of Python; one of ours unless torch meets it before."""
+    run, arguments = CASES[case]
+    harmless = HARMLESS.get(case, {}).get(name, "").split(", ")
+    ours = 0
+    for kind, wrong in others(arguments[name]).items():
+        if kind in harmless or wrong.shape == arguments[name].shape:
+            continue
+        try:
+            run(**copies(arguments) | {name: wrong.contiguous()})
+        except (ValueError, IndexError, RuntimeError, TypeError) as error:
+            ours += isinstance(error, native.KernelArgumentError)
+        else:
+            pytest.fail(kind)
+    assert ours or (case, name) == ("normed_silu", "g")
+
+
+@pytest.mark.parametrize(("case", "name"), EACH, ids=["-".join(e) for e in EACH])
+def test_indices_out_of_range_are_refused(case, name):
+    run, arguments = CASES[case]
+    if arguments[name].is_floating_point():
+        return
+    for value in (-1 if name != "slots" else -2, 5, 2**31, 2**32, 2**63 - 1, -(2**63)):
+        wrong = arguments[name].clone()
+        wrong.view(-1)[-1] = value
+        with pytest.raises(native.KernelIndexError):
+            run(**copies(arguments) | {name: wrong})
+    if case != "assemble":
+        with pytest.raises(native.KernelArgumentError, match="whole numbers"):
+            run(**copies(arguments) | {name: arguments[name].double()})
+
+
+@pytest.mark.parametrize(("case", "name"), EACH, ids=["-".join(e) for e in EACH])
+def test_other_dtypes_and_devices_do_no_harm(case, name):
+    """The plain form takes them, or they are refused."""
+    run, arguments = CASES[case]
+    if not arguments[name].is_floating_point():
+        return
+    x = arguments[name]
+    for wrong in (x.float(), x.to(torch.complex128), x.long(), x.to("meta"), x.to_sparse()):
+        with suppress(AssertionError, RuntimeError, TypeError, ValueError, NotImplementedError):
+            run(**copies(arguments) | {name: wrong})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_numbers_that_are_not_finite_and_gradients_do_no_harm(case):
+    run, arguments = CASES[case]
+    for value in (torch.nan, torch.inf, -torch.inf):
+        run(
+            **{
+                name: x.clone().fill_(value) if x.is_floating_point() else x.clone()
+                for name, x in arguments.items()
+            }
+        )
+
+
+def test_gradients_of_views_and_signs_reach_kernels_as_they_are():
+    """Expanded, transposed and negated gradients of an operator whose kernel wants them contiguous."""
+    _, arguments = CASES["couple"]
+    given = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in arguments.items()}
+    leaves = [x for x in given.values() if x.requires_grad]
+    out = run_couple(**given)
+    parts = torch.randn(*out.shape, 2, dtype=torch.float64)
+    negated = torch.view_as_complex(parts).conj().imag
+    assert negated.is_neg()
+    for gradient in (
+        out.new_ones(1, 1, 1).expand(out.shape),
+        normal(*out.shape[::-1]).permute(2, 1, 0),
+        negated,
+    ):
+        found = torch.autograd.grad(out, leaves, gradient, retain_graph=True)
+        expected = torch.autograd.grad(
+            out, leaves, gradient.resolve_neg().contiguous().clone(), retain_graph=True
+        )
+        for a, b in zip(found, expected, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_an_index_that_was_overwritten_is_refused():
+    _, arguments = CASES["couple"]
+    given = copies(arguments) | {"a": arguments["a"].clone().requires_grad_()}
+    out = run_couple(**given)
+    given["of_a"][0] = 1_000_000
+    with pytest.raises(native.KernelArgumentError, match="index of a: overwritten since it was checked"):
+        out.sum().backward()
+
+
+def test_pieces_that_lie_outside_or_overlap_are_refused():
+    good = Piece(0, 0, 0, 3, 4, 0, 12, 0, 4, 2)
+    for change in (
+        {"matrix": 1},
+        {"matrix": -1},
+        {"row": 1},
+        {"column": -1},
+        {"rows": 4},
+        {"first_1": -1},
+        {"step_2": -4},
+        {"degrees": 3},
+        {"degrees": 0},
+    ):
+        with pytest.raises(native.KernelArgumentError, match="must lie within matrices"):
+            Pieces([(3, 4)], [(Piece(**(good.__dict__ | change)), normal(2))])
+    with pytest.raises(native.KernelArgumentError, match="overlaps another piece"):
+        Pieces([(3, 4)], [(good, normal(2)), (good, normal(2))])
+
+
+def test_columns_that_do_not_exist_or_stand_twice_are_refused():
+    x, rows = normal(6, 3, 2), [normal(6, 1, 4), normal(6, 2, 4)]
+    for columns in (
+        ((0, 3), None),
+        ((0, -1), None),
+        ((2, 0), None),
+        ((-1, 0), None),
+        ((1, 0), None),
+        (None, (0, 0)),
+    ):
+        with pytest.raises(native.KernelArgumentError, match="the rows have the shapes"):
+            to_rows([Turn(columns)], [x], [(1, 4), (2, 4)], 6)
+        with pytest.raises(native.KernelArgumentError, match="the rows have the shapes"):
+            from_rows([Turn(columns)], rows, [2])
+    with pytest.raises(native.KernelArgumentError, match="belongs to two features"):
+        to_rows([Turn(((0, 0), None)), Turn(((0, 1), None))], [x, x], [(1, 4)], 6)
+    for factor in (-1, 2, 2**40):
+        with pytest.raises(native.KernelArgumentError, match="factors"):
+            from_rows([Turn(((0, 0), None), None, (), factor)], rows, [2], normal(6, 3))
+    both = Ends(torch.zeros(6, dtype=torch.long), 4), Ends(torch.zeros(6, dtype=torch.long), 4)
+    with pytest.raises(native.KernelArgumentError, match="both ends"):
+        from_rows([Turn(((0, 0), None), None, both)], rows, [2])
+
+
+def test_maps_whose_entries_do_not_fit_are_refused():
+    row, column, value = ENTRIES
+    for wrong in ((row - 1, column, value), (row * 2, column, value), (row, column - 1, value)):
+        with pytest.raises(native.KernelIndexError):
+            SparseMap.of(*wrong)
+    for wrong in ((row[:-1], column, value), (row, column, value[1:])):
+        with pytest.raises(native.KernelArgumentError, match="each entry has one"):
+            SparseMap.of(*wrong)
+    with pytest.raises(native.KernelArgumentError, match="stand apart"):
+        SparseMap.of(row[[0, 2, 1, 3]], column, value)
+    with pytest.raises(native.KernelIndexError):
+        SparseMap.of(row, column + 2**31, value)
+
+
+def test_c_types_are_declared():
+    source = """
+#include <cstdint>
+extern "C" int number(int64_t x, double y, const int64_t* z) { return (x >> 40) * 10 + int(y) + (z ? 100 : 0); }
+"""
+    library = native.library(source, native.Function("number", "idp", fails=True))
+    if library is None:
+        pytest.skip("no compiler")
+    assert library.number(5 << 40, 3, None) == 53
+    for wrong in ((1.5, 0.0, None), (None, 0.0, None), (1, "0", None), (1, 0.0, 1.5), (1, 0.0)):
+        with pytest.raises((TypeError, native.ctypes.ArgumentError)):
+            library.number(*wrong)
+
+
+def test_tensors_without_memory_are_refused():
+    x = normal(3)
+    x.untyped_storage().resize_(0)
+    with pytest.raises(native.KernelArgumentError, match=r"x: a tensor of shape .* without memory"):
+        native.address("x", x, (3,), torch.float64)
+    with pytest.raises(
+        native.KernelArgumentError, match="not contiguous; a kernel needs a contiguous one of shape"
+    ):
+        native.address("x", normal(4, 3).T, (3, 4), torch.float64)
