@@ -63,7 +63,7 @@ def test_a_training_killed_at_several_steps_ends_bitwise_the_same(tmp_path, rank
     assert (killed / "metrics.csv").read_bytes() == (straight / "metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGHUP, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_signal_saves_the_step_and_ends_cleanly(tmp_path, number, ranks):
     done = train(tmp_path, "callbacks.last.steps=null", ranks=ranks, stop_after=4, number=number)
     assert done[0].returncode == 128 + number, done[0].stderr

@@ -1,8 +1,12 @@
 import dataclasses
 import hashlib
 import json
+import os
+import signal
 import sqlite3
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
