@@ -53,6 +53,14 @@ def test_arms_and_seeds_are_trained_and_reported(
     again = capsys.readouterr().out
     assert "2 runs in" in again
     assert "2 of them finished" in again
+    longer = [*settings, "arms=none", "trainer.max_steps=8"]
+    assert command(monkeypatch, *longer) == 0
+    assert "1 runs in" in (out := capsys.readouterr().out)
+    assert "0 of them finished" in out
+    for arm, steps in (("none", 8), ("grad", 6)):
+        assert json.loads((runs / f"{arm}_seed3" / "results.json").read_text())["step"] == steps
+    assert command(monkeypatch, *longer) == 0
+    assert "1 of them finished" in capsys.readouterr().out
 
 
 def test_mistakes_stop_before_the_first_run(
