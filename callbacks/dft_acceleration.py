@@ -1,6 +1,7 @@
 """DFT acceleration at the end of a test: SCF from predicted Hamiltonians and from standard guesses."""
 
 import csv
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
@@ -15,7 +16,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Subset
 
-from callbacks.inference_time import seconds
+from callbacks.inference_time import device_clock, mean_seconds
 from callbacks.test_report import formula
 from tracegrad.count_progress import CountProgress
 from tracegrad.data.cache import AUTO
@@ -116,7 +117,7 @@ class DFTAcceleration(Callback):
         if not dataloader_idx and self._chosen & set(batch.sample_id.tolist()):
             predict = partial(_module(pl_module).model, batch, traces=False)
             with trainer.precision_plugin.forward_context():
-                self._seconds = seconds(predict, 1, pl_module.device)
+                self._seconds = mean_seconds(predict, 1, device_clock(pl_module.device, time.perf_counter))
 
     def on_test_batch_end(
         self,
