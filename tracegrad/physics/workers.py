@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from tracegrad.errors import GenerationError, TraceGradError
+from tracegrad.physics.signals import HANGUP
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -138,7 +139,9 @@ def _without_interrupts() -> Iterator[None]:
 
 def serve(descriptor: int) -> None:
     """Do the tasks that come through a pipe until its other end is closed; what a worker process runs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, HANGUP):  # of a terminal; the process that has started this one ends it
+        if number is not None:
+            signal.signal(number, signal.SIG_IGN)
     pipe = Connection(descriptor)
     while True:
         try:
