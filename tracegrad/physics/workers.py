@@ -116,7 +116,8 @@ def _start() -> _Worker:
     """A worker and the pipe to it; its threads are set before it loads numpy."""
     pipe, other = Pipe()
     # The worker finds the modules that this process finds, whatever has been added to the path since its start.
-    program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({other.fileno()})"
+    path = [str(entry) for entry in sys.path]
+    program = f"import sys; sys.path[:] = {path!r}; from {__name__} import serve; serve({other.fileno()})"
     with other, _without_interrupts():
         process = subprocess.Popen(
             [sys.executable, "-c", program],

@@ -179,9 +179,8 @@ class Ownership:
         with suppress(OSError):
             if not self._inherited:
                 path = self.directory / FILE
-                os.ftruncate(
-                    self.descriptor, 0
-                )  # in a directory that was moved, this alone says that it is free
+                # In a directory that was moved, this alone says that it is free.
+                os.ftruncate(self.descriptor, 0)
                 if os.path.samestat(os.stat(path), os.fstat(self.descriptor)):
                     path.unlink()
                     for folder in self._made:
@@ -254,9 +253,8 @@ def own(
 
 def _lock(directory: Path) -> int | None:
     for _ in range(10):
-        with suppress(
-            FileNotFoundError
-        ):  # the start of another process failed, which has removed the folder again
+        # The start of another process may fail, which then removes the folder again.
+        with suppress(FileNotFoundError):
             return take_lock(directory / FILE, patience=_PATIENCE)
     return take_lock(directory / FILE, patience=_PATIENCE)
 
