@@ -285,8 +285,19 @@ def _is_finished(directory: Path, values: dict[str, Any], resume: str) -> bool:
     if is_outgrown(directory, length_of(values)):
         return False
     if process_rank() == 0:
-        print(f"{directory} is finished; its results stand in {directory / RESULTS}")
+        print(
+            f"{directory} is finished; its results stand in {directory / RESULTS}{_other_length(directory, values)}"
+        )
     return True
+
+
+def _other_length(directory: Path, values: dict[str, Any]) -> str:
+    """What to add for a run that was to be longer than what is asked now."""
+    asked, before = length_of(values), length_of(read_config(directory))
+    if not is_longer(asked, before):
+        return ""
+    limits = ", ".join(f"{key}={value}" for key, value in before.items() if value not in (None, -1))
+    return f" and are those of {limits}; for a shorter training choose another name or run_dir"
 
 
 def _train(config: DictConfig, values: dict[str, Any], directory: Path) -> None:

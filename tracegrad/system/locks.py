@@ -17,6 +17,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+class NoLocks(TraceGradError):
+    """A file system without ``flock``, such as Lustre mounted without it."""
+
+
 def take_lock(path: Path, patience: float = 0.0) -> int | None:
     """Descriptor of a lock that lasts until the last process that has it ends, or None if it is taken.
 
@@ -25,7 +29,7 @@ def take_lock(path: Path, patience: float = 0.0) -> int | None:
         patience: seconds to wait for it.
 
     Raises:
-        TraceGradError: the file system knows no locks.
+        NoLocks: the file system knows none.
         OSError: the file cannot be made or opened.
     """
     _require_flock(path)
@@ -53,7 +57,8 @@ def is_locked(path: Path) -> bool:
     """Whether a process holds a lock. Several may ask at once, and a file that may only be read is enough.
 
     Raises:
-        TraceGradError: the file system knows no locks, or the file cannot be read.
+        NoLocks: the file system knows none.
+        TraceGradError: the file cannot be read.
     """
     _require_flock(path)
     try:
@@ -78,8 +83,8 @@ def _require_flock(path: Path) -> None:
         raise TraceGradError(f"{path}: Windows has no flock; run TraceGrad on Linux, macOS or in WSL")
 
 
-def _no_locks(path: Path, error: OSError) -> TraceGradError:
-    return TraceGradError(f"{path}: cannot be locked ({error.strerror}); use a file system with flock")
+def _no_locks(path: Path, error: OSError) -> NoLocks:
+    return NoLocks(f"{path}: cannot be locked ({error.strerror}); use a file system with flock")
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
