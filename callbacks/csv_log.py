@@ -36,12 +36,14 @@ class _Writer(ExperimentWriter):
         new_columns = self._record_new_keys()
         if new_columns or not self._whole or not os.path.isfile(self.metrics_file_path):
             keys, rows = _read(self.metrics_file_path)
-            self._replace([*(dict(zip(keys, row, strict=True)) for row in rows), *self.metrics])
+            before = [dict(zip(keys, row, strict=True)) for row in rows[: self.rows]]
+            self._replace([*before, *self.metrics])
         else:
             try:
                 with open(self.metrics_file_path, "a", newline="", encoding="utf-8") as file:
                     csv.DictWriter(file, self.metrics_keys).writerows(self.metrics)
             except OSError as error:
+                self._whole = False  # some of the rows may be there
                 raise TraceGradError(
                     f"{self.metrics_file_path}: cannot be written ({error.strerror})"
                 ) from error

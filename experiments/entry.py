@@ -25,6 +25,8 @@ OWN = ("tracegrad", "callbacks", "experiments", "conf", "tests")
 # How a terminal or a pipe answers once nobody reads it any more.
 NO_READER = (errno.EPIPE, errno.EIO)
 
+HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+
 _prepared = False
 
 
@@ -41,15 +43,33 @@ def prepare() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt in the block, and ends the process at once before and after it."""
+    """Ctrl-C raises KeyboardInterrupt in the block, and ends the process at once before and after it.
+
+    In the block a terminal that closes does not end the work, as under nohup; before and after it does.
+    """
     if not _prepared or signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
         yield
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    hangup = HANGUP if HANGUP is not None and signal.getsignal(HANGUP) is signal.SIG_DFL else None
+    if hangup is not None:
+        signal.signal(hangup, _work_on)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if hangup is not None:
+            signal.signal(hangup, signal.SIG_DFL)
+
+
+def end_by_hangup() -> None:
+    """Let a terminal that closes end the process: for work that is not lost by it."""
+    if HANGUP is not None and signal.getsignal(HANGUP) is _work_on:
+        signal.signal(HANGUP, signal.SIG_DFL)
+
+
+def _work_on(number: int, frame: object) -> None:
+    """Unlike SIG_IGN, which means nohup, this is not passed on to programs that the process starts."""
 
 
 def lasting(stream: TextIO) -> TextIO:

@@ -38,8 +38,7 @@ def log_results(
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            from experiments.wandb_results import (
-                send_results,
-            )  # here: runs without W&B do not need its package
+            # Here: runs without W&B do not need its package.
+            from experiments.wandb_results import send_results
 
             send_results(logger.experiment, config, results, origin)

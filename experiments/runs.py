@@ -134,10 +134,11 @@ def make_callbacks(config: DictConfig) -> list[Callback]:
     return [instantiate(entry) for entry in entries.values()]
 
 
-def find_run(directory: Path, values: dict[str, Any], resume: str) -> bool:
+def find_run(directory: Path, values: dict[str, Any], resume: str, *, say: bool = True) -> bool:
     """Whether the directory holds a run that may go on with these settings.
 
-    A run exists from its first step on, which writes its settings: a start that fails before leaves no run.
+    A run exists from its first step on, which writes its settings: a start that fails before leaves no run. With
+    ``say`` the first rank says which settings change with ``resume=force``.
 
     Raises:
         ConfigError: it holds one with other settings and ``resume`` is not force, or ``resume`` is never.
@@ -166,7 +167,7 @@ def find_run(directory: Path, values: dict[str, Any], resume: str) -> bool:
         raise ConfigError(
             f"{directory} holds a run with other settings{'' if begun else ' '}{force}:\n  {lines}"
         )
-    if changed and process_rank() == 0:
+    if changed and say and process_rank() == 0:
         how = "going on" if begun else "starting anew"
         print(f"resume=force: {directory}: {how} with other settings than before:\n  {lines}", flush=True)
     return True
@@ -280,12 +281,23 @@ def _is_finished(directory: Path, values: dict[str, Any], resume: str) -> bool:
     """Whether the results of a run stand for the length that it is to have, which is said."""
     if not (directory / RESULTS).exists():
         return False
-    find_run(directory, values, resume)
+    find_run(directory, values, resume, say=False)
     if is_outgrown(directory, length_of(values)):
         return False
     if process_rank() == 0:
-        print(f"{directory} is finished; its results stand in {directory / RESULTS}")
+        print(
+            f"{directory} is finished; its results stand in {directory / RESULTS}{_other_length(directory, values)}"
+        )
     return True
+
+
+def _other_length(directory: Path, values: dict[str, Any]) -> str:
+    """What to add for a run that was to be longer than what is asked now."""
+    asked, before = length_of(values), length_of(read_config(directory))
+    if not is_longer(asked, before):
+        return ""
+    limits = ", ".join(f"{key}={value}" for key, value in before.items() if value not in (None, -1))
+    return f" and are those of {limits}; for a shorter training choose another name or run_dir"
 
 
 def _train(config: DictConfig, values: dict[str, Any], directory: Path) -> None:

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from experiments.configuration import command, plain
 from experiments.dry_run import dry_run
+from experiments.entry import end_by_hangup
 from experiments.provenance import process_rank
 from experiments.runs import RESULTS, train
 from experiments.wandb_run import print_wandb_hint
@@ -18,6 +19,7 @@ from tracegrad.results import read_result
 @command("train", help_alone=True)
 def main(config: DictConfig) -> None:
     """Train the configured model, go on with an interrupted run, or say what it would take."""
+    end_by_hangup()  # from its first step to its last one a training saves when its terminal closes
     if config.dry_run:
         sys.exit(0 if dry_run(config, plain(config)) else 1)
     train(config, plain(config))

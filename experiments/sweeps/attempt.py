@@ -28,7 +28,7 @@ from experiments.sweeps.status import (
     read_status,
     write_status,
 )
-from tracegrad.errors import InUseError
+from tracegrad.errors import InUseError, TraceGradError
 from tracegrad.system.ownership import Ownership, own
 
 BUSY = 75  # EX_TEMPFAIL
@@ -63,9 +63,9 @@ class Attempts:
         """0 when finished, 1 when failed or stopped, `BUSY` when another process runs this point."""
         try:
             ownership = own(self.directory, KIND, command=" ".join(self.command))
-        except InUseError as error:
+        except TraceGradError as error:
             print(f"error: {error}", file=sys.stderr)
-            return BUSY
+            return BUSY if isinstance(error, InUseError) else 1
         with ownership:
             signal.signal(signal.SIGTERM, self._stop)
             signal.signal(signal.SIGINT, self._stop)

@@ -73,6 +73,11 @@ def sweep_together(
     first = next(iter(settings.values()))
     if first.wandb_sweep is not None:
         raise ConfigError("wandb_sweep writes the sweep of one experiment; give them one by one")
+    for name, entry in settings.items():
+        if _values(entry) != _values(first):
+            raise ConfigError(
+                f"the grid of {name} has other values than that of {next(iter(settings))}; give the same"
+            )
     plans = {name: plan(entry) for name, entry in settings.items()}
     places: dict[Path, str] = {}
     for name, (_, runs, _) in plans.items():
@@ -104,6 +109,11 @@ def sweep_together(
     print(f"wrote {', '.join(path.name for path in files)} into {output / 'report'}")
     if errors:
         raise TrainingError("\n".join(errors))
+
+
+def _values(settings: SweepSettings) -> dict[str, list[str]]:
+    """The values of a grid, whatever their order."""
+    return {key: sorted(map(str, values)) for key, values in settings.grid.items()}
 
 
 def _no_report(_manifest: Manifest, _console: Console) -> None:

@@ -114,6 +114,26 @@ def test_missing_rows_are_named(tmp_path, capsys, gone):
     assert gone or table(tmp_path) == FIRST
 
 
+def test_rows_after_a_disk_that_was_full_stand_in_lines_of_their_own(tmp_path, monkeypatch):
+    logger = logged(tmp_path, [0])
+
+    def full(writer, rows):
+        writer.writerow(rows[0])
+        raise OSError(28, "No space left on device")
+
+    logger.log_metrics({"b": 1.0}, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(csv.DictWriter, "writerows", full)
+        with pytest.raises(TraceGradError, match="No space left"):
+            logger.save()
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("2.")  # of the next row
+    logger.log_metrics({"b": 2.0}, 2)
+    logger.save()
+    assert table(tmp_path) == [{"b": f"{step}.0", "step": str(step)} for step in range(3)]
+    assert logger.flushed_rows() == 3
+
+
 def test_columns_are_in_alphabetical_order_whenever_they_come(tmp_path):
     logger = logged(tmp_path, [0])
     logger.log_metrics({"c": 1.0, "a": 2.0}, 1)

@@ -79,6 +79,37 @@ def test_a_terminal_that_closes_stops_long_work_in_order() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+HANGUP = """
+import os, signal
+from experiments.entry import end_by_hangup, interruptible, prepare
+prepare()
+with interruptible():
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("goes on", flush=True)
+    {statement}
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("to its end", flush=True)
+os.kill(os.getpid(), signal.SIGHUP)
+print("never")
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "printed"), [("pass", "goes on\nto its end\n"), ("end_by_hangup()", "goes on\n")]
+)
+def test_a_terminal_that_closes_ends_a_command_only_where_nothing_is_lost(
+    statement: str, printed: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGUP.format(statement=statement)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGHUP, printed, "")
+
+
 def test_a_command_runs_from_a_checkout_that_is_not_installed(tmp_path: Path) -> None:
     done = subprocess.run(
         command("pack", *PACK, python=("-S",)),

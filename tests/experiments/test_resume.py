@@ -171,6 +171,9 @@ def test_a_finished_training_that_is_to_be_longer_goes_on(ended, tmp_path):
     assert "is finished" in finished(longer, "trainer.max_steps=12", "test=true", "data.fractions=[.8,.1,.1]")
     finished(longer, "trainer.max_steps=15", "test=true", "data.fractions=[.8,.1,.1]")
     assert (longer / "results.json").read_text() != first
+    shorter = finished(longer, "trainer.max_steps=12", "test=true", "data.fractions=[.8,.1,.1]")
+    assert "is finished" in shorter
+    assert "are those of trainer.max_steps=15; for a shorter training choose another name" in shorter
     finished(straight, "data.fractions=[.8,.1,.1]")
     assert content(longer)["global_step"] == 15
     assert_same(content(straight)["state_dict"], content(longer)["state_dict"])

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -322,6 +323,15 @@ def test_a_result_of_a_shorter_training_is_none_of_a_longer_one(tmp_path: Path) 
     assert [read_status(tmp_path / name).status for name in "ab"] == ["finished", "failed"]
     (tmp_path / "a" / "config.yaml").write_text("trainer: {max_steps: 800, max_epochs: -1}\n")
     assert states(make_manifest(tmp_path, longer)) == {"a": "finished", "b": "failed"}
+
+
+def test_a_place_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "experiments.sweeps.attempt", str(tmp_path / "file" / "a"), "--", "true"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path / 'file' / 'a'}: cannot be written")
+    assert done.stderr.count("\n") == 1
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

@@ -194,6 +194,10 @@ def test_mistakes_and_dry_runs_start_nothing(
             "the sweeps of mg and mg_grad would share runs/mg_lambda",
         ),
         ((*SEARCH, f"wandb_sweep={tmp_path / 'file'}"), "give them one by one"),
+        (
+            (*SEARCH, f"demo.grid.{WEIGHT}=0.1,0.2"),
+            "the grid of demo_crystals has other values than that of demo",
+        ),
     ):
         assert command(monkeypatch, *arguments, "dry_run=true") == 1
         assert message in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Directories with one owner: real processes, and records as a machine without shared locks would leave them."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -213,3 +215,29 @@ def test_start_times_tell_processes_apart() -> None:
         assert start_time(first.pid) == started
         os.kill(first.pid, signal.SIGKILL)
         wait_for(lambda: start_time(first.pid) is None)  # though nobody has asked for its status yet
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record alone keeps others away while its process runs, and is in nobody's way afterwards."""
+
+    def refuse(descriptor: int, kind: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    said: list[str] = []
+    with own(tmp_path / "run", "training", every=0.2, say=said.append) as first:
+        assert Watch(tmp_path / "run").owner() == read_owner(tmp_path / "run")
+        with pytest.raises(InUseError, match=rf"in use by training, process {os.getpid()} on"):
+            own(tmp_path / "run", "training", say=said.append)
+        assert first.owner.pids == [os.getpid()]
+    assert "cannot be locked (Function not implemented); use a file system with flock" in said[0]
+    assert not (tmp_path / "run").exists()
+    with python(
+        "own(sys.argv[1], 'training'); print('owner', flush=True); time.sleep(60)", tmp_path / "run"
+    ) as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == "owner\n"
+        with pytest.raises(InUseError, match=f"process {killed.pid} on"):
+            own(tmp_path / "run", "training", say=said.append)
+    with own(tmp_path / "run", "training", every=0.2, say=said.append):
+        pass

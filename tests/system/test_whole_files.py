@@ -190,13 +190,15 @@ def test_threads_that_write_the_same_file_do_not_share_a_draft(tmp_path):
 
 
 def test_drafts_of_killed_processes_go_after_a_day(tmp_path):
-    old, young = tmp_path / ".out.0123.tmp", tmp_path / ".out.4567.tmp"
-    for path in (old, young):
+    old, young = tmp_path / ".out.0123456789ab.tmp", tmp_path / ".out.cdef01234567.tmp"
+    of_the_user = tmp_path / ".out.notes.tmp"
+    for path in (old, young, of_the_user):
         path.write_text("half")
-    os.utime(old, (0, 0))
+    for path in (old, of_the_user):
+        os.utime(path, (0, 0))
     with replacing(tmp_path / "out") as draft:
         draft.write_text("whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, of_the_user.name, "out"]
 
 
 def test_files_have_the_permissions_of_the_umask(tmp_path):

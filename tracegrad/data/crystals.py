@@ -49,9 +49,8 @@ class CrystalDatabase:
         overlap: bool = False,
     ):
         self.path = Path(path)
-        self._checked: set[int] = (
-            set()
-        )  # structures whose edges this process has compared with their geometry
+        # Structures whose edges this process has compared with their geometry.
+        self._checked: set[int] = set()
         self.hamiltonian, self.overlap = hamiltonian, overlap
         self.packed = os.path.isfile(self.path)
         if not self.packed and not os.path.isdir(self.path):

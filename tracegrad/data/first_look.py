@@ -26,9 +26,8 @@ _LONGEST_SHARE = 1.4
 # On-site levels of all orbitals of an atom in eV reach at least so far; those of an s orbital in hartree do not.
 _LEVELS = 5.0  # eV
 
-Range = tuple[
-    float, float
-]  # longest present and shortest absent distance of the pairs of two elements, angstrom
+# Longest present and shortest absent distance of the pairs of two elements, angstrom.
+Range = tuple[float, float]
 
 
 def compare_radii(structures: Sequence[Structure], basis: OrbitalBasis) -> tuple[str | None, bool]:

@@ -36,7 +36,8 @@ _UNITS = {
     "kcal/mol": 627.509,
     "kJ/mol": 2625.5,
 }
-_ORBITALS = np.array([sum(2 * degree + 1 for degree in DEF2_SVP.get(z, ())) for z in range(119)])
+# Of each element in def2-SVP, by atomic number; 0: it has none there.
+ORBITALS = np.array([sum(2 * degree + 1 for degree in DEF2_SVP.get(z, ())) for z in range(119)])
 # Of the 1s orbital by atomic number, about, hartree.
 CORE_LEVELS = -((0.592 * np.arange(119) - 0.36) ** 2)
 
@@ -128,7 +129,7 @@ def _geometry_fault(
 
 def _level_fault(numbers: Int64[np.ndarray, " atoms"], levels: Float[np.ndarray, " n"]) -> str | None:
     """Levels are diagonal elements; the first function of an element from Li on is its 1s orbital."""
-    starts = np.cumsum(_ORBITALS[numbers]) - _ORBITALS[numbers]
+    starts = np.cumsum(ORBITALS[numbers]) - ORBITALS[numbers]
     heavy = numbers > 2
     if heavy.any():
         shares = levels[starts[heavy]] / CORE_LEVELS[numbers[heavy]]

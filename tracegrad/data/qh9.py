@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int64
 
 from tracegrad.basis import DEF2_SVP
 from tracegrad.data import splits
-from tracegrad.data.molecule_checks import check_molecule, long_distances
+from tracegrad.data.molecule_checks import ORBITALS, check_molecule, long_distances
 from tracegrad.data.splits import Split
 from tracegrad.errors import DataError
 from tracegrad.units import BOHR_PER_ANGSTROM
@@ -36,7 +36,6 @@ RELEASED_FRAMES = 100
 SPLIT_NAMES = {"stable": ("ood", "random"), "dynamic": ("mol", "geometry")}
 SYMMETRY_TOLERANCE = 1e-6  # hartree
 _LOOKED_AT = 32  # rows, for what only a database as a whole tells
-_ORBITALS = np.array([sum(2 * degree + 1 for degree in DEF2_SVP.get(z, ())) for z in range(119)])
 
 
 @dataclass(frozen=True)
@@ -250,18 +249,18 @@ class QH9Database:
         where = f"{self.path}: row {row}"
         atoms = self._atom_count(row, atoms)
         numbers = self._array(where, "Z", z, "<i4", (atoms,)).astype(np.int64)
-        if numbers.min() < 1 or numbers.max() >= len(_ORBITALS):
+        if numbers.min() < 1 or numbers.max() >= len(ORBITALS):
             raise DataError(
                 f"{where}: column Z holds {numbers.tolist()}, which are not all atomic numbers; "
                 "the file is damaged"
             )
-        if not _ORBITALS[numbers].all():
-            unknown = sorted(set(numbers[_ORBITALS[numbers] == 0].tolist()))
+        if not ORBITALS[numbers].all():
+            unknown = sorted(set(numbers[ORBITALS[numbers] == 0].tolist()))
             raise DataError(
                 f"{where}: column Z has atomic numbers {unknown}, for which no def2-SVP shells are tabulated "
                 f"({min(DEF2_SVP)} to {max(DEF2_SVP)} are); leave this row out"
             )
-        orbitals = int(_ORBITALS[numbers].sum())
+        orbitals = int(ORBITALS[numbers].sum())
         positions = self._array(where, "pos", pos, "<f8", (atoms, 3))
         if self.flavour == "dynamic":
             positions = positions / BOHR_PER_ANGSTROM

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from tracegrad.errors import GenerationError, TraceGradError
+from tracegrad.physics.signals import HANGUP
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -115,7 +116,8 @@ def _start() -> _Worker:
     """A worker and the pipe to it; its threads are set before it loads numpy."""
     pipe, other = Pipe()
     # The worker finds the modules that this process finds, whatever has been added to the path since its start.
-    program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({other.fileno()})"
+    path = [str(entry) for entry in sys.path]
+    program = f"import sys; sys.path[:] = {path!r}; from {__name__} import serve; serve({other.fileno()})"
     with other, _without_interrupts():
         process = subprocess.Popen(
             [sys.executable, "-c", program],
@@ -138,7 +140,9 @@ def _without_interrupts() -> Iterator[None]:
 
 def serve(descriptor: int) -> None:
     """Do the tasks that come through a pipe until its other end is closed; what a worker process runs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, HANGUP):  # of a terminal; the process that has started this one ends it
+        if number is not None:
+            signal.signal(number, signal.SIG_IGN)
     pipe = Connection(descriptor)
     while True:
         try:

@@ -17,6 +17,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+class NoLocks(TraceGradError):
+    """A file system without ``flock``, such as Lustre mounted without it."""
+
+
 def take_lock(path: Path, patience: float = 0.0) -> int | None:
     """Descriptor of a lock that lasts until the last process that has it ends, or None if it is taken.
 
@@ -25,11 +29,10 @@ def take_lock(path: Path, patience: float = 0.0) -> int | None:
         patience: seconds to wait for it.
 
     Raises:
-        TraceGradError: the file system knows no locks.
+        NoLocks: the file system knows none.
         OSError: the file cannot be made or opened.
     """
-    if fcntl is None:
-        raise TraceGradError(f"{path}: Windows has no flock; run TraceGrad on Linux, macOS or in WSL")
+    _require_flock(path)
     until = time.monotonic() + patience
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,9 +46,7 @@ def take_lock(path: Path, patience: float = 0.0) -> int | None:
             time.sleep(0.05)
         except OSError as error:
             os.close(descriptor)
-            raise TraceGradError(
-                f"{path}: cannot be locked ({error.strerror}); use a file system with flock"
-            ) from error
+            raise _no_locks(path, error) from error
         else:
             if _is_file(descriptor, path):
                 return descriptor
@@ -53,14 +54,37 @@ def take_lock(path: Path, patience: float = 0.0) -> int | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock."""
-    if not path.exists():
+    """Whether a process holds a lock. Several may ask at once, and a file that may only be read is enough.
+
+    Raises:
+        NoLocks: the file system knows none.
+        TraceGradError: the file cannot be read.
+    """
+    _require_flock(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
         return False
-    descriptor = take_lock(path)
-    if descriptor is None:
+    except OSError as error:
+        raise TraceGradError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    os.close(descriptor)
+    except OSError as error:
+        raise _no_locks(path, error) from error
+    finally:
+        os.close(descriptor)
     return False
+
+
+def _require_flock(path: Path) -> None:
+    if fcntl is None:
+        raise TraceGradError(f"{path}: Windows has no flock; run TraceGrad on Linux, macOS or in WSL")
+
+
+def _no_locks(path: Path, error: OSError) -> NoLocks:
+    return NoLocks(f"{path}: cannot be locked ({error.strerror}); use a file system with flock")
 
 
 def _is_file(descriptor: int, path: Path) -> bool:

@@ -1,8 +1,9 @@
 """Directories with one owner: a process that alone may write there, and that others can name.
 
 The owner holds a lock on the file ``.owner``, which the operating system gives back however a process ends. On shared
-storage without locks between machines, the file tells: the owner renews it every few seconds, and who comes upon the
-record of another machine watches whether it moves. So a crash leaves nothing that a person has to remove.
+storage without locks between machines, and where the file system has no locks at all, the file tells: the owner
+renews it every few seconds, and who comes upon the record of another machine watches whether it moves. So a crash
+leaves nothing that a person has to remove.
 """
 
 import json
@@ -21,7 +22,7 @@ from textwrap import shorten
 from typing import Any
 
 from tracegrad.errors import InUseError, TraceGradError
-from tracegrad.system.locks import is_locked, take_lock
+from tracegrad.system.locks import NoLocks, is_locked, take_lock
 from tracegrad.system.processes import machine_id, start_time
 
 FILE = ".owner"
@@ -116,7 +117,7 @@ class Watch:
     def owner(self) -> Owner | None:
         """The owner; one on another machine counts until its record has stood still for long enough."""
         owner, self.undecided = read_owner(self.directory), False
-        if owner is None or is_locked(self.directory / FILE):
+        if owner is None or _is_held(self.directory, owner):
             return owner
         if owner.here:
             return None  # its end has given back the lock
@@ -179,9 +180,8 @@ class Ownership:
         with suppress(OSError):
             if not self._inherited:
                 path = self.directory / FILE
-                os.ftruncate(
-                    self.descriptor, 0
-                )  # in a directory that was moved, this alone says that it is free
+                # In a directory that was moved, this alone says that it is free.
+                os.ftruncate(self.descriptor, 0)
                 if os.path.samestat(os.stat(path), os.fstat(self.descriptor)):
                     path.unlink()
                     for folder in self._made:
@@ -242,23 +242,39 @@ def own(
     directory = Path(directory)
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
-        descriptor = _lock(directory)
+        descriptor, locked = _lock(directory, say)
         if descriptor is None:
             raise _in_use(directory, read_owner(directory))
-        return _owned(directory, descriptor, kind, command, launch, every, say, made)
+        return _owned(directory, descriptor, kind, command, launch, every, say, made, locked=locked)
     except OSError as error:
         raise TraceGradError(
             f"{directory}: cannot be written ({error.strerror or error}); choose another directory"
         ) from error
 
 
-def _lock(directory: Path) -> int | None:
-    for _ in range(10):
-        with suppress(
-            FileNotFoundError
-        ):  # the start of another process failed, which has removed the folder again
-            return take_lock(directory / FILE, patience=_PATIENCE)
-    return take_lock(directory / FILE, patience=_PATIENCE)
+def _lock(directory: Path, say: Callable[[str], None]) -> tuple[int | None, bool]:
+    """The descriptor of the record, None if another process owns it, and whether it is locked."""
+    path = directory / FILE
+    try:
+        for _ in range(10):
+            # The start of another process may fail, which then removes the folder again.
+            with suppress(FileNotFoundError):
+                return take_lock(path, patience=_PATIENCE), True
+        return take_lock(path, patience=_PATIENCE), True
+    except NoLocks as error:
+        say(f"warning: {error}; until then the record of the owner, renewed every few seconds, has to do")
+        owner = read_owner(directory)
+        if owner is not None and owner.pids:
+            return None, False
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
+
+
+def _is_held(directory: Path, owner: Owner) -> bool:
+    """Whether the owner holds its lock, or runs on this machine where there are no locks."""
+    try:
+        return is_locked(directory / FILE)
+    except NoLocks:
+        return bool(owner.pids)
 
 
 def _owned(
@@ -270,6 +286,8 @@ def _owned(
     every: float,
     say: Callable[[str], None],
     made: Sequence[Path],
+    *,
+    locked: bool,
 ) -> Ownership:
     try:
         waited = _await_end(directory, say)
@@ -286,7 +304,7 @@ def _owned(
             beat=time.time_ns(),
         )
         _write(descriptor, me)
-        if waited:  # so may have a process on a third machine
+        if waited or not locked:  # so may have another process
             time.sleep(every / 2)
             now = read_owner(directory)
             if now is not None and now.token != me.token:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import time
@@ -155,9 +156,9 @@ def _remove(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    start, end, now = f".{path.name}.", ".tmp", time.time()
+    name, now = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}\.tmp"), time.time()
     with os.scandir(path.parent) as entries:
-        drafts = [e for e in entries if e.name.startswith(start) and e.name.endswith(end)]
+        drafts = [entry for entry in entries if name.fullmatch(entry.name)]
     for entry in drafts:
         with suppress(OSError):
             if now - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED:

@@ -9,7 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import graphene, molecule
+from ase.build import bulk, graphene, molecule
 
 from tracegrad.errors import DataError
 from tracegrad.physics.geometry_files.reading import check_crystal, check_molecule, one_frame, read_frames
@@ -93,6 +93,14 @@ def test_a_cell_and_the_directions_of_periodicity(tmp_path: Path, name: str) -> 
     assert frame.atoms.pbc.tolist() == [True, True, False]
     with pytest.raises(DataError, match=r'is periodic \(pbc="T T F"\).*; write pbc="F F F"'):
         check_molecule(frame)
+
+
+def test_formats_without_flags_are_not_told_to_write_some(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "POSCAR", bulk("Si"), format="vasp")
+    with pytest.raises(
+        DataError, match=r"is periodic \(POSCAR file\), a molecule is needed; give molecules as"
+    ):
+        check_molecule(one_frame(tmp_path / "POSCAR", None))
 
 
 def test_a_lattice_alone_is_periodic(tmp_path: Path) -> None:

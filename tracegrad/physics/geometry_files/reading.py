@@ -183,7 +183,7 @@ def _read(path: Path, kind: str) -> list[Frame]:
         check_vasp(path, text, trajectory=kind == "vasp-xdatcar")
     elif kind in _STATEMENTS:
         said = _STATEMENTS[kind](path, text)
-    frames = _named(path, _ase_frames(path, kind, text))
+    frames = _named(path, _ase_frames(path, kind, text), f"{_TITLES.get(kind, kind)} file")
     return [replace(frame, statements=[*said, *frame.statements]) for frame in frames]
 
 
@@ -242,13 +242,13 @@ def _database_rows(path: Path, kind: str) -> list[Atoms]:
         return [row.toatoms(add_additional_information=True) for row in database.select()]
 
 
-def _named(path: Path, frames: list[Atoms]) -> list[Frame]:
-    """Frames of ASE's atoms, with all that they say of charge and spin."""
+def _named(path: Path, frames: list[Atoms], kind: str = "") -> list[Frame]:
+    """Frames of ASE's atoms, with all that they say of charge and spin; ``kind``: of a file without flags pbc."""
     result = []
     for index, atoms in enumerate(frames):
         place = f"{path}, frame {index}" if len(frames) > 1 else str(path)
         flags = " ".join("FT"[int(flag)] for flag in atoms.pbc)
-        result.append(Frame(atoms, place, list(_statements(atoms, place)), f'pbc="{flags}"'))
+        result.append(Frame(atoms, place, list(_statements(atoms, place)), kind or f'pbc="{flags}"'))
     return result
 
 
