@@ -82,6 +82,10 @@ def structure_of(name: str, graph: HamiltonianGraph, basis: OrbitalBasis) -> Str
     lattice = np.linalg.lstsq(edges[:, :3], translations, rcond=None)[0]
     lattice[2] = [0, 0, 20]
     blocks = graph.h_edge.double().numpy()[order]
+    on_site = (edges[:, :3] == 0).all(1) & (edges[:, 3] == edges[:, 4])
+    blocks[on_site] -= 10 * np.eye(
+        blocks.shape[-1]
+    )  # levels near 0 look like another unit, which is warned of
     return Structure(
         name=name,
         numbers=numbers,
