@@ -20,8 +20,8 @@ MOST_POINTS = 100
 _LOSSES = {"train/loss": "total", "train/loss_h": "H part", "train/loss_t": "trace part"}
 _ERRORS = {"val/h_mae": "all", "val/h_mae_diag": "diag", "val/h_mae_nondiag": "nondiag"}
 _AXES = {
-    "train/loss_h": "training loss, H part (atomic units)",
-    "train/loss_t": "training loss, trace part (atomic units)",
+    "train/loss_h": "training loss, H part (hartree or eV)",
+    "train/loss_t": "training loss, trace part (hartree² or eV²)",
     "val/h_mae": "validation MAE$^{H}_{all}$ (meV)",
 }
 
@@ -31,7 +31,7 @@ Curve = tuple[Points, Points]
 
 @dataclass(frozen=True)
 class Run:
-    """The curves of one training run: column name -> (steps, values); losses in atomic units, MAE in meV."""
+    """The curves of one training run: column name -> (steps, values); losses in the unit of H, MAE in meV."""
 
     curves: dict[str, Curve]
     arm: str = ""
@@ -96,7 +96,7 @@ def learning_curves(runs: Sequence[Run], title: str = "") -> Figure:
             _draw_series(ax, runs[0], series)
             if ax.lines:
                 ax.legend(loc="upper right")
-        upper[0].set_ylabel("training loss (atomic units)")
+        upper[0].set_ylabel("training loss (hartree or eV)")
         upper[1].set_ylabel("validation MAE$^{H}$ (meV)")
     _draw_rate(rate, runs)
     last = max((curve[0][-1] for run in runs for curve in run.curves.values()), default=1)
