@@ -67,6 +67,7 @@ def test_a_full_disk_below_the_output_does_not_end_the_work() -> None:
 
 
 def test_a_terminal_that_closes_stops_long_work_in_order() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     with stop_signals() as received:
         os.kill(os.getpid(), signal.SIGHUP)
         assert received == [signal.SIGHUP]
@@ -82,6 +83,7 @@ def test_a_terminal_that_closes_stops_long_work_in_order() -> None:
 HANGUP = """
 import os, signal
 from experiments.entry import end_by_hangup, interruptible, prepare
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 prepare()
 with interruptible():
     os.kill(os.getpid(), signal.SIGHUP)
