@@ -158,15 +158,13 @@ def find_run(directory: Path, values: dict[str, Any], resume: str, *, say: bool 
             f"another name with init_from={directory}:\n  {lines}"
         )
     if changed and resume != "force":
-        force = (
-            "and no checkpoint yet; choose another run_dir or name, remove it, "
+        ending = (
+            "; choose another run_dir or name, remove it, or go on all the same with resume=force"
+            if begun
+            else " and no checkpoint yet; choose another run_dir or name, remove it, "
             "or start it anew with the new settings by resume=force"
         )
-        if begun:
-            force = "; choose another run_dir or name, remove it, or go on all the same with resume=force"
-        raise ConfigError(
-            f"{directory} holds a run with other settings{'' if begun else ' '}{force}:\n  {lines}"
-        )
+        raise ConfigError(f"{directory} holds a run with other settings{ending}:\n  {lines}")
     if changed and say and process_rank() == 0:
         how = "going on" if begun else "starting anew"
         print(f"resume=force: {directory}: {how} with other settings than before:\n  {lines}", flush=True)
