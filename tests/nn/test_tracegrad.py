@@ -336,6 +336,7 @@ def test_switches_decide_what_a_block_computes():
         ({"rank": 0}, "tracegrad.rank is 0"),
         ({"rank": "two"}, "tracegrad.rank is 'two'"),
         ({"spin_trace": "mean"}, "tracegrad.spin_trace is 'mean'; choose one of"),
+        ({"norm_eps": 0}, "tracegrad.norm_eps is 0; give a number between 0 and 1"),
         ({"rank": 2, "w": "full"}, "tracegrad.rank is 2, but tracegrad.w=full has none"),
     ],
 )
@@ -365,6 +366,37 @@ def test_z_is_as_wide_as_there_are_basic_blocks(spin_trace, labels):
         assert traces.shape == (4, labels if basis.spinful else width)
 
 
-def test_backbones_without_on_site_features_are_named():
-    with pytest.raises(ConfigError, match=r"only edge features, on-site ones included; set .*apply_to=edge"):
-        TraceGrad({"edge": [SMALL]}, TWO, trace=True, grad=True, apply_to="edge_and_self")
+def test_backbones_without_on_site_features_have_edges_alone():
+    module = TraceGrad({"edge": [SMALL]}, TWO, trace=True, grad=True, apply_to="edge_and_self")
+    assert set(module.blocks) == set(module.decoders) == {"edge"}
+
+
+@pytest.mark.parametrize("w", ["full", "low_rank", "projected"])
+def test_with_a_zero_bias_z_starts_the_same_for_features_of_any_size(w):
+    torch.manual_seed(0)
+    block = TraceGradBlock(SMALL, 6, 5, hidden=7, w=w, zero_bias=True, eps=1e-30).double()
+    feature = make_feature(SMALL)
+    z, v = block(feature)
+    for size in (1e-4, 1e3):
+        z_scaled, v_scaled = block([size * part for part in feature])
+        torch.testing.assert_close(z_scaled, z, rtol=1e-9, atol=1e-12)
+        for one, other in zip(v_scaled, v, strict=True):
+            torch.testing.assert_close(size * one, other, rtol=1e-8, atol=1e-12)
+    assert z.std(0).max() > 0.01
+
+
+def test_the_paper_to_the_letter_is_torchs_initialisation_on_edges():
+    irreps = {"edge": [SMALL], "self": [SMALL]}
+
+    def build(**options):
+        torch.manual_seed(3)
+        return TraceGrad(irreps, TWO, trace=True, grad=True, channels=4, hidden=5, **options)
+
+    ours = {"apply_to": "edge_and_self", "zero_bias": True, "norm_eps": 1e-12}
+    literal, plain = build(literal=True, **ours), build()
+    assert literal.state_dict().keys() == plain.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(literal.parameters(), plain.parameters(), strict=True))
+    assert {m.eps for m in literal.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+    first = build(**ours).blocks["self"][0].s_nonlin.stages[0]
+    assert not first.linear.bias.any()
+    assert first.norm.eps == 1e-12

@@ -20,10 +20,12 @@ Pull = Callable[[Float[Tensor, "n c_out"]], Float[Tensor, "n c_out"]]
 class Stage(nn.Module):
     """Linear, then optionally SiLU, with or without a LayerNorm before it."""
 
-    def __init__(self, c_in: int, c_out: int, *, norm: bool, activation: bool, bias: bool = True):
+    def __init__(
+        self, c_in: int, c_out: int, *, norm: bool, activation: bool, bias: bool = True, eps: float = NORM_EPS
+    ):
         super().__init__()
         self.linear = nn.Linear(c_in, c_out, bias=bias)
-        self.norm = nn.LayerNorm(c_out, eps=NORM_EPS) if norm else None
+        self.norm = nn.LayerNorm(c_out, eps=eps) if norm else None
         self.activation = activation
 
     def forward(
@@ -32,7 +34,7 @@ class Stage(nn.Module):
         """The output with this weight, and g -> J^T g for the Jacobian J of what follows the Linear."""
         x = linear(x, weight, self.linear.bias)
         if self.norm is not None:
-            return normed_silu(x, self.norm.weight, self.norm.bias, NORM_EPS)
+            return normed_silu(x, self.norm.weight, self.norm.bias, self.norm.eps)
         return (silu(x), partial(_pull_silu, x)) if self.activation else (x, lambda g: g)
 
 
@@ -49,9 +51,20 @@ class InvariantMLP(nn.Module):
         norm: LayerNorm in the hidden stages.
         final: LayerNorm (as ``norm`` says) and SiLU after the last Linear too.
         final_bias: bias of the last Linear.
+        zero_bias: start the bias of the first Linear at 0 instead of at uniform random numbers.
+        eps: of LayerNorm.
     """
 
-    def __init__(self, widths: list[int], *, norm: bool = True, final: bool = False, final_bias: bool = True):
+    def __init__(
+        self,
+        widths: list[int],
+        *,
+        norm: bool = True,
+        final: bool = False,
+        final_bias: bool = True,
+        zero_bias: bool = False,
+        eps: float = NORM_EPS,
+    ):
         super().__init__()
         last = len(widths) - 2
         stages = [
@@ -61,9 +74,12 @@ class InvariantMLP(nn.Module):
                 norm=norm and (i < last or final),
                 activation=i < last or final,
                 bias=final_bias or i < last,
+                eps=eps,
             )
             for i, (c_in, c_out) in enumerate(pairwise(widths))
         ]
+        if zero_bias and stages[0].linear.bias is not None:
+            nn.init.zeros_(stages[0].linear.bias)
         self.stages = cast(Sequence[Stage], nn.ModuleList(stages))
 
     def forward(

@@ -18,7 +18,7 @@ from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
 from tracegrad.nn import native
 from tracegrad.nn.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
-from tracegrad.nn.invariant_mlp import InvariantMLP
+from tracegrad.nn.invariant_mlp import NORM_EPS, InvariantMLP
 from tracegrad.nn.low_rank_block import low_rank_block
 from tracegrad.traces import BlockTraces, SpinTrace
 
@@ -41,6 +41,9 @@ class TraceGradBlock(nn.Module):
         final: LayerNorm and SiLU after the last Linear too. A bare LayerNorm there would make v vanish at
             initialisation, because its outputs sum to a constant.
         final_bias: bias of the last Linear; without ``final`` it has no effect on v.
+        zero_bias: start the bias of the first Linear of s_nonlin at 0. The LayerNorm after it then acts on W u alone,
+            whatever the size of f.
+        eps: of the LayerNorms of s_nonlin.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class TraceGradBlock(nn.Module):
         layers: int = 2,
         final: bool = True,
         final_bias: bool = True,
+        zero_bias: bool = False,
+        eps: float = NORM_EPS,
     ):
         super().__init__()
         kinds = [ir for _, ir in irreps]
@@ -70,7 +75,7 @@ class TraceGradBlock(nn.Module):
             )
         self.invariants = FORMS[w](merged, channels, **({} if rank is None else {"rank": rank}))
         widths = [channels, *[hidden] * (layers - 1), width]
-        self.s_nonlin = InvariantMLP(widths, final=final, final_bias=final_bias)
+        self.s_nonlin = InvariantMLP(widths, final=final, final_bias=final_bias, zero_bias=zero_bias, eps=eps)
 
     def encode(self, f: Feature) -> Float[Tensor, "n width"]:
         """z alone."""
@@ -127,6 +132,11 @@ class TraceGrad(nn.Module):
 
     No arm holds a parameter that it does not use.
 
+    The paper fixes u, s_nonlin, v and o and says nothing of initialisation, of eps and of features of atoms that a
+    backbone keeps apart from those of pairs. ``zero_bias``, ``norm_eps`` and ``apply_to`` are our readings of these,
+    which conf/tracegrad/base.yaml sets as measured to be best; the defaults here, and ``literal``, are those
+    of torch and of the paper's words ("each SO(3)-equivariant edge feature").
+
     Args:
         feature_irreps: irreps of the K features of each site, from the backbone.
         basis: orbital basis of the blocks, which gives the traces.
@@ -141,8 +151,13 @@ class TraceGrad(nn.Module):
         decoder_layers: Linears of the invariant decoder (the paper's "four-layers": 3).
         decoder_norm: LayerNorm in the decoder.
         w, rank: form of W, see `TraceGradBlock`.
-        apply_to: "edge" (the paper), or "edge_and_self" to refine and supervise on-site features too, where the
-            backbone has them.
+        apply_to: "edge" (the paper's words), or "edge_and_self" to refine and supervise on-site features, too, where
+            the backbone keeps them apart (QHNet; DeepH-E3 has them among its edges).
+        zero_bias: start the first bias of every s_nonlin at 0, see `TraceGradBlock`.
+        norm_eps: eps of the LayerNorms of every s_nonlin. QHNet's first features make a W u whose variance is far
+            below 1e-6.
+        literal: the paper's words and torch's initialisation instead of our readings: apply_to="edge",
+            zero_bias=False and norm_eps=1e-6, whatever these three say.
         residual: "sum" (o = f + v, the paper) or "relative" (o = f + 0.2 |f| / |v| v, norms per item).
         gain: "none" (the paper) or "zero": what is added to f is multiplied by a learned factor for each of its
             irreps, 0 at first, so that a backbone which is trained already starts with its own outputs.
@@ -174,8 +189,13 @@ class TraceGrad(nn.Module):
         last_v: bool = True,
         spin_trace: SpinTrace = "sum",
         recompute: bool = False,
+        zero_bias: bool = False,
+        norm_eps: float = NORM_EPS,
+        literal: bool = False,
     ):
         super().__init__()
+        if literal:
+            apply_to, zero_bias, norm_eps = "edge", False, NORM_EPS
         least = {
             "channels": (channels, 1),
             "width": (width, 0),
@@ -189,11 +209,8 @@ class TraceGrad(nn.Module):
                 raise ConfigError(f"tracegrad.{name} is {value!r}; give a whole number >= {minimum}")
         if apply_to not in ("edge", "edge_and_self"):
             raise ConfigError(f"tracegrad.apply_to is {apply_to!r}; choose edge or edge_and_self")
-        if apply_to == "edge_and_self" and "self" not in feature_irreps:
-            raise ConfigError(
-                "tracegrad.apply_to is edge_and_self, but this backbone has only edge features, on-site ones "
-                "included; set tracegrad.apply_to=edge"
-            )
+        if not isinstance(norm_eps, int | float) or not 0 < norm_eps < 1:
+            raise ConfigError(f"tracegrad.norm_eps is {norm_eps!r}; give a number between 0 and 1")
         if residual not in ("sum", "relative"):
             raise ConfigError(f"tracegrad.residual is {residual!r}; choose sum or relative")
         if gain not in ("none", "zero"):
@@ -202,7 +219,9 @@ class TraceGrad(nn.Module):
         self.residual, self.recompute = residual, recompute
         self.labels = BlockTraces(basis, spin_trace)
         width = width or len(basis.union) ** 2
-        sites = ("edge", "self") if apply_to == "edge_and_self" else ("edge",)
+        sites = [site for site in ("edge", "self") if site in feature_irreps]
+        if apply_to == "edge":
+            sites = ["edge"]
         self.blocks = cast(dict[str, Sequence[TraceGradBlock]], nn.ModuleDict())
         self.decoders = cast(dict[str, InvariantMLP], nn.ModuleDict())
         self.gains = cast(dict[str, Sequence[Tensor]], nn.ModuleDict())
@@ -223,6 +242,8 @@ class TraceGrad(nn.Module):
                     layers=encoder_layers,
                     final=encoder_final,
                     final_bias=encoder_final or trace,
+                    zero_bias=zero_bias,
+                    eps=norm_eps,
                 )
                 for ir, used in zip(irreps, self.gradients[site], strict=True)
                 if trace or used  # a block without v and without a decoder would be idle

@@ -1,0 +1,163 @@
+"""How the TraceGrad blocks of a network work: whether z tells items apart, and what v adds to f."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning
+import torch
+from lightning import Callback
+from torch import Tensor
+
+from tracegrad.backbones.interface import Feature
+from tracegrad.errors import ConfigError
+from tracegrad.loss import HamiltonianLoss
+from tracegrad.model import HamiltonianModel
+from tracegrad.module import HamiltonianModule
+
+# Below these a block counts as switched off.
+LEAST_SPREAD, LEAST_NONLINEARITY, LEAST_RATIO = 1e-3, 0.05, 1e-3
+
+
+@dataclass
+class BlockState:
+    """State of one TraceGrad block on a batch; a block that adds no v has neither ratios nor non-linearities.
+
+    Attributes:
+        z_spread: standard deviation of z over the items (edges or atoms), over the mean |z|; means over channels.
+        ratio: |o - f| / |f| for each irrep of the feature, Frobenius norms over the batch.
+        nonlinearity: of the added part w(f) = o - f for each irrep: |w(f + g) - w(f) - w(g)| over |w(f)| + |w(g)|,
+            where g is f with its items in another order. A linear map of f has 0.
+    """
+
+    z_spread: float
+    ratio: dict[str, float] = field(default_factory=dict)
+    nonlinearity: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why the block counts as switched off; empty: it works."""
+        found = []
+        if self.z_spread < LEAST_SPREAD:
+            found.append(f"z is the same for all items (spread {self.z_spread:.1e})")
+        if self.nonlinearity and max(self.nonlinearity.values()) < LEAST_NONLINEARITY:
+            found.append(f"v is a linear map of f (deviation at most {max(self.nonlinearity.values()):.3f})")
+        if self.ratio and max(self.ratio.values()) < LEAST_RATIO:
+            found.append(f"v is negligible (at most {max(self.ratio.values()):.1e} of f)")
+        return found
+
+
+@torch.no_grad()
+def block_states(model: HamiltonianModel, graph: Any) -> dict[str, BlockState]:
+    """The state of each block on a batch, by site and number from 1: "edge1".
+
+    The network runs as in a validation and is left as it was.
+    """
+    states: dict[str, BlockState] = {}
+    tracegrad, training = model.tracegrad, model.training
+
+    def added(site: str, k: int, f: Feature) -> tuple[Feature, Tensor | None]:
+        o, z = tracegrad.refine(site, k, f, need_z=True)
+        return [a - b for a, b in zip(o, f, strict=True)], z
+
+    def refine(site: str, k: int, f: Feature) -> Feature:
+        w, z = added(site, k, f)
+        if z is not None:
+            name = f"{site}{k + 1}"
+            states[name] = state = BlockState(_spread(z))
+            if any(part.any() for part in w):
+                other = [part.roll(1, dims=1) for part in f]
+                both, _ = added(site, k, [a + b for a, b in zip(f, other, strict=True)])
+                parts = zip(model.backbone.feature_irreps[site][k], f, w, both, strict=True)
+                for (_, irrep), part, one, sum_ in parts:
+                    size = one.norm()
+                    deviation = (sum_ - one - one.roll(1, dims=1)).norm()
+                    state.ratio[str(irrep)] = (size / part.norm()).item()
+                    state.nonlinearity[str(irrep)] = (deviation / (2 * size)).item()
+            elif tracegrad.grad and tracegrad.gradients[site][k]:
+                state.ratio = {str(irrep): 0.0 for _, irrep in model.backbone.feature_irreps[site][k]}
+        return [a + b for a, b in zip(f, w, strict=True)]
+
+    model.eval()
+    try:
+        model.backbone(graph, refine)
+    finally:
+        model.train(training)
+    return states
+
+
+def trace_share(model: HamiltonianModel, loss: HamiltonianLoss, graph: Any) -> float | None:
+    """|grad mu loss_T| / |grad loss_Q| over the weights of the backbone on a batch; None without loss_T."""
+    if not model.tracegrad.trace:
+        return None
+    weights = [p for p in model.backbone.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        terms = loss(model(graph), graph)
+        if terms.loss_t is None or terms.mu is None:
+            return None
+        of_h = torch.autograd.grad(terms.loss_h, weights, retain_graph=True, allow_unused=True)
+        of_t = torch.autograd.grad(terms.mu * terms.loss_t, weights, allow_unused=True)
+    return _length(of_t) / _length(of_h)
+
+
+class BlockHealth(Callback):
+    """Logs the state of the blocks at the start of a training and every ``every_n_steps`` optimizer steps.
+
+    ``block/{site}{k}/z_spread``, ``.../ratio/{irrep}`` and ``.../nonlinearity/{irrep}`` are those of `BlockState`,
+    ``block/trace_share`` that of `trace_share`, all on the training batch at hand of the first rank. A block that is
+    switched off is named in a warning, the first time and when it works again. Costs four forward passes and
+    two backward passes each time, and changes nothing of the training.
+    """
+
+    def __init__(self, every_n_steps: int = 200):
+        if not isinstance(every_n_steps, int) or every_n_steps < 1:
+            raise ConfigError(
+                f"callbacks.block_health.every_n_steps is {every_n_steps!r}; give a whole number >= 1"
+            )
+        self.every_n_steps = every_n_steps
+        self._off: set[str] = set()
+        self._measured = -1
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, HamiltonianModule)
+        step = trainer.global_step
+        due = step % self.every_n_steps == 0 and step != self._measured
+        if not due or not trainer.is_global_zero or not len(pl_module.model.tracegrad.blocks):
+            return
+        self._measured = step
+        with trainer.precision_plugin.forward_context():
+            states = block_states(pl_module.model, batch)
+            share = trace_share(pl_module.model, pl_module.loss, batch)
+        values = {} if share is None else {"block/trace_share": share}
+        for name, state in states.items():
+            values[f"block/{name}/z_spread"] = state.z_spread
+            values |= {f"block/{name}/ratio/{irrep}": value for irrep, value in state.ratio.items()}
+            values |= {
+                f"block/{name}/nonlinearity/{irrep}": value for irrep, value in state.nonlinearity.items()
+            }
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=step)
+        self._say(step, states)
+
+    def _say(self, step: int, states: dict[str, BlockState]) -> None:
+        for name, state in states.items():
+            if state.faults and name not in self._off:
+                print(
+                    f"warning: step {step}: TraceGrad block {name} is switched off: {'; '.join(state.faults)}",
+                    flush=True,
+                )
+                self._off.add(name)
+            elif not state.faults and name in self._off:
+                print(f"step {step}: TraceGrad block {name} works now", flush=True)
+                self._off.remove(name)
+
+
+def _spread(z: Tensor) -> float:
+    z = z.double()
+    return (z.std(0, correction=0).mean() / z.abs().mean()).item()
+
+
+def _length(gradients: Sequence[Tensor | None]) -> float:
+    return sum(x.double().square().sum().item() for x in gradients if x is not None) ** 0.5

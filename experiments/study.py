@@ -1,0 +1,206 @@
+"""Train and sum up a registered comparison of arms: `python -m experiments.study --help`."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from experiments.configuration import ARM_LABELS, command, plain
+from experiments.study_file import Part, Study, read_study
+from experiments.sweeps.engine import run_sweep
+from experiments.sweeps.manifest import Manifest
+from experiments.sweeps.settings import read_settings
+from tracegrad.errors import ConfigError, TrainingError
+from tracegrad.plots.changes import ChangeRow, changes_figure
+from tracegrad.plots.learning_curves import read_metrics
+from tracegrad.plots.mean_curves import mean_curves_figure
+from tracegrad.plots.style import save
+from tracegrad.reports.relative import RelativeChange, relative_change
+from tracegrad.results import FILE as RESULTS
+from tracegrad.results import RunResult, read_result
+from tracegrad.system.whole_files import replacing
+
+CURVE = "val/h_mae"
+SHOWN = 5  # names of missing runs
+Runs = dict[tuple[str, str, int], RunResult]  # by part, arm and seed
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one arm against another, each of a part of the study."""
+
+    part: str
+    first: str
+    second: str
+    metric: str
+    seeds: tuple[int, ...]
+    change: RelativeChange
+
+
+@command("study")
+def main(config: DictConfig) -> None:
+    """Train what is missing and write results and figures."""
+    values = plain(config)
+    study = read_study(values["study"])
+    chosen = _chosen(study, values["parts"])
+    runs = Path(values["runs"] or Path("runs") / study.name)
+    output = Path(values["output"] or study.file.parent)
+    errors = []
+    for part in chosen if values["train"] else []:
+        print(f"{part.name}: {part.title}", flush=True)
+        arguments = part.arguments(Path(values["databases"]))
+        arguments += [f"runs={runs / part.name}", f"jobs={values['jobs']}"]
+        settings = read_settings(arguments, {}, ("arms",))
+        try:
+            run_sweep(settings, _no_report)
+        except TrainingError as error:
+            errors.append(f"{part.name}: {error}")
+        summed_up(study, runs, output)
+    table, missing = summed_up(study, runs, output)
+    print_comparisons(table, study, Console())
+    if missing:
+        more = f" and {len(missing) - SHOWN} others" if len(missing) > SHOWN else ""
+        print(f"{len(missing)} runs are missing: {', '.join(missing[:SHOWN])}{more}")
+    print(f"wrote results.json and figures into {output}")
+    if errors:
+        raise TrainingError("\n".join(errors))
+
+
+def summed_up(study: Study, runs: Path, output: Path) -> tuple[list[Comparison], list[str]]:
+    """Compare the runs that there are, and write ``results.json`` and the figures.
+
+    Returns:
+        All comparisons, and the names of the runs that are missing.
+    """
+    results, missing = _results(study, runs)
+    comparisons = compare(study, results)
+    curves = {key: _curve(result) for key, result in results.items()}
+    content = {
+        "format": 1,
+        "study": study.name,
+        "registered": study.registered,
+        "comparisons": [_plain(comparison) for comparison in comparisons],
+        "runs": [
+            {
+                "part": part,
+                "arm": arm,
+                "seed": seed,
+                "step": result.step,
+                "parameters": result.parameters,
+                "metrics": {name: result.metrics.get(name) for name in study.metrics},
+                "trivial": result.trivial.get("test/h_mae"),
+                "validation": curves[part, arm, seed],
+            }
+            for (part, arm, seed), result in results.items()
+        ],
+        "missing": missing,
+    }
+    with replacing(output / "results.json") as draft:
+        draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    titles = {part.name: part.title for part in study.parts}
+    rows = [
+        ChangeRow(titles[c.part], study.metrics[c.metric].label, c.first, c.change)
+        for c in comparisons
+        if study.metrics[c.metric].drawn
+    ]
+    if rows:
+        save(changes_figure(rows), output / "changes.png")
+    drawn = {
+        part.title: {
+            arm: [curves[key] for key in curves if key[:2] == (part.name, arm) and curves[key]]
+            for arm in part.arms
+        }
+        for part in study.parts
+        if part.curves and any(key[0] == part.name for key in curves)
+    }
+    if drawn:
+        save(mean_curves_figure(drawn), output / "curves.png")
+    return comparisons, missing
+
+
+def compare(study: Study, results: Runs) -> list[Comparison]:
+    """Every comparison of the study, over the seeds that both arms have."""
+    found = []
+    for part in study.parts:
+        for (first_part, first), (second_part, second) in part.pairs:
+            ones, others = (
+                {seed: result for (p, a, seed), result in results.items() if (p, a) == key}
+                for key in ((first_part, first), (second_part, second))
+            )
+            for name, metric in study.metrics.items():
+                pairs = {
+                    seed: tuple(metric.error(run.metrics.get(name)) for run in (ones[seed], others[seed]))
+                    for seed in sorted(ones.keys() & others.keys())
+                }
+                known = {seed: pair for seed, pair in pairs.items() if None not in pair}
+                if known:
+                    change = relative_change(*map(list, zip(*known.values(), strict=True)))  # type: ignore[arg-type]
+                    found.append(Comparison(part.name, first, second, name, tuple(known), change))
+    return found
+
+
+def print_comparisons(comparisons: list[Comparison], study: Study, console: Console) -> None:
+    """A line for each comparison."""
+    table = Table("data", "arms", "metric", "change (%)", "95 % interval", "detectable", "seeds", "")
+    for c in comparisons:
+        low, high, detectable = (c.change.low, c.change.high, c.change.detectable)
+        table.add_row(
+            c.part,
+            f"{ARM_LABELS[c.first] or 'baseline'} - {ARM_LABELS[c.second] or 'baseline'}",
+            study.metrics[c.metric].label,
+            f"{100 * c.change.mean:+.1f}",
+            "" if low is None or high is None else f"[{100 * low:+.1f}, {100 * high:+.1f}]",
+            "" if detectable is None else f"-{100 * detectable:.0f}",
+            str(len(c.seeds)),
+            c.change.finding,
+        )
+    console.print(table)
+
+
+def _results(study: Study, runs: Path) -> tuple[Runs, list[str]]:
+    found, missing = {}, []
+    for part in study.parts:
+        for arm in part.arms:
+            for seed in part.seeds:
+                path = runs / part.name / f"{arm}_seed{seed}" / RESULTS
+                if path.is_file():
+                    found[part.name, arm, seed] = read_result(path)
+                else:
+                    missing.append(f"{part.name}/{arm}_seed{seed}")
+    return found, missing
+
+
+def _curve(result: RunResult) -> list[tuple[int, float]]:
+    """Validation MAE (meV) by step."""
+    steps, values = read_metrics(result.directory / "metrics.csv").get(CURVE, ([], []))
+    return [(int(step), round(float(value), 4)) for step, value in zip(steps, values, strict=True)]
+
+
+def _chosen(study: Study, names: Any) -> list[Part]:
+    if names is None:
+        return list(study.parts)
+    listed = [names] if isinstance(names, str) else list(names)
+    known = {part.name: part for part in study.parts}
+    unknown = sorted(set(listed) - known.keys())
+    if unknown:
+        raise ConfigError(
+            f"parts={listed}: {study.file} has no part {unknown[0]!r}; it has {', '.join(known)}"
+        )
+    return [known[name] for name in listed]
+
+
+def _plain(comparison: Comparison) -> dict[str, Any]:
+    values = asdict(comparison)
+    return values | values.pop("change") | {"finding": comparison.change.finding}
+
+
+def _no_report(_manifest: Manifest, _console: Console) -> None:
+    """The study has its own."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Relative changes of errors against the baseline, seed by seed, for several databases and metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from tracegrad.errors import TraceGradError
+from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, grid, make_figure, styled
+from tracegrad.reports.relative import RelativeChange
+
+_NAMES = {"trace": "+Trace", "grad": "+Grad", "tracegrad": "+TraceGrad", "none": "baseline"}
+_COLUMNS = 3
+_LIMITS = (-0.8, 1.0)  # of the axis at most: one wild seed must not hide the others
+
+
+@dataclass(frozen=True)
+class ChangeRow:
+    """The change of one metric by one arm on one database."""
+
+    database: str
+    metric: str
+    arm: str
+    change: RelativeChange
+
+
+@styled
+def changes_figure(rows: Sequence[ChangeRow]) -> Figure:
+    """A panel for each database, a group of lines for each metric, a colour for each arm.
+
+    Dots are the geometric means over seeds with their 95 % intervals, small ticks the single seeds.
+
+    Raises:
+        TraceGradError: no rows.
+    """
+    if not rows:
+        raise TraceGradError("a figure of changes needs at least one comparison")
+    databases = list(dict.fromkeys(row.database for row in rows))
+    arms = [arm for arm in _NAMES if any(row.arm == arm for row in rows)]
+    width = min(len(databases), _COLUMNS)
+    lines = -(-len(databases) // width)
+    most = max(len({row.metric for row in rows if row.database == database}) for database in databases)
+    figure = make_figure(3.1 * width + 0.4, lines * (0.2 * (len(arms) + 1) * most + 0.9) + 0.4)
+    panels = figure.subplots(lines, width, squeeze=False)
+    for axes, database in zip(panels.flat, databases, strict=False):
+        _panel(axes, [row for row in rows if row.database == database], arms)
+        axes.set_title(database)
+    for axes in panels.flat[len(databases) :]:
+        axes.set_visible(False)
+    handles = [
+        figure.axes[0].plot([], [], "o-", color=ARM_COLOURS.get(arm, OTHER_COLOUR), label=_NAMES[arm])[0]
+        for arm in arms
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(arms))
+    figure.supxlabel(
+        "change of the error against the other arm of the same seed; lines: 95 % intervals over seeds; ticks: seeds",
+        fontsize=7.5,
+        color="#555555",
+    )
+    return figure
+
+
+def _panel(axes: Axes, rows: Sequence[ChangeRow], arms: Sequence[str]) -> None:
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    step = 1 / (len(arms) + 1)
+    for row in rows:
+        y = metrics.index(row.metric) + step * (arms.index(row.arm) - (len(arms) - 1) / 2)
+        colour = ARM_COLOURS.get(row.arm, OTHER_COLOUR)
+        change = row.change
+        if change.low is not None and change.high is not None:
+            axes.plot([change.low, change.high], [y, y], color=colour, linewidth=1.6)
+        axes.plot(change.by_seed, [y] * len(change.by_seed), "|", color=colour, markersize=5, alpha=0.6)
+        shown = change.finding in ("better", "worse")
+        axes.plot(
+            change.mean, y, "o", color=colour, markerfacecolor=colour if shown else "white", markersize=4.5
+        )
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(metrics)), metrics)
+    axes.set_ylim(len(metrics) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, _LIMITS[0]), min(high, _LIMITS[1]))
+    grid(axes, "x")

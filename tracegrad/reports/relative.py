@@ -1,0 +1,68 @@
+"""Relative changes between two arms that are trained with the same seeds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from tracegrad.errors import TraceGradError
+
+LEVEL, POWER = 0.95, 0.8
+
+
+@dataclass(frozen=True)
+class RelativeChange:
+    """Change of an error from one arm to another, as a fraction: -0.2 is a fifth less.
+
+    Attributes:
+        by_seed: change of each seed.
+        mean: of the geometric mean over the seeds.
+        low, high: Student's 95 % confidence interval of the mean logarithm of the ratio, over seeds; None with one.
+        detectable: the smallest reduction (a positive fraction) that such a study would have shown in four of five
+            repetitions: (t_0.975 + t_0.8) standard errors of the mean logarithm; None with one seed.
+    """
+
+    by_seed: tuple[float, ...]
+    mean: float
+    low: float | None
+    high: float | None
+    detectable: float | None
+
+    @property
+    def finding(self) -> str:
+        """What the interval allows to say of the first arm."""
+        if self.low is None or self.high is None:
+            return "one seed"
+        if self.low <= 0 <= self.high:
+            return "no difference shown"
+        return "better" if self.high < 0 else "worse"
+
+
+def relative_change(errors: Sequence[float], references: Sequence[float]) -> RelativeChange:
+    """Change of ``errors`` against ``references``, seed by seed.
+
+    Raises:
+        TraceGradError: none, unequal numbers of them, or one that is not finite and above 0.
+    """
+    if len(errors) != len(references) or not errors:
+        raise TraceGradError(
+            f"a relative change needs two errors for each seed, there are {len(errors)} and {len(references)}"
+        )
+    if not all(0 < x < math.inf for x in (*errors, *references)):
+        raise TraceGradError("a relative change needs errors that are finite and above 0")
+    logs = np.log(np.asarray(errors, dtype=float) / np.asarray(references, dtype=float))
+    mean, count = float(logs.mean()), len(logs)
+    by_seed = tuple(np.expm1(logs).tolist())
+    if count == 1:
+        return RelativeChange(by_seed, math.expm1(mean), None, None, None)
+    error = float(logs.std(ddof=1)) / math.sqrt(count)
+    level, power = (float(stdtrit(count - 1, p)) for p in ((1 + LEVEL) / 2, POWER))
+    return RelativeChange(
+        by_seed,
+        math.expm1(mean),
+        math.expm1(mean - level * error),
+        math.expm1(mean + level * error),
+        -math.expm1(-(level + power) * error),
+    )
