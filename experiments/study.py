@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -45,6 +46,7 @@ class Comparison:
 def main(config: DictConfig) -> None:
     """Train what is missing and write results and figures."""
     values = plain(config)
+    GlobalHydra.instance().clear()  # the sweeps compose the settings of their runs
     study = read_study(values["study"])
     chosen = _chosen(study, values["parts"])
     runs = Path(values["runs"] or Path("runs") / study.name)
