@@ -1,4 +1,4 @@
-"""Time the networks, TraceGrad, metrics and the data path on this machine: `python -m experiments.benchmark --help`.
+"""Time the networks, TraceGrad, metrics and the data path on this machine: `python -m benchmarks --help`.
 
 Every ratio compares times of one run, taken in turns, so that other load on the machine falls on both sides.
 Run it from the repository: the plain e3nn forms of the networks are oracles of the tests.
@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.benchmarks import cells, crystals, data, molecules, orbitals, ranks, tracegrad_block, waiting
-from experiments.benchmarks.products import product_rates
-from experiments.benchmarks.table import show, with_floors
+from benchmarks import cells, crystals, data, molecules, orbitals, ranks, tracegrad_block, waiting
+from benchmarks.products import product_rates
+from benchmarks.table import show, with_floors
+from benchmarks.timing import Timing, processor
 from experiments.runs import write_json
-from experiments.timing import Timing, processor
 
 TASKS = {
     "molecules": "QHNet, alone and with TraceGrad (low-rank W), against plain e3nn; the arms of the ablation",
@@ -49,7 +49,7 @@ tasks:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmark",
+        prog="python -m benchmarks",
         description=__doc__.split(":")[0] + ".",
         epilog=ABOUT + "\n".join(f"  {name:10} {what}" for name, what in TASKS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,

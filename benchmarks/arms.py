@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.compare import compare
+from benchmarks.compare import compare
+from benchmarks.timing import Timing, forward, training_step
 from experiments.configuration import ARMS
-from experiments.timing import Timing, forward, training_step
-from tracegrad.basis import OrbitalBasis
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.model import HamiltonianModel, Prediction
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.model.network import HamiltonianModel, Prediction
+from tracegrad.training.loss import HamiltonianLoss
 
 SWITCHES = {arm: switches for switches, arm in ARMS.items()}  # (trace, grad)
 

@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 
-from experiments.benchmarks.compare import compare
-from experiments.benchmarks.crystals import CrystalSizes
-from experiments.benchmarks.layers import layer_graph
-from experiments.timing import Timing, forward
-from tracegrad.graph import collate
+from benchmarks.compare import compare
+from benchmarks.crystals import CrystalSizes
+from benchmarks.layers import layer_graph
+from benchmarks.timing import Timing, forward
+from tracegrad.hamiltonian.graph import collate
 from tracegrad.physics.crystals.layers import CRYSTALS
 from tracegrad.physics.crystals.twist import Twist, twisted_cell
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from experiments.benchmarks.memory import peak_bytes
-from experiments.benchmarks.products import product_gflop
-from experiments.timing import Timing, measure
+from benchmarks.memory import peak_bytes
+from benchmarks.products import product_gflop
+from benchmarks.timing import Timing, measure
 
 MIB = 2**20
 

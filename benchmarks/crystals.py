@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmarks.arms import SWITCHES, time_arms
-from experiments.benchmarks.layers import labelled, layer_graph
-from experiments.benchmarks.networks import Rivals, time_networks
-from experiments.timing import Timing
+from benchmarks.arms import SWITCHES, time_arms
+from benchmarks.layers import labelled, layer_graph
+from benchmarks.networks import Rivals, time_networks
+from benchmarks.timing import Timing
 from tests.oracles.deeph_e3_e3nn import (
     PlainDeepHE3,
     blocks_from_irreps,
@@ -21,12 +21,12 @@ from tests.oracles.deeph_e3_e3nn import (
     targets_of,
 )
 from tracegrad.backbones.deeph_e3 import DeepHE3
-from tracegrad.basis import OrbitalBasis
-from tracegrad.graph import HamiltonianGraph, collate
-from tracegrad.interop.deeph_e3 import export_deeph_e3
-from tracegrad.model import HamiltonianModel
-from tracegrad.nn.tracegrad import TraceGrad
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import HamiltonianGraph, collate
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.invariant.tracegrad import TraceGrad
 from tracegrad.physics.crystals.layers import CRYSTALS, Crystal, crystal_cell
+from tracegrad.weights.released.deeph_e3 import export_deeph_e3
 
 GRAPHENE, BISMUTH_TELLURIDE = CRYSTALS["MG"], CRYSTALS["BT"]
 

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks.crystals import GRAPHENE, CrystalSizes, crystal_of
-from experiments.benchmarks.molecules import Sizes, random_matrix, random_molecule
-from experiments.timing import Timing, measure
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import cut_padding
-from tracegrad.data.cache import build_cache, open_cache
-from tracegrad.data.cached_crystals import CrystalCache
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.deeph import write_structure
-from tracegrad.data.deeph_module import CrystalDataset
-from tracegrad.data.molecule_checks import CORE_LEVELS
-from tracegrad.data.qh9 import QH9Database
-from tracegrad.data.structure import Structure, edge_order
-from tracegrad.graph import HamiltonianGraph, collate, molecule_graph
+from benchmarks.crystals import GRAPHENE, CrystalSizes, crystal_of
+from benchmarks.molecules import Sizes, random_matrix, random_molecule
+from benchmarks.timing import Timing, measure
+from tracegrad.data.cache.cached_crystals import CrystalCache
+from tracegrad.data.cache.lookup import build_cache, open_cache
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystals.structure import Structure, edge_order
+from tracegrad.data.loading.deeph_module import CrystalDataset
+from tracegrad.data.qh9.database import QH9Database
+from tracegrad.data.qh9.molecule_checks import CORE_LEVELS
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import cut_padding
+from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, molecule_graph
 
 STRUCTURES = 3
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.graph import HamiltonianGraph, crystal_graph
-from tracegrad.neighbours import edges_within_range
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import HamiltonianGraph, crystal_graph
+from tracegrad.hamiltonian.neighbours import edges_within_range
 
 DISPLACEMENT = 0.03  # angstrom, of each coordinate
 

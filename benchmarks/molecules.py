@@ -8,15 +8,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from experiments.benchmarks.arms import SWITCHES, loss_of, time_arms
-from experiments.benchmarks.networks import Rivals, time_networks
-from experiments.timing import Timing
+from benchmarks.arms import SWITCHES, loss_of, time_arms
+from benchmarks.networks import Rivals, time_networks
+from benchmarks.timing import Timing
 from tests.oracles.qhnet_e3nn import plain_copy
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.basis import OrbitalBasis
-from tracegrad.graph import HamiltonianGraph, collate, molecule_graph
-from tracegrad.model import HamiltonianModel
-from tracegrad.nn.tracegrad import TraceGrad
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, molecule_graph
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.invariant.tracegrad import TraceGrad
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.arms import loss_of
-from experiments.benchmarks.compare import compare
-from experiments.timing import Timing, forward, training_step
-from tracegrad.graph import HamiltonianGraph
-from tracegrad.model import HamiltonianModel
+from benchmarks.arms import loss_of
+from benchmarks.compare import compare
+from benchmarks.timing import Timing, forward, training_step
+from tracegrad.hamiltonian.graph import HamiltonianGraph
+from tracegrad.model.network import HamiltonianModel
 
 PLAIN, BACKBONE, TRACEGRAD = "plain e3nn", "backbone", "backbone + TraceGrad"
 

@@ -12,16 +12,16 @@ import torch
 from jaxtyping import Float
 from pyscf import dft, gto
 
-from experiments.timing import Timing, measure
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import cut_blocks
-from tracegrad.data.qh9 import Molecule, QH9Database
-from tracegrad.graph import collate, molecule_graph
+from benchmarks.timing import Timing, measure
+from tracegrad.data.qh9.database import Molecule, QH9Database
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import cut_blocks
+from tracegrad.hamiltonian.graph import collate, molecule_graph
 from tracegrad.metrics.functional.eigenpairs import lowest_states
 from tracegrad.metrics.orbitals import orbital_errors
-from tracegrad.model import Prediction
-from tracegrad.physics.dft import build_molecule
-from tracegrad.physics.solved_references import SolvedReferences, prepare_references
+from tracegrad.model.network import Prediction
+from tracegrad.physics.molecules.dft import build_molecule
+from tracegrad.physics.molecules.solved_references import SolvedReferences, prepare_references
 
 # Noise of the predicted elements (hartree): MAE of about 1.5 meV, that of the paper's networks, and ten times it.
 NOISES = {"1.5 meV": 7e-5, "15 meV": 7e-4}

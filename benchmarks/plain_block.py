@@ -7,8 +7,8 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from tests.oracles.autograd_tracegrad import dense_weights
-from tracegrad.nn.gram import FullInvariants, LowRankInvariants, pair_scale
-from tracegrad.nn.tracegrad import TraceGradBlock
+from tracegrad.nn.invariant.gram import FullInvariants, LowRankInvariants, pair_scale
+from tracegrad.nn.invariant.tracegrad import TraceGradBlock
 
 
 class FullProduct(nn.Module):

@@ -7,13 +7,13 @@ from functools import partial
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.timing import synchronize
-from tracegrad.nn.matrix_product import product
+from benchmarks.timing import synchronize
+from tracegrad.numerics.matrix_product import product
 
 aten = torch.ops.aten
 # Which argument is the left factor.
 PRODUCTS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.addmm_: 1, aten.baddbmm: 1, aten.baddbmm_: 1}
-if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # see `tracegrad.nn.matrix_product`
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # see `tracegrad.numerics.matrix_product`
     PRODUCTS[torch.ops.mkldnn._linear_pointwise] = 0
 
 # (rows, inner, columns): a square one, and two of the networks: channels mixed by a Linear for all components of all

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from experiments.benchmarks.arms import loss_of
-from experiments.benchmarks.molecules import Sizes, random_graphs
-from experiments.timing import Timing, measure, training_step
+from benchmarks.arms import loss_of
+from benchmarks.molecules import Sizes, random_graphs
+from benchmarks.timing import Timing, measure, training_step
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.basis import OrbitalBasis
-from tracegrad.data.sampler import TrainingBatches, imbalance, shares
-from tracegrad.graph import collate
+from tracegrad.data.loading.sampler import TrainingBatches, imbalance, shares
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import collate
 
 RANKS = 4
 # Atoms of the molecules of QM9, on which QH9 is built: mean and standard deviation.

@@ -9,7 +9,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from experiments.timing import Timing
+from benchmarks.timing import Timing
 
 WIDTH = 170  # where there is no terminal
 COLUMNS = (

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from e3nn.o3 import Irreps
 
-from experiments.benchmarks.compare import compare
-from experiments.benchmarks.plain_block import PlainBlock
-from experiments.timing import Timing
+from benchmarks.compare import compare
+from benchmarks.plain_block import PlainBlock
+from benchmarks.timing import Timing
 from tests.oracles.autograd_tracegrad import to_irreps
-from tracegrad.backbones.interface import Feature
-from tracegrad.nn.tracegrad import TraceGradBlock
+from tracegrad.nn.interface import Feature
+from tracegrad.nn.invariant.tracegrad import TraceGradBlock
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.benchmarks.crystals import GRAPHENE, CrystalSizes, crystal_of
-from experiments.benchmarks.data import write_crystals, write_molecules
-from experiments.benchmarks.molecules import Sizes
-from experiments.timing import Timing, synchronize
-from tracegrad.basis import OrbitalBasis
-from tracegrad.data.datamodule import HamiltonianDataModule, QH9DataModule
-from tracegrad.data.deeph_module import DeepHDataModule
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.model import HamiltonianModel
+from benchmarks.crystals import GRAPHENE, CrystalSizes, crystal_of
+from benchmarks.data import write_crystals, write_molecules
+from benchmarks.molecules import Sizes
+from benchmarks.timing import Timing, synchronize
+from tracegrad.data.loading.datamodule import HamiltonianDataModule, QH9DataModule
+from tracegrad.data.loading.deeph_module import DeepHDataModule
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.training.loss import HamiltonianLoss
 
 WORKERS = 2
 LEAST = 3  # steps, however long they take

@@ -3,7 +3,7 @@
 import lightning
 from lightning import Callback
 
-from tracegrad.data.loader import ResumableLoader
+from tracegrad.data.loading.loader import ResumableLoader
 
 
 class RankBalance(Callback):

@@ -9,11 +9,11 @@ import torch
 from lightning import Callback
 from torch import Tensor
 
-from tracegrad.backbones.interface import Feature
 from tracegrad.errors import ConfigError
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.model import HamiltonianModel
-from tracegrad.module import HamiltonianModule
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.interface import Feature
+from tracegrad.training.loss import HamiltonianLoss
+from tracegrad.training.module import HamiltonianModule
 
 # Below these a block counts as switched off.
 LEAST_SPREAD, LEAST_NONLINEARITY, LEAST_RATIO = 1e-3, 0.05, 1e-3

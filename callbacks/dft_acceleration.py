@@ -18,23 +18,23 @@ from torch.utils.data import DataLoader, Subset
 
 from callbacks.inference_time import device_clock, mean_seconds
 from callbacks.test_report import formula
-from tracegrad.count_progress import CountProgress
-from tracegrad.data.cache import AUTO
-from tracegrad.data.datamodule import QH9Dataset
+from tracegrad.data.cache.lookup import AUTO
+from tracegrad.data.loading.datamodule import QH9Dataset
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.metrics.orbitals import dense_predictions
-from tracegrad.model import Prediction
-from tracegrad.module import HamiltonianModule
-from tracegrad.physics.acceleration import GUESSES, ScfSettings, check_gpu, check_guesses
-from tracegrad.physics.acceleration_choice import RELEASED_COUNT, chosen_rows
-from tracegrad.physics.acceleration_jobs import PredictedMolecule, accelerations
-from tracegrad.physics.acceleration_results import COLUMNS, Acceleration, label_warning, summary
-from tracegrad.physics.acceleration_store import ScfStore, baseline_folders
-from tracegrad.physics.dft import XC_CODES
+from tracegrad.model.network import Prediction
+from tracegrad.physics.molecules.acceleration import GUESSES, ScfSettings, check_gpu, check_guesses
+from tracegrad.physics.molecules.acceleration_choice import RELEASED_COUNT, chosen_rows
+from tracegrad.physics.molecules.acceleration_jobs import PredictedMolecule, accelerations
+from tracegrad.physics.molecules.acceleration_results import COLUMNS, Acceleration, label_warning, summary
+from tracegrad.physics.molecules.acceleration_store import ScfStore, baseline_folders
+from tracegrad.physics.molecules.dft import XC_CODES
 from tracegrad.plots.scf import scf_figure
 from tracegrad.plots.style import save
 from tracegrad.system.cores import available_cores
+from tracegrad.system.count_progress import CountProgress
 from tracegrad.system.whole_files import replacing
+from tracegrad.training.module import HamiltonianModule
 
 # Ranks wait so long for the one with the most work.
 PATIENCE = timedelta(days=1)
@@ -49,12 +49,12 @@ class DFTAcceleration(Callback):
     ``test/scf_seconds_saved_GUESS`` (of a core), ``test/scf_wall_seconds_saved_GUESS``,
     ``test/scf_level_not_reached_GUESS``, ``test/scf_energy_error_1`` and ``_2`` (meV), ``test/scf_same_state``,
     ``test/scf_not_converged`` and ``test/scf_molecules``, as
-    `tracegrad.physics.acceleration_results` defines them. Files: ``acceleration.csv`` and ``figures/scf.png``; runs
+    `molecules.acceleration_results` defines them. Files: ``acceleration.csv`` and ``figures/scf.png``; runs
     from the predictions are kept in ``scf/``, so that a test that was stopped goes on.
 
     Args:
         directory: run directory.
-        molecules: how many, drawn as the benchmark does (`tracegrad.physics.acceleration_choice`); 0: none.
+        molecules: how many, drawn as the benchmark does (`tracegrad.physics.molecules.acceleration_choice`); 0: none.
         guesses: PySCF's names of the guesses to compare with: minao, 1e.
         functional: b3lyp5 or b3lyp; None: that of the database.
         jobs: processes of one thread each; None: one for each core (with gpu: one).

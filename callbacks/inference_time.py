@@ -13,13 +13,13 @@ from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
 
 from callbacks.gather import gathered
-from tracegrad.count_progress import CountProgress
-from tracegrad.data.datamodule import evenly
+from tracegrad.data.loading.datamodule import evenly
 from tracegrad.errors import ConfigError
-from tracegrad.graph import collate
-from tracegrad.module import HamiltonianModule
-from tracegrad.results import InferenceProtocol
+from tracegrad.hamiltonian.graph import collate
+from tracegrad.reports.results import InferenceProtocol
+from tracegrad.system.count_progress import CountProgress
 from tracegrad.system.device import device_name
+from tracegrad.training.module import HamiltonianModule
 
 # A measurement that takes longer than this is announced.
 LONG = 60.0  # seconds

@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks.csv_log import RunCSVLogger
-from tracegrad.data.loader import ResumableLoader
+from tracegrad.data.loading.loader import ResumableLoader
 from tracegrad.errors import ConfigError, TrainingError
-from tracegrad.physics.signals import stop_signals
+from tracegrad.system.signals import stop_signals
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 ROWS = "csv_rows"

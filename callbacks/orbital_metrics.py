@@ -14,23 +14,23 @@ from torch.utils.data import DataLoader, Subset
 
 from callbacks.gather import gathered
 from callbacks.test_report import formula
-from tracegrad.count_progress import CountProgress
-from tracegrad.data.cache import AUTO
-from tracegrad.data.datamodule import QH9Dataset, evenly
+from tracegrad.data.cache.lookup import AUTO
+from tracegrad.data.loading.datamodule import QH9Dataset, evenly
 from tracegrad.errors import ConfigError
-from tracegrad.graph import collate
+from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics import orbitals
 from tracegrad.metrics.functional.orbitals import ENERGIES, NAMES
 from tracegrad.metrics.orbitals import OrbitalErrors, dense_predictions, orbital_errors
-from tracegrad.model import Prediction
-from tracegrad.module import HamiltonianModule
-from tracegrad.physics.levels import Levels, molecular_levels
-from tracegrad.physics.solved_cache import solved_paths
-from tracegrad.physics.solved_references import SolvedReferences, prepare_references
+from tracegrad.model.network import Prediction
+from tracegrad.physics.molecules.levels import Levels, molecular_levels
+from tracegrad.physics.molecules.solved_cache import solved_paths
+from tracegrad.physics.molecules.solved_references import SolvedReferences, prepare_references
 from tracegrad.plots.energies import energies_figure
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
+from tracegrad.system.count_progress import CountProgress
 from tracegrad.system.whole_files import replacing
+from tracegrad.training.module import HamiltonianModule
 from tracegrad.units import MEV_PER_HARTREE
 
 COLUMNS = ("row", "name", "formula", "atoms", *NAMES)
@@ -45,7 +45,7 @@ class OrbitalMetrics(Callback):
     `tracegrad.metrics.functional.orbital_metrics` defines them: in a test over all molecules of all ranks, in
     validation over some. Files of a test: ``orbitals.csv`` (every molecule) and ``figures/{eps,levels}.png``.
 
-    References are solved once for each database and kept in a cache (`tracegrad.physics.solved_cache`).
+    References are solved once for each database and kept in a cache (`tracegrad.physics.molecules.solved_cache`).
 
     Args:
         directory: run directory.

@@ -14,17 +14,17 @@ from ase.symbols import Symbols
 from lightning import Callback
 
 from callbacks.gather import gathered
-from tracegrad.basis import LETTERS, OrbitalBasis
-from tracegrad.blocks import orbital_rows
+from tracegrad.hamiltonian.basis import LETTERS, OrbitalBasis
+from tracegrad.hamiltonian.blocks import orbital_rows
+from tracegrad.hamiltonian.reduction import Masks, is_on_site, site_edges
 from tracegrad.metrics.functional import hamiltonian_errors
-from tracegrad.model import Prediction
-from tracegrad.module import HamiltonianModule
+from tracegrad.model.network import Prediction
 from tracegrad.plots.block_mae import block_mae_figure, read_block_mae
 from tracegrad.plots.elements import Elements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
 from tracegrad.plots.style import save
-from tracegrad.reduction import Masks, is_on_site, site_edges
 from tracegrad.system.whole_files import replacing
+from tracegrad.training.module import HamiltonianModule
 from tracegrad.units import MEV
 
 COLUMNS = ("row", "name", "subset", "formula", "atoms", "h_mae", "h_mae_diag", "h_mae_nondiag")

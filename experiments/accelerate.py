@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, Subset
 from callbacks.dft_acceleration import DFTAcceleration
 from experiments.configuration import command, plain
 from experiments.runs import check_data, make_trainer, quiet, rebuild, write_json
-from tracegrad.checkpoint import check_architecture, load_checkpoint
-from tracegrad.data.datamodule import QH9Dataset
+from tracegrad.data.loading.datamodule import QH9Dataset
 from tracegrad.errors import ConfigError, TraceGradError
-from tracegrad.graph import collate
-from tracegrad.physics.acceleration_choice import chosen_rows
+from tracegrad.hamiltonian.graph import collate
+from tracegrad.physics.molecules.acceleration_choice import chosen_rows
+from tracegrad.weights.checkpoint import check_architecture, load_checkpoint
 
 
 @command("accelerate", help_alone=True)

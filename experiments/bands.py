@@ -22,8 +22,8 @@ from rich.progress import (
 
 from experiments.configuration import CONF, command, plain
 from tracegrad.errors import ConfigError
-from tracegrad.physics.band_errors import BandErrors, band_errors, with_hamiltonian
-from tracegrad.physics.bands import (
+from tracegrad.physics.bands.band_errors import BandErrors, band_errors, with_hamiltonian
+from tracegrad.physics.bands.bands import (
     SMALL_OVERLAP,
     BandStructure,
     Gap,
@@ -32,7 +32,7 @@ from tracegrad.physics.bands import (
     band_structure,
     read_for_bands,
 )
-from tracegrad.physics.kpath import KPath, k_path, periodic_axes
+from tracegrad.physics.bands.kpath import KPath, k_path, periodic_axes
 from tracegrad.plots.bands import bands_figure
 from tracegrad.plots.style import save
 from tracegrad.system.whole_files import replacing

@@ -5,11 +5,11 @@ import os
 from omegaconf import DictConfig
 
 from experiments.configuration import command, plain
-from tracegrad.count_progress import CountProgress
-from tracegrad.data.cache import cache_paths, prepare_cache
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.datamodule import DTYPES, database_path
+from tracegrad.data.cache.lookup import cache_paths, prepare_cache
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.loading.datamodule import DTYPES, database_path
 from tracegrad.errors import ConfigError
+from tracegrad.system.count_progress import CountProgress
 
 
 @command("cache", help_alone=True)

@@ -17,8 +17,8 @@ from experiments.added_choices import with_added
 from experiments.arguments import readable
 from experiments.cli import clean_errors
 from experiments.paths import CONF, expand
-from tracegrad import arms
 from tracegrad.errors import ConfigError
+from tracegrad.reports import arms
 
 ARMS = {switches: arm for arm, switches in arms.ARMS.items()}  # by (trace, grad)
 ARM_LABELS = {"none": "", "trace": "+Trace", "grad": "+Grad", "tracegrad": "+TraceGrad"}

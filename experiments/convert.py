@@ -6,11 +6,11 @@ from ase.data import chemical_symbols
 from omegaconf import DictConfig
 
 from experiments.configuration import command, plain
-from tracegrad.basis import shells_name
-from tracegrad.data.deeph import write_structure
-from tracegrad.data.openmx import read_scfout
-from tracegrad.data.structure import hermiticity_error
+from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystals.openmx import read_scfout
+from tracegrad.data.crystals.structure import hermiticity_error
 from tracegrad.errors import ConfigError
+from tracegrad.hamiltonian.basis import shells_name
 
 
 @command("convert", help_alone=True)

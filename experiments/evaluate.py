@@ -19,11 +19,11 @@ from experiments.runs import (
     rebuild,
     write_json,
 )
-from tracegrad.checkpoint import CHECKPOINT_KEY, load_checkpoint
 from tracegrad.errors import CheckpointError, ConfigError
 from tracegrad.reports.comparison import results_table
+from tracegrad.reports.results import read_result
 from tracegrad.reports.terminal import print_tables
-from tracegrad.results import read_result
+from tracegrad.weights.checkpoint import CHECKPOINT_KEY, load_checkpoint
 
 OF_A_RUN = ("best", "last")
 

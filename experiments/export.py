@@ -15,15 +15,15 @@ from experiments.configuration import ARM_LABELS, ARMS, command, plain
 from experiments.model_card import model_card
 from experiments.portable import portable
 from tracegrad import __version__
-from tracegrad.basis import OrbitalBasis, shells_name
-from tracegrad.checkpoint import CHECKPOINT_KEY, load_checkpoint
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
-from tracegrad.model_file import ENDING, read_model_file, write_model_file
+from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
 from tracegrad.reports.compatible import check_data, check_row, data_of
-from tracegrad.results import FILE as RESULTS
-from tracegrad.results import ResultsError, RunResult, read_result, read_run
-from tracegrad.saved import build_network, network_in
+from tracegrad.reports.results import FILE as RESULTS
+from tracegrad.reports.results import ResultsError, RunResult, read_result, read_run
 from tracegrad.system.whole_files import replacing
+from tracegrad.weights.checkpoint import CHECKPOINT_KEY, load_checkpoint
+from tracegrad.weights.model_file import ENDING, read_model_file, write_model_file
+from tracegrad.weights.saved import build_network, network_in
 
 
 @command("export", help_alone=True)

@@ -13,9 +13,9 @@ from experiments.configuration import command, plain
 from experiments.generate_crystals import main as crystals
 from experiments.generation_report import progress_bar, public_command
 from tracegrad.errors import ConfigError
-from tracegrad.physics import generation
-from tracegrad.physics.generation_settings import GenerationSettings
-from tracegrad.physics.geometries import named_molecules, read_geometries
+from tracegrad.physics.molecules import generation
+from tracegrad.physics.molecules.generation_settings import GenerationSettings
+from tracegrad.physics.molecules.geometries import named_molecules, read_geometries
 from tracegrad.system.cores import available_cores
 
 

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from experiments.arguments import quoted, shell_word
 from experiments.configuration import command, plain
 from tracegrad import __version__
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.packed import pack, packed_names
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.packed import pack, packed_names
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.system.whole_files import replacing
 

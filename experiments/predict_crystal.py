@@ -9,12 +9,18 @@ import numpy as np
 from jaxtyping import Int64
 
 from experiments.bands import write_bands
-from tracegrad.data.deeph import check_free, is_structure_folder, matrix_path, read_structure, write_structure
-from tracegrad.data.structure import Structure, check_geometry, edge_order
+from tracegrad.data.crystals.deeph import (
+    check_free,
+    is_structure_folder,
+    matrix_path,
+    read_structure,
+    write_structure,
+)
+from tracegrad.data.crystals.structure import Structure, check_geometry, edge_order
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.estimate import estimate
-from tracegrad.model import HamiltonianModel
-from tracegrad.neighbours import edges_within_range
+from tracegrad.hamiltonian.neighbours import edges_within_range
+from tracegrad.model.estimate import estimate
+from tracegrad.model.network import HamiltonianModel
 from tracegrad.physics.geometry_files.reading import check_crystal, one_frame
 
 

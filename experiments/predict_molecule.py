@@ -13,12 +13,18 @@ from jaxtyping import Float
 from pyscf import gto, lib
 
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.geometry import check_positions
-from tracegrad.model import HamiltonianModel
-from tracegrad.physics.density import density
-from tracegrad.physics.dft import MIN_DISTANCE_ANGSTROM, XC_CODES, FockLabel, build_molecule, fock_label
+from tracegrad.hamiltonian.geometry import check_positions
+from tracegrad.model.network import HamiltonianModel
 from tracegrad.physics.geometry_files.reading import check_molecule, one_frame
-from tracegrad.physics.levels import Levels, molecular_levels
+from tracegrad.physics.molecules.density import density
+from tracegrad.physics.molecules.dft import (
+    MIN_DISTANCE_ANGSTROM,
+    XC_CODES,
+    FockLabel,
+    build_molecule,
+    fock_label,
+)
+from tracegrad.physics.molecules.levels import Levels, molecular_levels
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
 from tracegrad.system.whole_files import replacing

@@ -10,13 +10,13 @@ from experiments.configuration import CONF
 from experiments.provenance import process_rank, provenance
 from experiments.runs import Parts, quiet
 from experiments.warm_start import file_identity
-from tracegrad.data.datamodule import DTYPES
-from tracegrad.data.deeph_module import DeepHDataModule
+from tracegrad.data.loading.datamodule import DTYPES
+from tracegrad.data.loading.deeph_module import DeepHDataModule
 from tracegrad.errors import BasisError, CheckpointError, ConfigError
-from tracegrad.interop import Released, load_released
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.module import HamiltonianModule
-from tracegrad.schedule import SlipperySlope
+from tracegrad.training.loss import HamiltonianLoss
+from tracegrad.training.module import HamiltonianModule
+from tracegrad.training.schedule import SlipperySlope
+from tracegrad.weights.released import Released, load_released
 
 
 def build_released(config: DictConfig, changes: dict[str, Any]) -> tuple[DictConfig, Parts, dict[str, Any]]:

@@ -26,10 +26,10 @@ from tracegrad.reports.manifest import Manifest, read_manifests, with_variants
 from tracegrad.reports.markdown import to_markdown
 from tracegrad.reports.paired import paired_differences
 from tracegrad.reports.paper import ComparedTable, compare_with_paper
+from tracegrad.reports.results import collect_results, read_run, unfinished_runs
 from tracegrad.reports.structured import challenge_json, to_json
 from tracegrad.reports.table import ResultsTable
 from tracegrad.reports.terminal import print_grids
-from tracegrad.results import collect_results, read_run, unfinished_runs
 from tracegrad.system.whole_files import replacing
 
 CHECKS = Path(__file__).with_name("checks")

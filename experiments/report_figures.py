@@ -6,7 +6,6 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tracegrad.arms import BASELINE
 from tracegrad.backbones.known import known_backbones
 from tracegrad.plots.ablation import ablation_figure
 from tracegrad.plots.block_change import Change, block_change_figure
@@ -14,11 +13,12 @@ from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae
 from tracegrad.plots.differences import differences_figure
 from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
 from tracegrad.reports.absent import NO_PAPER_DATA, Absence, joined
+from tracegrad.reports.arms import BASELINE
 from tracegrad.reports.columns import ALL, MARKS
 from tracegrad.reports.paired import Pair
 from tracegrad.reports.paper import by_database, paper_database
+from tracegrad.reports.results import BlockMAE, RunResult, block_file, read_block_mae
 from tracegrad.reports.table import ResultsTable, Row
-from tracegrad.results import BlockMAE, RunResult, block_file, read_block_mae
 
 TRACEGRAD = "tracegrad"
 # The databases of Figs. 5 and 6; Fig. 7 shows MM with other backbones than this.

@@ -34,17 +34,18 @@ from experiments.provenance import process_rank, provenance
 from experiments.run_length import LENGTH, is_longer, length_of
 from experiments.run_owner import owned
 from experiments.warm_start import warm_start
-from tracegrad.baseline import MeanBlocks
-from tracegrad.checkpoint import CHECKPOINT_KEY, check_architecture, load_checkpoint
-from tracegrad.data.datamodule import HamiltonianDataModule
+from tracegrad.data.loading.datamodule import HamiltonianDataModule
 from tracegrad.errors import CheckpointError, ConfigError, TrainingError
-from tracegrad.module import HamiltonianModule
+from tracegrad.metrics.mean_blocks import MeanBlocks
 from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
 from tracegrad.plots.style import save
-from tracegrad.results import FILE as RESULTS
-from tracegrad.results import FORMAT
+from tracegrad.reports.results import FILE as RESULTS
+from tracegrad.reports.results import FORMAT
 from tracegrad.system.whole_files import replacing
+from tracegrad.training.module import HamiltonianModule
 from tracegrad.units import MEV
+from tracegrad.weights.checkpoint import CHECKPOINT_KEY, check_architecture, load_checkpoint
+from tracegrad.weights.renamed import with_new_names
 
 # Settings that may differ when a run is continued: they change how fast and how long, not what is computed.
 MAY_CHANGE = (
@@ -243,7 +244,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not readable ({error}); is {directory} a run directory?") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {type(values).__name__}, a mapping of settings is needed")
-    return values
+    return with_new_names(values)
 
 
 def check_data(checkpoint: dict[str, Any], fingerprint: dict[str, Any], path: Path) -> None:

@@ -21,8 +21,8 @@ from tracegrad.plots.learning_curves import read_metrics
 from tracegrad.plots.mean_curves import mean_curves_figure
 from tracegrad.plots.style import save
 from tracegrad.reports.relative import RelativeChange, relative_change
-from tracegrad.results import FILE as RESULTS
-from tracegrad.results import RunResult, read_result
+from tracegrad.reports.results import FILE as RESULTS
+from tracegrad.reports.results import RunResult, read_result
 from tracegrad.system.whole_files import replacing
 
 CURVE = "val/h_mae"

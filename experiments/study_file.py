@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from experiments.arguments import quoted
-from tracegrad.arms import ARMS, BASELINE
 from tracegrad.errors import ConfigError
+from tracegrad.reports.arms import ARMS, BASELINE
 
 STUDIES = Path(__file__).parents[1] / "studies"
 FILE = "study.yaml"

@@ -12,8 +12,8 @@ from experiments.provenance import process_rank
 from experiments.runs import RESULTS, train
 from experiments.wandb_run import print_wandb_hint
 from tracegrad.reports.comparison import results_table
+from tracegrad.reports.results import read_result
 from tracegrad.reports.terminal import print_tables
-from tracegrad.results import read_result
 
 
 @command("train", help_alone=True)

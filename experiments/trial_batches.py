@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int64
 
-from tracegrad.data.sampler import TrainingBatches, shares
+from tracegrad.data.loading.sampler import TrainingBatches, shares
 
 TIMED = 12  # batches of an epoch
 EPOCHS = 100  # among whose batches the dearest is looked for

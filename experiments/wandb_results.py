@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import wandb
 from omegaconf import DictConfig
 
+import wandb
 from experiments.portable import portable
-from tracegrad.checkpoint import CHECKPOINT_KEY, load_checkpoint
 from tracegrad.system.whole_files import replacing
+from tracegrad.weights.checkpoint import CHECKPOINT_KEY, load_checkpoint
 
 ARTIFACT_FILE = "wandb/model.ckpt"
 # States of the optimizer, of loops and of callbacks stay here, and with them the paths they hold.

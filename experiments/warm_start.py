@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.provenance import process_rank
-from tracegrad.model import HamiltonianModel
-from tracegrad.warm_start import start_from
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.training.warm_start import start_from
 
 KEY = "init_from"
 

@@ -5,15 +5,18 @@ from typing import Any
 
 import torch
 
-from tracegrad.checkpoint import CHECKPOINT_KEY
-from tracegrad.construct import construct
-from tracegrad.model import HamiltonianModel
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.weights.checkpoint import CHECKPOINT_KEY
+from tracegrad.weights.construct import construct
 
 QHNET: dict[str, Any] = {
-    "_target_": "tracegrad.model.HamiltonianModel",
+    "_target_": "tracegrad.model.network.HamiltonianModel",
     "backbone": {
         "_target_": "tracegrad.backbones.qhnet.QHNet",
-        "basis": {"_target_": "tracegrad.basis.OrbitalBasis.def2_svp", "elements": [1, 6, 7, 8, 9]},
+        "basis": {
+            "_target_": "tracegrad.hamiltonian.basis.OrbitalBasis.def2_svp",
+            "elements": [1, 6, 7, 8, 9],
+        },
         "lmax": 2,
         "channels": 4,
         "bottleneck": 3,
@@ -22,7 +25,7 @@ QHNET: dict[str, Any] = {
         "radial": 5,
     },
     "tracegrad": {
-        "_target_": "tracegrad.nn.tracegrad.TraceGrad",
+        "_target_": "tracegrad.nn.invariant.tracegrad.TraceGrad",
         "_partial_": True,
         "trace": True,
         "grad": True,
@@ -31,10 +34,10 @@ QHNET: dict[str, Any] = {
     },
 }
 DEEPH_E3: dict[str, Any] = {
-    "_target_": "tracegrad.model.HamiltonianModel",
+    "_target_": "tracegrad.model.network.HamiltonianModel",
     "backbone": {
         "_target_": "tracegrad.backbones.deeph_e3.DeepHE3",
-        "basis": {"_target_": "tracegrad.basis.OrbitalBasis.openmx", "shells": ["C6.0-s2p2d1"]},
+        "basis": {"_target_": "tracegrad.hamiltonian.basis.OrbitalBasis.openmx", "shells": ["C6.0-s2p2d1"]},
         "irreps": "4x0e+2x1o+2x2e",
         "embed": 4,
         "blocks": 1,

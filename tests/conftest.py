@@ -13,7 +13,7 @@ HOOK = install_import_hook("tracegrad", "beartype.beartype")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from tracegrad.basis import OrbitalBasis  # noqa: E402
+from tracegrad.hamiltonian.basis import OrbitalBasis  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ import torch
 from e3nn.o3 import Irreps
 from torch import nn
 
-from tracegrad.backbones.interface import Backbone, Blocks, Refine, keep
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import cut_padding
-from tracegrad.graph import HamiltonianGraph, crystal_graph
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import cut_padding
+from tracegrad.hamiltonian.graph import HamiltonianGraph, crystal_graph
+from tracegrad.nn.interface import Backbone, Blocks, Refine, keep
 
 SHELLS = {"Mo": "s2p1d1", "S": "s1p1"}
 SPINLESS, SPINFUL = (OrbitalBasis.openmx(SHELLS, spinful=spinful) for spinful in (False, True))

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from e3nn import o3
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import orbital_rows
-from tracegrad.graph import HamiltonianGraph, molecule_graph
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import orbital_rows
+from tracegrad.hamiltonian.graph import HamiltonianGraph, molecule_graph
 
 WATER = (
     np.array([8, 1, 1]),

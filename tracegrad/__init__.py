@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tracegrad.saved import load_model
+    from tracegrad.weights.saved import load_model
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_model"]
@@ -12,6 +12,8 @@ __all__ = ["__version__", "load_model"]
 def __getattr__(name: str) -> Any:
     if name != "load_model":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tracegrad.saved import load_model  # here: it takes torch, which the version alone does not need
+    from tracegrad.weights.saved import (
+        load_model,  # here: it takes torch, which the version alone does not need
+    )
 
     return load_model

@@ -19,8 +19,8 @@ from experiments.sweeps.manifest import Manifest
 from experiments.sweeps.points import Point, plain_text
 from experiments.sweeps.status import FAILED, FINISHED, LOG, RUNNING, STOPPED, WAITING
 from tracegrad.plots.learning_curves import read_metrics
-from tracegrad.results import FILE as RESULTS
-from tracegrad.results import read_result
+from tracegrad.reports.results import FILE as RESULTS
+from tracegrad.reports.results import read_result
 from tracegrad.system.whole_files import replacing
 
 VALIDATION = "val/h_mae"

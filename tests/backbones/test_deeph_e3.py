@@ -7,18 +7,18 @@ import torch
 from torch.nn.functional import one_hot
 
 from tests import crystals
+from tests.model.test_network import ARMS
 from tests.molecules import random_rotation
-from tests.nn.test_shell_pairs import PAULI, orbital_rotation
+from tests.nn.item_first.test_shell_pairs import PAULI, orbital_rotation
 from tests.oracles.autograd_tracegrad import autograd_block, to_irreps
-from tests.test_model import ARMS
 from tracegrad.backbones.deeph_e3 import DeepHE3
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
-from tracegrad.graph import collate, crystal_graph
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.model import HamiltonianModel
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import collate, crystal_graph
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.invariant.tracegrad import TraceGrad
 from tracegrad.nn.radial import GaussianBasis
-from tracegrad.nn.tracegrad import TraceGrad
+from tracegrad.training.loss import HamiltonianLoss
 
 SPINLESS, SPINFUL = crystals.SPINLESS, crystals.SPINFUL
 SIZES = {"irreps": "6x0e+4x1o+3x2e+2x3o", "embed": 5, "blocks": 2, "lmax": 3, "radial": 7}

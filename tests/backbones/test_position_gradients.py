@@ -12,13 +12,13 @@ from e3nn.o3 import Irrep
 from tests import crystals, molecules
 from tests.backbones.test_deeph_e3 import SPINFUL, SPINLESS, make_model
 from tests.backbones.test_qhnet import small
-from tests.test_model import ARMS
-from tracegrad.graph import collate, crystal_graph
-from tracegrad.model import HamiltonianModel
-from tracegrad.nn import native
-from tracegrad.nn.edge_frame import EdgeFrame
-from tracegrad.nn.features import spherical_harmonics
-from tracegrad.nn.tracegrad import TraceGrad
+from tests.model.test_network import ARMS
+from tracegrad.hamiltonian.graph import collate, crystal_graph
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.component_first.features import spherical_harmonics
+from tracegrad.nn.invariant.tracegrad import TraceGrad
+from tracegrad.nn.item_first.edge_frame import EdgeFrame
+from tracegrad.numerics import native
 
 STEP = 1e-5  # angstrom
 # Distances of atoms 0 and 1 across the z axis: on it, almost on it, and well away.

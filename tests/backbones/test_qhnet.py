@@ -7,10 +7,10 @@ import torch
 from tests import molecules
 from tests.oracles.qhnet_e3nn import plain_copy
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
-from tracegrad.graph import collate
-from tracegrad.nn.features import channel_norms, spherical_harmonics
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import collate
+from tracegrad.nn.component_first.features import channel_norms, spherical_harmonics
 from tracegrad.nn.radial import ExponentialBernstein
 
 

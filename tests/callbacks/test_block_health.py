@@ -9,13 +9,13 @@ from experiments.configuration import composed, plain
 from experiments.runs import train
 from tests import molecules
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
-from tracegrad.graph import collate
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.model import HamiltonianModel
-from tracegrad.nn.tracegrad import TraceGrad
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import collate
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.invariant.tracegrad import TraceGrad
 from tracegrad.plots.learning_curves import read_metrics
+from tracegrad.training.loss import HamiltonianLoss
 
 BASIS = OrbitalBasis.def2_svp()
 SIZES = {"lmax": 2, "channels": 4, "bottleneck": 3, "layers": 2, "pair_layers": 2, "radial": 5}

@@ -18,16 +18,16 @@ from experiments.runs import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import crystal_loaders, make_trainer
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.basis import OrbitalBasis
-from tracegrad.data.datamodule import QH9Dataset, database_path
-from tracegrad.data.qh9 import QH9Database
+from tracegrad.data.loading.datamodule import QH9Dataset, database_path
+from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import ConfigError
-from tracegrad.graph import collate
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.model import HamiltonianModel, Prediction
-from tracegrad.module import HamiltonianModule
-from tracegrad.physics.acceleration import ScfSettings, mean_absolute, solve
-from tracegrad.schedule import WarmupLinear
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import collate
+from tracegrad.model.network import HamiltonianModel, Prediction
+from tracegrad.physics.molecules.acceleration import ScfSettings, mean_absolute, solve
+from tracegrad.training.loss import HamiltonianLoss
+from tracegrad.training.module import HamiltonianModule
+from tracegrad.training.schedule import WarmupLinear
 
 DATABASE = "embedded:demo_dynamic.db"
 ROWS = [3, 103, 210, 211]  # water, HCN, NH3

@@ -10,7 +10,7 @@ from experiments.runs import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import make_module, make_trainer
 from tracegrad.errors import ConfigError
-from tracegrad.graph import collate
+from tracegrad.hamiltonian.graph import collate
 from tracegrad.system.device import device_name
 
 CPU = torch.device("cpu")

@@ -20,9 +20,9 @@ from tests.callbacks.toy import same
 from tests.callbacks.toy import train as train_toy
 from tests.experiments.test_train import SMALL
 from tests.experiments.test_train_crystals import SMALL as SMALL_CRYSTALS
-from tracegrad.checkpoint import load_checkpoint
 from tracegrad.errors import TrainingError
-from tracegrad.schedule import Plateau
+from tracegrad.training.schedule import Plateau
+from tracegrad.weights.checkpoint import load_checkpoint
 
 # Four steps an epoch.
 CRYSTALS = [*SMALL_CRYSTALS, "callbacks.learning_rate=null", "trainer.max_steps=24", "test=false"]

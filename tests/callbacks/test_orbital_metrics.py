@@ -13,11 +13,11 @@ from experiments.runs import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import crystal_loaders, make_module, make_trainer
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.data.datamodule import QH9DataModule
+from tracegrad.data.loading.datamodule import QH9DataModule
 from tracegrad.errors import ConfigError
 from tracegrad.metrics.functional import orbital_metrics
 from tracegrad.metrics.functional.orbitals import ENERGIES, NAMES
-from tracegrad.physics.dft import build_molecule
+from tracegrad.physics.molecules.dft import build_molecule
 from tracegrad.units import MEV_PER_HARTREE
 
 

@@ -5,7 +5,7 @@ from callbacks.revert import RevertAndDecay
 from callbacks.smoothing import SmoothedLoss
 from tests.callbacks.toy import BATCHES, same, train
 from tracegrad.errors import CheckpointError, ConfigError, TrainingError
-from tracegrad.schedule import Plateau, SlipperySlope, WarmupLinear
+from tracegrad.training.schedule import Plateau, SlipperySlope, WarmupLinear
 
 FLAT = SlipperySlope(0.08, start=1000)
 # Epoch 1 is the best; 2 to 4 are bad, so epoch 5 begins like epoch 2.

@@ -4,7 +4,7 @@ import torch
 from callbacks.smoothing import SmoothedLoss
 from tests.callbacks.toy import same, train
 from tracegrad.errors import ConfigError
-from tracegrad.schedule import Plateau, SlipperySlope
+from tracegrad.training.schedule import Plateau, SlipperySlope
 
 LOSSES = [1.0, 0.6, 3.0, 0.5, 0.4, 0.45, 0.44, 0.43, 0.42, 0.42, 0.42, 0.42, 0.42, 0.42]
 PLATEAU = Plateau(0.01, factor=0.5, patience=1, cooldown=1, threshold=0.1)

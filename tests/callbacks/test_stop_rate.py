@@ -5,7 +5,7 @@ from callbacks.smoothing import SmoothedLoss
 from callbacks.stop_rate import StopAtRate
 from tests.callbacks.toy import BATCHES, train
 from tracegrad.errors import ConfigError
-from tracegrad.schedule import Plateau, SlipperySlope, WarmupLinear
+from tracegrad.training.schedule import Plateau, SlipperySlope, WarmupLinear
 
 SLOPE = SlipperySlope(0.08, start=2, interval=2, decay=0.5)
 RATES = [0.08, 0.08, 0.08, 0.04, 0.04, 0.02, 0.02]

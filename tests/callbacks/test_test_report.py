@@ -14,14 +14,14 @@ from callbacks.test_report import TestReport, drawn_sample, shell_names
 from experiments.runs import quiet
 from tests import crystals, molecules
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.basis import OrbitalBasis
-from tracegrad.graph import collate
-from tracegrad.loss import HamiltonianLoss
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
-from tracegrad.model import HamiltonianModel, Prediction
-from tracegrad.module import HamiltonianModule
+from tracegrad.model.network import HamiltonianModel, Prediction
 from tracegrad.plots.block_mae import read_block_mae
-from tracegrad.schedule import WarmupLinear
+from tracegrad.training.loss import HamiltonianLoss
+from tracegrad.training.module import HamiltonianModule
+from tracegrad.training.schedule import WarmupLinear
 from tracegrad.units import MEV
 
 

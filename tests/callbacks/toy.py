@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from experiments.runs import quiet
-from tracegrad.schedule import Schedule
+from tracegrad.training.schedule import Schedule
 
 BATCHES = 3
 

@@ -9,7 +9,7 @@ import numpy as np
 from ase.data import covalent_radii
 
 from tests.molecules import random_hamiltonian
-from tracegrad.basis import OrbitalBasis
+from tracegrad.hamiltonian.basis import OrbitalBasis
 
 STABLE = "CREATE TABLE data (id INTEGER NOT NULL PRIMARY KEY, N INTEGER, Z BLOB, pos BLOB, Ham BLOB)"
 DYNAMIC = (

@@ -7,7 +7,7 @@ import pytest
 
 from tests.data import databases
 from tracegrad.data import splits
-from tracegrad.data.qh9 import QH9Database
+from tracegrad.data.qh9.database import QH9Database
 from tracegrad.data.splits import PARTS, split_hash
 from tracegrad.errors import DataError
 

@@ -10,7 +10,7 @@ import signal
 import sys
 
 from experiments.train import main
-from tracegrad.module import HamiltonianModule
+from tracegrad.training.module import HamiltonianModule
 
 
 def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from experiments import bands as module
-from tests.physics.test_bands import chain, graphene
-from tracegrad.data.deeph import write_structure
-from tracegrad.physics.bands import band_structure
-from tracegrad.physics.kpath import k_path, periodic_axes
+from tests.physics.bands.test_bands import chain, graphene
+from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.physics.bands.bands import band_structure
+from tracegrad.physics.bands.kpath import k_path, periodic_axes
 
 ROOT = Path(__file__).parents[2]
 FILES = ["bands.csv", "bands.json", "bands.png"]

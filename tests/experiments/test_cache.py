@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from experiments.cache import main
-from tests.data.scfout import small_structure
-from tracegrad.data.cache import cache_paths
-from tracegrad.data.cached_crystals import CrystalCache
-from tracegrad.data.deeph import write_structure
+from tests.data.crystals.scfout import small_structure
+from tracegrad.data.cache.cached_crystals import CrystalCache
+from tracegrad.data.cache.lookup import cache_paths
+from tracegrad.data.crystals.deeph import write_structure
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from experiments import evaluate
 from experiments.configuration import ARMS, CONF, composed, differences, plain
 from tracegrad.errors import ConfigError
-from tracegrad.model import HamiltonianModel
+from tracegrad.model.network import HamiltonianModel
 
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from experiments.convert import main
-from tests.data.scfout import INPUT, scfout, small_structure
-from tests.data.test_openmx import assert_same
-from tracegrad.data.deeph import read_structure
+from tests.data.crystals.scfout import INPUT, scfout, small_structure
+from tests.data.crystals.test_openmx import assert_same
+from tracegrad.data.crystals.deeph import read_structure
 
 ROOT = Path(__file__).parents[2]
 

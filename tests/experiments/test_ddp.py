@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.experiments.processes import DOUBLE, TINY, finished, train
-from tracegrad.checkpoint import load_checkpoint
+from tracegrad.weights.checkpoint import load_checkpoint
 
 # 43 samples in six batches of 7 and 8, so that the ranks hold different numbers of molecules, atoms and elements.
 SETTINGS = [

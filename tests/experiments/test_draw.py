@@ -6,8 +6,8 @@ from ase.build import graphene, molecule
 from PIL import Image
 
 from experiments.draw import main
-from tests.data.scfout import small_structure
-from tracegrad.data.deeph import write_structure
+from tests.data.crystals.scfout import small_structure
+from tracegrad.data.crystals.deeph import write_structure
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ from experiments.forecast import (
 from experiments.trial_batches import dearest_batch, sample_batches, spread_batches
 from tests.experiments.processes import ROOT, TINY
 from tests.experiments.test_train_crystals import SMALL as CRYSTALS
-from tracegrad.data.sampler import TrainingBatches
+from tracegrad.data.loading.sampler import TrainingBatches
 from tracegrad.errors import ConfigError
-from tracegrad.module import HamiltonianModule
+from tracegrad.training.module import HamiltonianModule
 
 # The recipe of the crystals has another schedule, whose settings go.
 PLATEAU = ["optim=deeph_e3_plateau", "~optim.schedule.start", "~optim.schedule.interval"]

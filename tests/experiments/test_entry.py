@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import ROOT, without
-from tracegrad.physics.signals import stop_signals
+from tracegrad.system.signals import stop_signals
 
 PACK = ["source=" + str(ROOT / "tracegrad/data/embedded/demo_crystals.h5"), "output=packed.h5"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -16,15 +16,15 @@ from experiments.configuration import composed
 from experiments.evaluate import evaluate
 from tests import checkpoints
 from tests.deeph_e3_folders import write_folder
-from tests.interop.test_deeph_e3 import meta, plain_network, state
-from tests.interop.test_released import qhnet_state
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.datamodule import database_path
-from tracegrad.data.qh9 import QH9Database
+from tests.weights.released.test_deeph_e3 import meta, plain_network, state
+from tests.weights.released.test_loading import qhnet_state
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.loading.datamodule import database_path
+from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import CheckpointError, ConfigError
-from tracegrad.interop import load_deeph_e3_folder, load_released_qhnet
-from tracegrad.results import read_result
+from tracegrad.reports.results import read_result
 from tracegrad.units import MEV_PER_HARTREE
+from tracegrad.weights.released import load_deeph_e3_folder, load_released_qhnet
 
 # Two frames of each of the five molecules are tested.
 FEW = ["data=demo", "data.fractions=[.1,.88,.02]", "accelerator=cpu"]

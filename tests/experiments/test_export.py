@@ -15,11 +15,11 @@ from experiments.predict import predict
 from tests.checkpoints import DEEPH_E3, QHNET, write_checkpoint
 from tests.molecules import WATER
 from tests.run_directories import crystal_result, result
-from tracegrad.construct import construct
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
-from tracegrad.model import HamiltonianModel
-from tracegrad.model_file import read_model_file
-from tracegrad.results import ResultsError
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.reports.results import ResultsError
+from tracegrad.weights.construct import construct
+from tracegrad.weights.model_file import read_model_file
 
 STEP = 1200
 ORIGIN = {

@@ -22,9 +22,9 @@ from experiments.configuration import composed, plain
 from experiments.fetch import NAMES, fetch_databases, main
 from tests.data.databases import random_sample, write_stable
 from tests.data.fetch.server import Answer, Site, serving
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.deeph import write_structure
-from tracegrad.data.qh9 import QH9Database
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.qh9.database import QH9Database
 
 ROOT = Path(__file__).parents[2]
 EXPECT = "databases.qs.expect={samples: 3, elements: [H, O], atoms: [2, 3]}"

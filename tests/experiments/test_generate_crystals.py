@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from experiments.generate import main
-from tests.data.test_openmx import assert_same
+from tests.data.crystals.test_openmx import assert_same
 from tests.physics.crystals.fake_openmx import SMALL, FakeOpenmx
-from tracegrad.data.deeph import read_structure
+from tracegrad.data.crystals.deeph import read_structure
 from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.structures import crystal_structures
 

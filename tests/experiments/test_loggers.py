@@ -18,7 +18,7 @@ from tests.experiments.test_train import SMALL
 from tests.experiments.wandb_file import history, records
 from tests.experiments.wandb_server import wandb_server
 from tracegrad import load_model
-from tracegrad.data.datamodule import database_path
+from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -18,15 +18,15 @@ from tests.callbacks.test_test_report import make_trainer as small_trainer
 from tests.experiments.test_train import SMALL
 from tests.experiments.test_train_crystals import BISMUTHENE
 from tests.experiments.test_train_crystals import SMALL as SMALL_CRYSTALS
-from tracegrad.checkpoint import load_checkpoint
 from tracegrad.errors import ConfigError
-from tracegrad.graph import collate
-from tracegrad.loss import HamiltonianLoss
+from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
-from tracegrad.model import HamiltonianModel
-from tracegrad.module import HamiltonianModule
-from tracegrad.nn.tracegrad import TraceGrad
-from tracegrad.schedule import SlipperySlope
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.invariant.tracegrad import TraceGrad
+from tracegrad.training.loss import HamiltonianLoss
+from tracegrad.training.module import HamiltonianModule
+from tracegrad.training.schedule import SlipperySlope
+from tracegrad.weights.checkpoint import load_checkpoint
 
 # Every recipe takes one of these, and clips or does not.
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optim").glob("*.yaml"))

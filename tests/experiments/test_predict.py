@@ -16,15 +16,15 @@ from experiments.predict_crystal import predict_crystal
 from experiments.runs import train
 from tests.experiments.test_train_crystals import SMALL
 from tracegrad import load_model
-from tracegrad.backbones.interface import Backbone, keep
-from tracegrad.basis import OrbitalBasis
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.datamodule import database_path
-from tracegrad.data.deeph import read_structure, write_structure
-from tracegrad.data.structure import Structure
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.deeph import read_structure, write_structure
+from tracegrad.data.crystals.structure import Structure
+from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.estimate import estimate
-from tracegrad.model import HamiltonianModel
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.model.estimate import estimate
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.interface import Backbone, keep
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from experiments.predict import predict
 from experiments.predict_molecule import predict_molecule
 from tests.checkpoints import write_run
 from tests.molecules import WATER
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError, DataError, TraceGradError
-from tracegrad.physics.dft import build_molecule, fock_label
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.physics.molecules.dft import build_molecule, fock_label
 from tracegrad.units import MEV
 
 EV = MEV["hartree"] / MEV["eV"]

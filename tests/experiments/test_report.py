@@ -14,7 +14,7 @@ from tests.run_directories import LABELS, crystal_result, paper_result, result, 
 from tracegrad.errors import TraceGradError
 from tracegrad.reports.check import read_checks
 from tracegrad.reports.comparison import results_table
-from tracegrad.results import collect_results
+from tracegrad.reports.results import collect_results
 
 ROOT = Path(__file__).parents[2]
 TABLES = {"table.md", "table.tex", "table.csv", "table.json", "paired.csv"}

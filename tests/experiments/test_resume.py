@@ -13,8 +13,8 @@ from callbacks.last_checkpoint import LAST, PREVIOUS
 from experiments.configuration import composed, plain
 from experiments.runs import find_run, resume_point
 from tests.experiments.processes import TINY, finished, train
-from tracegrad.checkpoint import load_checkpoint
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
+from tracegrad.weights.checkpoint import load_checkpoint
 
 EMA = ["callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}"]
 

@@ -23,10 +23,10 @@ from tests.experiments import processes
 from tests.experiments.processes import ROOT, SCRIPT, TINY
 from tests.experiments.sweeping import wait_for
 from tests.system.test_ownership import elsewhere, renewed
-from tracegrad.checkpoint import load_checkpoint
-from tracegrad.data.datamodule import database_path
+from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import ConfigError, DataError, InUseError
 from tracegrad.system.ownership import Watch
+from tracegrad.weights.checkpoint import load_checkpoint
 
 
 def values(directory: Path, *overrides: str) -> dict:

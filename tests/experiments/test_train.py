@@ -18,11 +18,11 @@ from experiments.configuration import composed, plain
 from experiments.runs import build, train
 from experiments.wandb_run import wandb_mode
 from tracegrad import load_model
-from tracegrad.blocks import assemble_matrix
-from tracegrad.checkpoint import load_checkpoint
-from tracegrad.data.datamodule import database_path
+from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import CheckpointError, ConfigError, TrainingError
+from tracegrad.hamiltonian.blocks import assemble_matrix
 from tracegrad.units import MEV_PER_HARTREE
+from tracegrad.weights.checkpoint import load_checkpoint
 
 SMALL = [
     "experiment=demo",

@@ -14,9 +14,9 @@ from experiments.configuration import composed, plain
 from experiments.report import make_report
 from experiments.runs import train
 from tracegrad import load_model
-from tracegrad.checkpoint import load_checkpoint
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.datamodule import database_path
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.loading.datamodule import database_path
+from tracegrad.weights.checkpoint import load_checkpoint
 
 SMALL = [
     "experiment=demo_crystals",

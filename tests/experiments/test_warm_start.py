@@ -10,8 +10,8 @@ import torch
 from experiments.configuration import composed, plain
 from experiments.runs import train
 from tests.experiments.test_evaluate_released import sha256
-from tracegrad.checkpoint import load_checkpoint
 from tracegrad.errors import CheckpointError
+from tracegrad.weights.checkpoint import load_checkpoint
 
 SMALL = [
     *("experiment=demo", "callbacks=default", "data.train_size=16", "data.fractions=[.8,.02,.18]"),
@@ -70,7 +70,11 @@ def test_a_training_starts_from_a_run(before, tmp_path, capsys, callbacks):
     )  # an average of equals is rounded
     best = before / "checkpoints" / "best.ckpt"
     count, total = len(weights(before)), len(weights(tmp_path))
-    new = ["tracegrad.blocks.edge.0", "tracegrad.blocks.edge.1", "tracegrad.decoders.edge"]
+    new = [
+        "tracegrad.blocks.edge.0",
+        "tracegrad.blocks.edge.1",
+        "tracegrad.decoders.edge",
+    ]
     line = f"init_from: {count} of {total} tensors from {best}; new: {', '.join(new)}"
     assert line in capsys.readouterr().out.splitlines()
     record = {"file": "best.ckpt", "sha256": sha256(best), "tensors": count, "new": new}

@@ -5,9 +5,9 @@ from pyscf import gto
 
 from tests import molecules
 from tests.molecules import dense_rotation, random_rotation, union_rotation
-from tracegrad.basis import DEF2_SVP, OrbitalBasis
-from tracegrad.blocks import cut_blocks
 from tracegrad.errors import BasisError
+from tracegrad.hamiltonian.basis import DEF2_SVP, OrbitalBasis
+from tracegrad.hamiltonian.blocks import cut_blocks
 
 
 def pyscf_molecule(numbers: np.ndarray, positions: np.ndarray) -> gto.Mole:

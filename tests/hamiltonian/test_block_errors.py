@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tracegrad.block_errors import block_errors
-from tracegrad.nn import native
+from tracegrad.hamiltonian.block_errors import block_errors
+from tracegrad.numerics import native
 
 ATOMS, DIM = 4, 21
 KERNEL = pytest.mark.parametrize("kernel", ["1", "0"])

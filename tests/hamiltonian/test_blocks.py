@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from tests import crystals
 from tests.molecules import random_hamiltonian
-from tracegrad.assembly_kernel import assembled
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import (
+from tracegrad.hamiltonian.assembly_kernel import assembled
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import (
     assemble_matrices,
     assemble_matrix,
     block_starts,
@@ -18,7 +18,7 @@ from tracegrad.blocks import (
     pad_blocks,
     unpacked,
 )
-from tracegrad.nn import native
+from tracegrad.numerics import native
 
 QH9 = OrbitalBasis.def2_svp()
 THIRD_ROW = OrbitalBasis.def2_svp(range(1, 19))

@@ -4,8 +4,8 @@ import torch
 from torch_geometric.data import Batch
 
 from tests import molecules
-from tracegrad.blocks import assemble_matrix, complete_edges
-from tracegrad.graph import HamiltonianGraph, collate, molecule_graph
+from tracegrad.hamiltonian.blocks import assemble_matrix, complete_edges
+from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, molecule_graph
 
 
 def slots(number: int) -> list[int]:

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.datamodule import database_path
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import BasisError
-from tracegrad.neighbours import edges_within_range
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.neighbours import edges_within_range
 
 NAMES = {
     "light_bilayer_*": ["C5.0-s2p1d1"],

@@ -5,11 +5,11 @@ import torch
 
 from tests import crystals, molecules
 from tests.molecules import random_rotation, union_rotation
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
-from tracegrad.graph import collate
-from tracegrad.reduction import site_edges
-from tracegrad.traces import BlockTraces, squared_modulus
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import collate
+from tracegrad.hamiltonian.reduction import site_edges
+from tracegrad.hamiltonian.traces import BlockTraces, squared_modulus
 
 QH9 = OrbitalBasis.def2_svp()
 PAULI = torch.tensor([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]], dtype=torch.complex128)

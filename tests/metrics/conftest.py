@@ -1,6 +1,6 @@
 import pytest
 
-from tracegrad.nn import native
+from tracegrad.numerics import native
 
 
 @pytest.fixture(params=["0", "1"], ids=["plain", "kernel"])

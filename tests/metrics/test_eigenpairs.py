@@ -10,7 +10,7 @@ import torch
 from tests.solved import batch, solved_and_predicted
 from tracegrad.metrics.functional import eigenpairs, eigenpairs_kernel
 from tracegrad.metrics.functional.eigenpairs import lowest_states
-from tracegrad.nn import native
+from tracegrad.numerics import native
 
 
 def assert_lowest(h_pred, difference, energies, orbitals, count=21):

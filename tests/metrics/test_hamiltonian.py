@@ -4,12 +4,12 @@ import torch
 
 from tests import crystals, molecules
 from tests.molecules import random_hamiltonian
-from tracegrad.blocks import cut_blocks
-from tracegrad.graph import collate
+from tracegrad.hamiltonian.blocks import cut_blocks
+from tracegrad.hamiltonian.graph import collate
+from tracegrad.hamiltonian.reduction import Masks
 from tracegrad.metrics.functional import hamiltonian_errors
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
-from tracegrad.model import Prediction
-from tracegrad.reduction import Masks
+from tracegrad.model.network import Prediction
 
 
 def sample(molecule, basis, seed: int):

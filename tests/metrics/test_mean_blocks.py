@@ -3,10 +3,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests import crystals, molecules
-from tracegrad.baseline import MeanBlocks
-from tracegrad.graph import collate
+from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
-from tracegrad.model import Prediction
+from tracegrad.metrics.mean_blocks import MeanBlocks
+from tracegrad.model.network import Prediction
 
 
 def loader(graphs: list, batch_size: int = 2) -> DataLoader:

@@ -10,14 +10,14 @@ import torch
 
 from tests.molecules import random_hamiltonian
 from tests.solved import batch, large_problem
-from tracegrad.blocks import cut_blocks
 from tracegrad.errors import DataError
-from tracegrad.graph import collate, molecule_graph
+from tracegrad.hamiltonian.blocks import cut_blocks
+from tracegrad.hamiltonian.graph import collate, molecule_graph
 from tracegrad.metrics.functional import eigenpairs, orbital_metrics
 from tracegrad.metrics.functional.orbitals import NAMES
 from tracegrad.metrics.orbitals import OrbitalMetrics, orbital_errors
-from tracegrad.model import Prediction
-from tracegrad.physics.solved import SolvedMolecule
+from tracegrad.model.network import Prediction
+from tracegrad.physics.molecules.solved import SolvedMolecule
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "orbitals.npz")
 KEYS = sorted({name.split("/")[0] for name in GOLDEN.files})

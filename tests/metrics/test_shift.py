@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tracegrad.metrics.functional.shift import least_absolute_shift, shifted_mae
-from tracegrad.nn import native
+from tracegrad.numerics import native
 
 
 @pytest.mark.parametrize("items", [1, 7, 500])

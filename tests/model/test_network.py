@@ -8,12 +8,12 @@ import torch
 from tests import crystals, molecules
 from tests.molecules import dense_rotation, random_rotation
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.blocks import assemble_matrix, cut_blocks
 from tracegrad.errors import BasisError, DataError
-from tracegrad.graph import collate, crystal_graph, molecule_graph
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.model import HamiltonianModel
-from tracegrad.nn.tracegrad import TraceGrad
+from tracegrad.hamiltonian.blocks import assemble_matrix, cut_blocks
+from tracegrad.hamiltonian.graph import collate, crystal_graph, molecule_graph
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.invariant.tracegrad import TraceGrad
+from tracegrad.training.loss import HamiltonianLoss
 
 ARMS = {
     "none": {"trace": False, "grad": False},

@@ -8,7 +8,7 @@ import pytest
 import torch
 from e3nn import o3
 
-from tracegrad.nn.tracegrad import TraceGradBlock
+from tracegrad.nn.invariant.tracegrad import TraceGradBlock
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -18,11 +18,11 @@ from functools import partial
 import torch
 from tests import molecules
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.basis import OrbitalBasis
-from tracegrad.graph import collate
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.model import HamiltonianModel
-from tracegrad.nn.tracegrad import TraceGrad
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import collate
+from tracegrad.training.loss import HamiltonianLoss
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.invariant.tracegrad import TraceGrad
 
 torch.set_num_threads(1)
 basis = OrbitalBasis.def2_svp()

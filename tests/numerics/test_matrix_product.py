@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tracegrad.nn import matrix_product, native
-from tracegrad.nn.matrix_product import linear, product
+from tracegrad.numerics import matrix_product, native
+from tracegrad.numerics.matrix_product import linear, product
 
 OPERATOR = torch.ops.mkldnn._linear_pointwise
 

@@ -9,20 +9,21 @@ import torch
 from e3nn.o3 import Irrep
 from torch import Tensor
 
-from tracegrad.assembly_kernel import assembled as assemble
-from tracegrad.block_errors import block_errors
+from tracegrad.hamiltonian.assembly_kernel import assembled as assemble
+from tracegrad.hamiltonian.block_errors import block_errors
 from tracegrad.metrics.functional.eigenpairs_kernel import decoupled
 from tracegrad.metrics.functional.shift_kernel import shifted_deviations
-from tracegrad.nn import native, shell_pairs_kernel
-from tracegrad.nn.coupling_kernel import Coupling, couple
-from tracegrad.nn.edge_frame import EdgeFrame
-from tracegrad.nn.edge_rows import Ends, Turn, from_rows, to_rows
-from tracegrad.nn.edge_weights_kernel import Piece, Pieces, assembled
-from tracegrad.nn.graph_norm_kernel import centred
-from tracegrad.nn.normed_silu import normed_silu
-from tracegrad.nn.pair_kernel import pull_pairs
-from tracegrad.nn.shell_pairs_kernel import Maps, SparseMap
-from tracegrad.nn.term_kernel import add_inner, add_inner_with_derivative, crossed, crossed_with_sum
+from tracegrad.nn.component_first.coupling_kernel import Coupling, couple
+from tracegrad.nn.invariant.normed_silu import normed_silu
+from tracegrad.nn.invariant.pair_kernel import pull_pairs
+from tracegrad.nn.invariant.term_kernel import add_inner, add_inner_with_derivative, crossed, crossed_with_sum
+from tracegrad.nn.item_first import shell_pairs_kernel
+from tracegrad.nn.item_first.edge_frame import EdgeFrame
+from tracegrad.nn.item_first.edge_rows import Ends, Turn, from_rows, to_rows
+from tracegrad.nn.item_first.edge_weights_kernel import Piece, Pieces, assembled
+from tracegrad.nn.item_first.graph_norm_kernel import centred
+from tracegrad.nn.item_first.shell_pairs_kernel import Maps, SparseMap
+from tracegrad.numerics import native
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

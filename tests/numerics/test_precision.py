@@ -4,17 +4,17 @@ from e3nn import o3
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import molecules
+from tests.model.test_network import make_model
 from tests.molecules import dense_rotation, random_rotation
-from tests.test_model import make_model
-from tracegrad.blocks import assemble_matrix
-from tracegrad.graph import collate, molecule_graph
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.nn import precision
-from tracegrad.nn.expansion import BlockExpansion
-from tracegrad.nn.features import channel_norms, spherical_harmonics
-from tracegrad.nn.gram import FullInvariants, LowRankInvariants
-from tracegrad.nn.linear import EquivariantLinear
-from tracegrad.nn.tensor_product import ChannelwiseProduct, FilterProduct, InnerProducts
+from tracegrad.hamiltonian.blocks import assemble_matrix
+from tracegrad.hamiltonian.graph import collate, molecule_graph
+from tracegrad.nn.component_first.expansion import BlockExpansion
+from tracegrad.nn.component_first.features import channel_norms, spherical_harmonics
+from tracegrad.nn.component_first.linear import EquivariantLinear
+from tracegrad.nn.component_first.tensor_product import ChannelwiseProduct, FilterProduct, InnerProducts
+from tracegrad.nn.invariant.gram import FullInvariants, LowRankInvariants
+from tracegrad.numerics import precision
+from tracegrad.training.loss import HamiltonianLoss
 
 LOW = torch.bfloat16
 IRREPS = o3.Irreps("4x0e+4x1e+4x2e")

@@ -4,9 +4,9 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-from tracegrad.backbones.interface import Feature
-from tracegrad.nn.gram import FullInvariants, ProjectedInvariants
-from tracegrad.nn.tracegrad import TraceGradBlock
+from tracegrad.nn.interface import Feature
+from tracegrad.nn.invariant.gram import FullInvariants, ProjectedInvariants
+from tracegrad.nn.invariant.tracegrad import TraceGradBlock
 
 
 def to_irreps(feature: Feature) -> Tensor:

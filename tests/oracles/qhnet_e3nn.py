@@ -13,9 +13,9 @@ from e3nn.nn import FullyConnectedNet
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from tracegrad.backbones.interface import Blocks
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.basis import OrbitalBasis
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.interface import Blocks
 
 FILTER_WIDTH = 32
 

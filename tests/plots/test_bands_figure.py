@@ -6,8 +6,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from tracegrad.errors import TraceGradError
-from tracegrad.physics.bands import BandStructure
-from tracegrad.physics.kpath import k_path
+from tracegrad.physics.bands.bands import BandStructure
+from tracegrad.physics.bands.kpath import k_path
 from tracegrad.plots.bands import bands_figure
 from tracegrad.plots.style import OTHER_COLOUR, SERIES_COLOURS, save
 

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
-from tracegrad.physics.levels import Levels
+from tracegrad.physics.molecules.levels import Levels
 from tracegrad.plots.levels import levels_figure
 from tracegrad.units import MEV
 

@@ -3,8 +3,8 @@ import pytest
 from matplotlib import rcParams
 from PIL import Image
 
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import DataError, TraceGradError
+from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.plots.ablation import ablation_figure
 from tracegrad.plots.block_change import Change, block_change_figure
 from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae
@@ -12,7 +12,7 @@ from tracegrad.plots.elements import Elements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
 from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
 from tracegrad.plots.style import ARM_COLOURS, make_figure, save
-from tracegrad.results import BlockMAE, read_block_mae
+from tracegrad.reports.results import BlockMAE, read_block_mae
 from tracegrad.units import MEV_PER_HARTREE
 
 BASIS = OrbitalBasis.def2_svp()

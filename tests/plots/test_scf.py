@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from tests.physics.scf_work import made_up_run
+from tests.physics.molecules.scf_work import made_up_run
 from tracegrad.errors import TraceGradError
-from tracegrad.physics.acceleration_results import Acceleration
+from tracegrad.physics.molecules.acceleration_results import Acceleration
 from tracegrad.plots.scf import FLOOR, scf_figure
 from tracegrad.plots.style import save
 from tracegrad.units import MEV_PER_HARTREE

@@ -3,7 +3,7 @@ import pytest
 from ase import Atoms
 from matplotlib.collections import LineCollection, PatchCollection, PolyCollection
 
-from tests.data.scfout import small_structure
+from tests.data.crystals.scfout import small_structure
 from tests.plots.test_plots import check_png, texts
 from tracegrad.errors import DataError
 from tracegrad.physics.crystals.settings import CrystalSettings

@@ -14,7 +14,7 @@ from tracegrad.reports.absent import absent_lines, absent_tables
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.grid import paper_grid
 from tracegrad.reports.paper import compare_with_paper
-from tracegrad.results import collect_results
+from tracegrad.reports.results import collect_results
 
 H = "test/h_mae"
 TIMES = {"test/inference_seconds": 0.2, "test/inference_batch_size": 1.0}

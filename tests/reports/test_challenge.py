@@ -6,8 +6,8 @@ import pytest
 from tests.run_directories import SAMPLES, crystal_result, write_blocks, write_run, write_samples
 from tracegrad.errors import ConfigError
 from tracegrad.reports.challenge import challenge_metrics, find_challenge
+from tracegrad.reports.results import ResultsError
 from tracegrad.reports.samples import NotMeasuredError
-from tracegrad.results import ResultsError
 
 
 @pytest.fixture

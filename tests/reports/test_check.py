@@ -7,7 +7,7 @@ from tracegrad.errors import ConfigError
 from tracegrad.reports.check import CheckError, paper_outcomes, read_checks, require, run_checks
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.paper import compare_with_paper
-from tracegrad.results import collect_results
+from tracegrad.reports.results import collect_results
 
 H = "test/h_mae"
 

@@ -14,9 +14,9 @@ from tracegrad.reports.comma_separated import to_csv
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.grid import table_grids
 from tracegrad.reports.markdown import to_markdown
+from tracegrad.reports.results import ResultsError, collect_results, read_run
 from tracegrad.reports.structured import challenge_json, to_json
 from tracegrad.reports.terminal import print_tables
-from tracegrad.results import ResultsError, collect_results, read_run
 
 # Two seeds an arm: the means are 5, 4.5, 4 and 3 meV.
 VALUES = {"tracegrad": (2.0, 4.0), "none": (4.0, 6.0), "grad": (4.0, 4.0), "trace": (4.0, 5.0)}

@@ -11,7 +11,7 @@ from tracegrad.reports.comparison import results_table
 from tracegrad.reports.grid import paper_grid, table_grids
 from tracegrad.reports.inference import with_inference
 from tracegrad.reports.paper import block_cost, compare_with_paper
-from tracegrad.results import InferenceProtocol, collect_results
+from tracegrad.reports.results import InferenceProtocol, collect_results
 
 SECONDS, BATCH = "test/inference_seconds", "test/inference_batch_size"
 CHEAP = {"samples": 10, "repeats": 5, "batch_size": 1, "device": "AMD EPYC (1 thread)"}

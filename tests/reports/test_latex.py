@@ -10,7 +10,7 @@ from tracegrad.reports.grid import Grid, Head, Line, Text, all_grids
 from tracegrad.reports.latex import escaped, to_latex
 from tracegrad.reports.paired import paired_differences
 from tracegrad.reports.paper import compare_with_paper
-from tracegrad.results import collect_results
+from tracegrad.reports.results import collect_results
 
 # What may stand in the output; everything else of a run is escaped.
 COMMANDS = {

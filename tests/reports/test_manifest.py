@@ -5,7 +5,7 @@ import pytest
 from tests.run_directories import result, write_run
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.manifest import read_manifests, with_variants
-from tracegrad.results import collect_results
+from tracegrad.reports.results import collect_results
 
 
 def write_manifest(directory, points):

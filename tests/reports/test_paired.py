@@ -12,7 +12,7 @@ from tracegrad.reports.columns import MOLECULES
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.grid import paired_grid
 from tracegrad.reports.paired import Difference, Interval, crossed_interval, paired_differences
-from tracegrad.results import ResultsError, collect_results
+from tracegrad.reports.results import ResultsError, collect_results
 
 H = "test/h_mae"
 

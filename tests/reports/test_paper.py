@@ -12,7 +12,7 @@ from tracegrad.reports.comparison import results_table
 from tracegrad.reports.grid import paper_grid
 from tracegrad.reports.markdown import to_markdown
 from tracegrad.reports.paper import compare_with_paper, paper_database, paper_tables
-from tracegrad.results import collect_results
+from tracegrad.reports.results import collect_results
 
 TABLES = {table.number: table for table in paper_tables()}
 H = "test/h_mae"

@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from tests import crystals, molecules
-from tracegrad.blocks import complete_edges
 from tracegrad.errors import ConfigError
-from tracegrad.graph import collate
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.model import Prediction
-from tracegrad.traces import BlockTraces
+from tracegrad.hamiltonian.blocks import complete_edges
+from tracegrad.hamiltonian.graph import collate
+from tracegrad.hamiltonian.traces import BlockTraces
+from tracegrad.model.network import Prediction
+from tracegrad.training.loss import HamiltonianLoss
 
 BATCH = (molecules.WATER, molecules.CYANIDE, molecules.ATOM, molecules.METHANOL)
 MEASURES = {"mse": np.square, "mae": np.abs}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tracegrad.loss import LossTerms
-from tracegrad.metrics.loss import MeanLosses, SampleMean
+from tracegrad.training.loss import LossTerms
+from tracegrad.training.mean_losses import MeanLosses, SampleMean
 
 
 def terms(h: list[float], t: list[float]) -> LossTerms:

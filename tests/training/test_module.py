@@ -10,12 +10,12 @@ from torch.utils.data import DataLoader
 from experiments.runs import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import make_trainer
-from tracegrad.graph import collate
-from tracegrad.loss import HamiltonianLoss
-from tracegrad.model import HamiltonianModel
-from tracegrad.module import HamiltonianModule
-from tracegrad.nn.tracegrad import TraceGrad
-from tracegrad.schedule import WarmupLinear
+from tracegrad.hamiltonian.graph import collate
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.invariant.tracegrad import TraceGrad
+from tracegrad.training.loss import HamiltonianLoss
+from tracegrad.training.module import HamiltonianModule
+from tracegrad.training.schedule import WarmupLinear
 
 MEV2_PER_EV2 = 1e6
 

@@ -5,7 +5,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from tracegrad.errors import ConfigError
-from tracegrad.schedule import Plateau, Schedule, SlipperySlope, WarmupLinear
+from tracegrad.training.schedule import Plateau, Schedule, SlipperySlope, WarmupLinear
 
 
 def rate(step: int, peak: float, final: float, warmup: int, total: int) -> float:

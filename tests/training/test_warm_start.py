@@ -10,16 +10,16 @@ import torch
 
 from tests import checkpoints, crystals, molecules
 from tests.deeph_e3_folders import write_folder
-from tests.interop.test_deeph_e3 import meta, state
-from tests.interop.test_released import qhnet_state
+from tests.weights.released.test_deeph_e3 import meta, state
+from tests.weights.released.test_loading import qhnet_state
 from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.construct import construct
 from tracegrad.errors import CheckpointError
-from tracegrad.graph import collate, crystal_graph
-from tracegrad.interop import load_deeph_e3_folder, load_released_qhnet
-from tracegrad.model import HamiltonianModel
-from tracegrad.warm_start import start_from
+from tracegrad.hamiltonian.graph import collate, crystal_graph
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.training.warm_start import start_from
+from tracegrad.weights.construct import construct
+from tracegrad.weights.released import load_deeph_e3_folder, load_released_qhnet
 
 ARMS = {
     "none": {"trace": False, "grad": False},
@@ -84,7 +84,11 @@ def test_new_parts_keep_their_values(tmp_path):
         assert (name in found.loaded) == name.startswith("backbone.")
         assert name in found.loaded or torch.equal(tensor, before[name])
     assert found.file == tmp_path / "checkpoints" / "best.ckpt"
-    assert found.new == ["tracegrad.blocks.edge.0", "tracegrad.blocks.edge.1", "tracegrad.decoders.edge"]
+    assert found.new == [
+        "tracegrad.blocks.edge.0",
+        "tracegrad.blocks.edge.1",
+        "tracegrad.decoders.edge",
+    ]
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
 

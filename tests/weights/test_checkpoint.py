@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import tracegrad
-from tracegrad.checkpoint import load_checkpoint
 from tracegrad.errors import CheckpointError
-from tracegrad.model_file import write_model_file
+from tracegrad.weights.checkpoint import load_checkpoint
+from tracegrad.weights.model_file import write_model_file
 
 
 class _Command:

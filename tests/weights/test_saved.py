@@ -19,9 +19,9 @@ import tracegrad
 from experiments.configuration import composed, plain
 from tests.checkpoints import DEEPH_E3, QHNET, write_checkpoint, write_run
 from tests.molecules import WATER
-from tracegrad.construct import construct
 from tracegrad.errors import BasisError, CheckpointError
-from tracegrad.model_file import write_model_file
+from tracegrad.weights.construct import construct
+from tracegrad.weights.model_file import write_model_file
 
 
 def with_target(target: Any, place: str = "") -> dict[str, Any]:
@@ -98,20 +98,20 @@ def test_a_malicious_checkpoint_is_refused_and_does_nothing(
         "tracegrad.system.whole_files.os.remove",
         "tracegrad.system.whole_files.replacing",
         "tracegrad.system.whole_files.Path",
-        "tracegrad.saved.load_model",
-        "tracegrad.module.HamiltonianModule.load_from_checkpoint",
-        "tracegrad.model.HamiltonianModel.load_state_dict",
-        "tracegrad.model.HamiltonianModel.__class__",
-        "tracegrad.basis.OrbitalBasis.check",
+        "tracegrad.weights.saved.load_model",
+        "tracegrad.training.module.HamiltonianModule.load_from_checkpoint",
+        "tracegrad.model.network.HamiltonianModel.load_state_dict",
+        "tracegrad.model.network.HamiltonianModel.__class__",
+        "tracegrad.hamiltonian.basis.OrbitalBasis.check",
         "tracegrad.errors.DataError",
         "tracegrad.nowhere.Network",
-        "tracegrad.model.Network",
-        "tracegrad.basis.OrbitalBasis.openmx.Deeper",
+        "tracegrad.model.network.Network",
+        "tracegrad.hamiltonian.basis.OrbitalBasis.openmx.Deeper",
         "torch.nn.Linear",
         "HamiltonianModel",
         "",
         None,
-        ["tracegrad.model.HamiltonianModel"],
+        ["tracegrad.model.network.HamiltonianModel"],
     ],
 )
 def test_only_networks_and_bases_of_this_package_are_built(target: Any) -> None:
@@ -155,7 +155,7 @@ def test_arguments_that_do_not_fit(changes: dict[str, Any], message: str, unchec
 
 
 def test_errors_of_the_parts_keep_their_name() -> None:
-    settings = {"_target_": "tracegrad.basis.OrbitalBasis.def2_svp", "elements": [1, 79]}
+    settings = {"_target_": "tracegrad.hamiltonian.basis.OrbitalBasis.def2_svp", "elements": [1, 79]}
     with pytest.raises(BasisError, match=r"not for \[79\]"):
         construct(settings, "settings")
 

@@ -3,10 +3,10 @@
 Nodes and edges have features of irreps of different degree; each block updates the nodes by messages of their edges
 and then the edges by their nodes. The edge features become the blocks of H, on-site ones included, because every
 atom has an edge to itself. The edge features, one after each block, are handed out for refinement (see
-`tracegrad.backbones.interface`).
+`tracegrad.nn.interface`).
 
 Edge features are kept in the frame of their edge, where the tensor products with the spherical harmonics are dense
-matrices (`tracegrad.nn.edge_product`); node features are kept in the global frame. Both are lists of one tensor
+matrices (`item_first.edge_product`); node features are kept in the global frame. Both are lists of one tensor
 [items, 2l + 1, channels] for each irrep. Positions are in angstrom, blocks in the unit of the basis (eV).
 """
 
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 from tracegrad.backbones.deeph_e3_convolution import PSEUDOSCALAR, Edges, Feature
 from tracegrad.backbones.deeph_e3_updates import EdgeUpdate, NodeUpdate, Surroundings, joined, part
-from tracegrad.backbones.interface import Backbone, Blocks, Refine, keep
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
-from tracegrad.nn.edge_frame import EdgeFrame
-from tracegrad.nn.edge_product import filter_degrees
-from tracegrad.nn.edge_rows import Ends
-from tracegrad.nn.irreps_linear import SCALAR, IrrepsLinear, Kinds
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.interface import Backbone, Blocks, Refine, keep
+from tracegrad.nn.item_first.edge_frame import EdgeFrame
+from tracegrad.nn.item_first.edge_product import filter_degrees
+from tracegrad.nn.item_first.edge_rows import Ends
+from tracegrad.nn.item_first.irreps_linear import SCALAR, IrrepsLinear, Kinds
+from tracegrad.nn.item_first.shell_pairs import ShellPairExpansion
 from tracegrad.nn.radial import GaussianBasis
-from tracegrad.nn.shell_pairs import ShellPairExpansion
 
 EDGE_RANGE = 6.0  # angstrom, of the Gaussians that start the edge features
 

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from tracegrad.nn.edge_frame import EdgeFrame
-from tracegrad.nn.edge_product import EdgeProduct, Group
-from tracegrad.nn.edge_rows import Ends, Turn, from_rows, to_rows
-from tracegrad.nn.irreps_linear import SCALAR, Kinds
+from tracegrad.nn.item_first.edge_frame import EdgeFrame
+from tracegrad.nn.item_first.edge_product import EdgeProduct, Group
+from tracegrad.nn.item_first.edge_rows import Ends, Turn, from_rows, to_rows
+from tracegrad.nn.item_first.irreps_linear import SCALAR, Kinds
 
 PSEUDOSCALAR = Irrep(0, -1)
 RADIAL_WIDTH = 64

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tracegrad.backbones.deeph_e3_convolution import Convolution, Edges, Feature
-from tracegrad.nn.edge_frame import EdgeFrame
-from tracegrad.nn.graph_norm import GraphNorm
-from tracegrad.nn.irreps_linear import IrrepsLinear, KindLinear, Kinds
+from tracegrad.nn.item_first.edge_frame import EdgeFrame
+from tracegrad.nn.item_first.graph_norm import GraphNorm
+from tracegrad.nn.item_first.irreps_linear import IrrepsLinear, KindLinear, Kinds
 
 R = TypeVar("R")
 

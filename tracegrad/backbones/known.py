@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import tracegrad.backbones
 
 if TYPE_CHECKING:
-    from tracegrad.backbones.interface import Backbone
+    from tracegrad.nn.interface import Backbone
 
 
 @cache
 def known_backbones() -> tuple[type["Backbone"], ...]:
     """The classes, by the names of their modules; a new file in the folder is known at once."""
-    from tracegrad.backbones.interface import Backbone  # only here: who prints tables need not wait for torch
+    from tracegrad.nn.interface import Backbone  # only here: who prints tables need not wait for torch
 
     names = sorted(module.name for module in iter_modules(tracegrad.backbones.__path__))
     modules = [import_module(f"tracegrad.backbones.{name}") for name in names]

@@ -3,9 +3,9 @@
 Node features of degrees 0..lmax are refined by convolutions over all pairs of atoms; after each of the last
 convolutions a self layer and a pair layer build the features of atoms (f_ii) and of ordered pairs (f_ij), which
 are expanded into the blocks of H. The pair features, and optionally the self features, are handed out for
-refinement (see `tracegrad.backbones.interface`).
+refinement (see `tracegrad.nn.interface`).
 
-Positions are in angstrom, blocks in hartree. Features are component-first, see `tracegrad.nn.features`.
+Positions are in angstrom, blocks in hartree. Features are component-first, see `component_first.features`.
 """
 
 import math
@@ -18,16 +18,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from tracegrad.backbones.interface import Backbone, Blocks, Refine, keep
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
-from tracegrad.nn.coupling_kernel import Factor
-from tracegrad.nn.expansion import BlockExpansion
-from tracegrad.nn.features import spherical_harmonics, split_degrees
-from tracegrad.nn.gates import NormGate
-from tracegrad.nn.linear import EquivariantLinear
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.component_first.coupling_kernel import Factor
+from tracegrad.nn.component_first.expansion import BlockExpansion
+from tracegrad.nn.component_first.features import spherical_harmonics, split_degrees
+from tracegrad.nn.component_first.gates import NormGate
+from tracegrad.nn.component_first.linear import EquivariantLinear
+from tracegrad.nn.component_first.tensor_product import ChannelwiseProduct, FilterProduct, InnerProducts
+from tracegrad.nn.interface import Backbone, Blocks, Refine, keep
 from tracegrad.nn.radial import ExponentialBernstein
-from tracegrad.nn.tensor_product import ChannelwiseProduct, FilterProduct, InnerProducts
 
 FILTER_WIDTH = 32  # hidden width of the networks that make convolution weights, whatever the channels
 EdgeIndex = Int[Tensor, "2 edges"]

@@ -1,0 +1,1 @@
+"""What a Hamiltonian is: orbital bases, blocks of pairs of atoms, graphs, traces."""

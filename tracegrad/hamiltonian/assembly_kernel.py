@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tracegrad.nn import native
+from tracegrad.numerics import native
 
 FUNCTION = native.Function("assemble", "pppppppiii", fails=True)
 
@@ -22,7 +22,7 @@ def assembled(
     n: int,
     less: Sequence[Float[np.ndarray, " packed"]] | None,
 ) -> Float[Tensor, "molecules n n"] | None:
-    """Matrices of molecules of n orbitals each, see `tracegrad.blocks.assemble_matrices`; None without a kernel.
+    """Matrices of molecules of n orbitals each, see `blocks.assemble_matrices`; None without a kernel.
 
     Args:
         slots: orbital within its atom of each slot, -1: padding.

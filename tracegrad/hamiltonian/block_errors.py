@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Inexact, Int
 from torch import Tensor
 
-from tracegrad.nn import native
-from tracegrad.nn.plain_gradients import plain_gradients
-from tracegrad.traces import squared_modulus
+from tracegrad.hamiltonian.traces import squared_modulus
+from tracegrad.numerics import native
+from tracegrad.numerics.plain_gradients import plain_gradients
 
 FUNCTIONS = native.Function("sums", "iiiiippppp"), native.Function("gradients", "iiiiipppppp")
 Call = tuple[ctypes.CDLL, native.Index]  # the kernels, and the atoms of all rows and then of all columns

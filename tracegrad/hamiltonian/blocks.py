@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from tracegrad.assembly_kernel import assembled
-from tracegrad.basis import OrbitalBasis
+from tracegrad.hamiltonian.assembly_kernel import assembled
+from tracegrad.hamiltonian.basis import OrbitalBasis
 
 
 @lru_cache(maxsize=256)

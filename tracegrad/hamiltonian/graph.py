@@ -4,7 +4,7 @@
 |----------------|-------------------------|-------------------------------------------------------------------|
 | ``numbers``    | (atoms,) int64          | atomic numbers                                                    |
 | ``positions``  | (atoms, 3) float        | angstrom                                                          |
-| ``edge_index`` | (2, edges) int64        | row 0 destination, row 1 source (see `tracegrad.blocks`)          |
+| ``edge_index`` | (2, edges) int64        | row 0 destination, row 1 source (see `blocks`)          |
 | ``reverse``    | (edges,) int64          | position of the reversed edge                                     |
 | ``vectors``    | (edges, 3) float        | crystals: destination to source in its cell, angstrom |
 | ``cells``      | (edges, 3) int64        | crystals: cell R of the source                                    |
@@ -24,9 +24,9 @@ import torch
 from jaxtyping import Float, Int, Int64, Shaped
 from torch_geometric.data import Batch, Data
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import complete_edges, cut_blocks, pad_blocks
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import complete_edges, cut_blocks, pad_blocks
 
 
 class HamiltonianGraph(Data):

@@ -7,8 +7,8 @@ from ase import Atoms
 from ase.neighborlist import neighbor_list
 from jaxtyping import Bool, Float, Int64
 
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import BasisError
+from tracegrad.hamiltonian.basis import OrbitalBasis
 
 _ROUNDING = 1e-6  # angstrom
 _CANDIDATES = 1 << 20  # pairs whose distances are computed at once

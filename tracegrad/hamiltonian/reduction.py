@@ -1,14 +1,14 @@
 """Sums over the blocks of each sample, the common ground of losses and metrics.
 
-Blocks belong to sites, see `tracegrad.graph`: "self" has a block for each atom, "edge" one for each edge.
+Blocks belong to sites, see `tracegrad.hamiltonian.graph`: "self" has a block for each atom, "edge" one for each edge.
 """
 
 import torch
 from jaxtyping import Bool, Float, Inexact, Int
 from torch import Tensor
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.nn.constants import Constant
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.numerics.constants import Constant
 
 
 def sites(graph) -> tuple[str, ...]:

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
-from tracegrad.nn.constants import Constant
-from tracegrad.nn.precision import full_precision
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.numerics.constants import Constant
+from tracegrad.numerics.precision import full_precision
 
 SpinTrace = Literal["sum", "singlet_triplet", "per_spin_block"]
 

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from tracegrad.basis import OrbitalBasis
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.reduction import Masks
 from tracegrad.metrics.functional import hamiltonian_errors
-from tracegrad.model import Prediction
-from tracegrad.reduction import Masks
+from tracegrad.model.network import Prediction
 
 
 class HamiltonianMAE(Metric):

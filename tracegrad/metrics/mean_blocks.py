@@ -5,10 +5,10 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tracegrad.basis import OrbitalBasis
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.reduction import is_on_site, site_edges, sites
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
-from tracegrad.model import Prediction
-from tracegrad.reduction import is_on_site, site_edges, sites
+from tracegrad.model.network import Prediction
 
 
 class MeanBlocks:

@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import assemble_matrices
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import assemble_matrices
 from tracegrad.metrics.functional.orbitals import NAMES, Comparison, Reference, compare
-from tracegrad.model import Prediction
-from tracegrad.physics.solved import SolvedMolecule
+from tracegrad.model.network import Prediction
+from tracegrad.physics.molecules.solved import SolvedMolecule
 
 FOREIGN = (
     1e-3  # hartree, between the traces of the label, which may be in single precision, and of the reference
@@ -113,7 +113,7 @@ def dense_predictions(
 ) -> Float[Tensor, "members n n"]:
     """Predicted H of these molecules of a batch, float64, hartree, in the order of the basis' files.
 
-    They have the same number of orbitals; ``less`` is subtracted, see `tracegrad.blocks.assemble_matrices`.
+    They have the same number of orbitals; ``less`` is subtracted, see `blocks.assemble_matrices`.
     """
     ends = graph.ptr.cpu().numpy()
     atoms = np.diff(ends)

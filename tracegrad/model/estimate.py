@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tracegrad.data.structure import Structure
-from tracegrad.graph import collate, crystal_graph
-from tracegrad.model import HamiltonianModel
+from tracegrad.data.crystals.structure import Structure
+from tracegrad.hamiltonian.graph import collate, crystal_graph
+from tracegrad.model.network import HamiltonianModel
 
 PROBE = 2048  # edges of the trial
 # Features of edges that are held at a time: old, mixed, normalised and new ones.

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float, Inexact, Int
 from torch import Tensor, nn
 
-from tracegrad.backbones.interface import Backbone, Blocks, Feature
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import assemble_matrix, block_starts, cut_padding
 from tracegrad.errors import DataError
-from tracegrad.geometry import check_positions
-from tracegrad.graph import HamiltonianGraph, collate, crystal_graph, molecule_graph
-from tracegrad.nn.tracegrad import TraceGrad
-from tracegrad.reduction import is_on_site
-from tracegrad.traces import BlockTraces
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import assemble_matrix, block_starts, cut_padding
+from tracegrad.hamiltonian.geometry import check_positions
+from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, crystal_graph, molecule_graph
+from tracegrad.hamiltonian.reduction import is_on_site
+from tracegrad.hamiltonian.traces import BlockTraces
+from tracegrad.nn.interface import Backbone, Blocks, Feature
+from tracegrad.nn.invariant.tracegrad import TraceGrad
 
 MINIMUM_DISTANCE = 0.1  # angstrom; closer atoms are a mistake in the geometry
 FLATTEST = 1e-6  # volume of a cell over the product of its edges; below, the lattice vectors lie in a plane
@@ -145,7 +145,7 @@ class HamiltonianModel(nn.Module):
             BasisError: another basis, cartesian functions, an ECP, ghost atoms, unknown elements.
             DataError: a network of crystals, a charge, open shells, overlapping atoms, a molecule that is not built.
         """
-        from tracegrad.physics.guess import initial_density  # here: PySCF takes seconds to load
+        from tracegrad.physics.molecules.guess import initial_density  # here: PySCF takes seconds to load
 
         return initial_density(self, mol)
 

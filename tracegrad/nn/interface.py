@@ -7,13 +7,13 @@ from e3nn.o3 import Irreps
 from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 
-from tracegrad.basis import OrbitalBasis
+from tracegrad.hamiltonian.basis import OrbitalBasis
 
 # One tensor per irrep of the feature, component-first: [2 l + 1, items, channels].
 Feature = list[Float[Tensor, "_ items _c"]]
 # Called with the site ("edge" or "self"), the number k of the encoding module and its feature f; returns o.
 Refine = Callable[[str, int, Feature], Feature]
-# Blocks of H of each site (see `tracegrad.graph`) in the union layout of the basis and in its unit, complex with
+# Blocks of H of each site (see `graph`) in the union layout of the basis and in its unit, complex with
 # spin; padded slots are undefined.
 Blocks = dict[str, Inexact[Tensor, "_ dim dim"]]
 

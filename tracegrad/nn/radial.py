@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from tracegrad.nn.constants import Constant
+from tracegrad.numerics.constants import Constant
 
 LEAST_EXPONENT = -80.0  # where exp is 2e-35; it takes ten times as long where it vanishes or is denormal
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from tracegrad.nn import native
+from tracegrad.numerics import native
 
 SMALLEST = 1e8  # operations that are worth oneDNN's preparations for a new shape, 0.3 ms
 FEWEST_FOR_COPY = 1024  # columns of a product that are worth making its left factor contiguous

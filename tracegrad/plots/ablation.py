@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from tracegrad.arms import ARMS
 from tracegrad.errors import TraceGradError
 from tracegrad.plots.style import ARM_COLOURS, ARM_MARKERS, OTHER_COLOUR, grid, make_figure, styled
+from tracegrad.reports.arms import ARMS
 
 _COLUMNS = 3
 

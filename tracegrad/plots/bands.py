@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
-from tracegrad.physics.bands import BandStructure
-from tracegrad.physics.kpath import KPath
+from tracegrad.physics.bands.bands import BandStructure
+from tracegrad.physics.bands.kpath import KPath
 from tracegrad.plots.style import LIGHT, OTHER_COLOUR, SERIES_COLOURS, make_figure, styled
 
 _PREDICTED = SERIES_COLOURS[1]

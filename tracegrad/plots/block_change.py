@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tracegrad.errors import TraceGradError
 from tracegrad.plots.heat import draw_blocks, finite_maximum
 from tracegrad.plots.style import make_figure, styled, three_digits
-from tracegrad.results import BlockMAE
+from tracegrad.reports.results import BlockMAE
 
 _ERRORS, _CHANGES = "YlGnBu", "RdBu_r"
 # Inches: a cell at most and at least, a heat map at most and at least.

@@ -9,8 +9,8 @@ from matplotlib.colors import LogNorm, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.plots.style import make_figure, styled, three_digits
 from tracegrad.units import MEV
 

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
-from tracegrad.results import BlockMAE
+from tracegrad.reports.results import BlockMAE
 
 # Points: numbers at most, and below which they are left out; a number of five characters fills a cell.
 _FONT, _SMALLEST = 7.5, 4.0

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
-from tracegrad.physics.levels import Levels
+from tracegrad.physics.molecules.levels import Levels
 from tracegrad.plots.style import LIGHT, SERIES_COLOURS, grid, make_figure, styled
 from tracegrad.units import MEV
 

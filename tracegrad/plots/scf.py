@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tracegrad.errors import TraceGradError
-from tracegrad.physics.acceleration import PREDICTION, ScfRun
-from tracegrad.physics.acceleration_results import Acceleration
+from tracegrad.physics.molecules.acceleration import PREDICTION, ScfRun
+from tracegrad.physics.molecules.acceleration_results import Acceleration
 from tracegrad.plots.style import LIGHT, OTHER_COLOUR, SERIES_COLOURS, grid, make_figure, styled
 from tracegrad.units import MEV_PER_HARTREE
 

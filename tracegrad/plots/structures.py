@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
-from tracegrad.data.structure import Structure
+from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import DataError
 from tracegrad.plots.style import SERIES_COLOURS, make_figure, styled
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from tracegrad.results import ResultsError, RunResult
+from tracegrad.reports.results import ResultsError, RunResult
 
 
 def with_acceleration(runs: Iterable[RunResult]) -> list[RunResult]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from tracegrad.errors import ConfigError
+from tracegrad.reports.results import BlockMAE, ResultsError, block_file, read_block_mae
 from tracegrad.reports.samples import FILE as SAMPLES
 from tracegrad.reports.samples import NotMeasuredError, Sample, check_there, read_samples, set_name
-from tracegrad.results import BlockMAE, ResultsError, block_file, read_block_mae
 
 METRIC_S = "test/h_mae_cha_s"
 METRIC_B = "test/h_mae_cha_b"

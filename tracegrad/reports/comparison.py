@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from tracegrad.arms import ARMS, BASELINE
+from tracegrad.reports.arms import ARMS, BASELINE
 from tracegrad.reports.challenge import Challenge, challenge_metrics, find_challenge
 from tracegrad.reports.columns import ALL, MARKS, Column, columns_of, superscript
 from tracegrad.reports.compatible import Data, check_baseline, check_data, check_row, data_of
+from tracegrad.reports.results import RunResult
 from tracegrad.reports.samples import NotMeasuredError
 from tracegrad.reports.table import TRIVIAL, Cell, ResultsTable, Row, with_best
-from tracegrad.results import RunResult
 
 
 def results_table(

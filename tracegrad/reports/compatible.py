@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from tracegrad.arms import BASELINE
-from tracegrad.results import ResultsError, RunResult
+from tracegrad.reports.arms import BASELINE
+from tracegrad.reports.results import ResultsError, RunResult
 
 # The trivial predictor follows from the data alone; runs that differ by more have seen other data.
 TRIVIAL_TOLERANCE = 1e-3

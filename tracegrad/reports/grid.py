@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tracegrad.arms import BASELINE
+from tracegrad.reports.arms import BASELINE
 from tracegrad.reports.columns import INFERENCE, PANELS, Column
 from tracegrad.reports.inference import cost, protocol_lines
 from tracegrad.reports.paired import METHOD, Difference, Pair

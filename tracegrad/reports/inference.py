@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from tracegrad.arms import BASELINE
+from tracegrad.reports.arms import BASELINE
 from tracegrad.reports.columns import INFERENCE
+from tracegrad.reports.results import InferenceProtocol, RunResult, read_result
 from tracegrad.reports.table import Row
-from tracegrad.results import InferenceProtocol, RunResult, read_result
 
 TRACEGRAD = "tracegrad"
 EVALUATION = "evaluation.json"

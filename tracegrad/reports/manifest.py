@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tracegrad.results import FILE, RunResult
+from tracegrad.reports.results import FILE, RunResult
 
 MANIFEST = "manifest.json"
 # Settings that rows and means take care of.

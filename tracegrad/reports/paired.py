@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
-from tracegrad.arms import BASELINE
+from tracegrad.reports.arms import BASELINE
 from tracegrad.reports.columns import Column
+from tracegrad.reports.results import RunResult
 from tracegrad.reports.samples import FILE, NotMeasuredError, Sample, read_samples
 from tracegrad.reports.table import ResultsTable, Row
-from tracegrad.results import RunResult
 
 LEVEL = 0.95
 PANELS = ("accuracy", "orbitals", "acceleration")

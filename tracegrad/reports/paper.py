@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from tracegrad.arms import BASELINE
 from tracegrad.backbones.known import known_backbones
 from tracegrad.data.published import PUBLISHED
+from tracegrad.reports.arms import BASELINE
 from tracegrad.reports.columns import INFERENCE, Column, columns_of
 from tracegrad.reports.inference import cost, protocol_lines
 from tracegrad.reports.table import Cell, ResultsTable, Row

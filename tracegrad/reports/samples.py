@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from tracegrad.results import ResultsError
+from tracegrad.reports.results import ResultsError
 
 FILE = "test_samples.csv"
 

@@ -9,7 +9,7 @@ import numpy as np
 from tracegrad.reports.challenge import Challenge
 from tracegrad.reports.columns import Column, superscript
 from tracegrad.reports.compatible import samples_name
-from tracegrad.results import RunResult
+from tracegrad.reports.results import RunResult
 
 TRIVIAL = "trivial"
 # Fields of a table that say what it is about.

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from tracegrad.errors import GenerationError, TraceGradError
-from tracegrad.physics.signals import HANGUP
+from tracegrad.system.signals import HANGUP
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

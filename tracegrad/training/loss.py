@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.block_errors import ERRORS, block_errors
 from tracegrad.errors import ConfigError
-from tracegrad.model import Prediction
-from tracegrad.reduction import Masks, site_edges, site_sums
-from tracegrad.traces import BlockTraces
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.block_errors import ERRORS, block_errors
+from tracegrad.hamiltonian.reduction import Masks, site_edges, site_sums
+from tracegrad.hamiltonian.traces import BlockTraces
+from tracegrad.model.network import Prediction
 
 # loss_T below this counts as zero in Eq. 8, where it stands in a denominator.
 SMALLEST_LOSS = 1e-12

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
-from tracegrad.loss import LossTerms
+from tracegrad.training.loss import LossTerms
 
 
 class MeanLosses(Metric):

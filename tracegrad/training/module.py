@@ -11,16 +11,16 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.checkpoint import CHECKPOINT_KEY, check_architecture
 from tracegrad.errors import ConfigError, TrainingError
-from tracegrad.loss import HamiltonianLoss, LossTerms
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.traces import BlockTraces
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
-from tracegrad.metrics.loss import MeanLosses, SampleMean
-from tracegrad.model import HamiltonianModel, Prediction
-from tracegrad.schedule import Schedule
-from tracegrad.traces import BlockTraces
+from tracegrad.model.network import HamiltonianModel, Prediction
+from tracegrad.training.loss import HamiltonianLoss, LossTerms
+from tracegrad.training.mean_losses import MeanLosses, SampleMean
+from tracegrad.training.schedule import Schedule
 from tracegrad.units import MEV
+from tracegrad.weights.checkpoint import CHECKPOINT_KEY, check_architecture
 
 
 class HamiltonianModule(lightning.LightningModule):

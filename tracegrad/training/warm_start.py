@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tracegrad.checkpoint import check_architecture
 from tracegrad.errors import CheckpointError
-from tracegrad.interop.released import load_released
-from tracegrad.model import HamiltonianModel
-from tracegrad.model_file import ENDING
-from tracegrad.saved import checkpoint_file, load_model
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.weights.checkpoint import check_architecture
+from tracegrad.weights.model_file import ENDING
+from tracegrad.weights.released.loading import load_released
+from tracegrad.weights.saved import checkpoint_file, load_model
 
 RELEASED = (".pt", ".pth", ".pkl")
 # Settings of backbones that tensors do not show.

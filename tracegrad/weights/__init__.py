@@ -1,0 +1,1 @@
+"""Networks on disk: checkpoints, exported files, released networks."""

@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import nn
 
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import CheckpointError, TraceGradError
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.weights.renamed import with_new_names
 
-# Module, class, and perhaps a class method: tracegrad.basis.OrbitalBasis.def2_svp.
+# Module, class, and perhaps a class method: tracegrad.hamiltonian.basis.OrbitalBasis.def2_svp.
 _TARGET = re.compile(r"(tracegrad(?:\.[a-z]\w*)+)\.([A-Z]\w*)(?:\.([a-z]\w*))?")
 
 
@@ -34,7 +35,7 @@ def construct(settings: Any, where: str) -> Any:
         return [construct(entry, f"{where}[{i}]") for i, entry in enumerate(settings)]
     if not isinstance(settings, Mapping):
         return settings
-    values = dict(settings)
+    values = dict(with_new_names(settings))
     if "_target_" not in values:
         return {key: construct(value, f"{where}.{key}") for key, value in values.items()}
     name, later = values.pop("_target_"), values.pop("_partial_", False)

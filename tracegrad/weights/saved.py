@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracegrad.checkpoint import CHECKPOINT_KEY, check_architecture, load_checkpoint
-from tracegrad.construct import construct
 from tracegrad.errors import CheckpointError
-from tracegrad.model import HamiltonianModel
-from tracegrad.model_file import ENDING, read_model_file
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.weights.checkpoint import CHECKPOINT_KEY, check_architecture, load_checkpoint
+from tracegrad.weights.construct import construct
+from tracegrad.weights.model_file import ENDING, read_model_file
 
 
 def load_model(source: str | Path, checkpoint: str = "best") -> HamiltonianModel:
@@ -95,7 +95,7 @@ def network_in(content: dict[str, Any], path: Path) -> tuple[Any, dict[str, Tens
     if not isinstance(config, dict) or "model" not in config or not own:
         raise CheckpointError(
             f"{path}: holds no {'settings' if own else 'network'} of TraceGrad; give a checkpoint of its training; "
-            "released weights are loaded with tracegrad.interop.load_released_qhnet(path) (QHNet) or load_released "
-            "(also DeepH-E3), and tested with python -m experiments.evaluate checkpoint=PATH"
+            "released weights are loaded by load_released_qhnet(path) and load_released(path) of "
+            "tracegrad.weights.released, and tested with python -m experiments.evaluate checkpoint=PATH"
         )
     return config["model"], own

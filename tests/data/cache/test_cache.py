@@ -17,27 +17,27 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.data import cache as cache_module
-from tracegrad.data.cache import build_cache, cache_paths, open_cache, prepare_cache
-from tracegrad.data.cache_file import HEAD, MAGIC
-from tracegrad.data.cached_crystals import CrystalCache
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.datamodule import database_path
-from tracegrad.data.deeph import write_structure
-from tracegrad.data.deeph_module import CrystalDataset
+from tracegrad.data.cache import lookup as cache_module
+from tracegrad.data.cache.cached_crystals import CrystalCache
+from tracegrad.data.cache.file import HEAD, MAGIC
+from tracegrad.data.cache.lookup import build_cache, cache_paths, open_cache, prepare_cache
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.loading.datamodule import database_path
+from tracegrad.data.loading.deeph_module import CrystalDataset
 from tracegrad.errors import BasisError, ConfigError, DataError, TraceGradError
-from tracegrad.graph import HamiltonianGraph, collate
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import HamiltonianGraph, collate
 
 EMBEDDED = database_path("embedded:demo_crystals.h5")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KINDS = ["light_bilayer_*", "light_twisted_*", "light_mos2_*", "light_bismuthene_*"]
 BUILD = """
 import sys
 from pathlib import Path
-from tracegrad.data.cache import build_cache
-from tracegrad.data.crystals import CrystalDatabase
-from tests.data.test_cache import slow
+from tracegrad.data.cache.lookup import build_cache
+from tracegrad.data.crystals.database import CrystalDatabase
+from tests.data.cache.test_cache import slow
 cache = build_cache(slow(CrystalDatabase(sys.argv[1])), Path(sys.argv[2]), processes=1, report=print,
                     on_progress=lambda done, total: print(done, total, flush=True))
 print("finished", len(cache), flush=True)
@@ -347,7 +347,7 @@ def test_processes_do_not_run_the_script_again(folder, path, tmp_path):
     """A script without ``if __name__ == "__main__"``."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import pathlib, tracegrad.data.cache as cache, tracegrad.data.crystals as crystals\n"
+        "import pathlib, tracegrad.data.cache.lookup as cache, tracegrad.data.crystals.database as crystals\n"
         f"database = crystals.CrystalDatabase({str(folder)!r})\n"
         f"cache.build_cache(database, pathlib.Path({str(path)!r}), processes=2)\n"
         "print('built')\n"

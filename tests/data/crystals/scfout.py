@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from tracegrad.blocks import block_starts
-from tracegrad.data.structure import Structure, edge_order, openmx_basis, species_entries
-from tracegrad.graph import reversed_edges
+from tracegrad.data.crystals.structure import Structure, edge_order, openmx_basis, species_entries
+from tracegrad.hamiltonian.blocks import block_starts
+from tracegrad.hamiltonian.graph import reversed_edges
 from tracegrad.units import ANGSTROM_PER_BOHR as BOHR
 from tracegrad.units import EV_PER_HARTREE as HARTREE
 

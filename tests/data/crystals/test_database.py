@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from experiments.pack import main
-from tests.data.scfout import small_structure
-from tests.data.test_openmx import assert_same
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.deeph import write_structure
-from tracegrad.data.packed import pack
+from tests.data.crystals.scfout import small_structure
+from tests.data.crystals.test_openmx import assert_same
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystals.packed import pack
+from tracegrad.data.crystals.structure import hermiticity_error
 from tracegrad.data.splits import name_file_split, shuffled_split
-from tracegrad.data.structure import hermiticity_error
 from tracegrad.errors import DataError, TraceGradError
 
 EMBEDDED = Path(str(resources.files("tracegrad.data"))) / "embedded" / "demo_crystals.h5"

@@ -9,13 +9,13 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.data.scfout import small_structure
-from tests.data.test_openmx import assert_same
-from tracegrad.blocks import block_starts
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.deeph import is_structure_folder, read_structure, write_structure
-from tracegrad.data.structure import check_structure, hermiticity_error
+from tests.data.crystals.scfout import small_structure
+from tests.data.crystals.test_openmx import assert_same
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.deeph import is_structure_folder, read_structure, write_structure
+from tracegrad.data.crystals.structure import check_structure, hermiticity_error
 from tracegrad.errors import BasisError, DataError, TraceGradError
+from tracegrad.hamiltonian.blocks import block_starts
 
 EMBEDDED = Path(str(resources.files("tracegrad.data"))) / "embedded" / "demo_crystals.h5"
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.data.scfout import INPUT, scfout, small_structure
-from tracegrad.data.openmx import read_scfout
-from tracegrad.data.structure import Structure
+from tests.data.crystals.scfout import INPUT, scfout, small_structure
+from tracegrad.data.crystals.openmx import read_scfout
+from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import DataError
 
 

@@ -9,17 +9,17 @@ import h5py
 import numpy as np
 import pytest
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.data.cache import build_cache
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.datamodule import database_path
-from tracegrad.data.deeph import read_structure, write_structure
-from tracegrad.data.deeph_module import DeepHDataModule
-from tracegrad.data.first_look import compare_radii, doubtful_units
-from tracegrad.data.packed import pack
-from tracegrad.data.structure import Structure, check_structure
+from tracegrad.data.cache.lookup import build_cache
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.deeph import read_structure, write_structure
+from tracegrad.data.crystals.packed import pack
+from tracegrad.data.crystals.structure import Structure, check_structure
+from tracegrad.data.loading.datamodule import database_path
+from tracegrad.data.loading.deeph_module import DeepHDataModule
+from tracegrad.data.loading.first_look import compare_radii, doubtful_units
 from tracegrad.errors import BasisError, DataError
-from tracegrad.neighbours import edges_within_range, pair_ranges
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.neighbours import edges_within_range, pair_ranges
 from tracegrad.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 EMBEDDED = database_path("embedded:demo_crystals.h5")
@@ -238,7 +238,7 @@ def test_each_process_compares_a_structure_once(tmp_path, bilayer, monkeypatch):
     write_structure(bilayer, tmp_path / "a")
     database = CrystalDatabase(tmp_path)
     first = database[0]
-    monkeypatch.setattr("tracegrad.data.structure.pair_ranges", None)
+    monkeypatch.setattr("tracegrad.data.crystals.structure.pair_ranges", None)
     assert np.array_equal(database[0].hamiltonian, first.hamiltonian)
     with pytest.raises(TypeError):
         CrystalDatabase(tmp_path)[0]

@@ -10,13 +10,13 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from tests.data import databases
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import assemble_matrix
-from tracegrad.data.datamodule import QH9DataModule, QH9Dataset, database_path
-from tracegrad.data.qh9 import QH9Database
+from tracegrad.data.loading.datamodule import QH9DataModule, QH9Dataset, database_path
+from tracegrad.data.qh9.database import QH9Database
 from tracegrad.data.splits import PARTS, split_hash
 from tracegrad.errors import BasisError, ConfigError, DataError
-from tracegrad.graph import collate
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import assemble_matrix
+from tracegrad.hamiltonian.graph import collate
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),

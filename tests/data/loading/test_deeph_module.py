@@ -9,14 +9,14 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import block_starts, cut_padding
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.datamodule import database_path
-from tracegrad.data.deeph import write_structure
-from tracegrad.data.deeph_module import CrystalDataset, DeepHDataModule
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.loading.datamodule import database_path
+from tracegrad.data.loading.deeph_module import CrystalDataset, DeepHDataModule
 from tracegrad.errors import BasisError, ConfigError, DataError
-from tracegrad.graph import HamiltonianGraph
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import block_starts, cut_padding
+from tracegrad.hamiltonian.graph import HamiltonianGraph
 
 EMBEDDED = "embedded:demo_crystals.h5"
 BILAYERS = ["light_bilayer_*", "light_twisted_*"]

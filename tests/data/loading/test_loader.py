@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from torch.utils.data import Dataset
 
-from tracegrad.data.loader import ResumableLoader
-from tracegrad.data.sampler import TrainingBatches
+from tracegrad.data.loading.loader import ResumableLoader
+from tracegrad.data.loading.sampler import TrainingBatches
 
 
 class Numbers(Dataset[int]):

@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.molecules import random_hamiltonian
-from tracegrad.basis import OrbitalBasis
-from tracegrad.data.parcel import Parcel, collate_for_transport
-from tracegrad.graph import HamiltonianGraph, collate, molecule_graph
+from tracegrad.data.loading.parcel import Parcel, collate_for_transport
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, molecule_graph
 
 BASIS = OrbitalBasis.def2_svp()
 

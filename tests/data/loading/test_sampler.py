@@ -3,7 +3,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from tracegrad.data.sampler import EvaluationBatches, TrainingBatches, imbalance, shares
+from tracegrad.data.loading.sampler import EvaluationBatches, TrainingBatches, imbalance, shares
 
 
 def costs(size: int, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.data import databases
-from tracegrad.data.qh9 import Molecule, QH9Database
+from tracegrad.data.qh9.database import Molecule, QH9Database
 from tracegrad.errors import DataError
 
 BOHR = 1.8897259886  # per angstrom, as the released loader has it

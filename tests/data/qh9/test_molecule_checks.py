@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tests.data import databases
-from tracegrad.basis import OrbitalBasis
-from tracegrad.data.datamodule import QH9DataModule, database_path
-from tracegrad.data.qh9 import QH9Database
+from tracegrad.data.loading.datamodule import QH9DataModule, database_path
+from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.units import BOHR_PER_ANGSTROM
 
 KEPT = 43  # rows of a copy

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from tracegrad.nn import coupling_kernel, native
-from tracegrad.nn.tensor_product import ChannelwiseProduct, FilterProduct, InnerProducts
+from tracegrad.nn.component_first import coupling_kernel
+from tracegrad.nn.component_first.tensor_product import ChannelwiseProduct, FilterProduct, InnerProducts
+from tracegrad.numerics import native
 
 DST = torch.tensor([0, 0, 1, 2, 2, 4, 4])
 SRC = torch.tensor([1, 3, 0, 2, 4, 3, 3])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tracegrad.nn.linear import EquivariantLinear
+from tracegrad.nn.component_first.linear import EquivariantLinear
 
 
 @pytest.mark.parametrize("bias", [True, False])

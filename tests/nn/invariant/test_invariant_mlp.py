@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from tracegrad.nn.invariant_mlp import InvariantMLP
+from tracegrad.nn.invariant.invariant_mlp import InvariantMLP
 
 OPTIONS = list(itertools.product((1, 2, 3), *[(True, False)] * 3))
 

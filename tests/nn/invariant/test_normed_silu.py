@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import layer_norm, silu
 
-from tracegrad.nn import native
-from tracegrad.nn.normed_silu import normed_silu
+from tracegrad.nn.invariant.normed_silu import normed_silu
+from tracegrad.numerics import native
 
 EPS = 1e-3
 KERNEL = pytest.mark.parametrize("kernel", ["1", "0"])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tracegrad.nn import native
-from tracegrad.nn.pair_kernel import channel_pairs, pull_pairs
+from tracegrad.nn.invariant.pair_kernel import channel_pairs, pull_pairs
+from tracegrad.numerics import native
 
 SCALES = [0.7, 1.3, 0.4]
 KERNEL = pytest.mark.parametrize("kernel", ["1", "0"])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tracegrad.nn import native
-from tracegrad.nn.term_kernel import add_inner, add_inner_with_derivative, crossed, crossed_with_sum
+from tracegrad.nn.invariant.term_kernel import add_inner, add_inner_with_derivative, crossed, crossed_with_sum
+from tracegrad.numerics import native
 
 SCALE = 0.6
 KERNEL = pytest.mark.parametrize("kernel", ["1", "0"])

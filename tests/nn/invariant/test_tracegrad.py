@@ -6,11 +6,11 @@ from e3nn import o3
 
 from tests.molecules import exact_representation
 from tests.oracles.autograd_tracegrad import autograd_block, tensor_product_invariants, to_irreps, to_parts
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
-from tracegrad.nn import low_rank_block
-from tracegrad.nn.invariant_mlp import InvariantMLP
-from tracegrad.nn.tracegrad import TraceGrad, TraceGradBlock
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.invariant import low_rank_block
+from tracegrad.nn.invariant.invariant_mlp import InvariantMLP
+from tracegrad.nn.invariant.tracegrad import TraceGrad, TraceGradBlock
 
 UNEVEN = o3.Irreps("12x1o+5x1e+3x0e+2x1o")
 SMALL = o3.Irreps("3x0e+2x1e+1x2e+2x3e")

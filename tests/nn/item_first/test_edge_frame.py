@@ -5,8 +5,8 @@ import torch
 from e3nn.o3 import Irrep, Irreps
 
 from tests.molecules import TO_E3NN, exact_representation, random_rotation
-from tracegrad.nn.edge_frame import EdgeFrame, is_natural
-from tracegrad.nn.features import spherical_harmonics
+from tracegrad.nn.component_first.features import spherical_harmonics
+from tracegrad.nn.item_first.edge_frame import EdgeFrame, is_natural
 
 AXES = torch.cat([torch.eye(3), -torch.eye(3)]).double()
 DEGREES = range(7)

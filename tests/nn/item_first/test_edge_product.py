@@ -6,9 +6,10 @@ from e3nn import o3
 from e3nn.o3 import Irreps
 
 from tests.oracles import deeph_e3_e3nn as oracle
-from tracegrad.nn import edge_weights_kernel, native
-from tracegrad.nn.edge_frame import EdgeFrame
-from tracegrad.nn.edge_product import EdgeProduct
+from tracegrad.nn.item_first import edge_weights_kernel
+from tracegrad.nn.item_first.edge_frame import EdgeFrame
+from tracegrad.nn.item_first.edge_product import EdgeProduct
+from tracegrad.numerics import native
 
 LEGACY = pytest.mark.parametrize("legacy", [False, True])
 # inputs, output, lmax

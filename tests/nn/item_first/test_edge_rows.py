@@ -5,9 +5,9 @@ import torch
 from e3nn.o3 import Irrep
 from torch import Tensor
 
-from tracegrad.nn import native
-from tracegrad.nn.edge_frame import EdgeFrame
-from tracegrad.nn.edge_rows import Ends, Turn, from_rows, to_rows
+from tracegrad.nn.item_first.edge_frame import EdgeFrame
+from tracegrad.nn.item_first.edge_rows import Ends, Turn, from_rows, to_rows
+from tracegrad.numerics import native
 
 EDGES, NODES = 13, 5  # node 4 has no edges
 # Channels of each degree: below, at and above the width of vectors of channels.

@@ -3,7 +3,7 @@ import torch
 from e3nn import o3
 from e3nn.o3 import Irreps
 
-from tracegrad.nn.irreps_linear import IrrepsLinear, KindLinear, Kinds
+from tracegrad.nn.item_first.irreps_linear import IrrepsLinear, KindLinear, Kinds
 
 IN, OUT = Irreps("3x0e+2x1o+4x2e+2x0o+1x1e"), Irreps("2x0o+4x0e+3x1o+2x3o+1x2e")
 NORMALISATIONS = pytest.mark.parametrize("normalisation", ["element", "path"])

@@ -7,9 +7,9 @@ from scipy.spatial.transform import Rotation
 
 from tests.molecules import TO_E3NN, exact_representation, random_rotation
 from tests.oracles import deeph_e3_e3nn as oracle
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
-from tracegrad.nn.shell_pairs import ShellPairExpansion, pair_couplings
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.item_first.shell_pairs import ShellPairExpansion, pair_couplings
 
 SHELLS = [
     {6: (0, 0, 1, 1, 2)},

@@ -5,10 +5,11 @@ import torch
 from e3nn.o3 import Irrep
 from torch import Tensor
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.nn import native, shell_pairs_kernel
-from tracegrad.nn.edge_frame import EdgeFrame
-from tracegrad.nn.shell_pairs import ShellPairExpansion
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.item_first import shell_pairs_kernel
+from tracegrad.nn.item_first.edge_frame import EdgeFrame
+from tracegrad.nn.item_first.shell_pairs import ShellPairExpansion
+from tracegrad.numerics import native
 
 SHELLS = {"few": {6: (0, 1)}, "many": {16: (0, 1), 42: (0, 0, 1, 2)}, "high": {57: (1, 3)}}
 CASES = pytest.mark.parametrize(

@@ -14,27 +14,27 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import ArpackError
 from scipy.spatial.transform import Rotation
 
-from tests.data.scfout import small_structure
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.deeph import write_structure
-from tracegrad.data.structure import Structure, edge_order
+from tests.data.crystals.scfout import small_structure
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystals.structure import Structure, edge_order
 from tracegrad.errors import ConfigError, DataError, TraceGradError
-from tracegrad.physics import bands as bands_module
-from tracegrad.physics import bloch
-from tracegrad.physics.band_errors import band_errors, with_hamiltonian
-from tracegrad.physics.bands import (
+from tracegrad.physics.bands import bands as bands_module
+from tracegrad.physics.bands import bloch
+from tracegrad.physics.bands.band_errors import band_errors, with_hamiltonian
+from tracegrad.physics.bands.bands import (
     BandStructure,
     Prediction,
     band_gap,
     band_structure,
     read_for_bands,
 )
-from tracegrad.physics.bloch import BlochMatrix, Point, levels_around, smallest_eigenvalue
-from tracegrad.physics.kpath import KPath, k_path, periodic_axes, standard_path
-from tracegrad.physics.workers import TaskFailure, WorkerDied
+from tracegrad.physics.bands.bloch import BlochMatrix, Point, levels_around, smallest_eigenvalue
+from tracegrad.physics.bands.kpath import KPath, k_path, periodic_axes, standard_path
+from tracegrad.system.workers import TaskFailure, WorkerDied
 
 EMBEDDED = Path(str(resources.files("tracegrad.data"))) / "embedded" / "demo_crystals.h5"
-GOLDEN = Path(__file__).parents[1] / "golden" / "openmx_graphene.h5"
+GOLDEN = Path(__file__).parents[2] / "golden" / "openmx_graphene.h5"
 LAYER = np.array([True, True, False])
 A = 2.46
 HEXAGONAL = np.array([[A, 0, 0], [A / 2, A * 3**0.5 / 2, 0], [0, 0, 15]])

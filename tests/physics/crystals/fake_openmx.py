@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from ase.neighborlist import neighbor_list
 
-from tests.data.scfout import daggers, scfout
-from tracegrad.blocks import block_starts
-from tracegrad.data.structure import Structure, edge_order
+from tests.data.crystals.scfout import daggers, scfout
+from tracegrad.data.crystals.structure import Structure, edge_order
+from tracegrad.hamiltonian.blocks import block_starts
 from tracegrad.physics.crystals.openmx_input import openmx_input
 from tracegrad.physics.crystals.settings import CrystalSettings, openmx_settings
 from tracegrad.physics.crystals.structures import CrystalStructure

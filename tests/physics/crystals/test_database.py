@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.data.test_openmx import assert_same
+from tests.data.crystals.test_openmx import assert_same
 from tests.physics.crystals.fake_openmx import SMALL, FakeOpenmx
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.deeph import read_structure
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.deeph import read_structure
 from tracegrad.errors import ConfigError, GenerationError
 from tracegrad.physics.crystals.database import generate_crystals
 from tracegrad.physics.crystals.openmx_run import find_program

@@ -7,8 +7,8 @@ import time
 import numpy as np
 
 from tracegrad.errors import GenerationError
-from tracegrad.physics.acceleration import ScfRun, ScfSettings
-from tracegrad.physics.acceleration_task import ScfTask
+from tracegrad.physics.molecules.acceleration import ScfRun, ScfSettings
+from tracegrad.physics.molecules.acceleration_task import ScfTask
 
 KILLED, FAILED, SLOW = 1, 2, 3
 

@@ -10,7 +10,7 @@ import scipy.linalg
 from pyscf import dft
 
 from tracegrad.errors import BasisError, ConfigError, DataError
-from tracegrad.physics.acceleration import (
+from tracegrad.physics.molecules.acceleration import (
     GUESSES,
     ScfSettings,
     check_gpu,
@@ -19,9 +19,9 @@ from tracegrad.physics.acceleration import (
     occupied_agreement,
     solve,
 )
-from tracegrad.physics.dft import build_molecule
+from tracegrad.physics.molecules.dft import build_molecule
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "scf_reference.npz"
+GOLDEN = Path(__file__).parents[2] / "golden" / "scf_reference.npz"
 SETTINGS = ScfSettings("b3lyp5")
 STARTS = ("prediction", *GUESSES)
 

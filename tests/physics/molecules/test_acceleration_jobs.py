@@ -13,18 +13,18 @@ import pytest
 
 from tests.data import databases
 from tests.data.conftest import golden, released  # noqa: F401
-from tests.physics import scf_work
-from tests.physics.scf_work import made_up_run
-from tracegrad.data.datamodule import database_path
-from tracegrad.data.qh9 import QH9Database
+from tests.physics.molecules import scf_work
+from tests.physics.molecules.scf_work import made_up_run
+from tracegrad.data.loading.datamodule import database_path
+from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import GenerationError
-from tracegrad.physics import acceleration_task
-from tracegrad.physics.acceleration import ScfSettings
-from tracegrad.physics.acceleration_choice import chosen_rows
-from tracegrad.physics.acceleration_jobs import PredictedMolecule, accelerations, solve_all
-from tracegrad.physics.acceleration_results import COLUMNS, Acceleration, label_warning, summary
-from tracegrad.physics.acceleration_store import ScfStore, baseline_folders
-from tracegrad.physics.acceleration_task import ScfTask
+from tracegrad.physics.molecules import acceleration_task
+from tracegrad.physics.molecules.acceleration import ScfSettings
+from tracegrad.physics.molecules.acceleration_choice import chosen_rows
+from tracegrad.physics.molecules.acceleration_jobs import PredictedMolecule, accelerations, solve_all
+from tracegrad.physics.molecules.acceleration_results import COLUMNS, Acceleration, label_warning, summary
+from tracegrad.physics.molecules.acceleration_store import ScfStore, baseline_folders
+from tracegrad.physics.molecules.acceleration_task import ScfTask
 from tracegrad.units import MEV_PER_HARTREE
 
 SETTINGS = ScfSettings("b3lyp5")

@@ -4,8 +4,8 @@ import scipy.linalg
 from ase.collections import g2
 
 from tracegrad.errors import DataError
-from tracegrad.physics.density import density
-from tracegrad.physics.dft import build_molecule, fock_label
+from tracegrad.physics.molecules.density import density
+from tracegrad.physics.molecules.dft import build_molecule, fock_label
 
 WATER = g2["H2O"]
 

@@ -4,7 +4,7 @@ import scipy.linalg
 from ase.collections import g2
 
 from tracegrad.errors import BasisError, DataError, GenerationError
-from tracegrad.physics.dft import build_molecule, check_geometry, fock_label
+from tracegrad.physics.molecules.dft import build_molecule, check_geometry, fock_label
 from tracegrad.units import BOHR_PER_ANGSTROM
 
 WATER = g2["H2O"]

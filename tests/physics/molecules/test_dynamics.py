@@ -5,8 +5,8 @@ import pytest
 from ase import Atoms, units
 from ase.collections import g2
 
-from tracegrad.physics.dft import ScfNotConverged, fock_label
-from tracegrad.physics.dynamics import DynamicsSettings, draw_velocities, first_frame, next_frame
+from tracegrad.physics.molecules.dft import ScfNotConverged, fock_label
+from tracegrad.physics.molecules.dynamics import DynamicsSettings, draw_velocities, first_frame, next_frame
 from tracegrad.units import BOHR_PER_ANGSTROM
 
 NUMBERS = np.array([1, 1], np.int32)

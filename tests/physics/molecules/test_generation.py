@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from tracegrad.errors import ConfigError, GenerationError
-from tracegrad.physics.dft import fock_label
-from tracegrad.physics.generation import generate
-from tracegrad.physics.generation_settings import GenerationSettings, resume_key
-from tracegrad.physics.geometries import named_molecules
-from tracegrad.physics.partial import PartialFile, StoredFrame
-from tracegrad.physics.workers import TaskFailure, WorkerPool
+from tracegrad.physics.molecules.dft import fock_label
+from tracegrad.physics.molecules.generation import generate
+from tracegrad.physics.molecules.generation_settings import GenerationSettings, resume_key
+from tracegrad.physics.molecules.geometries import named_molecules
+from tracegrad.physics.molecules.partial import PartialFile, StoredFrame
+from tracegrad.system.workers import TaskFailure, WorkerPool
 
 # As the released files have them.
 STABLE = "CREATE TABLE data (id INTEGER NOT NULL PRIMARY KEY,  N INTEGER, Z BLOB, pos BLOB, Ham BLOB)"

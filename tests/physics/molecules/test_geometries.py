@@ -7,7 +7,7 @@ from ase.build import molecule
 from scipy.spatial.distance import pdist
 
 from tracegrad.errors import DataError, GenerationError
-from tracegrad.physics.geometries import disturbed, fingerprint, named_molecules, read_geometries
+from tracegrad.physics.molecules.geometries import disturbed, fingerprint, named_molecules, read_geometries
 
 TWO_FRAMES = "2\nfirst\nH 0 0 0\nF 0 0 0.92\n2\nsecond\nH 0 0 0\nF 0 0 0.95\n"
 

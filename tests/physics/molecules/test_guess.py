@@ -12,12 +12,12 @@ from pyscf.pbc.gto import Cell
 
 from tests.checkpoints import DEEPH_E3, QHNET
 from tests.molecules import dense_rotation, random_rotation
-from tracegrad.basis import OrbitalBasis
-from tracegrad.construct import construct
 from tracegrad.errors import BasisError, DataError
-from tracegrad.physics.dft import build_molecule
-from tracegrad.physics.guess import initial_density, orbital_order
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.physics.molecules.dft import build_molecule
+from tracegrad.physics.molecules.guess import initial_density, orbital_order
 from tracegrad.units import ANGSTROM_PER_BOHR
+from tracegrad.weights.construct import construct
 
 WATER = [("O", (0.02, -0.01, 0.12)), ("H", (0.0, 0.76, -0.48)), ("H", (0.03, -0.75, -0.47))]
 AMMONIA = [

@@ -6,8 +6,8 @@ from pyscf import scf
 
 from tests.molecules import WATER
 from tracegrad.errors import DataError
-from tracegrad.physics.dft import build_molecule
-from tracegrad.physics.levels import molecular_levels
+from tracegrad.physics.molecules.dft import build_molecule
+from tracegrad.physics.molecules.levels import molecular_levels
 
 
 def test_orbitals_of_a_converged_fock_matrix() -> None:

@@ -11,14 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tracegrad.data.datamodule import database_path
-from tracegrad.data.qh9 import Molecule, QH9Database
+from tracegrad.data.loading.datamodule import database_path
+from tracegrad.data.qh9.database import Molecule, QH9Database
 from tracegrad.errors import ConfigError, DataError, TraceGradError
-from tracegrad.physics import solved_references
-from tracegrad.physics.dft import build_molecule
-from tracegrad.physics.solved import solve_molecule
-from tracegrad.physics.solved_cache import SUFFIX, DamagedCache, SolvedCache, about_database, solved_paths
-from tracegrad.physics.solved_references import prepare_references
+from tracegrad.physics.molecules import solved_references
+from tracegrad.physics.molecules.dft import build_molecule
+from tracegrad.physics.molecules.solved import solve_molecule
+from tracegrad.physics.molecules.solved_cache import (
+    SUFFIX,
+    DamagedCache,
+    SolvedCache,
+    about_database,
+    solved_paths,
+)
+from tracegrad.physics.molecules.solved_references import prepare_references
 
 DEMO = database_path("embedded:demo_dynamic.db")
 
@@ -229,7 +235,7 @@ def test_what_is_no_cache_is_not_removed(database, tmp_path):
 def test_a_killed_build_keeps_what_was_committed(database, path, counted):
     """Killed without mercy while it solves; the next build takes over the whole rows and solves the others alone."""
     script = (
-        "import sys; from pathlib import Path; from tracegrad.data.qh9 import QH9Database\n"
+        "import sys; from pathlib import Path; from tracegrad.data.qh9.database import QH9Database\n"
         "from tracegrad.physics import solved_references as s\n"
         "s.COMMIT = 5\n"
         "s.prepare_references(QH9Database(Path(sys.argv[1])), range(500), [Path(sys.argv[2])], processes=1,"
@@ -322,8 +328,8 @@ def test_processes_are_checked(database, path):
 
 def test_two_builds_at_the_same_time_share_the_work(database, path):
     script = (
-        "import sys; from pathlib import Path; from tracegrad.data.qh9 import QH9Database\n"
-        "from tracegrad.physics.solved_references import prepare_references\n"
+        "import sys; from pathlib import Path; from tracegrad.data.qh9.database import QH9Database\n"
+        "from tracegrad.physics.molecules.solved_references import prepare_references\n"
         "r = prepare_references(QH9Database(Path(sys.argv[1])), range(150), [Path(sys.argv[2])], processes=1,"
         " report=print)\n"
         "print(sum(r(row).occupied for row in range(150)))\n"

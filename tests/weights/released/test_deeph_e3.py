@@ -15,12 +15,12 @@ import torch
 from tests import crystals
 from tests.oracles import deeph_e3_e3nn as oracle
 from tracegrad.errors import BasisError, CheckpointError
-from tracegrad.graph import collate, crystal_graph
-from tracegrad.interop import load_released_deeph_e3
-from tracegrad.interop.deeph_e3 import _names
-from tracegrad.model import HamiltonianModel
+from tracegrad.hamiltonian.graph import collate, crystal_graph
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.weights.released import load_released_deeph_e3
+from tracegrad.weights.released.deeph_e3 import _names
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 VERSIONS = {"e3nn035": True, "e3nn060": False}
 CASE = pytest.mark.parametrize("case", ["small", "soc"])
 VERSION = pytest.mark.parametrize("version", VERSIONS)

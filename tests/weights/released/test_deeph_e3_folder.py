@@ -12,11 +12,11 @@ import torch
 
 from tests import crystals
 from tests.deeph_e3_folders import write_folder
-from tests.interop.test_deeph_e3 import ONE, SOC_SHELLS, THREE, meta, state
 from tests.oracles import deeph_e3_e3nn as oracle
+from tests.weights.released.test_deeph_e3 import ONE, SOC_SHELLS, THREE, meta, state
 from tracegrad.errors import CheckpointError
-from tracegrad.interop import load_deeph_e3_folder, load_released_deeph_e3
-from tracegrad.interop.deeph_e3_folder import all_targets
+from tracegrad.weights.released import load_deeph_e3_folder, load_released_deeph_e3
+from tracegrad.weights.released.deeph_e3_folder import all_targets
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import torch
 
 from tests import checkpoints, molecules
 from tests.deeph_e3_folders import write_folder
-from tests.interop.test_deeph_e3 import meta, state
-from tests.interop.test_qhnet import GOLDEN
+from tests.weights.released.test_deeph_e3 import meta, state
+from tests.weights.released.test_qhnet import GOLDEN
 from tracegrad.errors import CheckpointError
-from tracegrad.interop import load_released, load_released_qhnet
+from tracegrad.weights.released import load_released, load_released_qhnet
 
 
 def qhnet_state() -> dict[str, torch.Tensor]:

@@ -10,12 +10,12 @@ import torch
 
 from tests import molecules
 from tracegrad.errors import CheckpointError
-from tracegrad.graph import collate, molecule_graph
-from tracegrad.interop import load_released_qhnet
-from tracegrad.interop.qhnet import _qhnet_names
-from tracegrad.loss import HamiltonianLoss
+from tracegrad.hamiltonian.graph import collate, molecule_graph
+from tracegrad.training.loss import HamiltonianLoss
+from tracegrad.weights.released import load_released_qhnet
+from tracegrad.weights.released.qhnet import _qhnet_names
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "qhnet_small.npz"
+GOLDEN = Path(__file__).parents[2] / "golden" / "qhnet_small.npz"
 PYSCF_FROM_E3NN = {5: [0, 1, 4, 2, 3], 14: [0, 1, 2, 5, 3, 4, 8, 6, 7, 9, 10, 11, 12, 13]}
 
 

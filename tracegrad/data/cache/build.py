@@ -7,7 +7,7 @@ from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 
-from tracegrad.data.cache_file import (
+from tracegrad.data.cache.file import (
     MAGIC,
     Entry,
     append,
@@ -19,11 +19,11 @@ from tracegrad.data.cache_file import (
     records,
     start,
 )
-from tracegrad.data.cache_stamps import Contents, source_files, stamp_of, stamps_of
-from tracegrad.data.crystals import CrystalDatabase
+from tracegrad.data.cache.stamps import Contents, source_files, stamp_of, stamps_of
+from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.errors import DataError, TraceGradError
-from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
 from tracegrad.system.cores import available_cores
+from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
 
 _WORTH_PROCESSES = 1e8  # bytes of HDF5 files, which one process reads in about ten seconds
 

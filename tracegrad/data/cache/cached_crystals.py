@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, Int64, Shaped
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.data.cache_file import (
+from tracegrad.data.cache.file import (
     HEAD,
     MAGIC,
     STAMP_BYTES,
@@ -26,7 +25,8 @@ from tracegrad.data.cache_file import (
     write_at,
 )
 from tracegrad.errors import BasisError, DataError
-from tracegrad.graph import HamiltonianGraph, crystal_graph
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import HamiltonianGraph, crystal_graph
 
 
 class CrystalCache:
@@ -140,7 +140,7 @@ def _padded(
     numbers: Int64[np.ndarray, " atoms"],
     basis: OrbitalBasis,
 ) -> Shaped[np.ndarray, "edges dim dim"]:
-    """What `tracegrad.blocks.pad_blocks` gives, from entries in the order of the cache."""
+    """What `tracegrad.hamiltonian.blocks.pad_blocks` gives, from entries in the order of the cache."""
     padded = np.empty((len(edges), basis.dim**2), entries.dtype)
     dst, src = numbers[edges[:, 3]], numbers[edges[:, 4]]
     kinds = dst * len(basis.sizes) + src

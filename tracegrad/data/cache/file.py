@@ -34,7 +34,7 @@ from io import FileIO
 
 import numpy as np
 
-from tracegrad.data.structure import Structure, species_entries
+from tracegrad.data.crystals.structure import Structure, species_entries
 from tracegrad.errors import DataError
 
 MAGIC = b"TraceGrad cache\n"
@@ -56,7 +56,7 @@ class Entry:
 
     Args:
         name: in the database.
-        stamp: hexadecimal; of the sizes and times of its files, see `tracegrad.data.cache`.
+        stamp: hexadecimal; of the sizes and times of its files, see `tracegrad.data.cache.lookup`.
         content: hash of the bytes of its files.
         atoms, edges, entries: lengths of the arrays.
         dtype: of the entries.

@@ -1,7 +1,7 @@
 """Caches of databases of crystals: where they lie, whether they still fit, and how they are built.
 
 Reading a folder takes one HDF5 dataset for each block, hundreds of times as long as reading the same numbers in one
-piece. A cache (`tracegrad.data.cache_file`) is read in one piece.
+piece. A cache (`tracegrad.data.cache.file`) is read in one piece.
 
 A cache fits as long as the bytes of all files of its structures are those it was built from. To hash them whenever it
 is opened would take as long as reading them, so it keeps a stamp of each structure: a hash of names, sizes and times
@@ -23,11 +23,11 @@ from importlib import resources
 from io import FileIO
 from pathlib import Path
 
-from tracegrad.data.cache_build import CacheBuild
-from tracegrad.data.cache_file import UnusableCache, entry_dtype
-from tracegrad.data.cache_stamps import Contents, stamps_of
-from tracegrad.data.cached_crystals import CrystalCache
-from tracegrad.data.crystals import CrystalDatabase
+from tracegrad.data.cache.build import CacheBuild
+from tracegrad.data.cache.cached_crystals import CrystalCache
+from tracegrad.data.cache.file import UnusableCache, entry_dtype
+from tracegrad.data.cache.stamps import Contents, stamps_of
+from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.system.locks import take_lock
 from tracegrad.system.whole_files import sync

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tracegrad.data.cache_file import STAMP_BYTES
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.deeph import TEXT_FILES, matrix_path
+from tracegrad.data.cache.file import STAMP_BYTES
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.deeph import TEXT_FILES, matrix_path
 
 _READ_TEXT_FILES = [name for name in TEXT_FILES if name != "rlat.dat"]
 

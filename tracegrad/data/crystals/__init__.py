@@ -1,0 +1,1 @@
+"""Structures of crystals with their matrices: folders in DeepH's formats, packed files, output of OpenMX."""

@@ -15,11 +15,17 @@ import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Int64
 
-from tracegrad.basis import OrbitalBasis, shells_name
-from tracegrad.data.deeph import check_files, is_structure_folder, matrix_path, read_header, read_structure
-from tracegrad.data.packed import Header, packed_headers, packed_names, unpack
-from tracegrad.data.structure import Structure, openmx_basis
+from tracegrad.data.crystals.deeph import (
+    check_files,
+    is_structure_folder,
+    matrix_path,
+    read_header,
+    read_structure,
+)
+from tracegrad.data.crystals.packed import Header, packed_headers, packed_names, unpack
+from tracegrad.data.crystals.structure import Structure, openmx_basis
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
 from tracegrad.system.whole_files import restore_inside
 
 

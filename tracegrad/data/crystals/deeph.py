@@ -12,7 +12,7 @@ The format of the released databases has, for N atoms,
 | ``hamiltonians.h5``              | a dataset for each key ``"[Rx, Ry, Rz, i, j]"``, i and j from 1    |
 | ``overlaps.h5``                  | the same for the overlap                                           |
 
-A dataset is a block as `tracegrad.data.structure` says. The format of `tracegrad.data.deeph_newer` is read as well;
+A dataset is a block as `crystals.structure` says. The format of `crystals.deeph_newer` is read as well;
 only the first format is written.
 """
 
@@ -27,12 +27,10 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import block_starts
-from tracegrad.data.deeph_newer import NEWER_MATRIX_FILES, read_flat, read_newer_info, read_poscar
-from tracegrad.data.deeph_text import read_elements, read_info, read_orbital_types, read_table
-from tracegrad.data.hdf5 import opened
-from tracegrad.data.structure import (
+from tracegrad.data.crystals.deeph_newer import NEWER_MATRIX_FILES, read_flat, read_newer_info, read_poscar
+from tracegrad.data.crystals.deeph_text import read_elements, read_info, read_orbital_types, read_table
+from tracegrad.data.crystals.hdf5 import opened
+from tracegrad.data.crystals.structure import (
     Structure,
     block_key,
     check_edges,
@@ -42,6 +40,8 @@ from tracegrad.data.structure import (
     wrong_block,
 )
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import block_starts
 from tracegrad.system.whole_files import replacing_folder, restore_folder
 
 __all__ = [

@@ -16,11 +16,9 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Int64, Shaped
 
-from tracegrad.basis import CONVENTIONS, OrbitalBasis
-from tracegrad.blocks import block_starts
-from tracegrad.data.deeph_text import read_info, read_text
-from tracegrad.data.hdf5 import dataset_of, opened
-from tracegrad.data.structure import (
+from tracegrad.data.crystals.deeph_text import read_info, read_text
+from tracegrad.data.crystals.hdf5 import dataset_of, opened
+from tracegrad.data.crystals.structure import (
     block_key,
     check_edges,
     edge_order,
@@ -29,6 +27,8 @@ from tracegrad.data.structure import (
     wrong_block,
 )
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.basis import CONVENTIONS, OrbitalBasis
+from tracegrad.hamiltonian.blocks import block_starts
 
 NEWER_MATRIX_FILES = {"hamiltonian": "hamiltonian.h5", "overlap": "overlap.h5"}
 

@@ -9,8 +9,8 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Float, Int64
 
-from tracegrad.basis import shells_name
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.basis import shells_name
 
 
 def read_text(path: Path) -> str:

@@ -33,9 +33,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from jaxtyping import Float, Int64, Shaped
 
-from tracegrad.basis import OrbitalBasis, Shells
-from tracegrad.blocks import block_starts
-from tracegrad.data.structure import (
+from tracegrad.data.crystals.structure import (
     Structure,
     check_structure,
     edge_order,
@@ -44,7 +42,9 @@ from tracegrad.data.structure import (
     species_entries,
 )
 from tracegrad.errors import BasisError, DataError
-from tracegrad.graph import reversed_edges
+from tracegrad.hamiltonian.basis import OrbitalBasis, Shells
+from tracegrad.hamiltonian.blocks import block_starts
+from tracegrad.hamiltonian.graph import reversed_edges
 from tracegrad.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 VERSION = 3

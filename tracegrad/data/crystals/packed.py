@@ -24,10 +24,8 @@ import h5py
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import block_starts
-from tracegrad.data.hdf5 import dataset_of, opened
-from tracegrad.data.structure import (
+from tracegrad.data.crystals.hdf5 import dataset_of, opened
+from tracegrad.data.crystals.structure import (
     MATRICES,
     Structure,
     check_structure,
@@ -37,7 +35,9 @@ from tracegrad.data.structure import (
     species_entries,
 )
 from tracegrad.errors import DataError
-from tracegrad.graph import reversed_edges
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import block_starts
+from tracegrad.hamiltonian.graph import reversed_edges
 from tracegrad.system.whole_files import replacing
 
 FORMAT = "TraceGrad crystals 1"

@@ -14,11 +14,11 @@ import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 from jaxtyping import Float, Int64, Shaped
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.blocks import block_starts
 from tracegrad.errors import DataError
-from tracegrad.graph import reversed_edges
-from tracegrad.neighbours import pair_ranges
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import block_starts
+from tracegrad.hamiltonian.graph import reversed_edges
+from tracegrad.hamiltonian.neighbours import pair_ranges
 from tracegrad.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 HERMITICITY_TOLERANCE = 1e-5  # eV; real data have 1e-8

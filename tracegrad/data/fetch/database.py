@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracegrad.data.deeph import is_structure_folder
+from tracegrad.data.crystals.deeph import is_structure_folder
 from tracegrad.data.fetch.archive import archive_kind, archive_stem, remove, unpack, whole_archives
 from tracegrad.data.fetch.checksums import Checksums
 from tracegrad.data.fetch.download import download, present

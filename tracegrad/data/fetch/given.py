@@ -5,7 +5,7 @@ from pathlib import Path
 
 import h5py
 
-from tracegrad.data.deeph import is_structure_folder
+from tracegrad.data.crystals.deeph import is_structure_folder
 from tracegrad.data.fetch.wanted import Wanted
 from tracegrad.errors import DataError
 

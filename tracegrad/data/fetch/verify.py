@@ -10,9 +10,9 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Int64
 
-from tracegrad.data.crystals import CrystalDatabase
+from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.published import PUBLISHED, differences
-from tracegrad.data.qh9 import RELEASES, QH9Database
+from tracegrad.data.qh9.database import RELEASES, QH9Database
 from tracegrad.errors import ConfigError, DataError
 
 SPLITS = {"QS": "ood", "QD": "mol"}

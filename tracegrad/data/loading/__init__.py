@@ -1,0 +1,1 @@
+"""From databases to batches on the device."""

@@ -15,16 +15,16 @@ from jaxtyping import Float, Int64
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from tracegrad.basis import OrbitalBasis
 from tracegrad.data.identity import head_hash
-from tracegrad.data.loader import ResumableLoader
-from tracegrad.data.parcel import collate_for_transport
+from tracegrad.data.loading.loader import ResumableLoader
+from tracegrad.data.loading.parcel import collate_for_transport
+from tracegrad.data.loading.sampler import EvaluationBatches, TrainingBatches
 from tracegrad.data.published import PUBLISHED, differences
-from tracegrad.data.qh9 import FUNCTIONALS, RELEASES, QH9Database
-from tracegrad.data.sampler import EvaluationBatches, TrainingBatches
+from tracegrad.data.qh9.database import FUNCTIONALS, RELEASES, QH9Database
 from tracegrad.data.splits import PARTS, Split, split_hash
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.graph import HamiltonianGraph, molecule_graph
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.graph import HamiltonianGraph, molecule_graph
 from tracegrad.system.cores import available_cores
 
 EMBEDDED = "embedded:"

@@ -9,16 +9,22 @@ from ase.data import chemical_symbols
 from jaxtyping import Float, Int64
 from torch.utils.data import Dataset
 
-from tracegrad.basis import OrbitalBasis, shells_name
-from tracegrad.count_progress import CountProgress
-from tracegrad.data.cache import cache_paths, open_cache, prepare_cache
-from tracegrad.data.cached_crystals import CrystalCache
-from tracegrad.data.crystals import CrystalDatabase
-from tracegrad.data.datamodule import DTYPES, HamiltonianDataModule, PartSummary, database_path, evenly
-from tracegrad.data.first_look import compare_radii, doubtful_units
+from tracegrad.data.cache.cached_crystals import CrystalCache
+from tracegrad.data.cache.lookup import cache_paths, open_cache, prepare_cache
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.loading.datamodule import (
+    DTYPES,
+    HamiltonianDataModule,
+    PartSummary,
+    database_path,
+    evenly,
+)
+from tracegrad.data.loading.first_look import compare_radii, doubtful_units
 from tracegrad.data.splits import PARTS, TWISTED, Split, name_file_split, shuffled_split, split_hash
 from tracegrad.errors import BasisError, ConfigError, DataError
-from tracegrad.graph import HamiltonianGraph, crystal_graph
+from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
+from tracegrad.hamiltonian.graph import HamiltonianGraph, crystal_graph
+from tracegrad.system.count_progress import CountProgress
 
 _LOOKED_AT = 3  # structures, for what a database tells before a training
 

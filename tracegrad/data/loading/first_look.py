@@ -1,7 +1,7 @@
 """What some structures of a database say of the radii of the basis and of the units, before a training.
 
 A structure alone cannot tell a wrong radius from a right one, or hartree from eV, beyond doubt; see
-`tracegrad.data.structure` for what it can tell.
+`tracegrad.data.crystals.structure` for what it can tell.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from itertools import product
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
-from tracegrad.basis import OrbitalBasis, shells_name
-from tracegrad.data.structure import Structure, on_site_levels
-from tracegrad.neighbours import edges_within_range, pair_ranges
+from tracegrad.data.crystals.structure import Structure, on_site_levels
+from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
+from tracegrad.hamiltonian.neighbours import edges_within_range, pair_ranges
 from tracegrad.units import ANGSTROM_PER_BOHR
 
 _ROUNDING = 1e-3  # angstrom, of distances at the very end of a range

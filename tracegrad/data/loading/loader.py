@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from tracegrad.data.sampler import TrainingBatches
+from tracegrad.data.loading.sampler import TrainingBatches
 
 
 class ResumableLoader(DataLoader):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 from torch_geometric.data import Batch
 
-from tracegrad.graph import HamiltonianGraph, collate
+from tracegrad.hamiltonian.graph import HamiltonianGraph, collate
 
 ALIGNED = 64  # bytes
 Place = tuple[int, torch.dtype, torch.Size]  # first byte, dtype and shape of a tensor

@@ -20,11 +20,11 @@ from urllib.parse import quote
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from tracegrad.basis import DEF2_SVP
 from tracegrad.data import splits
-from tracegrad.data.molecule_checks import ORBITALS, check_molecule, long_distances
+from tracegrad.data.qh9.molecule_checks import ORBITALS, check_molecule, long_distances
 from tracegrad.data.splits import Split
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.basis import DEF2_SVP
 from tracegrad.units import BOHR_PER_ANGSTROM
 
 STABLE_COLUMNS = ("id", "N", "Z", "pos", "Ham")

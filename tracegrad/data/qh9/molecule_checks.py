@@ -12,8 +12,8 @@ from ase.data import chemical_symbols, covalent_radii
 from jaxtyping import Float, Int64
 from scipy.spatial.distance import cdist
 
-from tracegrad.basis import DEF2_SVP
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.basis import DEF2_SVP
 from tracegrad.units import BOHR_PER_ANGSTROM, MEV_PER_HARTREE
 
 SMALLEST_DISTANCE = 0.4  # angstrom; H2 vibrates between 0.6 and 0.9

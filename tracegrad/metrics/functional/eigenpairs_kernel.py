@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tracegrad.nn import native
+from tracegrad.numerics import native
 
 # The last sets the threads of the calling thread and shows that it is MKL: other libraries may want the lengths of
 # strings behind the arguments of Fortran.

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad.backbones.interface import Blocks
-from tracegrad.basis import OrbitalBasis
-from tracegrad.reduction import Masks, is_on_site, site_sums
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.reduction import Masks, is_on_site, site_sums
+from tracegrad.nn.interface import Blocks
 
 
 @dataclass

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad.blocks import unpacked
+from tracegrad.hamiltonian.blocks import unpacked
 from tracegrad.metrics.functional.shift_kernel import shifted_deviations
 
 

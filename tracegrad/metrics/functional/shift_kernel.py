@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad.nn import native
+from tracegrad.numerics import native
 
 BINS = 4096
 OPERATIONS = 50  # for each element, about

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tracegrad.nn import native
-from tracegrad.nn.features import wigner_3j
-from tracegrad.nn.plain_gradients import plain_gradients
+from tracegrad.nn.component_first.features import wigner_3j
+from tracegrad.numerics import native
+from tracegrad.numerics.plain_gradients import plain_gradients
 
 ZERO = 1e-12
 VECTOR = 64  # bytes; a compiler splits them for processors with shorter registers

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tracegrad.nn.constants import Constant
-from tracegrad.nn.features import split_degrees, wigner_3j
-from tracegrad.nn.precision import full_precision
+from tracegrad.nn.component_first.features import split_degrees, wigner_3j
+from tracegrad.numerics.constants import Constant
+from tracegrad.numerics.precision import full_precision
 
 
 class BlockExpansion(nn.Module):

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tracegrad.errors import ConfigError
-from tracegrad.nn.precision import full_precision
+from tracegrad.numerics.precision import full_precision
 
 
 def degree_sizes(lmax: int) -> list[int]:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tracegrad.nn.features import channel_norms, degree_sizes
+from tracegrad.nn.component_first.features import channel_norms, degree_sizes
 
 
 class NormGate(nn.Module):

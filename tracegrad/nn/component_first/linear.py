@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tracegrad.nn import native
-from tracegrad.nn.features import split_degrees
-from tracegrad.nn.plain_gradients import plain_gradients
-from tracegrad.nn.precision import full_precision
+from tracegrad.nn.component_first.features import split_degrees
+from tracegrad.numerics import native
+from tracegrad.numerics.plain_gradients import plain_gradients
+from tracegrad.numerics.precision import full_precision
 
 
 class EquivariantLinear(nn.Module):

@@ -2,7 +2,7 @@
 
 Both products compute, channel by channel, out_l3 = sum over paths w_p C^{l1 l2 l3} (a_l1, b_l2) with the path
 normalisation of `path_coefficients`. The forms written out here are those of GPUs, compilers and second derivatives;
-on a CPU `tracegrad.nn.coupling_kernel` gives the same in one pass over memory.
+on a CPU `tracegrad.nn.component_first.coupling_kernel` gives the same in one pass over memory.
 
 Weights are given as one or two factors (values, rows): row ``rows[k]`` of the values belongs to item k; None counts
 them up.
@@ -14,10 +14,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tracegrad.nn.constants import Constant
-from tracegrad.nn.coupling_kernel import Coupling, Factor, couple
-from tracegrad.nn.features import degree_sizes, path_coefficients, paths, split_degrees, wigner_3j
-from tracegrad.nn.precision import full_precision
+from tracegrad.nn.component_first.coupling_kernel import Coupling, Factor, couple
+from tracegrad.nn.component_first.features import (
+    degree_sizes,
+    path_coefficients,
+    paths,
+    split_degrees,
+    wigner_3j,
+)
+from tracegrad.numerics.constants import Constant
+from tracegrad.numerics.precision import full_precision
 
 
 class ChannelwiseProduct(nn.Module):

@@ -16,8 +16,8 @@ from e3nn.o3 import Irreps
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tracegrad.nn.pair_kernel import channel_pairs, pull_pairs
-from tracegrad.nn.precision import full_precision
+from tracegrad.nn.invariant.pair_kernel import channel_pairs, pull_pairs
+from tracegrad.numerics.precision import full_precision
 
 
 def pair_scale(irreps: Irreps) -> float:

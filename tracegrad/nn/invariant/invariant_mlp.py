@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from tracegrad.nn.matrix_product import linear, product
-from tracegrad.nn.normed_silu import normed_silu
+from tracegrad.nn.invariant.normed_silu import normed_silu
+from tracegrad.numerics.matrix_product import linear, product
 
 NORM_EPS = 1e-6
 Pull = Callable[[Float[Tensor, "n c_out"]], Float[Tensor, "n c_out"]]

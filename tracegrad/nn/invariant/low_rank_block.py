@@ -14,19 +14,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tracegrad.backbones.interface import Feature
-from tracegrad.nn import native
-from tracegrad.nn.gram import LowRankInvariants
-from tracegrad.nn.invariant_mlp import InvariantMLP
-from tracegrad.nn.matrix_product import linear, product
-from tracegrad.nn.plain_gradients import plain_gradients
-from tracegrad.nn.term_kernel import (
+from tracegrad.nn.interface import Feature
+from tracegrad.nn.invariant.gram import LowRankInvariants
+from tracegrad.nn.invariant.invariant_mlp import InvariantMLP
+from tracegrad.nn.invariant.term_kernel import (
     Terms,
     add_inner,
     add_inner_with_derivative,
     crossed,
     crossed_with_sum,
 )
+from tracegrad.numerics import native
+from tracegrad.numerics.matrix_product import linear, product
+from tracegrad.numerics.plain_gradients import plain_gradients
 
 # Of the maps of one chunk. Larger ones feed s_nonlin better.
 CPU_NUMBERS, SPARING_CPU_NUMBERS, GPU_NUMBERS = 16_000_000, 4_000_000, 64_000_000

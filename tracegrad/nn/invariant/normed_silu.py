@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import layer_norm, silu
 
-from tracegrad.nn import native
-from tracegrad.nn.plain_gradients import plain_gradients
+from tracegrad.numerics import native
+from tracegrad.numerics.plain_gradients import plain_gradients
 
 OPERATIONS = 40  # a number of the slowest kernel, about
 FUNCTIONS = (

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad.nn import native
+from tracegrad.numerics import native
 
 Feature = Sequence[Float[Tensor, "_m n _c"]]
 FUNCTIONS = native.Function("mixed", "pppdiiiiiiiiii"), native.Function("pull", "pppdiiiiiiiiii")

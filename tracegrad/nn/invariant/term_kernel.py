@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad.nn import native
+from tracegrad.numerics import native
 
 Terms = Float[Tensor, "_m _n 2 _terms"]  # of one irrep: a, then b
 Factor = Float[Tensor, "_n _terms"]

@@ -1,6 +1,6 @@
 """TraceGrad (Sections 4-5): invariant features z supervised by traces, and their gradient v = dz/df.
 
-The gradient is computed in closed form, see `tracegrad.nn.gram` and `InvariantMLP.value_and_gradient`: nothing
+The gradient is computed in closed form, see `invariant.gram` and `InvariantMLP.value_and_gradient`: nothing
 here needs autograd at inference.
 """
 
@@ -13,14 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tracegrad.backbones.interface import Feature
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import ConfigError
-from tracegrad.nn import native
-from tracegrad.nn.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
-from tracegrad.nn.invariant_mlp import NORM_EPS, InvariantMLP
-from tracegrad.nn.low_rank_block import low_rank_block
-from tracegrad.traces import BlockTraces, SpinTrace
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.traces import BlockTraces, SpinTrace
+from tracegrad.nn.interface import Feature
+from tracegrad.nn.invariant.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
+from tracegrad.nn.invariant.invariant_mlp import NORM_EPS, InvariantMLP
+from tracegrad.nn.invariant.low_rank_block import low_rank_block
+from tracegrad.numerics import native
 
 RELATIVE_RESIDUAL = 0.2
 FORMS = {"full": FullInvariants, "low_rank": LowRankInvariants, "projected": ProjectedInvariants}
@@ -34,7 +34,7 @@ class TraceGradBlock(nn.Module):
         channels: C, width of u.
         width: width of z.
         w: form of W, a key of ``FORMS``: "full" is Eq. 6 literally, "low_rank" two linear maps to C channels and
-            their inner products, "projected" a full W on few channels (see `tracegrad.nn.gram`).
+            their inner products, "projected" a full W on few channels (see `tracegrad.nn.invariant.gram`).
         rank: terms per channel of a low-rank W (None: 1); channels per irrep of a projected W (None: 32).
         hidden: width of the hidden layers of s_nonlin.
         layers: Linears of s_nonlin (the paper's "three-layers": input, hidden, output).

@@ -20,10 +20,10 @@ from e3nn.o3 import Irrep
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad.nn import native
-from tracegrad.nn.constants import Constant
-from tracegrad.nn.features import spherical_harmonics
-from tracegrad.nn.precision import full_precision
+from tracegrad.nn.component_first.features import spherical_harmonics
+from tracegrad.numerics import native
+from tracegrad.numerics.constants import Constant
+from tracegrad.numerics.precision import full_precision
 
 
 def is_natural(ir: Irrep) -> bool:

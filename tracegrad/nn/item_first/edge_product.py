@@ -1,7 +1,7 @@
 """Tensor product of edge features with the spherical harmonics of the edge, in the edge's own frame.
 
 The product out = sum_paths W_uw C^{l1 l2 l3} (x_l1, Y_l2) has weights that are the same for all edges. In the frame
-of the edge Y_l2 is sqrt(2 l2 + 1) at m = 0 and nothing else (`tracegrad.nn.edge_frame`), so all paths together are
+of the edge Y_l2 is sqrt(2 l2 + 1) at m = 0 and nothing else (`item_first.edge_frame`), so all paths together are
 one dense matrix for each |m|, used for +m and -m (the SO(2) form of Passaro and Zitnick 2023, exact). On-site edges
 have no direction: there only l2 = 0 is left, which is a linear map.
 """
@@ -17,13 +17,13 @@ from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tracegrad.nn.constants import Constant
-from tracegrad.nn.edge_frame import is_natural
-from tracegrad.nn.edge_rows import Column, Turn, from_rows, to_rows
-from tracegrad.nn.edge_weights_kernel import Piece, Pieces, assembled
-from tracegrad.nn.features import wigner_3j
-from tracegrad.nn.matrix_product import product
-from tracegrad.nn.precision import full_precision
+from tracegrad.nn.component_first.features import wigner_3j
+from tracegrad.nn.item_first.edge_frame import is_natural
+from tracegrad.nn.item_first.edge_rows import Column, Turn, from_rows, to_rows
+from tracegrad.nn.item_first.edge_weights_kernel import Piece, Pieces, assembled
+from tracegrad.numerics.constants import Constant
+from tracegrad.numerics.matrix_product import product
+from tracegrad.numerics.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class EdgeProduct(nn.Module):
     def multiply(
         self, rows: list[Float[Tensor, "edges _p _c"]], on_site: Int[Tensor, " loops"]
     ) -> list[Float[Tensor, "edges _p _w"]]:
-        """The product in rows (see `tracegrad.nn.edge_rows`), one tensor for each of ``groups``.
+        """The product in rows (see `tracegrad.nn.item_first.edge_rows`), one tensor for each of ``groups``.
 
         ``input_columns`` and ``output_columns`` tell for each irrep which columns its components have.
         """
@@ -285,7 +285,7 @@ def _couplings(
     tables = [math.sqrt(2 * l2 + 1) * wigner_3j(ir_in.l, l2, ir_out.l, legacy)[:, l2] for l2 in degrees]
     rows = []
     for m in range(min(ir_in.l, ir_out.l) + 1):
-        # Components of unnatural irreps stand exchanged, see `tracegrad.nn.edge_frame`.
+        # Components of unnatural irreps stand exchanged, see `tracegrad.nn.item_first.edge_frame`.
         m_in, m_out = (m if is_natural(ir) or m == 0 else -m for ir in (ir_in, ir_out))
         rows.append([float(table[ir_in.l + m_in, ir_out.l + m_out]) for table in tables])
     return torch.tensor(rows, dtype=torch.float64)

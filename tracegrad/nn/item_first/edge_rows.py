@@ -1,10 +1,10 @@
-"""Features of edges by |m|, as `tracegrad.nn.edge_product` multiplies them, and their way there and back.
+"""Features of edges by |m|, as `tracegrad.nn.item_first.edge_product` multiplies them, and their way there and back.
 
 *Rows* are tensors [edges, 1, columns] for components 0 and [edges, 2, columns] for the components -m and m of
 several irreps side by side, in the frames of the edges. `to_rows` fills them with features [items, 2l + 1, channels]
 of edges or of the nodes at their ends; `from_rows` is its adjoint with a factor for each edge and channel: it makes
 features of edges, or sums of them at nodes, in the global frame. On CPUs both are kernels
-(`tracegrad.nn.edge_rows_kernel`).
+(`tracegrad.nn.item_first.edge_rows_kernel`).
 """
 
 import ctypes
@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tracegrad.nn import edge_rows_kernel as kernel
-from tracegrad.nn import native
-from tracegrad.nn.plain_gradients import plain_gradients
-from tracegrad.nn.precision import full_precision
+from tracegrad.nn.item_first import edge_rows_kernel as kernel
+from tracegrad.numerics import native
+from tracegrad.numerics.plain_gradients import plain_gradients
+from tracegrad.numerics.precision import full_precision
 
 Column = tuple[int, int]  # which of the rows, and its first column there
 

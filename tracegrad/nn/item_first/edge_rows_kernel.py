@@ -1,4 +1,4 @@
-"""C++ of `tracegrad.nn.edge_rows`: gather, turn and lay out, and its adjoint, in one pass over memory.
+"""C++ of `tracegrad.nn.item_first.edge_rows`: gather, turn and lay out, and its adjoint, in one pass over memory.
 
 ``spread`` reads the feature of an edge (or of its node, through an index), turns it into the frame of the edge and
 writes each component to its place. ``collect`` reads components from their places, turns them back and adds up the
@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import torch
 
-from tracegrad.nn import native
+from tracegrad.numerics import native
 
 Address = int | None  # of the number of edge 0 and channel 0
 Place = tuple[Address, int]  # of a component, and numbers from edge to edge

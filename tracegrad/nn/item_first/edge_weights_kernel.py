@@ -1,4 +1,4 @@
-"""C++ of `tracegrad.nn.edge_product`: matrices from weights of rank one, in one pass over the weights, and back.
+"""C++ of `item_first.edge_product`: matrices from weights of rank one, in one pass over the weights, and back.
 
 A *piece* is what one coupling makes of one input: sum over l2 of t_l2 w1[l2, u, w] w2[l2, w] at a place of a matrix.
 """
@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad.nn import native
-from tracegrad.nn.constants import Constant
-from tracegrad.nn.plain_gradients import plain_gradients
+from tracegrad.numerics import native
+from tracegrad.numerics.constants import Constant
+from tracegrad.numerics.plain_gradients import plain_gradients
 
 FUNCTIONS = native.Function("assemble", "ipppppp"), native.Function("gradients", "ipppppppp")
 

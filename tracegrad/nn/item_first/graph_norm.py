@@ -8,10 +8,10 @@ from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tracegrad.nn.edge_frame import EdgeFrame
-from tracegrad.nn.graph_norm_kernel import centred
-from tracegrad.nn.irreps_linear import SCALAR
-from tracegrad.nn.precision import full_precision
+from tracegrad.nn.item_first.edge_frame import EdgeFrame
+from tracegrad.nn.item_first.graph_norm_kernel import centred
+from tracegrad.nn.item_first.irreps_linear import SCALAR
+from tracegrad.numerics.precision import full_precision
 
 EPS = 1e-5
 Average = Callable[[Float[Tensor, "n m 1"]], Float[Tensor, "n m 1"]]

@@ -1,4 +1,4 @@
-"""C++ of `tracegrad.nn.graph_norm`: features about the mean of their graph, in two passes over memory, and back.
+"""C++ of `item_first.graph_norm`: features about the mean of their graph, in two passes over memory, and back.
 
 The first pass sums the channels of each item, turns the sums into the global frame and adds them up, graph by graph.
 The second turns the means back, subtracts them, multiplies by the weights and adds what is to be added. The gradient
@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tracegrad.nn import native
-from tracegrad.nn.plain_gradients import plain_gradients
+from tracegrad.numerics import native
+from tracegrad.numerics.plain_gradients import plain_gradients
 
 FUNCTIONS = tuple(
     native.Function(name, "iiiiiii" + "ppp" + "p" * count)

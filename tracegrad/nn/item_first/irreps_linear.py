@@ -11,7 +11,7 @@ from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tracegrad.nn.precision import full_precision
+from tracegrad.numerics.precision import full_precision
 
 SCALAR = Irrep(0, 1)
 

@@ -18,12 +18,12 @@ from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from tracegrad.basis import OrbitalBasis
-from tracegrad.nn import native
-from tracegrad.nn.constants import Constant
-from tracegrad.nn.features import wigner_3j
-from tracegrad.nn.precision import full_precision
-from tracegrad.nn.shell_pairs_kernel import Maps, Rotation, SparseMap, expand
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.component_first.features import wigner_3j
+from tracegrad.nn.item_first.shell_pairs_kernel import Maps, Rotation, SparseMap, expand
+from tracegrad.numerics import native
+from tracegrad.numerics.constants import Constant
+from tracegrad.numerics.precision import full_precision
 
 ZERO = 1e-12
 

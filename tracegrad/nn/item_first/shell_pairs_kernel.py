@@ -1,4 +1,4 @@
-"""C++ of `tracegrad.nn.shell_pairs`: from the channels of irreps to blocks, in one pass over memory, and back.
+"""C++ of `item_first.shell_pairs`: from the channels of irreps to blocks, in one pass over memory, and back.
 
 A block is a sparse matrix, the same for all edges, times the numbers of an edge: of the couplings of 196 pairs of
 shells with spin 1 in 8 is not zero. The kernel takes as many edges at a time as a vector has lanes: it brings their
@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tracegrad.nn import native
-from tracegrad.nn.constants import Constant
-from tracegrad.nn.plain_gradients import plain_gradients
+from tracegrad.numerics import native
+from tracegrad.numerics.constants import Constant
+from tracegrad.numerics.plain_gradients import plain_gradients
 
 BYTES = 64  # of a vector; a compiler splits them for processors with shorter registers
 FUNCTIONS = (

@@ -1,0 +1,1 @@
+"""Band structures of predicted Hamiltonians."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
-from tracegrad.data.deeph import read_keyed, read_structure
-from tracegrad.data.structure import Structure, check_structure
+from tracegrad.data.crystals.deeph import read_keyed, read_structure
+from tracegrad.data.crystals.structure import Structure, check_structure
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.physics.bands import BandStructure, Prediction
+from tracegrad.physics.bands.bands import BandStructure, Prediction
 from tracegrad.units import MEV
 
 _SAME_PLACE = 1e-3  # angstrom

@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from tracegrad.data.deeph import is_structure_folder, matrix_path, read_structure
-from tracegrad.data.structure import Structure
+from tracegrad.data.crystals.deeph import is_structure_folder, matrix_path, read_structure
+from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError, DataError, TraceGradError
-from tracegrad.physics.bloch import EXTRA_STATES, Point, PointSolver
-from tracegrad.physics.kpath import KPath
-from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
+from tracegrad.physics.bands.bloch import EXTRA_STATES, Point, PointSolver
+from tracegrad.physics.bands.kpath import KPath
 from tracegrad.system.cores import available_cores
+from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
 
 LARGEST_DENSE = 1500  # orbitals; above, not all bands are computed unless asked for
 BANDS_OF_LARGE = 60

@@ -14,7 +14,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh, eigvalsh, lap
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from tracegrad.data.structure import Structure, check_structure, species_entries
+from tracegrad.data.crystals.structure import Structure, check_structure, species_entries
 from tracegrad.errors import DataError
 
 DEGENERATE = 1e-6  # eV

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.data.deeph import write_structure
-from tracegrad.data.openmx import read_scfout
-from tracegrad.data.structure import Structure
+from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystals.openmx import read_scfout
+from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import DataError, GenerationError
 from tracegrad.physics.crystals.openmx_input import OpenmxSettings, openmx_input
 from tracegrad.physics.crystals.openmx_run import (
@@ -31,7 +31,7 @@ from tracegrad.physics.crystals.openmx_run import (
     read_outcome,
 )
 from tracegrad.physics.crystals.structures import CrystalStructure
-from tracegrad.physics.signals import stop_signals
+from tracegrad.system.signals import stop_signals
 from tracegrad.system.whole_files import replacing, sync
 
 _SAME_PLACE = 1e-5  # angstrom; inputs have 12 digits

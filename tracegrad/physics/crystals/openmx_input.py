@@ -14,8 +14,8 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Float
 
-from tracegrad.basis import OrbitalBasis
 from tracegrad.errors import BasisError, ConfigError
+from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.units import ANGSTROM_PER_BOHR
 
 SYSTEM = "openmx"  # System.Name: OpenMX writes openmx.out and openmx.scfout

@@ -1,0 +1,1 @@
+"""DFT of molecules with PySCF: reference data, orbitals, acceleration."""

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from pyscf import dft, gto
 
 from tracegrad.errors import ConfigError
-from tracegrad.physics.density import density
-from tracegrad.physics.dft import BASIS, GRID_LEVEL, XC_CODES, build_molecule, check_geometry
+from tracegrad.physics.molecules.density import density
+from tracegrad.physics.molecules.dft import BASIS, GRID_LEVEL, XC_CODES, build_molecule, check_geometry
 
 PREDICTION = "prediction"
 GUESSES = ("minao", "1e")  # PySCF's names

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from tracegrad.data.qh9 import SPLIT_NAMES, QH9Database
+from tracegrad.data.qh9.database import SPLIT_NAMES, QH9Database
 
 RELEASED_COUNT = 50
 SEED = 43

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tracegrad.errors import GenerationError, TraceGradError
-from tracegrad.physics.acceleration import PREDICTION, ScfRun, ScfSettings, mean_absolute
-from tracegrad.physics.acceleration_results import Acceleration
-from tracegrad.physics.acceleration_store import ScfStore
-from tracegrad.physics.acceleration_task import ScfTask, run_task
-from tracegrad.physics.signals import stop_signals
-from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
+from tracegrad.physics.molecules.acceleration import PREDICTION, ScfRun, ScfSettings, mean_absolute
+from tracegrad.physics.molecules.acceleration_results import Acceleration
+from tracegrad.physics.molecules.acceleration_store import ScfStore
+from tracegrad.physics.molecules.acceleration_task import ScfTask, run_task
+from tracegrad.system.signals import stop_signals
+from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
 
 
 @dataclass(frozen=True)

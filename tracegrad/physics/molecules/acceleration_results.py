@@ -1,6 +1,6 @@
 """What SCF runs from a prediction and from standard guesses say about the prediction.
 
-With 0-based cycles (`tracegrad.physics.acceleration`):
+With 0-based cycles (`tracegrad.physics.molecules.acceleration`):
 
 * achieved ratio = cycles from the prediction / cycles from the guess
 * error-level ratio = first cycle of the guess' run in which mean |F_k - F_ref| lies below the MAE of the prediction /
@@ -16,7 +16,7 @@ from math import nan
 import numpy as np
 from jaxtyping import Int
 
-from tracegrad.physics.acceleration import ScfRun, occupied_agreement
+from tracegrad.physics.molecules.acceleration import ScfRun, occupied_agreement
 from tracegrad.units import MEV_PER_HARTREE
 
 # Two converged runs are the same state if they agree to this. Runs that PySCF calls converged differ by some 1e-10

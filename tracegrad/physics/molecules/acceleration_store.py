@@ -11,9 +11,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from tracegrad.data.cache import AUTO, cache_places, writable
-from tracegrad.physics.acceleration import ScfRun, ScfSettings
-from tracegrad.physics.acceleration_task import ScfTask
+from tracegrad.data.cache.lookup import AUTO, cache_places, writable
+from tracegrad.physics.molecules.acceleration import ScfRun, ScfSettings
+from tracegrad.physics.molecules.acceleration_task import ScfTask
 from tracegrad.system.whole_files import replacing
 
 SUFFIX = ".tracegrad-scf"

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from tracegrad.physics.acceleration import ScfRun, ScfSettings, solve
+from tracegrad.physics.molecules.acceleration import ScfRun, ScfSettings, solve
 
 FORMAT = 1
 

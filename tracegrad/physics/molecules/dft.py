@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from pyscf import dft, gto
 
 from tracegrad.errors import BasisError, GenerationError
-from tracegrad.geometry import check_positions
+from tracegrad.hamiltonian.geometry import check_positions
 
 BASIS = "def2-svp"
 GRID_LEVEL = 3

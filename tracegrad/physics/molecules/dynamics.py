@@ -13,7 +13,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.md.verlet import VelocityVerlet
 from jaxtyping import Float, Int
 
-from tracegrad.physics.dft import FockLabel, ScfNotConverged, fock_label
+from tracegrad.physics.molecules.dft import FockLabel, ScfNotConverged, fock_label
 from tracegrad.units import BOHR_PER_ANGSTROM
 
 

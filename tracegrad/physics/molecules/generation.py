@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracegrad.data.qh9 import QH9Database
+from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import DataError, GenerationError
-from tracegrad.physics.dft import FockLabel, ScfNotConverged, fock_label
-from tracegrad.physics.dynamics import first_frame, next_frame
-from tracegrad.physics.generation_settings import GenerationSettings, provenance, resume_key
-from tracegrad.physics.geometries import Geometry, disturbed
-from tracegrad.physics.partial import PartialFile, StoredFrame
-from tracegrad.physics.release import release_row, write_database, write_provenance
-from tracegrad.physics.signals import stop_signals
-from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
+from tracegrad.physics.molecules.dft import FockLabel, ScfNotConverged, fock_label
+from tracegrad.physics.molecules.dynamics import first_frame, next_frame
+from tracegrad.physics.molecules.generation_settings import GenerationSettings, provenance, resume_key
+from tracegrad.physics.molecules.geometries import Geometry, disturbed
+from tracegrad.physics.molecules.partial import PartialFile, StoredFrame
+from tracegrad.physics.molecules.release import release_row, write_database, write_provenance
+from tracegrad.system.signals import stop_signals
 from tracegrad.system.whole_files import sync
+from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from pyscf.dft import libxc
 
 from tracegrad import __version__
 from tracegrad.errors import ConfigError
-from tracegrad.physics.dft import BASIS, GRID_LEVEL, XC_CODES
-from tracegrad.physics.dynamics import DynamicsSettings
-from tracegrad.physics.geometries import Geometry, fingerprint
+from tracegrad.physics.molecules.dft import BASIS, GRID_LEVEL, XC_CODES
+from tracegrad.physics.molecules.dynamics import DynamicsSettings
+from tracegrad.physics.molecules.geometries import Geometry, fingerprint
 
 # The functionals of the paper's data: QH9 stable, and dynamic in its 100k version.
 FUNCTIONAL_OF_FLAVOUR = {"stable": "b3lyp5", "dynamic": "b3lyp"}

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
 from tracegrad.errors import DataError, GenerationError
-from tracegrad.physics.dft import check_geometry
 from tracegrad.physics.geometry_files.reading import check_molecule, read_frames
+from tracegrad.physics.molecules.dft import check_geometry
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Float, Int64
 from pyscf import gto
 
-from tracegrad.basis import DEF2_SVP, OrbitalBasis
 from tracegrad.errors import BasisError, DataError
-from tracegrad.geometry import check_positions
-from tracegrad.physics.density import density
-from tracegrad.physics.dft import BASIS, MIN_DISTANCE_ANGSTROM
+from tracegrad.hamiltonian.basis import DEF2_SVP, OrbitalBasis
+from tracegrad.hamiltonian.geometry import check_positions
+from tracegrad.physics.molecules.density import density
+from tracegrad.physics.molecules.dft import BASIS, MIN_DISTANCE_ANGSTROM
 
 # Digits that two tables of the same basis set share.
 _SAME = 1e-5

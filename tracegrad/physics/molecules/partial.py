@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import GenerationError
-from tracegrad.physics.dynamics import TrajectoryState
+from tracegrad.physics.molecules.dynamics import TrajectoryState
 
 _TABLES = (
     "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",

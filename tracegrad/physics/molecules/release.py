@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.physics.geometries import Geometry
-from tracegrad.physics.partial import StoredFrame
+from tracegrad.physics.molecules.geometries import Geometry
+from tracegrad.physics.molecules.partial import StoredFrame
 from tracegrad.system.whole_files import replacing, sync
 
 SCHEMA = {

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import LinAlgError, eigh
 
-from tracegrad.data.qh9 import Molecule
+from tracegrad.data.qh9.database import Molecule
 from tracegrad.errors import DataError
-from tracegrad.physics.dft import build_molecule
+from tracegrad.physics.molecules.dft import build_molecule
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,11 +21,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from tracegrad.data.cache import AUTO, cache_places
+from tracegrad.data.cache.lookup import AUTO, cache_places
 from tracegrad.data.identity import head_hash
 from tracegrad.errors import DataError, TraceGradError
-from tracegrad.physics.dft import BASIS
-from tracegrad.physics.solved import SolvedMolecule
+from tracegrad.physics.molecules.dft import BASIS
+from tracegrad.physics.molecules.solved import SolvedMolecule
 
 SUFFIX = ".tracegrad-orbitals"
 FORMAT = 2

@@ -8,13 +8,13 @@ from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from tracegrad.data.cache import locked, writable
-from tracegrad.data.qh9 import QH9Database
+from tracegrad.data.cache.lookup import locked, writable
+from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import ConfigError, DataError, TraceGradError
-from tracegrad.physics.solved import SolvedMolecule, solve_molecule
-from tracegrad.physics.solved_cache import SUFFIX, DamagedCache, SolvedCache, about_database, remove
-from tracegrad.physics.workers import TaskFailure, WorkerDied, WorkerPool
+from tracegrad.physics.molecules.solved import SolvedMolecule, solve_molecule
+from tracegrad.physics.molecules.solved_cache import SUFFIX, DamagedCache, SolvedCache, about_database, remove
 from tracegrad.system.cores import available_cores
+from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
 
 # A cache takes no more of the free room of a disk.
 MOST_OF_DISK = 0.5

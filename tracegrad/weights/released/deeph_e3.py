@@ -11,13 +11,13 @@ from torch import Tensor
 
 from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.backbones.deeph_e3_updates import Update
-from tracegrad.basis import OrbitalBasis
-from tracegrad.checkpoint import read_plain
 from tracegrad.errors import CheckpointError, ConfigError
-from tracegrad.interop.state import released_state, some_names
-from tracegrad.model import HamiltonianModel
-from tracegrad.nn.edge_product import EdgeProduct, filter_degrees
-from tracegrad.nn.irreps_linear import SCALAR, IrrepsLinear
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.item_first.edge_product import EdgeProduct, filter_degrees
+from tracegrad.nn.item_first.irreps_linear import SCALAR, IrrepsLinear
+from tracegrad.weights.checkpoint import read_plain
+from tracegrad.weights.released.state import released_state, some_names
 
 KIND = "a released DeepH-E3"
 # What follows the blocks in the released network but does not enter H, and tables without trained content.

@@ -12,10 +12,10 @@ from configparser import Error as IniError
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from tracegrad.checkpoint import read_plain
 from tracegrad.errors import CheckpointError
-from tracegrad.interop.deeph_e3 import load_released_deeph_e3
-from tracegrad.model import HamiltonianModel
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.weights.checkpoint import read_plain
+from tracegrad.weights.released.deeph_e3 import load_released_deeph_e3
 
 WEIGHTS = "best_model.pkl"
 SOURCE = "src"

@@ -3,12 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracegrad.checkpoint import read_plain
 from tracegrad.errors import CheckpointError
-from tracegrad.interop.deeph_e3_folder import DATASET, SOURCE, WEIGHTS, deeph_e3_weights, load_deeph_e3_folder
-from tracegrad.interop.qhnet import KIND, load_released_qhnet
-from tracegrad.interop.state import released_state
-from tracegrad.model import HamiltonianModel
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.weights.checkpoint import read_plain
+from tracegrad.weights.released.deeph_e3_folder import (
+    DATASET,
+    SOURCE,
+    WEIGHTS,
+    deeph_e3_weights,
+    load_deeph_e3_folder,
+)
+from tracegrad.weights.released.qhnet import KIND, load_released_qhnet
+from tracegrad.weights.released.state import released_state
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.basis import OrbitalBasis
-from tracegrad.checkpoint import read_plain
 from tracegrad.errors import CheckpointError
-from tracegrad.interop.state import released_state, some_names
-from tracegrad.model import HamiltonianModel
-from tracegrad.nn.features import paths
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.component_first.features import paths
+from tracegrad.weights.checkpoint import read_plain
+from tracegrad.weights.released.state import released_state, some_names
 
 KIND = "a released QHNet"
 # Parameters of the released QHNet that its forward pass never uses.

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.benchmark import TASKS, main, parse, tasks_of
-from experiments.benchmarks import networks
-from experiments.benchmarks.crystals import BISMUTH_TELLURIDE, GRAPHENE, SMALL, SPINFUL_SMALL, crystal_of
-from experiments.benchmarks.memory import peak_bytes
-from experiments.benchmarks.molecules import random_molecule
-from experiments.benchmarks.products import product_gflop
-from experiments.benchmarks.table import with_floors
-from experiments.benchmarks.tracegrad_block import SMALL as BLOCKS
-from experiments.benchmarks.tracegrad_block import Case
-from experiments.benchmarks.waiting import Steps
-from experiments.timing import Timing
-from tracegrad.graph import collate
-from tracegrad.nn.matrix_product import product
+from benchmarks import networks
+from benchmarks.__main__ import TASKS, main, parse, tasks_of
+from benchmarks.crystals import BISMUTH_TELLURIDE, GRAPHENE, SMALL, SPINFUL_SMALL, crystal_of
+from benchmarks.memory import peak_bytes
+from benchmarks.molecules import random_molecule
+from benchmarks.products import product_gflop
+from benchmarks.table import with_floors
+from benchmarks.timing import Timing
+from benchmarks.tracegrad_block import SMALL as BLOCKS
+from benchmarks.tracegrad_block import Case
+from benchmarks.waiting import Steps
+from tracegrad.hamiltonian.graph import collate
+from tracegrad.numerics.matrix_product import product
 
 ARGUMENTS = ["--small", "--molecules", "2", "--atoms", "5", "--repeats", "1", "--device", "cpu"]
 NETWORKS = {"plain e3nn", "backbone", "backbone + TraceGrad"}

@@ -1,0 +1,39 @@
+"""Names that checkpoints and settings of earlier versions use for what has another place now."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Module of a ``_target_`` -> module that holds it now.
+MODULES = {
+    "tracegrad.basis": "tracegrad.hamiltonian.basis",
+    "tracegrad.data.datamodule": "tracegrad.data.loading.datamodule",
+    "tracegrad.data.deeph_module": "tracegrad.data.loading.deeph_module",
+    "tracegrad.loss": "tracegrad.training.loss",
+    "tracegrad.model": "tracegrad.model.network",
+    "tracegrad.nn.tracegrad": "tracegrad.nn.invariant.tracegrad",
+    "tracegrad.schedule": "tracegrad.training.schedule",
+}
+
+
+def with_new_names(settings: Any) -> Any:
+    """Plain settings in which every ``_target_`` of an earlier version has its present name."""
+    if isinstance(settings, list):
+        return [with_new_names(entry) for entry in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    return {
+        key: _renamed(value) if key == "_target_" else with_new_names(value)
+        for key, value in settings.items()
+    }
+
+
+def _renamed(target: Any) -> Any:
+    """``module.Class`` or ``module.Class.method`` with the present module."""
+    if not isinstance(target, str):
+        return target
+    names = target.split(".")
+    for end in range(len(names) - 1, 0, -1):
+        module = ".".join(names[:end])
+        if module in MODULES and names[end][:1].isupper():
+            return ".".join([MODULES[module], *names[end:]])
+    return target
