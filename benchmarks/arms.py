@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.compare import compare
 from benchmarks.timing import Timing, forward, training_step
-from experiments.configuration import ARMS
+from experiments.settings.configuration import ARMS
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.model.network import HamiltonianModel, Prediction
 from tracegrad.training.loss import HamiltonianLoss

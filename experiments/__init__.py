@@ -3,6 +3,6 @@
 import sys
 
 if getattr(sys, "argv", [""])[0] == "-m":  # so Python says while it looks for the module that it will run
-    from experiments.entry import prepare
+    from experiments.settings.entry import prepare
 
     prepare()

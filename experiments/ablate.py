@@ -20,9 +20,9 @@ import sys
 
 from rich.console import Console
 
-from experiments.cli import clean_errors
-from experiments.configuration import ARMS
 from experiments.report import make_report, print_report
+from experiments.settings.cli import clean_errors
+from experiments.settings.configuration import ARMS
 from experiments.sweeps.engine import run_sweep
 from experiments.sweeps.manifest import Manifest
 from experiments.sweeps.settings import HELP, read_settings

@@ -10,8 +10,8 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Subset
 
 from callbacks.dft_acceleration import DFTAcceleration
-from experiments.configuration import command, plain
-from experiments.runs import check_data, make_trainer, quiet, rebuild, write_json
+from experiments.settings.configuration import command, plain
+from experiments.training.runs import check_data, make_trainer, quiet, rebuild, write_json
 from tracegrad.data.loading.datamodule import QH9Dataset
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.hamiltonian.graph import collate

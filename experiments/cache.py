@@ -4,7 +4,7 @@ import os
 
 from omegaconf import DictConfig
 
-from experiments.configuration import command, plain
+from experiments.settings.configuration import command, plain
 from tracegrad.data.cache.lookup import cache_paths, prepare_cache
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.loading.datamodule import DTYPES, database_path

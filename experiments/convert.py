@@ -5,7 +5,7 @@ from pathlib import Path
 from ase.data import chemical_symbols
 from omegaconf import DictConfig
 
-from experiments.configuration import command, plain
+from experiments.settings.configuration import command, plain
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.data.crystals.openmx import read_scfout
 from tracegrad.data.crystals.structure import hermiticity_error

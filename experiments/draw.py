@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.configuration import command, plain
+from experiments.settings.configuration import command, plain
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.errors import ConfigError
 from tracegrad.physics.geometry_files.reading import check_cell, one_frame

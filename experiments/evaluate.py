@@ -8,9 +8,9 @@ from lightning import Callback
 from omegaconf import DictConfig
 
 from callbacks.test_report import TestReport
-from experiments.configuration import command, plain
-from experiments.released import build_released
-from experiments.runs import (
+from experiments.settings.configuration import command, plain
+from experiments.training.released import build_released
+from experiments.training.runs import (
     Parts,
     evaluate_checkpoint,
     make_callbacks,

@@ -11,9 +11,9 @@ import numpy as np
 from ase.data import chemical_symbols
 from omegaconf import DictConfig
 
-from experiments.configuration import ARM_LABELS, ARMS, command, plain
-from experiments.model_card import model_card
-from experiments.portable import portable
+from experiments.reporting.model_card import model_card
+from experiments.settings.configuration import ARM_LABELS, ARMS, command, plain
+from experiments.training.portable import portable
 from tracegrad import __version__
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
 from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name

@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.arguments import quoted, shell_word
-from experiments.cli import clean_errors
-from experiments.configuration import CONF, command, plain
+from experiments.settings.arguments import quoted, shell_word
+from experiments.settings.cli import clean_errors
+from experiments.settings.configuration import CONF, command, plain
 from tracegrad.data.fetch.database import Fetched, fetch
 from tracegrad.data.fetch.download import Patience
 from tracegrad.data.fetch.progress import FetchProgress

@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from experiments.configuration import command, plain
 from experiments.generate_crystals import main as crystals
-from experiments.generation_report import progress_bar, public_command
+from experiments.reporting.generation_report import progress_bar, public_command
+from experiments.settings.configuration import command, plain
 from tracegrad.errors import ConfigError
 from tracegrad.physics.molecules import generation
 from tracegrad.physics.molecules.generation_settings import GenerationSettings

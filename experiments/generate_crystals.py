@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from experiments.configuration import command, plain
-from experiments.generation_report import progress_bar, public_command
+from experiments.reporting.generation_report import progress_bar, public_command
+from experiments.settings.configuration import command, plain
 from tracegrad.errors import ConfigError
 from tracegrad.physics.crystals.database import Summary, generate_crystals
 from tracegrad.physics.crystals.database_run import Progress as DatabaseProgress

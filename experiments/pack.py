@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 from omegaconf import DictConfig
 
-from experiments.arguments import quoted, shell_word
-from experiments.configuration import command, plain
+from experiments.settings.arguments import quoted, shell_word
+from experiments.settings.configuration import command, plain
 from tracegrad import __version__
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.packed import pack, packed_names

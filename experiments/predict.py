@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from experiments.configuration import command, plain
-from experiments.predict_crystal import predict_crystal
+from experiments.prediction.crystal import predict_crystal
+from experiments.settings.configuration import command, plain
 from tracegrad import load_model
 from tracegrad.errors import ConfigError, DataError
 
@@ -49,7 +49,7 @@ def predict(values: dict[str, Any]) -> None:
     if model.backbone.periodic:
         predict_crystal(model, structure, output, values)
         return
-    from experiments.predict_molecule import predict_molecule  # here: crystals do not need PySCF
+    from experiments.prediction.molecule import predict_molecule  # here: crystals do not need PySCF
 
     predict_molecule(model, structure, output, values)
 

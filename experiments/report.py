@@ -9,9 +9,9 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from experiments.arguments import quoted
-from experiments.configuration import command, plain
-from experiments.report_figures import absent_figures, figures
+from experiments.reporting.figures import absent_figures, figures
+from experiments.settings.arguments import quoted
+from experiments.settings.configuration import command, plain
 from tracegrad.errors import ConfigError
 from tracegrad.plots.style import save
 from tracegrad.reports.absent import TITLE, absent_lines, absent_tables

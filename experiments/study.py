@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from experiments.configuration import ARM_LABELS, command, plain
-from experiments.study_file import Part, Study, read_study
+from experiments.reporting.study_file import Part, Study, read_study
+from experiments.settings.configuration import ARM_LABELS, command, plain
 from experiments.sweeps.engine import run_sweep
 from experiments.sweeps.manifest import Manifest
 from experiments.sweeps.settings import read_settings

@@ -29,8 +29,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.cli import clean_errors
 from experiments.report import make_report, print_report
+from experiments.settings.cli import clean_errors
 from experiments.sweeps.databases import by_experiment, sweep_together
 from experiments.sweeps.engine import run_sweep
 from experiments.sweeps.manifest import Manifest

@@ -1,0 +1,1 @@
+"""Predictions of molecules and crystals by a trained network."""

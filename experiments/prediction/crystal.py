@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from experiments.bands import write_bands
+from experiments.prediction.bands import write_bands
 from tracegrad.data.crystals.deeph import (
     check_free,
     is_structure_folder,

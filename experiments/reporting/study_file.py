@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from experiments.arguments import quoted
+from experiments.settings.arguments import quoted
 from tracegrad.errors import ConfigError
 from tracegrad.reports.arms import ARMS, BASELINE
 
-STUDIES = Path(__file__).parents[1] / "studies"
+STUDIES = Path(__file__).parents[2] / "studies"
 FILE = "study.yaml"
 PLACE = "{databases}"
 Side = tuple[str, str]  # part and arm

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from experiments.paths import path_keys
+from experiments.settings.paths import path_keys
 from tracegrad.errors import ConfigError
 
 # Options of Hydra; those in VALUED are followed by a value.

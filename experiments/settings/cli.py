@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.entry import interruptible, missing_package
+from experiments.settings.entry import interruptible, missing_package
 from tracegrad.errors import TraceGradError
 
 # How the libraries of a configuration refuse a value.

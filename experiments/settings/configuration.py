@@ -13,10 +13,10 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from experiments.added_choices import with_added
-from experiments.arguments import readable
-from experiments.cli import clean_errors
-from experiments.paths import CONF, expand
+from experiments.settings.added_choices import with_added
+from experiments.settings.arguments import readable
+from experiments.settings.cli import clean_errors
+from experiments.settings.paths import CONF, expand
 from tracegrad.errors import ConfigError
 from tracegrad.reports import arms
 

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tracegrad.errors import ConfigError
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 LIST = "[]"
 
 

@@ -11,9 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from experiments.configuration import CONF, composed, plain
-from experiments.run_length import length_of
-from experiments.runs import CONFIG, RESULTS, find_run
+from experiments.settings.configuration import CONF, composed, plain
 from experiments.sweeps import slurm
 from experiments.sweeps.local import TRAIN, LocalRunner
 from experiments.sweeps.manifest import FILE, Manifest
@@ -23,7 +21,9 @@ from experiments.sweeps.settings import SweepSettings
 from experiments.sweeps.status import FAILED, FINISHED, RUNNING, STOPPED, WAITING
 from experiments.sweeps.summary import missing_error, print_states
 from experiments.sweeps.wandb_file import write_wandb_sweep
-from experiments.wandb_run import print_wandb_hint
+from experiments.training.run_length import length_of
+from experiments.training.runs import CONFIG, RESULTS, find_run
+from experiments.training.wandb_run import print_wandb_hint
 from tracegrad.errors import ConfigError, TrainingError
 from tracegrad.system.ownership import own
 

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.runs import is_outgrown
 from experiments.sweeps.points import Point
 from experiments.sweeps.status import (
     FAILED,
@@ -22,6 +21,7 @@ from experiments.sweeps.status import (
     Status,
     read_status,
 )
+from experiments.training.runs import is_outgrown
 from tracegrad.errors import ConfigError
 from tracegrad.system.ownership import Owner, Watch
 from tracegrad.system.whole_files import replacing

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from experiments.arguments import quoted
+from experiments.settings.arguments import quoted
 
 ARM = "tracegrad"
 LONGEST = 180  # bytes of the name of a directory; file systems take 255
@@ -40,7 +40,7 @@ class Point:
         overrides: all arguments of its training.
         result: file in ``directory`` that says that it is finished; None if it leaves none.
         repetition: of runs with equal seeds.
-        length: how long the run is to be, see `experiments.run_length`; empty where none has run there before.
+        length: how long the run is to be, see `run_length`; empty where none has run there before.
     """
 
     name: str

@@ -10,9 +10,9 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from experiments.arguments import path_value, quoted, readable, shell_word
-from experiments.configuration import ARMS, CONF, composed
-from experiments.paths import home
+from experiments.settings.arguments import path_value, quoted, readable, shell_word
+from experiments.settings.configuration import ARMS, CONF, composed
+from experiments.settings.paths import home
 from experiments.sweeps.points import ARM, Seeds, first_point
 from tracegrad.errors import ConfigError
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from experiments.arguments import quoted
-from experiments.configuration import CONF
+from experiments.settings.arguments import quoted
+from experiments.settings.configuration import CONF
 from experiments.sweeps.points import ARM, folder, literal, plain_text
 from experiments.sweeps.settings import SweepSettings
 from tracegrad.errors import ConfigError

@@ -1,0 +1,1 @@
+"""A run: built, trained, resumed, logged, tried out."""

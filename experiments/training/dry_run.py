@@ -8,8 +8,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.last_checkpoint import LAST
-from experiments.configuration import ARM_LABELS, ARMS
-from experiments.forecast import (
+from experiments.settings.configuration import ARM_LABELS, ARMS
+from experiments.training.forecast import (
     Length,
     Measured,
     duration,
@@ -18,10 +18,10 @@ from experiments.forecast import (
     training_length,
     worker_advice,
 )
-from experiments.provenance import process_rank
-from experiments.runs import Parts, build, make_callbacks, make_trainer, quiet
-from experiments.trial import Misfit, Trial
-from experiments.warm_start import warm_start
+from experiments.training.provenance import process_rank
+from experiments.training.runs import Parts, build, make_callbacks, make_trainer, quiet
+from experiments.training.trial import Misfit, Trial
+from experiments.training.warm_start import warm_start
 from tracegrad.errors import ConfigError
 from tracegrad.system.cores import available_cores
 

@@ -12,7 +12,7 @@ NEEDED = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLUR
 def slurm() -> SLURMEnvironment:
     """What srun says about this process and its partners.
 
-    Lightning's own queueing again is off: the checkpoints of the run and `experiments.preemption` do that.
+    Lightning's own queueing again is off: the checkpoints of the run and `experiments.training.preemption` do that.
 
     Raises:
         ConfigError: srun has not started this process, or not with a number of tasks a node.

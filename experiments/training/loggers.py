@@ -7,8 +7,8 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
-from experiments.provenance import process_rank
-from experiments.wandb_run import start_wandb, wandb_mode
+from experiments.training.provenance import process_rank
+from experiments.training.wandb_run import start_wandb, wandb_mode
 
 
 def make_loggers(config: DictConfig, values: dict[str, Any], origin: dict[str, Any]) -> list[Logger]:
@@ -39,6 +39,6 @@ def log_results(
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             # Here: runs without W&B do not need its package.
-            from experiments.wandb_results import send_results
+            from experiments.training.wandb_results import send_results
 
             send_results(logger.experiment, config, results, origin)

@@ -7,7 +7,7 @@ import sys
 from typing import NoReturn
 
 from callbacks.last_checkpoint import REQUEUE, TrainingStopped
-from experiments.provenance import process_rank
+from experiments.training.provenance import process_rank
 
 
 def await_requeue() -> None:

@@ -6,10 +6,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.configuration import CONF
-from experiments.provenance import process_rank, provenance
-from experiments.runs import Parts, quiet
-from experiments.warm_start import file_identity
+from experiments.settings.configuration import CONF
+from experiments.training.provenance import process_rank, provenance
+from experiments.training.runs import Parts, quiet
+from experiments.training.warm_start import file_identity
 from tracegrad.data.loading.datamodule import DTYPES
 from tracegrad.data.loading.deeph_module import DeepHDataModule
 from tracegrad.errors import BasisError, CheckpointError, ConfigError

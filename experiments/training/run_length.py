@@ -5,7 +5,7 @@ from datetime import timedelta
 from math import inf
 from typing import Any
 
-from experiments.configuration import flat
+from experiments.settings.configuration import flat
 
 LENGTH = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.provenance import process_rank
+from experiments.training.provenance import process_rank
 from tracegrad.errors import InUseError
 from tracegrad.system.ownership import inherit, own, read_owner
 

@@ -26,14 +26,14 @@ from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.first_step import AfterFirstStep
 from callbacks.inference_time import InferenceTime
 from callbacks.last_checkpoint import LAST, PREVIOUS, TrainingStopped
-from experiments.configuration import ARM_LABELS, ARMS, differences, flat
-from experiments.loggers import log_results, make_loggers
-from experiments.precision import check_precision, on_cpu
-from experiments.preemption import await_requeue, end_by_signal
-from experiments.provenance import process_rank, provenance
-from experiments.run_length import LENGTH, is_longer, length_of
-from experiments.run_owner import owned
-from experiments.warm_start import warm_start
+from experiments.settings.configuration import ARM_LABELS, ARMS, differences, flat
+from experiments.training.loggers import log_results, make_loggers
+from experiments.training.precision import check_precision, on_cpu
+from experiments.training.preemption import await_requeue, end_by_signal
+from experiments.training.provenance import process_rank, provenance
+from experiments.training.run_length import LENGTH, is_longer, length_of
+from experiments.training.run_owner import owned
+from experiments.training.warm_start import warm_start
 from tracegrad.data.loading.datamodule import HamiltonianDataModule
 from tracegrad.errors import CheckpointError, ConfigError, TrainingError
 from tracegrad.metrics.mean_blocks import MeanBlocks

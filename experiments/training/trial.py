@@ -24,9 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
 from callbacks.step_times import StepTimes
-from experiments.forecast import Measured, training_length
-from experiments.runs import Parts, make_callbacks, quiet
-from experiments.trial_batches import (
+from experiments.training.forecast import Measured, training_length
+from experiments.training.runs import Parts, make_callbacks, quiet
+from experiments.training.trial_batches import (
     EPOCHS,
     costs_of,
     dearest_batch,

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 import wandb
-from experiments.portable import portable
+from experiments.training.portable import portable
 from tracegrad.system.whole_files import replacing
 from tracegrad.weights.checkpoint import CHECKPOINT_KEY, load_checkpoint
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from experiments.portable import portable
+from experiments.training.portable import portable
 from tracegrad.errors import ConfigError
 from tracegrad.system.whole_files import replacing
 

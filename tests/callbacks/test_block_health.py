@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from callbacks.block_health import BlockHealth, BlockState, block_states, trace_share
-from experiments.configuration import composed, plain
-from experiments.runs import train
+from experiments.settings.configuration import composed, plain
+from experiments.training.runs import train
 from tests import molecules
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.errors import ConfigError

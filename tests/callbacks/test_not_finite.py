@@ -13,8 +13,8 @@ from lightning import Callback
 
 from callbacks.revert import RevertAndDecay
 from callbacks.smoothing import SmoothedLoss
-from experiments.configuration import composed, plain
-from experiments.runs import build, make_callbacks, make_trainer, quiet, train
+from experiments.settings.configuration import composed, plain
+from experiments.training.runs import build, make_callbacks, make_trainer, quiet, train
 from tests.callbacks.poison import Poison
 from tests.callbacks.toy import same
 from tests.callbacks.toy import train as train_toy

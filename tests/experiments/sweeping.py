@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from experiments.arguments import quoted
+from experiments.settings.arguments import quoted
 from experiments.sweeps.local import LocalRunner
 from experiments.sweeps.manifest import Manifest
 from experiments.sweeps.points import Point

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments import accelerate as accelerate_
-from experiments.configuration import composed
+from experiments.settings.configuration import composed
 from tests.experiments import processes
 from tests.experiments.processes import DOUBLE, ROOT, TINY
 from tracegrad.errors import CheckpointError, ConfigError

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.arguments import path_value, quoted, readable, shell_word
-from experiments.configuration import composed
-from experiments.paths import CONF, path_keys
+from experiments.settings.arguments import path_value, quoted, readable, shell_word
+from experiments.settings.configuration import composed
+from experiments.settings.paths import CONF, path_keys
 from experiments.sweeps.settings import read_settings
 from tracegrad.errors import ConfigError
 

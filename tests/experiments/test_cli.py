@@ -2,7 +2,7 @@ import pytest
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
-from experiments.cli import clean_errors
+from experiments.settings.cli import clean_errors
 from tracegrad.errors import DataError
 
 

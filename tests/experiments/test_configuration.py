@@ -8,7 +8,7 @@ import yaml
 from hydra.utils import instantiate
 
 from experiments import evaluate
-from experiments.configuration import ARMS, CONF, composed, differences, plain
+from experiments.settings.configuration import ARMS, CONF, composed, differences, plain
 from tracegrad.errors import ConfigError
 from tracegrad.model.network import HamiltonianModel
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.configuration import composed, plain
-from experiments.dry_run import dry_run
-from experiments.forecast import (
+from experiments.settings.configuration import composed, plain
+from experiments.training.dry_run import dry_run
+from experiments.training.forecast import (
     Length,
     Measured,
     duration,
@@ -22,7 +22,7 @@ from experiments.forecast import (
     training_length,
     worker_advice,
 )
-from experiments.trial_batches import dearest_batch, sample_batches, spread_batches
+from experiments.training.trial_batches import dearest_batch, sample_batches, spread_batches
 from tests.experiments.processes import ROOT, TINY
 from tests.experiments.test_train_crystals import SMALL as CRYSTALS
 from tracegrad.data.loading.sampler import TrainingBatches

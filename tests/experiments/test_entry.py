@@ -57,7 +57,7 @@ def test_a_reader_that_goes_away_does_not_end_the_work(words: list[str], tmp_pat
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_below_the_output_does_not_end_the_work() -> None:
-    program = "from experiments.entry import prepare; prepare(); [print('a', flush=True) for _ in range(3)]"
+    program = "from experiments.settings.entry import prepare; prepare(); [print('a', flush=True) for _ in range(3)]"
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", program], env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, check=False
@@ -82,7 +82,7 @@ def test_a_terminal_that_closes_stops_long_work_in_order() -> None:
 
 HANGUP = """
 import os, signal
-from experiments.entry import end_by_hangup, interruptible, prepare
+from experiments.settings.entry import end_by_hangup, interruptible, prepare
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 prepare()
 with interruptible():
@@ -143,12 +143,12 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
 WITHOUT = """
 import importlib, os, sys
 from pathlib import Path
-from experiments.cli import user_error
+from experiments.settings.cli import user_error
 for name in ("train", "evaluate", "report", "predict", "sweep", "ablate", "export", "fetch", "bands"):
     importlib.import_module(f"experiments.{name}")
-from experiments.configuration import composed, plain
-from experiments.loggers import make_loggers
-from experiments.provenance import provenance
+from experiments.settings.configuration import composed, plain
+from experiments.training.loggers import make_loggers
+from experiments.training.provenance import provenance
 from experiments.sweeps.slurm import submit
 print(sorted({"torch", "pyscf"} & provenance()["packages"].keys()))
 for mode in ("auto", "disabled", "offline"):

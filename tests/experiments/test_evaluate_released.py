@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.configuration import composed
 from experiments.evaluate import evaluate
+from experiments.settings.configuration import composed
 from tests import checkpoints
 from tests.deeph_e3_folders import write_folder
 from tests.weights.released.test_deeph_e3 import meta, plain_network, state

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import tracegrad
-from experiments.configuration import composed, plain
 from experiments.export import export
 from experiments.predict import predict
+from experiments.settings.configuration import composed, plain
 from tests.checkpoints import DEEPH_E3, QHNET, write_checkpoint
 from tests.molecules import WATER
 from tests.run_directories import crystal_result, result

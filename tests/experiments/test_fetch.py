@@ -17,9 +17,9 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.cli import clean_errors
-from experiments.configuration import composed, plain
 from experiments.fetch import NAMES, fetch_databases, main
+from experiments.settings.cli import clean_errors
+from experiments.settings.configuration import composed, plain
 from tests.data.databases import random_sample, write_stable
 from tests.data.fetch.server import Answer, Site, serving
 from tracegrad.data.crystals.database import CrystalDatabase

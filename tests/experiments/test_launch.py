@@ -12,10 +12,10 @@ from hydra.utils import instantiate
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from experiments.configuration import composed, plain
-from experiments.launch import slurm
-from experiments.runs import make_trainer
-from experiments.wandb_run import STEP
+from experiments.settings.configuration import composed, plain
+from experiments.training.launch import slurm
+from experiments.training.runs import make_trainer
+from experiments.training.wandb_run import STEP
 from tests.experiments.test_train import SMALL
 from tests.experiments.wandb_file import history
 from tracegrad.errors import ConfigError
@@ -174,7 +174,7 @@ def test_batch_script_gives_a_configuration_that_composes(
     assert all(word.startswith("--") for word in words[: first - 3])
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
     values = plain(composed("train", words[first:]))
-    assert values["trainer"]["plugins"] == [{"_target_": "experiments.launch.slurm"}]
+    assert values["trainer"]["plugins"] == [{"_target_": "experiments.training.launch.slurm"}]
     assert values["trainer"]["devices"] == 4
     assert values["data"]["num_workers"] == 1
     assert values["name"] == "my name"

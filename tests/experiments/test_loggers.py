@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.portable import portable
-from experiments.provenance import process_rank
-from experiments.wandb_run import ID_FILE, STEP, print_wandb_hint, wandb_mode
+from experiments.training.portable import portable
+from experiments.training.provenance import process_rank
+from experiments.training.wandb_run import ID_FILE, STEP, print_wandb_hint, wandb_mode
 from tests.experiments.test_train import SMALL
 from tests.experiments.wandb_file import history, records
 from tests.experiments.wandb_server import wandb_server
@@ -121,9 +121,9 @@ def test_nothing_of_the_machine_is_in_what_is_uploaded(home: Path, pieces: list[
 
 ONLINE = """
 import sys
-from experiments.configuration import composed, plain
-from experiments.provenance import provenance
-from experiments.wandb_run import start_wandb
+from experiments.settings.configuration import composed, plain
+from experiments.training.provenance import provenance
+from experiments.training.wandb_run import start_wandb
 config = composed("train", ["experiment=demo", *sys.argv[1:]])
 for first in (0, 3):
     run = start_wandb(config, "online", {"config": plain(config), "provenance": provenance()})

@@ -11,8 +11,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
 from callbacks.smoothing import SmoothedLoss
-from experiments.configuration import CONF, composed, plain
-from experiments.runs import build, make_trainer, quiet, rebuild, train
+from experiments.settings.configuration import CONF, composed, plain
+from experiments.training.runs import build, make_trainer, quiet, rebuild, train
 from tests import crystals
 from tests.callbacks.test_test_report import make_trainer as small_trainer
 from tests.experiments.test_train import SMALL

@@ -10,10 +10,10 @@ from ase import Atoms
 from ase.io import write
 from e3nn.o3 import Irreps
 
-from experiments.configuration import composed, plain
 from experiments.predict import predict
-from experiments.predict_crystal import predict_crystal
-from experiments.runs import train
+from experiments.prediction.crystal import predict_crystal
+from experiments.settings.configuration import composed, plain
+from experiments.training.runs import train
 from tests.experiments.test_train_crystals import SMALL
 from tracegrad import load_model
 from tracegrad.data.crystals.database import CrystalDatabase

@@ -13,9 +13,9 @@ import torch
 from ase import Atoms
 from ase.io import write
 
-from experiments.configuration import composed, plain
 from experiments.predict import predict
-from experiments.predict_molecule import predict_molecule
+from experiments.prediction.molecule import predict_molecule
+from experiments.settings.configuration import composed, plain
 from tests.checkpoints import write_run
 from tests.molecules import WATER
 from tracegrad.errors import ConfigError, DataError, TraceGradError

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from experiments.preemption import await_requeue, requeue
+from experiments.training.preemption import await_requeue, requeue
 
 
 @pytest.fixture

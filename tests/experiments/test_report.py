@@ -9,7 +9,7 @@ from PIL import Image
 
 from experiments import report
 from experiments.report import make_report
-from experiments.report_figures import figures
+from experiments.reporting.figures import figures
 from tests.run_directories import LABELS, crystal_result, paper_result, result, write_blocks, write_run
 from tracegrad.errors import TraceGradError
 from tracegrad.reports.check import read_checks

@@ -10,8 +10,8 @@ import torch
 from callbacks.best_checkpoint import BestCheckpoint
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.last_checkpoint import LAST, PREVIOUS
-from experiments.configuration import composed, plain
-from experiments.runs import find_run, resume_point
+from experiments.settings.configuration import composed, plain
+from experiments.training.runs import find_run, resume_point
 from tests.experiments.processes import TINY, finished, train
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
 from tracegrad.weights.checkpoint import load_checkpoint

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from hydra.errors import InstantiationException
 
-from experiments.configuration import composed, plain
-from experiments.dry_run import dry_run
 from experiments.evaluate import evaluate
-from experiments.run_length import is_longer, length_of
-from experiments.runs import find_run, train
+from experiments.settings.configuration import composed, plain
+from experiments.training.dry_run import dry_run
+from experiments.training.run_length import is_longer, length_of
+from experiments.training.runs import find_run, train
 from tests.experiments import processes
 from tests.experiments.processes import ROOT, SCRIPT, TINY
 from tests.experiments.sweeping import wait_for

@@ -9,7 +9,7 @@ from rich.console import Console
 from wandb.sdk.launch.sweeps import utils as agent
 
 from experiments import sweep
-from experiments.configuration import composed, plain
+from experiments.settings.configuration import composed, plain
 from experiments.sweeps.manifest import Manifest
 from experiments.sweeps.points import Seeds, make_points
 from experiments.sweeps.settings import read_settings

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import sweep
-from experiments.configuration import composed
+from experiments.settings.configuration import composed
 from experiments.sweeps.databases import by_experiment, sweep_together
 from experiments.sweeps.engine import plan
 from experiments.sweeps.overall import chosen, overall, unfinished

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.configuration import composed, plain
+from experiments.settings.configuration import composed, plain
 from experiments.sweeps.engine import plan
 from experiments.sweeps.points import Seeds, folder, literal, make_points
 from experiments.sweeps.settings import SweepSettings, parse_values, read_settings

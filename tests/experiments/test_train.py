@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.configuration import composed, plain
-from experiments.runs import build, train
-from experiments.wandb_run import wandb_mode
+from experiments.settings.configuration import composed, plain
+from experiments.training.runs import build, train
+from experiments.training.wandb_run import wandb_mode
 from tracegrad import load_model
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import CheckpointError, ConfigError, TrainingError

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.configuration import composed, plain
 from experiments.report import make_report
-from experiments.runs import train
+from experiments.settings.configuration import composed, plain
+from experiments.training.runs import train
 from tracegrad import load_model
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.loading.datamodule import database_path

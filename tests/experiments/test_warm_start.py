@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.configuration import composed, plain
-from experiments.runs import train
+from experiments.settings.configuration import composed, plain
+from experiments.training.runs import train
 from tests.experiments.test_evaluate_released import sha256
 from tracegrad.errors import CheckpointError
 from tracegrad.weights.checkpoint import load_checkpoint

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from experiments.report import make_report, print_report
-from experiments.report_figures import absent_figures
+from experiments.reporting.figures import absent_figures
 from tests.run_directories import LABELS, paper_result, result, write_blocks, write_run
 from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.backbones.known import known_backbones

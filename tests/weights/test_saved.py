@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 
 import tracegrad
-from experiments.configuration import composed, plain
+from experiments.settings.configuration import composed, plain
 from tests.checkpoints import DEEPH_E3, QHNET, write_checkpoint, write_run
 from tests.molecules import WATER
 from tracegrad.errors import BasisError, CheckpointError

@@ -1,0 +1,232 @@
+"""Band structure of a crystal, and errors of predicted bands: table, figure and summary."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from experiments.settings.paths import CONF
+from tracegrad.errors import ConfigError
+from tracegrad.physics.bands.band_errors import BandErrors, band_errors, with_hamiltonian
+from tracegrad.physics.bands.bands import (
+    SMALL_OVERLAP,
+    BandStructure,
+    Gap,
+    Prediction,
+    band_gap,
+    band_structure,
+    read_for_bands,
+)
+from tracegrad.physics.bands.kpath import KPath, k_path, periodic_axes
+from tracegrad.plots.bands import bands_figure
+from tracegrad.plots.style import save
+from tracegrad.system.whole_files import replacing
+from tracegrad.units import MEV
+
+
+def write_bands(values: Mapping[str, Any]) -> None:
+    """Read, solve, compare, write, and print what was found.
+
+    ``values`` are the settings of ``conf/bands.yaml``; what is absent has its default there.
+    """
+    values = {**defaults(), **values}
+    window = _window(values["window"])
+    points = values["points"]
+    if points is not None and not isinstance(points, Mapping):
+        raise ConfigError(f"points={points} is no table; give one such as 'points={{A: [0.5, 0, 0]}}'")
+    for name in ("bands", "processes"):
+        if values[name] is not None and type(values[name]) is not int:
+            raise ConfigError(f"{name}={values[name]} is not understood; give a whole number or null")
+    level = values["fermi_level"]
+    if level is not None and type(level) not in (int, float):
+        raise ConfigError(f"fermi_level={level} is not understood; give a number or null (eV)")
+    structure = read_for_bands(str(values["structure"]))
+    source = values["predicted"]
+    predicted = None if source is None else with_hamiltonian(structure, str(source))
+    output = Path(str(values["output"]) if values["output"] is not None else f"bands/{structure.name}")
+    periodic = periodic_axes(structure.edges)
+    path = k_path(
+        structure.lattice,
+        periodic,
+        path=None if values["path"] is None else str(values["path"]),
+        points=points,
+        npoints=values["npoints"],
+    )
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    with _progress_bar(console) as bar:
+        task = bar.add_task(structure.name, total=len(path.points))
+        bands, prediction = band_structure(
+            structure,
+            path,
+            predicted=predicted,
+            fermi_level=None if level is None else float(level),
+            bands=values["bands"],
+            processes=values["processes"],
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    axes = "".join(name for name, there in zip("abc", periodic, strict=True) if there)
+    console.print(
+        f"{structure.name}: {len(structure.numbers)} atoms, {bands.total} orbitals, path {path.name} "
+        f"({len(path.points)} points), periodic along {axes or 'nothing'}, Fermi level {bands.fermi_level:.4f} eV"
+    )
+    if bands.smallest_overlap < SMALL_OVERLAP:
+        console.print(
+            f"warning: the smallest eigenvalue of S(k) is {bands.smallest_overlap:.1e}: "
+            "a nearly dependent basis, whose high bands amplify errors of H"
+        )
+    summary = _summary(bands, axes)
+    console.print(_gap_line("gap", summary["gap"]))
+    shown = None
+    if prediction is not None:
+        errors = band_errors(bands, prediction, window)
+        occupied = None if summary["gap"]["metal"] else summary["gap"]["bands"][0]
+        summary["predicted"] = {
+            "source": Path(str(source)).name,
+            "gap": _gap(prediction.bands, band_gap(prediction.bands, occupied)),
+            "errors": _errors(errors),
+        }
+        console.print(_gap_line("predicted gap", summary["predicted"]["gap"]))
+        console.print(_error_lines(errors))
+        shift = errors.eigenvalues.mean / MEV["eV"] if values["align"] else 0.0
+        shown = replace(prediction.bands, energies=prediction.bands.energies - shift)
+    save(bands_figure(bands, shown, window=window, title=structure.name), output / "bands.png")
+    _write_table(bands, prediction, output / "bands.csv")
+    with replacing(output / "bands.json") as draft:
+        draft.write_text(json.dumps(summary, indent=2) + "\n")
+    console.print(f"wrote {output}: bands.png, bands.csv, bands.json")
+
+
+def defaults() -> dict[str, Any]:
+    """The settings of ``conf/bands.yaml`` that have a default."""
+    content = yaml.safe_load((CONF / "bands.yaml").read_text(encoding="utf-8"))
+    return {
+        key: value for key, value in content.items() if value != "???" and key not in ("defaults", "hydra")
+    }
+
+
+def _window(value: Any) -> tuple[float, float]:
+    numbers = [entry for entry in value if type(entry) in (int, float)]
+    if len(value) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise ConfigError(f"window={value} is not understood; give two numbers in eV, the lower one first")
+    return float(numbers[0]), float(numbers[1])
+
+
+def _progress_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("points"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _summary(bands: BandStructure, axes: str) -> dict[str, Any]:
+    return {
+        "structure": bands.name,
+        "orbitals": bands.total,
+        "fermi_level_eV": bands.fermi_level,
+        "periodic_axes": axes,
+        "path": bands.path.name,
+        "special_points": [
+            {"name": name, "distance_per_angstrom": distance} for distance, name in bands.path.ticks
+        ],
+        "points": len(bands.path.points),
+        "bands": [bands.first + 1, bands.first + bands.energies.shape[1]],
+        "smallest_eigenvalue_of_S": bands.smallest_overlap,
+        "gap": _gap(bands, band_gap(bands)),
+    }
+
+
+def _gap(bands: BandStructure, gap: Gap) -> dict[str, Any]:
+    """A gap with places as text."""
+    found = asdict(gap)
+    for name in ("valence", "conduction", "direct"):
+        point = found.pop(f"{name}_point")
+        found[f"{name}_at"] = None if point is None else _place(bands.path, point)
+    return found
+
+
+def _place(path: KPath, point: int) -> str:
+    """The special point, or k."""
+    for distance, name in path.ticks:
+        if abs(path.distances[point] - distance) < 1e-9:
+            return name
+    return "(" + ", ".join(f"{value:.3f}" for value in path.points[point] + 0.0) + ")"
+
+
+def _gap_line(what: str, gap: Mapping[str, Any]) -> str:
+    first, last = gap["bands"]
+    if gap["metal"]:
+        crossing = f"band {first} crosses" if first == last else f"bands {first} to {last} cross"
+        return f"{what}: none, {crossing} the Fermi level or each other"
+    valence = f"{gap['valence_at']} ({gap['valence']:.4f} eV, band {first})"
+    conduction = f"{gap['conduction_at']} ({gap['conduction']:.4f} eV)"
+    return (
+        f"{what}: {gap['gap']:.4f} eV from {valence} to {conduction}; direct {gap['direct_gap']:.4f} eV at "
+        f"{gap['direct_at']}; edges change by up to {gap['step']:.4f} eV to the next points"
+    )
+
+
+def _errors(errors: BandErrors) -> dict[str, Any]:
+    def extra(counts: np.ndarray) -> dict[str, int]:
+        return {
+            "fewest": int(counts.min()),
+            "most": int(counts.max()),
+            "points_that_differ": int((counts != 0).sum()),
+        }
+
+    return {
+        "window_eV": list(errors.window),
+        "states": errors.states,
+        "eigenvalues_meV": asdict(errors.eigenvalues),
+        "first_order_meV": asdict(errors.first_order),
+        "extra_states": extra(errors.extra),
+        "aligned_extra_states": extra(errors.aligned_extra),
+    }
+
+
+def _error_lines(errors: BandErrors) -> str:
+    low, high = errors.window
+    lines = [f"errors of {errors.states} states from {low:.2f} to {high:.2f} eV, meV:"]
+    for name, one in (("eigenvalues", errors.eigenvalues), ("first order", errors.first_order)):
+        lines.append(
+            f"  {name}: MAE {one.mae:.3f}, max {one.max:.3f}; without the mean ({one.mean:+.3f}) "
+            f"MAE {one.aligned_mae:.3f}, max {one.aligned_max:.3f}"
+        )
+    for name, counts in (("", errors.extra), (", without the mean", errors.aligned_extra)):
+        lines.append(
+            f"  predicted less true states in the window at a point{name}: {counts.min():+d} to {counts.max():+d}"
+        )
+    return "\n".join(lines)
+
+
+def _write_table(bands: BandStructure, prediction: Prediction | None, path: Path) -> None:
+    """A row for each point: k, distance, and the energies (eV, as in the files) by number of the band."""
+    tables = [("band", bands)] + ([("predicted", prediction.bands)] if prediction is not None else [])
+    columns = [bands.path.points, bands.path.distances[:, None], *(one.energies for _, one in tables)]
+    names = ["k1", "k2", "k3", "distance_per_angstrom"]
+    for name, one in tables:
+        names += [f"{name}_{one.first + n}_eV" for n in range(1, one.energies.shape[1] + 1)]
+    with replacing(path) as draft, draft.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows([f"{value:.9g}" for value in row] for row in np.hstack(columns).tolist())
