@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +28,7 @@ from tracegrad.system.whole_files import replacing
 
 CURVE = "val/h_mae"
 SHOWN = 5  # names of missing runs
+WIDTH = 110  # of the table, at least
 Runs = dict[tuple[str, str, int], RunResult]  # by part, arm and seed
 
 
@@ -63,7 +65,7 @@ def main(config: DictConfig) -> None:
             errors.append(f"{part.name}: {error}")
         summed_up(study, runs, output)
     table, missing = summed_up(study, runs, output)
-    print_comparisons(table, study, Console())
+    print_comparisons(table, study, Console(width=max(Console().width, WIDTH)))
     if missing:
         more = f" and {len(missing) - SHOWN} others" if len(missing) > SHOWN else ""
         print(f"{len(missing)} runs are missing: {', '.join(missing[:SHOWN])}{more}")
@@ -147,7 +149,9 @@ def compare(study: Study, results: Runs) -> list[Comparison]:
 
 def print_comparisons(comparisons: list[Comparison], study: Study, console: Console) -> None:
     """A line for each comparison."""
-    table = Table("data", "arms", "metric", "change (%)", "95 % interval", "detectable", "seeds", "")
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("data", "arms", "metric", "change (%)", "95 % interval", "detectable", "seeds", ""):
+        table.add_column(name, no_wrap=True)
     for c in comparisons:
         low, high, detectable = (c.change.low, c.change.high, c.change.detectable)
         table.add_row(
