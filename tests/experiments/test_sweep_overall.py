@@ -190,8 +190,8 @@ def test_mistakes_and_dry_runs_start_nothing(
         ((*SEARCH, "demo_crystals.data.sizs=[1,1,1]"), "nearest: data.sizes"),
         (("experiment=demo,nothing", "sweep=lambda"), "no experiment named 'nothing'"),
         (
-            ("experiment=mg,mg_grad", "sweep=lambda"),
-            "the sweeps of mg and mg_grad would share runs/mg_lambda",
+            ("experiment=mg,mm", "mm.name=mg", "sweep=lambda"),
+            "the sweeps of mg and mm would share runs/mg_lambda",
         ),
         ((*SEARCH, f"wandb_sweep={tmp_path / 'file'}"), "give them one by one"),
         (

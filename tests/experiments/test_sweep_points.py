@@ -105,7 +105,7 @@ def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
 
 def test_a_number_of_seeds_counts_from_that_of_the_experiment() -> None:
     assert ablation("experiment=bs").seeds == Seeds((42, 43, 44))
-    assert sweep("experiment=bs_grad", "sweep=lambda").seeds == Seeds((42,))
+    assert sweep("experiment=bs", "tracegrad=grad", "sweep=lambda").seeds == Seeds((42,))
     assert (
         ablation("experiment=qs", "seeds=2").seeds
         == ablation("experiment=demo", "seeds=2").seeds

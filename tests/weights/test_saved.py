@@ -53,7 +53,7 @@ def test_a_run_directory_and_a_checkpoint_file(tmp_path: Path) -> None:
         ["experiment=demo", "tracegrad=none"],
         ["experiment=demo", "tracegrad=tracegrad", "model.backbone.channels=4"],
         ["experiment=demo_crystals", "tracegrad=grad"],
-        ["experiment=bs_tracegrad", "model=deeph_e3_small", "data.path=x", "tracegrad.channels=8"],
+        ["experiment=bs", "model=deeph_e3_small", "data.path=x", "tracegrad.channels=8"],
     ],
 )
 def test_the_settings_of_training_give_what_hydra_makes_of_them(settings: list[str]) -> None:
