@@ -20,7 +20,7 @@ from torch.nn.functional import softplus
 
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.nn.component_first.coupling_kernel import Factor
+from tracegrad.nn.component_first.coupling_kernel import WeightFactor
 from tracegrad.nn.component_first.expansion import BlockExpansion
 from tracegrad.nn.component_first.features import spherical_harmonics, split_degrees
 from tracegrad.nn.component_first.gates import NormGate
@@ -47,7 +47,9 @@ def pair_invariants(
     return torch.cat([*scalars, *products(x, x, (dst, src))], dim=-1)
 
 
-def factor(flat: Float[Tensor, "rows width"], rows: Int[Tensor, " edges"] | None, channels: int) -> Factor:
+def factor(
+    flat: Float[Tensor, "rows width"], rows: Int[Tensor, " edges"] | None, channels: int
+) -> WeightFactor:
     """Weights of all paths, as networks make them."""
     return flat.unflatten(1, (-1, channels)), rows
 
@@ -175,7 +177,7 @@ class PairLayer(nn.Module):
         return self.out(self.gate_out(self.product(h, h, factors, (src, dst))))
 
 
-class Head(nn.Module):
+class ExpansionHead(nn.Module):
     """Bottleneck and expansion into blocks; the expansion weights depend on the species alone."""
 
     def __init__(self, lmax: int, channels: int, bottleneck: int, species: int, shells: tuple[int, ...]):
@@ -263,8 +265,8 @@ class QHNet(Backbone):
         )
         self.self_layers = nn.ModuleList([SelfLayer(lmax, channels) for _ in range(pair_layers)])
         self.pair_layers = nn.ModuleList([PairLayer(lmax, channels, radial) for _ in range(pair_layers)])
-        self.self_head = Head(lmax, channels, bottleneck, 1, basis.union)
-        self.pair_head = Head(lmax, channels, bottleneck, 2, basis.union)
+        self.self_head = ExpansionHead(lmax, channels, bottleneck, 1, basis.union)
+        self.pair_head = ExpansionHead(lmax, channels, bottleneck, 2, basis.union)
         # The released network counts all its degrees as even in these layers.
         irreps = Irreps([(channels, Irrep(degree, 1)) for degree in range(lmax + 1)])
         self.feature_irreps = {"edge": [irreps] * pair_layers, "self": [irreps] * pair_layers}

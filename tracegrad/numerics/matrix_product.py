@@ -22,7 +22,7 @@ def linear(
     bias: Float[Tensor, " c_out"] | None = None,
 ) -> Float[Tensor, "n c_out"]:
     """x @ weight.T + bias, differentiable to any order."""
-    if native.wanted(x, weight) and not torch.is_autocast_enabled(x.device.type):
+    if native.enabled(x, weight) and not torch.is_autocast_enabled(x.device.type):
         return _Linear.apply(x, weight, bias)
     return functional.linear(x, weight, bias)
 

@@ -69,7 +69,7 @@ class Function:
     fails: bool = False
 
 
-def wanted(*gradients: Tensor) -> bool:
+def enabled(*gradients: Tensor) -> bool:
     """Whether operators may have their own backward passes: not if switched off, compiled, transformed or batched."""
     return (
         os.environ.get(SWITCH, "1") != "0"
@@ -90,7 +90,7 @@ def transformed(*gradients: Tensor) -> bool:
 def usable(*tensors: Tensor) -> bool:
     """Whether kernels are wanted for these tensors: plain ones on the CPU, of one supported dtype."""
     dtypes = {x.dtype for x in tensors}
-    return wanted() and all(map(_plain, tensors)) and len(dtypes) == 1 and dtypes <= C_TYPES.keys()
+    return enabled() and all(map(_plain, tensors)) and len(dtypes) == 1 and dtypes <= C_TYPES.keys()
 
 
 def _plain(x: Tensor) -> bool:

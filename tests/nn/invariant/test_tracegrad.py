@@ -75,7 +75,7 @@ def test_low_rank_items_in_chunks(items, rank, monkeypatch):
 
     whole = everything()
     each = 2 * 6 * rank * 7  # terms of an item
-    monkeypatch.setattr(low_rank_block, "SPARING_CPU_NUMBERS", 4 * each)
+    monkeypatch.setattr(low_rank_block, "LOW_MEMORY_CPU_NUMBERS", 4 * each)
     calls = []
     original = InvariantMLP.value_and_gradient
     monkeypatch.setattr(

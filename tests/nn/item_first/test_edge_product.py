@@ -175,7 +175,7 @@ def matrices(product: EdgeProduct, *, linear: bool) -> list[torch.Tensor]:
     """Matrices of all groups, and gradients of both weights."""
     weights = (product.w1, product.w2)
     plain = partial(product.plain_matrices, linear)
-    found = edge_weights_kernel.assembled(product.pieces[linear], *weights, plain)
+    found = edge_weights_kernel.assembled(product.submatrices[linear], *weights, plain)
     generator = torch.Generator().manual_seed(3)
     total = sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in found)
     return [*found, *torch.autograd.grad(total, weights)]
@@ -205,7 +205,7 @@ def test_second_derivatives_of_weights():
 
     def made(w1: torch.Tensor, w2: torch.Tensor) -> tuple[torch.Tensor, ...]:
         plain = partial(product.plain_matrices, True)
-        return tuple(edge_weights_kernel.assembled(product.pieces[True], w1, w2, plain))
+        return tuple(edge_weights_kernel.assembled(product.submatrices[True], w1, w2, plain))
 
     assert torch.autograd.gradcheck(made, (product.w1, product.w2))
     assert torch.autograd.gradgradcheck(made, (product.w1, product.w2))
@@ -224,5 +224,5 @@ def test_weights_that_are_too_short_are_refused():
     names, output, lmax = CASES["natural"]
     product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax)
     for weights in ((product.w1[:-1], product.w2), (product.w1, product.w2[:-1])):
-        with pytest.raises(ValueError, match="the pieces need"):
-            edge_weights_kernel.assembled(product.pieces[False], *weights, lambda *_: [])
+        with pytest.raises(ValueError, match="the submatrices need"):
+            edge_weights_kernel.assembled(product.submatrices[False], *weights, lambda *_: [])

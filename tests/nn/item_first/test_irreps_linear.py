@@ -3,7 +3,7 @@ import torch
 from e3nn import o3
 from e3nn.o3 import Irreps
 
-from tracegrad.nn.item_first.irreps_linear import IrrepsLinear, KindLinear, Kinds
+from tracegrad.nn.item_first.irreps_linear import IrrepsLinear, ItemKinds, KindLinear
 
 IN, OUT = Irreps("3x0e+2x1o+4x2e+2x0o+1x1e"), Irreps("2x0o+4x0e+3x1o+2x3o+1x2e")
 NORMALISATIONS = pytest.mark.parametrize("normalisation", ["element", "path"])
@@ -70,7 +70,7 @@ def test_kinds_equal_a_tensor_product_with_one_hot_vectors(count, normalisation)
     kind = torch.randint(count, (11,))
     kind[kind == 1] = 0  # a kind of which there is none
     x = torch.randn(11, IN.dim, dtype=torch.float64, requires_grad=True)
-    found = joined(linear(split(x, IN), Kinds(kind, count)))
+    found = joined(linear(split(x, IN), ItemKinds(kind, count)))
     expected = plain(x, torch.nn.functional.one_hot(kind, count).double())
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
     direction = torch.randn_like(found)
@@ -80,8 +80,8 @@ def test_kinds_equal_a_tensor_product_with_one_hot_vectors(count, normalisation)
 
 def test_kinds_group_their_items_and_go_back():
     kind = torch.tensor([2, 0, 2, 1, 0, 2])
-    kinds = Kinds(kind, 4)
+    kinds = ItemKinds(kind, 4)
     assert kind[kinds.order].tolist() == [0, 0, 1, 2, 2, 2]
     assert kinds.counts == [2, 1, 3, 0]
     assert torch.equal(kind[kinds.order][kinds.back], kind)
-    assert Kinds(torch.zeros(3, dtype=torch.long), 1).order is None
+    assert ItemKinds(torch.zeros(3, dtype=torch.long), 1).order is None

@@ -48,9 +48,11 @@ def test_equals_the_plain_form_with_gradients(name, spinful, items, dtype, threa
     torch.set_num_threads(threads)
     expansion, x, rotations = make(name, items, spinful=spinful, dtype=dtype)
     runs = []
-    run = shell_pairs_kernel._Call.run
+    run = shell_pairs_kernel._ExpandCall.run
     monkeypatch.setattr(
-        shell_pairs_kernel._Call, "run", lambda call, name, *rest: (runs.append(name), run(call, name, *rest))
+        shell_pairs_kernel._ExpandCall,
+        "run",
+        lambda call, name, *rest: (runs.append(name), run(call, name, *rest)),
     )
     found = results(expansion, x, rotations)
     assert runs == ["expand", "contract"]

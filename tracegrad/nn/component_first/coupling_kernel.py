@@ -23,8 +23,8 @@ from tracegrad.numerics.plain_gradients import plain_gradients
 ZERO = 1e-12
 VECTOR = 64  # bytes; a compiler splits them for processors with shorter registers
 OPERATIONS = 60  # of a path and channel, roughly
-Factor = tuple[Float[Tensor, "_ paths c"], Int[Tensor, " _"] | None]
-Index = Int[Tensor, " _"] | None
+WeightFactor = tuple[Float[Tensor, "_ paths c"], Int[Tensor, " _"] | None]
+OptionalIndex = Int[Tensor, " _"] | None
 FUNCTIONS = (
     native.Function("forward", "ppppp" + "pppppiiiiiii"),
     native.Function("backward", "p" * 9 + "pppppiiiiiii"),
@@ -34,7 +34,7 @@ TENSORS = (*NAMES[:2], *NAMES[3:], "output", *(f"gradient of {name}" for name in
 
 
 @dataclass(frozen=True)
-class Coupling:
+class CouplingPaths:
     """What a product couples.
 
     Args:
@@ -66,11 +66,11 @@ class Coupling:
 
 
 def couple(
-    coupling: Coupling,
+    coupling: CouplingPaths,
     a: Float[Tensor, "m1 items_a c"],
     b: Float[Tensor, "m2 items_b *c"],
-    factors: Sequence[Factor],
-    places: tuple[Index, Index, Index],
+    factors: Sequence[WeightFactor],
+    places: tuple[OptionalIndex, OptionalIndex, OptionalIndex],
     items: int,
     plain: Callable[..., Tensor],
 ) -> Float[Tensor, "m3 items c"]:
@@ -108,13 +108,13 @@ def couple(
                 f"{name}: {limit} items without an index for {n} products; give one"
             )
     indices += [None] * (5 - len(indices))
-    call = _Call(coupling, library, indices, n, items, plain)
+    call = _CouplingCall(coupling, library, indices, n, items, plain)
     return _Couple.apply(call, *(x.contiguous() for x in (a, b, *values)))
 
 
 @dataclass(frozen=True)
-class _Call:
-    coupling: Coupling
+class _CouplingCall:
+    coupling: CouplingPaths
     library: ctypes.CDLL
     indices: list[native.Index | None]  # of a, b, output, and both factors
     n: int
@@ -151,7 +151,7 @@ class _Call:
 
 class _Couple(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: _Call, a: Tensor, b: Tensor, *values: Tensor) -> Tensor:
+    def forward(ctx, call: _CouplingCall, a: Tensor, b: Tensor, *values: Tensor) -> Tensor:
         ctx.call = call
         ctx.save_for_backward(a, b, *values)
         out = a.new_zeros(call.coupling.dims[2], call.items, a.shape[2])
@@ -160,9 +160,9 @@ class _Couple(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        call: _Call = ctx.call
+        call: _CouplingCall = ctx.call
         inputs = ctx.saved_tensors
-        if torch.is_grad_enabled() or not native.wanted(gradient):
+        if torch.is_grad_enabled() or not native.enabled(gradient):
             return None, *plain_gradients(call.plain, inputs, [gradient], ctx.needs_input_grad[1:])
         a, b, *values = inputs
         of_a = torch.zeros_like(a)
@@ -183,7 +183,7 @@ def _two(values: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
 
 
 @lru_cache(maxsize=64)
-def source(coupling: Coupling, real: str) -> str:
+def source(coupling: CouplingPaths, real: str) -> str:
     """C++ of a product; ``real`` is float or double."""
     groups: dict[tuple[int, int], list[tuple[int, int, Tensor]]] = {}
     for path, (((l1, l2, l3), scale), target) in enumerate(

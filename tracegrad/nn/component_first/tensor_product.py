@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tracegrad.nn.component_first.coupling_kernel import Coupling, Factor, couple
+from tracegrad.nn.component_first.coupling_kernel import CouplingPaths, WeightFactor, couple
 from tracegrad.nn.component_first.features import (
     degree_sizes,
     path_coefficients,
@@ -42,7 +42,7 @@ class ChannelwiseProduct(nn.Module):
         triples = paths(lmax, lmax, lmax, parity=False)
         self.n_paths = len(triples)
         scaled = tuple(zip(triples, path_coefficients(triples), strict=True))
-        self.coupling = Coupling(scaled, (lmax, lmax, lmax), shared=False)
+        self.coupling = CouplingPaths(scaled, (lmax, lmax, lmax), shared=False)
         self.tables: list[Constant] = []  # per (l1, l2): [m3 of all l3, m1 m2]
         self.targets: list[list[tuple[int, int]]] = []  # per (l1, l2): (path, l3)
         coupled: dict[tuple[int, int], list[tuple[int, int, Tensor]]] = {}
@@ -57,7 +57,7 @@ class ChannelwiseProduct(nn.Module):
         self,
         a: Float[Tensor, "m items_a c"],
         b: Float[Tensor, "m items_b c"],
-        factors: Sequence[Factor],
+        factors: Sequence[WeightFactor],
         ends: tuple[Int[Tensor, " n"], Int[Tensor, " n"]] | None = None,
     ) -> Float[Tensor, "m n c"]:
         """The product of each item.
@@ -102,7 +102,7 @@ class InnerProducts(nn.Module):
         self.lmax = lmax
         # C^{d d 0} is the identity divided by sqrt(2 d + 1).
         scaled = tuple(((d, d, 0), (2 * d + 1) ** -0.5) for d in range(1, lmax + 1))
-        self.coupling = Coupling(scaled, (lmax, lmax, 0), shared=False, apart=True)
+        self.coupling = CouplingPaths(scaled, (lmax, lmax, 0), shared=False, apart=True)
 
     @full_precision
     def forward(
@@ -140,7 +140,7 @@ class FilterProduct(nn.Module):
         triples = paths(lmax_in, lmax, lmax, parity=True)
         self.n_paths = len(triples)
         scaled = tuple(zip(triples, path_coefficients(triples), strict=True))
-        self.coupling = Coupling(scaled, (lmax_in, lmax, lmax), shared=True)
+        self.coupling = CouplingPaths(scaled, (lmax_in, lmax, lmax), shared=True)
         sizes = degree_sizes(lmax)
         self.tables: list[Constant] = []  # per l1: [m3 of all (l2, l3) * m1, m2 of all l2]
         self.targets: list[list[tuple[int, int]]] = []
@@ -160,7 +160,7 @@ class FilterProduct(nn.Module):
         self,
         x: Float[Tensor, "m_in atoms c"],
         y: Float[Tensor, "m edges"],
-        factors: Sequence[Factor],
+        factors: Sequence[WeightFactor],
         edge_index: Int[Tensor, "2 edges"],
     ) -> Float[Tensor, "m atoms c"]:
         """Sums over the edges (destination, source) that end at each atom."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tracegrad.nn.interface import Feature
+from tracegrad.nn.interface import ComponentFirstFeature
 from tracegrad.nn.invariant.gram import LowRankInvariants
 from tracegrad.nn.invariant.invariant_mlp import InvariantMLP
 from tracegrad.nn.invariant.term_kernel import (
@@ -29,14 +29,18 @@ from tracegrad.numerics.matrix_product import linear, product
 from tracegrad.numerics.plain_gradients import plain_gradients
 
 # Of the maps of one chunk. Larger ones feed s_nonlin better.
-CPU_NUMBERS, SPARING_CPU_NUMBERS, GPU_NUMBERS = 16_000_000, 4_000_000, 64_000_000
+CPU_NUMBERS, LOW_MEMORY_CPU_NUMBERS, GPU_NUMBERS = 16_000_000, 4_000_000, 64_000_000
 
 
 def low_rank_block(
-    invariants: LowRankInvariants, s_nonlin: InvariantMLP, feature: Feature, *, sparing: bool = False
-) -> tuple[Tensor, Feature]:
-    """z and v as `TraceGradBlock` defines them; ``sparing`` takes less memory and 15 % more time on a CPU."""
-    call = _Call(invariants, s_nonlin, SPARING_CPU_NUMBERS if sparing else CPU_NUMBERS)
+    invariants: LowRankInvariants,
+    s_nonlin: InvariantMLP,
+    feature: ComponentFirstFeature,
+    *,
+    save_memory: bool = False,
+) -> tuple[Tensor, ComponentFirstFeature]:
+    """z and v as `TraceGradBlock` defines them; ``save_memory`` takes less memory and 15 % more time on a CPU."""
+    call = _LowRankCall(invariants, s_nonlin, LOW_MEMORY_CPU_NUMBERS if save_memory else CPU_NUMBERS)
     inputs = [*feature, *call.plain.parameters()]
     if not feature[0].shape[1]:
         return call.whole(inputs)
@@ -62,13 +66,13 @@ class _Plain(nn.Module):
         super().__init__()
         self.invariants, self.encoder = invariants, encoder
 
-    def forward(self, feature: Feature) -> tuple[Tensor, Feature]:
+    def forward(self, feature: ComponentFirstFeature) -> tuple[Tensor, ComponentFirstFeature]:
         u, saved = self.invariants(feature)
         z, g = self.encoder(u)
         return z, self.invariants.pull_back(feature, saved, g)
 
 
-class _Call:
+class _LowRankCall:
     """What a call needs beside its tensors: those of the modules themselves may be others in the backward pass."""
 
     def __init__(self, invariants: LowRankInvariants, s_nonlin: InvariantMLP, cpu_numbers: int):
@@ -78,13 +82,13 @@ class _Call:
         self.plain = _Plain(invariants, self.encoder)
 
     def parts(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
-        """Feature, weights of the invariants, weights of the encoder by name."""
+        """ComponentFirstFeature, weights of the invariants, weights of the encoder by name."""
         count = len(self.invariants.weights)
         names = [name for name, _ in self.encoder.named_parameters()]
         rest = tensors[2 * count :]
         return list(tensors[:count]), list(tensors[count : 2 * count]), dict(zip(names, rest, strict=True))
 
-    def whole(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Feature]:
+    def whole(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ComponentFirstFeature]:
         """The plain form with these weights."""
         feature, rest = list(tensors[: len(self.invariants.weights)]), tensors[len(self.invariants.weights) :]
         names = [name for name, _ in self.plain.named_parameters()]
@@ -100,7 +104,7 @@ def _own(module: nn.Module) -> nn.Module:
 class _Chunks:
     """The linear maps of one chunk of items after the other."""
 
-    def __init__(self, call: _Call, feature: Feature, weights: Sequence[Tensor]):
+    def __init__(self, call: _LowRankCall, feature: ComponentFirstFeature, weights: Sequence[Tensor]):
         self.weights = weights
         self.channels, self.rank = call.invariants.channels, call.invariants.rank
         self.norms = [call.invariants.norm(part) for part in feature]
@@ -161,7 +165,7 @@ def _rows(part: Float[Tensor, "_m _n _c"]) -> Float[Tensor, "_rows _c"]:
 
 class _Block(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx, call: _LowRankCall, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.call = call
         ctx.save_for_backward(*tensors)
         feature, weights, _ = call.parts(tensors)
@@ -182,8 +186,8 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, of_z: Tensor, *of_v: Tensor) -> tuple[Tensor | None, ...]:
-        call: _Call = ctx.call
-        if torch.is_grad_enabled() or not native.wanted(of_z, *of_v):
+        call: _LowRankCall = ctx.call
+        if torch.is_grad_enabled() or not native.enabled(of_z, *of_v):
 
             def whole(*tensors: Tensor) -> list[Tensor]:
                 z, v = call.whole(tensors)
@@ -195,7 +199,7 @@ class _Block(torch.autograd.Function):
 
 
 def _gradients(
-    call: _Call, tensors: Sequence[Tensor], of_z: Tensor, of_v: Sequence[Tensor]
+    call: _LowRankCall, tensors: Sequence[Tensor], of_z: Tensor, of_v: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
     feature, weights, parameters = call.parts(tensors)
     trained = [p.requires_grad for p in parameters.values()]

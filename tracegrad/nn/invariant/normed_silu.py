@@ -27,7 +27,7 @@ FUNCTIONS = (
     native.Function("pull", "ppppp" + "pdiii"),
     native.Function("gradient", "ppppppp" + "pdiii"),
 )
-Call = tuple[ctypes.CDLL, float]  # the kernels and eps
+NormedSiluCall = tuple[ctypes.CDLL, float]  # the kernels and eps
 
 
 def normed_silu(
@@ -70,7 +70,7 @@ def _plain_pull(x: Tensor, weight: Tensor, bias: Tensor, g: Tensor, eps: float) 
 
 class _NormedSilu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: Call, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx, call: NormedSiluCall, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.call = call
         ctx.save_for_backward(x, weight, bias)
         y, _, _ = _run("forward", call, (x, weight, bias), 1)
@@ -79,7 +79,7 @@ class _NormedSilu(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
-        if torch.is_grad_enabled() or not native.wanted(g):
+        if torch.is_grad_enabled() or not native.enabled(g):
             plain = partial(_plain, eps=ctx.call[1])
             return None, *plain_gradients(plain, inputs, [g], ctx.needs_input_grad[1:])
         return None, *_run("pull", ctx.call, (*inputs, g), 1)
@@ -87,7 +87,7 @@ class _NormedSilu(torch.autograd.Function):
 
 class _Pull(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: Call, x: Tensor, weight: Tensor, bias: Tensor, g: Tensor) -> Tensor:
+    def forward(ctx, call: NormedSiluCall, x: Tensor, weight: Tensor, bias: Tensor, g: Tensor) -> Tensor:
         ctx.call = call
         ctx.save_for_backward(x, weight, bias, g)
         pulled, _, _ = _run("pull", call, (x, weight, bias, g), 1)
@@ -96,7 +96,7 @@ class _Pull(torch.autograd.Function):
     @staticmethod
     def backward(ctx, k: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
-        if torch.is_grad_enabled() or not native.wanted(k):
+        if torch.is_grad_enabled() or not native.enabled(k):
             plain = partial(_plain_pull, eps=ctx.call[1])
             return None, *plain_gradients(plain, inputs, [k], ctx.needs_input_grad[1:])
         of_x, of_g, of_weight, of_bias = _run("gradient", ctx.call, (*inputs, k), 2)
@@ -109,7 +109,7 @@ def _library(*tensors: Tensor) -> ctypes.CDLL | None:
     return native.library(_SOURCE.replace("REAL", native.C_TYPES[tensors[0].dtype]), *FUNCTIONS)
 
 
-def _run(name: str, call: Call, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
+def _run(name: str, call: NormedSiluCall, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
     """``count`` tensors like x, and the gradients of w and b, which "forward" leaves at zero."""
     inputs = [native.dense(x) for x in inputs]
     shape, dtype = inputs[0].shape, inputs[0].dtype

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from tracegrad.numerics import native
 
-Feature = Sequence[Float[Tensor, "_m n _c"]]
+StridedFeature = Sequence[Float[Tensor, "_m n _c"]]
 FUNCTIONS = native.Function("mixed", "pppdiiiiiiiiii"), native.Function("pull", "pppdiiiiiiiiii")
 
 
-def channel_pairs(feature: Feature, scales: Sequence[float]) -> Float[Tensor, "n pairs"]:
+def channel_pairs(feature: StridedFeature, scales: Sequence[float]) -> Float[Tensor, "n pairs"]:
     """x of all irreps.
 
     Args:
@@ -30,16 +30,16 @@ def channel_pairs(feature: Feature, scales: Sequence[float]) -> Float[Tensor, "n
         scales: s of each.
     """
     halves = [s / 2 for s in scales]
-    if not native.wanted():
+    if not native.enabled():
         return _plain_mixed(feature, feature, halves)
     return _Mixed.apply(halves, *feature)
 
 
 def pull_pairs(
-    feature: Feature, scales: Sequence[float], g: Float[Tensor, "n pairs"]
+    feature: StridedFeature, scales: Sequence[float], g: Float[Tensor, "n pairs"]
 ) -> list[Float[Tensor, "_m n _c"]]:
     """v of each irrep, in the layout of the feature."""
-    if not native.wanted():
+    if not native.enabled():
         return _plain_pull(feature, g, scales)
     return list(_Pull.apply(list(scales), g, *feature))
 
@@ -102,7 +102,7 @@ def _pairs(f: Tensor) -> int:
     return f.shape[2] * (f.shape[2] + 1) // 2
 
 
-def _plain_mixed(a: Feature, b: Feature, scales: Sequence[float]) -> Float[Tensor, "n pairs"]:
+def _plain_mixed(a: StridedFeature, b: StridedFeature, scales: Sequence[float]) -> Float[Tensor, "n pairs"]:
     found = []
     for x, y, scale in zip(a, b, scales, strict=True):
         gram = x.permute(1, 2, 0) @ y.transpose(0, 1)  # [n, i, j]
@@ -112,7 +112,9 @@ def _plain_mixed(a: Feature, b: Feature, scales: Sequence[float]) -> Float[Tenso
     return torch.cat(found, dim=1)
 
 
-def _plain_pull(feature: Feature, g: Tensor, scales: Sequence[float]) -> list[Float[Tensor, "_m n _c"]]:
+def _plain_pull(
+    feature: StridedFeature, g: Tensor, scales: Sequence[float]
+) -> list[Float[Tensor, "_m n _c"]]:
     v = []
     parts = g.split([_pairs(f) for f in feature], dim=1)
     for f, part, scale in zip(feature, parts, scales, strict=True):

@@ -14,13 +14,13 @@ from torch import Tensor
 from tracegrad.numerics import native
 
 Terms = Float[Tensor, "_m _n 2 _terms"]  # of one irrep: a, then b
-Factor = Float[Tensor, "_n _terms"]
+TermFactors = Float[Tensor, "_n _terms"]
 OPERATIONS = 4  # a number of the terms
 FUNCTIONS = native.Function("inner", "ppppdiiiii"), native.Function("crossed", "ppppppdiiiii")
 FACTORS = ("u", "derivative", "factor", "factor_x")
 
 
-def add_inner(u: Factor, x: Terms, scale: float) -> None:
+def add_inner(u: TermFactors, x: Terms, scale: float) -> None:
     """Add the sum over the components of x to u."""
     library = _library(u, x)
     if library is None:
@@ -30,7 +30,9 @@ def add_inner(u: Factor, x: Terms, scale: float) -> None:
         _run(library.inner, x, scale, u=u, derivative=None, x=x, y=None)
 
 
-def add_inner_with_derivative(u: Factor, derivative: Factor, x: Terms, y: Terms, scale: float) -> None:
+def add_inner_with_derivative(
+    u: TermFactors, derivative: TermFactors, x: Terms, y: Terms, scale: float
+) -> None:
     """Add to u, and to its derivative in the direction of y."""
     library = _library(u, derivative, x, y)
     if library is None:
@@ -41,7 +43,7 @@ def add_inner_with_derivative(u: Factor, derivative: Factor, x: Terms, y: Terms,
         _run(library.inner, x, scale, u=u, derivative=derivative, x=x, y=y)
 
 
-def crossed(out: Terms, x: Terms, factor: Factor, scale: float) -> None:
+def crossed(out: Terms, x: Terms, factor: TermFactors, scale: float) -> None:
     """Write [x_b | x_a] times ``factor`` and ``scale`` to ``out``."""
     library = _library(out, x, factor)
     if library is None:
@@ -52,7 +54,12 @@ def crossed(out: Terms, x: Terms, factor: Factor, scale: float) -> None:
 
 
 def crossed_with_sum(
-    out: Float[Tensor, "2 _m _n 2 _terms"], x: Terms, y: Terms, factor: Factor, factor_x: Factor, scale: float
+    out: Float[Tensor, "2 _m _n 2 _terms"],
+    x: Terms,
+    y: Terms,
+    factor: TermFactors,
+    factor_x: TermFactors,
+    scale: float,
 ) -> None:
     """Write what `crossed` makes of x to the first half of ``out``; to the second that of y, and x with factor_x."""
     library = _library(out, x, y, factor, factor_x)

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.traces import BlockTraces, SpinTrace
-from tracegrad.nn.interface import Feature
+from tracegrad.nn.interface import ComponentFirstFeature
 from tracegrad.nn.invariant.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
 from tracegrad.nn.invariant.invariant_mlp import NORM_EPS, InvariantMLP
 from tracegrad.nn.invariant.low_rank_block import low_rank_block
@@ -77,12 +77,14 @@ class TraceGradBlock(nn.Module):
         widths = [channels, *[hidden] * (layers - 1), width]
         self.s_nonlin = InvariantMLP(widths, final=final, final_bias=final_bias, zero_bias=zero_bias, eps=eps)
 
-    def encode(self, f: Feature) -> Float[Tensor, "n width"]:
+    def encode(self, f: ComponentFirstFeature) -> Float[Tensor, "n width"]:
         """z alone."""
         x, _ = self.invariants(self._merge(f))
         return self.s_nonlin(x, self.invariants.mixing())
 
-    def forward(self, f: Feature, *, recompute: bool = False) -> tuple[Float[Tensor, "n width"], Feature]:
+    def forward(
+        self, f: ComponentFirstFeature, *, recompute: bool = False
+    ) -> tuple[Float[Tensor, "n width"], ComponentFirstFeature]:
         """z and v; ``recompute`` makes them again for the gradient instead of storing what it needs.
 
         A low-rank W does so on every CPU, where it is no slower; there it takes smaller chunks instead.
@@ -92,27 +94,27 @@ class TraceGradBlock(nn.Module):
         in_chunks = (
             isinstance(self.invariants, LowRankInvariants)
             and (recompute or not recorded or merged[0].device.type == "cpu")
-            and native.wanted()
+            and native.enabled()
             and not torch.is_autocast_enabled(merged[0].device.type)
         )
         if in_chunks:
             invariants = cast(LowRankInvariants, self.invariants)
-            z, v = low_rank_block(invariants, self.s_nonlin, merged, sparing=recompute)
+            z, v = low_rank_block(invariants, self.s_nonlin, merged, save_memory=recompute)
         elif recompute and recorded:
             z, v = checkpoint(self._whole, merged, use_reentrant=False)
         else:
             z, v = self._whole(merged)
         return z, self._unmerge(v)
 
-    def _whole(self, merged: Feature) -> tuple[Tensor, Feature]:
+    def _whole(self, merged: ComponentFirstFeature) -> tuple[Tensor, ComponentFirstFeature]:
         x, saved = self.invariants(merged)
         z, g = self.s_nonlin.value_and_gradient(x, self.invariants.mixing())
         return z, self.invariants.pull_back(merged, saved, g)
 
-    def _merge(self, f: Feature) -> Feature:
+    def _merge(self, f: ComponentFirstFeature) -> ComponentFirstFeature:
         return [f[g[0]] if len(g) == 1 else torch.cat([f[i] for i in g], dim=-1) for g in self.groups]
 
-    def _unmerge(self, v: Feature) -> Feature:
+    def _unmerge(self, v: ComponentFirstFeature) -> ComponentFirstFeature:
         parts: dict[int, Tensor] = {}
         for group, merged in zip(self.groups, v, strict=True):
             pieces = merged.split([self.muls[i] for i in group], dim=-1)
@@ -257,8 +259,8 @@ class TraceGrad(nn.Module):
                 self.decoders[site] = InvariantMLP(widths, norm=decoder_norm)
 
     def refine(
-        self, site: str, k: int, f: Feature, *, need_z: bool
-    ) -> tuple[Feature, Float[Tensor, "n width"] | None]:
+        self, site: str, k: int, f: ComponentFirstFeature, *, need_z: bool
+    ) -> tuple[ComponentFirstFeature, Float[Tensor, "n width"] | None]:
         """o, and z where it is computed; ``need_z=False`` skips encoders that only feed the decoder."""
         if site not in self.blocks:
             return f, None
@@ -274,7 +276,9 @@ class TraceGrad(nn.Module):
         """Predicted traces of each supervised site in the order of ``labels``, from z = [z_1 .. z_K]."""
         return {site: decoder(torch.cat(z[site], dim=-1)) for site, decoder in self.decoders.items()}
 
-    def _add(self, f: Feature, v: Feature, gain: Float[Tensor, " irreps"] | None) -> Feature:
+    def _add(
+        self, f: ComponentFirstFeature, v: ComponentFirstFeature, gain: Float[Tensor, " irreps"] | None
+    ) -> ComponentFirstFeature:
         scaled = v if gain is None else [g * b for g, b in zip(gain, v, strict=True)]
         if self.residual == "sum":
             return [a + b for a, b in zip(f, scaled, strict=True)]

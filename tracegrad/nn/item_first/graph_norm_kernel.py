@@ -53,11 +53,11 @@ def centred(
             f"features of shape {tuple(x.shape)} and counts {tuple(counts.shape)}; (n, m, c) and (graphs,) are needed"
         )
     turn = None if rotation is None else rotation.contiguous()
-    call = _Call(library, turn, native.index("batch", batch, len(counts)), counts, plain)
+    call = _GraphNormCall(library, turn, native.index("batch", batch, len(counts)), counts, plain)
     return _Centred.apply(call, *(None if y is None else y.contiguous() for y in (x, weight, plus)))
 
 
-class _Call:
+class _GraphNormCall:
     """What a kernel is called with besides the features."""
 
     def __init__(
@@ -105,7 +105,7 @@ class _Call:
 
 class _Centred(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: _Call, x: Tensor, weight: Tensor, plus: Tensor | None) -> Tensor:
+    def forward(ctx, call: _GraphNormCall, x: Tensor, weight: Tensor, plus: Tensor | None) -> Tensor:
         means = call.means(x, torch.ones_like(weight))
         ctx.call = call
         ctx.save_for_backward(x, weight, means)
@@ -115,10 +115,10 @@ class _Centred(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        call: _Call = ctx.call
+        call: _GraphNormCall = ctx.call
         x, weight, means = ctx.saved_tensors
         of_plus = gradient if ctx.needs_input_grad[3] else None
-        if torch.is_grad_enabled() or not native.wanted(gradient):
+        if torch.is_grad_enabled() or not native.enabled(gradient):
             found = plain_gradients(
                 lambda x, weight: call.plain(x, weight, None),
                 [x, weight],

@@ -70,7 +70,9 @@ class KindLinear(nn.Module):
         self.scale = 1 / math.sqrt(kinds)
 
     @full_precision
-    def forward(self, x: list[Float[Tensor, "n _m _c"]], kinds: "Kinds") -> list[Float[Tensor, "n _m _w"]]:
+    def forward(
+        self, x: list[Float[Tensor, "n _m _c"]], kinds: "ItemKinds"
+    ) -> list[Float[Tensor, "n _m _w"]]:
         if kinds.order is None:
             return self.linears[0](x, self.scale)
         sorted_x = [part.index_select(0, kinds.order).split(kinds.counts) for part in x]
@@ -80,7 +82,7 @@ class KindLinear(nn.Module):
         return [torch.cat(parts).index_select(0, kinds.back) for parts in zip(*results, strict=True)]
 
 
-class Kinds:
+class ItemKinds:
     """Items grouped by their kind, worked out once for all layers.
 
     Args:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.nn.component_first.features import wigner_3j
-from tracegrad.nn.item_first.shell_pairs_kernel import Maps, Rotation, SparseMap, expand
+from tracegrad.nn.item_first.shell_pairs_kernel import ExpansionMaps, OptionalRotation, SparseMap, expand
 from tracegrad.numerics import native
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.precision import full_precision
@@ -82,11 +82,11 @@ class ShellPairExpansion(nn.Module):
         self.order: Tensor
         self.back: Tensor
         self._shape = (basis.dim, basis.dim, 2) if basis.spinful else (basis.dim, basis.dim)
-        self._maps = Maps(self._map(), self._map(transposed=True))
+        self._maps = ExpansionMaps(self._map(), self._map(transposed=True))
 
     @full_precision
     def forward(
-        self, x: list[Float[Tensor, "n _m _c"]], rotations: Sequence[Rotation] | None = None
+        self, x: list[Float[Tensor, "n _m _c"]], rotations: Sequence[OptionalRotation] | None = None
     ) -> Float[Tensor, "n dim dim"] | Complex[Tensor, "n dim dim"]:
         """Blocks from the features ``irreps``.
 
@@ -100,7 +100,7 @@ class ShellPairExpansion(nn.Module):
         return torch.view_as_complex(blocks) if self.basis.spinful else blocks
 
     def _plain(
-        self, x: Sequence[Float[Tensor, "n _m _c"]], rotations: Sequence[Rotation]
+        self, x: Sequence[Float[Tensor, "n _m _c"]], rotations: Sequence[OptionalRotation]
     ) -> Float[Tensor, "n elements"]:
         """One product for each type of pairs of shells."""
         x = [part if turn is None else turn @ part for part, turn in zip(x, rotations, strict=True)]

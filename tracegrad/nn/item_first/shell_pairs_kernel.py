@@ -23,7 +23,7 @@ FUNCTIONS = (
     native.Function("expand", "iiippppp" + "iipppp"),
     native.Function("contract", "iiippppp" + "iipppp"),
 )
-Rotation = Float[Tensor, "n _m _m"] | None
+OptionalRotation = Float[Tensor, "n _m _m"] | None
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class SparseMap:
 
 
 @dataclass(frozen=True)
-class Maps:
+class ExpansionMaps:
     """From numbers of features to elements of blocks, and the transpose."""
 
     forward: SparseMap
@@ -82,9 +82,9 @@ class Maps:
 
 
 def expand(
-    maps: Maps,
+    maps: ExpansionMaps,
     x: Sequence[Float[Tensor, "n _m _c"]],
-    rotations: Sequence[Rotation],
+    rotations: Sequence[OptionalRotation],
     plain: Callable[..., Float[Tensor, "n elements"]],
 ) -> Float[Tensor, "n elements"]:
     """Elements of the blocks by the kernel, or by ``plain`` where there is none.
@@ -107,12 +107,12 @@ def expand(
                 f"features of the shapes {[tuple(part.shape) for part in x]}; (n, m, c) with one n is needed"
             )
     whole = [None if rotation is None else rotation.contiguous() for rotation in rotations]
-    return _Expand.apply(_Call(maps, library, whole, plain), *(part.contiguous() for part in x))
+    return _Expand.apply(_ExpandCall(maps, library, whole, plain), *(part.contiguous() for part in x))
 
 
 @dataclass(frozen=True)
-class _Call:
-    maps: Maps
+class _ExpandCall:
+    maps: ExpansionMaps
     library: ctypes.CDLL
     rotations: list[Tensor | None]
     plain: Callable[..., Tensor]
@@ -159,7 +159,7 @@ class _Call:
 
 class _Expand(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: _Call, *x: Tensor) -> Tensor:
+    def forward(ctx, call: _ExpandCall, *x: Tensor) -> Tensor:
         ctx.call, ctx.sizes = call, [part.shape for part in x]
         blocks = x[0].new_empty(len(x[0]), call.maps.forward.made)
         call.run("expand", call.maps.forward, x, blocks)
@@ -167,8 +167,8 @@ class _Expand(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        call: _Call = ctx.call
-        if torch.is_grad_enabled() or not native.wanted(gradient):
+        call: _ExpandCall = ctx.call
+        if torch.is_grad_enabled() or not native.enabled(gradient):
             # Blocks are linear in the features: any serve.
             x = [gradient.new_zeros(size) for size in ctx.sizes]
             return None, *plain_gradients(call.plain, x, [gradient], ctx.needs_input_grad[1:])
