@@ -378,7 +378,7 @@ def test_maps_whose_entries_do_not_fit_are_refused():
     for wrong in ((row[:-1], column, value), (row, column, value[1:])):
         with pytest.raises(native.KernelArgumentError, match="each entry has one"):
             SparseMap.of(*wrong)
-    with pytest.raises(native.KernelArgumentError, match="stand apart"):
+    with pytest.raises(native.KernelArgumentError, match="not adjacent"):
         SparseMap.of(row[[0, 2, 1, 3]], column, value)
     with pytest.raises(native.KernelIndexError):
         SparseMap.of(row, column + 2**31, value)

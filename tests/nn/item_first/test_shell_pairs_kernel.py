@@ -77,12 +77,14 @@ def test_the_back_map_is_the_transpose():
         matrix = torch.zeros(rows, columns, dtype=torch.float64)
         values = sparse.values(matrix)
         starts, columns = sparse.starts.values, sparse.columns.values.long()
-        for place, first, last in zip(sparse.places.values, starts, starts[1:], strict=False):
-            matrix[place, columns[first:last]] = values[first:last]
+        for target, first, last in zip(sparse.targets.values, starts, starts[1:], strict=False):
+            matrix[target, columns[first:last]] = values[first:last]
         return matrix
 
     size = expansion.irreps.dim
-    forward, back = (dense(sparse, size, size) for sparse in (expansion._maps.forward, expansion._maps.back))
+    forward, back = (
+        dense(sparse, size, size) for sparse in (expansion._maps.forward, expansion._maps.transpose)
+    )
     assert torch.equal(forward.T, back)
     assert forward.any(dim=1).all()
 
@@ -126,5 +128,5 @@ def test_features_that_do_not_fit_are_refused():
         expansion([*x[:-1], x[-1][:2]], rotations)
     with pytest.raises(ValueError, match=r"rotation .*: a tensor of shape \(2, 3, 3\)"):
         expansion(x, [*rotations[:-1], EdgeFrame(torch.randn(2, 3).double()).rotation(Irrep("1o"))])
-    with pytest.raises(ValueError, match="numbers each; the blocks are made of"):
+    with pytest.raises(ValueError, match="numbers for each item; the blocks need"):
         expansion([*x[:-1], x[-1][:, :, :0]], rotations)

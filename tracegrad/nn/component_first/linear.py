@@ -1,4 +1,4 @@
-"""Linear maps between the channels of equivariant features."""
+"""Linear maps between the channels of component-first features."""
 
 import math
 
@@ -42,7 +42,7 @@ def _plain(
 
 
 class _Linear(torch.autograd.Function):
-    """The products of all degrees written into one tensor, forward and backward, where `_plain` joins copies."""
+    """`_plain` without its copies: the products of all degrees are written into one tensor, forward and backward."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
