@@ -187,7 +187,7 @@ def test_harmonics_that_need_a_gradient_take_the_plain_form():
 @pytest.fixture
 def _fresh():
     """Nothing that was compiled or said before counts."""
-    caches = (native._library, native._command, native._folder, native._say_once)
+    caches = (native._library, native._command, native._folder, native._warn_once)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -240,7 +240,7 @@ def test_compiled_once_and_kept(monkeypatch, tmp_path):
 def test_a_damaged_file_is_made_again(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = 'extern "C" int nine() { return 9; }'
-    kept = native._place(source)
+    kept = native._cache_path(source)
     native._compile(source, kept)
     kept.write_bytes(kept.read_bytes()[:2000])
     assert native.library(source).nine() == 9

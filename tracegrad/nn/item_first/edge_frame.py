@@ -169,7 +169,7 @@ def _wigner(
 
 @lru_cache(maxsize=32)
 def _polar_rotations(degree: int) -> Constant:
-    """Coefficients [2l + 1, m' m] of J Z(polar) J^T, which is linear in cos(m polar), m >= 0, and sin(m polar), m > 0."""
+    """J Z(polar) J^T as coefficients [2l + 1, m' m] of cos(m polar), m = 0 .. l, and sin(m polar), m = 1 .. l."""
     with torch.inference_mode(False):
         exchange = _axis_exchange(degree)(torch.empty(0, dtype=torch.float64))
         parts = exchange.new_zeros(2 * degree + 1, 2 * degree + 1, 2 * degree + 1)

@@ -189,7 +189,7 @@ class ShellPairExpansion(nn.Module):
 
 
 class _Reordered(torch.autograd.Function):
-    """``x[:, order]`` for a permutation. Its gradient is the inverse permutation ``back``, which costs less than a sum."""
+    """``x[:, order]`` for a permutation; its gradient is the inverse permutation ``back``, cheaper than a sum."""
 
     @staticmethod
     def forward(ctx, x: Tensor, order: Tensor, back: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 A block is a sparse matrix, the same for all edges, times the numbers of an edge: of the couplings of 196 pairs of
 shells with spin, 1 in 8 is not zero. The kernel processes as many edges at a time as a vector has lanes: it
-transposes their numbers so that those of different edges are adjacent, rotates every irrep into the global frame, adds
-up the couplings, and writes the blocks. The transposed map does the same in the opposite direction.
+transposes their numbers so that those of different edges are adjacent, rotates every irrep into the global frame,
+adds up the couplings, and writes the blocks. The transposed map does the same in the opposite direction.
 
     memory      edge 0: n0 n1 n2 ...        vectors     n0: edge 0, edge 1, ...
                 edge 1: n0 n1 n2 ...   ->               n1: edge 0, edge 1, ...
