@@ -1,4 +1,4 @@
-"""Kernels refuse arguments for which they would use memory that they do not have, by name and before they run."""
+"""Kernels refuse arguments with which they would access memory outside of their tensors, before they run."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,7 +35,7 @@ def normal(*shape: int) -> Tensor:
 
 
 def no_plain(*_: Tensor) -> Tensor:
-    raise AssertionError("the plain form was asked")
+    raise AssertionError("the plain form was called")
 
 
 COUPLING = CouplingPaths((((1, 1, 0), 0.5), ((1, 1, 2), 0.7)), (1, 1, 2), shared=False)
@@ -195,8 +195,8 @@ CASES: dict[str, tuple[Callable, Arguments]] = {
     ),
 }
 EACH = [(case, name) for case, (_, arguments) in CASES.items() for name in arguments]
-# What an operator is free to have more or less of: items behind those that indices name, components of one feature,
-# columns of rows that no feature takes, weights that no submatrix uses.
+# Other sizes that fit: items that no index refers to, components of a feature of one irrep, columns of rows without
+# a feature, weights that no submatrix uses.
 HARMLESS = {
     "couple": {"a": "longer 1", "b": "longer 1", "weight": "longer 0"},
     "to_rows": {"x": "shorter 2"},
@@ -213,13 +213,13 @@ HARMLESS = {
 
 def others(x: Tensor) -> dict[str, Tensor]:
     """Tensors of other shapes."""
-    found = {"rank up": x[None], "none": x[:0]}
+    tensors = {"rank up": x[None], "none": x[:0]}
     if x.ndim:
-        found["rank down"] = x.reshape(-1) if x.ndim > 1 else x[0]
+        tensors["rank down"] = x.reshape(-1) if x.ndim > 1 else x[0]
     for dim in range(x.ndim):
-        found[f"shorter {dim}"] = x.narrow(dim, 0, x.shape[dim] - 1)
-        found[f"longer {dim}"] = torch.cat([x, x.narrow(dim, 0, 1)], dim)
-    return found
+        tensors[f"shorter {dim}"] = x.narrow(dim, 0, x.shape[dim] - 1)
+        tensors[f"longer {dim}"] = torch.cat([x, x.narrow(dim, 0, 1)], dim)
+    return tensors
 
 
 def copies(arguments: Arguments) -> Arguments:
@@ -238,7 +238,7 @@ def test_arguments_that_fit_are_taken(case):
 
 @pytest.mark.parametrize(("case", "name"), EACH, ids=["-".join(e) for e in EACH])
 def test_other_shapes_are_refused(case, name):
-    """With an error of Python; one of ours unless torch meets it before."""
+    """With a Python exception; it is a KernelArgumentError unless torch raises before."""
     run, arguments = CASES[case]
     harmless = HARMLESS.get(case, {}).get(name, "").split(", ")
     ours = 0
@@ -271,7 +271,7 @@ def test_indices_out_of_range_are_refused(case, name):
 
 @pytest.mark.parametrize(("case", "name"), EACH, ids=["-".join(e) for e in EACH])
 def test_other_dtypes_and_devices_do_no_harm(case, name):
-    """The plain form takes them, or they are refused."""
+    """The plain form is used, or they are refused."""
     run, arguments = CASES[case]
     if not arguments[name].is_floating_point():
         return
@@ -294,11 +294,11 @@ def test_numbers_that_are_not_finite_and_gradients_do_no_harm(case):
 
 
 def test_gradients_of_views_and_signs_reach_kernels_as_they_are():
-    """Expanded, transposed and negated gradients of an operator whose kernel wants them contiguous."""
+    """Expanded, transposed and negated gradients of an operator whose kernel needs contiguous ones."""
     _, arguments = CASES["couple"]
-    given = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in arguments.items()}
-    leaves = [x for x in given.values() if x.requires_grad]
-    out = run_couple(**given)
+    inputs = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in arguments.items()}
+    leaves = [x for x in inputs.values() if x.requires_grad]
+    out = run_couple(**inputs)
     parts = torch.randn(*out.shape, 2, dtype=torch.float64)
     negated = torch.view_as_complex(parts).conj().imag
     assert negated.is_neg()
@@ -307,19 +307,19 @@ def test_gradients_of_views_and_signs_reach_kernels_as_they_are():
         normal(*out.shape[::-1]).permute(2, 1, 0),
         negated,
     ):
-        found = torch.autograd.grad(out, leaves, gradient, retain_graph=True)
+        actual = torch.autograd.grad(out, leaves, gradient, retain_graph=True)
         expected = torch.autograd.grad(
             out, leaves, gradient.resolve_neg().contiguous().clone(), retain_graph=True
         )
-        for a, b in zip(found, expected, strict=True):
+        for a, b in zip(actual, expected, strict=True):
             assert torch.equal(a, b)
 
 
 def test_an_index_that_was_overwritten_is_refused():
     _, arguments = CASES["couple"]
-    given = copies(arguments) | {"a": arguments["a"].clone().requires_grad_()}
-    out = run_couple(**given)
-    given["of_a"][0] = 1_000_000
+    inputs = copies(arguments) | {"a": arguments["a"].clone().requires_grad_()}
+    out = run_couple(**inputs)
+    inputs["of_a"][0] = 1_000_000
     with pytest.raises(native.KernelArgumentError, match="index of a: overwritten since it was checked"):
         out.sum().backward()
 

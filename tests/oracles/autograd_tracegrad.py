@@ -29,7 +29,7 @@ def dense_weights(block: TraceGradBlock) -> list[Tensor]:
     if isinstance(form, FullInvariants):
         return [dense_from_upper(weight) for weight in form.weights]
     if isinstance(form, ProjectedInvariants):
-        # Both are divided by the root of their own number of pairs.
+        # Both forms are divided by the root of the number of their pairs.
         ratio = (sum(p.shape[0] ** 2 for p in form.maps) / sum(p.shape[1] ** 2 for p in form.maps)) ** 0.5
         small = (dense_from_upper(weight) for weight in form.full.weights)
         return [

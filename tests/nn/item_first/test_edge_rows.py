@@ -28,13 +28,13 @@ def rotations() -> dict[int, Tensor]:
 
 def gathering(channels: tuple[int, ...]) -> tuple[list[IrrepPlacement], list[Tensor], list[tuple[int, int]]]:
     """Features of nodes with three degrees, one without |m| = 1, and of edges with degree 1; shapes of the rows."""
-    endpoints, turned = make_endpoints(), rotations()
+    endpoints, matrices = make_endpoints(), rotations()
     c0, c1, c2 = channels
     placements = [
         IrrepPlacement(((0, 0),), None, endpoints),
-        IrrepPlacement(((0, 2 * c0), (1, 0)), turned[1], endpoints),
+        IrrepPlacement(((0, 2 * c0), (1, 0)), matrices[1], endpoints),
         IrrepPlacement(((0, 2 * c0 + 2 * c1), (1, 2 * c1))),
-        IrrepPlacement(((0, 2 * c0 + 3 * c1), None, (2, 0)), turned[2], endpoints[:1]),
+        IrrepPlacement(((0, 2 * c0 + 3 * c1), None, (2, 0)), matrices[2], endpoints[:1]),
     ]
     sizes = [(NODES, 1, c0), (NODES, 3, c1), (EDGES, 3, c1), (NODES, 5, c2)]
     features = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
@@ -43,12 +43,12 @@ def gathering(channels: tuple[int, ...]) -> tuple[list[IrrepPlacement], list[Ten
 
 def scattering(channels: tuple[int, ...]) -> tuple[list[IrrepPlacement], list[Tensor], Tensor]:
     """Sums at nodes with and without a factor, features of edges; one |m| and some columns are unused."""
-    (first, second), turned = make_endpoints(), rotations()
+    (first, second), matrices = make_endpoints(), rotations()
     c0, c1, c2 = channels
     placements = [
         IrrepPlacement(((0, 1),), None, (first,)),
-        IrrepPlacement(((0, 1 + c0), (1, 0)), turned[1], (second,), 2),
-        IrrepPlacement((None, (1, c1), (2, 0)), turned[2], (), 2 + c1),
+        IrrepPlacement(((0, 1 + c0), (1, 0)), matrices[1], (second,), 2),
+        IrrepPlacement((None, (1, c1), (2, 0)), matrices[2], (), 2 + c1),
         IrrepPlacement(((0, 1 + c0 + c1), None, (2, c2)), None, (), 2 + c1 + c2),
     ]
     shapes = [(1, 1 + c0 + c1 + c2), (2, c1 + c2), (2, 2 * c2)]
@@ -70,14 +70,14 @@ def both_forms(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Results of the kernels, which must have been called, and of the plain form."""
     before = native.used()
-    found = results(run, inputs)
+    actual = results(run, inputs)
     count = native.used()
     assert count > before
     monkeypatch.setenv(native.SWITCH, "0")
     expected = results(run, inputs)
     assert native.used() == count
     monkeypatch.delenv(native.SWITCH)
-    return found, expected
+    return actual, expected
 
 
 @CASES
@@ -103,10 +103,10 @@ def test_rows_equal_a_literal_loop(channels):
 def test_features_equal_a_literal_loop(channels):
     placements, rows, factor = scattering(channels)
     widths = [channels[placement.degree] for placement in placements]
-    for placement, width, found in zip(
+    for placement, width, actual in zip(
         placements, widths, from_rows(placements, rows, widths, factor), strict=True
     ):
-        expected = torch.zeros(found.shape, dtype=torch.float64)
+        expected = torch.zeros(actual.shape, dtype=torch.float64)
         for e in range(EDGES):
             x = torch.zeros(2 * placement.degree + 1, width, dtype=torch.float64)
             for m, slot in enumerate(placement.slots):
@@ -117,7 +117,7 @@ def test_features_equal_a_literal_loop(channels):
                 x = x * factor[e, placement.first_factor : placement.first_factor + width].detach()
             x = x if placement.rotation is None else placement.rotation[e] @ x
             expected[int(placement.endpoints[0].index[e]) if placement.endpoints else e] += x
-        torch.testing.assert_close(found.detach(), expected, rtol=0, atol=1e-13)
+        torch.testing.assert_close(actual.detach(), expected, rtol=0, atol=1e-13)
 
 
 @CASES
@@ -142,43 +142,43 @@ def test_kernels_equal_the_plain_form_with_all_gradients(channels, dtype, thread
     placements, features, shapes = gathering(channels)
     features, placements = lowered(features, placements)
     pairs = [both_forms(lambda: to_rows(placements, features, shapes, EDGES), features, monkeypatch)]
-    turned, rows, factor = scattering(channels)
-    (*rows, factor), turned = lowered([*rows, factor], turned)
-    widths = [channels[placement.degree] for placement in turned]
-    pairs.append(both_forms(lambda: from_rows(turned, rows, widths, factor), [*rows, factor], monkeypatch))
-    for found, expected in pairs:
-        for a, b in zip(found, expected, strict=True):
+    scattered, rows, factor = scattering(channels)
+    (*rows, factor), scattered = lowered([*rows, factor], scattered)
+    widths = [channels[placement.degree] for placement in scattered]
+    pairs.append(both_forms(lambda: from_rows(scattered, rows, widths, factor), [*rows, factor], monkeypatch))
+    for actual, expected in pairs:
+        for a, b in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
-def test_views_are_read_where_they_are(monkeypatch):
+def test_strides_of_views_are_respected(monkeypatch):
     """Rows and features that are slices of wider tensors, or whose channels are not contiguous."""
     placements, features, shapes = gathering((3, 5, 9))
     wide = [torch.randn(*x.shape[:2], x.shape[2] + 4, dtype=torch.float64) for x in features]
-    apart = [x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in features]
-    for inputs in ([x[:, :, 2:-2].requires_grad_() for x in wide], apart):
-        found, expected = both_forms(
+    strided = [x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in features]
+    for inputs in ([x[:, :, 2:-2].requires_grad_() for x in wide], strided):
+        actual, expected = both_forms(
             lambda inputs=inputs: to_rows(placements, inputs, shapes, EDGES), inputs, monkeypatch
         )
-        for a, b in zip(found, expected, strict=True):
+        for a, b in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-    turned, rows, factor = scattering((3, 5, 9))
+    scattered, rows, factor = scattering((3, 5, 9))
     wide = [torch.randn(*x.shape[:2], x.shape[2] + 4, dtype=torch.float64)[:, :, 3:-1] for x in rows]
     inputs = [*(x.requires_grad_() for x in wide), factor.detach().T.contiguous().T.requires_grad_()]
-    widths = [(3, 5, 9)[placement.degree] for placement in turned]
-    found, expected = both_forms(
-        lambda: from_rows(turned, inputs[:-1], widths, inputs[-1]), inputs, monkeypatch
+    widths = [(3, 5, 9)[placement.degree] for placement in scattered]
+    actual, expected = both_forms(
+        lambda: from_rows(scattered, inputs[:-1], widths, inputs[-1]), inputs, monkeypatch
     )
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
 def test_second_derivatives():
     placements, features, shapes = gathering((2, 1, 1))
     assert torch.autograd.gradgradcheck(lambda *x: tuple(to_rows(placements, x, shapes, EDGES)), features)
-    turned, rows, factor = scattering((2, 1, 1))
-    widths = [(2, 1, 1)[placement.degree] for placement in turned]
-    run = lambda factor, *x: tuple(from_rows(turned, x, widths, factor))  # noqa: E731
+    scattered, rows, factor = scattering((2, 1, 1))
+    widths = [(2, 1, 1)[placement.degree] for placement in scattered]
+    run = lambda factor, *x: tuple(from_rows(scattered, x, widths, factor))  # noqa: E731
     assert torch.autograd.gradcheck(run, (factor, *rows))
     assert torch.autograd.gradgradcheck(run, (factor, *rows))
 
@@ -197,7 +197,7 @@ def test_rotations_may_have_a_gradient():
     assert torch.autograd.gradcheck(run, (vectors,))
 
 
-def test_without_a_compiler_the_plain_form_serves(monkeypatch):
+def test_without_a_compiler_the_plain_form_is_used(monkeypatch):
     placements, features, shapes = gathering((3, 1, 7))
     expected = to_rows(placements, features, shapes, EDGES)
     monkeypatch.setattr(native, "library", lambda *source: None)
