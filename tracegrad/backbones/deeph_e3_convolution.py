@@ -27,7 +27,7 @@ RADIAL_WIDTH = 64
 
 
 @lru_cache(maxsize=1)
-def activations() -> dict[str, float]:
+def second_moment_factors() -> dict[str, float]:
     """Factors that give silu, tanh and sigmoid of standard normal numbers a second moment of 1, as in e3nn's Gate."""
     functions = {"silu": silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
     return {name: normalize2mom(function).cst for name, function in functions.items()}
@@ -109,7 +109,7 @@ class EquiConv(nn.Module):
         rows, scalars, gates = self._split(products)
         scale = self.radial_net(chunk.radial).to(edge[0].dtype)
         scales = scale.split([mul for mul, _ in self.output], dim=1)
-        normalisation = activations()
+        normalisation = second_moment_factors()
         factor = None
         if gates is not None:
             of_vectors = [s for s, (_, ir) in zip(scales, self.output, strict=True) if ir.l > 0]

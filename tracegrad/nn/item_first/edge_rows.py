@@ -15,7 +15,7 @@ and hold channel c of irrep k, whose features are x_k[e, l + m, c], in the colum
 
 For example 0e with the channels a, b, c and 1o with the channels u, v; the index is m:
 
-                  column   0     1     2     3     4
+                column     0     1     2     3     4
     rows[0]   m =  0       a_0   b_0   c_0   u_0   v_0        slots of 0e: ((0, 0),)
     rows[1]   m = -1       u_-1  v_-1                         slots of 1o: ((0, 3), (1, 0))
               m = +1       u_+1  v_+1
@@ -26,6 +26,7 @@ from the frame of edge e to that of the feature, and f_e an optional factor for 
     to_rows      y_e = R_e^T x[node at the endpoint of e]                       fills the rows with y
     from_rows    x[node] = sum over the edges e with this endpoint f_e R_e y_e  reads y from the rows
 
+With two endpoints the channels of both nodes stand side by side: channel c of endpoint k in column first + k C + c.
 `from_rows` without a factor is the transpose of `to_rows`. On CPUs both are kernels (`edge_rows_kernel`).
 """
 
