@@ -178,6 +178,8 @@ def _rows(part: Float[Tensor, "_m _n _c"]) -> Float[Tensor, "_rows _c"]:
 
 
 class _Block(torch.autograd.Function):
+    """z and v, one chunk of items after another."""
+
     @staticmethod
     def forward(ctx, call: _LowRankCall, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.call = call
@@ -215,6 +217,7 @@ class _Block(torch.autograd.Function):
 def _gradients(
     call: _LowRankCall, tensors: Sequence[Tensor], of_z: Tensor, of_v: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
+    """Gradients of the inputs of `_Block`, one chunk of items after another."""
     feature, weights, parameters = call.parts(tensors)
     trained = [p.requires_grad for p in parameters.values()]
     of_f = [f.new_empty(f.shape) for f in feature]

@@ -31,8 +31,9 @@ OptionalRotation = Float[Tensor, "n _m _m"] | None
 
 @dataclass(frozen=True)
 class SparseMap:
-    """A sparse matrix y = A x in compressed rows: y[targets[r]] = sum over k of values[k] x[columns[k]],
-    k = starts[r] .. starts[r + 1] - 1.
+    """A sparse matrix y = A x in compressed rows.
+
+        y[targets[r]] = sum over k = starts[r] .. starts[r + 1] - 1 of values[k] x[columns[k]]
 
     Args:
         targets: which number of y each row computes; rows that read the same numbers of x should be adjacent.
