@@ -124,7 +124,7 @@ def test_without_a_compiler_the_plain_form_is_used(monkeypatch):
 @pytest.mark.usefixtures("unchecked")
 def test_features_that_do_not_fit_are_refused():
     expansion, x, rotations = make("many", 3, spinful=True)
-    with pytest.raises(ValueError, match=r"features of the shapes .* with one n is needed"):
+    with pytest.raises(ValueError, match=r"features of the shapes .* with the same n"):
         expansion([*x[:-1], x[-1][:2]], rotations)
     with pytest.raises(ValueError, match=r"rotation .*: a tensor of shape \(2, 3, 3\)"):
         expansion(x, [*rotations[:-1], EdgeFrame(torch.randn(2, 3).double()).rotation(Irrep("1o"))])

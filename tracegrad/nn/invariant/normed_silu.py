@@ -27,7 +27,7 @@ FUNCTIONS = (
     native.Function("pull", "ppppp" + "pdiii"),
     native.Function("gradient", "ppppppp" + "pdiii"),
 )
-_NormedSiluCall = tuple[ctypes.CDLL, float]  # the kernels and eps
+_NormedSiluCall = tuple[ctypes.CDLL, float]  # library of the kernels, and eps
 
 
 def normed_silu(

@@ -118,7 +118,7 @@ def expand(
     for part in x:
         if part.ndim != 3 or len(part) != len(x[0]):
             raise native.KernelArgumentError(
-                f"features of the shapes {[tuple(part.shape) for part in x]}; (n, m, c) with one n is needed"
+                f"features of the shapes {[tuple(part.shape) for part in x]}; they must be (n, m, c) with the same n"
             )
     contiguous = [None if rotation is None else rotation.contiguous() for rotation in rotations]
     return _Expand.apply(_ExpandCall(maps, library, contiguous, plain), *(part.contiguous() for part in x))
