@@ -12,7 +12,7 @@ from benchmarks.compare import compare
 from benchmarks.plain_block import PlainBlock
 from benchmarks.timing import Timing
 from tests.oracles.autograd_tracegrad import to_irreps
-from tracegrad.nn.interface import Feature
+from tracegrad.nn.interface import ComponentFirstFeature
 from tracegrad.nn.invariant.tracegrad import TraceGradBlock
 
 
@@ -46,7 +46,7 @@ class Case:
     sizes: BlockSizes
     block: TraceGradBlock
     plain: PlainBlock
-    parts: Feature
+    parts: ComponentFirstFeature
     flat: torch.Tensor
 
     @classmethod
@@ -62,7 +62,7 @@ class Case:
     def in_plain_form(self) -> None:
         self.plain(self.flat, differentiable=False)
 
-    def by_autograd(self, *, differentiable: bool = False) -> tuple[torch.Tensor, Feature]:
+    def by_autograd(self, *, differentiable: bool = False) -> tuple[torch.Tensor, ComponentFirstFeature]:
         """z and v from the same invariants as in the closed form."""
         z = self.block.encode(self.parts)
         return z, list(torch.autograd.grad(z.sum(), self.parts, create_graph=differentiable))
@@ -71,14 +71,14 @@ class Case:
         with torch.inference_mode():
             self.block(self.parts)
 
-    def backward(self, way: Callable[[], tuple[torch.Tensor, Feature]]) -> None:
+    def backward(self, way: Callable[[], tuple[torch.Tensor, ComponentFirstFeature]]) -> None:
         """Gradients of weights and feature through z and v."""
         for parameter in (*self.block.parameters(), *self.plain.parameters(), *self.parts, self.flat):
             parameter.grad = None
         z, v = way()
         torch.autograd.backward([z.sum(), *(part.square().sum() for part in v)])
 
-    def plain_pair(self) -> tuple[torch.Tensor, Feature]:
+    def plain_pair(self) -> tuple[torch.Tensor, ComponentFirstFeature]:
         z, v = self.plain(self.flat, differentiable=True)
         return z, [v]
 

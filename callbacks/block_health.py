@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tracegrad.errors import ConfigError
 from tracegrad.model.network import HamiltonianModel
-from tracegrad.nn.interface import Feature
+from tracegrad.nn.interface import ComponentFirstFeature
 from tracegrad.training.loss import HamiltonianLoss
 from tracegrad.training.module import HamiltonianModule
 
@@ -56,11 +56,11 @@ def block_states(model: HamiltonianModel, graph: Any) -> dict[str, BlockState]:
     states: dict[str, BlockState] = {}
     tracegrad, training = model.tracegrad, model.training
 
-    def added(site: str, k: int, f: Feature) -> tuple[Feature, Tensor | None]:
+    def added(site: str, k: int, f: ComponentFirstFeature) -> tuple[ComponentFirstFeature, Tensor | None]:
         o, z = tracegrad.refine(site, k, f, need_z=True)
         return [a - b for a, b in zip(o, f, strict=True)], z
 
-    def refine(site: str, k: int, f: Feature) -> Feature:
+    def refine(site: str, k: int, f: ComponentFirstFeature) -> ComponentFirstFeature:
         w, z = added(site, k, f)
         if z is not None:
             name = f"{site}{k + 1}"

@@ -72,10 +72,10 @@ def test_blocks_are_equivariant(basis, options, arm):
     reference = blocks_of(model, *samples)
     for seed in range(4):
         rotation = random_rotation(seed) * (-1) ** seed  # with and without inversion
-        found = blocks_of(model, *(rotated(sample, rotation) for sample in samples))
+        actual = blocks_of(model, *(rotated(sample, rotation) for sample in samples))
         u = orbital_rotation(basis, rotation)
-        torch.testing.assert_close(found, u @ reference @ u.mH, rtol=0, atol=1e-9)
-        assert (found - reference).abs().max() > 0.1
+        torch.testing.assert_close(actual, u @ reference @ u.mH, rtol=0, atol=1e-9)
+        assert (actual - reference).abs().max() > 0.1
 
 
 @BASES
@@ -85,8 +85,8 @@ def test_mirrors_are_symmetries_too(basis, arm):
     for axis in torch.eye(3, dtype=torch.float64):
         mirror = torch.eye(3, dtype=torch.float64) - 2 * torch.outer(axis, axis)
         u = orbital_rotation(basis, mirror)
-        found = blocks_of(model, rotated(crystals.MOS2, mirror))
-        torch.testing.assert_close(found, u @ blocks_of(model, crystals.MOS2) @ u.mH, rtol=0, atol=1e-9)
+        actual = blocks_of(model, rotated(crystals.MOS2, mirror))
+        torch.testing.assert_close(actual, u @ blocks_of(model, crystals.MOS2) @ u.mH, rtol=0, atol=1e-9)
 
 
 @BASES
@@ -94,8 +94,8 @@ def test_default_degrees_are_equivariant(basis):
     model = make_model(basis, irreps="4x0e+2x1o+2x2e+2x3o+2x4e+1x5o", lmax=5, blocks=2)
     rotation = -random_rotation(5)
     u = orbital_rotation(basis, rotation)
-    found = blocks_of(model, rotated(crystals.MOS2, rotation))
-    torch.testing.assert_close(found, u @ blocks_of(model, crystals.MOS2) @ u.mH, rtol=0, atol=1e-9)
+    actual = blocks_of(model, rotated(crystals.MOS2, rotation))
+    torch.testing.assert_close(actual, u @ blocks_of(model, crystals.MOS2) @ u.mH, rtol=0, atol=1e-9)
 
 
 @BASES
@@ -135,8 +135,8 @@ def test_another_cell_of_the_same_lattice_gives_the_same_blocks(basis, arm):
     relabelled = edges.copy()
     relabelled[:, :3] = edges[:, :3] @ np.rint(np.linalg.inv(change)).astype(int)
     reference = model.hamiltonian(numbers, positions, lattice, edges)
-    found = model.hamiltonian(numbers, positions, change @ lattice, relabelled)
-    for a, b in zip(found, reference, strict=True):
+    actual = model.hamiltonian(numbers, positions, change @ lattice, relabelled)
+    for a, b in zip(actual, reference, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
 
 
@@ -148,10 +148,10 @@ def test_a_batch_equals_its_crystals(basis, arm):
     batch = model(collate(graphs))
     start = 0
     for graph in graphs:
-        alone, edges = model(collate([graph])), graph.edge_index.shape[1]
+        single, edges = model(collate([graph])), graph.edge_index.shape[1]
         at = slice(start, start + edges)
-        torch.testing.assert_close(batch.blocks["edge"][at], alone.blocks["edge"], rtol=0, atol=1e-11)
-        for site, traces in alone.traces.items():
+        torch.testing.assert_close(batch.blocks["edge"][at], single.blocks["edge"], rtol=0, atol=1e-11)
+        for site, traces in single.traces.items():
             torch.testing.assert_close(batch.traces[site][at], traces, rtol=0, atol=1e-11)
         start += edges
     assert start == len(batch.blocks["edge"])
@@ -190,10 +190,10 @@ def test_time_reversal_is_exact(arm, hermitian):
     released.load_state_dict(model.state_dict())
     samples = (crystals.MOS2, crystals.CHAIN)
     blocks, plain = blocks_of(model, *samples), blocks_of(released, *samples)
-    turn = torch.kron(PAULI[1], torch.eye(SPINFUL.dim // 2)).to(blocks.dtype)
-    assert torch.equal(turn @ blocks.conj() @ turn, blocks)
-    torch.testing.assert_close(blocks, (plain + turn @ plain.conj() @ turn) / 2, rtol=0, atol=1e-5)
-    assert (turn @ plain.conj() @ turn - plain).abs().max() > 0.1
+    reversal = torch.kron(PAULI[1], torch.eye(SPINFUL.dim // 2)).to(blocks.dtype)
+    assert torch.equal(reversal @ blocks.conj() @ reversal, blocks)
+    torch.testing.assert_close(blocks, (plain + reversal @ plain.conj() @ reversal) / 2, rtol=0, atol=1e-5)
+    assert (reversal @ plain.conj() @ reversal - plain).abs().max() > 0.1
     if hermitian:
         assert torch.equal(blocks, blocks[graph_of(*samples, basis=SPINFUL).reverse].mH)
 
@@ -207,20 +207,20 @@ def test_full_size_has_the_parameters_of_the_released_network_that_are_used():
     assert count == 627_981 - unused
 
 
-def test_pseudoscalars_ask_for_axial_vectors_among_the_last_nodes():
+def test_pseudoscalars_need_axial_vectors_among_the_last_nodes():
     last = make_model(SPINFUL).backbone.node_updates[-1].irreps
     assert str(last) == "6x0e+4x1o+3x2e+2x3o+4x1e"
     assert str(make_model(SPINLESS).backbone.node_updates[-1].irreps) == SIZES["irreps"]
-    given = make_model(SPINFUL, last_node_irreps="5x0e+4x1o+3x2e+2x3o+2x1e").backbone
-    assert str(given.node_updates[-1].irreps) == "5x0e+4x1o+3x2e+2x3o+2x1e"
+    backbone = make_model(SPINFUL, last_node_irreps="5x0e+4x1o+3x2e+2x3o+2x1e").backbone
+    assert str(backbone.node_updates[-1].irreps) == "5x0e+4x1o+3x2e+2x3o+2x1e"
 
 
-def test_nodes_may_have_irreps_of_their_own():
+def test_nodes_may_have_other_irreps_than_edges():
     model = make_model(SPINFUL, node_irreps="5x0e+3x1o+2x1e+2x2e+1x3o")
     rotation = -random_rotation(2)
     u = orbital_rotation(SPINFUL, rotation)
-    found = blocks_of(model, rotated(crystals.MOS2, rotation))
-    torch.testing.assert_close(found, u @ blocks_of(model, crystals.MOS2) @ u.mH, rtol=0, atol=1e-9)
+    actual = blocks_of(model, rotated(crystals.MOS2, rotation))
+    torch.testing.assert_close(actual, u @ blocks_of(model, crystals.MOS2) @ u.mH, rtol=0, atol=1e-9)
 
 
 @BASES
@@ -248,7 +248,7 @@ def test_refinement_is_called_once_per_feature_and_used(basis):
 
 
 def test_elements_far_apart_in_the_table_and_of_one_kind():
-    """The embedding counts elements, not atomic numbers."""
+    """The rows of the embedding are elements of the basis, not atomic numbers."""
     model = make_model(SPINLESS).backbone
     graph = graph_of(crystals.MOS2, basis=SPINLESS)
     kinds = model.kind_of_number[graph.numbers]
@@ -282,7 +282,7 @@ def test_every_parameter_is_used(basis, arm):
 @pytest.mark.parametrize("sample", crystals.ALL, ids=["MoS2", "chain", "alone", "bonds"])
 @BASES
 def test_gradients_are_finite_where_features_vanish(basis, sample):
-    """The pseudoscalars of an atom alone are zero, and so is their deviation in the norm."""
+    """The pseudoscalars of an isolated atom are zero, and so is their deviation in the norm."""
     model = make_model(basis)
     graph = collate([crystals.labelled_graph(sample, basis)])
     HamiltonianLoss(basis)(model(graph), graph).total.backward()
@@ -331,8 +331,8 @@ def test_traces_are_invariant(basis):
     model = make_model(basis, "tracegrad")
     reference = model(graph_of(crystals.MOS2, basis=basis)).traces
     for seed in range(3):
-        turned = rotated(crystals.MOS2, random_rotation(seed) * (-1) ** seed)
-        traces = model(graph_of(turned, basis=basis)).traces
+        sample = rotated(crystals.MOS2, random_rotation(seed) * (-1) ** seed)
+        traces = model(graph_of(sample, basis=basis)).traces
         assert traces.keys() == {"edge"}
         torch.testing.assert_close(traces["edge"], reference["edge"], rtol=0, atol=1e-10)
     assert reference["edge"].std() > 1e-3
@@ -343,16 +343,16 @@ def test_traces_are_invariant(basis):
 
 @pytest.mark.parametrize(("arm", "bound"), [("none", 2e-3), ("tracegrad", 4e-3)])
 def test_mixed_precision_keeps_most_of_the_equivariance(arm, bound):
-    """What is left comes from the invariants: rounding to bfloat16 amplifies their float32 differences."""
+    """The remaining error comes from the invariants: rounding to bfloat16 amplifies their float32 differences."""
     sizes = {"irreps": "16x0e+8x1o+6x2e+4x3o+2x4e", "embed": 16, "lmax": 4, "radial": 32, "blocks": 2}
     model = make_model(SPINFUL, arm, **sizes).float()
 
     def blocks(sample: crystals.Crystal, low: bool) -> torch.Tensor:
         graph = collate([crystal_graph(*sample, SPINFUL)])
         with torch.autocast("cpu", torch.bfloat16, enabled=low), torch.inference_mode():
-            found = model(graph).blocks["edge"]
-        assert found.dtype == torch.complex64
-        return found.to(torch.complex128)
+            of_edges = model(graph).blocks["edge"]
+        assert of_edges.dtype == torch.complex64
+        return of_edges.to(torch.complex128)
 
     def error(low: bool) -> float:
         reference, errors = blocks(crystals.MOS2, low), []
@@ -430,8 +430,8 @@ def test_chunks_and_recomputing_change_nothing(basis, edge_chunk, recompute):
     expected = gradients()
     model.backbone.edge_chunk, model.backbone.recompute = edge_chunk, recompute
     model.tracegrad.recompute = recompute
-    for found, value in zip(gradients(), expected, strict=True):
-        torch.testing.assert_close(found, value, rtol=0, atol=1e-12 * float(value.abs().max()))
+    for actual, value in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(actual, value, rtol=0, atol=1e-12 * float(value.abs().max()))
 
 
 def test_recomputing_stores_less():

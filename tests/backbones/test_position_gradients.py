@@ -1,4 +1,4 @@
-"""Derivatives of H by positions and lattice against central differences."""
+"""Derivatives of H with respect to positions and lattice against central differences."""
 
 import itertools
 import math
@@ -43,7 +43,7 @@ def central(value: Callable[[float], float | torch.Tensor]) -> float:
 
 
 class Energy:
-    """A number made of all blocks (and traces) of a crystal as a function of positions and strain."""
+    """A scalar function of all blocks (and traces) of a crystal, as a function of positions and strain."""
 
     def __init__(self, model: HamiltonianModel, sample: crystals.Crystal):
         self.model, self.sample = model, sample
@@ -55,11 +55,11 @@ class Energy:
         dst, src = self.graph.edge_index
         vectors = positions[src] + self.graph.cells.double() @ self.lattice - positions[dst]
         self.graph.vectors = vectors + vectors @ strain
-        made = self.model(self.graph)
-        parts = [torch.view_as_real(b) if b.is_complex() else b for b in made.blocks.values()]
+        prediction = self.model(self.graph)
+        parts = [torch.view_as_real(b) if b.is_complex() else b for b in prediction.blocks.values()]
         # Weights without a symmetry, so that no derivative cancels.
         return sum((torch.cos(1.0 + torch.arange(x.numel())).view(x.shape) * x).sum() for x in parts) + sum(
-            0.1 * x.square().mean() for x in made.traces.values()
+            0.1 * x.square().mean() for x in prediction.traces.values()
         )
 
     def gradients(self) -> list[torch.Tensor]:
@@ -81,14 +81,14 @@ def directions(energy: Energy) -> list[list[torch.Tensor]]:
 
 
 def compare(energy: Energy) -> None:
-    found = energy.gradients()
-    assert all(x.isfinite().all() for x in found)
-    size = max(float(x.abs().max()) for x in found)
+    actual = energy.gradients()
+    assert all(x.isfinite().all() for x in actual)
+    size = max(float(x.abs().max()) for x in actual)
     assert size > 0.1
     for direction in directions(energy):
         expected = energy.difference(direction)
-        made = sum(float((a * b).sum()) for a, b in zip(found, direction, strict=True))
-        assert made == pytest.approx(expected, rel=1e-7, abs=1e-8 * size)
+        slope_along = sum(float((a * b).sum()) for a, b in zip(actual, direction, strict=True))
+        assert slope_along == pytest.approx(expected, rel=1e-7, abs=1e-8 * size)
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
@@ -159,8 +159,8 @@ def test_losses_of_forces_train_parameters(offset, kernels, monkeypatch):
     inputs = [x.clone().requires_grad_() for x in energy.inputs]
     parameters = [p for p in energy.model.parameters() if p.numel()]
     value = slope(*inputs)
-    found = torch.autograd.grad(value, [*inputs, *parameters], allow_unused=True, materialize_grads=True)
-    assert all(x.isfinite().all() for x in found)
+    actual = torch.autograd.grad(value, [*inputs, *parameters], allow_unused=True, materialize_grads=True)
+    assert all(x.isfinite().all() for x in actual)
 
     def moved(step: float) -> torch.Tensor:
         return slope(
@@ -169,9 +169,9 @@ def test_losses_of_forces_train_parameters(offset, kernels, monkeypatch):
 
     for direction in (across, everything):
         expected = central(moved)
-        made = sum(float((a * b).sum()) for a, b in zip(found, direction, strict=False))
-        size = max(float(x.abs().max()) for x in found[:2])
-        assert made == pytest.approx(expected, rel=1e-6, abs=1e-7 * size)
+        slope_along = sum(float((a * b).sum()) for a, b in zip(actual, direction, strict=False))
+        size = max(float(x.abs().max()) for x in actual[:2])
+        assert slope_along == pytest.approx(expected, rel=1e-6, abs=1e-7 * size)
 
     moves = [torch.randn_like(p) for p in parameters]
 
@@ -183,8 +183,8 @@ def test_losses_of_forces_train_parameters(offset, kernels, monkeypatch):
 
     before = [p.detach().clone() for p in parameters]
     expected = central(trained)
-    made = sum(float((a * b).sum()) for a, b in zip(found[2:], moves, strict=True))
-    assert made == pytest.approx(expected, rel=1e-6)
+    slope_along = sum(float((a * b).sum()) for a, b in zip(actual[2:], moves, strict=True))
+    assert slope_along == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -214,7 +214,7 @@ def test_positions_that_need_gradients_change_no_bit_of_h(basis, monkeypatch):
 def test_frames_follow_their_edges(degree):
     """Derivatives up to the third of what does not depend on the gauge: the harmonics of the edges."""
 
-    def made(vectors: torch.Tensor) -> torch.Tensor:
+    def harmonics(vectors: torch.Tensor) -> torch.Tensor:
         local = torch.zeros(len(vectors), 2 * degree + 1, 1, dtype=torch.float64)
         local[:, degree] = math.sqrt(2 * degree + 1)
         return EdgeFrame(vectors).to_global(local, Irrep(degree, (-1) ** degree)).squeeze(2)
@@ -225,18 +225,18 @@ def test_frames_follow_their_edges(degree):
     def derivatives(function) -> list[torch.Tensor]:
         x = vectors.clone().requires_grad_()
         value = (function(x) * weights).sum()
-        found = []
+        gradients = []
         for order in range(3):
             (gradient,) = torch.autograd.grad(value, x, create_graph=True)
-            found.append(gradient.detach())
+            gradients.append(gradient.detach())
             value = (gradient * (torch.arange(12).view(4, 3) + order).cos()).sum()
-        return found
+        return gradients
 
     def exact(v: torch.Tensor) -> torch.Tensor:
         return spherical_harmonics(v, degree)[degree**2 :].T
 
-    for found, expected in itertools.zip_longest(derivatives(made), derivatives(exact)):
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-9)
+    for actual, expected in itertools.zip_longest(derivatives(harmonics), derivatives(exact)):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-9)
 
 
 # --- molecules
@@ -261,16 +261,17 @@ def test_molecules(basis, arm, kernels, monkeypatch):
 
         def energy(positions: torch.Tensor, graph=graph) -> torch.Tensor:
             graph.positions = positions
-            made = model(graph)
+            prediction = model(graph)
             return sum(
-                (torch.cos(torch.arange(x.numel())).view(x.shape) * x).sum() for x in made.blocks.values()
-            ) + sum(x.square().mean() for x in made.traces.values())
+                (torch.cos(torch.arange(x.numel())).view(x.shape) * x).sum()
+                for x in prediction.blocks.values()
+            ) + sum(x.square().mean() for x in prediction.traces.values())
 
         positions = start.clone().requires_grad_()
-        (found,) = torch.autograd.grad(energy(positions), positions)
-        assert found.isfinite().all()
+        (actual,) = torch.autograd.grad(energy(positions), positions)
+        assert actual.isfinite().all()
         for _ in range(2):
             direction = torch.randn_like(start)
             with torch.no_grad():
                 expected = central(lambda s, x=start, d=direction, f=energy: f(x + s * STEP * d))
-            assert float((found * direction).sum()) == pytest.approx(expected, rel=1e-7)
+            assert float((actual * direction).sum()) == pytest.approx(expected, rel=1e-7)

@@ -36,12 +36,12 @@ def test_equals_the_plain_e3nn_form(basis, sizes):
     plain = plain_copy(model)
     graph = collate([molecules.labelled_graph(m, basis) for m in (molecules.WATER, molecules.METHANOL)])
 
-    found, expected = model(graph), plain(graph)
-    torch.testing.assert_close(found["self"], expected["self"], rtol=0, atol=1e-12)
-    torch.testing.assert_close(found["edge"], expected["edge"], rtol=0, atol=1e-12)
+    actual, expected = model(graph), plain(graph)
+    torch.testing.assert_close(actual["self"], expected["self"], rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual["edge"], expected["edge"], rtol=0, atol=1e-12)
     assert expected["edge"].abs().mean() > 1e-3
 
-    for blocks in (found, expected):
+    for blocks in (actual, expected):
         loss = (blocks["self"] - graph.h_self).square().sum() + (blocks["edge"] - graph.h_edge).square().sum()
         loss.backward()
     theirs = dict(plain.named_parameters())
@@ -57,9 +57,9 @@ def test_other_shells_than_those_of_qh9():
     numbers = molecules.METHANOL[0].copy()
     numbers[1] = 6
     graph = collate([molecules.labelled_graph((numbers, molecules.METHANOL[1]), basis)])
-    found, expected = model(graph), plain_copy(model)(graph)
-    torch.testing.assert_close(found["self"], expected["self"], rtol=0, atol=1e-12)
-    torch.testing.assert_close(found["edge"], expected["edge"], rtol=0, atol=1e-12)
+    actual, expected = model(graph), plain_copy(model)(graph)
+    torch.testing.assert_close(actual["self"], expected["self"], rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual["edge"], expected["edge"], rtol=0, atol=1e-12)
 
 
 def test_forces_with_and_without_a_graph_are_finite_differences(basis):
@@ -88,8 +88,8 @@ def test_forces_with_and_without_a_graph_are_finite_differences(basis):
 def test_messages_end_at_the_cutoff(basis):
     model = small(basis, cutoff=15.0)
     graph = molecules.labelled_graph(molecules.FAR, basis)
-    alone = molecules.labelled_graph((molecules.FAR[0][:2], molecules.FAR[1][:2]), basis)
-    torch.testing.assert_close(model(graph)["self"][:2], model(alone)["self"], rtol=0, atol=1e-13)
+    pair = molecules.labelled_graph((molecules.FAR[0][:2], molecules.FAR[1][:2]), basis)
+    torch.testing.assert_close(model(graph)["self"][:2], model(pair)["self"], rtol=0, atol=1e-13)
 
 
 def test_refinement_is_called_once_per_feature_and_used(basis):

@@ -36,8 +36,8 @@ for module in (compiled, model):
     model.zero_grad()
     loss(module(graph), graph).total.backward()
     gradients.append([p.grad.clone() for p in model.parameters()])
-for found, expected in zip(*gradients, strict=True):
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+for actual, expected in zip(*gradients, strict=True):
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 with torch.inference_mode():
     assert compiled(graph, traces=False).blocks["edge"].isfinite().all()
 print("equal")
@@ -68,7 +68,7 @@ def test_a_block_compiles_into_one_graph(w):
 
 
 def test_the_whole_model_compiles_into_one_graph():
-    """In a process of its own: torch.compile cannot look through the type checks of the tests."""
+    """In a separate process, because torch.compile cannot trace the type checks of the tests."""
     run = subprocess.run(
         [sys.executable, "-c", WHOLE_MODEL],
         capture_output=True,

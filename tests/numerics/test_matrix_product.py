@@ -1,4 +1,4 @@
-"""Products by oneDNN: against the plain form, to second order, and where they are left to it."""
+"""Products by oneDNN against the plain form, to second order, and the conditions under which each is used."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ OPERATOR = torch.ops.mkldnn._linear_pointwise
 
 
 class Calls(TorchDispatchMode):
-    """Counts the products that oneDNN does."""
+    """Counts the products that oneDNN computes."""
 
     count = 0
 
@@ -22,13 +22,13 @@ class Calls(TorchDispatchMode):
 
 @pytest.fixture
 def always(monkeypatch):
-    """oneDNN for products of any size."""
+    """Use oneDNN for products of any size."""
     monkeypatch.setattr(matrix_product, "SMALLEST", 1)
     monkeypatch.setattr(matrix_product, "FEWEST_FOR_COPY", 0)
 
 
 def layouts(*shape: int) -> list[torch.Tensor]:
-    """The same numbers in rows, in columns, and with gaps."""
+    """The same numbers in row-major and column-major order, and with gaps."""
     x = torch.randn(shape)
     gaps = torch.randn(shape[0], 2 * shape[1])[:, ::2].copy_(x)
     return [x, x.T.contiguous().T, gaps]
@@ -38,12 +38,14 @@ def layouts(*shape: int) -> list[torch.Tensor]:
 def test_equals_double_precision_in_every_layout(always, bias):
     b = torch.randn(7) if bias else None
     for x in layouts(11, 5):
-        for weight, count in zip(layouts(7, 5), (1, 1, 0), strict=True):  # gaps would take very long
+        for weight, count in zip(
+            layouts(7, 5), (1, 1, 0), strict=True
+        ):  # with gaps oneDNN would take very long
             with Calls() as calls:
-                found = linear(x, weight, b)
+                actual = linear(x, weight, b)
             assert calls.count == count
             expected = x.double() @ weight.double().T + (0 if b is None else b.double())
-            torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-6)
+            torch.testing.assert_close(actual.double(), expected, rtol=0, atol=3e-6)
 
 
 @pytest.mark.parametrize("shape", [(30, 4, 6), (30, 6, 4)])
@@ -59,10 +61,10 @@ def test_gradients_to_second_order(always, shape):
             second = torch.autograd.grad(sum(x.square().sum() for x in first), [*inputs[:2], seed])
         assert (calls.count >= 6) is (dtype == torch.float32)
         results.append([out, *first, *second])
-    for found, expected in zip(*results, strict=True):
+    for actual, expected in zip(*results, strict=True):
         expected = expected.detach()
         torch.testing.assert_close(
-            found.double(), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item()
+            actual.double(), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item()
         )
 
 
@@ -88,17 +90,17 @@ def test_small_products_and_those_switched_off_are_plain(monkeypatch):
 def test_autocast_rounds_as_in_the_plain_form(always):
     x, weight = torch.randn(4, 3), torch.randn(5, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = linear(x, weight)
-        assert torch.equal(found, torch.nn.functional.linear(x, weight))
-    assert found.dtype == torch.bfloat16
+        actual = linear(x, weight)
+        assert torch.equal(actual, torch.nn.functional.linear(x, weight))
+    assert actual.dtype == torch.bfloat16
 
 
 def test_per_sample_gradients(always):
     x, weight = torch.randn(4, 3), torch.randn(5, 3, requires_grad=True)
     out = linear(x, weight)
     seeds = torch.eye(20).view(20, 4, 5)
-    (found,) = torch.autograd.grad(out, weight, seeds, is_grads_batched=True)
-    torch.testing.assert_close(found, torch.einsum("sno,ni->soi", seeds, x))
+    (actual,) = torch.autograd.grad(out, weight, seeds, is_grads_batched=True)
+    torch.testing.assert_close(actual, torch.einsum("sno,ni->soi", seeds, x))
 
 
 def test_no_rows(always):

@@ -1,4 +1,4 @@
-"""Kernels refuse arguments for which they would use memory that they do not have, by name and before they run."""
+"""Kernels refuse arguments with which they would access memory outside of their tensors, before they run."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,16 +13,16 @@ from tracegrad.hamiltonian.assembly_kernel import assembled as assemble
 from tracegrad.hamiltonian.block_errors import block_errors
 from tracegrad.metrics.functional.eigenpairs_kernel import decoupled
 from tracegrad.metrics.functional.shift_kernel import shifted_deviations
-from tracegrad.nn.component_first.coupling_kernel import Coupling, couple
+from tracegrad.nn.component_first.coupling_kernel import CouplingPaths, couple
 from tracegrad.nn.invariant.normed_silu import normed_silu
 from tracegrad.nn.invariant.pair_kernel import pull_pairs
 from tracegrad.nn.invariant.term_kernel import add_inner, add_inner_with_derivative, crossed, crossed_with_sum
 from tracegrad.nn.item_first import shell_pairs_kernel
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
-from tracegrad.nn.item_first.edge_rows import Ends, Turn, from_rows, to_rows
-from tracegrad.nn.item_first.edge_weights_kernel import Piece, Pieces, assembled
+from tracegrad.nn.item_first.edge_rows import EdgeEndpoints, IrrepPlacement, from_rows, to_rows
+from tracegrad.nn.item_first.edge_weights_kernel import Submatrices, Submatrix, assembled
 from tracegrad.nn.item_first.graph_norm_kernel import centred
-from tracegrad.nn.item_first.shell_pairs_kernel import Maps, SparseMap
+from tracegrad.nn.item_first.shell_pairs_kernel import ExpansionMaps, SparseMap
 from tracegrad.numerics import native
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -35,13 +35,13 @@ def normal(*shape: int) -> Tensor:
 
 
 def no_plain(*_: Tensor) -> Tensor:
-    raise AssertionError("the plain form was asked")
+    raise AssertionError("the plain form was called")
 
 
-COUPLING = Coupling((((1, 1, 0), 0.5), ((1, 1, 2), 0.7)), (1, 1, 2), shared=False)
+COUPLING = CouplingPaths((((1, 1, 0), 0.5), ((1, 1, 2), 0.7)), (1, 1, 2), shared=False)
 ENTRIES = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 3, 1, 2]), normal(4)
 BACK = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 0]), normal(4)
-PIECES = Pieces([(3, 4)], [(Piece(0, 0, 0, 3, 4, 0, 12, 0, 4, 2), normal(2))])
+SUBMATRICES = Submatrices([(3, 4)], [(Submatrix(0, 0, 0, 3, 4, 0, 12, 0, 4, 2), normal(2))])
 TURNED = EdgeFrame(normal(6, 3)).rotation(Irrep("1o"))
 
 
@@ -50,13 +50,13 @@ def run_couple(a, b, weight, of_a, of_b, output, row):
 
 
 def run_spread(x, rotation, ends):
-    turn = Turn(((0, 0), (1, 0)), rotation, (Ends(ends, 4),))
-    return to_rows([turn], [x], [(1, 2), (2, 2)], 6)
+    placement = IrrepPlacement(((0, 0), (1, 0)), rotation, (EdgeEndpoints(ends, 4),))
+    return to_rows([placement], [x], [(1, 2), (2, 2)], 6)
 
 
 def run_collect(axial, around, factor, rotation, ends):
-    turn = Turn(((0, 0), (1, 0)), rotation, (Ends(ends, 4),), 1)
-    return from_rows([turn], [axial, around], [2], factor)
+    placement = IrrepPlacement(((0, 0), (1, 0)), rotation, (EdgeEndpoints(ends, 4),), 1)
+    return from_rows([placement], [axial, around], [2], factor)
 
 
 def run_norm(x, weight, plus, rotation, batch, counts):
@@ -65,7 +65,7 @@ def run_norm(x, weight, plus, rotation, batch, counts):
 
 def run_expand(a, b, rotation):
     return shell_pairs_kernel.expand(
-        Maps(SparseMap.of(*ENTRIES), SparseMap.of(*BACK)), [a, b], [rotation, None], no_plain
+        ExpansionMaps(SparseMap.of(*ENTRIES), SparseMap.of(*BACK)), [a, b], [rotation, None], no_plain
     )
 
 
@@ -133,7 +133,7 @@ CASES: dict[str, tuple[Callable, Arguments]] = {
     ),
     "expand": (run_expand, {"a": normal(6, 3, 1), "b": normal(6, 1, 1), "rotation": TURNED}),
     "assembled": (
-        lambda w1, w2: assembled(PIECES, w1, w2, no_plain),
+        lambda w1, w2: assembled(SUBMATRICES, w1, w2, no_plain),
         {"w1": normal(24), "w2": normal(8)},
     ),
     "normed_silu": (
@@ -195,8 +195,8 @@ CASES: dict[str, tuple[Callable, Arguments]] = {
     ),
 }
 EACH = [(case, name) for case, (_, arguments) in CASES.items() for name in arguments]
-# What an operator is free to have more or less of: items behind those that indices name, components of one feature,
-# columns of rows that no feature takes, weights that no piece uses.
+# Other sizes that fit: items that no index refers to, components of a feature of one irrep, columns of rows without
+# a feature, weights that no submatrix uses.
 HARMLESS = {
     "couple": {"a": "longer 1", "b": "longer 1", "weight": "longer 0"},
     "to_rows": {"x": "shorter 2"},
@@ -213,13 +213,13 @@ HARMLESS = {
 
 def others(x: Tensor) -> dict[str, Tensor]:
     """Tensors of other shapes."""
-    found = {"rank up": x[None], "none": x[:0]}
+    tensors = {"rank up": x[None], "none": x[:0]}
     if x.ndim:
-        found["rank down"] = x.reshape(-1) if x.ndim > 1 else x[0]
+        tensors["rank down"] = x.reshape(-1) if x.ndim > 1 else x[0]
     for dim in range(x.ndim):
-        found[f"shorter {dim}"] = x.narrow(dim, 0, x.shape[dim] - 1)
-        found[f"longer {dim}"] = torch.cat([x, x.narrow(dim, 0, 1)], dim)
-    return found
+        tensors[f"shorter {dim}"] = x.narrow(dim, 0, x.shape[dim] - 1)
+        tensors[f"longer {dim}"] = torch.cat([x, x.narrow(dim, 0, 1)], dim)
+    return tensors
 
 
 def copies(arguments: Arguments) -> Arguments:
@@ -238,7 +238,7 @@ def test_arguments_that_fit_are_taken(case):
 
 @pytest.mark.parametrize(("case", "name"), EACH, ids=["-".join(e) for e in EACH])
 def test_other_shapes_are_refused(case, name):
-    """With an error of Python; one of ours unless torch meets it before."""
+    """With a Python exception; it is a KernelArgumentError unless torch raises before."""
     run, arguments = CASES[case]
     harmless = HARMLESS.get(case, {}).get(name, "").split(", ")
     ours = 0
@@ -271,7 +271,7 @@ def test_indices_out_of_range_are_refused(case, name):
 
 @pytest.mark.parametrize(("case", "name"), EACH, ids=["-".join(e) for e in EACH])
 def test_other_dtypes_and_devices_do_no_harm(case, name):
-    """The plain form takes them, or they are refused."""
+    """The plain form is used, or they are refused."""
     run, arguments = CASES[case]
     if not arguments[name].is_floating_point():
         return
@@ -294,11 +294,11 @@ def test_numbers_that_are_not_finite_and_gradients_do_no_harm(case):
 
 
 def test_gradients_of_views_and_signs_reach_kernels_as_they_are():
-    """Expanded, transposed and negated gradients of an operator whose kernel wants them contiguous."""
+    """Expanded, transposed and negated gradients of an operator whose kernel needs contiguous ones."""
     _, arguments = CASES["couple"]
-    given = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in arguments.items()}
-    leaves = [x for x in given.values() if x.requires_grad]
-    out = run_couple(**given)
+    inputs = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in arguments.items()}
+    leaves = [x for x in inputs.values() if x.requires_grad]
+    out = run_couple(**inputs)
     parts = torch.randn(*out.shape, 2, dtype=torch.float64)
     negated = torch.view_as_complex(parts).conj().imag
     assert negated.is_neg()
@@ -307,45 +307,45 @@ def test_gradients_of_views_and_signs_reach_kernels_as_they_are():
         normal(*out.shape[::-1]).permute(2, 1, 0),
         negated,
     ):
-        found = torch.autograd.grad(out, leaves, gradient, retain_graph=True)
+        actual = torch.autograd.grad(out, leaves, gradient, retain_graph=True)
         expected = torch.autograd.grad(
             out, leaves, gradient.resolve_neg().contiguous().clone(), retain_graph=True
         )
-        for a, b in zip(found, expected, strict=True):
+        for a, b in zip(actual, expected, strict=True):
             assert torch.equal(a, b)
 
 
 def test_an_index_that_was_overwritten_is_refused():
     _, arguments = CASES["couple"]
-    given = copies(arguments) | {"a": arguments["a"].clone().requires_grad_()}
-    out = run_couple(**given)
-    given["of_a"][0] = 1_000_000
+    inputs = copies(arguments) | {"a": arguments["a"].clone().requires_grad_()}
+    out = run_couple(**inputs)
+    inputs["of_a"][0] = 1_000_000
     with pytest.raises(native.KernelArgumentError, match="index of a: overwritten since it was checked"):
         out.sum().backward()
 
 
-def test_pieces_that_lie_outside_or_overlap_are_refused():
-    good = Piece(0, 0, 0, 3, 4, 0, 12, 0, 4, 2)
+def test_submatrices_that_lie_outside_or_overlap_are_refused():
+    good = Submatrix(0, 0, 0, 3, 4, 0, 12, 0, 4, 2)
     for change in (
         {"matrix": 1},
         {"matrix": -1},
         {"row": 1},
         {"column": -1},
         {"rows": 4},
-        {"first_1": -1},
-        {"step_2": -4},
-        {"degrees": 3},
-        {"degrees": 0},
+        {"start_1": -1},
+        {"stride_2": -4},
+        {"paths": 3},
+        {"paths": 0},
     ):
         with pytest.raises(native.KernelArgumentError, match="must lie within matrices"):
-            Pieces([(3, 4)], [(Piece(**(good.__dict__ | change)), normal(2))])
-    with pytest.raises(native.KernelArgumentError, match="overlaps another piece"):
-        Pieces([(3, 4)], [(good, normal(2)), (good, normal(2))])
+            Submatrices([(3, 4)], [(Submatrix(**(good.__dict__ | change)), normal(2))])
+    with pytest.raises(native.KernelArgumentError, match="overlaps another submatrix"):
+        Submatrices([(3, 4)], [(good, normal(2)), (good, normal(2))])
 
 
-def test_columns_that_do_not_exist_or_stand_twice_are_refused():
+def test_slots_that_do_not_exist_or_overlap_are_refused():
     x, rows = normal(6, 3, 2), [normal(6, 1, 4), normal(6, 2, 4)]
-    for columns in (
+    for slots in (
         ((0, 3), None),
         ((0, -1), None),
         ((2, 0), None),
@@ -354,17 +354,20 @@ def test_columns_that_do_not_exist_or_stand_twice_are_refused():
         (None, (0, 0)),
     ):
         with pytest.raises(native.KernelArgumentError, match="the rows have the shapes"):
-            to_rows([Turn(columns)], [x], [(1, 4), (2, 4)], 6)
+            to_rows([IrrepPlacement(slots)], [x], [(1, 4), (2, 4)], 6)
         with pytest.raises(native.KernelArgumentError, match="the rows have the shapes"):
-            from_rows([Turn(columns)], rows, [2])
+            from_rows([IrrepPlacement(slots)], rows, [2])
     with pytest.raises(native.KernelArgumentError, match="belongs to two features"):
-        to_rows([Turn(((0, 0), None)), Turn(((0, 1), None))], [x, x], [(1, 4)], 6)
+        to_rows([IrrepPlacement(((0, 0), None)), IrrepPlacement(((0, 1), None))], [x, x], [(1, 4)], 6)
     for factor in (-1, 2, 2**40):
         with pytest.raises(native.KernelArgumentError, match="factors"):
-            from_rows([Turn(((0, 0), None), None, (), factor)], rows, [2], normal(6, 3))
-    both = Ends(torch.zeros(6, dtype=torch.long), 4), Ends(torch.zeros(6, dtype=torch.long), 4)
-    with pytest.raises(native.KernelArgumentError, match="both ends"):
-        from_rows([Turn(((0, 0), None), None, both)], rows, [2])
+            from_rows([IrrepPlacement(((0, 0), None), None, (), factor)], rows, [2], normal(6, 3))
+    both = (
+        EdgeEndpoints(torch.zeros(6, dtype=torch.long), 4),
+        EdgeEndpoints(torch.zeros(6, dtype=torch.long), 4),
+    )
+    with pytest.raises(native.KernelArgumentError, match="two endpoints"):
+        from_rows([IrrepPlacement(((0, 0), None), None, both)], rows, [2])
 
 
 def test_maps_whose_entries_do_not_fit_are_refused():
@@ -375,7 +378,7 @@ def test_maps_whose_entries_do_not_fit_are_refused():
     for wrong in ((row[:-1], column, value), (row, column, value[1:])):
         with pytest.raises(native.KernelArgumentError, match="each entry has one"):
             SparseMap.of(*wrong)
-    with pytest.raises(native.KernelArgumentError, match="stand apart"):
+    with pytest.raises(native.KernelArgumentError, match="not adjacent"):
         SparseMap.of(row[[0, 2, 1, 3]], column, value)
     with pytest.raises(native.KernelIndexError):
         SparseMap.of(row, column + 2**31, value)

@@ -12,14 +12,14 @@ import pytest
 
 LOADING = """
 import sys
-from tracegrad.nn import native
+from tracegrad.numerics import native
 library = native.library('extern "C" int twelve() { return 12; }')
 print(library.twelve())
 """
 
 
 def compiler(path: Path, seconds: float) -> Path:
-    """A compiler that notes each compilation and takes its time."""
+    """A compiler that logs each compilation and takes ``seconds`` longer."""
     log = path / "compilations"
     script = path / "slow-c++"
     real = shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
@@ -51,7 +51,7 @@ def test_processes_that_start_together_compile_once(tmp_path):
     assert kept == {".so", ".sha256"}
 
 
-def test_a_compilation_that_is_killed_stands_in_nobodys_way(tmp_path):
+def test_a_killed_compilation_blocks_no_other_process(tmp_path):
     log = tmp_path / "compilations"
     first = start(tmp_path, compiler(tmp_path, 60))
     while not log.exists() or not log.read_text().endswith("\n"):
@@ -59,7 +59,7 @@ def test_a_compilation_that_is_killed_stands_in_nobodys_way(tmp_path):
         time.sleep(0.05)
     first.kill()
     first.wait()
-    os.kill(int(log.read_text()), signal.SIGKILL)  # the compiler, of which nobody waits for the end
+    os.kill(int(log.read_text()), signal.SIGKILL)  # the compiler, which has lost its parent
     first.stdout.close()
     second = start(tmp_path, compiler(tmp_path, 0))
     assert second.communicate(timeout=100)[0].strip() == "12"

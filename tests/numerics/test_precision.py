@@ -49,17 +49,17 @@ def test_equivariant_operators_ignore_autocast(case):
     operator, arguments = list(cases())[case]
     expected = operator(*arguments)
     with autocast():
-        found = operator(*arguments)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected)
+        actual = operator(*arguments)
+    assert actual.dtype == torch.float32
+    assert torch.equal(actual, expected)
 
 
 def test_low_precision_weights_are_taken_as_float32():
     product = ChannelwiseProduct(2)
     x, weights = torch.randn(9, 5, 4), torch.randn(5, product.n_paths, 4).to(LOW)
     with autocast():
-        found = product(x, x, [(weights, None)])
-    assert torch.equal(found, product(x, x, [(weights.float(), None)]))
+        actual = product(x, x, [(weights, None)])
+    assert torch.equal(actual, product(x, x, [(weights.float(), None)]))
 
 
 def equivariance_error(model, low: bool) -> float:
@@ -86,7 +86,7 @@ SIZES = {"lmax": 4, "channels": 16, "bottleneck": 8, "layers": 3, "pair_layers":
 
 
 def test_mixed_precision_keeps_most_of_the_equivariance(basis, monkeypatch):
-    """What is left comes from the invariants: rounding to bfloat16 amplifies their float32 differences."""
+    """The remaining error comes from the invariants: rounding to bfloat16 amplifies their float32 differences."""
     for arm, bound in (("none", 1e-3), ("tracegrad", 2e-3)):
         model = make_model(basis, arm, SIZES, channels=64, hidden=64).float()
         full, low = (equivariance_error(model, low) for low in (False, True))
@@ -101,16 +101,16 @@ def test_mixed_precision_keeps_most_of_the_equivariance(basis, monkeypatch):
 
 
 class Low(TorchDispatchMode):
-    """Collects operations on bfloat16 tensors and the shapes they make."""
+    """Collects the operations with bfloat16 results, and the shapes of the results."""
 
     def __init__(self):
         super().__init__()
-        self.made: list[tuple[str, torch.Size]] = []
+        self.results: list[tuple[str, torch.Size]] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor) and result.dtype == LOW:
-            self.made.append((function.overloadpacket.__name__, result.shape))
+            self.results.append((function.overloadpacket.__name__, result.shape))
         return result
 
 
@@ -120,9 +120,11 @@ def test_networks_on_invariants_do_run_in_low_precision_and_features_do_not(basi
     with autocast(), Low() as low:
         prediction = model(graph)
         total = HamiltonianLoss(basis)(prediction, graph).total
-    assert {"mm", "addmm"} <= {name for name, _ in low.made}
+    assert {"mm", "addmm"} <= {name for name, _ in low.results}
     components = (SIZES["lmax"] + 1) ** 2
-    assert not [entry for entry in low.made if len(entry[1]) == 3 and entry[1][0] in (components, 3, 5, 7, 9)]
+    assert not [
+        entry for entry in low.results if len(entry[1]) == 3 and entry[1][0] in (components, 3, 5, 7, 9)
+    ]
     assert {blocks.dtype for blocks in prediction.blocks.values()} == {total.dtype} == {torch.float32}
     total.backward()
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())

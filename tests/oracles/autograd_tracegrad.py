@@ -4,17 +4,17 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-from tracegrad.nn.interface import Feature
+from tracegrad.nn.interface import ComponentFirstFeature
 from tracegrad.nn.invariant.gram import FullInvariants, ProjectedInvariants
 from tracegrad.nn.invariant.tracegrad import TraceGradBlock
 
 
-def to_irreps(feature: Feature) -> Tensor:
+def to_irreps(feature: ComponentFirstFeature) -> Tensor:
     """[items, irreps.dim] from component-first parts."""
     return torch.cat([part.permute(1, 2, 0).flatten(1) for part in feature], dim=-1)
 
 
-def to_parts(flat: Tensor, irreps: o3.Irreps) -> Feature:
+def to_parts(flat: Tensor, irreps: o3.Irreps) -> ComponentFirstFeature:
     """Component-first parts from [items, irreps.dim]."""
     parts = flat.split([m.dim for m in irreps], dim=-1)
     return [
@@ -29,7 +29,7 @@ def dense_weights(block: TraceGradBlock) -> list[Tensor]:
     if isinstance(form, FullInvariants):
         return [dense_from_upper(weight) for weight in form.weights]
     if isinstance(form, ProjectedInvariants):
-        # Both are divided by the root of their own number of pairs.
+        # Both forms are divided by the root of the number of their pairs.
         ratio = (sum(p.shape[0] ** 2 for p in form.maps) / sum(p.shape[1] ** 2 for p in form.maps)) ** 0.5
         small = (dense_from_upper(weight) for weight in form.full.weights)
         return [
@@ -100,8 +100,8 @@ def tensor_product_invariants(f: Tensor, irreps: o3.Irreps, weights: dict[o3.Irr
 
 
 def autograd_block(
-    block: TraceGradBlock, irreps: o3.Irreps, feature: Feature, invariants=literal_invariants
-) -> tuple[Tensor, Feature]:
+    block: TraceGradBlock, irreps: o3.Irreps, feature: ComponentFirstFeature, invariants=literal_invariants
+) -> tuple[Tensor, ComponentFirstFeature]:
     """z and v = d(sum_c z_c)/df by differentiation; ``feature`` needs a gradient."""
     kinds = list(dict.fromkeys(ir for _, ir in irreps))
     weights = dict(zip(kinds, dense_weights(block), strict=True))

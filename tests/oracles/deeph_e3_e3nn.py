@@ -311,7 +311,7 @@ def degrees_of(
 
 
 def irreps_of_target(l1: int, l2: int, spinful: bool) -> list[o3.Irrep]:
-    """Scalar part: L; vector part, spinful only: L x 1 for each L in turn."""
+    """Scalar part: L; vector part, spinful only: L x 1 for one L after another."""
     parity = (-1) ** (l1 + l2)
     scalar = [o3.Irrep(degree, parity) for degree in range(abs(l1 - l2), l1 + l2 + 1)]
     vector = [o3.Irrep(k, parity) for ir in scalar for k in range(abs(ir.l - 1), ir.l + 2)]
@@ -350,11 +350,11 @@ def default_irreps(
     }
 
 
-def post_node(mid: o3.Irreps, sh: o3.Irreps, wanted: o3.Irreps) -> o3.Irreps:
+def post_node(mid: o3.Irreps, sh: o3.Irreps, needed: o3.Irreps) -> o3.Irreps:
     """``mid`` and, for pseudoscalars, which natural parities cannot reach, as many 1e as there are 1o."""
 
     def missing(irreps: o3.Irreps) -> set[o3.Irrep]:
-        return {ir for _, ir in wanted} - {ir for _, a in irreps for _, b in sh for ir in a * b}
+        return {ir for _, ir in needed} - {ir for _, a in irreps for _, b in sh for ir in a * b}
 
     node = mid
     if o3.Irrep("0o") in missing(mid):
@@ -369,7 +369,7 @@ def post_node(mid: o3.Irreps, sh: o3.Irreps, wanted: o3.Irreps) -> o3.Irreps:
 def blocks_from_irreps(
     edge_out: Tensor, degrees: list[list[int]], spinful: bool, legacy: bool = False
 ) -> Tensor:
-    """[edges, H] or, spinful, complex [edges, 4 (uu, ud, du, dd), H]: targets in turn, row-major, OpenMX order."""
+    """[edges, H] or, spinful, complex [edges, 4 (uu, ud, du, dd), H]: targets in order, row-major, OpenMX order."""
     if not spinful:
         blocks, at = [], 0
         for l1, l2 in degrees:

@@ -37,8 +37,8 @@ def inputs(case: str) -> list[torch.Tensor]:
     return [torch.tensor(golden(case)[f"in/{key}"]) for key in ("x", "edge_index", "edge_attr", "batch")]
 
 
-def relative(found: torch.Tensor, expected: np.ndarray) -> float:
-    return float((found.detach() - torch.tensor(expected)).abs().max() / np.abs(expected).max())
+def relative(actual: torch.Tensor, expected: np.ndarray) -> float:
+    return float((actual.detach() - torch.tensor(expected)).abs().max() / np.abs(expected).max())
 
 
 @cache
@@ -75,13 +75,13 @@ def test_net_output(case, version):
 @version
 def test_hamiltonian_in_the_order_of_openmx(case, version):
     file, about = golden(case), meta(case)
-    found = hamiltonian(case, version)[file["edges"]]
+    actual = hamiltonian(case, version)[file["edges"]]
 
-    assert relative(found, file[f"{version}/H_flat"]) < 1e-12
+    assert relative(actual, file[f"{version}/H_flat"]) < 1e-12
     if f"{version}/H_block" in file:
         species, edge_index, *_ = inputs(case)
         blocks = oracle.atom_blocks(
-            found.detach(),
+            actual.detach(),
             about["target_blocks"],
             about["index_to_Z"],
             about["orbital_types"],
@@ -102,8 +102,8 @@ def test_loss_and_gradients(case, version):
 
     loss = (hamiltonian(case, version) - label)[mask].abs().square().mean()
     parameters = {n: p for n, p in net.named_parameters() if not n.startswith("lin_node")}
-    found = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
-    grads = dict(zip(parameters, found, strict=True))
+    actual = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
+    grads = dict(zip(parameters, actual, strict=True))
 
     assert loss.item() == pytest.approx(float(file[f"{version}/loss"]), rel=1e-12)
     total = sum(grad.square().sum().item() for grad in grads.values()) ** 0.5

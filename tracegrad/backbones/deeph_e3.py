@@ -1,13 +1,13 @@
 """DeepH-E3 (Gong et al. 2023): an E(3)-equivariant network for the Hamiltonians of crystals.
 
-Nodes and edges have features of irreps of different degree; each block updates the nodes by messages of their edges
-and then the edges by their nodes. The edge features become the blocks of H, on-site ones included, because every
-atom has an edge to itself. The edge features, one after each block, are handed out for refinement (see
+Nodes and edges have features of irreps of several degrees. Each of the K blocks updates the nodes by the messages of
+their edges, and then the edges by their nodes. The edge features become the blocks of H, on-site ones included,
+because every atom has an edge to itself. After each block the edge features are passed on for refinement (see
 `tracegrad.nn.interface`).
 
 Edge features are kept in the frame of their edge, where the tensor products with the spherical harmonics are dense
-matrices (`item_first.edge_product`); node features are kept in the global frame. Both are lists of one tensor
-[items, 2l + 1, channels] for each irrep. Positions are in angstrom, blocks in the unit of the basis (eV).
+matrices (`item_first.edge_product`); node features are kept in the global frame. Both are item-first,
+x[irrep][item, m, channel]. Positions are in angstrom, blocks in the unit of the basis (eV).
 """
 
 import math
@@ -18,39 +18,45 @@ from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from tracegrad.backbones.deeph_e3_convolution import PSEUDOSCALAR, Edges, Feature
-from tracegrad.backbones.deeph_e3_updates import EdgeUpdate, NodeUpdate, Surroundings, joined, part
+from tracegrad.backbones.deeph_e3_convolution import PSEUDOSCALAR, EdgeChunk
+from tracegrad.backbones.deeph_e3_updates import BatchContext, EdgeUpdate, NodeUpdate, joined, part
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.nn.interface import Backbone, Blocks, Refine, keep
+from tracegrad.nn.interface import Backbone, Blocks, ItemFirstFeature, Refine, keep
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.edge_product import filter_degrees
-from tracegrad.nn.item_first.edge_rows import Ends
-from tracegrad.nn.item_first.irreps_linear import SCALAR, IrrepsLinear, Kinds
+from tracegrad.nn.item_first.edge_rows import EdgeEndpoints
+from tracegrad.nn.item_first.irreps_linear import SCALAR, IrrepsLinear, ItemKinds
 from tracegrad.nn.item_first.shell_pairs import ShellPairExpansion
 from tracegrad.nn.radial import GaussianBasis
 
-EDGE_RANGE = 6.0  # angstrom, of the Gaussians that start the edge features
+EDGE_RANGE = 6.0  # angstrom: last centre of the Gaussians that are the initial edge features
 
 
 class DeepHE3(Backbone):
     """DeepH-E3 over an orbital basis.
 
     Args:
-        basis: orbital basis; gives the layout of the blocks, the elements, and whether H is spinful.
+        basis: orbital basis; determines the layout of the blocks, the elements, and whether H is spinful.
         irreps: of nodes and edges between the blocks, each irrep once.
-        embed: channels of the species embedding and of the Gaussians that start the edges.
+        embed: channels of the embedding of elements, and number of Gaussians that are the initial edge features.
         blocks: number of blocks (K).
         lmax: highest degree of the spherical harmonics.
-        cutoff: range of the radial functions, angstrom. It is no cutoff of the edges.
+        cutoff: range of the radial functions, angstrom. Longer edges are not cut off.
         radial: number of radial functions.
-        hermitian: average H_ij(R) with the adjoint of H_ji(-R), which the released network predicts apart.
+        hermitian: average H_ij(R) with the adjoint of H_ji(-R), which the released network predicts separately.
         time_reversal: average a spinful H with its time-reversed one (no magnetism).
-        legacy_e3nn: normalisation and signs of e3nn 0.3.5, as released weights need them.
-        edge_chunk: edges that go through a layer at a time, which bounds the memory of large cells; None: all.
-        recompute: in training, compute the layers again for the gradient instead of storing what it needs.
-        node_irreps, last_node_irreps: of the nodes, where they differ from ``irreps``; of the nodes of the last
-            block, where they differ from what the basis asks for.
+        legacy_e3nn: normalisation and signs of e3nn 0.3.5, which released weights need.
+        edge_chunk: number of edges that pass through a layer at a time, which bounds the memory of large cells; None
+            means all edges.
+        recompute: in training, recompute the layers in the backward pass instead of storing their intermediate
+            results.
+        node_irreps: of the nodes between the blocks; None means ``irreps``.
+        last_node_irreps: of the nodes in the last block; None means those of the nodes before, with 1e added if the
+            basis needs it.
+
+    Raises:
+        ConfigError: an option that is out of range, or irreps of H that the blocks cannot reach.
     """
 
     label = "DeepH-E3"
@@ -88,7 +94,7 @@ class DeepHE3(Backbone):
             raise ConfigError(f"model.backbone.cutoff is {cutoff!r}; give a distance > 0 in angstrom")
         if time_reversal and not basis.spinful:
             raise ConfigError(
-                "model.backbone.time_reversal=true needs a spinful basis; without spin H is real anyway"
+                "model.backbone.time_reversal=true needs a spinful basis; without spin H is real and needs no average"
             )
         self.basis = basis
         self.hermitian, self.time_reversal = hermitian, time_reversal
@@ -118,7 +124,7 @@ class DeepHE3(Backbone):
             self.edge_updates.append(EdgeUpdate(*steps, species**2, lmax, radial, legacy=legacy_e3nn))
         self.head = IrrepsLinear(self.expansion.irreps, self.expansion.irreps, bias=True)
         self.feature_irreps = {"edge": edge_steps[1:]}
-        self._turned = {ir for irreps in (*node_steps, *edge_steps) for _, ir in irreps if ir.l > 0}
+        self._rotated = {ir for irreps in (*node_steps, *edge_steps) for _, ir in irreps if ir.l > 0}
         kinds = torch.full((max(basis.elements) + 1,), -1)
         kinds[list(basis.elements)] = torch.arange(species)
         self.register_buffer("kind_of_number", kinds, persistent=False)
@@ -127,26 +133,26 @@ class DeepHE3(Backbone):
     def forward(self, graph, refine: Refine = keep) -> Blocks:
         """Blocks of all edges of a crystal graph or a batch of them."""
         length = lengths(graph.vectors)
-        at = self._surroundings(graph, length)
+        batch = self._batch_context(graph, length)
         kind = self.kind_of_number[graph.numbers]
         node = [(self.embedding / math.sqrt(len(self.embedding))).index_select(0, kind)[:, None]]
         edge = [self.edge_start(length)[:, None]]
         for k, (node_update, edge_update) in enumerate(
             zip(self.node_updates, self.edge_updates, strict=True)
         ):
-            node = node_update(node, edge, at)
-            edge = edge_update(node, edge, at)
-            edge = joined([refined(refine, k, part(edge, chunk.at)) for chunk in at.chunks])
-        blocks = [at.run(self._blocks, part(edge, chunk.at), chunk.frame) for chunk in at.chunks]
+            node = node_update(node, edge, batch)
+            edge = edge_update(node, edge, batch)
+            edge = joined([refined(refine, k, part(edge, chunk.at)) for chunk in batch.chunks])
+        blocks = [batch.run(self._blocks, part(edge, chunk.at), chunk.frame) for chunk in batch.chunks]
         return {"edge": self._symmetrised(torch.cat(blocks) if len(blocks) > 1 else blocks[0], graph)}
 
     def _blocks(
-        self, edge: Feature, frame: EdgeFrame
+        self, edge: ItemFirstFeature, frame: EdgeFrame
     ) -> Float[Tensor, "edges dim dim"] | Complex[Tensor, "edges dim dim"]:
         rotations = [frame.rotation(ir) if ir.l > 0 else None for _, ir in self.expansion.irreps]
         return self.expansion(self.head(edge), rotations)
 
-    def _surroundings(self, graph, length: Float[Tensor, " edges"]) -> Surroundings:
+    def _batch_context(self, graph, length: Float[Tensor, " edges"]) -> BatchContext:
         edge_index: Tensor = graph.edge_index
         dst, src = edge_index
         species = len(self.embedding)
@@ -158,26 +164,28 @@ class DeepHE3(Backbone):
             for batch in (graph.batch, edge_batch)
         )
         frame = EdgeFrame(graph.vectors)
-        if self.recompute:  # what layers share must not be made inside one of them, which would make it again
-            for ir in self._turned:
+        if (
+            self.recompute
+        ):  # rotations are shared by all layers: compute them here, not again with every layer
+            for ir in self._rotated:
                 frame.rotation(ir)
         count = len(length)
         step = self.edge_chunk or max(count, 1)
         chunks = [
-            Edges(
+            EdgeChunk(
                 at,
                 (length[at] == 0).nonzero().flatten(),
                 frame.part(at),
-                (Ends(dst[at], len(kind)), Ends(src[at], len(kind))),
+                (EdgeEndpoints(dst[at], len(kind)), EdgeEndpoints(src[at], len(kind))),
                 self.radial(length[at]),
-                Kinds(edge_kind[at], species**2),
+                ItemKinds(edge_kind[at], species**2),
             )
             for at in (slice(start, min(start + step, count)) for start in range(0, count, step))
         ]
-        return Surroundings(
+        return BatchContext(
             chunks,
             frame,
-            Kinds(kind, species),
+            ItemKinds(kind, species),
             graph.batch,
             edge_batch,
             node_counts,
@@ -199,20 +207,21 @@ class DeepHE3(Backbone):
 
 
 def lengths(vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, " edges"]:
-    """|v|; all derivatives of that of a zero vector are 0."""
+    """|v|; for a zero vector all derivatives are 0."""
     directed = (vectors != 0).any(1)
     return torch.where(directed, torch.where(directed[:, None], vectors, 1.0).norm(dim=1), 0.0)
 
 
-def refined(refine: Refine, k: int, edge: Feature) -> Feature:
-    """o of some edges; `Refine` takes features component-first."""
+def refined(refine: Refine, k: int, edge: ItemFirstFeature) -> ItemFirstFeature:
+    """The refined features o of some edges; `Refine` takes component-first features."""
     return [x.transpose(0, 1) for x in refine("edge", k, [x.transpose(0, 1) for x in edge])]
 
 
 def with_missing(node: Irreps, needed: Irreps) -> Irreps:
-    """Irreps of the last nodes: what the needed irreps cannot be made of is added.
+    """Irreps of the nodes in the last block: those of ``node``, with 1e added if ``needed`` has 0o.
 
-    Features of natural parity and the harmonics of edges make every irrep but 0o; with 1e among the nodes they do.
+    Features of natural parity and the harmonics of the edges couple to every irrep except 0o; it becomes reachable if
+    the nodes have 1e.
     """
     if all(ir != PSEUDOSCALAR for _, ir in needed) or any(ir == Irrep(1, 1) for _, ir in node):
         return node
@@ -221,29 +230,34 @@ def with_missing(node: Irreps, needed: Irreps) -> Irreps:
 
 
 def check_reach(nodes: Sequence[Irreps], edges: Sequence[Irreps], lmax: int) -> None:
-    """Raise `ConfigError` if irreps of H, the last of the edges, cannot be made block after block."""
-    made_nodes, made_edges = ({ir for _, ir in steps[0]} for steps in (nodes, edges))
+    """Raise `ConfigError` unless the blocks can reach all irreps of H, which are the last ones of the edges.
 
-    def reached(wanted: Irreps) -> set[Irrep]:
-        found = made_nodes | made_edges
-        return {ir for _, ir in wanted if any(filter_degrees(source, ir, lmax) for source in found)}
+    Args:
+        nodes, edges: irreps before the first block and after each block.
+        lmax: highest degree of the harmonics.
+    """
+    node_irreps, edge_irreps = ({ir for _, ir in steps[0]} for steps in (nodes, edges))
+
+    def reached(targets: Irreps) -> set[Irrep]:
+        sources = node_irreps | edge_irreps
+        return {ir for _, ir in targets if any(filter_degrees(source, ir, lmax) for source in sources)}
 
     for node, edge in zip(nodes[1:], edges[1:], strict=True):
-        made_nodes = reached(node)
-        made_edges = reached(edge)
-    missing = [str(ir) for _, ir in edges[-1] if ir not in made_edges]
+        node_irreps = reached(node)
+        edge_irreps = reached(edge)
+    missing = [str(ir) for _, ir in edges[-1] if ir not in edge_irreps]
     if missing:
         raise ConfigError(
             f"the Hamiltonian needs {', '.join(missing)}, which {len(edges) - 1} blocks of {nodes[1]} with harmonics "
-            f"up to degree {lmax} cannot make; raise the degrees of model.backbone.irreps, its lmax or its blocks"
+            f"up to degree {lmax} cannot reach; raise the degrees of model.backbone.irreps, its lmax or its blocks"
         )
 
 
 def unique_irreps(name: str, text: str) -> Irreps:
-    """Irreps as written, each once.
+    """Irreps read from ``text``, which must name each irrep once.
 
     Raises:
-        ConfigError: no irreps, or one of them twice.
+        ConfigError: the text names no irreps, or one of them twice.
     """
     try:
         irreps = Irreps(text)

@@ -1,4 +1,7 @@
-"""DeepH-E3's updates of nodes and edges, and what they need to know of a batch of graphs."""
+"""The updates of node and edge features in DeepH-E3.
+
+Features are item-first, x[irrep][item, m, channel].
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,21 +14,31 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tracegrad.backbones.deeph_e3_convolution import Convolution, Edges, Feature
+from tracegrad.backbones.deeph_e3_convolution import EdgeChunk, EquiConv
+from tracegrad.nn.interface import ItemFirstFeature
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.graph_norm import GraphNorm
-from tracegrad.nn.item_first.irreps_linear import IrrepsLinear, KindLinear, Kinds
+from tracegrad.nn.item_first.irreps_linear import IrrepsLinear, ItemKinds, KindLinear
 
 R = TypeVar("R")
 
 
 @dataclass
-class Surroundings:
-    """What all layers need to know of a batch of graphs."""
+class BatchContext:
+    """What all layers need of a batch of graphs.
 
-    chunks: list[Edges]
+    Args:
+        chunks: all edges, some at a time.
+        frame: frames of all edges.
+        node_kinds: the nodes grouped by element.
+        node_batch, edge_batch: graph of each node and edge.
+        node_counts, edge_counts: numbers of nodes and edges of each graph.
+        recompute: see `run`.
+    """
+
+    chunks: list[EdgeChunk]
     frame: EdgeFrame
-    node_kinds: Kinds
+    node_kinds: ItemKinds
     node_batch: Int[Tensor, " atoms"]
     edge_batch: Int[Tensor, " edges"]
     node_counts: Float[Tensor, " graphs"]
@@ -33,94 +46,102 @@ class Surroundings:
     recompute: bool
 
     def run(self, function: Callable[..., R], *arguments: Any) -> R:
-        """Call a function; ``recompute`` calls it again for the gradient instead of storing what that needs."""
+        """Call a function.
+
+        With ``recompute`` the backward pass calls it again, so that its intermediate results need no memory.
+        """
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(function, *arguments, use_reentrant=False)
         return function(*arguments)
 
 
 class Update(nn.Module):
-    """What the updates of nodes and edges share: own contribution, norm and residual connection.
+    """Shared part of the updates of nodes and edges.
 
-    Irreps that only the new feature has get neither own contribution nor residual.
+    new = norm(post(convolution) + own(old)) + skip(old), where ``own`` is a linear map for each kind of item and
+    ``skip`` the residual connection. Irreps that the old feature lacks get neither of the two.
     """
 
     def __init__(self, old: Irreps, new: Irreps, kinds: int):
         super().__init__()
-        had = {ir for _, ir in old}
-        kept = Irreps([(mul, ir) for mul, ir in new if ir in had])
+        old_irreps = {ir for _, ir in old}
+        kept = Irreps([(mul, ir) for mul, ir in new if ir in old_irreps])
         self.pre = IrrepsLinear(old, old, bias=True)
         self.post = IrrepsLinear(new, new, bias=True)
         self.own = KindLinear(old, kept, kinds)
         self.norm = GraphNorm(new)
         self.skip = IrrepsLinear(old, kept, bias=False) if old != new else None
-        self.kept = [ir in had for _, ir in new]
+        self.kept = [ir in old_irreps for _, ir in new]
 
-    def mixed(self, made: Feature, old: Feature, kinds: Kinds) -> Feature:
-        """What the convolution made, and the own contribution of the old feature."""
+    def mixed(self, convolved: ItemFirstFeature, old: ItemFirstFeature, kinds: ItemKinds) -> ItemFirstFeature:
+        """post(convolved) + own(old)."""
         return [
             x if own is None else x + own
-            for x, own in zip(self.post(made), self._spread(self.own(old, kinds)), strict=True)
+            for x, own in zip(self.post(convolved), self._in_new_irreps(self.own(old, kinds)), strict=True)
         ]
 
-    def residual(self, old: Feature) -> list[Float[Tensor, "n _m _c"] | None]:
-        """The old feature in the new irreps, None where it has none."""
-        return self._spread(old if self.skip is None else self.skip(old))
+    def residual(self, old: ItemFirstFeature) -> list[Float[Tensor, "n _m _c"] | None]:
+        """The old feature in the new irreps, None for irreps that it lacks."""
+        return self._in_new_irreps(old if self.skip is None else self.skip(old))
 
-    def _spread(self, kept: Feature) -> list[Float[Tensor, "n _m _c"] | None]:
+    def _in_new_irreps(self, kept: ItemFirstFeature) -> list[Float[Tensor, "n _m _c"] | None]:
         parts = iter(kept)
-        return [next(parts) if found else None for found in self.kept]
+        return [next(parts) if is_kept else None for is_kept in self.kept]
 
 
 class NodeUpdate(Update):
-    """Messages from all edges of a node, summed."""
+    """Update of the nodes by the sum of the messages of all their edges."""
 
     def __init__(
         self, node: Irreps, edge: Irreps, new: Irreps, kinds: int, lmax: int, radial: int, *, legacy: bool
     ):
         super().__init__(node, new, kinds)
         self.irreps = new
-        self.convolution = Convolution(node, edge, new, lmax, radial, legacy=legacy)
+        self.convolution = EquiConv(node, edge, new, lmax, radial, legacy=legacy)
 
-    def forward(self, node: Feature, edge: Feature, at: Surroundings) -> Feature:
-        sender = self.pre(node)
-        parts = (at.run(self._messages, sender, part(edge, chunk.at), chunk) for chunk in at.chunks)
-        summed = reduce(add, parts)
-        mixed = self.mixed(summed, node, at.node_kinds)
-        return self.norm(mixed, at.node_batch, at.node_counts, plus=self.residual(node))
+    def forward(
+        self, node: ItemFirstFeature, edge: ItemFirstFeature, batch: BatchContext
+    ) -> ItemFirstFeature:
+        inputs = self.pre(node)
+        messages = (batch.run(self._messages, inputs, part(edge, chunk.at), chunk) for chunk in batch.chunks)
+        mixed = self.mixed(reduce(add, messages), node, batch.node_kinds)
+        return self.norm(mixed, batch.node_batch, batch.node_counts, plus=self.residual(node))
 
-    def _messages(self, node: Feature, edge: Feature, chunk: Edges) -> Feature:
+    def _messages(self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk) -> ItemFirstFeature:
         return self.convolution(node, edge, chunk, at_nodes=True)
 
 
 class EdgeUpdate(Update):
-    """Each edge from itself and its two nodes."""
+    """Update of each edge by itself and its two nodes."""
 
     def __init__(
         self, node: Irreps, edge: Irreps, new: Irreps, kinds: int, lmax: int, radial: int, *, legacy: bool
     ):
         super().__init__(edge, new, kinds)
-        self.convolution = Convolution(node, edge, new, lmax, radial, legacy=legacy)
+        self.convolution = EquiConv(node, edge, new, lmax, radial, legacy=legacy)
 
-    def forward(self, node: Feature, edge: Feature, at: Surroundings) -> Feature:
-        parts = [at.run(self._mixed, node, part(edge, chunk.at), chunk) for chunk in at.chunks]
-        return self.norm(joined(parts), at.edge_batch, at.edge_counts, at.frame, self.residual(edge))
+    def forward(
+        self, node: ItemFirstFeature, edge: ItemFirstFeature, batch: BatchContext
+    ) -> ItemFirstFeature:
+        parts = [batch.run(self._mixed, node, part(edge, chunk.at), chunk) for chunk in batch.chunks]
+        residual = self.residual(edge)
+        return self.norm(joined(parts), batch.edge_batch, batch.edge_counts, batch.frame, residual)
 
-    def _mixed(self, node: Feature, edge: Feature, chunk: Edges) -> Feature:
-        made = self.convolution(node, self.pre(edge), chunk, at_nodes=False)
-        return self.mixed(made, edge, chunk.kinds)
+    def _mixed(self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk) -> ItemFirstFeature:
+        convolved = self.convolution(node, self.pre(edge), chunk, at_nodes=False)
+        return self.mixed(convolved, edge, chunk.kinds)
 
 
-def add(a: Feature, b: Feature) -> Feature:
-    """Sum, irrep by irrep."""
+def add(a: ItemFirstFeature, b: ItemFirstFeature) -> ItemFirstFeature:
+    """Sum of two features."""
     return [x + y for x, y in zip(a, b, strict=True)]
 
 
-def part(feature: Feature, items: slice) -> Feature:
-    """Some items of a feature."""
+def part(feature: ItemFirstFeature, items: slice) -> ItemFirstFeature:
+    """The feature of some of the items."""
     return [x[items] for x in feature]
 
 
-def joined(parts: list[Feature]) -> Feature:
-    """The items of all parts, one part after another."""
+def joined(parts: list[ItemFirstFeature]) -> ItemFirstFeature:
+    """Concatenation of features along their items."""
     return parts[0] if len(parts) == 1 else [torch.cat(pieces) for pieces in zip(*parts, strict=True)]

@@ -1,4 +1,4 @@
-"""The backbones that come with TraceGrad: every class of a module of this package."""
+"""The backbones of this package: every `Backbone` that one of its modules defines."""
 
 from functools import cache
 from importlib import import_module
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 @cache
 def known_backbones() -> tuple[type["Backbone"], ...]:
-    """The classes, by the names of their modules; a new file in the folder is known at once."""
-    from tracegrad.nn.interface import Backbone  # only here: who prints tables need not wait for torch
+    """The backbones, in the order of their modules. A new module in this folder needs no registration."""
+    from tracegrad.nn.interface import Backbone  # imported here so that printing tables does not import torch
 
     names = sorted(module.name for module in iter_modules(tracegrad.backbones.__path__))
     modules = [import_module(f"tracegrad.backbones.{name}") for name in names]

@@ -1,11 +1,10 @@
 """QHNet (Yu et al. 2023): an SE(3)-equivariant network for molecular Hamiltonians.
 
-Node features of degrees 0..lmax are refined by convolutions over all pairs of atoms; after each of the last
-convolutions a self layer and a pair layer build the features of atoms (f_ii) and of ordered pairs (f_ij), which
-are expanded into the blocks of H. The pair features, and optionally the self features, are handed out for
-refinement (see `tracegrad.nn.interface`).
+Node features of degrees 0 .. lmax are refined by convolutions over all pairs of atoms. After each of the last
+convolutions a self layer and a pair layer compute the features of atoms (f_ii) and of ordered pairs (f_ij), which are
+expanded into the blocks of H. Both are passed on for refinement (see `tracegrad.nn.interface`).
 
-Positions are in angstrom, blocks in hartree. Features are component-first, see `component_first.features`.
+Positions are in angstrom, blocks in hartree. Features are component-first, x[l^2 + l + m, item, channel].
 """
 
 import math
@@ -20,7 +19,7 @@ from torch.nn.functional import softplus
 
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.nn.component_first.coupling_kernel import Factor
+from tracegrad.nn.component_first.coupling_kernel import WeightFactor
 from tracegrad.nn.component_first.expansion import BlockExpansion
 from tracegrad.nn.component_first.features import spherical_harmonics, split_degrees
 from tracegrad.nn.component_first.gates import NormGate
@@ -29,7 +28,7 @@ from tracegrad.nn.component_first.tensor_product import ChannelwiseProduct, Filt
 from tracegrad.nn.interface import Backbone, Blocks, Refine, keep
 from tracegrad.nn.radial import ExponentialBernstein
 
-FILTER_WIDTH = 32  # hidden width of the networks that make convolution weights, whatever the channels
+FILTER_WIDTH = 32  # hidden width of the networks that compute convolution weights, for any number of channels
 EdgeIndex = Int[Tensor, "2 edges"]
 
 
@@ -41,24 +40,26 @@ def shifted_softplus(x: Tensor) -> Tensor:
 def pair_invariants(
     x: Float[Tensor, "m n c"], edge_index: EdgeIndex, first: int, products: InnerProducts
 ) -> Float[Tensor, "edges invariants"]:
-    """[x_0 of dst, x_0 of ``edge_index[first]``, <x_dst, x_src>_l / (2l + 1) for l >= 1]."""
+    """[x_0 of dst, x_0 of ``edge_index[first]``, <x_dst, x_src>_l / (2l + 1) for l >= 1] of each edge."""
     dst, src = edge_index
     scalars = [x[0].index_select(0, dst), x[0].index_select(0, edge_index[first])]
     return torch.cat([*scalars, *products(x, x, (dst, src))], dim=-1)
 
 
-def factor(flat: Float[Tensor, "rows width"], rows: Int[Tensor, " edges"] | None, channels: int) -> Factor:
-    """Weights of all paths, as networks make them."""
+def weight_factor(
+    flat: Float[Tensor, "rows width"], rows: Int[Tensor, " edges"] | None, channels: int
+) -> WeightFactor:
+    """A factor of the weights from the output of a network, [rows, paths * channels]."""
     return flat.unflatten(1, (-1, channels)), rows
 
 
 @dataclass(frozen=True)
 class RadialFunctions:
-    """Of all edges; the two directions of an edge have the same.
+    """Radial functions of all edges, computed once for both directions of an edge.
 
     Args:
-        values: radial functions of one of the two directions.
-        rows: row of each edge.
+        values: radial functions of one direction of each edge.
+        rows: row of ``values`` that belongs to each edge.
     """
 
     values: Float[Tensor, "pairs k"]
@@ -66,7 +67,7 @@ class RadialFunctions:
 
 
 class FirstConvolution(nn.Module):
-    """Convolution of the species embedding: scalars in, all degrees out; no gate and no residual."""
+    """Convolution of the embedding of elements: scalars in, all degrees out; no gate, no residual connection."""
 
     def __init__(self, lmax: int, channels: int, radial: int):
         super().__init__()
@@ -84,11 +85,11 @@ class FirstConvolution(nn.Module):
         rbf: RadialFunctions,
         sh: Float[Tensor, "m edges"],
     ) -> Float[Tensor, "m atoms c"]:
-        # The invariants are those of the destination atom, twice: compute them once an atom.
+        # The released network takes the scalars of the destination twice; they are computed once for each atom.
         per_atom = self.invariant_net(torch.cat([x[0], x[0]], dim=-1))
         factors = [
-            factor(self.radial_net(rbf.values), rbf.rows, self.channels),
-            factor(per_atom, edge_index[0], self.channels),
+            weight_factor(self.radial_net(rbf.values), rbf.rows, self.channels),
+            weight_factor(per_atom, edge_index[0], self.channels),
         ]
         return self.out(self.product(x, sh, factors, edge_index))
 
@@ -119,14 +120,14 @@ class Convolution(nn.Module):
         invariants = pair_invariants(self.pre(x), edge_index, 0, self.inner_products)
         gated = self.linear(self.gate(x))
         factors = [
-            factor(self.radial_net(rbf.values), rbf.rows, self.channels),
-            factor(self.invariant_net(invariants), None, self.channels),
+            weight_factor(self.radial_net(rbf.values), rbf.rows, self.channels),
+            weight_factor(self.invariant_net(invariants), None, self.channels),
         ]
         return self.out(self.product(gated, sh, factors, edge_index) + gated) + x
 
 
 class SelfLayer(nn.Module):
-    """f_ii: product of two gated copies of a node's feature."""
+    """f_ii: product of two gated copies of the feature of a node."""
 
     def __init__(self, lmax: int, channels: int):
         super().__init__()
@@ -169,14 +170,14 @@ class PairLayer(nn.Module):
         invariants = pair_invariants(self.inner(x), edge_index, 1, self.inner_products)
         h = self.linear(self.gate_in(x))
         factors = [
-            factor(self.radial_net(rbf.values), rbf.rows, self.channels),
-            factor(self.invariant_net(invariants), None, self.channels),
+            weight_factor(self.radial_net(rbf.values), rbf.rows, self.channels),
+            weight_factor(self.invariant_net(invariants), None, self.channels),
         ]
         return self.out(self.gate_out(self.product(h, h, factors, (src, dst))))
 
 
-class Head(nn.Module):
-    """Bottleneck and expansion into blocks; the expansion weights depend on the species alone."""
+class ExpansionHead(nn.Module):
+    """Bottleneck and expansion into blocks, with weights that depend only on the elements of the atoms."""
 
     def __init__(self, lmax: int, channels: int, bottleneck: int, species: int, shells: tuple[int, ...]):
         super().__init__()
@@ -201,19 +202,21 @@ class Head(nn.Module):
 class QHNet(Backbone):
     """QHNet over an orbital basis.
 
-    The messages run over all pairs of a molecule: beyond ``cutoff`` the radial functions vanish and with them
-    the messages.
+    Messages run over all pairs of atoms of a molecule; beyond ``cutoff`` they vanish with the radial functions.
 
     Args:
-        basis: orbital basis without spin; gives the layout of the blocks and the elements.
+        basis: orbital basis without spin; determines the layout of the blocks and the elements.
         lmax: highest degree of features and spherical harmonics.
-        channels: channels per degree.
-        bottleneck: channels per degree before the expansion into blocks.
+        channels: channels of each degree.
+        bottleneck: channels of each degree before the expansion into blocks.
         layers: number of convolutions.
-        pair_layers: the last so many convolutions are followed by a self layer and a pair layer (K).
-        cutoff: radius of the radial functions, angstrom.
+        pair_layers: number K of the last convolutions that are followed by a self layer and a pair layer.
+        cutoff: range of the radial functions, angstrom.
         radial: number of radial functions.
-        species: rows of the species embedding, indexed by atomic number; 0 means as many as the basis needs.
+        species: rows of the embedding, indexed by atomic number; 0 means as many as the elements of the basis need.
+
+    Raises:
+        ConfigError: an option that is out of range, or a basis with spin.
     """
 
     label = "QHNet"
@@ -263,8 +266,8 @@ class QHNet(Backbone):
         )
         self.self_layers = nn.ModuleList([SelfLayer(lmax, channels) for _ in range(pair_layers)])
         self.pair_layers = nn.ModuleList([PairLayer(lmax, channels, radial) for _ in range(pair_layers)])
-        self.self_head = Head(lmax, channels, bottleneck, 1, basis.union)
-        self.pair_head = Head(lmax, channels, bottleneck, 2, basis.union)
+        self.self_head = ExpansionHead(lmax, channels, bottleneck, 1, basis.union)
+        self.pair_head = ExpansionHead(lmax, channels, bottleneck, 2, basis.union)
         # The released network counts all its degrees as even in these layers.
         irreps = Irreps([(channels, Irrep(degree, 1)) for degree in range(lmax + 1)])
         self.feature_irreps = {"edge": [irreps] * pair_layers, "self": [irreps] * pair_layers}
@@ -320,5 +323,5 @@ class QHNet(Backbone):
 
 
 def add(new: Tensor, old: Tensor | None) -> Tensor:
-    """Residual connection to a feature that the first layer does not have."""
+    """Residual connection to the feature of the layer before, which the first layer does not have."""
     return new if old is None else new + old

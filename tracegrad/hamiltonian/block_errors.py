@@ -83,7 +83,7 @@ class _Errors(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         blocks, labels, present = ctx.saved_tensors
-        if torch.is_grad_enabled() or not native.wanted(gradient):
+        if torch.is_grad_enabled() or not native.enabled(gradient):
             ends = ctx.call[1].values.view(2, -1)
             (found,) = plain_gradients(
                 lambda x: torch.stack(_plain(_number(x), _number(labels), present, ends, list(ERRORS))),

@@ -16,7 +16,7 @@ from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, crystal_graph, molecule_graph
 from tracegrad.hamiltonian.reduction import is_on_site
 from tracegrad.hamiltonian.traces import BlockTraces
-from tracegrad.nn.interface import Backbone, Blocks, Feature
+from tracegrad.nn.interface import Backbone, Blocks, ComponentFirstFeature
 from tracegrad.nn.invariant.tracegrad import TraceGrad
 
 MINIMUM_DISTANCE = 0.1  # angstrom; closer atoms are a mistake in the geometry
@@ -60,7 +60,7 @@ class HamiltonianModel(nn.Module):
         """Prediction for a graph or a batch; ``traces=False`` skips what only the trace loss needs."""
         parts: dict[tuple[str, int], list[Tensor]] = {}
 
-        def refine(site: str, k: int, f: Feature) -> Feature:
+        def refine(site: str, k: int, f: ComponentFirstFeature) -> ComponentFirstFeature:
             o, z = self.tracegrad.refine(site, k, f, need_z=traces)
             if z is not None:
                 parts.setdefault((site, k), []).append(z)

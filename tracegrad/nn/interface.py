@@ -1,4 +1,4 @@
-"""What a backbone gives and takes: the one interface between backbones and TraceGrad."""
+"""The interface between backbones and TraceGrad: what a backbone takes and returns."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -9,29 +9,31 @@ from torch import Tensor, nn
 
 from tracegrad.hamiltonian.basis import OrbitalBasis
 
-# One tensor per irrep of the feature, component-first: [2 l + 1, items, channels].
-Feature = list[Float[Tensor, "_ items _c"]]
-# Called with the site ("edge" or "self"), the number k of the encoding module and its feature f; returns o.
-Refine = Callable[[str, int, Feature], Feature]
-# Blocks of H of each site (see `graph`) in the union layout of the basis and in its unit, complex with
-# spin; padded slots are undefined.
+# One tensor for each irrep of the feature, in one of two layouts (drawn in `tracegrad.nn`).
+ComponentFirstFeature = list[Float[Tensor, "_ items _c"]]  # x[irrep][m, item, channel]
+ItemFirstFeature = list[Float[Tensor, "_ _m _c"]]  # x[irrep][item, m, channel]
+# Called with the site ("edge" or "self"), the position k of the feature among those of the site, and the feature f;
+# returns the refined feature o.
+Refine = Callable[[str, int, ComponentFirstFeature], ComponentFirstFeature]
+# Blocks of H of each site (see `graph`) in the union layout of the basis and in its unit, complex with spin; the
+# values of padded slots are undefined.
 Blocks = dict[str, Inexact[Tensor, "_ dim dim"]]
 
 
-def keep(site: str, k: int, feature: Feature) -> Feature:
-    """The identity refinement: o = f."""
+def keep(site: str, k: int, feature: ComponentFirstFeature) -> ComponentFirstFeature:
+    """The refinement that changes nothing: o = f."""
     return feature
 
 
 class Backbone(nn.Module, ABC):
-    """Base of all backbones.
+    """Base class of all backbones.
 
-    ``forward(graph, refine)`` returns `Blocks`; it must call ``refine(site, k, feature)`` for each of the K features
-    of each site in ``feature_irreps``, once or for consecutive parts of its items, and go on with what it returns.
-    A ``periodic`` backbone takes the graphs of crystals and has the one site "edge".
+    ``forward(graph, refine)`` returns `Blocks`. It must call ``refine(site, k, feature)`` for each of the K features
+    of each site in ``feature_irreps``, either once or for consecutive parts of the items, and continue with the
+    feature that it returns. A ``periodic`` backbone takes graphs of crystals and has the single site "edge".
     """
 
-    label: str  # in tables and figures
+    label: str  # name in tables and figures
     basis: OrbitalBasis
     feature_irreps: Mapping[str, list[Irreps]]
     periodic: bool = False

@@ -9,14 +9,14 @@ from torch.nn.functional import softplus
 
 from tracegrad.numerics.constants import Constant
 
-LEAST_EXPONENT = -80.0  # where exp is 2e-35; it takes ten times as long where it vanishes or is denormal
+LEAST_EXPONENT = -80.0  # exp is 2e-35 there; below, denormal results would make it ten times slower
 
 
 class ExponentialBernstein(nn.Module):
     """Exponential Bernstein polynomials with a smooth cutoff, as in PhiSNet and QHNet.
 
-    b_v(r) = f_cut(r) binom(K-1, v) exp(-a r)^(K-1-v) (1 - exp(-a r))^v with a trainable decay a > 0 (initially
-    0.5 per angstrom) and f_cut(r) = exp(-r^2 / ((c - r)(c + r))) inside the cutoff c, zero outside.
+    b_v(r) = f_cut(r) binom(K-1, v) exp(-a r)^(K-1-v) (1 - exp(-a r))^v for v = 0 .. K - 1, with a trainable decay
+    a > 0 (initially 0.5 per angstrom) and f_cut(r) = exp(-r^2 / ((c - r)(c + r))) inside the cutoff c, 0 outside.
 
     Args:
         count: number K of functions.
@@ -42,7 +42,7 @@ class ExponentialBernstein(nn.Module):
 
 
 class GaussianBasis(nn.Module):
-    """exp(-(r - mu)^2 / (2 w^2)) with centres mu at equal distances w from 0 to ``end`` (DeepH-E3).
+    """exp(-(r - mu)^2 / (2 w^2)) with centres mu from 0 to ``end`` at equal spacing w (DeepH-E3).
 
     Args:
         count: number of functions, at least 2.

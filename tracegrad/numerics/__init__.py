@@ -1,1 +1,1 @@
-"""What operators are made of: compiled kernels, matrix products, constants, precision."""
+"""Building blocks of operators: compiled kernels, matrix products, constant tables, precision."""

@@ -1,8 +1,8 @@
 """Matrix products by the faster of the two libraries that torch has for them on CPUs.
 
-torch sends products in float32 to MKL. oneDNN does most of the large ones 5 to 25 % faster, but torch has no public
-operator for that, only one that its compiler writes into the code it makes. That one serves where it is there and
-pays, and the plain form everywhere else.
+torch computes products in float32 with MKL. oneDNN is 5 to 25 % faster for most large products, but torch has no
+public operator for it, only one that torch.compile writes into its code. That operator is used where it exists and
+saves time; everywhere else `torch.nn.functional.linear` is used.
 """
 
 import torch
@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from tracegrad.numerics import native
 
-SMALLEST = 1e8  # operations that are worth oneDNN's preparations for a new shape, 0.3 ms
-FEWEST_FOR_COPY = 1024  # columns of a product that are worth making its left factor contiguous
+SMALLEST = 1e8  # operations from which oneDNN saves more than its 0.3 ms of preparation for a new shape
+FEWEST_FOR_COPY = 1024  # columns of a product from which a contiguous copy of the left factor saves time
 
 
 def linear(
@@ -22,7 +22,7 @@ def linear(
     bias: Float[Tensor, " c_out"] | None = None,
 ) -> Float[Tensor, "n c_out"]:
     """x @ weight.T + bias, differentiable to any order."""
-    if native.wanted(x, weight) and not torch.is_autocast_enabled(x.device.type):
+    if native.enabled(x, weight) and not torch.is_autocast_enabled(x.device.type):
         return _Linear.apply(x, weight, bias)
     return functional.linear(x, weight, bias)
 
@@ -36,8 +36,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        given = (x, weight) if bias is None else (x, weight, bias)
-        if _by_onednn(*given):
+        operands = (x, weight) if bias is None else (x, weight, bias)
+        if _by_onednn(*operands):
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return functional.linear(x, weight, bias)
 
@@ -53,13 +53,14 @@ class _Linear(torch.autograd.Function):
 
 
 def _outer(a: Float[Tensor, "n c_out"], b: Float[Tensor, "n c_in"]) -> Float[Tensor, "c_out c_in"]:
-    """a.T @ b; oneDNN needs a contiguous left factor, so that the narrower one is copied."""
+    """a.T @ b. oneDNN needs a contiguous left factor: a.T or b.T is copied, whichever is smaller."""
     if b.shape[1] < a.shape[1] and _by_onednn(b.T, a.T):
         return linear(b.T, a.T).T
     return linear(a.T, b.T)
 
 
 def _by_onednn(x: Tensor, weight: Tensor, *bias: Tensor) -> bool:
+    """Whether oneDNN can compute x @ weight.T + bias and saves time."""
     rows, inner = x.shape
     columns = len(weight)
     return bool(

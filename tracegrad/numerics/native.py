@@ -1,12 +1,12 @@
-"""Small C++ kernels for CPUs: compiled by the compiler of the machine on first use, kept, and called by ctypes.
+"""Small C++ kernels for CPUs: compiled on first use by the compiler of the machine, cached, and called by ctypes.
 
-Whatever has a kernel has a plain form in torch as well, which gives the same up to rounding and serves where there is
-no compiler, on GPUs, under `torch.compile` and under transformations (`torch.func`, batched gradients, forward mode).
-``TRACEGRAD_NATIVE=0`` in the environment turns all kernels off.
+Every operator with a kernel has a plain form in torch as well. It gives the same numbers up to rounding, and is used
+where there is no compiler, on GPUs, under `torch.compile` and under transformations (`torch.func`, batched gradients,
+forward mode). ``TRACEGRAD_NATIVE=0`` in the environment turns all kernels off.
 
-A kernel trusts its arguments. Addresses therefore come from `address`, which compares the tensor with the shape and
-dtype that the kernel is called for, and from `Index`, whose entries were compared with the length of what they count;
-numbers go through declared C types (`Function`).
+A kernel does not check its arguments. Addresses therefore come from `address`, which compares the tensor with the
+shape and dtype that the kernel is called for, and from `Index`, whose entries have been compared with the length of
+the axis that they index; numbers are passed as declared C types (`Function`).
 """
 
 import atexit
@@ -35,23 +35,23 @@ from tracegrad.system.locks import take_lock
 from tracegrad.system.whole_files import replacing
 
 SWITCH = "TRACEGRAD_NATIVE"
-COMPILERS = ("c++", "g++", "clang++")  # after $CXX
+COMPILERS = ("c++", "g++", "clang++")  # tried in this order if $CXX is not set
 FLAGS = ("-O2", "-fopenmp-simd", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC")
-SECONDS = 300.0  # until a compiler is given up
+SECONDS = 300.0  # time limit of a compiler, and of waiting for the compiler of another process
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
-SMALLEST_SHARE = 2_000_000  # operations that are worth a thread of their own
+SMALLEST_SHARE = 2_000_000  # operations from which a separate thread saves time
 ARGUMENTS = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "d": ctypes.c_double}
 log = logging.getLogger(__name__)
-_one_at_a_time, _counting = threading.Lock(), threading.Lock()
+_library_lock, _count_lock = threading.Lock(), threading.Lock()
 _calls = 0
 
 
 class KernelArgumentError(ValueError):
-    """An argument for which a kernel would use memory that it does not have."""
+    """An argument with which a kernel would access memory outside of its tensors."""
 
 
 class KernelIndexError(KernelArgumentError, IndexError):
-    """An index that points outside of what it counts."""
+    """An entry of an index that is out of range."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Function:
 
     Args:
         name: of the function.
-        arguments: a letter for each: p (address), i (int64_t) or d (double).
-        fails: whether it returns an int that is not 0 where it fails, instead of nothing.
+        arguments: a letter for each argument: p (address), i (int64_t) or d (double).
+        fails: whether it returns an int, which is not 0 if it failed, instead of nothing.
     """
 
     name: str
@@ -69,8 +69,11 @@ class Function:
     fails: bool = False
 
 
-def wanted(*gradients: Tensor) -> bool:
-    """Whether operators may have their own backward passes: not if switched off, compiled, transformed or batched."""
+def enabled(*gradients: Tensor) -> bool:
+    """Whether operators may use their custom backward passes.
+
+    They may not if kernels are switched off, under `torch.compile`, or if `transformed`.
+    """
     return (
         os.environ.get(SWITCH, "1") != "0"
         and not torch.compiler.is_compiling()
@@ -79,7 +82,7 @@ def wanted(*gradients: Tensor) -> bool:
 
 
 def transformed(*gradients: Tensor) -> bool:
-    """Whether operators run under `torch.func`, in forward mode or with batched gradients."""
+    """Whether operators run under `torch.func`, in forward mode, or with batched gradients."""
     return not torch.compiler.is_compiling() and (
         torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0
@@ -88,12 +91,13 @@ def transformed(*gradients: Tensor) -> bool:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether kernels are wanted for these tensors: plain ones on the CPU, of one supported dtype."""
+    """Whether kernels may be used for these tensors: `enabled`, plain tensors on the CPU, one supported dtype."""
     dtypes = {x.dtype for x in tensors}
-    return wanted() and all(map(_plain, tensors)) and len(dtypes) == 1 and dtypes <= C_TYPES.keys()
+    return enabled() and all(map(_plain, tensors)) and len(dtypes) == 1 and dtypes <= C_TYPES.keys()
 
 
 def _plain(x: Tensor) -> bool:
+    """Whether the tensor is a strided one on the CPU, and no subclass with its own operators."""
     return (
         type(x) in (Tensor, Parameter)
         and x.device.type == "cpu"
@@ -103,25 +107,28 @@ def _plain(x: Tensor) -> bool:
 
 
 def library(source: str, *functions: Function) -> ctypes.CDLL | None:
-    """The compiled source, from the cache where it is; None, said once, where it cannot be compiled.
+    """The compiled source, from the cache if it is there.
 
     Args:
         source: C++.
-        functions: of the source that are called.
+        functions: those that will be called.
+
+    Returns:
+        The library, or None if it cannot be compiled; a warning says so once.
     """
-    with _one_at_a_time:
+    with _library_lock:
         return _library(source, functions)
 
 
 @lru_cache(maxsize=256)
 def _library(source: str, functions: tuple[Function, ...]) -> ctypes.CDLL | None:
     try:
-        path = _place(source)
-        if not _sound(path):
+        path = _cache_path(source)
+        if not _is_intact(path):
             _compile_once(source, path)
         loaded = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError, TraceGradError) as error:
-        _say_once(str(error))
+        _warn_once(str(error))
         return None
     for function in functions:
         call = getattr(loaded, function.name)
@@ -131,23 +138,23 @@ def _library(source: str, functions: tuple[Function, ...]) -> ctypes.CDLL | None
 
 
 def used() -> int:
-    """How often this process has called kernels."""
+    """Number of kernel calls of this process so far."""
     return _calls
 
 
 def address(
     name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, *, strided: bool = False
 ) -> int:
-    """Address of the first number of a tensor that is what a kernel is called for.
+    """Address of the first number of a tensor, after a check that the tensor is as the kernel expects.
 
     Args:
-        name: what messages call the tensor.
-        x: the tensor; it has to live as long as the call.
+        name: of the tensor in messages.
+        x: the tensor; it must exist until the kernel has returned.
         shape, dtype: that it must have.
-        strided: whether the kernel knows the strides of all dimensions but the last, so that these are free.
+        strided: whether the kernel is told the strides of all dimensions but the last, so that these are free.
 
     Raises:
-        KernelArgumentError: it has another shape, dtype or device, is not contiguous or has no memory.
+        KernelArgumentError: the tensor has another shape, dtype or device, is not contiguous or has no memory.
     """
     dense = x.layout is torch.strided and (
         x.is_contiguous() or (strided and x.ndim > 0 and (x.stride(-1) == 1 or x.shape[-1] <= 1))
@@ -158,22 +165,22 @@ def address(
             f"{name}: a tensor of shape {tuple(x.shape)}, {x.dtype} on {x.device}{layout}; "
             f"a kernel needs a contiguous one of shape {tuple(shape)}, {dtype} on cpu"
         )
-    found = x.data_ptr()
-    if not found and x.numel():
+    pointer = x.data_ptr()
+    if not pointer and x.numel():
         raise KernelArgumentError(
-            f"{name}: a tensor of shape {tuple(shape)} without memory; give a plain one"
+            f"{name}: a tensor of shape {tuple(shape)} without memory; give an ordinary tensor"
         )
-    return found
+    return pointer
 
 
 def dense(x: Tensor) -> Tensor:
-    """Contiguous, and with the signs in memory, as gradients need not be."""
+    """The tensor as kernels read it: contiguous, with conjugation and negation carried out; gradients may be lazy."""
     return x.resolve_conj().resolve_neg().contiguous()
 
 
 @dataclass(frozen=True)
 class Index:
-    """Entries for a kernel, int64 or int32 and contiguous, each within 0 .. limit - 1; see `index`."""
+    """An index that kernels may use: contiguous int64 or int32, each entry within 0 .. limit - 1; see `index`."""
 
     values: Tensor
     limit: int
@@ -186,22 +193,25 @@ class Index:
         """Address of the first entry.
 
         Args:
-            name: what messages call the index.
-            count: of the entries that the kernel reads.
-            limit: length of what they count.
+            name: of the index in messages.
+            count: number of entries that the kernel reads.
+            limit: length of the axis that they index.
 
         Raises:
-            KernelArgumentError: another count, or the entries were overwritten since they were checked.
-            KernelIndexError: the index is one of something longer.
+            KernelArgumentError: the index has another count, or was overwritten after it was checked.
+            KernelIndexError: the index was checked for a longer axis.
         """
         if self.limit > limit:
-            raise KernelIndexError(f"{name}: an index of {self.limit} items; it is used for {limit}")
+            raise KernelIndexError(
+                f"{name}: an index into {self.limit} items is used for {limit}; its entries must be below {limit}"
+            )
         if _version(self.values) != self.version:
             raise KernelArgumentError(f"{name}: overwritten since it was checked; give a copy")
         return address(name, self.values, (count,), self.values.dtype)
 
 
 def _version(x: Tensor) -> int:
+    """Counter of in-place operations on the tensor; 0 in inference mode, which has none."""
     return 0 if x.is_inference() else x._version
 
 
@@ -209,21 +219,21 @@ def index(name: str, x: Tensor, limit: int, dtype: torch.dtype = torch.int64) ->
     """An index for kernels.
 
     Args:
-        name: what messages call it.
+        name: of the index in messages.
         x: whole numbers in one dimension.
-        limit: length of what it counts.
+        limit: length of the axis that it indexes.
         dtype: int64 or int32.
 
     Raises:
-        KernelArgumentError: no whole numbers, other dimensions.
+        KernelArgumentError: the numbers are not whole, or have more or fewer dimensions.
         KernelIndexError: an entry is not within 0 .. limit - 1.
     """
     if x.ndim != 1 or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise KernelArgumentError(
-            f"{name}: a tensor of shape {tuple(x.shape)}, {x.dtype}; an index is one row of whole numbers"
+            f"{name}: a tensor of shape {tuple(x.shape)}, {x.dtype}; an index has whole numbers in one dimension"
         )
     if limit > torch.iinfo(dtype).max:
-        raise KernelIndexError(f"{name}: an index of {limit} items, which {dtype} cannot count")
+        raise KernelIndexError(f"{name}: an index into {limit} items, too many for {dtype}; give fewer")
     values = x.to(torch.int64).contiguous()
     if len(values):
         low, high = (int(y) for y in torch.aminmax(values))
@@ -235,12 +245,18 @@ def index(name: str, x: Tensor, limit: int, dtype: torch.dtype = torch.int64) ->
 
 
 def in_threads(run: Callable[[int, int], None], count: int, operations: int) -> None:
-    """Call ``run(first, last)`` on shares of ``range(count)``, in as many threads as torch has and the work deserves.
+    """Call ``run(first, last)`` on shares of ``range(count)`` in parallel.
 
-    ctypes lets go of the interpreter while a kernel runs. Every call of a kernel goes through here and is counted.
+    There are at most as many threads as torch has, and each gets at least `SMALLEST_SHARE` operations. ctypes
+    releases the interpreter lock while a kernel runs. Every kernel is called through this function and counted.
+
+    Args:
+        run: calls the kernel for the items first .. last - 1.
+        count: number of items.
+        operations: of all items together, roughly.
     """
     global _calls
-    with _counting:
+    with _count_lock:
         _calls += 1
     threads = min(torch.get_num_threads(), max(count, 1), max(1, operations // SMALLEST_SHARE))
     if threads == 1:
@@ -256,18 +272,22 @@ def in_threads(run: Callable[[int, int], None], count: int, operations: int) -> 
 
 @lru_cache(maxsize=1)
 def _command() -> tuple[tuple[str, ...], str]:
-    """The compiler with its flags, and what its result depends on: its version and the processor."""
-    found = os.environ.get("CXX", "").split() or [c for c in COMPILERS if shutil.which(c)][:1]
-    if not found:
-        raise TraceGradError("no C++ compiler is installed (g++ or clang++), or set CXX")
+    """The compiler with its flags, and its version with the processor, on which its result depends.
+
+    Raises:
+        TraceGradError: there is no compiler.
+    """
+    compiler = os.environ.get("CXX", "").split() or [c for c in COMPILERS if shutil.which(c)][:1]
+    if not compiler:
+        raise TraceGradError("no C++ compiler was found; install g++ or clang++, or set CXX")
     version = subprocess.run(
-        [*found, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS
+        [*compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS
     )
-    command = (*found, *FLAGS, "-march=native")
+    command = (*compiler, *FLAGS, "-march=native")
     if subprocess.run(
         [*command, "-x", "c++", "-E", os.devnull], capture_output=True, timeout=SECONDS
     ).returncode:
-        command = command[:-1]  # some compilers do not know "native" for their processor
+        command = command[:-1]  # the compiler does not support "native" for this processor
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -278,44 +298,46 @@ def _command() -> tuple[tuple[str, ...], str]:
 
 @lru_cache(maxsize=1)
 def _folder() -> Path:
-    """Where compiled kernels are kept; one of this process alone where the user's cache cannot be written."""
+    """Folder of compiled kernels: in the user's cache, or a temporary folder if that cannot be used safely."""
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(base) / "tracegrad" / "kernels"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = folder.stat()
-        # Code is loaded from there: nobody else may write it.
+        # Code is loaded from this folder, so nobody else may write to it.
         if os.access(folder, os.W_OK) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
             return folder
-    except (OSError, RuntimeError):  # no home
+    except (OSError, RuntimeError):  # RuntimeError: no home directory
         pass
-    own = tempfile.mkdtemp(prefix="tracegrad-kernels-")
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    return Path(own)
+    temporary = tempfile.mkdtemp(prefix="tracegrad-kernels-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return Path(temporary)
 
 
-def _place(source: str) -> Path:
+def _cache_path(source: str) -> Path:
+    """File of the compiled source; its name depends on the source, the compiler and the processor."""
     command, target = _command()
     key = hashlib.sha256("\0".join((source, *command, target)).encode()).hexdigest()[:32]
     return _folder() / f"{key}.so"
 
 
 def _compile_once(source: str, path: Path) -> None:
-    """Compile unless another process does so meanwhile.
+    """Compile, unless another process has done so in the meantime.
 
-    The lock of a process that is killed ends with it. Where the file system knows no locks, several may compile.
+    The lock of a process that is killed ends with the process. On a file system without locks several processes may
+    compile the same source.
     """
-    place = path.with_suffix(".lock")
+    lock_file = path.with_suffix(".lock")
     try:
-        lock = take_lock(place, patience=SECONDS)
+        lock = take_lock(lock_file, patience=SECONDS)
     except TraceGradError:
         lock = None
     try:
-        if not _sound(path):
+        if not _is_intact(path):
             _compile(source, path)
     finally:
         if lock is not None:
-            place.unlink(missing_ok=True)  # who waits for it sees that the file is another one
+            lock_file.unlink(missing_ok=True)  # waiting processes notice that the file was replaced
             os.close(lock)
 
 
@@ -323,19 +345,19 @@ def _compile(source: str, path: Path) -> None:
     command, _ = _command()
     log.info("compiling a kernel, once for this machine: %s", path)
     with replacing(path) as draft:
-        call = [*command, "-x", "c++", "-", "-o", str(draft)]
-        result = subprocess.run(call, input=source, capture_output=True, text=True, timeout=SECONDS)
+        arguments = [*command, "-x", "c++", "-", "-o", str(draft)]
+        result = subprocess.run(arguments, input=source, capture_output=True, text=True, timeout=SECONDS)
         if result.returncode:
             lines = result.stderr.strip().splitlines() or ["no message"]
-            said = next((line for line in lines if "error" in line), lines[-1])
-            raise TraceGradError(f"{' '.join(command)} failed: {said}")
+            message = next((line for line in lines if "error" in line), lines[-1])
+            raise TraceGradError(f"{' '.join(command)} failed: {message}")
         digest = _digest(draft)
     with replacing(path.with_suffix(".sha256")) as draft:
         draft.write_text(digest)
 
 
-def _sound(path: Path) -> bool:
-    """Whether the file is there as it was made; loading a torn one can end the process."""
+def _is_intact(path: Path) -> bool:
+    """Whether the file exists and has its checksum; loading an incomplete file can crash the process."""
     try:
         return path.with_suffix(".sha256").read_text() == _digest(path)
     except OSError:
@@ -347,9 +369,9 @@ def _digest(path: Path) -> str:
 
 
 @lru_cache(maxsize=8)
-def _say_once(reason: str) -> None:
+def _warn_once(reason: str) -> None:
     log.warning(
-        "the C++ kernels are not used, the networks run several times slower: %s. %s=0 silences this.",
+        "the C++ kernels are not used and the networks run several times slower: %s. %s=0 silences this warning.",
         reason,
         SWITCH,
     )

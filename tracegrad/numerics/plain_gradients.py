@@ -1,6 +1,7 @@
-"""Gradients of the plain form of an operator that has a backward pass of its own.
+"""Gradients of an operator with a custom backward pass, computed from its plain form by autograd.
 
-They serve where that backward pass cannot: for second derivatives, and under transformations such as vmap.
+They are used where the custom backward pass does not apply: for second derivatives, and under transformations such as
+vmap.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,29 +16,32 @@ def plain_gradients(
     gradients: Sequence[Tensor],
     needed: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the inputs, where they are needed; they have a graph themselves where gradients are recorded.
+    """Gradients of the inputs. Where gradients are recorded, the result can be differentiated again.
 
     Args:
-        plain: function of the inputs.
-        inputs: saved by the operator.
-        gradients: of the outputs.
-        needed: which inputs want a gradient.
+        plain: the operator in plain torch, a function of the inputs.
+        inputs: inputs of the operator.
+        gradients: with respect to the outputs.
+        needed: for each input whether its gradient is needed.
+
+    Returns:
+        For each input its gradient, or None where it is not needed.
     """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Views, because the same tensor may stand for two inputs, and each has its own part of the gradient.
-        own = [None if x is None else x.view_as(x) for x in inputs]
-        for x, wants in zip(own, needed, strict=True):
-            if wants and x is not None and not x.requires_grad:
+        # Views, because one tensor may be two inputs, and each must get its part of the gradient.
+        views = [None if x is None else x.view_as(x) for x in inputs]
+        targets = [x for x, is_needed in zip(views, needed, strict=True) if is_needed and x is not None]
+        for x in targets:
+            if not x.requires_grad:
                 x.requires_grad_()
-        made = plain(*own)
-        outputs = [made] if isinstance(made, Tensor) else made
+        results = plain(*views)
+        outputs = [results] if isinstance(results, Tensor) else results
         pairs = [(y, g) for y, g in zip(outputs, gradients, strict=True) if y.requires_grad]
-        wanted = [x for x, wants in zip(own, needed, strict=True) if wants and x is not None]
-        found = iter(
+        of_targets = iter(
             torch.autograd.grad(
                 [y for y, _ in pairs],
-                wanted,
+                targets,
                 [g for _, g in pairs],
                 create_graph=create_graph,
                 allow_unused=True,
@@ -45,5 +49,6 @@ def plain_gradients(
             )
         )
     return tuple(
-        next(found) if wants and x is not None else None for x, wants in zip(own, needed, strict=True)
+        next(of_targets) if is_needed and x is not None else None
+        for x, is_needed in zip(views, needed, strict=True)
     )

@@ -1,8 +1,8 @@
-"""Where mixed precision may round: invariant networks only.
+"""Which operators mixed precision may round: networks on invariants, and no others.
 
-Rounding an equivariant feature to bfloat16 gives another result in every orientation, an equivariance error of
-about 1e-2. The operators on such features therefore stay in full precision under autocast; networks on
-invariants, where the large matrices are, may use low precision.
+Rounding an equivariant feature to bfloat16 gives another result in every orientation, an equivariance error of about
+1e-2. Operators on such features therefore stay in full precision under autocast. Networks on invariants, which have
+the large matrices, may use low precision.
 """
 
 import functools
@@ -19,10 +19,10 @@ LOW = (torch.bfloat16, torch.float16)
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function or method outside autocast, with low-precision tensors among its arguments as float32.
+    """Decorator: run a function or method outside autocast, with low-precision tensor arguments converted to float32.
 
-    Nothing changes while autocast is off for the device of the first tensor, so that a model whose own dtype is
-    low stays as it is.
+    If autocast is off for the device of the first tensor argument, nothing changes, so that a model whose parameters
+    have a low precision keeps it.
     """
 
     @functools.wraps(function)
@@ -31,23 +31,27 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
         if device is None or not torch.is_autocast_enabled(device):
             return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):
-            return function(*map(_raise, args), **{key: _raise(value) for key, value in kwargs.items()})
+            return function(
+                *map(_to_float32, args), **{key: _to_float32(value) for key, value in kwargs.items()}
+            )
 
     return run
 
 
 def _device_type(values: Any) -> str | None:
+    """Device type of the first tensor among the values, also in lists and tuples."""
     for value in values:
         if isinstance(value, Tensor):
             return value.device.type
-        if isinstance(value, list | tuple) and (found := _device_type(value)) is not None:
-            return found
+        if isinstance(value, list | tuple) and (device := _device_type(value)) is not None:
+            return device
     return None
 
 
-def _raise(value: Any) -> Any:
+def _to_float32(value: Any) -> Any:
+    """The value with low-precision tensors converted to float32, also in lists and tuples."""
     if isinstance(value, Tensor):
         return value.float() if value.dtype in LOW else value
-    if type(value) in (list, tuple):  # an Irrep is a tuple, too, of another kind
-        return type(value)(map(_raise, value))
+    if type(value) in (list, tuple):  # not a subclass of tuple, such as an Irrep
+        return type(value)(map(_to_float32, value))
     return value

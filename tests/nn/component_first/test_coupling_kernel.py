@@ -1,4 +1,4 @@
-"""The compiled products against their plain forms in torch."""
+"""The kernels of Clebsch-Gordan products against their plain forms in torch."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ ROWS = torch.tensor([0, 1, 0, 2, 1, 2, 2])
 
 @pytest.fixture(autouse=True)
 def _compiler():
-    """These tests mean nothing where nothing can be compiled."""
+    """Skip these tests where there is no compiler: they would compare the plain form with itself."""
     product = ChannelwiseProduct(1)
     source = coupling_kernel.source(product.coupling, "double")
     if native.library(source) is None:
@@ -29,7 +29,7 @@ def normal(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
 
 
 def cases(channels: int, dtype: torch.dtype = torch.float64):
-    """(call, inputs that have gradients) of every way to use a product."""
+    """(function, inputs that have gradients) for every way to use a product."""
     pairs, messages, first = ChannelwiseProduct(3), FilterProduct(3, 3), FilterProduct(0, 2)
     x = normal(16, 5, channels, dtype=dtype)
     other = normal(16, 5, channels, dtype=dtype)
@@ -69,9 +69,9 @@ def test_equals_the_plain_form(case, channels, monkeypatch):
     expected, expected_gradients, _ = run(call, inputs, weights)
     assert native.used() == before + 2
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
-    for found, wanted in zip(gradients, expected_gradients, strict=True):
-        assert wanted.abs().max() > 1e-3
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    for actual, reference in zip(gradients, expected_gradients, strict=True):
+        assert reference.abs().max() > 1e-3
+        torch.testing.assert_close(actual, reference, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", range(6))
@@ -81,8 +81,10 @@ def test_single_precision(case, monkeypatch):
     monkeypatch.setenv(native.SWITCH, "0")
     expected, expected_gradients, _ = run(call, inputs, weights)
     assert out.dtype == torch.float32
-    for found, wanted in zip((out, *gradients), (expected, *expected_gradients), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=0, atol=3e-6 * float(wanted.detach().abs().max()))
+    for actual, reference in zip((out, *gradients), (expected, *expected_gradients), strict=True):
+        torch.testing.assert_close(
+            actual, reference, rtol=0, atol=3e-6 * float(reference.detach().abs().max())
+        )
 
 
 @pytest.mark.parametrize("case", range(6))
@@ -95,9 +97,9 @@ def test_first_and_second_derivatives(case):
 
 @pytest.mark.parametrize("case", range(6))
 def test_gradients_with_a_graph_are_the_same(case):
-    """Also where both inputs are one tensor, of which each has its own part of the gradient."""
+    """Also where one tensor is both inputs and must get the sum of both gradients."""
     call, inputs = list(cases(3))[case]
-    inputs = [x * 1 for x in inputs]  # no leaves, as in a network
+    inputs = [x * 1 for x in inputs]  # not leaves, as in a network
     total = call(*inputs).sin().sum()
     plain, recorded = (
         torch.autograd.grad(total, inputs, create_graph=graph, retain_graph=True) for graph in (False, True)
@@ -130,7 +132,7 @@ def test_indices_of_another_type_or_layout():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_does_not_fit_is_refused_before_memory_is_touched():
+def test_shapes_and_indices_that_do_not_fit_are_refused():
     product = ChannelwiseProduct(2)
     x, w = normal(9, 5, 3), normal(7, product.n_paths, 3)
     far = SRC.clone()
@@ -186,8 +188,8 @@ def test_harmonics_that_need_a_gradient_take_the_plain_form():
 
 @pytest.fixture
 def _fresh():
-    """Nothing that was compiled or said before counts."""
-    caches = (native._library, native._command, native._folder, native._say_once)
+    """Forget what was compiled and warned of before."""
+    caches = (native._library, native._command, native._folder, native._warn_once)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -197,11 +199,11 @@ def _fresh():
 
 @pytest.mark.usefixtures("_fresh")
 @pytest.mark.parametrize(
-    ("compiler", "said"),
+    ("compiler", "message"),
     [("/nowhere/c++", "/nowhere/c++"), ("false", "returned non-zero exit status"), ("", "no C++ compiler")],
 )
-def test_without_a_compiler_the_plain_form_serves_and_says_so_once(
-    compiler, said, monkeypatch, caplog, tmp_path
+def test_without_a_compiler_the_plain_form_is_used_with_one_warning(
+    compiler, message, monkeypatch, caplog, tmp_path
 ):
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -211,7 +213,7 @@ def test_without_a_compiler_the_plain_form_serves_and_says_so_once(
         with caplog.at_level(logging.WARNING):
             assert call(*inputs).isfinite().all()
     assert len(caplog.records) == 1
-    assert said in caplog.text
+    assert message in caplog.text
     assert "several times slower" in caplog.text
 
 
@@ -230,17 +232,17 @@ def test_compiled_once_and_kept(monkeypatch, tmp_path):
     source = 'extern "C" int seven() { return 7; }'
     assert native.library(source).seven() == 7
     (kept,) = tmp_path.rglob("*.so")
-    made = kept.stat().st_mtime_ns
+    compiled_at = kept.stat().st_mtime_ns
     native._library.cache_clear()
     assert native.library(source).seven() == 7
-    assert kept.stat().st_mtime_ns == made
+    assert kept.stat().st_mtime_ns == compiled_at
 
 
 @pytest.mark.usefixtures("_fresh")
-def test_a_damaged_file_is_made_again(monkeypatch, tmp_path):
+def test_a_damaged_file_is_compiled_again(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = 'extern "C" int nine() { return 9; }'
-    kept = native._place(source)
+    kept = native._cache_path(source)
     native._compile(source, kept)
     kept.write_bytes(kept.read_bytes()[:2000])
     assert native.library(source).nine() == 9
@@ -265,7 +267,7 @@ def test_a_folder_that_others_can_write_is_not_trusted(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("_fresh")
-def test_threads_that_want_the_same_kernel(monkeypatch, tmp_path, caplog):
+def test_threads_that_need_the_same_kernel(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = 'extern "C" int eleven() { return 11; }'
     with ThreadPoolExecutor(4) as pool:

@@ -28,11 +28,11 @@ def test_value_and_gradient_equal_autograd_to_second_order(layers, norm, final, 
 
     inputs = [x, *mlp.parameters()]
     options = {"allow_unused": True, "materialize_grads": True}
-    found = torch.autograd.grad((g * weights).sum() + z.square().sum(), inputs, **options)
+    actual = torch.autograd.grad((g * weights).sum() + z.square().sum(), inputs, **options)
     expected = torch.autograd.grad(
         (expected_g * weights).sum() + expected_z.square().sum(), inputs, **options
     )
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
@@ -49,11 +49,11 @@ def test_a_linear_map_before_is_composed_where_that_saves_operations(rows, compo
     torch.testing.assert_close(mlp(x, mixing), expected_z, rtol=0, atol=1e-12)
     torch.testing.assert_close(g, expected_g, rtol=0, atol=1e-12)
     inputs = [x, mixing, *mlp.parameters()]
-    found, expected = (
+    actual, expected = (
         torch.autograd.grad((a.square().sum() + b.sin().sum()), inputs)
         for a, b in ((z, g), (expected_z, expected_g))
     )
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 

@@ -39,26 +39,26 @@ def with_gradients(function, x, weight, bias, g, k) -> list[torch.Tensor]:
 def test_equals_autograd_to_second_order(kernel, channels, monkeypatch):
     monkeypatch.setenv(native.SWITCH, kernel)
     inputs = make(5, channels)
-    for found, expected in zip(
+    for actual, expected in zip(
         with_gradients(both, *inputs), with_gradients(by_autograd, *inputs), strict=True
     ):
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_single_precision_is_as_close_as_plain_torch():
     inputs = make(50, 300, torch.float32)
     expected = with_gradients(by_autograd, *(x.detach().double().requires_grad_() for x in inputs))
     errors = [
-        [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, expected, strict=True)]
-        for found in (with_gradients(both, *inputs), with_gradients(by_autograd, *inputs))
+        [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(actual, expected, strict=True)]
+        for actual in (with_gradients(both, *inputs), with_gradients(by_autograd, *inputs))
     ]
-    for own, plain in zip(*errors, strict=True):
-        assert own < max(2 * plain, 5e-7)
+    for of_kernel, of_torch in zip(*errors, strict=True):
+        assert of_kernel < max(2 * of_torch, 5e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sigmoid_over_its_whole_range(dtype):
-    """With two channels and a weight that small, y of a row is silu of the bias."""
+    """For a row of zeros y is silu of the bias."""
     a = torch.cat([torch.linspace(-110, 110, 20_001), torch.tensor([0.0, 1e-30, -1e-30])]).to(dtype)
     x = torch.zeros(1, len(a), dtype=dtype)
     y, _ = normed_silu(x, torch.ones_like(a), a, EPS)
@@ -68,12 +68,12 @@ def test_sigmoid_over_its_whole_range(dtype):
     assert bool(((y[0].double() - expected).abs() <= scale * expected.abs() + 1e-35).all())
 
 
-def test_what_is_not_a_number_stays_so():
+def test_nan_stays_in_its_row():
     x, weight, bias, g, _ = (t.detach().float() for t in make(3, 4))
     x[1, 2] = torch.nan
     y, pulled = both(x, weight, bias, g)
-    for found in (y, pulled):
-        assert torch.equal(found.isnan().all(1), torch.tensor([False, True, False]))
+    for actual in (y, pulled):
+        assert torch.equal(actual.isnan().all(1), torch.tensor([False, True, False]))
 
 
 @KERNEL
@@ -90,19 +90,19 @@ def test_threads_share_the_rows(monkeypatch):
     expected = with_gradients(both, *inputs)
     torch.set_num_threads(3)
     try:
-        found = with_gradients(both, *inputs)
+        actual = with_gradients(both, *inputs)
     finally:
         torch.set_num_threads(1)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-14, atol=1e-14)
 
 
-def test_rows_with_gaps_and_no_rows():
+def test_strided_rows_and_no_rows():
     x, weight, bias, g, k = make(6, 4)
-    apart = [t.detach()[::2].requires_grad_() for t in (x, g)]
-    found = with_gradients(both, apart[0], weight, bias, apart[1], k[::2])
-    expected = with_gradients(by_autograd, apart[0], weight, bias, apart[1], k[::2])
-    for a, b in zip(found, expected, strict=True):
+    strided = [t.detach()[::2].requires_grad_() for t in (x, g)]
+    actual = with_gradients(both, strided[0], weight, bias, strided[1], k[::2])
+    expected = with_gradients(by_autograd, strided[0], weight, bias, strided[1], k[::2])
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     for part in with_gradients(both, x[:0], weight, bias, g[:0], k[:0]):
         assert not part.count_nonzero()
@@ -114,6 +114,6 @@ def test_backward_inside_autocast():
     pulled = pull(g)
     expected = [torch.autograd.grad(out, x, k, retain_graph=True)[0] for out in (y, pulled)]
     with torch.autocast("cpu"):
-        found = [torch.autograd.grad(out, x, k)[0] for out in (y, pulled)]
-    for one, other in zip(found, expected, strict=True):
+        actual = [torch.autograd.grad(out, x, k)[0] for out in (y, pulled)]
+    for one, other in zip(actual, expected, strict=True):
         assert torch.equal(one, other)

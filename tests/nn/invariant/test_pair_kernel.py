@@ -45,12 +45,12 @@ def test_equals_a_double_loop(kernel, layout, monkeypatch):
     weights = [torch.randn_like(part) for part in v]
     gradients = [
         torch.autograd.grad(
-            sum((a * b).sum() for a, b in zip(found, weights, strict=True)), [g, *feature], retain_graph=True
+            sum((a * b).sum() for a, b in zip(actual, weights, strict=True)), [g, *feature], retain_graph=True
         )
-        for found in (v, expected_v)
+        for actual in (v, expected_v)
     ]
-    for found, wanted in zip((*v, *gradients[0]), (*expected_v, *gradients[1]), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    for actual, reference in zip((*v, *gradients[0]), (*expected_v, *gradients[1]), strict=True):
+        torch.testing.assert_close(actual, reference, rtol=0, atol=1e-12)
 
 
 @KERNEL
@@ -72,10 +72,10 @@ def test_threads_share_the_items(monkeypatch):
     expected = channel_pairs(feature, SCALES), *pull_pairs(feature, SCALES, literal(feature))
     torch.set_num_threads(3)
     try:
-        found = channel_pairs(feature, SCALES), *pull_pairs(feature, SCALES, literal(feature))
+        actual = channel_pairs(feature, SCALES), *pull_pairs(feature, SCALES, literal(feature))
     finally:
         torch.set_num_threads(1)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         assert torch.equal(a, b)
 
 

@@ -28,9 +28,9 @@ def test_inner_products_and_their_derivative_are_added(kernel, monkeypatch):
     u = start[0].clone()
     add_inner(u, x, SCALE)
     torch.testing.assert_close(u, start[0] + expected[0], rtol=0, atol=1e-13)
-    found = [part.clone() for part in start]
-    add_inner_with_derivative(*found, x, y, SCALE)
-    for part, before, added in zip(found, start, expected, strict=True):
+    actual = [part.clone() for part in start]
+    add_inner_with_derivative(*actual, x, y, SCALE)
+    for part, before, added in zip(actual, start, expected, strict=True):
         torch.testing.assert_close(part, before + added, rtol=0, atol=1e-13)
 
 

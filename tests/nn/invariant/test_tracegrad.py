@@ -75,7 +75,7 @@ def test_low_rank_items_in_chunks(items, rank, monkeypatch):
 
     whole = everything()
     each = 2 * 6 * rank * 7  # terms of an item
-    monkeypatch.setattr(low_rank_block, "SPARING_CPU_NUMBERS", 4 * each)
+    monkeypatch.setattr(low_rank_block, "LOW_MEMORY_CPU_NUMBERS", 4 * each)
     calls = []
     original = InvariantMLP.value_and_gradient
     monkeypatch.setattr(
@@ -83,12 +83,12 @@ def test_low_rank_items_in_chunks(items, rank, monkeypatch):
     )
     parts = everything()
     assert calls == ([4, 4, 3] * 2 if items == 11 else [1, 1])
-    for found, expected in zip(parts, whole, strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for actual, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 def test_blocks_train_in_several_threads():
-    """Modules are shared: no thread may exchange the parameters of another."""
+    """Threads share modules: none may exchange the parameters that another one uses."""
     block = make_block(SMALL, w="low_rank")
     f = make_feature(SMALL, 40)
 
@@ -98,24 +98,24 @@ def test_blocks_train_in_several_threads():
 
     expected = gradients()
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(gradients, range(40)):
-            assert all(map(torch.allclose, found, expected))
+        for actual in pool.map(gradients, range(40)):
+            assert all(map(torch.allclose, actual, expected))
     assert all(parameter.is_leaf for parameter in block.parameters())
 
 
 @RECOMPUTE
 @pytest.mark.parametrize("form", FORMS)
 def test_a_linear_network_that_is_frozen(form, recompute):
-    """g then depends on nothing that has a gradient."""
+    """Then g depends on nothing that has a gradient."""
     block = make_block(SMALL, layers=1, final=False, **form)
     block.s_nonlin.requires_grad_(False)
     feature = make_feature(SMALL)
     inputs = [*feature, *block.invariants.parameters()]
-    found, expected = (
+    actual, expected = (
         torch.autograd.grad(z.square().sum() + sum(part.sin().sum() for part in v), inputs)
         for z, v in (block(feature, recompute=recompute), autograd_block(block, SMALL, feature))
     )
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
@@ -140,16 +140,16 @@ def test_frozen_weights_have_no_gradient_and_change_no_other(form, recompute):
 
     def gradients() -> list[torch.Tensor]:
         z, v = block(feature, recompute=recompute)
-        wanted = [*feature, *(p for p in block.parameters() if p.requires_grad)]
-        return torch.autograd.grad(z.square().sum() + sum(part.sin().sum() for part in v), wanted)
+        inputs = [*feature, *(p for p in block.parameters() if p.requires_grad)]
+        return torch.autograd.grad(z.square().sum() + sum(part.sin().sum() for part in v), inputs)
 
     count = len(list(block.invariants.parameters()))
     expected = gradients()[: len(feature) + count]
     for parameter in block.s_nonlin.parameters():
         parameter.requires_grad_(False)
-    found = gradients()
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
+    actual = gradients()
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
 
@@ -222,7 +222,7 @@ def test_v_in_evaluation_and_at_initialisation_is_not_zero(form, final):
 
 
 def test_a_bare_layer_norm_at_the_end_would_make_v_vanish():
-    """The trap behind ``final``: without the activation after the last LayerNorm v is zero."""
+    """Why ``final`` includes an activation: without it after the last LayerNorm, v is zero."""
     block = TraceGradBlock(SMALL, 16, 9, hidden=12, final=False).double()
     feature = [f.requires_grad_() for f in make_feature(SMALL)]
     bare = torch.nn.functional.layer_norm(block.encode(feature), (9,))
@@ -281,7 +281,7 @@ def test_a_gain_of_zero_keeps_f_and_learns(residual, recompute):
         torch.testing.assert_close(part, b + factor * (a - b), rtol=1e-12, atol=1e-13)
 
 
-def test_gains_stand_where_v_is_added():
+def test_gains_exist_where_v_is_added():
     irreps = {"edge": [SMALL, UNEVEN], "self": [SMALL, UNEVEN]}
 
     def sizes(**options):
@@ -366,7 +366,7 @@ def test_z_is_as_wide_as_there_are_basic_blocks(spin_trace, labels):
         assert traces.shape == (4, labels if basis.spinful else width)
 
 
-def test_backbones_without_on_site_features_have_edges_alone():
+def test_backbones_without_on_site_features_only_have_edges():
     module = TraceGrad({"edge": [SMALL]}, TWO, trace=True, grad=True, apply_to="edge_and_self")
     assert set(module.blocks) == set(module.decoders) == {"edge"}
 
@@ -385,7 +385,7 @@ def test_with_a_zero_bias_z_starts_the_same_for_features_of_any_size(w):
     assert z.std(0).max() > 0.01
 
 
-def test_the_paper_to_the_letter_is_torchs_initialisation_on_edges():
+def test_literal_is_the_initialisation_of_torch_on_edges():
     irreps = {"edge": [SMALL], "self": [SMALL]}
 
     def build(**options):

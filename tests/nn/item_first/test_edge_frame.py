@@ -14,7 +14,7 @@ IRREPS = [Irrep(degree, parity) for degree in range(5) for parity in (1, -1)]
 
 
 def some_vectors() -> torch.Tensor:
-    """All directions: random ones, the axes, close to the axes, of any length; the last one vanishes."""
+    """Vectors of different lengths: random directions, the axes, close to the axes; the last one is zero."""
     near = AXES + 1e-9 * torch.randn(6, 3, dtype=torch.float64)
     lengths = torch.tensor([1e-3, 1.0, 2.5, 1e3], dtype=torch.float64)[:, None]
     return torch.cat([torch.randn(4, 3).double() * lengths, AXES, near, torch.zeros(1, 3).double()])
@@ -41,7 +41,7 @@ def test_harmonics_lie_on_the_axis(degree):
 
 
 @pytest.mark.parametrize("ir", IRREPS, ids=str)
-def test_frames_are_orthogonal_and_both_ways(ir):
+def test_frames_are_orthogonal_and_have_an_inverse(ir):
     vectors = some_vectors()
     frame = EdgeFrame(vectors)
     matrix = frame.rotation(ir)
@@ -88,8 +88,8 @@ def test_components_of_unnatural_irreps_are_exchanged(degree):
 
 
 @pytest.mark.parametrize("ir", IRREPS, ids=str)
-def test_a_rotation_of_everything_turns_frames_about_their_axes(ir):
-    """m and -m mix among themselves alone, so their norm is invariant; improper rotations change signs only."""
+def test_a_rotation_of_all_vectors_rotates_frames_about_their_edges(ir):
+    """Only m and -m of one |m| mix, so that their norm is invariant; improper rotations only change signs."""
     vectors = some_vectors()[:-1]
     x = torch.randn(len(vectors), ir.dim, 2, dtype=torch.float64)
     rotation = -random_rotation(3)
@@ -103,11 +103,11 @@ def test_float32_frames_are_as_good_as_float32():
     vectors = some_vectors()
     x = torch.randn(len(vectors), 9, 2, dtype=torch.float64)
     ir = Irrep(4, 1)
-    found = EdgeFrame(vectors.float()).to_local(x.float(), ir)
-    assert found.dtype == torch.float32
-    # A direction is only as good as its rounded components.
+    actual = EdgeFrame(vectors.float()).to_local(x.float(), ir)
+    assert actual.dtype == torch.float32
+    # The direction has the rounding errors of its components.
     exact = EdgeFrame(vectors.float().double()).to_local(x, ir)
-    torch.testing.assert_close(found.double(), exact, rtol=0, atol=2e-5)
+    torch.testing.assert_close(actual.double(), exact, rtol=0, atol=2e-5)
 
 
 def test_natural_irreps_are_those_of_harmonics():

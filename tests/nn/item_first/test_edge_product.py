@@ -36,7 +36,7 @@ def some_edges() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def plain_form(product: EdgeProduct, *, legacy: bool) -> oracle.RankOneProduct:
-    """The product of e3nn, entry by entry; its weights are views of those of the fast form."""
+    """The product of e3nn for the same irreps."""
     concatenated = Irreps([entry for irreps in product.inputs for entry in irreps])
     harmonics = Irreps.spherical_harmonics(product.lmax)
     previous = torch.get_default_dtype()
@@ -51,7 +51,7 @@ def plain_form(product: EdgeProduct, *, legacy: bool) -> oracle.RankOneProduct:
 def by_triple(product: EdgeProduct, w1: torch.Tensor, w2: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
     """The parts of w1 and w2 that belong to each path of the plain form, in its order."""
     parts1, parts2 = product.views(w1), product.views(w2, inputs=True)
-    found = []
+    weights = []
     for s, irreps in enumerate(product.inputs):
         for mul, ir in irreps:
             having = [t for t, other in enumerate(product.inputs) if ir in other]
@@ -66,14 +66,14 @@ def by_triple(product: EdgeProduct, w1: torch.Tensor, w2: torch.Tensor) -> list[
                         if product.kinds[c.source] == ir and c.target == o
                     )
                     path = product.couplings[n].degrees.index(degree)
-                    found.append(
+                    weights.append(
                         (parts1[n][path, start : start + mul], parts2[n][path, having.index(s)][None])
                     )
-    return found
+    return weights
 
 
 def split(flat: torch.Tensor, irreps: Irreps) -> list[torch.Tensor]:
-    """Item-first parts [edges, 2l + 1, channels]."""
+    """Item-first tensors [edges, 2l + 1, channels] of each irrep."""
     parts = flat.split([entry.dim for entry in irreps], dim=1)
     return [p.view(len(flat), mul, ir.dim).mT for p, (mul, ir) in zip(parts, irreps, strict=True)]
 
@@ -111,24 +111,24 @@ def test_equals_the_tensor_product_of_e3nn_with_all_gradients(case, legacy):
     frame = EdgeFrame(vectors)
 
     local = product(in_frames(product, inputs, frame), on_site)
-    found = joined([frame.to_global(x, ir) for x, (_, ir) in zip(local, product.output, strict=True)])
+    actual = joined([frame.to_global(x, ir) for x, (_, ir) in zip(local, product.output, strict=True)])
     harmonics = o3.spherical_harmonics(
         Irreps.spherical_harmonics(lmax), vectors[:, [1, 2, 0]], True, normalization="component"
     )
     expected = plain(torch.cat(inputs, dim=1), harmonics)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
     assert expected.abs().max() > 0.1
 
-    direction = torch.randn_like(found)
-    ours = torch.autograd.grad((found * direction).sum(), [*inputs, product.w1, product.w2])
+    direction = torch.randn_like(actual)
+    ours = torch.autograd.grad((actual * direction).sum(), [*inputs, product.w1, product.w2])
     theirs = torch.autograd.grad(
         (expected * direction).sum(), [*inputs, *plain.weights1, *plain.weights2], allow_unused=True
     )
     count = len(inputs)
     for a, b in zip(ours[:count], theirs[:count], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
-    pieces = by_triple(product, ours[count], ours[count + 1])
-    flat = [a for a, _ in pieces] + [b for _, b in pieces]
+    by_path = by_triple(product, ours[count], ours[count + 1])
+    flat = [a for a, _ in by_path] + [b for _, b in by_path]
     for a, b in zip(flat, theirs[count:], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
@@ -154,8 +154,8 @@ def test_crystals_without_on_site_edges_or_with_nothing_else(legacy):
     together = product(x, on_site)
     others = torch.tensor([1, 2, 3, 4, 6, 7, 8])
     for rows, loops in ((others, on_site[:0]), (on_site, torch.arange(2))):
-        alone = product([part[rows] for part in x], loops)
-        for a, b in zip(alone, together, strict=True):
+        separate = product([part[rows] for part in x], loops)
+        for a, b in zip(separate, together, strict=True):
             torch.testing.assert_close(a, b[rows], rtol=0, atol=1e-13)
 
 
@@ -166,8 +166,8 @@ def test_features_stay_in_full_precision_under_autocast():
     x = in_frames(product, [torch.randn(9, ir.dim) for ir in product.inputs], EdgeFrame(vectors.float()))
     expected = product(x, on_site)
     with torch.autocast("cpu", torch.bfloat16):
-        found = product(x, on_site)
-    for a, b in zip(found, expected, strict=True):
+        actual = product(x, on_site)
+    for a, b in zip(actual, expected, strict=True):
         assert torch.equal(a, b)
 
 
@@ -175,27 +175,27 @@ def matrices(product: EdgeProduct, *, linear: bool) -> list[torch.Tensor]:
     """Matrices of all groups, and gradients of both weights."""
     weights = (product.w1, product.w2)
     plain = partial(product.plain_matrices, linear)
-    found = edge_weights_kernel.assembled(product.pieces[linear], *weights, plain)
+    actual = edge_weights_kernel.assembled(product.submatrices[linear], *weights, plain)
     generator = torch.Generator().manual_seed(3)
-    total = sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in found)
-    return [*found, *torch.autograd.grad(total, weights)]
+    total = sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in actual)
+    return [*actual, *torch.autograd.grad(total, weights)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("linear", [False, True])
 @LEGACY
 @pytest.mark.parametrize("case", CASES)
-def test_the_kernel_makes_the_matrices_of_the_plain_form(case, legacy, linear, dtype, monkeypatch):
+def test_the_kernel_gives_the_matrices_of_the_plain_form(case, legacy, linear, dtype, monkeypatch):
     names, output, lmax = CASES[case]
     product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax, legacy=legacy).to(dtype)
     before = native.used()
-    found = matrices(product, linear=linear)
+    actual = matrices(product, linear=linear)
     assert native.used() == before + 2
-    assert len(found) == len(product.groups) * (1 + linear) + 2
+    assert len(actual) == len(product.groups) * (1 + linear) + 2
     monkeypatch.setenv(native.SWITCH, "0")
     expected = matrices(product, linear=linear)
     assert native.used() == before + 2
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-5)
 
 
@@ -203,15 +203,15 @@ def test_second_derivatives_of_weights():
     names, output, lmax = CASES["degree 0 of harmonics"]
     product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax).double()
 
-    def made(w1: torch.Tensor, w2: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def matrices_of(w1: torch.Tensor, w2: torch.Tensor) -> tuple[torch.Tensor, ...]:
         plain = partial(product.plain_matrices, True)
-        return tuple(edge_weights_kernel.assembled(product.pieces[True], w1, w2, plain))
+        return tuple(edge_weights_kernel.assembled(product.submatrices[True], w1, w2, plain))
 
-    assert torch.autograd.gradcheck(made, (product.w1, product.w2))
-    assert torch.autograd.gradgradcheck(made, (product.w1, product.w2))
+    assert torch.autograd.gradcheck(matrices_of, (product.w1, product.w2))
+    assert torch.autograd.gradgradcheck(matrices_of, (product.w1, product.w2))
 
 
-def test_without_a_compiler_the_plain_form_serves(monkeypatch):
+def test_without_a_compiler_the_plain_form_is_used(monkeypatch):
     names, output, lmax = CASES["mixed"]
     product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax).double()
     expected = matrices(product, linear=True)
@@ -224,5 +224,5 @@ def test_weights_that_are_too_short_are_refused():
     names, output, lmax = CASES["natural"]
     product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax)
     for weights in ((product.w1[:-1], product.w2), (product.w1, product.w2[:-1])):
-        with pytest.raises(ValueError, match="the pieces need"):
-            edge_weights_kernel.assembled(product.pieces[False], *weights, lambda *_: [])
+        with pytest.raises(ValueError, match="the submatrices need"):
+            edge_weights_kernel.assembled(product.submatrices[False], *weights, lambda *_: [])

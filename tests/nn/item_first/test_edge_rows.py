@@ -6,7 +6,7 @@ from e3nn.o3 import Irrep
 from torch import Tensor
 
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
-from tracegrad.nn.item_first.edge_rows import Ends, Turn, from_rows, to_rows
+from tracegrad.nn.item_first.edge_rows import EdgeEndpoints, IrrepPlacement, from_rows, to_rows
 from tracegrad.numerics import native
 
 EDGES, NODES = 13, 5  # node 4 has no edges
@@ -16,9 +16,9 @@ CASES = pytest.mark.parametrize("channels", CHANNELS.values(), ids=CHANNELS)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 
 
-def make_ends() -> tuple[Ends, Ends]:
+def make_endpoints() -> tuple[EdgeEndpoints, EdgeEndpoints]:
     first, second = torch.randint(NODES - 1, (2, EDGES), generator=torch.Generator().manual_seed(1))
-    return Ends(first, NODES), Ends(second, NODES)
+    return EdgeEndpoints(first, NODES), EdgeEndpoints(second, NODES)
 
 
 def rotations() -> dict[int, Tensor]:
@@ -26,35 +26,35 @@ def rotations() -> dict[int, Tensor]:
     return {1: frame.rotation(Irrep("1e")), 2: frame.rotation(Irrep("2e"))}
 
 
-def gathering(channels: tuple[int, ...]) -> tuple[list[Turn], list[Tensor], list[tuple[int, int]]]:
-    """Nodes of three degrees, of which one lacks |m| = 1, and edges of degree 1; with the shapes of the rows."""
-    ends, turned = make_ends(), rotations()
+def gathering(channels: tuple[int, ...]) -> tuple[list[IrrepPlacement], list[Tensor], list[tuple[int, int]]]:
+    """Features of nodes with three degrees, one without |m| = 1, and of edges with degree 1; shapes of the rows."""
+    endpoints, matrices = make_endpoints(), rotations()
     c0, c1, c2 = channels
-    turns = [
-        Turn(((0, 0),), None, ends),
-        Turn(((0, 2 * c0), (1, 0)), turned[1], ends),
-        Turn(((0, 2 * c0 + 2 * c1), (1, 2 * c1))),
-        Turn(((0, 2 * c0 + 3 * c1), None, (2, 0)), turned[2], ends[:1]),
+    placements = [
+        IrrepPlacement(((0, 0),), None, endpoints),
+        IrrepPlacement(((0, 2 * c0), (1, 0)), matrices[1], endpoints),
+        IrrepPlacement(((0, 2 * c0 + 2 * c1), (1, 2 * c1))),
+        IrrepPlacement(((0, 2 * c0 + 3 * c1), None, (2, 0)), matrices[2], endpoints[:1]),
     ]
     sizes = [(NODES, 1, c0), (NODES, 3, c1), (EDGES, 3, c1), (NODES, 5, c2)]
     features = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
-    return turns, features, [(1, 2 * c0 + 3 * c1 + c2), (2, 3 * c1), (2, c2)]
+    return placements, features, [(1, 2 * c0 + 3 * c1 + c2), (2, 3 * c1), (2, c2)]
 
 
-def scattering(channels: tuple[int, ...]) -> tuple[list[Turn], list[Tensor], Tensor]:
-    """Sums at nodes with and without factor, features of edges; one |m| and some columns are not used."""
-    (first, second), turned = make_ends(), rotations()
+def scattering(channels: tuple[int, ...]) -> tuple[list[IrrepPlacement], list[Tensor], Tensor]:
+    """Sums at nodes with and without a factor, features of edges; one |m| and some columns are unused."""
+    (first, second), matrices = make_endpoints(), rotations()
     c0, c1, c2 = channels
-    turns = [
-        Turn(((0, 1),), None, (first,)),
-        Turn(((0, 1 + c0), (1, 0)), turned[1], (second,), 2),
-        Turn((None, (1, c1), (2, 0)), turned[2], (), 2 + c1),
-        Turn(((0, 1 + c0 + c1), None, (2, c2)), None, (), 2 + c1 + c2),
+    placements = [
+        IrrepPlacement(((0, 1),), None, (first,)),
+        IrrepPlacement(((0, 1 + c0), (1, 0)), matrices[1], (second,), 2),
+        IrrepPlacement((None, (1, c1), (2, 0)), matrices[2], (), 2 + c1),
+        IrrepPlacement(((0, 1 + c0 + c1), None, (2, c2)), None, (), 2 + c1 + c2),
     ]
     shapes = [(1, 1 + c0 + c1 + c2), (2, c1 + c2), (2, 2 * c2)]
     rows = [torch.randn(EDGES, *shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     factor = torch.randn(EDGES, 2 + c1 + 2 * c2, dtype=torch.float64, requires_grad=True)
-    return turns, rows, factor
+    return placements, rows, factor
 
 
 def results(run: Callable[[], list[Tensor]], inputs: list[Tensor]) -> list[Tensor]:
@@ -68,54 +68,56 @@ def results(run: Callable[[], list[Tensor]], inputs: list[Tensor]) -> list[Tenso
 def both_forms(
     run: Callable[[], list[Tensor]], inputs: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """By the kernels, which have to be there, and in the plain form."""
+    """Results of the kernels, which must have been called, and of the plain form."""
     before = native.used()
-    found = results(run, inputs)
+    actual = results(run, inputs)
     count = native.used()
     assert count > before
     monkeypatch.setenv(native.SWITCH, "0")
     expected = results(run, inputs)
     assert native.used() == count
     monkeypatch.delenv(native.SWITCH)
-    return found, expected
+    return actual, expected
 
 
 @CASES
 def test_rows_equal_a_literal_loop(channels):
-    turns, features, shapes = gathering(channels)
-    rows = [x.detach() for x in to_rows(turns, features, shapes, EDGES)]
+    placements, features, shapes = gathering(channels)
+    rows = [x.detach() for x in to_rows(placements, features, shapes, EDGES)]
     assert [tuple(x.shape[1:]) for x in rows] == shapes
-    for turn, feature in zip(turns, features, strict=True):
+    for placement, feature in zip(placements, features, strict=True):
         width = feature.shape[2]
         for e in range(EDGES):
-            for k, end in enumerate(turn.ends or (None,)):
-                x = feature[e if end is None else int(end.index[e])].detach()
-                x = x if turn.rotation is None else turn.rotation[e].T @ x
-                for m, column in enumerate(turn.columns):
-                    if column is None:
+            for k, endpoint in enumerate(placement.endpoints or (None,)):
+                x = feature[e if endpoint is None else int(endpoint.index[e])].detach()
+                x = x if placement.rotation is None else placement.rotation[e].T @ x
+                for m, slot in enumerate(placement.slots):
+                    if slot is None:
                         continue
-                    at = slice(column[1] + k * width, column[1] + (k + 1) * width)
-                    expected = x[[turn.degree - m, turn.degree + m]] if m else x[[turn.degree]]
-                    torch.testing.assert_close(rows[column[0]][e, :, at], expected, rtol=0, atol=1e-13)
+                    at = slice(slot[1] + k * width, slot[1] + (k + 1) * width)
+                    expected = x[[placement.degree - m, placement.degree + m]] if m else x[[placement.degree]]
+                    torch.testing.assert_close(rows[slot[0]][e, :, at], expected, rtol=0, atol=1e-13)
 
 
 @CASES
 def test_features_equal_a_literal_loop(channels):
-    turns, rows, factor = scattering(channels)
-    widths = [channels[turn.degree] for turn in turns]
-    for turn, width, found in zip(turns, widths, from_rows(turns, rows, widths, factor), strict=True):
-        expected = torch.zeros(found.shape, dtype=torch.float64)
+    placements, rows, factor = scattering(channels)
+    widths = [channels[placement.degree] for placement in placements]
+    for placement, width, actual in zip(
+        placements, widths, from_rows(placements, rows, widths, factor), strict=True
+    ):
+        expected = torch.zeros(actual.shape, dtype=torch.float64)
         for e in range(EDGES):
-            x = torch.zeros(2 * turn.degree + 1, width, dtype=torch.float64)
-            for m, column in enumerate(turn.columns):
-                for row in range(2 if m and column else bool(column)):
-                    component = turn.degree + (m if row else -m)
-                    x[component] = rows[column[0]][e, row, column[1] : column[1] + width].detach()
-            if turn.factor is not None:
-                x = x * factor[e, turn.factor : turn.factor + width].detach()
-            x = x if turn.rotation is None else turn.rotation[e] @ x
-            expected[int(turn.ends[0].index[e]) if turn.ends else e] += x
-        torch.testing.assert_close(found.detach(), expected, rtol=0, atol=1e-13)
+            x = torch.zeros(2 * placement.degree + 1, width, dtype=torch.float64)
+            for m, slot in enumerate(placement.slots):
+                for row in range(2 if m and slot else bool(slot)):
+                    component = placement.degree + (m if row else -m)
+                    x[component] = rows[slot[0]][e, row, slot[1] : slot[1] + width].detach()
+            if placement.first_factor is not None:
+                x = x * factor[e, placement.first_factor : placement.first_factor + width].detach()
+            x = x if placement.rotation is None else placement.rotation[e] @ x
+            expected[int(placement.endpoints[0].index[e]) if placement.endpoints else e] += x
+        torch.testing.assert_close(actual.detach(), expected, rtol=0, atol=1e-13)
 
 
 @CASES
@@ -126,84 +128,88 @@ def test_kernels_equal_the_plain_form_with_all_gradients(channels, dtype, thread
     torch.set_num_threads(threads)
     atol = 1e-12 if dtype == torch.float64 else 1e-4
 
-    def lowered(tensors: list[Tensor], turns: list[Turn]) -> tuple[list[Tensor], list[Turn]]:
+    def lowered(
+        tensors: list[Tensor], placements: list[IrrepPlacement]
+    ) -> tuple[list[Tensor], list[IrrepPlacement]]:
         rounded = [x.detach().to(dtype).requires_grad_() for x in tensors]
         return rounded, [
-            Turn(t.columns, None if t.rotation is None else t.rotation.to(dtype), t.ends, t.factor)
-            for t in turns
+            IrrepPlacement(
+                t.slots, None if t.rotation is None else t.rotation.to(dtype), t.endpoints, t.first_factor
+            )
+            for t in placements
         ]
 
-    turns, features, shapes = gathering(channels)
-    features, turns = lowered(features, turns)
-    pairs = [both_forms(lambda: to_rows(turns, features, shapes, EDGES), features, monkeypatch)]
-    turned, rows, factor = scattering(channels)
-    (*rows, factor), turned = lowered([*rows, factor], turned)
-    widths = [channels[turn.degree] for turn in turned]
-    pairs.append(both_forms(lambda: from_rows(turned, rows, widths, factor), [*rows, factor], monkeypatch))
-    for found, expected in pairs:
-        for a, b in zip(found, expected, strict=True):
+    placements, features, shapes = gathering(channels)
+    features, placements = lowered(features, placements)
+    pairs = [both_forms(lambda: to_rows(placements, features, shapes, EDGES), features, monkeypatch)]
+    scattered, rows, factor = scattering(channels)
+    (*rows, factor), scattered = lowered([*rows, factor], scattered)
+    widths = [channels[placement.degree] for placement in scattered]
+    pairs.append(both_forms(lambda: from_rows(scattered, rows, widths, factor), [*rows, factor], monkeypatch))
+    for actual, expected in pairs:
+        for a, b in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
-def test_views_are_read_where_they_are(monkeypatch):
-    """Rows and features that are parts of wider tensors, or have their channels apart."""
-    turns, features, shapes = gathering((3, 5, 9))
+def test_strides_of_views_are_respected(monkeypatch):
+    """Rows and features that are slices of wider tensors, or whose channels are not contiguous."""
+    placements, features, shapes = gathering((3, 5, 9))
     wide = [torch.randn(*x.shape[:2], x.shape[2] + 4, dtype=torch.float64) for x in features]
-    apart = [x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in features]
-    for inputs in ([x[:, :, 2:-2].requires_grad_() for x in wide], apart):
-        found, expected = both_forms(
-            lambda inputs=inputs: to_rows(turns, inputs, shapes, EDGES), inputs, monkeypatch
+    strided = [x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in features]
+    for inputs in ([x[:, :, 2:-2].requires_grad_() for x in wide], strided):
+        actual, expected = both_forms(
+            lambda inputs=inputs: to_rows(placements, inputs, shapes, EDGES), inputs, monkeypatch
         )
-        for a, b in zip(found, expected, strict=True):
+        for a, b in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-    turned, rows, factor = scattering((3, 5, 9))
+    scattered, rows, factor = scattering((3, 5, 9))
     wide = [torch.randn(*x.shape[:2], x.shape[2] + 4, dtype=torch.float64)[:, :, 3:-1] for x in rows]
     inputs = [*(x.requires_grad_() for x in wide), factor.detach().T.contiguous().T.requires_grad_()]
-    widths = [(3, 5, 9)[turn.degree] for turn in turned]
-    found, expected = both_forms(
-        lambda: from_rows(turned, inputs[:-1], widths, inputs[-1]), inputs, monkeypatch
+    widths = [(3, 5, 9)[placement.degree] for placement in scattered]
+    actual, expected = both_forms(
+        lambda: from_rows(scattered, inputs[:-1], widths, inputs[-1]), inputs, monkeypatch
     )
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
 def test_second_derivatives():
-    turns, features, shapes = gathering((2, 1, 1))
-    assert torch.autograd.gradgradcheck(lambda *x: tuple(to_rows(turns, x, shapes, EDGES)), features)
-    turned, rows, factor = scattering((2, 1, 1))
-    widths = [(2, 1, 1)[turn.degree] for turn in turned]
-    run = lambda factor, *x: tuple(from_rows(turned, x, widths, factor))  # noqa: E731
+    placements, features, shapes = gathering((2, 1, 1))
+    assert torch.autograd.gradgradcheck(lambda *x: tuple(to_rows(placements, x, shapes, EDGES)), features)
+    scattered, rows, factor = scattering((2, 1, 1))
+    widths = [(2, 1, 1)[placement.degree] for placement in scattered]
+    run = lambda factor, *x: tuple(from_rows(scattered, x, widths, factor))  # noqa: E731
     assert torch.autograd.gradcheck(run, (factor, *rows))
     assert torch.autograd.gradgradcheck(run, (factor, *rows))
 
 
 def test_rotations_may_have_a_gradient():
     vectors = torch.randn(EDGES, 3, dtype=torch.float64, requires_grad=True)
-    ends = make_ends()
+    endpoints = make_endpoints()
     x = torch.randn(NODES, 3, 2, dtype=torch.float64)
 
     def run(vectors: Tensor) -> Tensor:
-        """What does not depend on how a frame is turned about its edge."""
-        turn = Turn(((0, 0), (1, 0)), EdgeFrame(vectors).rotation(Irrep("1o")), ends)
-        axial, around = to_rows([turn], [x], [(1, 4), (2, 4)], EDGES)
+        """Numbers that do not depend on the rotation of a frame about its edge."""
+        placement = IrrepPlacement(((0, 0), (1, 0)), EdgeFrame(vectors).rotation(Irrep("1o")), endpoints)
+        axial, around = to_rows([placement], [x], [(1, 4), (2, 4)], EDGES)
         return torch.cat([axial, around.square().sum(1, keepdim=True)])
 
     assert torch.autograd.gradcheck(run, (vectors,))
 
 
-def test_without_a_compiler_the_plain_form_serves(monkeypatch):
-    turns, features, shapes = gathering((3, 1, 7))
-    expected = to_rows(turns, features, shapes, EDGES)
+def test_without_a_compiler_the_plain_form_is_used(monkeypatch):
+    placements, features, shapes = gathering((3, 1, 7))
+    expected = to_rows(placements, features, shapes, EDGES)
     monkeypatch.setattr(native, "library", lambda *source: None)
     count = native.used()
-    for a, b in zip(to_rows(turns, features, shapes, EDGES), expected, strict=True):
+    for a, b in zip(to_rows(placements, features, shapes, EDGES), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
     assert native.used() == count
 
 
 def test_no_edges():
-    none = Ends(torch.zeros(0, dtype=torch.long), 3)
-    (rows,) = to_rows([Turn(((0, 0),), None, (none,))], [torch.randn(3, 1, 4)], [(1, 4)], 0)
+    none = EdgeEndpoints(torch.zeros(0, dtype=torch.long), 3)
+    (rows,) = to_rows([IrrepPlacement(((0, 0),), None, (none,))], [torch.randn(3, 1, 4)], [(1, 4)], 0)
     assert rows.shape == (0, 1, 4)
-    (sums,) = from_rows([Turn(((0, 0),), None, (none,))], [rows], [4])
+    (sums,) = from_rows([IrrepPlacement(((0, 0),), None, (none,))], [rows], [4])
     assert torch.equal(sums, torch.zeros(3, 1, 4))

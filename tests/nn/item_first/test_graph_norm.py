@@ -13,7 +13,7 @@ NO_SCALAR = Irreps("2x0o+4x1o+3x2e")
 
 def make_norm(irreps: Irreps) -> GraphNorm:
     norm = GraphNorm(irreps).double()
-    for parameter in norm.parameters():  # the start, ones and zeros, would hide mistakes
+    for parameter in norm.parameters():  # the initial ones and zeros would hide mistakes
         parameter.data = torch.randn_like(parameter)
     return norm
 
@@ -23,7 +23,7 @@ def make_feature(irreps: Irreps, items: int) -> list[torch.Tensor]:
 
 
 def literal(norm: GraphNorm, x: list[torch.Tensor], batch: torch.Tensor) -> list[torch.Tensor]:
-    """Graph by graph, component by component, number by number."""
+    """The norm graph by graph, component by component, number by number."""
     out = []
     for part, weight, (_, ir) in zip(x, norm.weights, norm.irreps, strict=True):
         result = torch.empty_like(part)
@@ -42,7 +42,7 @@ def literal(norm: GraphNorm, x: list[torch.Tensor], batch: torch.Tensor) -> list
     return out
 
 
-# Graphs of different sizes, one item among them, not in order of size, and one graph alone.
+# Graphs of different sizes, not sorted, one of them with a single item; and single graphs.
 BATCHES = {"several": [5, 1, 9, 2], "one": [7], "one item": [1]}
 
 
@@ -57,12 +57,12 @@ def test_equals_a_literal_loop(irreps, case):
     norm = make_norm(irreps)
     batch, counts = make_batch(case)
     x = make_feature(irreps, len(batch))
-    for found, expected in zip(norm(x, batch, counts), literal(norm, x, batch), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for actual, expected in zip(norm(x, batch, counts), literal(norm, x, batch), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", BATCHES)
-def test_frames_of_the_items_make_no_difference(case):
+def test_features_in_frames_of_the_items_give_the_same(case):
     norm = make_norm(ALL)
     batch, counts = make_batch(case)
     x = make_feature(ALL, len(batch))
@@ -71,10 +71,10 @@ def test_frames_of_the_items_make_no_difference(case):
     frame = EdgeFrame(vectors)
     irreps = [ir for _, ir in ALL]
     local = [frame.to_local(part, ir) for part, ir in zip(x, irreps, strict=True)]
-    found = [
+    actual = [
         frame.to_global(part, ir) for part, ir in zip(norm(local, batch, counts, frame), irreps, strict=True)
     ]
-    for a, b in zip(found, norm(x, batch, counts), strict=True):
+    for a, b in zip(actual, norm(x, batch, counts), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
@@ -88,18 +88,18 @@ def test_gradients_are_those_of_the_plain_form():
     frame = EdgeFrame(torch.randn(len(batch), 3, dtype=torch.float64))
     irreps = [ir for _, ir in ALL]
     local = norm([frame.to_local(p, ir) for p, ir in zip(x, irreps, strict=True)], batch, counts, frame)
-    turned = [frame.to_global(p, ir) for p, ir in zip(local, irreps, strict=True)]
-    found, expected = torch.cat([part.mT.flatten(1) for part in turned], dim=1), plain(flat, batch)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    direction = torch.randn_like(found)
-    ours = torch.autograd.grad((found * direction).sum(), [*x, *norm.weights, norm.bias])
+    in_global = [frame.to_global(p, ir) for p, ir in zip(local, irreps, strict=True)]
+    actual, expected = torch.cat([part.mT.flatten(1) for part in in_global], dim=1), plain(flat, batch)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+    direction = torch.randn_like(actual)
+    ours = torch.autograd.grad((actual * direction).sum(), [*x, *norm.weights, norm.bias])
     theirs = torch.autograd.grad((expected * direction).sum(), [*x, plain.weight, plain.bias])
     weights = torch.cat(ours[len(x) : -1])
     for a, b in zip([*ours[: len(x)], weights, ours[-1]], theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
 
-def test_a_batch_equals_its_graphs_and_graphs_without_items_do_no_harm():
+def test_a_batch_equals_its_graphs_also_with_empty_graphs():
     norm = make_norm(ALL)
     sizes = [4, 0, 3, 0]
     x = make_feature(ALL, 7)
@@ -107,12 +107,12 @@ def test_a_batch_equals_its_graphs_and_graphs_without_items_do_no_harm():
     inputs = [part.clone().requires_grad_() for part in x]
     together = norm(inputs, batch, torch.tensor(sizes).double())
     for start, size in ((0, 4), (4, 3)):
-        alone = norm(
+        single = norm(
             [part[start : start + size] for part in x],
             torch.zeros(size, dtype=torch.long),
             torch.tensor([float(size)]).double(),
         )
-        for a, b in zip(alone, together, strict=True):
+        for a, b in zip(single, together, strict=True):
             torch.testing.assert_close(a, b[start : start + size], rtol=0, atol=1e-13)
     gradients = torch.autograd.grad(sum(part.square().sum() for part in together), inputs)
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -125,7 +125,7 @@ def test_it_starts_without_scale_and_bias():
 
 
 def run(norm: GraphNorm, case: str, dtype: torch.dtype, *, framed: bool, every: int) -> list[torch.Tensor]:
-    """Features and gradients of inputs, what is added to every so many irreps, and parameters."""
+    """Features, and gradients of inputs, added features (none for every ``every``-th irrep) and parameters."""
     generator = torch.Generator().manual_seed(2)
 
     def draw(*size: int) -> torch.Tensor:
@@ -139,10 +139,10 @@ def run(norm: GraphNorm, case: str, dtype: torch.dtype, *, framed: bool, every: 
         for k, (mul, ir) in enumerate(norm.irreps)
     ]
     frame = EdgeFrame(draw(n, 3)) if framed else None
-    found = norm(x, batch, counts.to(dtype), frame, plus)
-    total = sum((part * draw(*part.shape)).sum() for part in found)
+    actual = norm(x, batch, counts.to(dtype), frame, plus)
+    total = sum((part * draw(*part.shape)).sum() for part in actual)
     inputs = [*x, *(part for part in plus if part is not None), *norm.parameters()]
-    return [*found, *torch.autograd.grad(total, inputs)]
+    return [*actual, *torch.autograd.grad(total, inputs)]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -155,17 +155,17 @@ def test_the_kernel_equals_the_plain_form(case, framed, dtype, threads, monkeypa
     torch.set_num_threads(threads)
     norm = make_norm(Irreps("2x0o+3x0e+4x1o+17x1e+3x2e+40x2o+2x3o")).to(dtype)
     before = native.used()
-    found = run(norm, case, dtype, framed=framed, every=3)
+    actual = run(norm, case, dtype, framed=framed, every=3)
     count = native.used()
     assert count >= before + 5 * 4  # for each irrep with l > 0 sums and the rest, forward and backward
     monkeypatch.setenv(native.SWITCH, "0")
     expected = run(norm, case, dtype, framed=framed, every=3)
     assert native.used() == count
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11 if dtype == torch.float64 else 5e-4)
 
 
-def test_what_is_added_is_added():
+def test_the_feature_plus_is_added():
     norm = make_norm(ALL)
     batch, counts = make_batch("several")
     x, other = (make_feature(ALL, len(batch)) for _ in range(2))
@@ -201,7 +201,7 @@ def test_frames_may_have_a_gradient():
     ir = norm.irreps[0].ir
 
     def normed(v: torch.Tensor) -> torch.Tensor:
-        """In the global frame, where nothing depends on how a frame is turned about its edge."""
+        """In the global frame, where nothing depends on the rotation of a frame about its edge."""
         frame = EdgeFrame(v)
         return frame.to_global(norm([frame.to_local(x[0], ir)], batch, counts, frame)[0], ir)
 

@@ -3,7 +3,7 @@ import torch
 from e3nn import o3
 from e3nn.o3 import Irreps
 
-from tracegrad.nn.item_first.irreps_linear import IrrepsLinear, KindLinear, Kinds
+from tracegrad.nn.item_first.irreps_linear import IrrepsLinear, ItemKinds, KindLinear
 
 IN, OUT = Irreps("3x0e+2x1o+4x2e+2x0o+1x1e"), Irreps("2x0o+4x0e+3x1o+2x3o+1x2e")
 NORMALISATIONS = pytest.mark.parametrize("normalisation", ["element", "path"])
@@ -43,10 +43,10 @@ def test_equals_the_linear_map_of_e3nn(bias, normalisation):
         linear.bias.data = torch.randn(4, dtype=torch.float64)
         plain.bias.data = linear.bias.data.clone()
     x = torch.randn(5, IN.dim, dtype=torch.float64)
-    found = linear(split(x, IN))
-    torch.testing.assert_close(joined(found), plain(x), rtol=0, atol=1e-13)
-    assert found[3].shape == (5, 7, 2)
-    assert found[3].abs().max() == 0
+    actual = linear(split(x, IN))
+    torch.testing.assert_close(joined(actual), plain(x), rtol=0, atol=1e-13)
+    assert actual[3].shape == (5, 7, 2)
+    assert actual[3].abs().max() == 0
     assert (linear.bias is None) == (not bias)
 
 
@@ -70,18 +70,18 @@ def test_kinds_equal_a_tensor_product_with_one_hot_vectors(count, normalisation)
     kind = torch.randint(count, (11,))
     kind[kind == 1] = 0  # a kind of which there is none
     x = torch.randn(11, IN.dim, dtype=torch.float64, requires_grad=True)
-    found = joined(linear(split(x, IN), Kinds(kind, count)))
+    actual = joined(linear(split(x, IN), ItemKinds(kind, count)))
     expected = plain(x, torch.nn.functional.one_hot(kind, count).double())
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
-    direction = torch.randn_like(found)
-    (ours,), (theirs,) = (torch.autograd.grad((y * direction).sum(), x) for y in (found, expected))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-13)
+    direction = torch.randn_like(actual)
+    (ours,), (theirs,) = (torch.autograd.grad((y * direction).sum(), x) for y in (actual, expected))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
 
 
 def test_kinds_group_their_items_and_go_back():
     kind = torch.tensor([2, 0, 2, 1, 0, 2])
-    kinds = Kinds(kind, 4)
+    kinds = ItemKinds(kind, 4)
     assert kind[kinds.order].tolist() == [0, 0, 1, 2, 2, 2]
     assert kinds.counts == [2, 1, 3, 0]
     assert torch.equal(kind[kinds.order][kinds.back], kind)
-    assert Kinds(torch.zeros(3, dtype=torch.long), 1).order is None
+    assert ItemKinds(torch.zeros(3, dtype=torch.long), 1).order is None

@@ -39,17 +39,17 @@ def make_basis(shells: dict, *, spinful: bool) -> OrbitalBasis:
 
 
 def spin_rotation(rotation: torch.Tensor) -> torch.Tensor:
-    """Of spin 1/2, up to a sign; spin does not notice the inversion."""
+    """Rotation matrix of spin 1/2, up to a sign; the inversion does not change spin."""
     x, y, z, w = Rotation.from_matrix((rotation * torch.linalg.det(rotation)).numpy()).as_quat().tolist()
     return w * torch.eye(2, dtype=torch.complex128) - 1j * (x * PAULI[0] + y * PAULI[1] + z * PAULI[2])
 
 
 def orbital_rotation(basis: OrbitalBasis, rotation: torch.Tensor) -> torch.Tensor:
-    """Of all union slots, with parity (-1)^l, and of spin; rotations of (x, y, z) may be improper."""
+    """Rotation matrix of all union slots, with parity (-1)^l, and of spin. Rotations of (x, y, z) may be improper."""
     spatial = basis.union[: len(basis.union) // basis.spins]
-    turned = TO_E3NN @ rotation @ TO_E3NN.T
+    rotation_yzx = TO_E3NN @ rotation @ TO_E3NN.T
     by_degree = {
-        degree: exact_representation(Irreps([(1, (degree, (-1) ** degree))]), turned)
+        degree: exact_representation(Irreps([(1, (degree, (-1) ** degree))]), rotation_yzx)
         for degree in set(spatial)
     }
     matrix = torch.block_diag(*[by_degree[degree] for degree in spatial])
@@ -57,7 +57,7 @@ def orbital_rotation(basis: OrbitalBasis, rotation: torch.Tensor) -> torch.Tenso
 
 
 def literal(expansion: ShellPairExpansion, x: dict[Irrep, torch.Tensor], *, legacy: bool) -> torch.Tensor:
-    """Shell pair by shell pair, coefficient by coefficient."""
+    """The expansion pair of shells by pair of shells, coefficient by coefficient."""
     basis = expansion.basis
     n, dim = len(next(iter(x.values()))), basis.dim
     half = dim // basis.spins
@@ -104,10 +104,10 @@ def make_feature(expansion: ShellPairExpansion, items: int = 3) -> list[torch.Te
 def test_equals_literal_sums_of_clebsch_gordan_coefficients(shells, spinful, legacy):
     expansion = ShellPairExpansion(make_basis(shells, spinful=spinful), legacy=legacy)
     x = make_feature(expansion)
-    found = expansion(x)
+    actual = expansion(x)
     by_irrep = {ir: part for part, (_, ir) in zip(x, expansion.irreps, strict=True)}
-    assert found.is_complex() == spinful
-    torch.testing.assert_close(found, literal(expansion, by_irrep, legacy=legacy), rtol=0, atol=1e-13)
+    assert actual.is_complex() == spinful
+    torch.testing.assert_close(actual, literal(expansion, by_irrep, legacy=legacy), rtol=0, atol=1e-13)
 
 
 @SPIN
@@ -162,8 +162,8 @@ def test_any_block_can_be_expanded(shells, spinful, legacy):
                 table, spin = oracle.w3j(l1, l2, degree, legacy), oracle.w3j(degree, 1, total, legacy)
                 both = torch.einsum("abm,mck,cnab->nk", table, spin, block[1:])
                 x[ir][:, :, channel] = (2 * degree + 1) * ir.dim * both
-    found = expansion([x[ir] for _, ir in expansion.irreps])
-    torch.testing.assert_close(found, h, rtol=0, atol=1e-12)
+    actual = expansion([x[ir] for _, ir in expansion.irreps])
+    torch.testing.assert_close(actual, h, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("improper", [False, True])
@@ -174,9 +174,9 @@ def test_blocks_are_equivariant(shells, spinful, improper):
     expansion = ShellPairExpansion(basis)
     rotation = random_rotation(4) * (-1 if improper else 1)
     x = make_feature(expansion)
-    turned = TO_E3NN @ rotation @ TO_E3NN.T
+    rotation_yzx = TO_E3NN @ rotation @ TO_E3NN.T
     rotated = [
-        exact_representation(Irreps([(1, ir)]), turned) @ part
+        exact_representation(Irreps([(1, ir)]), rotation_yzx) @ part
         for part, (_, ir) in zip(x, expansion.irreps, strict=True)
     ]
     u = orbital_rotation(basis, rotation)
@@ -186,18 +186,18 @@ def test_blocks_are_equivariant(shells, spinful, improper):
 @SPIN
 def test_a_coupling_has_the_irreps_of_the_released_network(spinful):
     for l1, l2 in ((0, 0), (0, 1), (1, 2), (3, 3)):
-        found = [ir for ir, _ in pair_couplings(l1, l2, spinful=spinful, legacy=False)]
-        assert found == oracle.irreps_of_target(l1, l2, spinful)
+        actual = [ir for ir, _ in pair_couplings(l1, l2, spinful=spinful, legacy=False)]
+        assert actual == oracle.irreps_of_target(l1, l2, spinful)
 
 
 def test_spin_rotations_represent_rotations():
-    """The helper of these tests: U (sigma . v) U^dagger = sigma . (R v)."""
+    """A test of `spin_rotation`: U (sigma . v) U^dagger = sigma . (R v)."""
     rotation = random_rotation(7)
     u, v = spin_rotation(rotation), torch.randn(3, dtype=torch.float64)
-    found = u @ torch.einsum("i,iab->ab", v.to(PAULI), PAULI) @ u.mH
-    torch.testing.assert_close(found, torch.einsum("i,iab->ab", (rotation @ v).to(PAULI), PAULI))
+    actual = u @ torch.einsum("i,iab->ab", v.to(PAULI), PAULI) @ u.mH
+    torch.testing.assert_close(actual, torch.einsum("i,iab->ab", (rotation @ v).to(PAULI), PAULI))
 
 
-def test_signs_that_nobody_knows_are_not_guessed():
+def test_unknown_signs_are_refused():
     with pytest.raises(ConfigError, match=r"known up to degree 6, not for \(6, 1, 7\)"):
         ShellPairExpansion(make_basis(SHELLS[2], spinful=True), legacy=True)

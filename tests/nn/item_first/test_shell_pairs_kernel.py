@@ -1,4 +1,4 @@
-"""Blocks by the kernel against the plain form; that one is tested against literal sums in test_shell_pairs."""
+"""Blocks by the kernel against the plain form, which test_shell_pairs compares with literal sums."""
 
 import pytest
 import torch
@@ -28,8 +28,8 @@ def make(
         for mul, ir in expansion.irreps
     ]
     frame = EdgeFrame(torch.randn(items, 3, dtype=torch.float64, generator=generator))
-    turned = [None if ir in ("0e", "1o") else frame.rotation(ir).to(dtype) for _, ir in expansion.irreps]
-    return expansion, x, turned
+    rotations = [None if ir in ("0e", "1o") else frame.rotation(ir).to(dtype) for _, ir in expansion.irreps]
+    return expansion, x, rotations
 
 
 def results(expansion: ShellPairExpansion, x: list[Tensor], rotations) -> list[Tensor]:
@@ -48,40 +48,44 @@ def test_equals_the_plain_form_with_gradients(name, spinful, items, dtype, threa
     torch.set_num_threads(threads)
     expansion, x, rotations = make(name, items, spinful=spinful, dtype=dtype)
     runs = []
-    run = shell_pairs_kernel._Call.run
+    run = shell_pairs_kernel._ExpandCall.run
     monkeypatch.setattr(
-        shell_pairs_kernel._Call, "run", lambda call, name, *rest: (runs.append(name), run(call, name, *rest))
+        shell_pairs_kernel._ExpandCall,
+        "run",
+        lambda call, name, *rest: (runs.append(name), run(call, name, *rest)),
     )
-    found = results(expansion, x, rotations)
+    actual = results(expansion, x, rotations)
     assert runs == ["expand", "contract"]
     monkeypatch.setenv(native.SWITCH, "0")
     expected = results(expansion, x, rotations)
     assert len(runs) == 2
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-5)
 
 
-def test_views_are_read_as_they_are_shaped():
+def test_strides_of_views_are_respected():
     expansion, x, rotations = make("many", 5, spinful=True)
-    apart = [part.detach().transpose(0, 2).contiguous().transpose(0, 2) for part in x]
-    turned = [None if r is None else r.transpose(1, 2).contiguous().transpose(1, 2) for r in rotations]
-    torch.testing.assert_close(expansion(apart, turned), expansion(x, rotations), rtol=0, atol=1e-13)
+    strided = [part.detach().transpose(0, 2).contiguous().transpose(0, 2) for part in x]
+    transposed = [None if r is None else r.transpose(1, 2).contiguous().transpose(1, 2) for r in rotations]
+    torch.testing.assert_close(expansion(strided, transposed), expansion(x, rotations), rtol=0, atol=1e-13)
 
 
-def test_the_back_map_is_the_transpose():
+def test_the_transposed_map_is_the_transpose():
     expansion, _, _ = make("many", 1, spinful=True)
 
     def dense(sparse: shell_pairs_kernel.SparseMap, rows: int, columns: int) -> Tensor:
         matrix = torch.zeros(rows, columns, dtype=torch.float64)
         values = sparse.values(matrix)
         starts, columns = sparse.starts.values, sparse.columns.values.long()
-        for place, first, last in zip(sparse.places.values, starts, starts[1:], strict=False):
-            matrix[place, columns[first:last]] = values[first:last]
+        for target, first, last in zip(sparse.targets.values, starts, starts[1:], strict=False):
+            matrix[target, columns[first:last]] = values[first:last]
         return matrix
 
     size = expansion.irreps.dim
-    forward, back = (dense(sparse, size, size) for sparse in (expansion._maps.forward, expansion._maps.back))
-    assert torch.equal(forward.T, back)
+    forward, transpose = (
+        dense(sparse, size, size) for sparse in (expansion._maps.forward, expansion._maps.transpose)
+    )
+    assert torch.equal(forward.T, transpose)
     assert forward.any(dim=1).all()
 
 
@@ -99,7 +103,7 @@ def test_rotations_may_have_a_gradient():
     expansion, x, _ = make("few", 3, spinful=False)
     vectors = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
 
-    for part in x:  # along the edges, so that nothing depends on how a frame is turned about its edge
+    for part in x:  # along the edges, so that nothing depends on the rotation of a frame about its edge
         across = torch.arange(part.shape[1]) != part.shape[1] // 2
         part.data[:, across] = 0
 
@@ -110,7 +114,7 @@ def test_rotations_may_have_a_gradient():
     assert torch.autograd.gradcheck(blocks, vectors)
 
 
-def test_without_a_compiler_the_plain_form_serves(monkeypatch):
+def test_without_a_compiler_the_plain_form_is_used(monkeypatch):
     expansion, x, rotations = make("many", 3, spinful=True)
     expected = expansion(x, rotations)
     monkeypatch.setattr(native, "library", lambda *source: None)
@@ -120,9 +124,9 @@ def test_without_a_compiler_the_plain_form_serves(monkeypatch):
 @pytest.mark.usefixtures("unchecked")
 def test_features_that_do_not_fit_are_refused():
     expansion, x, rotations = make("many", 3, spinful=True)
-    with pytest.raises(ValueError, match=r"features of the shapes .* with one n is needed"):
+    with pytest.raises(ValueError, match=r"features of the shapes .* with the same n"):
         expansion([*x[:-1], x[-1][:2]], rotations)
     with pytest.raises(ValueError, match=r"rotation .*: a tensor of shape \(2, 3, 3\)"):
         expansion(x, [*rotations[:-1], EdgeFrame(torch.randn(2, 3).double()).rotation(Irrep("1o"))])
-    with pytest.raises(ValueError, match="numbers each; the blocks are made of"):
+    with pytest.raises(ValueError, match="numbers for each item; the blocks need"):
         expansion([*x[:-1], x[-1][:, :, :0]], rotations)

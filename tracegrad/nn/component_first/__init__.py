@@ -1,4 +1,4 @@
-"""Layers on features [2l + 1, items, channels]: QHNet.
+"""Layers of QHNet, on component-first features: one tensor x[l^2 + l + m, i, c] of shape [(L + 1)^2, n, C].
 
-All irreps of a feature have the same number of channels and lie behind one another along the first axis.
+All degrees 0 .. L have the same number of channels C and stand one after another along the first axis.
 """

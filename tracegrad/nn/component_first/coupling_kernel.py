@@ -1,10 +1,14 @@
 """Clebsch-Gordan products in one pass over memory, with only the coefficients that are not zero.
 
-A product out_l3 = sum over paths p of w_p w'_p C^{l1 l2 l3} (a_l1, b_l2) couples components channel by channel. The
-kernel takes one item and one vector of channels after the other, reads its inputs through indices (the atoms of an
-edge), does all paths in registers, and adds the result to where it belongs. Nothing is stored between: the outer
-products and the gathered features, which are most of the time and memory of the plain form, do not exist. The source
-is written out coefficient by coefficient, because a compiler then keeps sums in registers.
+A product couples components channel by channel, with weights w_p of one or two factors for each path p:
+
+    out_l3[m3, i, c] = sum over p = (l1, l2, l3) and over m1, m2 of
+                       w_p[i, c] C^{l1 l2 l3}_{m1 m2 m3} a_l1[m1, i, c] b_l2[m2, i, c]
+
+The kernel takes one item and one vector of channels after the other, reads its inputs through indices (the atoms of
+an edge), computes all paths in registers, and adds the result to its item of the output. No intermediate result is
+stored: the outer products and the gathered features, which take most of the time and memory of the plain form, do
+not exist. The C++ source is written out coefficient by coefficient, because a compiler then keeps sums in registers.
 """
 
 import ctypes
@@ -20,11 +24,12 @@ from tracegrad.nn.component_first.features import wigner_3j
 from tracegrad.numerics import native
 from tracegrad.numerics.plain_gradients import plain_gradients
 
-ZERO = 1e-12
-VECTOR = 64  # bytes; a compiler splits them for processors with shorter registers
-OPERATIONS = 60  # of a path and channel, roughly
-Factor = tuple[Float[Tensor, "_ paths c"], Int[Tensor, " _"] | None]
-Index = Int[Tensor, " _"] | None
+ZERO = 1e-12  # smaller coefficients are rounding errors
+VECTOR = 64  # bytes; compilers split such vectors for processors with shorter registers
+OPERATIONS = 60  # for each path and channel, roughly
+# A factor of the weights: values, and for each item the row of the values that belongs to it (None: row i to item i).
+WeightFactor = tuple[Float[Tensor, "_ paths c"], Int[Tensor, " _"] | None]
+OptionalIndex = Int[Tensor, " _"] | None
 FUNCTIONS = (
     native.Function("forward", "ppppp" + "pppppiiiiiii"),
     native.Function("backward", "p" * 9 + "pppppiiiiiii"),
@@ -34,55 +39,59 @@ TENSORS = (*NAMES[:2], *NAMES[3:], "output", *(f"gradient of {name}" for name in
 
 
 @dataclass(frozen=True)
-class Coupling:
-    """What a product couples.
+class CouplingPaths:
+    """The paths of a product.
 
     Args:
         paths: degrees (l1, l2, l3) and coefficient of each path.
         degrees: highest degree of a, b and the output.
-        shared: whether b has no channels of its own.
-        apart: whether each path has components of the output for itself, one path after the other, instead of
-            adding to those of its degree.
+        shared: b is [m2, items] and has the same value for all channels.
+        stacked: each path has its own 2 l3 + 1 components of the output, one path after another; otherwise all paths
+            into a degree are added.
     """
 
     paths: tuple[tuple[tuple[int, int, int], float], ...]
     degrees: tuple[int, int, int]
     shared: bool
-    apart: bool = False
+    stacked: bool = False
 
     @property
     def dims(self) -> tuple[int, int, int]:
-        """Components of a, b and the output."""
+        """Numbers of components of a, b and the output."""
         first, second, third = ((degree + 1) ** 2 for degree in self.degrees)
-        return first, second, sum(2 * l3 + 1 for (_, _, l3), _ in self.paths) if self.apart else third
+        return first, second, sum(2 * l3 + 1 for (_, _, l3), _ in self.paths) if self.stacked else third
 
     @property
     def targets(self) -> list[int]:
-        """First component of the output of each path."""
+        """First component of the output that each path adds to."""
         sizes = [2 * l3 + 1 for (_, _, l3), _ in self.paths]
-        if self.apart:
+        if self.stacked:
             return [sum(sizes[:path]) for path in range(len(sizes))]
         return [l3**2 for (_, _, l3), _ in self.paths]
 
 
 def couple(
-    coupling: Coupling,
+    coupling: CouplingPaths,
     a: Float[Tensor, "m1 items_a c"],
     b: Float[Tensor, "m2 items_b *c"],
-    factors: Sequence[Factor],
-    places: tuple[Index, Index, Index],
+    factors: Sequence[WeightFactor],
+    indices: tuple[OptionalIndex, OptionalIndex, OptionalIndex],
     items: int,
     plain: Callable[..., Tensor],
 ) -> Float[Tensor, "m3 items c"]:
-    """The product by the kernel, or by ``plain`` where there is none.
+    """The product, by the kernel where it can be used and otherwise by ``plain``.
 
     Args:
         coupling: the paths.
-        a, b: features; b without channels if it is shared.
-        factors: one or two tensors whose product is the weight of each path and channel, and the row of each item.
-        places: item of a, of b, and of the output for each item of the product; None counts them up.
-        items: of the output, to which the items of the product are added.
-        plain: the same of (a, b, values of the factors) in torch.
+        a, b: features; b has no channels if it is shared.
+        factors: one or two factors of the weights.
+        indices: for each item of the product its item of a, of b and of the output; None means item i for item i.
+        items: number of items of the output, to which the items of the product are added.
+        plain: the same in torch, a function of (a, b, values of the factors).
+
+    Raises:
+        KernelArgumentError: features, factors or indices whose shapes do not fit.
+        KernelIndexError: an index that is out of range.
     """
     values = [value for value, _ in factors]
     library = None
@@ -95,34 +104,36 @@ def couple(
             f"features of the shapes {tuple(a.shape)} and {tuple(b.shape)} with {len(values)} factors; "
             f"(m1, items, c), (m2, items{'' if coupling.shared else ', c'}) and one or two factors are needed"
         )
-    given = [*places, *(row for _, row in factors)]
+    all_indices = [*indices, *(row for _, row in factors)]
     limits = [a.shape[1], b.shape[1], items, *(len(value) for value in values)]
-    indices = [
+    checked = [
         None if row is None else native.index(f"index of {name}", row, limit)
-        for name, row, limit in zip(NAMES, given, limits, strict=False)
+        for name, row, limit in zip(NAMES, all_indices, limits, strict=False)
     ]
-    n = next((len(index.values) for index in indices if index is not None), a.shape[1])
-    for name, row, limit in zip(NAMES, indices, limits, strict=False):
+    n = next((len(index.values) for index in checked if index is not None), a.shape[1])
+    for name, row, limit in zip(NAMES, checked, limits, strict=False):
         if row is None and limit != n:
             raise native.KernelArgumentError(
-                f"{name}: {limit} items without an index for {n} products; give one"
+                f"{name}: {limit} items without an index for {n} products; give an index"
             )
-    indices += [None] * (5 - len(indices))
-    call = _Call(coupling, library, indices, n, items, plain)
+    checked += [None] * (5 - len(checked))
+    call = _CouplingCall(coupling, library, checked, n, items, plain)
     return _Couple.apply(call, *(x.contiguous() for x in (a, b, *values)))
 
 
 @dataclass(frozen=True)
-class _Call:
-    coupling: Coupling
+class _CouplingCall:
+    """What `couple` passes to its kernels besides the tensors that have gradients."""
+
+    coupling: CouplingPaths
     library: ctypes.CDLL
     indices: list[native.Index | None]  # of a, b, output, and both factors
-    n: int
-    items: int
+    n: int  # items of the product
+    items: int  # of the output
     plain: Callable[..., Tensor]
 
     def run(self, name: str, tensors: Sequence[Tensor | None], a: Tensor, b: Tensor) -> None:
-        """Call a function of the library on shares of the channels, which have nothing in common."""
+        """Call a function of the library; threads share the channels, which are independent of each other."""
         channels, lanes = a.shape[2], VECTOR // a.element_size()
         m1, m2, m3 = self.coupling.dims
         of_a = (m1, a.shape[1], channels)
@@ -151,7 +162,7 @@ class _Call:
 
 class _Couple(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: _Call, a: Tensor, b: Tensor, *values: Tensor) -> Tensor:
+    def forward(ctx, call: _CouplingCall, a: Tensor, b: Tensor, *values: Tensor) -> Tensor:
         ctx.call = call
         ctx.save_for_backward(a, b, *values)
         out = a.new_zeros(call.coupling.dims[2], call.items, a.shape[2])
@@ -160,13 +171,13 @@ class _Couple(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        call: _Call = ctx.call
+        call: _CouplingCall = ctx.call
         inputs = ctx.saved_tensors
-        if torch.is_grad_enabled() or not native.wanted(gradient):
+        if torch.is_grad_enabled() or not native.enabled(gradient):
             return None, *plain_gradients(call.plain, inputs, [gradient], ctx.needs_input_grad[1:])
         a, b, *values = inputs
         of_a = torch.zeros_like(a)
-        # Rows that belong to one item alone are written, not added to.
+        # Without an index each row of the values belongs to one item, and the kernel overwrites its gradient.
         rows = call.indices[3:]
         of_values = [
             torch.empty_like(x) if row is None else torch.zeros_like(x)
@@ -183,14 +194,14 @@ def _two(values: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
 
 
 @lru_cache(maxsize=64)
-def source(coupling: Coupling, real: str) -> str:
-    """C++ of a product; ``real`` is float or double."""
+def source(coupling: CouplingPaths, real: str) -> str:
+    """C++ source of a product; ``real`` is float or double."""
     groups: dict[tuple[int, int], list[tuple[int, int, Tensor]]] = {}
     for path, (((l1, l2, l3), scale), target) in enumerate(
         zip(coupling.paths, coupling.targets, strict=True)
     ):
         groups.setdefault((l1, l2), []).append((path, target, scale * wigner_3j(l1, l2, l3)))
-    functions = [_group_source(*degrees, found, coupling.shared) for degrees, found in groups.items()]
+    functions = [_group_source(*degrees, paths, coupling.shared) for degrees, paths in groups.items()]
     m1, m2, m3 = coupling.dims
     return _FRAME.format(
         real=real,
@@ -210,10 +221,18 @@ def source(coupling: Coupling, real: str) -> str:
     )
 
 
-def _group_source(l1: int, l2: int, found: list[tuple[int, int, Tensor]], shared: bool) -> str:
-    """Functions of all paths with the same (l1, l2); t and s are values of the rows (path, m3)."""
+def _group_source(l1: int, l2: int, paths: list[tuple[int, int, Tensor]], shared: bool) -> str:
+    """C++ of the functions for all paths with the same (l1, l2).
+
+    In the source ``t`` are the coupled products of each row (path, m3), ``s`` the gradients that reach them.
+
+    Args:
+        l1, l2: degrees of a and b.
+        paths: number, first component of the output, and table [m1, m2, m3] of each path.
+        shared: see `CouplingPaths`.
+    """
     rows = [
-        (path, target + m3, table[:, :, m3]) for path, target, table in found for m3 in range(table.shape[2])
+        (path, target + m3, table[:, :, m3]) for path, target, table in paths for m3 in range(table.shape[2])
     ]
     numbers = range(len(rows))
     entries = {
@@ -222,20 +241,20 @@ def _group_source(l1: int, l2: int, found: list[tuple[int, int, Tensor]], shared
         for m2 in range(2 * l2 + 1)
     }
     coupled = [f"vec {', '.join(f't{k} = {{}}' for k in numbers)};"]
-    turned = [f"vec {', '.join(f's{k} = w[{rows[k][0]}] * g[{rows[k][1]}]' for k in numbers)};"]
-    for (m1, m2), used in entries.items():
-        if not used:
+    transposed = [f"vec {', '.join(f's{k} = w[{rows[k][0]}] * g[{rows[k][1]}]' for k in numbers)};"]
+    for (m1, m2), nonzero in entries.items():
+        if not nonzero:
             continue
         i, j = l1**2 + m1, l2**2 + m2
-        sums = " ".join(f"t{k} += p * real({value!r});" for k, value in used)
+        sums = " ".join(f"t{k} += p * real({value!r});" for k, value in nonzero)
         coupled.append(f"{{ vec p = a[{i}] * b[{j}]; {sums} }}")
-        back = " + ".join(f"s{k} * real({value!r})" for k, value in used)
+        back = " + ".join(f"s{k} * real({value!r})" for k, value in nonzero)
         of_b = "" if shared else f" of_b[{j}] += q * a[{i}];"
-        turned.append(f"{{ vec q = {back}; of_a[{i}] += q * b[{j}];{of_b} }}")
+        transposed.append(f"{{ vec q = {back}; of_a[{i}] += q * b[{j}];{of_b} }}")
     out = [f"out[{m3}] += w[{path}] * t{k};" for k, (path, m3, _) in enumerate(rows)]
     of_w = [
         f"of_w[{path}] = {' + '.join(f't{k} * g[{rows[k][1]}]' for k in numbers if rows[k][0] == path)};"
-        for path, *_ in found
+        for path, *_ in paths
     ]
     lines = [
         f"apart void forward_{l1}_{l2}(const vec* a, const other* b, const vec* w, vec* out) {{",
@@ -248,7 +267,7 @@ def _group_source(l1: int, l2: int, found: list[tuple[int, int, Tensor]], shared
         *coupled,
         *of_w,
         "}",
-        *turned,
+        *transposed,
         "}",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""From equivariant features to Hamiltonian blocks."""
+"""The expansion of QHNet from component-first features to blocks of H."""
 
 from collections import Counter
 
@@ -12,15 +12,18 @@ from tracegrad.numerics.precision import full_precision
 
 
 class BlockExpansion(nn.Module):
-    """Expand features into blocks over a union of shells (QHNet's tensor expansion).
+    """Expand features into blocks over a union of shells (the tensor expansion of QHNet).
 
-    For each path (l, l1, l2): block[(u, i), (v, j)] += C^{l1 l2 l}_{ijk} (sum_w W_{wuv} x_{lk,w} + b_{uv}) / C_in,
-    where u, v number the shells of degrees l1, l2 and the bias exists for l = 0 only. W and b are given per
-    item, flat, path after path in the order (l, l1, l2).
+    For each path (l, l1, l2):
+
+        block[(u, i), (v, j)] += sum_k C^{l1 l2 l}_{ijk} (sum_w W_{wuv} x_{lk,w} + b_{uv}) / C_in
+
+    where u, v number the shells of degrees l1, l2, and i, j, k are components. The bias exists for l = 0 only. Each
+    item has its own W and b, flat, one path after another in the order (l, l1, l2).
 
     Args:
         lmax: degree of the features.
-        channels: C_in, channels per degree.
+        channels: C_in, channels of each degree.
         shells: degrees of the union shells, ascending.
     """
 
@@ -31,8 +34,8 @@ class BlockExpansion(nn.Module):
         degrees = sorted(counts)
         self.dim = sum(2 * degree + 1 for degree in shells)
         starts = {d: sum((2 * e + 1) * counts[e] for e in degrees if e < d) for d in degrees}
-        self.tables: list[Constant | None] = []  # per degree: [u v pairs of all paths * m, block elements]
-        self.multiplicities: list[int] = []  # u v pairs of each degree of the features
+        self.tables: list[Constant | None] = []  # for each degree: [(u, v) of all paths * m, block elements]
+        self.multiplicities: list[int] = []  # number of pairs (u, v) of each degree of the features
         for degree in range(lmax + 1):
             tables = []
             for l1 in degrees:
@@ -52,7 +55,7 @@ class BlockExpansion(nn.Module):
         weights: Float[Tensor, "n weights"],
         bias: Float[Tensor, "n bias"],
     ) -> Float[Tensor, "n dim dim"]:
-        """Blocks of all items; degrees that no pair of shells couples to are ignored."""
+        """Blocks of all items. Degrees that no pair of shells couples to are ignored."""
         items = x.shape[1]
         blocks: Tensor | None = None
         per_degree = weights.split([self.channels * m for m in self.multiplicities], dim=-1)
@@ -62,7 +65,7 @@ class BlockExpansion(nn.Module):
                 continue
             ordered = weight.index_select(1, getattr(self, f"order_{degree}"))
             matrix = ordered.view(items, self.multiplicities[degree], self.channels)
-            mixed = matrix @ part.permute(1, 2, 0)  # [n, u v, m]
+            mixed = matrix @ part.permute(1, 2, 0)  # [n, (u, v), m]
             if degree == 0:
                 mixed = mixed + bias[..., None]
             term = mixed.flatten(1) @ table(mixed)
@@ -84,7 +87,7 @@ class BlockExpansion(nn.Module):
         return tables
 
     def _order_weights(self, degrees: list[int], counts: Counter[int]) -> None:
-        """Index from the flat order (path, w, u, v) of the weights to (u v of all paths, w)."""
+        """Register for each degree the index from the weights (path, w, u, v), which are flat, to (path, u, v, w)."""
         for degree in range(self.lmax + 1):
             index, offset = [], 0
             for l1 in degrees:

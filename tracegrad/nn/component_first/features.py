@@ -1,8 +1,10 @@
-"""Equivariant features and the tables they share.
+"""Component-first features and the tables that their layers share.
 
-A feature of degrees 0..L with C channels each is one tensor ``[(L+1)^2, items, C]``: components first, channels
-last. Linear maps then are plain matrix products without copies, and products of components run over long
-contiguous rows.
+A feature of degrees 0 .. L with C channels each is one tensor [(L + 1)^2, items, C]:
+
+    x[l^2 + l + m, i, c]        degree l, component m = -l .. l, item i, channel c
+
+Linear maps are matrix products without copies, and products of components run over long contiguous rows.
 """
 
 import math
@@ -23,7 +25,7 @@ def degree_sizes(lmax: int) -> list[int]:
 
 
 def split_degrees(x: Float[Tensor, "m n c"], lmax: int) -> list[Float[Tensor, "_ n c"]]:
-    """Views of the components of each degree."""
+    """For each degree the view [2l + 1, items, channels] of its components."""
     return list(x.split(degree_sizes(lmax), dim=0))
 
 
@@ -40,9 +42,12 @@ _NEGATIVE_IN_LEGACY = frozenset(
 
 @lru_cache(maxsize=512)
 def wigner_3j(l1: int, l2: int, l3: int, legacy: bool = False) -> Float[Tensor, "m1 m2 m3"]:
-    """Real Wigner 3j symbols with unit Frobenius norm (float64, signs of e3nn >= 0.5.1); do not write into it.
+    """Real Wigner 3j symbols with unit Frobenius norm (float64, signs of e3nn >= 0.5.1).
 
-    ``legacy`` gives the signs of e3nn 0.3.5, which hold up to degree 6.
+    The table is cached: do not write into it. ``legacy`` gives the signs of e3nn 0.3.5, known up to degree 6.
+
+    Raises:
+        ConfigError: ``legacy`` with a degree above 6.
     """
     if legacy and max(l1, l2, l3) > 6:
         raise ConfigError(f"the signs of e3nn 0.3.5 are known up to degree 6, not for {(l1, l2, l3)}")
@@ -52,11 +57,11 @@ def wigner_3j(l1: int, l2: int, l3: int, legacy: bool = False) -> Float[Tensor, 
 
 @full_precision
 def spherical_harmonics(vectors: Float[Tensor, "n 3"], lmax: int) -> Float[Tensor, "m n"]:
-    """Component-normalised harmonics of the directions of ``vectors`` (x, y, z), m = -l .. l per degree.
+    """Real spherical harmonics of the directions of ``vectors`` (x, y, z), with sum over m of Y_lm^2 = 2l + 1.
 
     The zero vector gives 1 for degree 0 and 0 above.
     """
-    standard_order = vectors[:, [1, 2, 0]]  # e3nn's polar axis is y; this makes m = -l .. l the usual one
+    standard_order = vectors[:, [1, 2, 0]]  # e3nn's polar axis is y; this gives the usual order of m
     values = o3.spherical_harmonics(
         list(range(lmax + 1)), standard_order, normalize=True, normalization="component"
     )
@@ -74,7 +79,7 @@ def channel_norms(x: Float[Tensor, "m n c"], lmax: int) -> Float[Tensor, "n inva
 
 
 def paths(lmax_in: int, lmax_filter: int, lmax_out: int, *, parity: bool) -> list[tuple[int, int, int]]:
-    """Triples (l1, l2, l3) that couple, ordered by (l1, l2, l3); with parity only even sums."""
+    """Triples (l1, l2, l3) that couple, in ascending order; with ``parity`` only those with even l1 + l2 + l3."""
     return [
         (l1, l2, l3)
         for l1 in range(lmax_in + 1)
@@ -87,8 +92,8 @@ def paths(lmax_in: int, lmax_filter: int, lmax_out: int, *, parity: bool) -> lis
 def path_coefficients(triples: list[tuple[int, int, int]]) -> list[float]:
     """Normalisation of each path as the released QHNet applies it.
 
-    Each path has weight a = sqrt(dim_out / N), N the number of all paths, and e3nn turns it into
-    sqrt(dim_out * a / n), n the number of paths into the same degree.
+    The released code gives each path the weight a = sqrt(dim_out / N) with N the number of all paths; e3nn then
+    normalises it to sqrt(dim_out * a / n) with n the number of paths into the same degree.
     """
     into = [l3 for *_, l3 in triples]
     return [

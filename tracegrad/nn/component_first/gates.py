@@ -8,7 +8,10 @@ from tracegrad.nn.component_first.features import channel_norms, degree_sizes
 
 
 class NormGate(nn.Module):
-    """[g_0, g_1 x_1, ..., g_L x_L] with g = MLP([x_0, |x_1|, ..., |x_L|]): scalars are replaced, the rest scaled."""
+    """[g_0, g_1 x_1, ..., g_L x_L] with g = MLP([x_0, |x_1|, ..., |x_L|]).
+
+    Scalars are replaced by the output of the MLP; the other degrees are multiplied by it, channel by channel.
+    """
 
     def __init__(self, lmax: int, channels: int):
         super().__init__()

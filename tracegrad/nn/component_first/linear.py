@@ -1,4 +1,4 @@
-"""Linear maps between the channels of equivariant features."""
+"""Linear maps between the channels of component-first features."""
 
 import math
 
@@ -27,7 +27,7 @@ class EquivariantLinear(nn.Module):
 
     @full_precision
     def forward(self, x: Float[Tensor, "m n c_in"]) -> Float[Tensor, "m n c_out"]:
-        return (_Linear.apply if native.wanted() else _plain)(x, self.weight * self.scale, self.bias)
+        return (_Linear.apply if native.enabled() else _plain)(x, self.weight * self.scale, self.bias)
 
 
 def _plain(
@@ -42,7 +42,7 @@ def _plain(
 
 
 class _Linear(torch.autograd.Function):
-    """The products of all degrees written into one tensor, forward and backward, where `_plain` joins copies."""
+    """`_plain` without its copies: the products of all degrees are written into one tensor, forward and backward."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -55,7 +55,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, _ = ctx.saved_tensors
-        if torch.is_grad_enabled() or not native.wanted(gradient):
+        if torch.is_grad_enabled() or not native.enabled(gradient):
             return plain_gradients(_plain, ctx.saved_tensors, [gradient], ctx.needs_input_grad)
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:

@@ -1,11 +1,10 @@
 """Clebsch-Gordan products of component-first features.
 
-Both products compute, channel by channel, out_l3 = sum over paths w_p C^{l1 l2 l3} (a_l1, b_l2) with the path
-normalisation of `path_coefficients`. The forms written out here are those of GPUs, compilers and second derivatives;
-on a CPU `tracegrad.nn.component_first.coupling_kernel` gives the same in one pass over memory.
+All products compute, channel by channel, out_l3 = sum over paths of w_p C^{l1 l2 l3} (a_l1, b_l2) with the path
+normalisation of `path_coefficients`. The forms in this file are those for GPUs, compilers and second derivatives; on
+a CPU `tracegrad.nn.component_first.coupling_kernel` gives the same in one pass over memory.
 
-Weights are given as one or two factors (values, rows): row ``rows[k]`` of the values belongs to item k; None counts
-them up.
+Weights are products of one or two factors (values, rows): item i has row ``rows[i]`` of the values; None means row i.
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tracegrad.nn.component_first.coupling_kernel import Coupling, Factor, couple
+from tracegrad.nn.component_first.coupling_kernel import CouplingPaths, WeightFactor, couple
 from tracegrad.nn.component_first.features import (
     degree_sizes,
     path_coefficients,
@@ -30,7 +29,7 @@ class ChannelwiseProduct(nn.Module):
     """a x b with one weight per path and channel ("uuu"); parities are ignored, so all triples couple.
 
     All paths with the same (l1, l2) share one outer product, and their coefficients form one small matrix, so a
-    product is at most (L+1)^2 matrix products instead of one einsum a path.
+    product takes at most (L+1)^2 matrix products instead of one einsum for each path.
 
     Args:
         lmax: degree of both inputs and of the output.
@@ -42,9 +41,9 @@ class ChannelwiseProduct(nn.Module):
         triples = paths(lmax, lmax, lmax, parity=False)
         self.n_paths = len(triples)
         scaled = tuple(zip(triples, path_coefficients(triples), strict=True))
-        self.coupling = Coupling(scaled, (lmax, lmax, lmax), shared=False)
-        self.tables: list[Constant] = []  # per (l1, l2): [m3 of all l3, m1 m2]
-        self.targets: list[list[tuple[int, int]]] = []  # per (l1, l2): (path, l3)
+        self.coupling = CouplingPaths(scaled, (lmax, lmax, lmax), shared=False)
+        self.tables: list[Constant] = []  # for each (l1, l2): [m3 of all l3, m1 m2]
+        self.targets: list[list[tuple[int, int]]] = []  # for each (l1, l2): (path, l3)
         coupled: dict[tuple[int, int], list[tuple[int, int, Tensor]]] = {}
         for path, ((l1, l2, l3), scale) in enumerate(scaled):
             coupled.setdefault((l1, l2), []).append((path, l3, scale * wigner_3j(l1, l2, l3)))
@@ -57,22 +56,22 @@ class ChannelwiseProduct(nn.Module):
         self,
         a: Float[Tensor, "m items_a c"],
         b: Float[Tensor, "m items_b c"],
-        factors: Sequence[Factor],
+        factors: Sequence[WeightFactor],
         ends: tuple[Int[Tensor, " n"], Int[Tensor, " n"]] | None = None,
     ) -> Float[Tensor, "m n c"]:
         """The product of each item.
 
         Args:
             a, b: features.
-            factors: of the weights.
-            ends: item of a and of b for each item of the product; None counts both up.
+            factors: one or two factors of the weights.
+            ends: item of a and item of b for each item of the product; None means item i for item i.
         """
         first, second = ends or (None, None)
         n = a.shape[1] if first is None else len(first)
         rows = [row for _, row in factors]
 
         def plain(a: Tensor, b: Tensor, *values: Tensor) -> Tensor:
-            return self._plain(_taken(a, first, 1), _taken(b, second, 1), _weights(values, rows))
+            return self._plain(_selected(a, first, 1), _selected(b, second, 1), _weights(values, rows))
 
         return couple(self.coupling, a, b, factors, (first, second, None), n, plain)
 
@@ -102,7 +101,7 @@ class InnerProducts(nn.Module):
         self.lmax = lmax
         # C^{d d 0} is the identity divided by sqrt(2 d + 1).
         scaled = tuple(((d, d, 0), (2 * d + 1) ** -0.5) for d in range(1, lmax + 1))
-        self.coupling = Coupling(scaled, (lmax, lmax, 0), shared=False, apart=True)
+        self.coupling = CouplingPaths(scaled, (lmax, lmax, 0), shared=False, stacked=True)
 
     @full_precision
     def forward(
@@ -111,7 +110,7 @@ class InnerProducts(nn.Module):
         b: Float[Tensor, "m items_b c"],
         ends: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
     ) -> Float[Tensor, "lmax n c"]:
-        """The products of item ``ends[0][k]`` of a and ``ends[1][k]`` of b."""
+        """The products of item ``ends[0][i]`` of a and item ``ends[1][i]`` of b, for each i."""
         first, second = ends
 
         def plain(a: Tensor, b: Tensor, one: Tensor) -> Tensor:
@@ -124,10 +123,10 @@ class InnerProducts(nn.Module):
 
 
 class FilterProduct(nn.Module):
-    """Messages x_src x Y with one weight per edge, path and channel ("uvu"), summed where the edges end.
+    """Messages x_src x Y with one weight per edge, path and channel ("uvu"), summed at the destination of the edges.
 
-    Y has no channels, and parity selects the paths. The coefficients are contracted with Y first: what is left is one
-    small matrix per edge and (l1, l2), shared by all channels.
+    Y has no channels, and parity selects the paths. The coefficients are contracted with Y first, which leaves one
+    small matrix for each edge and (l1, l2), shared by all channels.
 
     Args:
         lmax_in: degree of x (0 for the first convolution).
@@ -140,10 +139,10 @@ class FilterProduct(nn.Module):
         triples = paths(lmax_in, lmax, lmax, parity=True)
         self.n_paths = len(triples)
         scaled = tuple(zip(triples, path_coefficients(triples), strict=True))
-        self.coupling = Coupling(scaled, (lmax_in, lmax, lmax), shared=True)
+        self.coupling = CouplingPaths(scaled, (lmax_in, lmax, lmax), shared=True)
         sizes = degree_sizes(lmax)
-        self.tables: list[Constant] = []  # per l1: [m3 of all (l2, l3) * m1, m2 of all l2]
-        self.targets: list[list[tuple[int, int]]] = []
+        self.tables: list[Constant] = []  # for each l1: [m3 of all (l2, l3) * m1, m2 of all l2]
+        self.targets: list[list[tuple[int, int]]] = []  # for each l1: (path, l3)
         for l1 in range(lmax_in + 1):
             rows, targets = [], []
             for path, ((first, l2, l3), scale) in enumerate(scaled):
@@ -160,10 +159,10 @@ class FilterProduct(nn.Module):
         self,
         x: Float[Tensor, "m_in atoms c"],
         y: Float[Tensor, "m edges"],
-        factors: Sequence[Factor],
+        factors: Sequence[WeightFactor],
         edge_index: Int[Tensor, "2 edges"],
     ) -> Float[Tensor, "m atoms c"]:
-        """Sums over the edges (destination, source) that end at each atom."""
+        """For each atom the sum over the edges whose destination it is; edges are (destination, source)."""
         dst, src = edge_index
         atoms = x.shape[1]
         rows = [row for _, row in factors]
@@ -183,20 +182,20 @@ class FilterProduct(nn.Module):
             split_degrees(x, self.lmax_in), self.tables, self.targets, strict=True
         ):
             filters = (table(y) @ y).unflatten(0, (-1, part_in.shape[0]))  # [m3, m1, n]
-            by_item = filters.permute(2, 0, 1).contiguous()  # else bmm runs item by item on the CPU
+            by_item = filters.permute(2, 0, 1).contiguous()  # otherwise bmm runs item by item on the CPU
             coupled = (by_item @ part_in.transpose(0, 1)).transpose(0, 1)  # [m3, n, c]
             add_paths(out, coupled, targets, per_path)
         return torch.cat([out[degree] for degree in range(self.lmax + 1)])
 
 
-def _taken(x: Tensor, index: Int[Tensor, " n"] | None, dim: int) -> Tensor:
+def _selected(x: Tensor, index: Int[Tensor, " n"] | None, dim: int) -> Tensor:
     return x if index is None else x.index_select(dim, index)
 
 
 def _weights(
     values: Sequence[Float[Tensor, "_ paths c"]], rows: Sequence[Int[Tensor, " n"] | None]
 ) -> Float[Tensor, "n paths c"]:
-    first, *rest = (_taken(v, row, 0) for v, row in zip(values, rows, strict=True))
+    first, *rest = (_selected(v, row, 0) for v, row in zip(values, rows, strict=True))
     return first * rest[0] if rest else first
 
 
@@ -206,7 +205,14 @@ def add_paths(
     targets: list[tuple[int, int]],
     weights: Sequence[Float[Tensor, "#n c"]],
 ) -> None:
-    """Weight the stacked results of several paths (path, l3) and add each to its degree in ``out``."""
+    """Weight the results of several paths and add each to its degree in ``out``.
+
+    Args:
+        out: results so far, by degree.
+        coupled: components of all paths, one path after another.
+        targets: number and degree l3 of each path.
+        weights: of all paths, by number.
+    """
     parts = coupled.split([2 * l3 + 1 for _, l3 in targets])
     for (path, l3), part in zip(targets, parts, strict=True):
         weight = weights[path]

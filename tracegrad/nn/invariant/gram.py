@@ -1,12 +1,15 @@
-"""CGDecomp_ext (Eq. 6): learnable invariants u of an equivariant feature, and the transpose of their Jacobian.
+"""CGDecomp_ext (Eq. 6): learnable invariants u of an equivariant feature f, and the transpose of their Jacobian.
 
 CG(f_i x f_j -> 0) of two channels of equal irrep is <f_i, f_j> / sqrt(2l + 1), so u is linear in Gram matrices:
-u_c = sum_ij W^c_ij <f_i, f_j> / sqrt(2l + 1), and for any g, sum_c g_c du_c/df_i =
-sum_c g_c sum_j (W^c_ij + W^c_ji) f_j / sqrt(2l + 1). W starts standard normal and is divided by the square root
-of the number of pairs (i, j), as in an e3nn FullyConnectedTensorProduct.
 
-Each form gives its invariants x and a matrix ``mixing`` with u = x @ mixing, or None where x is u: what follows is a
-linear map, too, and both can be multiplied (`InvariantMLP`).
+    u_c = sum_ij W^c_ij <f_i, f_j> / sqrt(2l + 1)
+    sum_c g_c du_c/df_i = sum_c g_c sum_j (W^c_ij + W^c_ji) f_j / sqrt(2l + 1)      for any g
+
+W starts standard normal and is divided by the square root of the number of pairs (i, j), as in an e3nn
+FullyConnectedTensorProduct.
+
+Each class below is one form of W. It returns invariants x and a matrix ``mixing`` with u = x @ mixing, or None if x
+is u. The first layer of `InvariantMLP` is linear as well, so that both matrices can be multiplied beforehand.
 """
 
 import math
@@ -26,9 +29,9 @@ def pair_scale(irreps: Irreps) -> float:
 
 
 class FullInvariants(nn.Module):
-    """W with one independent entry per pair of channels: Eq. 6 literally.
+    """W with one independent entry for each pair of channels: Eq. 6 literally.
 
-    <f_i, f_j> is symmetric, so only W_ij + W_ji matters: one entry is held for each i <= j.
+    <f_i, f_j> is symmetric, so only W_ij + W_ji matters: the parameters are one entry for each i <= j.
 
     Args:
         irreps: irreps of the feature, each irrep once.
@@ -41,23 +44,23 @@ class FullInvariants(nn.Module):
         self.weights = nn.ParameterList()
         for mul, _ in irreps:
             rows, columns = torch.triu_indices(mul, mul)
-            spread = torch.where(rows == columns, 1.0, math.sqrt(2.0))  # W_ij + W_ji of two normal numbers
-            self.weights.append(nn.Parameter(torch.randn(len(rows), channels) * spread[:, None]))
+            deviation = torch.where(rows == columns, 1.0, math.sqrt(2.0))  # of the sum of two normal numbers
+            self.weights.append(nn.Parameter(torch.randn(len(rows), channels) * deviation[:, None]))
 
     def mixing(self) -> Float[Tensor, "pairs channels"]:
-        """W of all irreps, one after the other."""
+        """W of all irreps, one irrep after another."""
         return torch.cat(list(self.weights))
 
     @full_precision
     def forward(self, feature: list[Float[Tensor, "_ n _c"]]) -> tuple[Float[Tensor, "n pairs"], None]:
-        """x: products of all pairs of channels."""
+        """x, the products of all pairs of channels, and None (see `pull_back`)."""
         return channel_pairs(feature, self._norms(feature)), None
 
     @full_precision
     def pull_back(
         self, feature: list[Float[Tensor, "_ n _c"]], saved: None, g: Float[Tensor, "n pairs"]
     ) -> list[Float[Tensor, "_ n _c"]]:
-        """sum_p g_p dx_p/df for what `forward` was given; ``saved`` is its second output."""
+        """sum_p g_p dx_p/df at the input of `forward`; ``saved`` is the second output of `forward`."""
         return pull_pairs(feature, self._norms(feature), g)
 
     def _norms(self, feature: list[Tensor]) -> list[float]:
@@ -65,14 +68,14 @@ class FullInvariants(nn.Module):
 
 
 class ProjectedInvariants(nn.Module):
-    """W^c = P V^c P^T: one linear map P to few channels per irrep, then a full V^c on those.
+    """W^c = P V^c P^T: one linear map P to few channels of each irrep, then a full V^c on these channels.
 
-    Every W^c has a rank of up to ``rank`` within one subspace, at a fraction of the cost of the other forms.
+    All W^c have a rank of up to ``rank`` within one common subspace. This costs a fraction of the other forms.
 
     Args:
         irreps: irreps of the feature, each irrep once.
         channels: C, the number of invariants.
-        rank: channels per irrep after the map.
+        rank: channels of each irrep after the map.
     """
 
     def __init__(self, irreps: Irreps, channels: int, rank: int = 32):
@@ -81,14 +84,14 @@ class ProjectedInvariants(nn.Module):
         self.full = FullInvariants(Irreps([(min(rank, mul), ir) for mul, ir in irreps]), channels)
 
     def mixing(self) -> Float[Tensor, "pairs channels"]:
-        """V of all irreps, one after the other."""
+        """V of all irreps, one irrep after another."""
         return self.full.mixing()
 
     @full_precision
     def forward(
         self, feature: list[Float[Tensor, "_ n _c"]]
     ) -> tuple[Float[Tensor, "n pairs"], list[Float[Tensor, "_ n _r"]]]:
-        """x: products of all pairs of mapped channels."""
+        """x, the products of all pairs of mapped channels, and the mapped channels (see `pull_back`)."""
         mapped = [f @ self._scaled(p) for f, p in zip(feature, self.maps, strict=True)]
         return self.full(mapped)[0], mapped
 
@@ -99,7 +102,7 @@ class ProjectedInvariants(nn.Module):
         saved: list[Float[Tensor, "_ n _r"]],
         g: Float[Tensor, "n pairs"],
     ) -> list[Float[Tensor, "_ n _c"]]:
-        """sum_p g_p dx_p/df for what `forward` was given; ``saved`` is its second output."""
+        """sum_p g_p dx_p/df at the input of `forward`; ``saved`` is the second output of `forward`."""
         v = self.full.pull_back(saved, None, g)
         return [part @ self._scaled(p).T for part, p in zip(v, self.maps, strict=True)]
 
@@ -114,7 +117,7 @@ class LowRankInvariants(nn.Module):
     Args:
         irreps: irreps of the feature, each irrep once.
         channels: C, the number of invariants.
-        rank: number of terms r per channel c.
+        rank: number of terms r of each channel c.
     """
 
     def __init__(self, irreps: Irreps, channels: int, rank: int = 1):
@@ -125,12 +128,13 @@ class LowRankInvariants(nn.Module):
         self.weights = nn.ParameterList([torch.randn(mul, 2 * channels * rank) for mul, _ in irreps])
 
     def mixing(self) -> None:
-        """x is u."""
+        """None: x is u."""
 
     @full_precision
     def forward(
         self, feature: list[Float[Tensor, "_ n _c"]]
     ) -> tuple[Float[Tensor, "n channels"], list[tuple[Tensor, Tensor]]]:
+        """u, and the channels after both linear maps (see `pull_back`)."""
         terms, saved = [], []
         for f, weight in zip(feature, self.weights, strict=True):
             w_a, w_b = weight.chunk(2, dim=-1)
@@ -147,7 +151,7 @@ class LowRankInvariants(nn.Module):
         saved: list[tuple[Tensor, Tensor]],
         g: Float[Tensor, "n channels"],
     ) -> list[Float[Tensor, "_ n _c"]]:
-        """sum_c g_c du_c/df for what `forward` was given; ``saved`` is its second output."""
+        """sum_c g_c du_c/df at the input of `forward`; ``saved`` is the second output of `forward`."""
         g = g.repeat_interleave(self.rank, dim=-1) if self.rank > 1 else g
         v = []
         for f, (a, b), weight in zip(feature, saved, self.weights, strict=True):
@@ -156,5 +160,5 @@ class LowRankInvariants(nn.Module):
         return v
 
     def norm(self, f: Float[Tensor, "m n c"]) -> float:
-        """Of the inner products of an irrep."""
+        """Factor of the inner products of an irrep."""
         return self.scale / math.sqrt(f.shape[0])

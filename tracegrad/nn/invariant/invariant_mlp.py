@@ -14,11 +14,12 @@ from tracegrad.nn.invariant.normed_silu import normed_silu
 from tracegrad.numerics.matrix_product import linear, product
 
 NORM_EPS = 1e-6
+# g -> J^T g for the Jacobian J of a function.
 Pull = Callable[[Float[Tensor, "n c_out"]], Float[Tensor, "n c_out"]]
 
 
 class Stage(nn.Module):
-    """Linear, then optionally SiLU, with or without a LayerNorm before it."""
+    """Linear, then optionally LayerNorm, then optionally SiLU."""
 
     def __init__(
         self, c_in: int, c_out: int, *, norm: bool, activation: bool, bias: bool = True, eps: float = NORM_EPS
@@ -31,7 +32,12 @@ class Stage(nn.Module):
     def forward(
         self, x: Float[Tensor, "n c_in"], weight: Float[Tensor, "c_out c_in"]
     ) -> tuple[Float[Tensor, "n c_out"], Pull]:
-        """The output with this weight, and g -> J^T g for the Jacobian J of what follows the Linear."""
+        """The output, and g -> J^T g for the Jacobian J of all that follows the Linear.
+
+        Args:
+            x: input.
+            weight: takes the place of the weight of the Linear.
+        """
         x = linear(x, weight, self.linear.bias)
         if self.norm is not None:
             return normed_silu(x, self.norm.weight, self.norm.bias, self.norm.eps)
@@ -49,10 +55,10 @@ class InvariantMLP(nn.Module):
     Args:
         widths: input, hidden and output widths (one Linear fewer than entries).
         norm: LayerNorm in the hidden stages.
-        final: LayerNorm (as ``norm`` says) and SiLU after the last Linear too.
-        final_bias: bias of the last Linear.
+        final: also after the last Linear a LayerNorm (if ``norm``) and SiLU.
+        final_bias: the last Linear has a bias.
         zero_bias: start the bias of the first Linear at 0 instead of at uniform random numbers.
-        eps: of LayerNorm.
+        eps: of the LayerNorms.
     """
 
     def __init__(
@@ -94,16 +100,16 @@ class InvariantMLP(nn.Module):
     def value_and_gradient(
         self, x: Float[Tensor, "n c_before"], mixing: Float[Tensor, "c_before c_in"] | None = None
     ) -> tuple[Float[Tensor, "n c_out"], Float[Tensor, "n c_before"]]:
-        """The output z and J(x)^T 1 = d(sum_c z_c)/dx, built from ordinary operations.
+        """The output z and the gradient J(x)^T 1 = d(sum_c z_c)/dx, built from ordinary operations.
 
-        Both work in inference mode, compile into one graph, and are differentiable once more by autograd.
+        Both can be computed in inference mode, compile into one graph, and can be differentiated again by autograd.
 
         Args:
-            x: the input, or what becomes the input by ``mixing``.
-            mixing: a linear map before the first one. Both are multiplied once for all rows of x where that saves
-                operations.
+            x: the input, or what ``mixing`` maps to the input.
+            mixing: a linear map before the first Linear. Where it saves operations, both matrices are multiplied
+                once for all rows of x.
         """
-        x, weights, apart = self._mixed(x, mixing)
+        x, weights, separate = self._mixed(x, mixing)
         pulls = []
         for stage, weight in zip(self.stages, weights, strict=True):
             x, pull = stage(x, weight)
@@ -113,10 +119,14 @@ class InvariantMLP(nn.Module):
         g = torch.ones_like(z)
         for weight, pull in zip(reversed(weights), reversed(pulls), strict=True):
             g = product(pull(g), weight)
-        return z, g if apart is None else product(g, apart.T)
+        return z, g if separate is None else product(g, separate.T)
 
     def _mixed(self, x: Tensor, mixing: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """Input and weights of all stages, and ``mixing`` where it is in the input and not in the first weight."""
+        """Apply ``mixing`` to the input or to the first weight, whichever takes fewer operations.
+
+        Returns:
+            The input, the weights of all stages, and ``mixing`` if it was applied to the input.
+        """
         weights = [stage.linear.weight for stage in self.stages]
         if mixing is None:
             return x, weights, None

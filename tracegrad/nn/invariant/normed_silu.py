@@ -1,12 +1,12 @@
-"""y = silu(a) with a = w s + b and s the standardised rows of x, and the transpose of its Jacobian.
+"""y = silu(a) with a = w s + b, where s are the standardised rows of x, and the transpose of its Jacobian J.
 
-What `InvariantMLP` does between its matrix products: forward y, then J^T g of some g. On a CPU each of them, and each
-of their gradients, is one pass over memory in C++; with i the inverse deviation of a row, means over its channels,
-and silu' the derivative of silu,
+These are the operations of `InvariantMLP` between its matrix products: y in the forward direction, then J^T g. On a
+CPU each of them, and each of their gradients, is one pass over memory in C++. With i the inverse deviation of a row,
+means over its channels, and silu' the derivative of silu,
 
     J^T g = i (h - mean h - s mean(h s)),  h = w silu'(a) g.
 
-The gradient of <k, J^T g> = <g, J k> by x comes from a and s, and from i.
+The gradient of <k, J^T g> = <g, J k> with respect to x has contributions through a and s, and through i.
 """
 
 import ctypes
@@ -21,24 +21,24 @@ from torch.nn.functional import layer_norm, silu
 from tracegrad.numerics import native
 from tracegrad.numerics.plain_gradients import plain_gradients
 
-OPERATIONS = 40  # a number of the slowest kernel, about
+OPERATIONS = 40  # for each number in the slowest kernel, roughly
 FUNCTIONS = (
     native.Function("forward", "pppp" + "pdiii"),
     native.Function("pull", "ppppp" + "pdiii"),
     native.Function("gradient", "ppppppp" + "pdiii"),
 )
-Call = tuple[ctypes.CDLL, float]  # the kernels and eps
+_NormedSiluCall = tuple[ctypes.CDLL, float]  # library of the kernels, and eps
 
 
 def normed_silu(
     x: Float[Tensor, "n c"], weight: Float[Tensor, " c"], bias: Float[Tensor, " c"], eps: float
 ) -> tuple[Float[Tensor, "n c"], Callable[[Float[Tensor, "n c"]], Float[Tensor, "n c"]]]:
-    """y and the function g -> J^T g; both are differentiable to any order.
+    """y, and the function g -> J^T g; both are differentiable to any order.
 
     Args:
-        x: rows to be standardised.
+        x: input; each row is standardised.
         weight, bias: w and b.
-        eps: added to the variance of a row.
+        eps: added to the variance of each row.
     """
     library = _library(x, weight, bias)
     if library is None:
@@ -70,7 +70,7 @@ def _plain_pull(x: Tensor, weight: Tensor, bias: Tensor, g: Tensor, eps: float) 
 
 class _NormedSilu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: Call, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx, call: _NormedSiluCall, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.call = call
         ctx.save_for_backward(x, weight, bias)
         y, _, _ = _run("forward", call, (x, weight, bias), 1)
@@ -79,7 +79,7 @@ class _NormedSilu(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
-        if torch.is_grad_enabled() or not native.wanted(g):
+        if torch.is_grad_enabled() or not native.enabled(g):
             plain = partial(_plain, eps=ctx.call[1])
             return None, *plain_gradients(plain, inputs, [g], ctx.needs_input_grad[1:])
         return None, *_run("pull", ctx.call, (*inputs, g), 1)
@@ -87,7 +87,7 @@ class _NormedSilu(torch.autograd.Function):
 
 class _Pull(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: Call, x: Tensor, weight: Tensor, bias: Tensor, g: Tensor) -> Tensor:
+    def forward(ctx, call: _NormedSiluCall, x: Tensor, weight: Tensor, bias: Tensor, g: Tensor) -> Tensor:
         ctx.call = call
         ctx.save_for_backward(x, weight, bias, g)
         pulled, _, _ = _run("pull", call, (x, weight, bias, g), 1)
@@ -96,7 +96,7 @@ class _Pull(torch.autograd.Function):
     @staticmethod
     def backward(ctx, k: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
-        if torch.is_grad_enabled() or not native.wanted(k):
+        if torch.is_grad_enabled() or not native.enabled(k):
             plain = partial(_plain_pull, eps=ctx.call[1])
             return None, *plain_gradients(plain, inputs, [k], ctx.needs_input_grad[1:])
         of_x, of_g, of_weight, of_bias = _run("gradient", ctx.call, (*inputs, k), 2)
@@ -109,20 +109,24 @@ def _library(*tensors: Tensor) -> ctypes.CDLL | None:
     return native.library(_SOURCE.replace("REAL", native.C_TYPES[tensors[0].dtype]), *FUNCTIONS)
 
 
-def _run(name: str, call: Call, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
-    """``count`` tensors like x, and the gradients of w and b, which "forward" leaves at zero."""
+def _run(name: str, call: _NormedSiluCall, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Call the function ``name`` of the library.
+
+    Returns:
+        ``count`` tensors like x, and the gradients of w and b, which are zero for "forward".
+    """
     inputs = [native.dense(x) for x in inputs]
     shape, dtype = inputs[0].shape, inputs[0].dtype
     rows, channels = shape
-    made = [torch.empty_like(inputs[0]) for _ in range(count)]
+    results = [torch.empty_like(inputs[0]) for _ in range(count)]
     library, eps = call
     function = getattr(library, name)
     names = ("x", "weight", "bias", "g", "k")
     addresses = [
         native.address(of, x, shape[1:] if of in ("weight", "bias") else shape, dtype)
         for of, x in zip(names, inputs, strict=False)
-    ] + [native.address("result", x, shape, dtype) for x in made]
-    sums: dict[int, Tensor] = {}  # of w and b, over the rows from each of the first ones
+    ] + [native.address("result", x, shape, dtype) for x in results]
+    sums: dict[int, Tensor] = {}  # first row of a share -> gradients of w and b summed over the share
 
     def share(first: int, last: int) -> None:
         sums[first] = torch.zeros(2, channels, dtype=torch.float64)
@@ -131,7 +135,7 @@ def _run(name: str, call: Call, inputs: Sequence[Tensor], count: int) -> list[Te
 
     native.in_threads(share, rows, OPERATIONS * inputs[0].numel())
     totals = torch.stack([sums[first] for first in sorted(sums)]).sum(0)
-    return [*made, *totals.to(inputs[0].dtype)]
+    return [*results, *totals.to(inputs[0].dtype)]
 
 
 _SOURCE = """
@@ -220,7 +224,8 @@ extern "C" void pull(const real* X, const real* w, const real* b, const real* G,
   }
 }
 
-// Gradient of <k, J^T g>. Its first line by s, at a fixed J^T, is t; v is J k before w and silu'.
+// Gradient of <k, J^T g>. t is the part of its derivative by s that passes through a; v is J k before w and silu' are
+// applied.
 extern "C" void gradient(const real* X, const real* w, const real* b, const real* G, const real* K, real* of_X,
                          real* of_G, SHAPE) {
   std::vector<real> rows(3 * c);

@@ -1,12 +1,14 @@
 """Products of all pairs of channels, x_ij = s <f_i, f_j> for i <= j, and the transpose of their Jacobian.
 
-With a symmetric S, S_ij = g_ij for i < j and 2 g_ii on the diagonal, sum_p g_p dx_p/df is v = s S f. The derivatives
-of both are made of the same operations: of x again v, of v once more v and the mixed products
-s (<a_i, b_j> + <a_j, b_i>). So two functions are closed under differentiation to any order, and on a CPU each is one
-pass over memory in C++.
+With a symmetric S, where S_ij = g_ij for i < j and S_ii = 2 g_ii, the pulled-back vector sum_p g_p dx_p/df is
+v = s S f. The derivative of x is again such a v, and those of v are another v and the mixed products
+s (<a_i, b_j> + <a_j, b_i>). The two functions are therefore closed under differentiation to any order; on a CPU each
+is one pass over memory in C++.
 
-Features are lists of [2l + 1, items, channels] in any layout with adjacent channels; x has the pairs of all irreps
-side by side, each row by row of the upper triangle.
+Features are lists of tensors f[m, item, channel], with any strides of m and item. The columns of x are the pairs of
+all irreps, one irrep after another, each in the order of the upper triangle:
+
+    (0, 0) (0, 1) .. (0, C-1)  (1, 1) .. (1, C-1)  ..  (C-1, C-1)
 """
 
 import ctypes
@@ -18,34 +20,41 @@ from torch import Tensor
 
 from tracegrad.numerics import native
 
-Feature = Sequence[Float[Tensor, "_m n _c"]]
+# One tensor for each irrep; kernels read them through the strides of m and n.
+StridedFeature = Sequence[Float[Tensor, "_m n _c"]]
 FUNCTIONS = native.Function("mixed", "pppdiiiiiiiiii"), native.Function("pull", "pppdiiiiiiiiii")
 
 
-def channel_pairs(feature: Feature, scales: Sequence[float]) -> Float[Tensor, "n pairs"]:
-    """x of all irreps.
+def channel_pairs(feature: StridedFeature, scales: Sequence[float]) -> Float[Tensor, "n pairs"]:
+    """x_ij = s <f_i, f_j> for all irreps.
 
     Args:
-        feature: one part for each irrep.
-        scales: s of each.
+        feature: one tensor for each irrep.
+        scales: s of each irrep.
     """
     halves = [s / 2 for s in scales]
-    if not native.wanted():
+    if not native.enabled():
         return _plain_mixed(feature, feature, halves)
     return _Mixed.apply(halves, *feature)
 
 
 def pull_pairs(
-    feature: Feature, scales: Sequence[float], g: Float[Tensor, "n pairs"]
+    feature: StridedFeature, scales: Sequence[float], g: Float[Tensor, "n pairs"]
 ) -> list[Float[Tensor, "_m n _c"]]:
-    """v of each irrep, in the layout of the feature."""
-    if not native.wanted():
+    """v = s S f of each irrep, with the strides of the feature where possible.
+
+    Args:
+        feature: f, one tensor for each irrep.
+        scales: s of each irrep.
+        g: what multiplies the derivatives of x.
+    """
+    if not native.enabled():
         return _plain_pull(feature, g, scales)
     return list(_Pull.apply(list(scales), g, *feature))
 
 
 class _Mixed(torch.autograd.Function):
-    """Mixed products of a and b, or of a with itself."""
+    """Mixed products s (<a_i, b_j> + <a_j, b_i>); with one feature only, b is a."""
 
     @staticmethod
     def forward(ctx, scales: list[float], *parts: Tensor) -> Tensor:
@@ -102,17 +111,19 @@ def _pairs(f: Tensor) -> int:
     return f.shape[2] * (f.shape[2] + 1) // 2
 
 
-def _plain_mixed(a: Feature, b: Feature, scales: Sequence[float]) -> Float[Tensor, "n pairs"]:
-    found = []
+def _plain_mixed(a: StridedFeature, b: StridedFeature, scales: Sequence[float]) -> Float[Tensor, "n pairs"]:
+    products = []
     for x, y, scale in zip(a, b, scales, strict=True):
         gram = x.permute(1, 2, 0) @ y.transpose(0, 1)  # [n, i, j]
         rows, columns = torch.triu_indices(x.shape[2], x.shape[2], device=x.device)
         upper, lower = gram[:, rows, columns], gram[:, columns, rows]
-        found.append((upper + lower) * scale)
-    return torch.cat(found, dim=1)
+        products.append((upper + lower) * scale)
+    return torch.cat(products, dim=1)
 
 
-def _plain_pull(feature: Feature, g: Tensor, scales: Sequence[float]) -> list[Float[Tensor, "_m n _c"]]:
+def _plain_pull(
+    feature: StridedFeature, g: Tensor, scales: Sequence[float]
+) -> list[Float[Tensor, "_m n _c"]]:
     v = []
     parts = g.split([_pairs(f) for f in feature], dim=1)
     for f, part, scale in zip(feature, parts, scales, strict=True):
@@ -121,7 +132,7 @@ def _plain_pull(feature: Feature, g: Tensor, scales: Sequence[float]) -> list[Fl
         index = rows.new_empty(mul, mul)
         index[rows, columns] = index[columns, rows] = torch.arange(len(rows), device=f.device)
         matrix = (part * scale).index_select(1, index.flatten()).view(-1, mul, mul)
-        matrix = matrix + torch.diag_embed(matrix.diagonal(dim1=1, dim2=2))  # d<f_i, f_i> counts twice
+        matrix = matrix + torch.diag_embed(matrix.diagonal(dim1=1, dim2=2))  # d<f_i, f_i> = 2 <f_i, df_i>
         v.append((f.transpose(0, 1) @ matrix).transpose(0, 1))
     return v
 
@@ -133,7 +144,7 @@ def _library(tensors: Sequence[Tensor]) -> ctypes.CDLL | None:
 
 
 def _run(function, scale: float, table: Tensor, start: int, x: Tensor, y: Tensor) -> None:
-    """Call ``function`` for two features and the columns of ``table`` from ``start`` on."""
+    """Call ``function`` for one irrep, whose pairs are the columns of ``table`` from ``start`` on."""
     if x.ndim != 3 or not len(x) or table.ndim != 2 or not 0 <= start <= table.shape[1] - _pairs(x):
         raise native.KernelArgumentError(
             f"a feature of shape {tuple(x.shape)} with pairs {tuple(table.shape)} from column {start} on; (m, n, c), "
@@ -145,10 +156,10 @@ def _run(function, scale: float, table: Tensor, start: int, x: Tensor, y: Tensor
         native.address("first feature", x, x.shape, x.dtype, strided=True),
         native.address("second feature", y, x.shape, x.dtype, strided=True),
     )
-    numbers = [table.shape[1], start, m, channels, *x.stride()[:2], *y.stride()[:2]]
+    sizes = [table.shape[1], start, m, channels, *x.stride()[:2], *y.stride()[:2]]
 
     def share(first: int, last: int) -> None:
-        function(*addresses, scale, first, last, *numbers)
+        function(*addresses, scale, first, last, *sizes)
 
     native.in_threads(share, n, n * m * channels**2)
 

@@ -1,8 +1,12 @@
-"""Inner products of the terms a and b of a low-rank W, and what their derivatives are made of.
+"""Inner products of the terms a and b of a low-rank W, and their derivatives.
 
-With x = (a, b), u = s sum a b over components, added up for all irreps. Its derivative in the direction of y is
-s sum (x_a y_b + x_b y_a), and its gradient [x_b | x_a] times s and a factor of each item and term. On a CPU each is
-one pass over memory in C++. Nothing here is recorded for a gradient.
+The *terms* of an irrep are the channels after both linear maps of `LowRankInvariants`, x = (a, b), stored as
+
+    x[m, i, 0, t] = a        x[m, i, 1, t] = b        component m, item i, term t
+
+and u = s sum over m of a b, added up for all irreps. The derivative of u in the direction of y is
+s sum (x_a y_b + x_b y_a); its gradient is [x_b | x_a] times s and a factor of each item and term. On a CPU each is
+one pass over memory in C++. Autograd does not record these functions.
 """
 
 import ctypes
@@ -13,15 +17,15 @@ from torch import Tensor
 
 from tracegrad.numerics import native
 
-Terms = Float[Tensor, "_m _n 2 _terms"]  # of one irrep: a, then b
-Factor = Float[Tensor, "_n _terms"]
-OPERATIONS = 4  # a number of the terms
+Terms = Float[Tensor, "_m _n 2 _terms"]  # of one irrep
+TermFactors = Float[Tensor, "_n _terms"]  # one number for each item and term
+OPERATIONS = 4  # for each number of the terms
 FUNCTIONS = native.Function("inner", "ppppdiiiii"), native.Function("crossed", "ppppppdiiiii")
-FACTORS = ("u", "derivative", "factor", "factor_x")
+FACTORS = ("u", "derivative", "factor", "factor_x")  # names of the arguments of type `TermFactors`
 
 
-def add_inner(u: Factor, x: Terms, scale: float) -> None:
-    """Add the sum over the components of x to u."""
+def add_inner(u: TermFactors, x: Terms, scale: float) -> None:
+    """Add ``scale`` times sum over m of x_a x_b to u."""
     library = _library(u, x)
     if library is None:
         for part in x:
@@ -30,8 +34,10 @@ def add_inner(u: Factor, x: Terms, scale: float) -> None:
         _run(library.inner, x, scale, u=u, derivative=None, x=x, y=None)
 
 
-def add_inner_with_derivative(u: Factor, derivative: Factor, x: Terms, y: Terms, scale: float) -> None:
-    """Add to u, and to its derivative in the direction of y."""
+def add_inner_with_derivative(
+    u: TermFactors, derivative: TermFactors, x: Terms, y: Terms, scale: float
+) -> None:
+    """`add_inner`, and add the derivative of the sum in the direction of y to ``derivative``."""
     library = _library(u, derivative, x, y)
     if library is None:
         add_inner(u, x, scale)
@@ -41,7 +47,7 @@ def add_inner_with_derivative(u: Factor, derivative: Factor, x: Terms, y: Terms,
         _run(library.inner, x, scale, u=u, derivative=derivative, x=x, y=y)
 
 
-def crossed(out: Terms, x: Terms, factor: Factor, scale: float) -> None:
+def crossed(out: Terms, x: Terms, factor: TermFactors, scale: float) -> None:
     """Write [x_b | x_a] times ``factor`` and ``scale`` to ``out``."""
     library = _library(out, x, factor)
     if library is None:
@@ -52,9 +58,18 @@ def crossed(out: Terms, x: Terms, factor: Factor, scale: float) -> None:
 
 
 def crossed_with_sum(
-    out: Float[Tensor, "2 _m _n 2 _terms"], x: Terms, y: Terms, factor: Factor, factor_x: Factor, scale: float
+    out: Float[Tensor, "2 _m _n 2 _terms"],
+    x: Terms,
+    y: Terms,
+    factor: TermFactors,
+    factor_x: TermFactors,
+    scale: float,
 ) -> None:
-    """Write what `crossed` makes of x to the first half of ``out``; to the second that of y, and x with factor_x."""
+    """Write two crossed products.
+
+    ``out[0]`` is `crossed` of x with ``factor``; ``out[1]`` is `crossed` of x with ``factor_x`` plus `crossed` of y
+    with ``factor``.
+    """
     library = _library(out, x, y, factor, factor_x)
     if library is None:
         crossed(out[0], x, factor, scale)
@@ -73,7 +88,7 @@ def _library(*tensors: Tensor) -> ctypes.CDLL | None:
 
 
 def _run(function, like: Tensor, scale: float, **tensors: Tensor | None) -> None:
-    """Call ``function`` for tensors of the shape of ``like``, and the factors of its items and terms."""
+    """Call ``function`` with terms of the shape of ``like``, and factors of its items and terms."""
     if like.ndim != 4 or like.shape[2] != 2:
         raise native.KernelArgumentError(f"x: terms of shape {tuple(like.shape)}; (m, n, 2, terms) is needed")
     m, n, _, terms = like.shape

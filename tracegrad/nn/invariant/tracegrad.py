@@ -1,7 +1,7 @@
 """TraceGrad (Sections 4-5): invariant features z supervised by traces, and their gradient v = dz/df.
 
-The gradient is computed in closed form, see `invariant.gram` and `InvariantMLP.value_and_gradient`: nothing
-here needs autograd at inference.
+The gradient has a closed form, see `invariant.gram` and `InvariantMLP.value_and_gradient`, so that no autograd is
+needed at inference. Features are lists of component-first tensors [2l + 1, items, channels], one for each irrep.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.traces import BlockTraces, SpinTrace
-from tracegrad.nn.interface import Feature
+from tracegrad.nn.interface import ComponentFirstFeature
 from tracegrad.nn.invariant.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
 from tracegrad.nn.invariant.invariant_mlp import NORM_EPS, InvariantMLP
 from tracegrad.nn.invariant.low_rank_block import low_rank_block
@@ -30,19 +30,20 @@ class TraceGradBlock(nn.Module):
     """g_nonlin of Eqs. 5-6: u = CGDecomp_ext(f x f, 0, W), z = s_nonlin(u), v = sum_c dz_c/df.
 
     Args:
-        irreps: irreps of the feature f. Channels of equal degree and parity are paired, wherever they stand.
+        irreps: irreps of the feature f. All channels of equal degree and parity are paired, even if f lists their
+            irrep several times.
         channels: C, width of u.
         width: width of z.
         w: form of W, a key of ``FORMS``: "full" is Eq. 6 literally, "low_rank" two linear maps to C channels and
             their inner products, "projected" a full W on few channels (see `tracegrad.nn.invariant.gram`).
-        rank: terms per channel of a low-rank W (None: 1); channels per irrep of a projected W (None: 32).
+        rank: terms of each channel of a low-rank W (None: 1); channels of each irrep of a projected W (None: 32).
         hidden: width of the hidden layers of s_nonlin.
-        layers: Linears of s_nonlin (the paper's "three-layers": input, hidden, output).
-        final: LayerNorm and SiLU after the last Linear too. A bare LayerNorm there would make v vanish at
+        layers: number of Linears of s_nonlin (the paper's "three-layers": input, hidden, output).
+        final: LayerNorm and SiLU also after the last Linear. A bare LayerNorm there would make v vanish at
             initialisation, because its outputs sum to a constant.
         final_bias: bias of the last Linear; without ``final`` it has no effect on v.
-        zero_bias: start the bias of the first Linear of s_nonlin at 0. The LayerNorm after it then acts on W u alone,
-            whatever the size of f.
+        zero_bias: start the bias of the first Linear of s_nonlin at 0. The LayerNorm after it then acts on W u only,
+            so that z at first does not depend on the size of f.
         eps: of the LayerNorms of s_nonlin.
     """
 
@@ -62,11 +63,12 @@ class TraceGradBlock(nn.Module):
         eps: float = NORM_EPS,
     ):
         super().__init__()
-        kinds = [ir for _, ir in irreps]
-        unique = list(dict.fromkeys(kinds))
-        self.groups = [[i for i, ir in enumerate(kinds) if ir == kind] for kind in unique]
+        all_irreps = [ir for _, ir in irreps]
+        unique = list(dict.fromkeys(all_irreps))
+        # Positions in f of each irrep; `_merge` puts their channels side by side.
+        self.groups = [[i for i, other in enumerate(all_irreps) if other == ir] for ir in unique]
         self.muls = [mul for mul, _ in irreps]
-        merged = Irreps([(sum(self.muls[i] for i in group), kinds[group[0]]) for group in self.groups])
+        merged = Irreps([(sum(self.muls[i] for i in group), all_irreps[group[0]]) for group in self.groups])
         if w not in FORMS:
             raise ConfigError(f"tracegrad.w is {w!r}; choose one of {list(FORMS)}")
         if rank is not None and w == "full":
@@ -77,42 +79,45 @@ class TraceGradBlock(nn.Module):
         widths = [channels, *[hidden] * (layers - 1), width]
         self.s_nonlin = InvariantMLP(widths, final=final, final_bias=final_bias, zero_bias=zero_bias, eps=eps)
 
-    def encode(self, f: Feature) -> Float[Tensor, "n width"]:
-        """z alone."""
+    def encode(self, f: ComponentFirstFeature) -> Float[Tensor, "n width"]:
+        """z without v."""
         x, _ = self.invariants(self._merge(f))
         return self.s_nonlin(x, self.invariants.mixing())
 
-    def forward(self, f: Feature, *, recompute: bool = False) -> tuple[Float[Tensor, "n width"], Feature]:
-        """z and v; ``recompute`` makes them again for the gradient instead of storing what it needs.
+    def forward(
+        self, f: ComponentFirstFeature, *, recompute: bool = False
+    ) -> tuple[Float[Tensor, "n width"], ComponentFirstFeature]:
+        """z and v.
 
-        A low-rank W does so on every CPU, where it is no slower; there it takes smaller chunks instead.
+        With ``recompute`` the backward pass computes both again, so that their intermediate results need no memory.
+        A low-rank W does so on CPUs in any case, where it is no slower; ``recompute`` then makes its chunks smaller.
         """
         recorded = torch.is_grad_enabled()
         merged = self._merge(f)
         in_chunks = (
             isinstance(self.invariants, LowRankInvariants)
             and (recompute or not recorded or merged[0].device.type == "cpu")
-            and native.wanted()
+            and native.enabled()
             and not torch.is_autocast_enabled(merged[0].device.type)
         )
         if in_chunks:
             invariants = cast(LowRankInvariants, self.invariants)
-            z, v = low_rank_block(invariants, self.s_nonlin, merged, sparing=recompute)
+            z, v = low_rank_block(invariants, self.s_nonlin, merged, save_memory=recompute)
         elif recompute and recorded:
             z, v = checkpoint(self._whole, merged, use_reentrant=False)
         else:
             z, v = self._whole(merged)
         return z, self._unmerge(v)
 
-    def _whole(self, merged: Feature) -> tuple[Tensor, Feature]:
+    def _whole(self, merged: ComponentFirstFeature) -> tuple[Tensor, ComponentFirstFeature]:
         x, saved = self.invariants(merged)
         z, g = self.s_nonlin.value_and_gradient(x, self.invariants.mixing())
         return z, self.invariants.pull_back(merged, saved, g)
 
-    def _merge(self, f: Feature) -> Feature:
+    def _merge(self, f: ComponentFirstFeature) -> ComponentFirstFeature:
         return [f[g[0]] if len(g) == 1 else torch.cat([f[i] for i in g], dim=-1) for g in self.groups]
 
-    def _unmerge(self, v: Feature) -> Feature:
+    def _unmerge(self, v: ComponentFirstFeature) -> ComponentFirstFeature:
         parts: dict[int, Tensor] = {}
         for group, merged in zip(self.groups, v, strict=True):
             pieces = merged.split([self.muls[i] for i in group], dim=-1)
@@ -121,7 +126,7 @@ class TraceGradBlock(nn.Module):
 
 
 class TraceGrad(nn.Module):
-    """All TraceGrad blocks of a model and the invariant decoder; the switches make the arms of the ablation.
+    """All TraceGrad blocks of a model and the invariant decoder. Two switches select the arm of the ablation:
 
     | arm       | trace | grad | o     | loss_T |
     |-----------|-------|------|-------|--------|
@@ -130,41 +135,44 @@ class TraceGrad(nn.Module):
     | grad      | no    | yes  | f + v | no     |
     | tracegrad | yes   | yes  | f + v | yes    |
 
-    No arm holds a parameter that it does not use.
+    No arm has parameters that it does not use.
 
-    The paper fixes u, s_nonlin, v and o and says nothing of initialisation, of eps and of features of atoms that a
-    backbone keeps apart from those of pairs. ``zero_bias``, ``norm_eps`` and ``apply_to`` are our readings of these,
-    which conf/tracegrad/base.yaml sets as measured to be best; the defaults here, and ``literal``, are those
-    of torch and of the paper's words ("each SO(3)-equivariant edge feature").
+    The paper defines u, s_nonlin, v and o. It does not mention initialisation, eps, and features of atoms that a
+    backbone keeps separate from those of pairs: these are ``zero_bias``, ``norm_eps`` and ``apply_to``.
+    conf/tracegrad/base.yaml sets them to what was best in measurements; the defaults here, and ``literal``, follow
+    torch and the paper's words ("each SO(3)-equivariant edge feature").
 
     Args:
         feature_irreps: irreps of the K features of each site, from the backbone.
-        basis: orbital basis of the blocks, which gives the traces.
+        basis: orbital basis of the blocks, which defines the traces.
         trace: decode z into the traces T.
         grad: add v to f.
         channels: C, width of u (1024).
         width: width of z; 0 means the number of basic blocks of a pair of atoms (the paper): 36 for QH9, 196 for
             s3p2d2 with spin.
         hidden: width of hidden layers (1024).
-        encoder_layers: Linears of s_nonlin (2).
-        encoder_final: LayerNorm and SiLU after the last Linear of s_nonlin.
-        decoder_layers: Linears of the invariant decoder (the paper's "four-layers": 3).
+        encoder_layers: number of Linears of s_nonlin (2).
+        encoder_final: LayerNorm and SiLU also after the last Linear of s_nonlin.
+        decoder_layers: number of Linears of the invariant decoder (the paper's "four-layers": 3).
         decoder_norm: LayerNorm in the decoder.
         w, rank: form of W, see `TraceGradBlock`.
-        apply_to: "edge" (the paper's words), or "edge_and_self" to refine and supervise on-site features, too, where
-            the backbone keeps them apart (QHNet; DeepH-E3 has them among its edges).
+        apply_to: "edge" (the paper's words), or "edge_and_self" to refine and supervise also on-site features, if the
+            backbone keeps them separate (QHNet; those of DeepH-E3 are among its edges).
         zero_bias: start the first bias of every s_nonlin at 0, see `TraceGradBlock`.
-        norm_eps: eps of the LayerNorms of every s_nonlin. QHNet's first features make a W u whose variance is far
+        norm_eps: eps of the LayerNorms of every s_nonlin. For the first features of QHNet the variance of W u is far
             below 1e-6.
-        literal: the paper's words and torch's initialisation instead of our readings: apply_to="edge",
-            zero_bias=False and norm_eps=1e-6, whatever these three say.
-        residual: "sum" (o = f + v, the paper) or "relative" (o = f + 0.2 |f| / |v| v, norms per item).
+        literal: the paper's words and the initialisation of torch: overrides three options with apply_to="edge",
+            zero_bias=False and norm_eps=1e-6.
+        residual: "sum" (o = f + v, the paper) or "relative" (o = f + 0.2 |f| / |v| v, with the norms of each item).
         gain: "none" (the paper) or "zero": what is added to f is multiplied by a learned factor for each of its
-            irreps, 0 at first, so that a backbone which is trained already starts with its own outputs.
-        recompute: in training, compute z and v again for the gradient instead of storing what it needs; a low-rank W
-            does so on CPUs in any case, but then in smaller chunks.
-        last_v: whether the last block adds v as well (the paper); otherwise it only feeds the decoder.
-        spin_trace: the traces of a spinful H, see `BlockTraces`.
+            irreps, which starts at 0, so that a pretrained backbone starts with unchanged outputs.
+        recompute: in training, compute z and v again in the backward pass instead of storing intermediate results;
+            a low-rank W does so on CPUs in any case, then in smaller chunks.
+        last_v: whether the last block adds v as well (the paper); otherwise it only serves the decoder.
+        spin_trace: definition of the traces of a spinful H, see `BlockTraces`.
+
+    Raises:
+        ConfigError: an option that is out of range.
     """
 
     def __init__(
@@ -246,7 +254,7 @@ class TraceGrad(nn.Module):
                     eps=norm_eps,
                 )
                 for ir, used in zip(irreps, self.gradients[site], strict=True)
-                if trace or used  # a block without v and without a decoder would be idle
+                if trace or used  # a block with neither v nor a decoder would be unused
             ]
             self.blocks[site] = cast(Sequence[TraceGradBlock], nn.ModuleList(blocks))
             if gain == "zero" and grad:
@@ -257,9 +265,16 @@ class TraceGrad(nn.Module):
                 self.decoders[site] = InvariantMLP(widths, norm=decoder_norm)
 
     def refine(
-        self, site: str, k: int, f: Feature, *, need_z: bool
-    ) -> tuple[Feature, Float[Tensor, "n width"] | None]:
-        """o, and z where it is computed; ``need_z=False`` skips encoders that only feed the decoder."""
+        self, site: str, k: int, f: ComponentFirstFeature, *, need_z: bool
+    ) -> tuple[ComponentFirstFeature, Float[Tensor, "n width"] | None]:
+        """o, and z where it is computed.
+
+        Args:
+            site: "edge" or "self".
+            k: which of the K features of the site.
+            f: the feature.
+            need_z: if not set, encoders that only serve the decoder are skipped, and z may be None.
+        """
         if site not in self.blocks:
             return f, None
         if self.gradients[site][k]:
@@ -274,14 +289,16 @@ class TraceGrad(nn.Module):
         """Predicted traces of each supervised site in the order of ``labels``, from z = [z_1 .. z_K]."""
         return {site: decoder(torch.cat(z[site], dim=-1)) for site, decoder in self.decoders.items()}
 
-    def _add(self, f: Feature, v: Feature, gain: Float[Tensor, " irreps"] | None) -> Feature:
+    def _add(
+        self, f: ComponentFirstFeature, v: ComponentFirstFeature, gain: Float[Tensor, " irreps"] | None
+    ) -> ComponentFirstFeature:
         scaled = v if gain is None else [g * b for g, b in zip(gain, v, strict=True)]
         if self.residual == "sum":
             return [a + b for a, b in zip(f, scaled, strict=True)]
         size_f, size_v = (
             torch.stack([part.square().sum((0, 2)) for part in feature]).sum(0) for feature in (f, v)
         )
-        # A vanishing f or v adds nothing and has a zero gradient instead of 0/0.
+        # If f or v is zero, nothing is added, and the gradient is zero instead of 0/0.
         present = (size_f > 0) & (size_v > 0)
         quotient = torch.where(present, size_f / torch.where(present, size_v, 1.0), 1.0)
         ratio = torch.where(present, RELATIVE_RESIDUAL * quotient.sqrt(), 0.0)

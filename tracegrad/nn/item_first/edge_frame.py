@@ -1,16 +1,25 @@
-"""The frame of an edge: rotations that bring each edge onto the polar axis.
+"""The frame of an edge: rotations that bring each edge onto the polar axis z.
+
+             z                         z' along the edge
+             |   edge                  |
+             |  /                      |
+             | / polar                 |            frame = R_z(azimuth) R_y(polar),
+             |/_____ y                 |_____ y'    x_global = D(frame) x_local
+            /  azimuth (from x)       /
+           x                         x'
 
 In that frame the spherical harmonics of the edge vanish except for m = 0, so a tensor product with them couples the
-component m of one irrep to the component m of another only if parities fit (l1 + l2 + l3 even), and otherwise to
--m with opposite signs for +m and -m. Irreps of *unnatural* parity, p = -(-1)^l, are therefore kept with their
-components exchanged, y'_m = y_-m and y'_-m = -y_m for m > 0: then every coupling is m to m, with one coefficient
-for +m and -m. The exchange is orthogonal, so inner products and linear maps of channels do not notice it.
+component m of one irrep to the component m of another if parities fit (l1 + l2 + l3 even), and otherwise to -m, with
+opposite signs for +m and -m. Irreps of *unnatural* parity, p = -(-1)^l, are therefore stored with their components
+exchanged, y'_m = y_-m and y'_-m = -y_m for m > 0: then every coupling is from m to m, with one coefficient for +m and
+-m. The exchange is orthogonal, so that it changes neither inner products nor linear maps of channels.
 
 A frame is fixed up to a rotation about its edge, on which nothing that a network returns depends. The derivatives of
-its angles diverge where an edge is along z; those of the matrices are therefore taken in the gauge in which the frame
-follows its edge without turning about it (see `_Following`). It is regular for every edge that has a direction.
+its angles diverge where an edge is along z; the derivatives of the matrices are therefore taken in the gauge in which
+the frame follows its edge without rotating about it (see `_Following`). It is regular for every edge that has a
+direction.
 
-Features here are item-first, [edges, 2l + 1, channels].
+Features are item-first, x[e, l + m, c] of shape [edges, 2l + 1, channels].
 """
 
 from functools import lru_cache
@@ -27,7 +36,7 @@ from tracegrad.numerics.precision import full_precision
 
 
 def is_natural(ir: Irrep) -> bool:
-    """Whether the parity is (-1)^l, that of the spherical harmonics."""
+    """Whether the parity is (-1)^l, as that of the spherical harmonics."""
     return ir.p == (-1) ** ir.l
 
 
@@ -35,7 +44,7 @@ class EdgeFrame:
     """Rotation matrices of all irreps for a set of edges.
 
     Args:
-        vectors: x, y, z of each edge in any unit; a vanishing vector (an on-site edge) has the global frame.
+        vectors: x, y, z of each edge in any unit of length. A zero vector (an on-site edge) has the global frame.
     """
 
     def __init__(self, vectors: Float[Tensor, "edges 3"]):
@@ -46,12 +55,12 @@ class EdgeFrame:
         self._matrices: dict[tuple[int, bool], Tensor] = {}
 
     def part(self, edges: slice) -> "EdgeFramePart":
-        """The frame of some of the edges; matrices are computed once for all."""
+        """The frames of some of the edges; matrices are computed once for all edges and shared."""
         return EdgeFramePart(self, edges)
 
     @full_precision
     def to_local(self, x: Float[Tensor, "edges m c"], ir: Irrep) -> Float[Tensor, "edges m c"]:
-        """Components in the frame of each edge."""
+        """Components in the frame of each edge, from those in the global frame."""
         return x if ir.l == 0 else self.rotation(ir).transpose(1, 2) @ x
 
     @full_precision
@@ -60,18 +69,20 @@ class EdgeFrame:
         return x if ir.l == 0 else self.rotation(ir) @ x
 
     def rotation(self, ir: Irrep) -> Float[Tensor, "edges m m"]:
-        """Matrices from the frame of each edge to the global one."""
+        """Matrices D [edges, m', m] from the frame of each edge to the global frame."""
         key = (ir.l, is_natural(ir))
         if key not in self._matrices:
             self._matrices[key] = self._natural(ir.l) if key[1] else self._exchanged(ir.l)
         return self._matrices[key]
 
     def _natural(self, degree: int) -> Float[Tensor, "edges m m"]:
+        """Matrices of the irrep with natural parity; differentiable if the vectors are."""
         matrix = _wigner(self._azimuth, self._polar, degree)
-        moves = self._vectors.requires_grad or native.transformed()
-        return _Following.apply(self._vectors, matrix) if moves else matrix
+        differentiable = self._vectors.requires_grad or native.transformed()
+        return _Following.apply(self._vectors, matrix) if differentiable else matrix
 
     def _exchanged(self, degree: int) -> Float[Tensor, "edges m m"]:
+        """Matrices of the irrep with unnatural parity, whose local components are exchanged."""
         matrix = self.rotation(Irrep(degree, (-1) ** degree))
         sign = torch.ones(2 * degree + 1, dtype=matrix.dtype, device=matrix.device)
         sign[:degree] = -1
@@ -81,7 +92,7 @@ class EdgeFrame:
 
 
 class EdgeFramePart(EdgeFrame):
-    """Consecutive edges of a frame."""
+    """The frames of consecutive edges; see `EdgeFrame.part`."""
 
     def __init__(self, whole: EdgeFrame, edges: slice):
         self._whole, self._edges = whole, edges
@@ -93,9 +104,9 @@ class EdgeFramePart(EdgeFrame):
 class _Following(torch.autograd.Function):
     """Matrices D(R) of frames R that follow their edges v: dD = sum_k w_k J_k D with w = v x dv / |v|^2.
 
-    J_k are the generators of rotations about x, y and z. Another gauge would add to w a part along v, which changes
-    no derivative, of any order, of what does not depend on the gauge. An edge without direction keeps the global
-    frame.
+    J_k are the generators of rotations about x, y and z. Another gauge would add a component along v to w; it changes
+    no derivative, of any order, of a quantity that does not depend on the gauge. An edge without a direction keeps
+    the global frame.
     """
 
     generate_vmap_rule = True
@@ -118,8 +129,8 @@ class _Following(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, of_vectors: Tensor, _: Tensor | None) -> Tensor:
         vectors, matrix = ctx.saved_tensors
-        turn = torch.linalg.cross(vectors, of_vectors) * _inverse_square(vectors)
-        return torch.einsum("...k,kij,...jm->...im", turn, _generators(matrix), matrix)
+        rotation = torch.linalg.cross(vectors, of_vectors) * _inverse_square(vectors)
+        return torch.einsum("...k,kij,...jm->...im", rotation, _generators(matrix), matrix)
 
 
 def _inverse_square(vectors: Float[Tensor, "*edges 3"]) -> Float[Tensor, "*edges 1"]:
@@ -135,7 +146,7 @@ def _generators(matrix: Float[Tensor, "*edges m m"]) -> Float[Tensor, "3 m m"]:
 
 @lru_cache(maxsize=32)
 def _generators_of(degree: int) -> Constant:
-    """dD/da of rotations by a about x, y and z, at a = 0."""
+    """dD/da at a = 0 of rotations by the angle a about x, y and z."""
     with torch.inference_mode(False):
         exchange = _axis_exchange(degree)(torch.empty(0, dtype=torch.float64))
         m = torch.arange(-degree, degree + 1, dtype=torch.float64)
@@ -152,13 +163,13 @@ def _wigner(
     """D(R_z(azimuth) R_y(polar)) = Z(azimuth) J Z(polar) J^T, see `_axis_exchange`."""
     m = torch.arange(degree + 1, device=polar.device)
     waves = torch.cat([torch.cos(m * polar), torch.sin(m[1:] * polar)], dim=1)
-    turned = (waves @ _polar_turns(degree)(polar)).unflatten(1, (2 * degree + 1, 2 * degree + 1))
-    return _about_axis(azimuth, turned, degree)
+    about_y = (waves @ _polar_rotations(degree)(polar)).unflatten(1, (2 * degree + 1, 2 * degree + 1))
+    return _about_axis(azimuth, about_y, degree)
 
 
 @lru_cache(maxsize=32)
-def _polar_turns(degree: int) -> Constant:
-    """J Z(polar) J^T for each of cos(m polar), m = 0 .. l, and sin(m polar), m = 1 .. l, that it is linear in."""
+def _polar_rotations(degree: int) -> Constant:
+    """J Z(polar) J^T as coefficients [2l + 1, m' m] of cos(m polar), m = 0 .. l, and sin(m polar), m = 1 .. l."""
     with torch.inference_mode(False):
         exchange = _axis_exchange(degree)(torch.empty(0, dtype=torch.float64))
         parts = exchange.new_zeros(2 * degree + 1, 2 * degree + 1, 2 * degree + 1)
@@ -180,9 +191,9 @@ def _about_axis(
 
 @lru_cache(maxsize=32)
 def _axis_exchange(degree: int) -> Constant:
-    """J, the Wigner matrix of the rotation z -> y -> x -> z, which turns rotations about z into such about y.
+    """J, the Wigner matrix of the rotation R: z -> y -> x -> z; J Z(a) J^T is a rotation about y by the angle a.
 
-    It is read off the spherical harmonics of rotated points, Y(R r) = J Y(r).
+    It is the solution of Y(R r) = J Y(r) for the spherical harmonics Y of some points r.
     """
     with torch.inference_mode(False):
         points = torch.randn(

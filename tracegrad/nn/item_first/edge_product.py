@@ -1,9 +1,13 @@
-"""Tensor product of edge features with the spherical harmonics of the edge, in the edge's own frame.
+"""Tensor product of edge features with the spherical harmonics of the edge, in the frame of the edge.
 
 The product out = sum_paths W_uw C^{l1 l2 l3} (x_l1, Y_l2) has weights that are the same for all edges. In the frame
-of the edge Y_l2 is sqrt(2 l2 + 1) at m = 0 and nothing else (`item_first.edge_frame`), so all paths together are
-one dense matrix for each |m|, used for +m and -m (the SO(2) form of Passaro and Zitnick 2023, exact). On-site edges
-have no direction: there only l2 = 0 is left, which is a linear map.
+of the edge Y_l2 is sqrt(2 l2 + 1) at m = 0 and zero elsewhere (`item_first.edge_frame`), so that all paths together
+are one dense matrix for each |m|, which serves +m and -m (the SO(2) form of Passaro and Zitnick 2023; it is exact):
+
+    out_k'[e, l' + m, w] = sum over k, u of M_|m|[(k, u), (k', w)] x_k[e, l + m, u]
+
+The channels of all irreps with the same |m| are therefore put side by side (rows, see `item_first.edge_rows`).
+On-site edges have no direction: only their harmonic l2 = 0 is not zero, which makes the product a linear map.
 """
 
 import math
@@ -19,25 +23,37 @@ from torch import Tensor, nn
 
 from tracegrad.nn.component_first.features import wigner_3j
 from tracegrad.nn.item_first.edge_frame import is_natural
-from tracegrad.nn.item_first.edge_rows import Column, Turn, from_rows, to_rows
-from tracegrad.nn.item_first.edge_weights_kernel import Piece, Pieces, assembled
+from tracegrad.nn.item_first.edge_rows import IrrepPlacement, RowSlot, from_rows, to_rows
+from tracegrad.nn.item_first.edge_weights_kernel import Submatrices, Submatrix, assembled
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.matrix_product import product
 from tracegrad.numerics.precision import full_precision
 
 
 @dataclass(frozen=True)
-class Coupling:
-    """All paths from one irrep of the input to one of the output."""
+class IrrepCoupling:
+    """All paths from one irrep of the input to one irrep of the output.
 
-    source: int  # position among the irreps of the input
-    target: int  # position among the irreps of the output
-    degrees: tuple[int, ...]  # l2 of each path
+    Args:
+        source: position among the irreps of the input (``EdgeProduct.kinds``).
+        target: position among the irreps of the output.
+        degrees: degree l2 of the harmonics in each path.
+    """
+
+    source: int
+    target: int
+    degrees: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Group:
-    """Components of one |m| that are multiplied together."""
+class ComponentGroup:
+    """Components of one |m| that are multiplied by one matrix.
+
+    Args:
+        m: |m|.
+        sources: positions of the irreps of the input, which are the rows of the matrix.
+        targets: positions of the irreps of the output, which are its columns.
+    """
 
     m: int
     sources: tuple[int, ...]
@@ -51,7 +67,13 @@ class EdgeProduct(nn.Module):
         inputs: irreps of the inputs, each irrep once.
         output: irreps of the output, each irrep once.
         lmax: highest degree of Y.
-        legacy: normalisation and signs of e3nn 0.3.5 instead of today's ("element") ones.
+        legacy: normalisation and signs of e3nn 0.3.5 instead of today's ("element") normalisation and signs.
+
+    Attributes:
+        kinds: irreps of all inputs together, each once, ordered by degree, natural parity first.
+        groups: one for each matrix.
+        input_slots, output_slots: for each irrep of ``kinds`` and of the output the slots of its components.
+        input_shapes, output_shapes: shapes (1 or 2, columns) of the rows of each group.
     """
 
     def __init__(self, inputs: Sequence[Irreps], output: Irreps, lmax: int, *, legacy: bool = False):
@@ -60,17 +82,16 @@ class EdgeProduct(nn.Module):
         self.inputs, self.output, self.lmax = list(inputs), output, lmax
         muls = [{ir: mul for mul, ir in irreps} for irreps in inputs]
         self.couplings = [
-            Coupling(i, o, degrees)
+            IrrepCoupling(i, o, degrees)
             for i, ir_in in enumerate(self.kinds)
             for o, (_, ir_out) in enumerate(output)
             if (degrees := filter_degrees(ir_in, ir_out, lmax))
         ]
-        self._shapes: list[
-            tuple[int, int, int]
-        ] = []  # per coupling: l2, channels of all inputs, channels of output
-        self._tables: list[Constant] = []  # per coupling: [|m|, l2]
-        scales: list[Tensor] = []  # of every number of w2
-        owners: list[Tensor] = []  # number of w2 that belongs to every number of w1
+        # For each coupling: numbers of paths, channels of all inputs together, and channels of the output.
+        self._shapes: list[tuple[int, int, int]] = []
+        self._tables: list[Constant] = []  # for each coupling: coefficients [|m|, path]
+        scales: list[Tensor] = []  # path normalisation of every number of w2
+        owners: list[Tensor] = []  # for every number of w1 the index into w2 of its second factor
         for coupling in self.couplings:
             ir_in, (mul_out, ir_out) = self.kinds[coupling.source], output[coupling.target]
             widths = [mul[ir_in] for mul in muls if ir_in in mul]
@@ -89,57 +110,65 @@ class EdgeProduct(nn.Module):
         self._scales = Constant(torch.cat(scales))
         self.register_buffer("owners", torch.cat(owners), persistent=False)
         self.owners: Tensor
-        # Coupling after coupling, each [l2, channels of all inputs (w1) or input (w2), channels of the output].
+        # One coupling after another: w1 [path, channel of all inputs, channel of the output] and
+        # w2 [path, input, channel of the output], both flat.
         self.w1 = nn.Parameter(torch.randn(len(self.owners)))
         self.w2 = nn.Parameter(torch.randn(sum(len(scale) for scale in scales)))
         self.groups = self._make_groups()
         self.widths = [sum(mul[ir] for mul in muls if ir in mul) for ir in self.kinds]
-        self.pieces = [self._make_pieces(linear=linear) for linear in (False, True)]
-        self.input_columns, self.input_shapes = _layout(
+        self.submatrices = [self._make_submatrices(linear=linear) for linear in (False, True)]
+        self.input_slots, self.input_shapes = _layout(
             [(g.m, g.sources) for g in self.groups], [ir.l for ir in self.kinds], self.widths
         )
-        self.output_columns, self.output_shapes = _layout(
+        self.output_slots, self.output_shapes = _layout(
             [(g.m, g.targets) for g in self.groups], [ir.l for _, ir in output], [mul for mul, _ in output]
         )
 
     def forward(
         self, x: list[Float[Tensor, "edges _m _c"]], on_site: Int[Tensor, " loops"]
     ) -> list[Float[Tensor, "edges _m _w"]]:
-        """The product, in the frame of each edge like its input.
+        """The product; input and output are in the frame of each edge.
 
         Args:
             x: for each irrep of ``kinds`` the channels of all inputs that have it, side by side.
-            on_site: positions of the edges without direction.
+            on_site: positions of the on-site edges, which have no direction.
         """
-        rows = to_rows([Turn(columns) for columns in self.input_columns], x, self.input_shapes, len(x[0]))
-        made = self.multiply(rows, on_site)
+        rows = to_rows([IrrepPlacement(slots) for slots in self.input_slots], x, self.input_shapes, len(x[0]))
+        products = self.multiply(rows, on_site)
         return from_rows(
-            [Turn(columns) for columns in self.output_columns], made, [mul for mul, _ in self.output]
+            [IrrepPlacement(slots) for slots in self.output_slots], products, [mul for mul, _ in self.output]
         )
 
     @full_precision
     def multiply(
         self, rows: list[Float[Tensor, "edges _p _c"]], on_site: Int[Tensor, " loops"]
     ) -> list[Float[Tensor, "edges _p _w"]]:
-        """The product in rows (see `tracegrad.nn.item_first.edge_rows`), one tensor for each of ``groups``.
+        """The product of rows, one tensor for each of ``groups``.
 
-        ``input_columns`` and ``output_columns`` tell for each irrep which columns its components have.
+        ``input_slots`` and ``output_slots`` say where the components of each irrep stand in the rows.
         """
         linear = len(on_site) > 0
-        matrices = assembled(self.pieces[linear], self.w1, self.w2, partial(self.plain_matrices, linear))
-        made = [
+        matrices = assembled(self.submatrices[linear], self.w1, self.w2, partial(self.plain_matrices, linear))
+        products = [
             product(x.flatten(0, 1), matrix).unflatten(0, x.shape[:2])
             for x, matrix in zip(rows, matrices, strict=False)
         ]
-        for y, x, matrix in zip(made, rows, matrices[len(made) :], strict=False):
+        # The matrices of on-site edges come after those of the other edges.
+        for y, x, matrix in zip(products, rows, matrices[len(products) :], strict=False):
             y.index_copy_(0, on_site, x.index_select(0, on_site) @ matrix)
-        return made
+        return products
 
     def views(self, flat: Tensor, *, inputs: bool = False) -> list[Tensor]:
-        """Parts of ``w1`` (or ``w2``, one row for each input) that belong to each coupling."""
+        """Views of the numbers of ``w1`` (or, with ``inputs``, of ``w2``) that belong to each coupling.
+
+        Returns:
+            For each coupling [path, channel of all inputs (``w1``) or input (``w2``), channel of the output].
+        """
         shapes = [
-            (l2, sum(ir in [i for _, i in irreps] for irreps in self.inputs), w) if inputs else (l2, u, w)
-            for (l2, u, w), ir in zip(
+            (count, sum(ir in [i for _, i in irreps] for irreps in self.inputs), w)
+            if inputs
+            else (count, u, w)
+            for (count, u, w), ir in zip(
                 self._shapes, (self.kinds[c.source] for c in self.couplings), strict=True
             )
         ]
@@ -147,26 +176,26 @@ class EdgeProduct(nn.Module):
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def plain_matrices(self, linear: bool, w1: Float[Tensor, " _"], w2: Float[Tensor, " _"]) -> list[Tensor]:
-        """The plain form of the matrices of all groups, after them those of edges without a direction."""
+        """The matrices of all groups in plain torch; with ``linear`` followed by those of on-site edges."""
         weights = self.views(w1 * (w2 * self._scales(w2)).index_select(0, self.owners))
         by_component = [
             (table(w) @ w.flatten(1)).unflatten(1, w.shape[1:])
             for table, w in zip(self._tables, weights, strict=True)
-        ]  # per coupling: [|m|, sources, targets]
-        made = [
+        ]  # for each coupling: [|m|, channels of the input, channels of the output]
+        matrices = [
             self._matrix(group, [w[group.m] if len(w) > group.m else None for w in by_component])
             for group in self.groups
         ]
-        return made + [self._matrix(group, self._linear(weights)) for group in self.groups if linear]
+        return matrices + [self._matrix(group, self._linear(weights)) for group in self.groups if linear]
 
-    def _make_pieces(self, *, linear: bool) -> Pieces:
-        """Where each number of ``w1`` and ``w2`` goes in the matrices of `plain_matrices`."""
+    def _make_submatrices(self, *, linear: bool) -> Submatrices:
+        """For the kernel: where each number of ``w1`` and ``w2`` goes in the matrices of `plain_matrices`."""
         exact = torch.empty(0, dtype=torch.float64)
         of_1 = self.views(torch.arange(len(self.w1)))
         of_2 = self.views(torch.arange(len(self.w2)), inputs=True)
         scales = self.views(self._scales(exact), inputs=True)
         shapes: list[tuple[int, int]] = []
-        pieces = []
+        submatrices = []
         for group, on_site in [(g, flag) for flag in (False, True)[: 1 + linear] for g in self.groups]:
             rows = _starts(group.sources, self.widths)
             columns = _starts(group.targets, [mul for mul, _ in self.output])
@@ -181,40 +210,40 @@ class EdgeProduct(nn.Module):
                 for s, width in enumerate(
                     mul for inputs in self.inputs for mul, other in inputs if other == ir
                 ):
-                    piece = Piece(
+                    submatrix = Submatrix(
                         matrix=len(shapes),
                         row=rows[coupling.source] + first,
                         column=columns[coupling.target],
                         rows=width,
                         columns=of_1[k].shape[2],
-                        first_1=int(of_1[k][0, first, 0]),
-                        step_1=of_1[k][0].numel(),
-                        first_2=int(of_2[k][0, s, 0]),
-                        step_2=of_2[k][0].numel(),
-                        degrees=len(values),
+                        start_1=int(of_1[k][0, first, 0]),
+                        stride_1=of_1[k][0].numel(),
+                        start_2=int(of_2[k][0, s, 0]),
+                        stride_2=of_2[k][0].numel(),
+                        paths=len(values),
                     )
-                    pieces.append((piece, values * scales[k][0, s, 0]))
+                    submatrices.append((submatrix, values * scales[k][0, s, 0]))
                     first += width
             shapes.append((sum(self.widths[i] for i in rows), sum(self.output[o].mul for o in columns)))
-        return Pieces(shapes, pieces)
+        return Submatrices(shapes, submatrices)
 
     def _linear(self, weights: list[Float[Tensor, "_l2 _u _w"]]) -> list[Float[Tensor, "_u _w"] | None]:
-        """What each coupling does without a direction: l2 = 0 alone, the same for all components."""
+        """Weights of each coupling for on-site edges: only l2 = 0 contributes, equally for all components."""
         return [
             table(w)[0, 0] * w[0] if coupling.degrees[0] == 0 else None
             for coupling, table, w in zip(self.couplings, self._tables, weights, strict=True)
         ]
 
     def _matrix(
-        self, group: Group, weights: list[Float[Tensor, "_u _w"] | None]
+        self, group: ComponentGroup, weights: list[Float[Tensor, "_u _w"] | None]
     ) -> Float[Tensor, "sources targets"]:
-        """The weights of all couplings between the components of one |m|."""
-        found = {
+        """The matrix of one group from the weights of all couplings; zero where nothing couples."""
+        by_irreps = {
             (c.source, c.target): w for c, w in zip(self.couplings, weights, strict=True) if w is not None
         }
         rows = []
         for i in group.sources:
-            blocks = [found.get((i, o)) for o in group.targets]
+            blocks = [by_irreps.get((i, o)) for o in group.targets]
             rows.append(
                 torch.cat(
                     [
@@ -229,7 +258,7 @@ class EdgeProduct(nn.Module):
     def _path_scales(
         self, target: int, widths: list[int], muls: list[dict[Irrep, int]], *, legacy: bool
     ) -> list[float]:
-        """Path normalisation of each input: over the channels ("element"), or over the paths (legacy)."""
+        """Path normalisation of each input: by the number of channels ("element"), or of paths (legacy)."""
         into = [c for c in self.couplings if c.target == target]
         fans = [
             mul[self.kinds[c.source]]
@@ -241,8 +270,8 @@ class EdgeProduct(nn.Module):
         dim = self.output[target].ir.dim
         return [math.sqrt(dim / (width * len(fans) if legacy else sum(fans))) for width in widths]
 
-    def _make_groups(self) -> list[Group]:
-        """For m = 0 natural and unnatural irreps are apart; for every other |m| all couple."""
+    def _make_groups(self) -> list[ComponentGroup]:
+        """One group for each |m| > 0; two for m = 0, where natural and unnatural irreps do not couple."""
         groups = []
         for m in range(max(ir.l for _, ir in self.output) + 1):
             for kinds in ((True,), (False,)) if m == 0 else ((True, False),):
@@ -255,12 +284,12 @@ class EdgeProduct(nn.Module):
                 ]
                 if coupled:
                     sources, targets = ({c.source for c in coupled}, {c.target for c in coupled})
-                    groups.append(Group(m, tuple(sorted(sources)), tuple(sorted(targets))))
+                    groups.append(ComponentGroup(m, tuple(sorted(sources)), tuple(sorted(targets))))
         return groups
 
 
 def _starts(members: Sequence[int], widths: Sequence[int]) -> dict[int, int]:
-    """First column of each member, when they stand side by side."""
+    """First column of each member if they stand side by side in this order."""
     starts = accumulate((widths[i] for i in members), initial=0)
     return dict(zip(members, starts, strict=False))
 
@@ -270,7 +299,7 @@ def _natural_first(ir: Irrep) -> tuple[int, bool]:
 
 
 def filter_degrees(ir_in: Irrep, ir_out: Irrep, lmax: int) -> tuple[int, ...]:
-    """Degrees of the harmonics that couple two irreps."""
+    """Degrees l2 of the harmonics that couple two irreps: parities and the triangle rule hold, l2 <= lmax."""
     return tuple(
         l2
         for l2 in range(abs(ir_in.l - ir_out.l), min(ir_in.l + ir_out.l, lmax) + 1)
@@ -281,11 +310,11 @@ def filter_degrees(ir_in: Irrep, ir_out: Irrep, lmax: int) -> tuple[int, ...]:
 def _couplings(
     ir_in: Irrep, ir_out: Irrep, degrees: tuple[int, ...], *, legacy: bool
 ) -> Float[Tensor, "m degrees"]:
-    """sqrt(2 l2 + 1) C^{l1 l2 l3} between the components |m| of the frame of an edge."""
+    """sqrt(2 l2 + 1) C^{l1 l2 l3} between the components of each |m| in the frame of an edge."""
     tables = [math.sqrt(2 * l2 + 1) * wigner_3j(ir_in.l, l2, ir_out.l, legacy)[:, l2] for l2 in degrees]
     rows = []
     for m in range(min(ir_in.l, ir_out.l) + 1):
-        # Components of unnatural irreps stand exchanged, see `tracegrad.nn.item_first.edge_frame`.
+        # The components m and -m of unnatural irreps are exchanged, see `tracegrad.nn.item_first.edge_frame`.
         m_in, m_out = (m if is_natural(ir) or m == 0 else -m for ir in (ir_in, ir_out))
         rows.append([float(table[ir_in.l + m_in, ir_out.l + m_out]) for table in tables])
     return torch.tensor(rows, dtype=torch.float64)
@@ -293,14 +322,19 @@ def _couplings(
 
 def _layout(
     groups: Sequence[tuple[int, tuple[int, ...]]], degrees: Sequence[int], widths: Sequence[int]
-) -> tuple[list[tuple[Column | None, ...]], list[tuple[int, int]]]:
-    """Columns of each irrep in the rows of the groups (|m|, irreps), and the shapes of the rows."""
-    columns: list[list[Column | None]] = [[None] * (degree + 1) for degree in degrees]
+) -> tuple[list[tuple[RowSlot | None, ...]], list[tuple[int, int]]]:
+    """Slots of each irrep, and the shapes of the rows.
+
+    Args:
+        groups: |m| and irreps of each group.
+        degrees, widths: degree and number of channels of each irrep.
+    """
+    slots: list[list[RowSlot | None]] = [[None] * (degree + 1) for degree in degrees]
     shapes = []
     for number, (m, irreps) in enumerate(groups):
         start = 0
         for i in irreps:
-            columns[i][m] = (number, start)
+            slots[i][m] = (number, start)
             start += widths[i]
         shapes.append((2 if m else 1, start))
-    return [tuple(found) for found in columns], shapes
+    return [tuple(of_irrep) for of_irrep in slots], shapes

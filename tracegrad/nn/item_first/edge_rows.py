@@ -1,10 +1,33 @@
-"""Features of edges by |m|, as `tracegrad.nn.item_first.edge_product` multiplies them, and their way there and back.
+"""Rows by |m|: the layout in which `edge_product` multiplies features of edges, with the maps to it and from it.
 
-*Rows* are tensors [edges, 1, columns] for components 0 and [edges, 2, columns] for the components -m and m of
-several irreps side by side, in the frames of the edges. `to_rows` fills them with features [items, 2l + 1, channels]
-of edges or of the nodes at their ends; `from_rows` is its adjoint with a factor for each edge and channel: it makes
-features of edges, or sums of them at nodes, in the global frame. On CPUs both are kernels
-(`tracegrad.nn.item_first.edge_rows_kernel`).
+In the frame of its edge the tensor product with the harmonics of the edge couples a component m only to m, with one
+matrix for each |m|. Features are therefore rearranged: the channels of all irreps that have the same |m| stand side
+by side in one tensor of *rows*, which is multiplied at once. Rows g of one |m| have the shape
+
+    [edges, 1, columns]     |m| = 0
+    [edges, 2, columns]     |m| > 0, first -m, then +m
+
+and hold channel c of irrep k, whose features are x_k[e, l + m, c], in the columns from ``first`` on, where
+(g, first) is the `RowSlot` of irrep k and |m|:
+
+    rows[g][e, 0, first + c] = x_k[e, l - |m|, c]
+    rows[g][e, 1, first + c] = x_k[e, l + |m|, c]       |m| > 0 only
+
+For example 0e with the channels a, b, c and 1o with the channels u, v; the index is m:
+
+                column     0     1     2     3     4
+    rows[0]   m =  0       a_0   b_0   c_0   u_0   v_0        slots of 0e: ((0, 0),)
+    rows[1]   m = -1       u_-1  v_-1                         slots of 1o: ((0, 3), (1, 0))
+              m = +1       u_+1  v_+1
+
+A feature may also belong to the nodes at the endpoints of the edges and stand in another frame. With R_e the rotation
+from the frame of edge e to that of the feature, and f_e an optional factor for each channel,
+
+    to_rows      y_e = R_e^T x[node at the endpoint of e]                       fills the rows with y
+    from_rows    x[node] = sum over the edges e with this endpoint f_e R_e y_e  reads y from the rows
+
+With two endpoints the channels of both nodes stand side by side: channel c of endpoint k in column first + k C + c.
+`from_rows` without a factor is the transpose of `to_rows`. On CPUs both are kernels (`edge_rows_kernel`).
 """
 
 import ctypes
@@ -23,23 +46,23 @@ from tracegrad.numerics import native
 from tracegrad.numerics.plain_gradients import plain_gradients
 from tracegrad.numerics.precision import full_precision
 
-Column = tuple[int, int]  # which of the rows, and its first column there
+RowSlot = tuple[int, int]  # position among the tensors of rows, and first column there
 
 
-class Ends:
-    """The node at one end of each edge, and the edges of each node.
+class EdgeEndpoints:
+    """The node at one endpoint of each edge, and the edges of each node.
 
     Args:
         index: node of each edge.
-        nodes: how many there are.
+        nodes: number of nodes.
 
     Raises:
-        KernelIndexError: a node that does not exist.
+        KernelIndexError: an entry of ``index`` is not within 0 .. nodes - 1.
     """
 
     def __init__(self, index: Int[Tensor, " edges"], nodes: int):
         self.nodes, self.edges = nodes, len(index)
-        self._index = native.index("ends of the edges", index, nodes)
+        self._index = native.index("endpoints of the edges", index, nodes)
         counts = torch.bincount(self.index, minlength=nodes)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         self._order = native.Index(torch.argsort(self.index, stable=True), self.edges)
@@ -50,12 +73,15 @@ class Ends:
         """Node of each edge."""
         return self._index.values
 
-    def node_of_edges(self) -> int:
-        """Address of ``index``."""
-        return self._index.address("ends of the edges", self.edges, self.nodes)
+    def index_address(self) -> int:
+        """Memory address of ``index``."""
+        return self._index.address("endpoints of the edges", self.edges, self.nodes)
 
-    def edges_of_nodes(self) -> tuple[int, int]:
-        """Addresses of the edges, node after node, and of the first ones of each node and the count of all."""
+    def edge_list_addresses(self) -> tuple[int, int]:
+        """Memory addresses of the edges sorted by node, and of the start of each node in this list.
+
+        Node j has the edges ``order[starts[j] : starts[j + 1]]``; ``starts`` has nodes + 1 entries.
+        """
         return (
             self._order.address("edges of the nodes", self.edges, self.edges),
             self._starts.address("first edges of the nodes", self.nodes + 1, self.edges + 1),
@@ -63,194 +89,237 @@ class Ends:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One feature of one irrep and its place in the rows.
+class IrrepPlacement:
+    """Where the components of one feature of one irrep stand in the rows, and how they get there.
 
     Args:
-        columns: of the components |m| = 0 .. l; None where there are none, in rows made of features left out, in
-            features made of rows zero.
-        rotation: from the frames of the edges to that of the feature, if they differ.
-        ends: none for a feature of edges. In rows, the channels of the nodes at all these ends stand side by side;
-            features made of rows are summed at the nodes of one.
-        factor: first column of the factors of the channels, if there are any.
+        slots: slot of the components -m and m for each |m| = 0 .. l. A component without a slot (None) is left out
+            by `to_rows` and is zero in the result of `from_rows`.
+        rotation: matrices from the frames of the edges to the frame of the feature; None if both are the same.
+        endpoints: empty for a feature of edges. For a feature of nodes, `to_rows` writes the channels of the nodes at
+            all these endpoints side by side; `from_rows` sums the edges at the nodes of the only one.
+        first_factor: column of the factors that belongs to the first channel; None if no factor multiplies.
     """
 
-    columns: tuple[Column | None, ...]
+    slots: tuple[RowSlot | None, ...]
     rotation: Float[Tensor, "edges m m"] | None = None
-    ends: tuple[Ends, ...] = ()
-    factor: int | None = None
+    endpoints: tuple[EdgeEndpoints, ...] = ()
+    first_factor: int | None = None
 
     @property
     def degree(self) -> int:
-        return len(self.columns) - 1
+        return len(self.slots) - 1
 
 
 @full_precision
 def to_rows(
-    turns: Sequence[Turn],
+    placements: Sequence[IrrepPlacement],
     features: Sequence[Float[Tensor, "_ _m _c"]],
     shapes: Sequence[tuple[int, int]],
     edges: int,
 ) -> list[Float[Tensor, "edges _p _c"]]:
-    """Rows of the given shapes (1 or 2, columns), which the features have to fill."""
-    kernels = _kernels(turns, features)
-    _check_columns(turns, [x.shape[2] for x in features], shapes, None)
+    """Rearrange features into rows.
+
+    Args:
+        placements: one for each feature.
+        features: of edges or nodes, [items, 2l + 1, channels].
+        shapes: of the rows without the edges: (1 or 2, columns). The features have to fill all columns.
+        edges: number of edges.
+
+    Raises:
+        KernelArgumentError: a slot that does not exist or belongs to two features, or tensors of other shapes.
+    """
+    kernels = _kernels(placements, features)
+    _check_slots(placements, [x.shape[2] for x in features], shapes, None)
     if kernels is None:
-        return _plain_to_rows(turns, features, len(shapes))
+        return _plain_to_rows(placements, features, len(shapes))
     return list(
         _ToRows.apply(
-            _Call(_whole(turns), kernels, edges, features[0].dtype),
+            _EdgeRowsCall(_contiguous_rotations(placements), kernels, edges, features[0].dtype),
             tuple(shapes),
-            *map(_by_channel, features),
+            *map(_contiguous_channels, features),
         )
     )
 
 
 @full_precision
 def from_rows(
-    turns: Sequence[Turn],
+    placements: Sequence[IrrepPlacement],
     rows: Sequence[Float[Tensor, "edges _p _c"]],
     channels: Sequence[int],
     factor: Float[Tensor, "edges _k"] | None = None,
 ) -> list[Float[Tensor, "_ _m _c"]]:
-    """The feature of each turn, which has the given number of channels."""
-    kernels = _kernels(turns, rows if factor is None else [*rows, factor])
-    if any(len(turn.ends) > 1 for turn in turns):
-        raise native.KernelArgumentError("sums at both ends of the edges; they are made at one of them")
-    scaled = turns if factor is not None else [replace(turn, factor=None) for turn in turns]
-    _check_columns(
-        scaled,
+    """Features from rows: of the edges, or their sums at the nodes.
+
+    Args:
+        placements: one for each feature, with at most one endpoint each.
+        rows: one tensor for each group of components.
+        channels: number of channels of each feature.
+        factor: numbers that multiply the channels of each edge, see `IrrepPlacement.first_factor`.
+
+    Raises:
+        KernelArgumentError: a slot that does not exist or belongs to two features, more than one endpoint, or
+            tensors of other shapes.
+    """
+    kernels = _kernels(placements, rows if factor is None else [*rows, factor])
+    if any(len(placement.endpoints) > 1 for placement in placements):
+        raise native.KernelArgumentError(
+            "a feature made from rows has two endpoints; edges are summed at one endpoint, give one or none"
+        )
+    if factor is None:
+        placements = [replace(placement, first_factor=None) for placement in placements]
+    _check_slots(
+        placements,
         channels,
         [(x.shape[1], x.shape[2]) for x in rows],
         None if factor is None else factor.shape[1],
     )
     if kernels is None:
-        return _plain_from_rows(turns, rows, channels, factor)
+        return _plain_from_rows(placements, rows, channels, factor)
     if factor is not None and factor.stride(1) != 1:
         factor = factor.contiguous()
-    call = _Call(_whole(scaled), kernels, len(rows[0]), rows[0].dtype)
-    return list(_FromRows.apply(call, tuple(channels), factor, *map(_by_channel, rows)))
+    call = _EdgeRowsCall(_contiguous_rotations(placements), kernels, len(rows[0]), rows[0].dtype)
+    return list(_FromRows.apply(call, tuple(channels), factor, *map(_contiguous_channels, rows)))
 
 
-def _check_columns(
-    turns: Sequence[Turn], channels: Sequence[int], shapes: Sequence[tuple[int, int]], factors: int | None
+def _check_slots(
+    placements: Sequence[IrrepPlacement],
+    channels: Sequence[int],
+    shapes: Sequence[tuple[int, int]],
+    factors: int | None,
 ) -> None:
-    """Raise `KernelArgumentError` unless all columns exist, in the rows and in the factors, and none stands twice."""
-    places = [
-        (turn.columns, width * max(len(turn.ends), 1), turn.factor)
-        for turn, width in zip(turns, channels, strict=True)
+    """Raise `KernelArgumentError` unless all slots and factors exist and each column belongs to one feature."""
+    # Tensors cannot be keys of a cache, so only the numbers are passed on.
+    slots = [
+        (placement.slots, width * max(len(placement.endpoints), 1), placement.first_factor)
+        for placement, width in zip(placements, channels, strict=True)
     ]
-    _check_places(tuple(places), tuple((int(p), int(columns)) for p, columns in shapes), factors)
+    _check_slot_numbers(tuple(slots), tuple((int(p), int(columns)) for p, columns in shapes), factors)
 
 
 @lru_cache(maxsize=1024)
-def _check_places(
-    places: tuple[tuple[tuple[Column | None, ...], int, int | None], ...],
+def _check_slot_numbers(
+    placements: tuple[tuple[tuple[RowSlot | None, ...], int, int | None], ...],
     shapes: tuple[tuple[int, int], ...],
     factors: int | None,
 ) -> None:
-    taken: dict[int, list[tuple[int, int]]] = {}  # row, or -1 for the factors: first columns and ends
-    for columns, width, factor in places:
-        for m, column in enumerate(columns):
-            if column is None:
+    """`_check_slots` for (slots, width in columns, first factor) of each placement."""
+    taken: dict[int, list[tuple[int, int]]] = {}  # rows, or -1 for the factors: intervals of columns
+    for slots, width, factor in placements:
+        for m, slot in enumerate(slots):
+            if slot is None:
                 continue
-            row, first = column
+            row, first = slot
             fits = 0 <= row < len(shapes) and 0 <= first <= shapes[row][1] - width
             if not fits or shapes[row][0] != (2 if m else 1):
                 raise native.KernelArgumentError(
-                    f"{width} channels of |m| = {m} from column {first} of row {row} on; the rows have the "
+                    f"slot {slot} for {width} channels of |m| = {m} does not exist; the rows have the "
                     f"shapes {list(shapes)}"
                 )
             taken.setdefault(row, []).append((first, first + width))
         if factor is not None:
             if factors is None or not 0 <= factor <= factors - width:
                 raise native.KernelArgumentError(
-                    f"factors {factor} to {factor + width}; there are {factors or 0}"
+                    f"columns {factor} to {factor + width} of the factors do not exist; there are {factors or 0}"
                 )
             taken.setdefault(-1, []).append((factor, factor + width))
-    for row, found in taken.items():
-        for (_, end), (start, _) in pairwise(sorted(found)):
+    for row, intervals in taken.items():
+        for (_, end), (start, _) in pairwise(sorted(intervals)):
             if start < end:
                 name = "the factors" if row < 0 else f"row {row}"
                 raise native.KernelArgumentError(
-                    f"column {start} of {name} belongs to two features; it may to one"
+                    f"column {start} of {name} belongs to two features; give each feature separate columns"
                 )
 
 
-def _plain_to_rows(turns: Sequence[Turn], features: Sequence[Tensor], count: int) -> list[Tensor]:
-    pieces: list[dict[int, Tensor]] = [{} for _ in range(count)]  # first column -> components
-    for turn, feature in zip(turns, features, strict=True):
+def _plain_to_rows(
+    placements: Sequence[IrrepPlacement], features: Sequence[Tensor], count: int
+) -> list[Tensor]:
+    parts: list[dict[int, Tensor]] = [{} for _ in range(count)]  # of each row: first column -> components
+    for placement, feature in zip(placements, features, strict=True):
         x = feature
-        if turn.ends:
-            x = torch.cat([x.index_select(0, end.index) for end in turn.ends], dim=2)
-        if turn.rotation is not None:
-            x = turn.rotation.transpose(1, 2) @ x
-        for m, column in enumerate(turn.columns):
-            if column is not None:
-                middle = turn.degree
-                part = x[:, middle - m : middle + m + 1 : 2 * m] if m else x[:, middle : middle + 1]
-                pieces[column[0]][column[1]] = part
-    return [torch.cat([found[at] for at in sorted(found)], dim=2) for found in pieces]
+        if placement.endpoints:
+            x = torch.cat([x.index_select(0, endpoint.index) for endpoint in placement.endpoints], dim=2)
+        if placement.rotation is not None:
+            x = placement.rotation.transpose(1, 2) @ x
+        middle = placement.degree
+        for m, slot in enumerate(placement.slots):
+            if slot is not None:
+                row, first = slot
+                both = x[:, middle - m : middle + m + 1 : 2 * m] if m else x[:, middle : middle + 1]
+                parts[row][first] = both
+    return [torch.cat([columns[first] for first in sorted(columns)], dim=2) for columns in parts]
 
 
 def _plain_from_rows(
-    turns: Sequence[Turn], rows: Sequence[Tensor], channels: Sequence[int], factor: Tensor | None
+    placements: Sequence[IrrepPlacement],
+    rows: Sequence[Tensor],
+    channels: Sequence[int],
+    factor: Tensor | None,
 ) -> list[Tensor]:
     features = []
-    for turn, width in zip(turns, channels, strict=True):
+    for placement, width in zip(placements, channels, strict=True):
         zero = rows[0].new_zeros(1, 1, width).expand(len(rows[0]), 1, width)
         components: dict[int, Tensor] = {}
-        for m, column in enumerate(turn.columns):
-            found = [zero] * 2
-            if column is not None:
-                at, first = column
-                found = list(rows[at][:, :, first : first + width].split(1, dim=1))
-            components |= {-m: found[0], m: found[-1]}
-        x = torch.cat([components[m] for m in range(-turn.degree, turn.degree + 1)], dim=1)
-        if factor is not None and turn.factor is not None:
-            x = x * factor[:, None, turn.factor : turn.factor + width]
-        if turn.rotation is not None:
-            x = turn.rotation @ x
-        for end in turn.ends:
-            x = x.new_zeros(end.nodes, *x.shape[1:]).index_add(0, end.index, x)
+        for m, slot in enumerate(placement.slots):
+            both = [zero] * 2
+            if slot is not None:
+                row, first = slot
+                both = list(rows[row][:, :, first : first + width].split(1, dim=1))
+            components |= {-m: both[0], m: both[-1]}
+        x = torch.cat([components[m] for m in range(-placement.degree, placement.degree + 1)], dim=1)
+        if factor is not None and placement.first_factor is not None:
+            x = x * factor[:, None, placement.first_factor : placement.first_factor + width]
+        if placement.rotation is not None:
+            x = placement.rotation @ x
+        for endpoint in placement.endpoints:
+            x = x.new_zeros(endpoint.nodes, *x.shape[1:]).index_add(0, endpoint.index, x)
         features.append(x)
     return features
 
 
-def _kernels(turns: Sequence[Turn], tensors: Sequence[Tensor]) -> dict[int, ctypes.CDLL] | None:
-    """The kernels of all degrees, or None for the plain form."""
-    rotations = [turn.rotation for turn in turns if turn.rotation is not None]
+def _kernels(
+    placements: Sequence[IrrepPlacement], tensors: Sequence[Tensor]
+) -> dict[int, ctypes.CDLL] | None:
+    """The kernels of all degrees; None where the plain form must be used."""
+    rotations = [placement.rotation for placement in placements if placement.rotation is not None]
     if not native.usable(*tensors, *rotations) or any(r.requires_grad for r in rotations):
         return None
-    found = {turn.degree: kernel.library(turn.degree, tensors[0].dtype) for turn in turns}
-    kernels = {degree: library for degree, library in found.items() if library is not None}
-    return kernels if len(kernels) == len(found) else None
+    degrees = {placement.degree for placement in placements}
+    libraries = {degree: kernel.library(degree, tensors[0].dtype) for degree in sorted(degrees)}
+    kernels = {degree: library for degree, library in libraries.items() if library is not None}
+    return kernels if len(kernels) == len(libraries) else None
 
 
-def _by_channel(x: Tensor) -> Tensor:
-    """With the numbers of neighbouring channels side by side, as the kernels read them."""
+def _contiguous_channels(x: Tensor) -> Tensor:
+    """The tensor with stride 1 along its channels, as the kernels read it."""
     x = x.resolve_neg()
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
 
 
-def _whole(turns: Sequence[Turn]) -> tuple[Turn, ...]:
-    """With contiguous rotations."""
+def _contiguous_rotations(placements: Sequence[IrrepPlacement]) -> tuple[IrrepPlacement, ...]:
     return tuple(
-        turn if turn.rotation is None else replace(turn, rotation=turn.rotation.contiguous())
-        for turn in turns
+        placement
+        if placement.rotation is None
+        else replace(placement, rotation=placement.rotation.contiguous())
+        for placement in placements
     )
 
 
 @dataclass(frozen=True)
-class _Row:
+class _RowMemory:
+    """Memory of one tensor of rows: address of its first number, strides in numbers, bytes of a number."""
+
     address: int
     strides: tuple[int, ...]
-    bytes: int  # of a number
+    bytes: int
 
 
 @dataclass(frozen=True)
-class _Call:
-    turns: tuple[Turn, ...]
+class _EdgeRowsCall:
+    """What `to_rows` and `from_rows` pass to their kernels besides the tensors that have gradients."""
+
+    placements: tuple[IrrepPlacement, ...]
     kernels: dict[int, ctypes.CDLL]
     edges: int
     dtype: torch.dtype
@@ -263,24 +332,28 @@ class _Call:
         rows: Sequence[Tensor] = (),
         of_factor: Tensor | None = None,
     ) -> None:
-        """Features to rows."""
-        places, made = self._rows(out), self._rows(rows)
-        for turn, feature in zip(self.turns, features, strict=True):
+        """Write features to the rows ``out``.
+
+        With a factor this is the backward pass of `from_rows`: ``rows`` are its inputs, and ``of_factor`` receives
+        the gradient of the factor.
+        """
+        targets, inputs = self._rows(out), self._rows(rows)
+        for placement, feature in zip(self.placements, features, strict=True):
             scaled: dict[str, Any] = {}
-            if turn.factor is not None:
+            if placement.first_factor is not None:
                 scaled = {
-                    "factor": self._factor(factor, turn.factor),
-                    "made": _places(turn, made, 0),
-                    "of_factor": self._factor(of_factor, turn.factor),
+                    "factor": self._factor(factor, placement.first_factor),
+                    "rows": _component_addresses(placement, inputs, 0),
+                    "of_factor": self._factor(of_factor, placement.first_factor),
                 }
-            place, rotation = self._feature(turn, feature), self._rotation(turn)
-            for k, end in enumerate(turn.ends or (None,)):
+            memory, rotation = self._feature(placement, feature), self._rotation(placement)
+            for k, endpoint in enumerate(placement.endpoints or (None,)):
                 kernel.spread(
-                    self.kernels[turn.degree],
-                    place,
+                    self.kernels[placement.degree],
+                    memory,
                     rotation,
-                    None if end is None else end.node_of_edges(),
-                    _places(turn, places, k * feature.shape[2]),
+                    None if endpoint is None else endpoint.index_address(),
+                    _component_addresses(placement, targets, k * feature.shape[2]),
                     self.edges,
                     **scaled,
                 )
@@ -288,40 +361,40 @@ class _Call:
     def collect(
         self, rows: Sequence[Tensor], features: Sequence[Tensor], factor: Tensor | None = None
     ) -> None:
-        """Rows to features."""
-        places = self._rows(rows)
-        for turn, feature in zip(self.turns, features, strict=True):
-            place, rotation = self._feature(turn, feature), self._rotation(turn)
-            for k, end in enumerate(turn.ends or (None,)):
+        """Read rows and write the features made from them."""
+        sources = self._rows(rows)
+        for placement, feature in zip(self.placements, features, strict=True):
+            memory, rotation = self._feature(placement, feature), self._rotation(placement)
+            first = placement.first_factor
+            for k, endpoint in enumerate(placement.endpoints or (None,)):
                 kernel.collect(
-                    self.kernels[turn.degree],
-                    place,
+                    self.kernels[placement.degree],
+                    memory,
                     rotation,
-                    (None, None) if end is None else end.edges_of_nodes(),
-                    _places(turn, places, k * feature.shape[2]),
+                    (None, None) if endpoint is None else endpoint.edge_list_addresses(),
+                    _component_addresses(placement, sources, k * feature.shape[2]),
                     self.edges,
-                    (None, 0) if turn.factor is None else self._factor(factor, turn.factor),
+                    (None, 0) if first is None else self._factor(factor, first),
                     add=k > 0,
                 )
 
     def new_rows(
         self, shapes: Sequence[tuple[int, int]], channels: Sequence[int], like: Tensor
     ) -> list[Tensor]:
-        """Room for rows, zero where no feature writes."""
+        """Memory for rows, set to zero where some columns belong to no feature."""
         filled = [0] * len(shapes)
-        for turn, width in zip(self.turns, channels, strict=True):
-            for column in turn.columns:
-                if column is not None:
-                    filled[column[0]] += width * max(len(turn.ends), 1)
+        for placement, width in zip(self.placements, channels, strict=True):
+            for slot in placement.slots:
+                if slot is not None:
+                    filled[slot[0]] += width * max(len(placement.endpoints), 1)
         return [
             like.new_empty(self.edges, *shape) if count == shape[1] else like.new_zeros(self.edges, *shape)
             for shape, count in zip(shapes, filled, strict=True)
         ]
 
-    def _rows(self, rows: Sequence[Tensor]) -> list[_Row]:
-        """Where the numbers of the first edge start, and the strides."""
+    def _rows(self, rows: Sequence[Tensor]) -> list[_RowMemory]:
         return [
-            _Row(
+            _RowMemory(
                 native.address(
                     f"row {k}", x, (self.edges, *x.shape[1:2], x.shape[-1]), self.dtype, strided=True
                 ),
@@ -331,37 +404,40 @@ class _Call:
             for k, x in enumerate(rows)
         ]
 
-    def _feature(self, turn: Turn, x: Tensor) -> kernel.Feature:
-        for end in turn.ends:
-            if end.edges != self.edges or end.nodes != turn.ends[0].nodes:
+    def _feature(self, placement: IrrepPlacement, x: Tensor) -> kernel.FeatureMemory:
+        endpoints = placement.endpoints
+        for endpoint in endpoints:
+            if endpoint.edges != self.edges or endpoint.nodes != endpoints[0].nodes:
                 raise native.KernelArgumentError(
-                    f"ends of {end.edges} edges at {end.nodes} nodes; there are {self.edges} edges, "
-                    f"and {turn.ends[0].nodes} nodes at the first ends"
+                    f"endpoints of {endpoint.edges} edges among {endpoint.nodes} nodes; give those of {self.edges} "
+                    f"edges among {endpoints[0].nodes} nodes, as the first endpoint has"
                 )
-        items = turn.ends[0].nodes if turn.ends else self.edges
-        shape = (items, 2 * turn.degree + 1, x.shape[-1])
-        place = native.address(f"feature of degree {turn.degree}", x, shape, self.dtype, strided=True)
-        return kernel.Feature((place, x.stride(0)), x.stride(1), items, x.shape[2])
+        items = endpoints[0].nodes if endpoints else self.edges
+        shape = (items, 2 * placement.degree + 1, x.shape[-1])
+        address = native.address(f"feature of degree {placement.degree}", x, shape, self.dtype, strided=True)
+        return kernel.FeatureMemory((address, x.stride(0)), x.stride(1), items, x.shape[2])
 
-    def _rotation(self, turn: Turn) -> int | None:
-        if turn.rotation is None:
+    def _rotation(self, placement: IrrepPlacement) -> int | None:
+        if placement.rotation is None:
             return None
-        shape = (self.edges, *[2 * turn.degree + 1] * 2)
-        return native.address(f"rotation of degree {turn.degree}", turn.rotation, shape, self.dtype)
+        shape = (self.edges, *[2 * placement.degree + 1] * 2)
+        return native.address(f"rotation of degree {placement.degree}", placement.rotation, shape, self.dtype)
 
-    def _factor(self, factor: Tensor | None, first: int) -> kernel.Place:
-        """Where the factors of the first edge start, from one of them on."""
+    def _factor(self, factor: Tensor | None, first: int) -> kernel.StridedAddress:
+        """Address of column ``first`` of the factors of edge 0, and the stride from edge to edge."""
         if factor is None:
-            raise native.KernelArgumentError("no factors; give them")
+            raise native.KernelArgumentError(
+                "a placement has a first_factor but there are no factors; give them"
+            )
         shape = (self.edges, factor.shape[-1])
-        place = native.address("factors", factor, shape, self.dtype, strided=True)
-        return place + first * factor.element_size(), factor.stride(0)
+        address = native.address("factors", factor, shape, self.dtype, strided=True)
+        return address + first * factor.element_size(), factor.stride(0)
 
 
 class _ToRows(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, call: _Call, shapes: tuple[tuple[int, int], ...], *features: Tensor
+        ctx, call: _EdgeRowsCall, shapes: tuple[tuple[int, int], ...], *features: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.call, ctx.count = call, len(shapes)
         ctx.sizes = [x.shape for x in features]
@@ -371,63 +447,68 @@ class _ToRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        call: _Call = ctx.call
-        if torch.is_grad_enabled() or not native.wanted(*gradients):
-            # Rows are linear in the features: any serve.
+        call: _EdgeRowsCall = ctx.call
+        if torch.is_grad_enabled() or not native.enabled(*gradients):
+            # Rows are linear in the features, so their derivative is the same at any features: zeros will do.
             features = [gradients[0].new_zeros(size) for size in ctx.sizes]
-            found = plain_gradients(
-                lambda *x: _plain_to_rows(call.turns, x, ctx.count),
+            of_inputs = plain_gradients(
+                lambda *x: _plain_to_rows(call.placements, x, ctx.count),
                 features,
                 gradients,
                 ctx.needs_input_grad[2:],
             )
-            return None, None, *found
+            return None, None, *of_inputs
         of_features = [gradients[0].new_empty(size) for size in ctx.sizes]
-        call.collect([_by_channel(g) for g in gradients], of_features)
+        call.collect([_contiguous_channels(g) for g in gradients], of_features)
         return None, None, *of_features
 
 
 class _FromRows(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, call: _Call, channels: tuple[int, ...], factor: Tensor | None, *rows: Tensor
+        ctx, call: _EdgeRowsCall, channels: tuple[int, ...], factor: Tensor | None, *rows: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.call, ctx.channels = call, channels
         ctx.save_for_backward(factor, *rows)
         features = []
-        for turn, width in zip(call.turns, channels, strict=True):
-            items = turn.ends[0].nodes if turn.ends else call.edges
-            features.append(rows[0].new_empty(items, 2 * turn.degree + 1, width))
+        for placement, width in zip(call.placements, channels, strict=True):
+            items = placement.endpoints[0].nodes if placement.endpoints else call.edges
+            features.append(rows[0].new_empty(items, 2 * placement.degree + 1, width))
         call.collect(rows, features, factor)
         return tuple(features)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        call: _Call = ctx.call
+        call: _EdgeRowsCall = ctx.call
         factor, *rows = ctx.saved_tensors
-        if torch.is_grad_enabled() or not native.wanted(*gradients):
-            inputs = (factor, *rows)
-            found = plain_gradients(
-                lambda factor, *x: _plain_from_rows(call.turns, x, ctx.channels, factor),
-                inputs,
+        if torch.is_grad_enabled() or not native.enabled(*gradients):
+            of_inputs = plain_gradients(
+                lambda factor, *x: _plain_from_rows(call.placements, x, ctx.channels, factor),
+                (factor, *rows),
                 gradients,
                 ctx.needs_input_grad[2:],
             )
-            return None, None, *found
+            return None, None, *of_inputs
         of_rows = call.new_rows([(x.shape[1], x.shape[2]) for x in rows], ctx.channels, rows[0])
         of_factor = None if factor is None else torch.zeros_like(factor)
-        call.spread([_by_channel(g) for g in gradients], of_rows, factor, rows, of_factor)
+        call.spread([_contiguous_channels(g) for g in gradients], of_rows, factor, rows, of_factor)
         return None, None, of_factor, *of_rows
 
 
-def _places(turn: Turn, rows: Sequence[_Row], shift: int) -> list[kernel.Place]:
-    """Where the components -l .. l of the first edge stand, their columns moved to the right."""
-    places: list[kernel.Place] = [(None, 0)] * (2 * turn.degree + 1)
-    for m, column in enumerate(turn.columns):
-        if column is None:
+def _component_addresses(
+    placement: IrrepPlacement, rows: Sequence[_RowMemory], shift: int
+) -> list[kernel.StridedAddress]:
+    """Addresses of the components -l .. l of edge 0 in the rows, ``shift`` columns to the right of their slots."""
+    addresses: list[kernel.StridedAddress] = [(None, 0)] * (2 * placement.degree + 1)
+    for m, slot in enumerate(placement.slots):
+        if slot is None:
             continue
-        x = rows[column[0]]
+        number, first = slot
+        memory = rows[number]
         for row, component in enumerate((-m, m) if m else (0,)):
-            offset = row * x.strides[1] + column[1] + shift
-            places[turn.degree + component] = (x.address + offset * x.bytes, x.strides[0])
-    return places
+            offset = row * memory.strides[1] + first + shift
+            addresses[placement.degree + component] = (
+                memory.address + offset * memory.bytes,
+                memory.strides[0],
+            )
+    return addresses

@@ -1,9 +1,12 @@
-"""C++ of `tracegrad.nn.item_first.edge_rows`: gather, turn and lay out, and its adjoint, in one pass over memory.
+"""C++ of `tracegrad.nn.item_first.edge_rows`, in one pass over memory.
 
-``spread`` reads the feature of an edge (or of its node, through an index), turns it into the frame of the edge and
-writes each component to its place. ``collect`` reads components from their places, turns them back and adds up the
-edges of each node, in the order of the edges, so that results do not depend on the number of threads. Both may
-multiply by a factor for each edge and channel; ``spread`` then gives the gradients of `collect`.
+``spread`` is the kernel of `to_rows`: it reads the feature of an edge (or of its node, through an index), rotates it
+into the frame of the edge and writes each component to its address in the rows. ``collect`` is the kernel of
+`from_rows`: it reads the components from the rows, rotates them back and adds up the edges of each node, in the order
+of the edges, so that results do not depend on the number of threads. Both may multiply by a factor for each edge and
+channel; ``spread`` then computes the gradients of ``collect``.
+
+All numbers of one component and edge are contiguous along the channels. Strides count numbers, not bytes.
 """
 
 import ctypes
@@ -15,8 +18,10 @@ import torch
 
 from tracegrad.numerics import native
 
-Address = int | None  # of the number of edge 0 and channel 0
-Place = tuple[Address, int]  # of a component, and numbers from edge to edge
+Address = int | None
+StridedAddress = tuple[
+    Address, int
+]  # of the number of item 0 and channel 0, and the stride from item to item
 FUNCTIONS = (
     native.Function("spread", "iii" + "pii" + "pp" + "pp" + "pi" + "pp" + "pi"),
     native.Function("collect", "iiii" + "pii" + "pp" + "p" + "pp" + "pi"),
@@ -24,75 +29,96 @@ FUNCTIONS = (
 
 
 @dataclass(frozen=True)
-class Feature:
-    """Memory of a feature [items, 2l + 1, channels].
+class FeatureMemory:
+    """Memory of a feature x[i, l + m, c] of shape [items, 2l + 1, channels].
 
     Args:
-        place: of its first component, and numbers from item to item.
-        step: numbers from component to component.
-        items, channels: how many there are.
+        start: address of component m = -l of item 0, and the stride from item to item.
+        component_stride: from component to component.
+        items, channels: sizes of the feature.
     """
 
-    place: Place
-    step: int
+    start: StridedAddress
+    component_stride: int
     items: int
     channels: int
 
 
 def library(degree: int, dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The kernels of features of one degree."""
+    """The kernels for features of one degree."""
     return native.library(_source(degree, native.C_TYPES[dtype]), *FUNCTIONS)
 
 
 def spread(
     kernels: ctypes.CDLL,
-    x: Feature,
+    x: FeatureMemory,
     rotation: Address,
     index: Address,
-    out: Sequence[Place],
+    out: Sequence[StridedAddress],
     edges: int,
-    factor: Place = (None, 0),
-    made: Sequence[Place] | None = None,
-    of_factor: Place = (None, 0),
+    factor: StridedAddress = (None, 0),
+    rows: Sequence[StridedAddress] | None = None,
+    of_factor: StridedAddress = (None, 0),
 ) -> None:
-    """Write the components of ``x``, of item ``index[e]`` or e, to their places.
+    """Write the components of ``x`` to the rows: y_e = R_e^T x[index[e]].
 
-    With a factor: multiplied by it, and its gradient is the sum of the components of ``x`` times those of ``made``.
+    Args:
+        kernels: compiled for the degree of ``x``.
+        x: the feature.
+        rotation: matrices R [edges, m, m] from the frame of the edge to that of the feature, if they differ.
+        index: node of each edge; None if item e is edge e.
+        out: addresses of the components of edge 0 in the rows.
+        edges: number of edges.
+        factor: y is multiplied by it, if there is one.
+        rows: with a factor, the inputs of ``collect``.
+        of_factor: with a factor, receives its gradient, the sum over components of y times ``rows``.
     """
-    rest = (*_places(out), *factor, *_places(made or [(None, 0)] * len(out)), *of_factor)
+    inputs = rows or [(None, 0)] * len(out)
+    rest = (*_addresses_and_strides(out), *factor, *_addresses_and_strides(inputs), *of_factor)
 
     def share(first: int, last: int) -> None:
-        kernels.spread(first, last, x.channels, *x.place, x.step, index, rotation, *rest)
+        kernels.spread(first, last, x.channels, *x.start, x.component_stride, index, rotation, *rest)
 
     native.in_threads(share, edges, edges * x.channels * len(out) ** 2)
 
 
 def collect(
     kernels: ctypes.CDLL,
-    x: Feature,
+    x: FeatureMemory,
     rotation: Address,
-    ends: tuple[Address, Address],
-    places: Sequence[Place],
+    edge_lists: tuple[Address, Address],
+    rows: Sequence[StridedAddress],
     edges: int,
-    factor: Place = (None, 0),
+    factor: StridedAddress = (None, 0),
     *,
     add: bool = False,
 ) -> None:
-    """Set ``x`` to what `spread` takes its components to, or add that to it.
+    """Set ``x`` to the sum over the edges of each item of f_e R_e y_e, or add the sum to ``x``.
 
-    ``ends`` are the edges of all items, item after item, and where those of each item start there.
+    Args:
+        kernels: compiled for the degree of ``x``.
+        x: the feature, which is overwritten unless ``add`` is set.
+        rotation: matrices R [edges, m, m], as for `spread`.
+        edge_lists: the edges sorted by item, and the start of each item in this list; both None if item e is edge e.
+        rows: addresses of the components y of edge 0.
+        edges: number of edges.
+        factor: f, if there is one.
+        add: keep what ``x`` holds.
     """
-    rest = (*_places(places), *factor)
+    rest = (*_addresses_and_strides(rows), *factor)
 
     def share(first: int, last: int) -> None:
-        kernels.collect(first, last, x.channels, add, *x.place, x.step, *ends, rotation, *rest)
+        kernels.collect(
+            first, last, x.channels, add, *x.start, x.component_stride, *edge_lists, rotation, *rest
+        )
 
-    native.in_threads(share, x.items, edges * x.channels * len(places) ** 2)
+    native.in_threads(share, x.items, edges * x.channels * len(rows) ** 2)
 
 
-def _places(places: Sequence[Place]) -> tuple[ctypes.Array, ctypes.Array]:
-    addresses, steps = zip(*places, strict=True)
-    return (ctypes.c_void_p * len(places))(*addresses), (ctypes.c_int64 * len(places))(*steps)
+def _addresses_and_strides(components: Sequence[StridedAddress]) -> tuple[ctypes.Array, ctypes.Array]:
+    """C arrays of the addresses and of the strides."""
+    addresses, strides = zip(*components, strict=True)
+    return (ctypes.c_void_p * len(addresses))(*addresses), (ctypes.c_int64 * len(strides))(*strides)
 
 
 @lru_cache(maxsize=64)
@@ -100,7 +126,8 @@ def _source(degree: int, real: str) -> str:
     return _SOURCE.replace("REAL", real).replace("COMPONENTS", str(2 * degree + 1))
 
 
-# A rotation r[k * M + m] takes component m of the frame of the edge to component k of the global frame.
+# r[k * M + m] is the matrix element between component m in the frame of the edge and component k in the frame of the
+# feature. `made` are the rows that the feature was made from, `of_factor` the gradient of the factor.
 _SOURCE = """
 #include <cstdint>
 #include <cstring>
@@ -166,7 +193,7 @@ inner void collect_at(
   }
 }
 
-// Runs statements for vectors V of channels, wide ones first.
+// Runs the statements for vectors V of channels: the widest first, single numbers for the remainder.
 #define WITH(V, TYPE, ...) for (; at + lanes<TYPE> <= c; at += lanes<TYPE>) { typedef TYPE V; __VA_ARGS__ }
 #define VECTORS(...) \
   int64_t at = 0; WITH(V, wide, __VA_ARGS__) WITH(V, half, __VA_ARGS__) WITH(V, real, __VA_ARGS__)

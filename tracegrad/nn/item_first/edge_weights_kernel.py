@@ -1,6 +1,12 @@
-"""C++ of `item_first.edge_product`: matrices from weights of rank one, in one pass over the weights, and back.
+"""C++ of `item_first.edge_product`: its matrices from weights of rank one, in one pass over the weights, and back.
 
-A *piece* is what one coupling makes of one input: sum over l2 of t_l2 w1[l2, u, w] w2[l2, w] at a place of a matrix.
+A *submatrix* is what one coupling contributes for one input. It starts at (row, column) of a matrix M and has, with
+a coefficient t_p for each path p,
+
+    M[row + u, column + w] = sum over p of t_p w1[p, u, w] w2[p, w]
+
+where w1[p, u, w] is number start_1 + p stride_1 + u columns + w, and w2[p, w] number start_2 + p stride_2 + w of the
+flat weights.
 """
 
 import ctypes
@@ -19,66 +25,79 @@ FUNCTIONS = native.Function("assemble", "ipppppp"), native.Function("gradients",
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Where a piece stands in the matrices and in both weights."""
+class Submatrix:
+    """Position of a submatrix in its matrix and in both weights (formula in the module's docstring).
 
+    Args:
+        matrix: number of the matrix.
+        row, column: where the submatrix starts.
+        rows, columns: its size.
+        start_1, stride_1: where it starts in w1, and the stride from path to path.
+        start_2, stride_2: the same in w2.
+        paths: number of paths.
+    """
+
+    # The C++ below reads these numbers in this order.
     matrix: int
     row: int
     column: int
     rows: int
     columns: int
-    first_1: int  # number of w1 with which it begins, and how many there are for each l2
-    step_1: int
-    first_2: int
-    step_2: int
-    degrees: int  # of the values t
+    start_1: int
+    stride_1: int
+    start_2: int
+    stride_2: int
+    paths: int
 
 
-class Pieces:
-    """All pieces of some matrices.
+class Submatrices:
+    """All submatrices of some matrices.
 
     Args:
         shapes: of the matrices.
-        pieces: each with its values t; none of them overlap.
+        submatrices: each with its coefficients t; they must not overlap.
 
     Raises:
-        KernelArgumentError: a piece that is not within its matrix, begins before a weight or overlaps another one, or
-            another number of values.
+        KernelArgumentError: a submatrix that is not within its matrix, starts before its weights, overlaps another
+            one, or has another number of coefficients than paths.
     """
 
     def __init__(
-        self, shapes: Sequence[tuple[int, int]], pieces: Sequence[tuple[Piece, Float[Tensor, " l2"]]]
+        self,
+        shapes: Sequence[tuple[int, int]],
+        submatrices: Sequence[tuple[Submatrix, Float[Tensor, " paths"]]],
     ):
         self.shapes = list(shapes)
-        self.places = torch.tensor([astuple(piece) for piece, _ in pieces], dtype=torch.int64)
-        self.values = Constant(torch.cat([values for _, values in pieces]))
+        self.positions = torch.tensor([astuple(submatrix) for submatrix, _ in submatrices], dtype=torch.int64)
+        self.values = Constant(torch.cat([values for _, values in submatrices]))
         filled, ends = [torch.zeros(shape, dtype=torch.uint8) for shape in shapes], [(0, 0)]
-        for piece, values in pieces:
+        for submatrix, values in submatrices:
             within = (
-                min(astuple(piece)) >= 0 < piece.degrees == len(values)
-                and piece.matrix < len(shapes)
-                and piece.row + piece.rows <= shapes[piece.matrix][0]
-                and piece.column + piece.columns <= shapes[piece.matrix][1]
+                min(astuple(submatrix)) >= 0 < submatrix.paths == len(values)
+                and submatrix.matrix < len(shapes)
+                and submatrix.row + submatrix.rows <= shapes[submatrix.matrix][0]
+                and submatrix.column + submatrix.columns <= shapes[submatrix.matrix][1]
             )
             if not within:
                 raise native.KernelArgumentError(
-                    f"{piece} with {len(values)} values; it must lie within matrices of the shapes {self.shapes}, "
-                    "with a value for each degree"
+                    f"{submatrix} with {len(values)} values; it must lie within matrices of the shapes "
+                    f"{self.shapes}, with a value for each path"
                 )
-            place = filled[piece.matrix][piece.row :, piece.column :][: piece.rows, : piece.columns]
-            if place.any():
+            area = filled[submatrix.matrix][submatrix.row :, submatrix.column :]
+            area = area[: submatrix.rows, : submatrix.columns]
+            if area.any():
                 raise native.KernelArgumentError(
-                    f"{piece}: overlaps another piece; each has a place of its own"
+                    f"{submatrix}: overlaps another submatrix; each must have separate rows or columns"
                 )
-            place.fill_(1)
-            last = piece.degrees - 1
-            of_1 = piece.first_1 + last * piece.step_1 + piece.rows * piece.columns
-            ends.append((of_1, piece.first_2 + last * piece.step_2 + piece.columns))
-        self.least = tuple(map(max, zip(*ends, strict=True)))  # numbers that w1 and w2 need
-        self._full = [bool(places.all()) for places in filled]
+            area.fill_(1)
+            last = submatrix.paths - 1
+            end_1 = submatrix.start_1 + last * submatrix.stride_1 + submatrix.rows * submatrix.columns
+            ends.append((end_1, submatrix.start_2 + last * submatrix.stride_2 + submatrix.columns))
+        self.least = tuple(map(max, zip(*ends, strict=True)))  # how many numbers w1 and w2 must have at least
+        self._full = [bool(matrix.all()) for matrix in filled]
 
-    def room(self, like: Tensor) -> list[Tensor]:
-        """The matrices, zero where no piece stands."""
+    def new_matrices(self, like: Tensor) -> list[Tensor]:
+        """Memory for the matrices, set to zero where some elements belong to no submatrix."""
         return [
             like.new_empty(shape) if full else like.new_zeros(shape)
             for shape, full in zip(self.shapes, self._full, strict=True)
@@ -86,61 +105,75 @@ class Pieces:
 
 
 def assembled(
-    pieces: Pieces, w1: Float[Tensor, " _"], w2: Float[Tensor, " _"], plain: Callable[..., list[Tensor]]
+    submatrices: Submatrices,
+    w1: Float[Tensor, " _"],
+    w2: Float[Tensor, " _"],
+    plain: Callable[..., list[Tensor]],
 ) -> list[Float[Tensor, "_ _"]]:
-    """The matrices by the kernel, or by ``plain`` of both weights where there is none."""
+    """The matrices, by the kernel where it can be used and otherwise by ``plain(w1, w2)``.
+
+    Raises:
+        KernelArgumentError: weights with fewer numbers than the submatrices need.
+    """
     library = None
     if native.usable(w1, w2):
         library = native.library(_SOURCE.replace("REAL", native.C_TYPES[w1.dtype]), *FUNCTIONS)
     if library is None:
         return plain(w1, w2)
-    return list(_Assembled.apply(library, pieces, plain, w1.contiguous(), w2.contiguous()))
+    return list(_Assembled.apply(library, submatrices, plain, w1.contiguous(), w2.contiguous()))
 
 
 class _Assembled(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, library: ctypes.CDLL, pieces: Pieces, plain: Callable[..., list[Tensor]], w1: Tensor, w2: Tensor
+        ctx,
+        library: ctypes.CDLL,
+        submatrices: Submatrices,
+        plain: Callable[..., list[Tensor]],
+        w1: Tensor,
+        w2: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.library, ctx.pieces, ctx.plain = library, pieces, plain
+        ctx.library, ctx.submatrices, ctx.plain = library, submatrices, plain
         ctx.save_for_backward(w1, w2)
-        matrices = pieces.room(w1)
-        _run(library.assemble, pieces, matrices, w1, w2)
+        matrices = submatrices.new_matrices(w1)
+        _run(library.assemble, submatrices, matrices, w1, w2)
         return tuple(matrices)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         w1, w2 = ctx.saved_tensors
-        if torch.is_grad_enabled() or not native.wanted(*gradients):
-            found = plain_gradients(ctx.plain, [w1, w2], gradients, ctx.needs_input_grad[3:])
-            return None, None, None, *found
+        if torch.is_grad_enabled() or not native.enabled(*gradients):
+            of_inputs = plain_gradients(ctx.plain, [w1, w2], gradients, ctx.needs_input_grad[3:])
+            return None, None, None, *of_inputs
         of_weights = torch.zeros_like(w1), torch.zeros_like(w2)
-        _run(ctx.library.gradients, ctx.pieces, [native.dense(g) for g in gradients], w1, w2, *of_weights)
+        of_matrices = [native.dense(g) for g in gradients]
+        _run(ctx.library.gradients, ctx.submatrices, of_matrices, w1, w2, *of_weights)
         return None, None, None, *of_weights
 
 
-def _run(function: Callable, pieces: Pieces, matrices: Sequence[Tensor], *weights: Tensor) -> None:
-    dtype, count = weights[0].dtype, len(pieces.places)
-    of_matrices = [
+def _run(function: Callable, submatrices: Submatrices, matrices: Sequence[Tensor], *weights: Tensor) -> None:
+    """Call a function of the library with the weights w1 and w2, and the memory for their gradients if any."""
+    dtype, count = weights[0].dtype, len(submatrices.positions)
+    matrix_addresses = [
         native.address(f"matrix {k}", matrix, shape, dtype)
-        for k, (matrix, shape) in enumerate(zip(matrices, pieces.shapes, strict=True))
+        for k, (matrix, shape) in enumerate(zip(matrices, submatrices.shapes, strict=True))
     ]
-    for x, least in zip(weights, 2 * pieces.least, strict=False):
+    for x, least in zip(weights, 2 * submatrices.least, strict=False):
         if len(x) < least:
-            raise native.KernelArgumentError(f"weights of {len(x)} numbers; the pieces need {least}")
-    of_weights = [
+            raise native.KernelArgumentError(f"weights of {len(x)} numbers; the submatrices need {least}")
+    weight_addresses = [
         native.address(name, x, weights[k % 2].shape[:1], dtype)
         for k, (name, x) in enumerate(zip(("w1", "w2", "of_w1", "of_w2"), weights, strict=False))
     ]
-    values = pieces.values(weights[0])
+    values = submatrices.values(weights[0])
     shared = (
         count,
-        native.address("places", pieces.places, (count, len(fields(Piece))), torch.int64),
-        native.address("values", values, (int(pieces.places[:, -1].sum()),), dtype),
-        (ctypes.c_void_p * len(matrices))(*of_matrices),
-        (ctypes.c_int64 * len(matrices))(*(columns for _, columns in pieces.shapes)),
+        native.address("positions", submatrices.positions, (count, len(fields(Submatrix))), torch.int64),
+        native.address("values", values, (int(submatrices.positions[:, -1].sum()),), dtype),
+        (ctypes.c_void_p * len(matrices))(*matrix_addresses),
+        (ctypes.c_int64 * len(matrices))(*(columns for _, columns in submatrices.shapes)),
     )
-    native.in_threads(lambda first, last: function(*shared, *of_weights), 1, 0)
+    native.in_threads(lambda first, last: function(*shared, *weight_addresses), 1, 0)
 
 
 _SOURCE = """

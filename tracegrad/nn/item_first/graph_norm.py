@@ -1,4 +1,7 @@
-"""DeepH-E3's LayerNorm: statistics over all items of a graph."""
+"""The layer norm of DeepH-E3, with statistics over all items of a graph.
+
+Features are item-first, x[irrep][item, m, channel].
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,16 +16,17 @@ from tracegrad.nn.item_first.graph_norm_kernel import centred
 from tracegrad.nn.item_first.irreps_linear import SCALAR
 from tracegrad.numerics.precision import full_precision
 
-EPS = 1e-5
+EPS = 1e-5  # added to the deviation
+# From the mean over the channels of each item to the mean over the items of its graph.
 Average = Callable[[Float[Tensor, "n m 1"]], Float[Tensor, "n m 1"]]
 
 
 class GraphNorm(nn.Module):
     """Subtract the mean over items and channels of a graph, divide scalars by their deviation, scale channels.
 
-    The mean is taken for each irrep and component, of all degrees; only degree 0 is divided, by rms + 1e-5. A bias
-    is added to 0e. The mean of l > 0 is a vector of the global frame; features that are given in the frames of their
-    edges are therefore turned for the mean, and the mean is turned back.
+    Each component of each irrep has its mean; only irreps of degree 0 are divided, by rms + 1e-5. A bias is added to
+    0e. The mean of l > 0 is a vector in the global frame: features in the frames of their edges are rotated into it
+    for the mean, and the mean is rotated back.
 
     Args:
         irreps: each irrep once.
@@ -49,8 +53,8 @@ class GraphNorm(nn.Module):
             x: one tensor for each irrep.
             batch: graph of each item.
             counts: items of each graph.
-            frame: frames of the items, where the features are given in them.
-            plus: added to the result, None where nothing is.
+            frame: frames of the items if the features are in these frames, None if in the global frame.
+            plus: for each irrep a feature that is added to the result, or None.
         """
         out = []
         added = [None] * len(x) if plus is None else plus
@@ -68,10 +72,10 @@ class GraphNorm(nn.Module):
 
     @staticmethod
     def _scalars(x: Float[Tensor, "n 1 c"], average: Average) -> Float[Tensor, "n 1 c"]:
-        """About their mean, in units of their deviation."""
+        """Scalars minus their mean, divided by their deviation."""
         y = x - average(x.mean(2, keepdim=True))
         variance = average(y.square().mean(2, keepdim=True))
-        # Where all entries are equal the deviation and its gradient are zero.
+        # Where all numbers are equal, the deviation is zero; so is then its gradient, not 0/0.
         positive = variance > 0
         deviation = torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
         return y / (deviation + EPS)
@@ -85,7 +89,7 @@ class GraphNorm(nn.Module):
         frame: EdgeFrame | None,
         means: Float[Tensor, "n m 1"],
     ) -> Float[Tensor, "n m 1"]:
-        """The mean over the items of each graph in the frame of each of them."""
+        """For each item the mean over the items of its graph, in the frame of the item."""
         if frame is None:
             return cls._over_graph(means, batch, counts)
         return frame.to_local(cls._over_graph(frame.to_global(means, ir), batch, counts), ir)
@@ -94,7 +98,7 @@ class GraphNorm(nn.Module):
     def _over_graph(
         values: Float[Tensor, "n m 1"], batch: Int[Tensor, " n"], counts: Float[Tensor, " graphs"]
     ) -> Float[Tensor, "n m 1"]:
-        """Mean over the items of each graph, given back to the items."""
+        """For each item the mean over the items of its graph."""
         if len(counts) == 1:
             return values.mean(0, keepdim=True).expand_as(values)
         sums = values.new_zeros(len(counts), *values.shape[1:]).index_add(0, batch, values)
@@ -107,6 +111,6 @@ def _centred(
     weight: Float[Tensor, " c"],
     plus: Float[Tensor, "n m c"] | None,
 ) -> Float[Tensor, "n m c"]:
-    """The plain form of `centred`."""
+    """`centred` in plain torch."""
     y = (x - average(x.mean(2, keepdim=True))) * weight
     return y if plus is None else y + plus

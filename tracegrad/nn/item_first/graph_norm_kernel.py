@@ -1,8 +1,8 @@
-"""C++ of `item_first.graph_norm`: features about the mean of their graph, in two passes over memory, and back.
+"""C++ of `item_first.graph_norm`: features minus the mean of their graph, in two passes over memory, and back.
 
-The first pass sums the channels of each item, turns the sums into the global frame and adds them up, graph by graph.
-The second turns the means back, subtracts them, multiplies by the weights and adds what is to be added. The gradient
-is made in the same way: its sums, weighted by channel, take the place of the means.
+The first pass sums the channels of each item, rotates the sums into the global frame and adds them up graph by graph.
+The second rotates the means back, subtracts them, multiplies by the weights and adds ``plus``. The gradient is
+computed in the same way, with sums that are weighted by channel in place of the means.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ FUNCTIONS = tuple(
     native.Function(name, "iiiiiii" + "ppp" + "p" * count)
     for name, count in (("sums", 2), ("centre", 4), ("gradients", 6))
 )
-ITEMS = 256  # summed together before their sums are added, so that threads make no difference
+ITEMS = 256  # items are summed in chunks of this size, so that results do not depend on the number of threads
 
 
 def centred(
@@ -31,20 +31,24 @@ def centred(
     counts: Float[Tensor, " graphs"],
     plain: Callable[..., Float[Tensor, "n m c"]],
 ) -> Float[Tensor, "n m c"]:
-    """(x - mean) weight + plus by the kernel, or by ``plain`` where there is none.
+    """(x - mean) weight + plus, by the kernel where it can be used and otherwise by ``plain``.
 
     Args:
         x: features.
         weight: of each channel.
-        plus: added at the end, if anything is.
-        rotation: from the frames of the features to the global one, if they differ.
+        plus: added at the end; None adds nothing.
+        rotation: from the frames of the features to the global frame, if they differ.
         batch: graph of each item.
-        counts: items of each graph.
-        plain: the same of (x, weight, plus) in torch.
+        counts: number of items of each graph.
+        plain: the same in torch, a function of (x, weight, plus).
+
+    Raises:
+        KernelArgumentError: tensors whose shapes do not fit.
+        KernelIndexError: an item of a graph that does not exist.
     """
-    given = [y for y in (x, weight, plus, rotation, counts) if y is not None]
+    tensors = [y for y in (x, weight, plus, rotation, counts) if y is not None]
     library = None
-    if native.usable(*given) and not (rotation is not None and rotation.requires_grad):
+    if native.usable(*tensors) and not (rotation is not None and rotation.requires_grad):
         library = native.library(_SOURCE.replace("REAL", native.C_TYPES[x.dtype]), *FUNCTIONS)
     if library is None:
         return plain(x, weight, plus)
@@ -52,13 +56,13 @@ def centred(
         raise native.KernelArgumentError(
             f"features of shape {tuple(x.shape)} and counts {tuple(counts.shape)}; (n, m, c) and (graphs,) are needed"
         )
-    turn = None if rotation is None else rotation.contiguous()
-    call = _Call(library, turn, native.index("batch", batch, len(counts)), counts, plain)
+    rotation = None if rotation is None else rotation.contiguous()
+    call = _GraphNormCall(library, rotation, native.index("batch", batch, len(counts)), counts, plain)
     return _Centred.apply(call, *(None if y is None else y.contiguous() for y in (x, weight, plus)))
 
 
-class _Call:
-    """What a kernel is called with besides the features."""
+class _GraphNormCall:
+    """What `centred` passes to its kernels besides the tensors that have gradients."""
 
     def __init__(
         self,
@@ -72,15 +76,15 @@ class _Call:
         self._rotation, self._batch = rotation, batch
 
     def means(self, x: Tensor, weight: Tensor) -> Float[Tensor, "graphs m"]:
-        """In the global frame, of the channels times their weights."""
+        """Mean over the items of each graph and over the channels times their weights, in the global frame."""
         chunks = -(-len(x) // ITEMS)
         sums = x.new_zeros(chunks, len(self.counts), x.shape[1])
         self.run("sums", x, chunks, weight=weight, sums=sums)
-        # A graph without items has no mean, and nothing asks for it.
+        # The mean of a graph without items is never used.
         return sums.sum(0) / (self.counts.clamp_min(1) * x.shape[2])[:, None]
 
     def run(self, name: str, x: Tensor, chunks: int, **tensors: Tensor | None) -> None:
-        """Call a function of the library on shares of the chunks of items."""
+        """Call a function of the library; threads share the chunks of items."""
         (n, m, c), graphs = x.shape, len(self.counts)
         shapes = {
             **dict.fromkeys(("x", "plus", "out", "gradient", "of_x"), (n, m, c)),
@@ -105,7 +109,7 @@ class _Call:
 
 class _Centred(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: _Call, x: Tensor, weight: Tensor, plus: Tensor | None) -> Tensor:
+    def forward(ctx, call: _GraphNormCall, x: Tensor, weight: Tensor, plus: Tensor | None) -> Tensor:
         means = call.means(x, torch.ones_like(weight))
         ctx.call = call
         ctx.save_for_backward(x, weight, means)
@@ -115,29 +119,29 @@ class _Centred(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        call: _Call = ctx.call
+        call: _GraphNormCall = ctx.call
         x, weight, means = ctx.saved_tensors
         of_plus = gradient if ctx.needs_input_grad[3] else None
-        if torch.is_grad_enabled() or not native.wanted(gradient):
-            found = plain_gradients(
+        if torch.is_grad_enabled() or not native.enabled(gradient):
+            of_inputs = plain_gradients(
                 lambda x, weight: call.plain(x, weight, None),
                 [x, weight],
                 [gradient],
                 ctx.needs_input_grad[1:3],
             )
-            return None, *found, of_plus
-        whole = native.dense(gradient)
-        of_means = call.means(whole, weight)
+            return None, *of_inputs, of_plus
+        gradient = native.dense(gradient)
+        of_means = call.means(gradient, weight)
         of_x = torch.empty_like(x)
         chunks = -(-len(x) // ITEMS)
         of_weight = x.new_zeros(chunks, len(weight))
-        tensors = {"gradient": whole, "means": means, "of_means": of_means, "weight": weight}
+        tensors = {"gradient": gradient, "means": means, "of_means": of_means, "weight": weight}
         call.run("gradients", x, chunks, **tensors, of_x=of_x, of_weight=of_weight)
         return None, of_x, of_weight.sum(0), of_plus
 
 
-# A rotation r[k * M + m] takes component m of the frame of an item to component k of the global frame. The widest
-# vectors of a processor would leave 8 channels to scalar code.
+# r[k * M + m] is the matrix element between component m in the frame of an item and component k in the global frame.
+# simdlen(8): with wider vectors, features of 8 channels would be left to scalar code.
 _SOURCE = """
 #include <cstdint>
 #include <vector>
@@ -148,7 +152,7 @@ typedef REAL real;
 #define ITEMS_OF(chunk) \\
   for (int64_t i = chunk * together; i < ((chunk + 1) * together < n ? (chunk + 1) * together : n); ++i)
 
-// A vector of the global frame in that of an item, or itself where they are the same.
+// Rotates a vector from the global frame to that of an item; copies it if both are the same.
 static inline void turned_back(real* to, const real* from, const real* rotation, int64_t M) {
   for (int64_t m = 0; m < M; ++m) to[m] = rotation ? 0 : from[m];
   if (rotation)

@@ -1,7 +1,8 @@
 """Linear maps between the channels of features whose irreps have different numbers of channels.
 
-Features are lists of one tensor [items, 2l + 1, channels] for each irrep, each irrep once. Weights start standard
-normal and are divided by the square root of the number of inputs, biases start at zero (as in e3nn).
+Features are item-first: for each irrep, each once, one tensor x[i, l + m, c] of shape [items, 2l + 1, channels].
+Weights start standard normal and are divided by the square root of the number of inputs; biases start at zero (as in
+e3nn).
 """
 
 import math
@@ -17,7 +18,7 @@ SCALAR = Irrep(0, 1)
 
 
 class IrrepsLinear(nn.Module):
-    """One matrix for each irrep that both sides have, and a bias on 0e; irreps without an input come out as zero.
+    """One matrix for each irrep that input and output share, and a bias on 0e; other irreps of the output are zero.
 
     Args:
         irreps_in, irreps_out: each irrep once.
@@ -27,8 +28,8 @@ class IrrepsLinear(nn.Module):
     def __init__(self, irreps_in: Irreps, irreps_out: Irreps, *, bias: bool):
         super().__init__()
         self.irreps_out = irreps_out
-        places = {ir: i for i, (_, ir) in enumerate(irreps_in)}
-        self.sources = [places.get(ir) for _, ir in irreps_out]
+        positions = {ir: i for i, (_, ir) in enumerate(irreps_in)}
+        self.sources = [positions.get(ir) for _, ir in irreps_out]
         self.weights = nn.ParameterList(
             [
                 torch.randn(irreps_in[source].mul, mul)
@@ -43,7 +44,7 @@ class IrrepsLinear(nn.Module):
     def forward(
         self, x: list[Float[Tensor, "n _m _c"]], scale: float = 1.0
     ) -> list[Float[Tensor, "n _m _w"]]:
-        """The map, its weights but not its bias multiplied by ``scale``."""
+        """The linear map; ``scale`` multiplies its weights, not its bias."""
         weights = iter(self.weights)
         out = []
         for source, (mul, ir) in zip(self.sources, self.irreps_out, strict=True):
@@ -57,7 +58,7 @@ class IrrepsLinear(nn.Module):
 
 
 class KindLinear(nn.Module):
-    """A linear map of its own for each kind of item: the tensor product with the one-hot vector of the kind.
+    """A separate linear map for each kind of item: the tensor product with the one-hot vector of the kind.
 
     Args:
         irreps_in, irreps_out: each irrep once.
@@ -70,7 +71,9 @@ class KindLinear(nn.Module):
         self.scale = 1 / math.sqrt(kinds)
 
     @full_precision
-    def forward(self, x: list[Float[Tensor, "n _m _c"]], kinds: "Kinds") -> list[Float[Tensor, "n _m _w"]]:
+    def forward(
+        self, x: list[Float[Tensor, "n _m _c"]], kinds: "ItemKinds"
+    ) -> list[Float[Tensor, "n _m _w"]]:
         if kinds.order is None:
             return self.linears[0](x, self.scale)
         sorted_x = [part.index_select(0, kinds.order).split(kinds.counts) for part in x]
@@ -80,12 +83,17 @@ class KindLinear(nn.Module):
         return [torch.cat(parts).index_select(0, kinds.back) for parts in zip(*results, strict=True)]
 
 
-class Kinds:
-    """Items grouped by their kind, worked out once for all layers.
+class ItemKinds:
+    """Items grouped by their kind, computed once for all layers.
 
     Args:
-        kind: kind of each item, from 0.
+        kind: kind of each item, within 0 .. count - 1.
         count: number of kinds.
+
+    Attributes:
+        order: the items sorted by kind; None if there is one kind only.
+        back: the inverse permutation of ``order``.
+        counts: number of items of each kind.
     """
 
     def __init__(self, kind: Int[Tensor, " n"], count: int):

@@ -1,9 +1,12 @@
 """C++ of `item_first.shell_pairs`: from the channels of irreps to blocks, in one pass over memory, and back.
 
 A block is a sparse matrix, the same for all edges, times the numbers of an edge: of the couplings of 196 pairs of
-shells with spin 1 in 8 is not zero. The kernel takes as many edges at a time as a vector has lanes: it brings their
-numbers side by side, turns every irrep into the global frame, adds up the couplings, and writes the rows of the
-blocks. The transposed map does the same backwards.
+shells with spin, 1 in 8 is not zero. The kernel processes as many edges at a time as a vector has lanes: it
+transposes their numbers so that those of different edges are adjacent, rotates every irrep into the global frame,
+adds up the couplings, and writes the blocks. The transposed map does the same in the opposite direction.
+
+    memory      edge 0: n0 n1 n2 ...        vectors     n0: edge 0, edge 1, ...
+                edge 1: n0 n1 n2 ...   ->               n1: edge 0, edge 1, ...
 """
 
 import ctypes
@@ -18,33 +21,35 @@ from tracegrad.numerics import native
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.plain_gradients import plain_gradients
 
-BYTES = 64  # of a vector; a compiler splits them for processors with shorter registers
+BYTES = 64  # of a vector; compilers split such vectors for processors with shorter registers
 FUNCTIONS = (
     native.Function("expand", "iiippppp" + "iipppp"),
     native.Function("contract", "iiippppp" + "iipppp"),
 )
-Rotation = Float[Tensor, "n _m _m"] | None
+OptionalRotation = Float[Tensor, "n _m _m"] | None
 
 
 @dataclass(frozen=True)
 class SparseMap:
-    """A matrix in compressed rows.
+    """A sparse matrix y = A x in compressed rows.
+
+        y[targets[r]] = sum over k = starts[r] .. starts[r + 1] - 1 of values[k] x[columns[k]]
 
     Args:
-        places: which number each row makes; rows that make use of the same numbers should be neighbours.
-        starts: first entry of each row, and the count of all.
-        columns: number that each entry multiplies.
+        targets: which number of y each row computes; rows that read the same numbers of x should be adjacent.
+        starts: first entry of each row, and the number of all entries.
+        columns: which number of x each entry multiplies.
         values: of the entries.
-        made: length of what the rows make, each number of it once.
-        used: length of what the entries multiply.
+        outputs: length of y; each number is computed by one row.
+        inputs: length of x, as far as entries read it.
     """
 
-    places: native.Index
+    targets: native.Index
     starts: native.Index
     columns: native.Index
     values: Constant
-    made: int
-    used: int
+    outputs: int
+    inputs: int
 
     @classmethod
     def of(
@@ -53,76 +58,87 @@ class SparseMap:
         columns: Int[Tensor, " entries"],
         values: Float[Tensor, " entries"],
     ) -> "SparseMap":
-        """From entries of which those of a row stand together."""
+        """From the entries of the matrix, where those of one row are adjacent.
+
+        Raises:
+            KernelArgumentError: entries of a row that are not adjacent, or more of rows, columns or values than of
+                the others.
+            KernelIndexError: rows that are not numbered 0 .. outputs - 1.
+        """
         if not len(rows) == len(columns) == len(values):
             raise native.KernelArgumentError(
                 f"{len(rows)} rows, {len(columns)} columns and {len(values)} values; each entry has one"
             )
-        places, counts = torch.unique_consecutive(rows, return_counts=True)
+        targets, counts = torch.unique_consecutive(rows, return_counts=True)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        used = int(columns.max()) + 1 if len(columns) else 0
-        if len(places.unique()) < len(places):
-            raise native.KernelArgumentError("entries of one row stand apart; sort them by their rows")
+        inputs = int(columns.max()) + 1 if len(columns) else 0
+        if len(targets.unique()) < len(targets):
+            raise native.KernelArgumentError("entries of one row are not adjacent; sort them by their rows")
         return cls(
-            native.index("rows", places, len(places), torch.int32),
+            native.index("rows", targets, len(targets), torch.int32),
             native.index("starts", starts, len(values) + 1, torch.int32),
-            native.index("columns", columns, used, torch.int32),
+            native.index("columns", columns, inputs, torch.int32),
             Constant(values),
-            len(places),
-            used,
+            len(targets),
+            inputs,
         )
 
 
 @dataclass(frozen=True)
-class Maps:
-    """From numbers of features to elements of blocks, and the transpose."""
+class ExpansionMaps:
+    """The map from the numbers of a feature to the elements of a block, and its transpose."""
 
     forward: SparseMap
-    back: SparseMap
+    transpose: SparseMap
 
 
 def expand(
-    maps: Maps,
+    maps: ExpansionMaps,
     x: Sequence[Float[Tensor, "n _m _c"]],
-    rotations: Sequence[Rotation],
+    rotations: Sequence[OptionalRotation],
     plain: Callable[..., Float[Tensor, "n elements"]],
 ) -> Float[Tensor, "n elements"]:
-    """Elements of the blocks by the kernel, or by ``plain`` where there is none.
+    """Elements of the blocks, by the kernel where it can be used and otherwise by ``plain``.
 
     Args:
-        maps: the matrix, every number of a feature being used by it.
-        x: features; their numbers are counted one feature after the other, [m, c] each.
-        rotations: of each feature to the global frame, None where it is there.
-        plain: the same of ``x`` in torch.
+        maps: from the numbers of the features to the elements; all numbers must be used.
+        x: features. Their numbers are counted one feature after another, [m, c] in each.
+        rotations: of each feature to the global frame; None for a feature that is in the global frame.
+        plain: the same in torch, a function of the features.
+
+    Raises:
+        KernelArgumentError: features or rotations whose shapes do not fit.
     """
-    turns = [rotation for rotation in rotations if rotation is not None]
+    matrices = [rotation for rotation in rotations if rotation is not None]
     library = None
-    if native.usable(*x, *turns) and not any(rotation.requires_grad for rotation in turns):
+    if native.usable(*x, *matrices) and not any(rotation.requires_grad for rotation in matrices):
         library = native.library(_SOURCE.replace("REAL", native.C_TYPES[x[0].dtype]), *FUNCTIONS)
     if library is None:
         return plain(*x)
     for part in x:
         if part.ndim != 3 or len(part) != len(x[0]):
             raise native.KernelArgumentError(
-                f"features of the shapes {[tuple(part.shape) for part in x]}; (n, m, c) with one n is needed"
+                f"features of the shapes {[tuple(part.shape) for part in x]}; they must be (n, m, c) with the same n"
             )
-    whole = [None if rotation is None else rotation.contiguous() for rotation in rotations]
-    return _Expand.apply(_Call(maps, library, whole, plain), *(part.contiguous() for part in x))
+    contiguous = [None if rotation is None else rotation.contiguous() for rotation in rotations]
+    return _Expand.apply(_ExpandCall(maps, library, contiguous, plain), *(part.contiguous() for part in x))
 
 
 @dataclass(frozen=True)
-class _Call:
-    maps: Maps
+class _ExpandCall:
+    """What `expand` passes to its kernels besides the features."""
+
+    maps: ExpansionMaps
     library: ctypes.CDLL
     rotations: list[Tensor | None]
     plain: Callable[..., Tensor]
 
     def run(self, name: str, sparse: SparseMap, x: Sequence[Tensor], blocks: Tensor) -> None:
-        """Call a function of the library on shares of the items."""
+        """Call a function of the library; threads share the items."""
         n, count, dtype = len(x[0]), len(x), x[0].dtype
         lanes = BYTES // blocks.element_size()
-        elements, numbers = self.maps.forward.made, sum(part.shape[1] * part.shape[2] for part in x)
-        made, used = (elements, numbers) if sparse is self.maps.forward else (numbers, elements)
+        elements, numbers = self.maps.forward.outputs, sum(part.shape[1] * part.shape[2] for part in x)
+        outputs, inputs = (elements, numbers) if sparse is self.maps.forward else (numbers, elements)
         values, entries = sparse.values(blocks), len(sparse.columns.values)
         features = [
             native.address(f"feature {k}", part, (n, *part.shape[1:]), dtype) for k, part in enumerate(x)
@@ -131,9 +147,9 @@ class _Call:
             None if r is None else native.address(f"rotation {k}", r, (n, *[part.shape[1]] * 2), dtype)
             for k, (r, part) in enumerate(zip(self.rotations, x, strict=True))
         ]
-        if numbers != self.maps.back.made or sparse.made != made:
+        if numbers != self.maps.transpose.outputs or sparse.outputs != outputs:
             raise native.KernelArgumentError(
-                f"features of {numbers} numbers each; the blocks are made of {self.maps.back.made}"
+                f"features of {numbers} numbers for each item; the blocks need {self.maps.transpose.outputs}"
             )
         fixed = (
             count,
@@ -143,10 +159,10 @@ class _Call:
             (ctypes.c_void_p * count)(*rotations),
             native.address("blocks", blocks, (n, elements), dtype),
             elements,
-            made,
-            sparse.places.address("rows", made, made),
-            sparse.starts.address("starts", made + 1, entries + 1),
-            sparse.columns.address("columns", entries, used),
+            outputs,
+            sparse.targets.address("rows", outputs, outputs),
+            sparse.starts.address("starts", outputs + 1, entries + 1),
+            sparse.columns.address("columns", entries, inputs),
             native.address("values", values, (entries,), dtype),
         )
         function = getattr(self.library, name)
@@ -159,26 +175,26 @@ class _Call:
 
 class _Expand(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: _Call, *x: Tensor) -> Tensor:
+    def forward(ctx, call: _ExpandCall, *x: Tensor) -> Tensor:
         ctx.call, ctx.sizes = call, [part.shape for part in x]
-        blocks = x[0].new_empty(len(x[0]), call.maps.forward.made)
+        blocks = x[0].new_empty(len(x[0]), call.maps.forward.outputs)
         call.run("expand", call.maps.forward, x, blocks)
         return blocks
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        call: _Call = ctx.call
-        if torch.is_grad_enabled() or not native.wanted(gradient):
-            # Blocks are linear in the features: any serve.
+        call: _ExpandCall = ctx.call
+        if torch.is_grad_enabled() or not native.enabled(gradient):
+            # Blocks are linear in the features, so their derivative is the same at any features: zeros will do.
             x = [gradient.new_zeros(size) for size in ctx.sizes]
             return None, *plain_gradients(call.plain, x, [gradient], ctx.needs_input_grad[1:])
         of_x = [gradient.new_empty(size) for size in ctx.sizes]
-        call.run("contract", call.maps.back, of_x, native.dense(gradient))
+        call.run("contract", call.maps.transpose, of_x, native.dense(gradient))
         return None, *of_x
 
 
-# Numbers of LANES items stand side by side in vectors. A rotation r[k * M + m] takes component m of the frame of an
-# item to component k of the global frame.
+# A vector holds one number of LANES items. r[k * M + m] is the matrix element between component m in the frame of an
+# item and component k in the global frame.
 _SOURCE = """
 #include <cstdint>
 #include <cstring>
@@ -196,7 +212,7 @@ constexpr int LANES = sizeof(vec) / sizeof(real);
 #endif
 
 #ifdef SHUFFLE
-// Two rows of a square whose blocks of S x S numbers off the diagonal change their places.
+// Two rows of a square matrix: exchanges the off-diagonal blocks of S x S numbers.
 template <int S, int... J> inner void exchange(vec& a, vec& b, std::integer_sequence<int, J...>) {
   const vec first = __builtin_shufflevector(a, b, (J & S ? LANES + J - S : J)...);
   b = __builtin_shufflevector(a, b, (J & S ? LANES + J : J + S)...);
@@ -223,7 +239,7 @@ inner void transpose(vec* square) {
 }
 #endif
 
-// Brings numbers of some items side by side; what stands behind the last number in `to` may be overwritten.
+// Transposes the numbers of some items, so that to[k] holds number k of all of them; may write behind the last one.
 inner void gather(vec* to, const real* from, int64_t numbers, int items) {
   for (int64_t at = 0; at < numbers; at += LANES) {
     const int64_t bytes = (numbers - at < LANES ? numbers - at : LANES) * sizeof(real);
@@ -239,7 +255,7 @@ inner void gather(vec* to, const real* from, int64_t numbers, int items) {
   }
 }
 
-// The inverse; reads behind the last number.
+// The inverse of gather; reads behind the last number.
 inner void scatter(real* to, const vec* from, int64_t numbers, int items) {
   for (int64_t at = 0; at < numbers; at += LANES) {
     const int64_t bytes = (numbers - at < LANES ? numbers - at : LANES) * sizeof(real);
