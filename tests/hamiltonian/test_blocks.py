@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests import crystals
 from tests.molecules import random_hamiltonian
-from tracegrad.hamiltonian.assembly_kernel import assembled
+from tracegrad.hamiltonian.assembly_kernel import assemble_with_kernel
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import (
     assemble_matrices,
@@ -16,7 +16,7 @@ from tracegrad.hamiltonian.blocks import (
     cut_blocks,
     cut_padding,
     pad_blocks,
-    unpacked,
+    unpack_triangles,
 )
 from tracegrad.numerics import native
 
@@ -105,14 +105,16 @@ def test_molecules_of_a_batch_less_packed_triangles(kernels, monkeypatch):
     expected = torch.stack([matrices[k] for k in (3, 0, 2)])
     found = assemble_matrices(on_site, pairs, numbers, spans, QH9)
     assert torch.equal(found, expected)
-    less = np.random.default_rng(0).normal(size=expected.shape)
-    less += less.transpose(0, 2, 1)
-    lower = np.tril_indices(less.shape[1])
-    found = assemble_matrices(on_site, pairs, numbers, spans, QH9, [x[lower] for x in less])
-    assert torch.equal(found, expected.double() - torch.from_numpy(less))
-    assert torch.equal(unpacked(torch.from_numpy(less[:, *lower]), less.shape[1]), torch.from_numpy(less))
+    subtract = np.random.default_rng(0).normal(size=expected.shape)
+    subtract += subtract.transpose(0, 2, 1)
+    lower = np.tril_indices(subtract.shape[1])
+    found = assemble_matrices(on_site, pairs, numbers, spans, QH9, [x[lower] for x in subtract])
+    assert torch.equal(found, expected.double() - torch.from_numpy(subtract))
+    assert torch.equal(
+        unpack_triangles(torch.from_numpy(subtract[:, *lower]), subtract.shape[1]), torch.from_numpy(subtract)
+    )
     with pytest.raises(ValueError, match="1 packed triangles for 3 molecules"):
-        assemble_matrices(on_site, pairs, numbers, spans, QH9, [less[0][lower]])
+        assemble_matrices(on_site, pairs, numbers, spans, QH9, [subtract[0][lower]])
     with pytest.raises(ValueError, match="are not of the same size"):
         assemble_matrices(on_site, pairs, numbers, np.array([[0, 4, 0], [4, 2, 12]]), QH9)
 
@@ -139,21 +141,21 @@ def test_blocks_of_another_molecule_are_no_matrix():
     slots, starts, spans = np.full((3, dim), -1), np.arange(3), np.array([[0, 3, 0]])
     slots[:, 0] = 0
     for integer in (np.int64, np.int32):
-        assert assembled(on_site, pairs, slots, starts, spans.astype(integer), 3, None) is not None
+        assert assemble_with_kernel(on_site, pairs, slots, starts, spans.astype(integer), 3, None) is not None
     for wrong, atoms in (([0, 0, 1], starts), ([0, 0, -1], starts), ([0, 0, 0], np.array([0, 1, 1]))):
         slots[:, 0] = wrong
         with pytest.raises(IndexError, match="molecule 0 do not hold each of 3 orbitals once"):
-            assembled(on_site, pairs, slots, atoms, spans, 3, None)
+            assemble_with_kernel(on_site, pairs, slots, atoms, spans, 3, None)
     slots[:, 0] = 0
     with pytest.raises(IndexError, match="do not hold each of 4 orbitals"):
-        assembled(on_site, pairs, slots, starts, spans, 4, None)
+        assemble_with_kernel(on_site, pairs, slots, starts, spans, 4, None)
     for span in ([0, 4, 0], [0, 3, 1], [-1, 2, 0], [1, 0, 0]):
         with pytest.raises(IndexError, match="not within 3 atoms and 6 pairs"):
-            assembled(on_site, pairs, slots, starts, np.array([span]), 3, None)
+            assemble_with_kernel(on_site, pairs, slots, starts, np.array([span]), 3, None)
     with pytest.raises(ValueError, match=r"\(3, 14, 14\) on-site and \(6, 14, 13\) pair blocks"):
-        assembled(on_site, pairs[:, :, 1:], slots, starts, spans, 3, None)
+        assemble_with_kernel(on_site, pairs[:, :, 1:], slots, starts, spans, 3, None)
     with pytest.raises(ValueError, match="a packed triangle of shape"):
-        assembled(on_site, pairs, slots, starts, spans, 3, [np.zeros(5)])
+        assemble_with_kernel(on_site, pairs, slots, starts, spans, 3, [np.zeros(5)])
 
 
 @pytest.mark.parametrize("atoms", [1, 2, 5])

@@ -390,7 +390,7 @@ EDGES = crystals.MOS2[3]
             r"= \[0, 0, 0, 1, 3\] names an atom that does not exist; .* 0 to 2",
         ),
         (changed(edges=[[0, 0, 0, -1, 1]]), r"= \[0, 0, 0, -1, 1\] names an atom that does not exist"),
-        (changed(edges=[[0, 0, 0, 1, 1]] * 2), r"= \[0, 0, 0, 1, 1\] .* stands twice"),
+        (changed(edges=[[0, 0, 0, 1, 1]] * 2), r"= \[0, 0, 0, 1, 1\] .* occurs twice"),
         (changed(edges=[[1, 0, 0, 0, 1]]), r"\[1, 0, 0, 0, 1\] .* has no partner \[-1, 0, 0, 1, 0\]"),
         (
             changed(positions=np.zeros((3, 3)), edges=[[0, 0, 0, 0, 1], [0, 0, 0, 1, 0]]),

@@ -344,7 +344,7 @@ CASES = [
     (_move("[0, 0, 0, 1, 2]", "[0, 0, 0, 1, 4]"), r"key \[0, 0, 0, 1, 4\] names an atom that is not among 1 to 3"),
     (_move("[0, 0, 0, 1, 2]", "[0, 0, 0, 0, 2]"), "not among 1 to 3"),
     (_move("[0, 0, 0, 1, 2]", "[9, 9, 9, 1, 2]"), "has no partner"),
-    (_put("[0,0,0,1,2]", lambda file: file["[0, 0, 0, 1, 2]"][()]), "stands twice"),
+    (_put("[0,0,0,1,2]", lambda file: file["[0, 0, 0, 1, 2]"][()]), "occurs twice"),
     (_blocks(lambda file: file.pop("[0, 0, 0, 2, 2]")), r"the on-site block \[0, 0, 0, 2, 2\] is missing"),
     (_blocks(lambda file: file.pop("[1, 0, 0, 1, 2]")), "has no partner"),
     (_blocks(lambda file: [file.pop(key) for key in list(file)]), r"hamiltonians\.h5: no blocks"),

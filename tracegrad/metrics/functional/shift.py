@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad.hamiltonian.blocks import unpacked
+from tracegrad.hamiltonian.blocks import unpack_triangles
 from tracegrad.metrics.functional.shift_kernel import shifted_deviations
 
 
@@ -37,6 +37,6 @@ def shifted_mae(
     n = difference.shape[1]
     deviations = shifted_deviations(difference, overlap)
     if deviations is None:
-        both = difference.flatten(1), unpacked(overlap, n).flatten(1)
+        both = difference.flatten(1), unpack_triangles(overlap, n).flatten(1)
         deviations = torch.addcmul(both[0], least_absolute_shift(*both)[:, None], both[1]).abs_().sum(1)
     return deviations / n**2
