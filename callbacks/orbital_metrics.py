@@ -21,7 +21,7 @@ from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics import orbitals
 from tracegrad.metrics.functional.orbitals import ENERGIES, NAMES
 from tracegrad.metrics.orbitals import OrbitalErrors, dense_predictions, orbital_errors
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.levels import Levels, molecular_levels
 from tracegrad.physics.molecules.solved_cache import solved_paths
 from tracegrad.physics.molecules.solved_references import SolvedReferences, prepare_references
@@ -155,7 +155,7 @@ class OrbitalMetrics(Callback):
     ) -> None:
         if self._references is None or dataloader_idx:
             return
-        assert isinstance(outputs, Prediction)
+        assert isinstance(outputs, HamiltonianPrediction)
         module = _module(pl_module)
         errors = self._errors(module, outputs, batch)
         table = (errors.values.cpu() * _FACTORS).tolist()
@@ -217,7 +217,9 @@ class OrbitalMetrics(Callback):
             self._references.close()
         self._references = None
 
-    def _errors(self, module: HamiltonianModule, prediction: Prediction, graph: Any) -> OrbitalErrors:
+    def _errors(
+        self, module: HamiltonianModule, prediction: HamiltonianPrediction, graph: Any
+    ) -> OrbitalErrors:
         assert self._references is not None
         errors = orbital_errors(prediction, graph, module.model.basis, self._references)
         self._metric.update(errors)

@@ -6,7 +6,7 @@ from tests import crystals, molecules
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
 from tracegrad.metrics.mean_blocks import MeanBlocks
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 
 
 def loader(graphs: list, batch_size: int = 2) -> DataLoader:
@@ -80,7 +80,7 @@ def test_metrics_are_those_of_the_prediction(basis, graphs):
 
     batch = collate(graphs)
     exact = HamiltonianMAE(basis)
-    exact.update(Prediction({"self": batch.h_self, "edge": batch.h_edge}), batch)
+    exact.update(HamiltonianPrediction({"self": batch.h_self, "edge": batch.h_edge}), batch)
     assert exact.compute()["h_mae"] == 0
 
 

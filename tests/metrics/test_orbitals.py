@@ -16,7 +16,7 @@ from tracegrad.hamiltonian.graph import collate, molecule_graph
 from tracegrad.metrics.functional import eigenpairs, orbital_metrics
 from tracegrad.metrics.functional.orbitals import NAMES
 from tracegrad.metrics.orbitals import OrbitalMetrics, orbital_errors
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.solved import SolvedMolecule
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "orbitals.npz")
@@ -226,7 +226,7 @@ def run(graphs, blocks, solved, basis, size: int) -> tuple[dict[str, torch.Tenso
         on_site, pairs = (torch.cat(x) for x in zip(*blocks[start : start + size], strict=True))
         graph = collate(graphs[start : start + size])
         errors = orbital_errors(
-            Prediction({"self": on_site, "edge": pairs}), graph, basis, solved.__getitem__
+            HamiltonianPrediction({"self": on_site, "edge": pairs}), graph, basis, solved.__getitem__
         )
         metric.update(errors)
         values.append(errors.values)

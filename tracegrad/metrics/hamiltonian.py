@@ -7,7 +7,7 @@ from torchmetrics import Metric
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.reduction import Masks
 from tracegrad.metrics.functional import hamiltonian_errors
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 
 
 class HamiltonianMAE(Metric):
@@ -34,7 +34,7 @@ class HamiltonianMAE(Metric):
                 self.add_state(name + state, default=zeros, dist_reduce_fx="sum")
         self.set_dtype(torch.float64)
 
-    def update(self, prediction: Prediction, graph) -> None:
+    def update(self, prediction: HamiltonianPrediction, graph) -> None:
         """Add a batch whose graphs carry labels."""
         errors = hamiltonian_errors(prediction.blocks, graph, self.masks, self.basis)
         values = torch.stack([errors.all, errors.diag, errors.nondiag])

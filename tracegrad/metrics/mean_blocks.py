@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.reduction import is_on_site, site_edges, sites
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 
 
 class MeanBlocks:
@@ -36,10 +36,10 @@ class MeanBlocks:
                 self._counts += torch.bincount(kind, minlength=len(self._counts))
         return self
 
-    def __call__(self, graph) -> Prediction:
+    def __call__(self, graph) -> HamiltonianPrediction:
         """Mean blocks for the sites of a graph."""
         means = self._sums / self._counts.clamp_min(1)[:, None, None]
-        return Prediction({site: means[self._kind(graph, site)] for site in sites(graph)})
+        return HamiltonianPrediction({site: means[self._kind(graph, site)] for site in sites(graph)})
 
     def evaluate(self, loader: DataLoader) -> dict[str, Tensor]:
         """The metrics of `HamiltonianMAE` (unit of the basis)."""

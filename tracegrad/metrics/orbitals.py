@@ -16,7 +16,7 @@ from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import assemble_matrices
 from tracegrad.metrics.functional.orbitals import NAMES, Comparison, Reference, compare
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.solved import SolvedMolecule
 
 FOREIGN = (
@@ -40,7 +40,7 @@ class OrbitalErrors:
 
 
 def orbital_errors(
-    prediction: Prediction, graph, basis: OrbitalBasis, references: Callable[[int], SolvedMolecule]
+    prediction: HamiltonianPrediction, graph, basis: OrbitalBasis, references: Callable[[int], SolvedMolecule]
 ) -> OrbitalErrors:
     """Compare a batch with its solved references, see `tracegrad.metrics.functional.orbital_metrics`.
 
@@ -73,7 +73,7 @@ def orbital_errors(
 
 
 def _compared(
-    prediction: Prediction,
+    prediction: HamiltonianPrediction,
     graph,
     basis: OrbitalBasis,
     solved: Sequence[SolvedMolecule],
@@ -105,7 +105,7 @@ def _in_parallel(
 
 
 def dense_predictions(
-    prediction: Prediction,
+    prediction: HamiltonianPrediction,
     graph,
     basis: OrbitalBasis,
     members: Sequence[int],
