@@ -78,7 +78,7 @@ class OrbitalMetrics(Callback):
         self._due = False  # the same on all ranks, unlike whether references are open
         self._told = False
         self._references: SolvedReferences | None = None
-        self._metric = orbitals.OrbitalMetrics()
+        self._metric = orbitals.MeanOrbitalErrors()
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if _module(pl_module).model.backbone.periodic and not self._told:

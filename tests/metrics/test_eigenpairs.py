@@ -74,7 +74,7 @@ def test_other_states_are_above_the_bound_where_it_is_said(noise):
         levels = np.arange(25.0)  # any part of the diagonal
         p = [a[:5, :5], a[:5, 5:], a[5:, 5:] - np.diag(levels), levels, x.T]
         parts = [torch.from_numpy(part.astype(np.float32))[None] for part in p]
-        sure = eigenpairs._alone(*parts, torch.tensor([height], dtype=torch.float32))
+        sure = eigenpairs._others_lie_above(*parts, torch.tensor([height], dtype=torch.float32))
         assert sure.tolist() == [bool(values[5] > height)]
 
 

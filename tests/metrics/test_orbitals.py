@@ -15,7 +15,7 @@ from tracegrad.hamiltonian.blocks import cut_blocks
 from tracegrad.hamiltonian.graph import collate, molecule_graph
 from tracegrad.metrics.functional import eigenpairs, orbital_metrics
 from tracegrad.metrics.functional.orbitals import NAMES
-from tracegrad.metrics.orbitals import OrbitalMetrics, orbital_errors
+from tracegrad.metrics.orbitals import MeanOrbitalErrors, orbital_errors
 from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.solved import SolvedMolecule
 
@@ -221,7 +221,7 @@ def molecules(basis):
 
 
 def run(graphs, blocks, solved, basis, size: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    metric, values = OrbitalMetrics(), []
+    metric, values = MeanOrbitalErrors(), []
     for start in range(0, len(graphs), size):
         on_site, pairs = (torch.cat(x) for x in zip(*blocks[start : start + size], strict=True))
         graph = collate(graphs[start : start + size])
@@ -290,7 +290,7 @@ def test_large_molecules_of_several_sizes_give_what_they_give_alone(basis, threa
 
 
 def test_states_are_sums_over_molecules_that_ranks_may_add():
-    metric = OrbitalMetrics()
+    metric = MeanOrbitalErrors()
     assert all(metric._reductions[name] is not None for name in metric._defaults)
     assert {function.__name__ for function in metric._reductions.values()} == {"dim_zero_sum"}
 

@@ -2,7 +2,7 @@
 
 Settings name the classes to build (``_target_``), and a checkpoint may come from an untrusted source. Therefore only
 parts of a network are built: torch modules and orbital bases that are defined in this package. Nothing else is
-    called.
+called.
 """
 
 import importlib

@@ -105,8 +105,8 @@ def network_of_checkpoint(content: dict[str, Any], path: Path) -> tuple[Any, dic
     }
     if not isinstance(config, dict) or "model" not in config or not tensors:
         raise CheckpointError(
-            f"{path}: holds no {'settings' if tensors else 'network'} of TraceGrad; give a checkpoint of its
-            training; " "released weights are loaded by load_released_qhnet(path) and load_released(path) of "
+            f"{path}: holds no {'settings' if tensors else 'network'} of TraceGrad; give a checkpoint of its "
+            "training; released weights are loaded by load_released_qhnet(path) and load_released(path) of "
             "tracegrad.weights.released, and tested with python -m experiments.evaluate checkpoint=PATH"
         )
     return config["model"], tensors
