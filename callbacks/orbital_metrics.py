@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from callbacks.gather import gathered
 from callbacks.test_report import formula
 from tracegrad.data.cache.lookup import AUTO
-from tracegrad.data.loading.datamodule import QH9Dataset, evenly
+from tracegrad.data.loading.datamodule import QH9Dataset, evenly_spaced
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics import orbitals
@@ -117,7 +117,7 @@ class OrbitalMetrics(Callback):
         module = _module(pl_module)
         dataset = _dataset(trainer.val_dataloaders)
         count = min(max(self.val_molecules, trainer.world_size), len(dataset))
-        chosen = evenly(len(dataset), count)
+        chosen = evenly_spaced(len(dataset), count)
         self._open(trainer, pl_module, dataset, dataset.rows[chosen])
         own = chosen[trainer.global_rank :: trainer.world_size].tolist()
         for start in range(0, len(own), size):

@@ -185,7 +185,7 @@ def test_trajectories_whose_frames_are_mixed_are_refused(tmp_path, frames):
              for key, sample in zip((5, 2, 9), pair, strict=True)]  # fmt: skip
     database = QH9Database(databases.write_dynamic(tmp_path / "mixed.db", mixed))
     for name in ("mol", "geometry"):
-        with pytest.raises(DataError, match=r"mixed\.db.*do not stand together.*rows 0 and 1; sort"):
+        with pytest.raises(DataError, match=r"mixed\.db.*are not consecutive.*rows 0 and 1; sort"):
             database.split(name, fractions=(0.4, 0.3, 0.3))
 
 
@@ -248,8 +248,8 @@ def _with_flag(content: bytes, offset: int, value: int) -> bytes:
         (_npz(test=np.array([7])), r"test has rows 7..7, the database has 7 rows"),
         (_npz(test=np.array([2**63 + 1], np.uint64)), "test has rows 9223372036854775809"),
         (_npz(train=np.array([-1, 0])), r"train has rows -1..0, the database has 7 rows"),
-        (_npz(val=np.array([5])), "row 5 stands twice"),
-        (_npz(train=np.array([0, 1, 0])), "row 0 stands twice"),
+        (_npz(val=np.array([5])), "row 5 occurs twice"),
+        (_npz(train=np.array([0, 1, 0])), "row 0 occurs twice"),
         (_npz(val=np.array([], np.int64)), "leaves val empty"),
     ],
 )

@@ -179,7 +179,7 @@ def test_changed_content_is_read_again_and_nothing_else(folder, path):
     np.savetxt(folder / names[2] / "site_positions.dat", positions)
     assert open_cache(CrystalDatabase(folder), [path]) is None
     said = rebuilt(folder, path)
-    assert said[0] == f"{path}: 2 structures have changed, the first one {names[1]}; it is built anew"
+    assert said[0] == f"{path}: 2 structures have changed, the first one {names[1]}; it is built again"
     assert said[1] == "building the cache of 4 structures, 2 of them kept from before; processes: 1"
     assert said[2:] == ["2/4", "3/4", "4/4"]
 
@@ -200,7 +200,7 @@ def test_copies_of_the_same_content_fit_and_are_hashed_once(folder, path, tmp_pa
     build_cache(CrystalDatabase(folder), path)
     copy = CrystalDatabase(shutil.copytree(folder, tmp_path / "copy"))
     assert_same_graphs(copy, open_cache(copy, [path]))
-    monkeypatch.setattr(cache_module.Contents, "__getitem__", None)
+    monkeypatch.setattr(cache_module.ContentHashes, "__getitem__", None)
     assert open_cache(copy, [path]) is not None
     with pytest.raises(TypeError):  # the stamps are those of the copy now
         open_cache(CrystalDatabase(folder), [path])
@@ -211,11 +211,11 @@ def test_added_and_removed_structures_and_another_include(folder, path, tmp_path
     build_cache(CrystalDatabase(folder), path)
     (folder / names[0]).rename(tmp_path / "gone")
     said = rebuilt(folder, path)
-    assert said[0] == f"{path}: 0 structures have been added and 1 removed; it is built anew"
+    assert said[0] == f"{path}: 0 structures have been added and 1 removed; it is built again"
     assert said[2:] == ["3/3"]
     (tmp_path / "gone").rename(folder / names[0])
     said = rebuilt(folder, path)
-    assert said[0] == f"{path}: 1 structures have been added and 0 removed; it is built anew"
+    assert said[0] == f"{path}: 1 structures have been added and 0 removed; it is built again"
     assert said[2:] == ["3/4", "4/4"]
     assert rebuilt(folder, path, include="*_0[01]")[2:] == ["2/2"]
 
@@ -225,7 +225,7 @@ def test_precision(folder, path):
     size = path.stat().st_size
     assert open_cache(CrystalDatabase(folder), [path], "float64") is None
     said = rebuilt(folder, path, "float64")
-    assert said[0] == f"{path}: its numbers are float32, but float64 is wanted; it is built anew"
+    assert said[0] == f"{path}: its numbers are float32, but float64 is needed; it is built again"
     assert said[2] == "0/4"
     assert path.stat().st_size > 1.5 * size
     assert rebuilt(folder, path, "float32") == []  # float64 serves both
@@ -250,14 +250,14 @@ def test_damaged_files_are_built_anew(folder, path):
         path.write_bytes(content[:end])
         said = rebuilt(folder, path)
         assert said[0].startswith(f"{path}: cut off")
-        assert said[0].endswith("; it is built anew")
+        assert said[0].endswith("; it is built again")
     path.write_bytes(content[: len(MAGIC)] + bytes([9]) + content[len(MAGIC) + 1 :])
     said = rebuilt(folder, path)
-    assert said[0] == f"{path}: of version 9, but this one is 1; it is built anew"
+    assert said[0] == f"{path}: of version 9, but this one is 1; it is built again"
     assert said[2] == "0/4"
     place = content.rindex(b'"name"')  # in the index
     path.write_bytes(content[:place] + b"?" + content[place + 1 :])
-    assert rebuilt(folder, path)[0] == f"{path}: cut off or damaged; it is built anew"
+    assert rebuilt(folder, path)[0] == f"{path}: cut off or damaged; it is built again"
 
 
 @pytest.mark.parametrize("which", ["cache", "part"])

@@ -464,8 +464,8 @@ def test_name_files(tmp_path):
         ('{"train": [1], "val": [], "test": []}', "train is no list of names"),
         ('{"train": ["light_00"], "val": [], "test": []}', "train has 'light_00', .* nearest: light_000"),
         ('{"train": ["?"], "val": [], "test": []}', "nearest: light_000, dark_1"),
-        ('{"train": ["dark_1"], "val": [], "test": ["dark_1"]}', "'dark_1' stands twice"),
-        ('{"train": ["dark_1", "dark_1"], "val": [], "test": []}', "'dark_1' stands twice"),
+        ('{"train": ["dark_1"], "val": [], "test": ["dark_1"]}', "'dark_1' occurs twice"),
+        ('{"train": ["dark_1", "dark_1"], "val": [], "test": []}', "'dark_1' occurs twice"),
     ],
 )
 def test_bad_name_files(tmp_path, content, message):

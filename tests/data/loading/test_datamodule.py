@@ -307,19 +307,17 @@ def test_a_part_must_have_a_sample_for_each_process(basis):
         with pytest.raises(DataError, match=rf"the {part} part has \d+ samples for 1000 processes"):
             module.loader(part)
         assert flat(order(module.loader(part, share=False))) == module.split[part].tolist()
-    with pytest.raises(
-        DataError, match=r"batches have \d samples at least, for 1000 processes.*data\.batch_size"
-    ):
+    with pytest.raises(DataError, match=r"batch has \d samples for 1000 processes.*data\.batch_size"):
         module.train_dataloader()
 
 
 def test_loader_of_a_few_samples_spread_over_a_part(basis):
     module = demo(basis)
     rows = module.split["train"].tolist()
-    assert flat(order(module.loader("train", most=2))) == [rows[0], rows[-1]]
-    assert flat(order(module.loader("train", most=3)))[1] == rows[(len(rows) - 1) // 2]
+    assert flat(order(module.loader("train", max_samples=2))) == [rows[0], rows[-1]]
+    assert flat(order(module.loader("train", max_samples=3)))[1] == rows[(len(rows) - 1) // 2]
     for most in (0, len(rows), 1000):
-        assert flat(order(module.loader("train", most=most))) == rows
+        assert flat(order(module.loader("train", max_samples=most))) == rows
 
 
 def test_ranks_share_the_samples(basis):

@@ -104,7 +104,7 @@ def test_balance_by_cost_beats_balance_by_number():
     batches = TrainingBatches(costs(3200), 32, world=8)
     by_number = max(
         imbalance(batches.costs[batch], [np.arange(rank, len(batch), 8) for rank in range(8)])
-        for batch in batches.whole()
+        for batch in batches.global_batches()
     )
     assert batches.imbalance() < 1.25
     assert by_number > 1.7
