@@ -30,7 +30,7 @@ def owned(directory: Path) -> Iterator[None]:
         return
     # The process around a point of a sweep owns the directory already.
     with inherit_ownership(directory) or take_ownership(
-        directory, "training", launch=launch, say=_say
+        directory, "training", launch=launch, report=_say
     ) as ownership:
         os.environ[_TOKEN] = ownership.owner.token
         try:

@@ -239,7 +239,7 @@ def _with_flag(content: bytes, offset: int, value: int) -> bytes:
         (_with_flag(_npz(), 10, 99), "not a readable .npz file"),
         (pickle.dumps(Bomb()), "not a readable .npz file"),
         (_npz(train=np.array([Bomb()], dtype=object)), "not a readable .npz file.*[Oo]bject arrays"),
-        (_npz(val=None, test=None), r"arrays \['val', 'test'\] are missing, found \['train'\]"),
+        (_npz(val=None, test=None), r"arrays \['val', 'test'\] are missing, it has \['train'\]"),
         (_npz(train=np.array([0.0, 1.0])), r"train holds float64 of shape \(2,\); row positions"),
         (_npz(train=np.array(["0"])), "train holds <U1"),
         (_npz(val=np.ones(7, dtype=bool)), "val holds bool"),

@@ -124,7 +124,7 @@ def test_an_owner_on_another_machine_is_seen_without_its_lock(tmp_path: Path) ->
         with pytest.raises(
             InUseError, match=r"in use by training, process \d+ on node17, since .* \(train a=b\)"
         ):
-            take_ownership(tmp_path, "training", say=said.append)
+            take_ownership(tmp_path, "training", report=said.append)
         assert watch.owner().host == "node17"  # type: ignore[union-attr]
         assert watch.undecided
         wait_for(lambda: watch.owner() and not watch.undecided)
@@ -141,10 +141,10 @@ def test_an_owner_on_another_machine_that_is_gone_is_replaced(tmp_path: Path) ->
     wait_for(lambda: watch.owner() is None)
     assert not watch.undecided
     said: list[str] = []
-    with take_ownership(tmp_path, "training", say=said.append):
+    with take_ownership(tmp_path, "training", report=said.append):
         assert read_owner(tmp_path).host == socket.gethostname()  # type: ignore[union-attr]
     assert "node17" in said[0]
-    assert said[1].endswith("node17 has not been heard since; the directory is taken over")
+    assert said[1].endswith("node17 has not renewed its record; the directory is taken over")
 
 
 def test_who_was_replaced_ends_at_once(tmp_path: Path) -> None:
@@ -233,10 +233,10 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     said: list[str] = []
-    with take_ownership(tmp_path / "run", "training", every=0.2, say=said.append) as first:
+    with take_ownership(tmp_path / "run", "training", every=0.2, report=said.append) as first:
         assert OwnerWatch(tmp_path / "run").owner() == read_owner(tmp_path / "run")
         with pytest.raises(InUseError, match=rf"in use by training, process {os.getpid()} on"):
-            take_ownership(tmp_path / "run", "training", say=said.append)
+            take_ownership(tmp_path / "run", "training", report=said.append)
         assert first.owner.pids == [os.getpid()]
     assert "cannot be locked (Function not implemented); use a file system with flock" in said[0]
     assert not (tmp_path / "run").exists()
@@ -247,6 +247,6 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert killed.stdout is not None
         assert killed.stdout.readline() == "owner\n"
         with pytest.raises(InUseError, match=f"process {killed.pid} on"):
-            take_ownership(tmp_path / "run", "training", say=said.append)
-    with take_ownership(tmp_path / "run", "training", every=0.2, say=said.append):
+            take_ownership(tmp_path / "run", "training", report=said.append)
+    with take_ownership(tmp_path / "run", "training", every=0.2, report=said.append):
         pass

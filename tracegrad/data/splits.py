@@ -180,7 +180,7 @@ def _load_parts(path: Path) -> dict[str, np.ndarray]:
             missing = [name for name in PARTS if name not in arrays]
             if missing:
                 raise DataError(
-                    f"{path}: arrays {missing} are missing, found {sorted(arrays)}; "
+                    f"{path}: arrays {missing} are missing, it has {sorted(arrays)}; "
                     "an index file holds train, val and test"
                 )
             return {name: np.asarray(arrays[name]) for name in PARTS}

@@ -142,7 +142,8 @@ class Ownership:
         directory: the directory.
         descriptor: descriptor of its record, which is locked.
         owner: content of the record.
-        made: folders that were created for the directory, the innermost first; they are removed if they stay empty.
+        created: folders that were created for the directory, the innermost first; they are removed if they stay
+            empty.
         inherited: the ownership is shared with the parent process, which removes the record.
     """
 
@@ -152,11 +153,11 @@ class Ownership:
         descriptor: int,
         owner: Owner,
         *,
-        made: Sequence[Path],
+        created: Sequence[Path],
         inherited: bool = False,
     ) -> None:
         self.directory, self.descriptor, self.owner = directory, descriptor, owner
-        self._made = made
+        self._created = created
         self._inherited, self._pid, self._place = inherited, os.getpid(), os.stat(directory)
         self._ended = threading.Event()
         _write(descriptor, owner)
@@ -184,7 +185,7 @@ class Ownership:
                 os.ftruncate(self.descriptor, 0)
                 if os.path.samestat(os.stat(path), os.fstat(self.descriptor)):
                     path.unlink()
-                    for folder in self._made:
+                    for folder in self._created:
                         folder.rmdir()
         os.close(self.descriptor)
 
@@ -225,7 +226,7 @@ def take_ownership(
     command: str = "",
     launch: str = "",
     every: float = BEAT,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> Ownership:
     """Make this process the owner of a directory, which is created if missing.
 
@@ -235,26 +236,26 @@ def take_ownership(
         command: command in the record; "": the command line of this process.
         launch: identity of the launch, the same for all ranks of a distributed run.
         every: seconds between two renewals of the record.
-        say: prints a line when the process waits for the owner on another machine or takes over its directory.
+        report: prints a line when the process waits for the owner on another machine or takes over its directory.
 
     Raises:
         InUseError: another process owns the directory; nothing in it was changed.
         TraceGradError: the directory cannot be created or written.
     """
     directory = Path(directory)
-    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    created = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
-        descriptor, locked = _lock(directory, say)
+        descriptor, locked = _lock(directory, report)
         if descriptor is None:
             raise _in_use(directory, read_owner(directory))
-        return _owned(directory, descriptor, kind, command, launch, every, say, made, locked=locked)
+        return _owned(directory, descriptor, kind, command, launch, every, report, created, locked=locked)
     except OSError as error:
         raise TraceGradError(
             f"{directory}: cannot be written ({error.strerror or error}); choose another directory"
         ) from error
 
 
-def _lock(directory: Path, say: Callable[[str], None]) -> tuple[int | None, bool]:
+def _lock(directory: Path, report: Callable[[str], None]) -> tuple[int | None, bool]:
     """Descriptor of the record (None if another process owns the directory), and whether it is locked."""
     path = directory / FILE
     try:
@@ -264,7 +265,9 @@ def _lock(directory: Path, say: Callable[[str], None]) -> tuple[int | None, bool
                 return take_lock(path, patience=_PATIENCE), True
         return take_lock(path, patience=_PATIENCE), True
     except NoLocks as error:
-        say(f"warning: {error}; until then the record of the owner, renewed every few seconds, has to do")
+        report(
+            f"warning: {error}; without locks only the record of the owner, renewed every few seconds, is checked"
+        )
         owner = read_owner(directory)
         if owner is not None and owner.pids:
             return None, False
@@ -286,14 +289,14 @@ def _owned(
     command: str,
     launch: str,
     every: float,
-    say: Callable[[str], None],
-    made: Sequence[Path],
+    report: Callable[[str], None],
+    created: Sequence[Path],
     *,
     locked: bool,
 ) -> Ownership:
     """Write the record and return the ownership; the descriptor is closed if that fails."""
     try:
-        waited = _wait_for_other_machine(directory, say)
+        waited = _wait_for_other_machine(directory, report)
         me = Owner(
             kind=kind,
             command=(command or " ".join([Path(sys.executable).name, *sys.argv]))[:_LONGEST],
@@ -312,7 +315,7 @@ def _owned(
             now = read_owner(directory)
             if now is not None and now.token != me.token:
                 raise _in_use(directory, now)
-        return Ownership(directory, descriptor, me, made=made)
+        return Ownership(directory, descriptor, me, created=created)
     except BaseException:
         os.close(descriptor)
         raise
@@ -330,23 +333,23 @@ def inherit_ownership(directory: str | Path) -> Ownership | None:
     os.set_inheritable(descriptor, False)
     me = (os.getpid(), start_time(os.getpid()) or "")
     shared = replace(owner, processes=(owner.processes[0], me), beat=time.time_ns())
-    return Ownership(directory, descriptor, shared, made=(), inherited=True)
+    return Ownership(directory, descriptor, shared, created=(), inherited=True)
 
 
-def _wait_for_other_machine(directory: Path, say: Callable[[str], None]) -> bool:
+def _wait_for_other_machine(directory: Path, report: Callable[[str], None]) -> bool:
     """Whether the record names a process of another machine that has ended; raise `InUseError` if it is alive."""
     first = read_owner(directory)
     if first is None or first.here:
         return False
     patience = first.every * _MISSED_BEATS
-    say(f"{directory} was not given back by {first}: watching for {patience:.0f} s whether it lives")
+    report(f"{directory} was not released by {first}: watching for {patience:.0f} s whether it is alive")
     until = time.monotonic() + patience
     while time.monotonic() < until:
         time.sleep(first.every / 4)
         now = read_owner(directory)
         if now is not None and (now.token, now.beat) != (first.token, first.beat):
             raise _in_use(directory, now)
-    say(f"{directory}: {first.host} has not been heard since; the directory is taken over")
+    report(f"{directory}: {first.host} has not renewed its record; the directory is taken over")
     return True
 
 

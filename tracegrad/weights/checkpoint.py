@@ -51,7 +51,7 @@ def read_plain(path: str | Path) -> Any:
         if refused:
             raise CheckpointError(
                 f"not loaded: it holds {refused}, which would have to be executed; "
-                "save its state_dict alone with a program that you trust"
+                "save only its state_dict, with a program that you trust"
             ) from error
         # The messages of torch advise to load objects, so they are not passed on.
         reason = str(error) if isinstance(error, zipfile.BadZipFile) else type(error).__name__

@@ -54,7 +54,7 @@ def construct(settings: Any, where: str) -> Any:
     except Exception as error:  # settings of another version, or edited ones
         reason = str(error).split("\n", 1)[0]
         raise CheckpointError(
-            f"{where}: {name} cannot be made of these settings ({reason}); "
+            f"{where}: {name} cannot be built from these settings ({reason}); "
             "use the version of TraceGrad that the checkpoint was trained with"
         ) from error
 

@@ -218,7 +218,7 @@ def _set(name: str, **datasets):
         ({"elements_orbital_map": []}, "elements_orbital_map has None"),
         ({"spinful": True}, r"block \[.*\] is of shape \(4, 4\), but complex128 of shape \(8, 8\)"),
         ({"spinful": None}, "spinful is None; true or false"),
-        (_set("hamiltonian.h5", entries=None), "no array 'entries', found"),
+        (_set("hamiltonian.h5", entries=None), "no array 'entries', but"),
         (_set("hamiltonian.h5", entries=np.zeros(7)), r"entries is float64 of shape \(7,\)"),
         (_set("hamiltonian.h5", chunk_boundaries=np.zeros(46, int)), "chunk_boundaries do not fit"),
         (_set("hamiltonian.h5", atom_pairs=np.zeros((0, 5), int)), "no blocks"),

@@ -85,7 +85,7 @@ class CacheBuild:
         kept = f", {len(self.entries)} of them kept from before" if self.entries else ""
         report(f"building the cache of {len(names)} structures{kept}; processes: {max(processes, 1)}")
         on_progress(len(self.entries), len(names))
-        for entry, arrays in _read_all(_Reader(self.database, self.dtype), rows, processes):
+        for entry, arrays in _read_all(_StructureReader(self.database, self.dtype), rows, processes):
             self.add(entry, arrays)
             on_progress(len(self.entries), len(names))
 
@@ -122,7 +122,7 @@ class CacheBuild:
         return entry.stamp == stamp or self.contents[entry.name] == entry.content
 
 
-class _Reader:
+class _StructureReader:
     """Reads a structure of a database and returns its record; can be sent to worker processes."""
 
     def __init__(self, database: CrystalDatabase, dtype: str):
@@ -141,7 +141,9 @@ class _Reader:
         return record_of(structure, self.dtype, before, content)
 
 
-def _read_all(reader: _Reader, rows: Sequence[int], processes: int) -> Iterator[tuple[CacheEntry, bytes]]:
+def _read_all(
+    reader: _StructureReader, rows: Sequence[int], processes: int
+) -> Iterator[tuple[CacheEntry, bytes]]:
     """Records of the rows, in the order in which they are finished."""
     if processes <= 1:
         yield from map(reader, rows)
@@ -167,10 +169,10 @@ def _read_all(reader: _Reader, rows: Sequence[int], processes: int) -> Iterator[
         ) from error
 
 
-_kept: list[_Reader] = []  # the reader of a worker process
+_kept: list[_StructureReader] = []  # the reader of a worker process
 
 
-def _keep(reader: _Reader) -> None:
+def _keep(reader: _StructureReader) -> None:
     _kept[:] = [reader]
 
 

@@ -43,7 +43,7 @@ def read_dataset(file: h5py.Group, name: str, kinds: str, shape: tuple[int, ...]
     """
     dataset = file.get(name)
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise DataError(f"{file.file.filename}: {file.name}: no array {name!r}, found {sorted(file)[:10]}")
+        raise DataError(f"{file.file.filename}: {file.name}: no array {name!r}, but {sorted(file)[:10]}")
     fits = len(dataset.shape) == len(shape) and all(
         n in (-1, m) for n, m in zip(shape, dataset.shape, strict=True)
     )

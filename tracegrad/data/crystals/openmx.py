@@ -79,15 +79,15 @@ def read_scfout(
             compressed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             if not compressed:
-                return _read(_Reader(path, raw), shells, input_file)
+                return _read(_ScfoutReader(path, raw), shells, input_file)
             with gzip.open(raw) as content:
-                return _read(_Reader(path, content), shells, input_file)
+                return _read(_ScfoutReader(path, content), shells, input_file)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read ({reason}); give a .scfout file of OpenMX") from error
 
 
-class _Reader:
+class _ScfoutReader:
     """Reads arrays from a stream; ``what`` names them in messages."""
 
     def __init__(self, path: Path, stream: io.BufferedIOBase):
@@ -120,7 +120,7 @@ class _Reader:
         return DataError(f"{self.path}: {what}; the file is damaged or no .scfout file")
 
 
-def _read(reader: _Reader, shells: Shells | None, input_file: str | Path | None) -> Structure:
+def _read(reader: _ScfoutReader, shells: Shells | None, input_file: str | Path | None) -> Structure:
     atoms, word, *_, highest_cell, order = reader.ints(7, "header").tolist()
     version, spin = word >> 2, word & 3
     if version != VERSION or spin not in _SPINS:
@@ -201,7 +201,7 @@ def _with_spin(
     edges: Int64[np.ndarray, "pairs 5"],
     numbers: Int64[np.ndarray, " atoms"],
     spinless: OrbitalBasis,
-    reader: _Reader,
+    reader: _ScfoutReader,
 ) -> Shaped[np.ndarray, " entries"]:
     """Entries of blocks [[uu, ud], [du, dd]] from the parts of H, see the module."""
     up, down = (real[n] + 1j * imaginary[n] for n in (0, 1))
@@ -226,7 +226,7 @@ def _with_spin(
     return result
 
 
-def _input_copy(reader: _Reader) -> str:
+def _input_copy(reader: _ScfoutReader) -> str:
     """The copy of the OpenMX input at the end of the file."""
     count = int(reader.ints(1, "length of the input")[0])
     if count < 0:

@@ -24,8 +24,8 @@ RESIDUAL = 2e-6
 MARGIN = 1e-4  # hartree; all other states are shown to lie at least this much higher, for single precision
 STEPS = 20  # largest number of steps of the conjugate gradients
 PROGRESS = 0.5  # largest mean ratio of the residuals of successive steps
-# The states of a window around the highest of the lowest states are diagonalised first: so many of these and so many
-# of the next ones, because conjugate gradients converge slowly for small energy differences.
+# Conjugate gradients converge slowly for small energy differences. Therefore a window is diagonalised first: the
+# highest BELOW of the lowest states and the next ABOVE states.
 BELOW, ABOVE = 2, 10
 SMALLEST = 64  # number of orbitals below which a full diagonalisation is as fast
 
