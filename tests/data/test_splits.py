@@ -95,7 +95,7 @@ def test_size_split_has_inclusive_thresholds():
     }
 
 
-def test_custom_trajectories_are_kept_whole(dynamic):
+def test_custom_trajectories_are_not_divided(dynamic):
     split = dynamic.split("mol", fractions=(0.34, 0.34, 0.32))
     bounds = dynamic.trajectory_starts
     assert bounds.tolist() == [0, 10, 22, 32]
@@ -119,7 +119,7 @@ def test_fractions_are_truncated_as_in_the_release():
     assert np.array_equal(np.concatenate([split[part] for part in PARTS]), order)
 
 
-def test_the_hash_sees_parts_order_and_not_the_dtype():
+def test_the_hash_depends_on_parts_and_order_but_not_on_the_dtype():
     split = {"train": np.arange(5), "val": np.array([5]), "test": np.array([6, 7])}
     same = {name: rows.astype(np.int32) for name, rows in reversed(split.items())}
     assert split_hash(split) == split_hash(same)
@@ -180,7 +180,7 @@ def test_bad_splits_of_a_dynamic_database(dynamic, databases_):
         dynamic.split("mol", fractions=(0.8, 0.1, 0.1))
 
 
-def test_trajectories_whose_frames_are_mixed_are_refused(tmp_path, frames):
+def test_trajectories_whose_frames_are_not_consecutive_are_refused(tmp_path, frames):
     mixed = [(key, [sample]) for pair in zip(*(samples[:5] for _, samples in frames), strict=True)
              for key, sample in zip((5, 2, 9), pair, strict=True)]  # fmt: skip
     database = QH9Database(databases.write_dynamic(tmp_path / "mixed.db", mixed))

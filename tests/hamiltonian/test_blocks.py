@@ -70,7 +70,7 @@ def test_blocks_equal_the_literal_loops_and_assemble_again(numbers, seed):
     assert torch.equal(assemble_matrix(on_site, pairs, numbers, QH9), matrix)
 
 
-def test_unsymmetric_matrices_and_other_elements_survive():
+def test_unsymmetric_matrices_and_other_elements_round_trip():
     numbers = np.array([17, 1, 11, 6])
     n = int(THIRD_ROW.sizes[numbers].sum())
     matrix = torch.randn(n, n, dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_padding_does_not_enter_the_matrix(numbers, seed):
 
 
 @pytest.mark.parametrize("kernels", ["0", "1"])
-def test_molecules_of_a_batch_less_packed_triangles(kernels, monkeypatch):
+def test_packed_triangles_are_subtracted_from_molecules_of_a_batch(kernels, monkeypatch):
     monkeypatch.setenv(native.SWITCH, kernels)
     molecules = [np.array(x) for x in ([8, 1, 6, 1], [1, 1], [1, 8, 1, 6], [6, 1, 1, 8])]
     matrices = [torch.randn(n, n) for x in molecules for n in [int(QH9.sizes[x].sum())]]
@@ -135,7 +135,7 @@ def test_a_matrix_of_views_has_gradients(kernels, monkeypatch):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_blocks_of_another_molecule_are_no_matrix():
+def test_blocks_of_another_molecule_are_refused():
     dim = QH9.dim
     on_site, pairs = torch.zeros(3, dim, dim), torch.zeros(6, dim, dim)
     slots, starts, spans = np.full((3, dim), -1), np.arange(3), np.array([[0, 3, 0]])
@@ -167,7 +167,7 @@ def test_edges_are_all_ordered_pairs_with_their_reverse(atoms):
 
 
 @pytest.mark.parametrize("basis", [crystals.SPINLESS, crystals.SPINFUL])
-def test_entries_of_crystals_are_padded_as_the_literal_loops_say_and_cut_again(basis):
+def test_padding_of_crystals_equals_literal_loops_and_is_cut_again(basis):
     numbers, _, _, edges = crystals.MOS2
     edge_index = edges[:, 3:].T
     entries = crystals.random_entries(crystals.MOS2, basis)

@@ -1,4 +1,4 @@
-"""Directories with one owner: real processes, and records as a machine without shared locks would leave them."""
+"""Ownership of directories: real processes, and records as another machine without shared locks writes them."""
 
 import errno
 import fcntl
@@ -76,7 +76,7 @@ def renewed(directory: Path, values: dict) -> Iterator[None]:
         thread.join()
 
 
-def test_the_second_process_is_told_who_the_first_one_is(tmp_path: Path) -> None:
+def test_the_error_of_the_second_process_names_the_first_one(tmp_path: Path) -> None:
     directory = tmp_path / "runs" / "run"
     with python(
         "take_ownership(sys.argv[1], 'training', command='train x=1'); time.sleep(60)", directory
@@ -105,7 +105,7 @@ def test_a_clean_end_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "runs" / "run").iterdir()] == ["config.yaml"]
 
 
-def test_a_directory_that_moves_is_given_back_where_it_lies_then(tmp_path: Path) -> None:
+def test_a_directory_that_was_moved_is_released(tmp_path: Path) -> None:
     with take_ownership(tmp_path / "run", "training", every=0.05):
         (tmp_path / "run").rename(tmp_path / "moved")
         with take_ownership(tmp_path / "run", "training"):
@@ -147,8 +147,8 @@ def test_an_owner_on_another_machine_that_is_gone_is_replaced(tmp_path: Path) ->
     assert said[1].endswith("node17 has not renewed its record; the directory is taken over")
 
 
-def test_who_was_replaced_ends_at_once(tmp_path: Path) -> None:
-    """As a process that was suspended, or cut off from its storage, while another machine took the directory over."""
+def test_a_replaced_owner_exits_immediately(tmp_path: Path) -> None:
+    """For example a process that was suspended while another machine took over the directory."""
     code = "take_ownership(sys.argv[1], 'training', every=0.05); time.sleep(60); print('still there')"
     with python(code, tmp_path) as first:
         wait_for(lambda: read_owner(tmp_path))
@@ -160,7 +160,7 @@ def test_who_was_replaced_ends_at_once(tmp_path: Path) -> None:
     assert f"error: {tmp_path} was taken over by training, process {first.pid} on node17" in error
 
 
-def test_workers_of_a_killed_owner_hold_nothing(tmp_path: Path) -> None:
+def test_workers_of_a_killed_owner_hold_no_lock(tmp_path: Path) -> None:
     code = (
         "take_ownership(sys.argv[1], 'training'); os.fork() or time.sleep(60); "
         "print('ready', flush=True); time.sleep(60)"
@@ -207,7 +207,7 @@ def test_nothing_is_inherited_without_an_owner(tmp_path: Path, monkeypatch: pyte
     assert "TRACEGRAD_OWNER" not in os.environ
 
 
-def test_a_number_that_another_process_has_now_is_not_the_owner(tmp_path: Path) -> None:
+def test_another_process_with_the_number_of_the_owner_is_not_the_owner(tmp_path: Path) -> None:
     with take_ownership(tmp_path, "training"):
         values = json.loads((tmp_path / FILE).read_text())
         assert OwnerWatch(tmp_path).owner().pids == [os.getpid()]  # type: ignore[union-attr]
@@ -216,7 +216,7 @@ def test_a_number_that_another_process_has_now_is_not_the_owner(tmp_path: Path) 
         assert OwnerWatch(tmp_path).owner().pids == []  # type: ignore[union-attr]
 
 
-def test_start_times_tell_processes_apart() -> None:
+def test_start_times_distinguish_processes() -> None:
     with python("time.sleep(60)") as first:
         started = start_time(first.pid)
         assert started not in (None, start_time(os.getpid()))
@@ -226,7 +226,7 @@ def test_start_times_tell_processes_apart() -> None:
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record alone keeps others away while its process runs, and is in nobody's way afterwards."""
+    """The record protects the directory while its process runs, and does not block it afterwards."""
 
     def refuse(descriptor: int, kind: int) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")

@@ -158,7 +158,7 @@ def test_a_perfect_trace_prediction_stays_finite(graph, basis):
     assert prediction.traces["edge"].grad.isfinite().all()
 
 
-def test_single_atoms_take_no_part_in_the_trace_loss(basis):
+def test_single_atoms_are_left_out_of_the_trace_loss(basis):
     graph = collate([molecules.labelled_graph(molecules.ATOM, basis)])
     terms = HamiltonianLoss(basis)(random_prediction(graph, basis), graph)
     assert float(terms.loss_t.detach()) == 0
@@ -168,7 +168,7 @@ def test_single_atoms_take_no_part_in_the_trace_loss(basis):
 @pytest.mark.parametrize("options", [{}, {"fixed_weights": [0.8, 0.2]}])
 @pytest.mark.parametrize("parts", [([0], [1, 2, 3]), ([2], [0, 1, 3]), ([0, 1], [2], [3])])
 def test_shares_of_a_batch_sum_to_its_loss_and_gradient(basis, parts, options):
-    """Any division among processes, also one that leaves a process a single atom, which has no traces."""
+    """For any division among processes, also if one process has only a single atom, which has no traces."""
     graphs = [molecules.labelled_graph(m, basis, seed=i) for i, m in enumerate(BATCH)]
     whole, loss = collate(graphs), HamiltonianLoss(basis, **options)
     prediction = random_prediction(whole, basis)

@@ -1,4 +1,4 @@
-"""Caches of crystals: the graphs in them, when they fit no more, and builds that do not end well."""
+"""Caches of crystals: their graphs, outdated caches, and builds that fail or are interrupted."""
 
 import multiprocessing
 import os
@@ -45,7 +45,7 @@ print("finished", len(cache), flush=True)
 
 
 class SlowDatabase(CrystalDatabase):
-    """Takes its time for each structure."""
+    """Reads each structure slowly."""
 
     def __getitem__(self, index):
         time.sleep(0.3)
@@ -184,7 +184,7 @@ def test_changed_content_is_read_again_and_nothing_else(folder, path):
     assert said[2:] == ["2/4", "3/4", "4/4"]
 
 
-def test_a_time_of_modification_that_was_set_hides_no_change(folder, path):
+def test_a_time_of_modification_that_was_set_does_not_hide_a_change(folder, path):
     database = CrystalDatabase(folder)
     build_cache(database, path)
     matrix = folder / database.names[0] / "hamiltonians.h5"
@@ -196,7 +196,7 @@ def test_a_time_of_modification_that_was_set_hides_no_change(folder, path):
     assert open_cache(database, [path]) is None
 
 
-def test_copies_of_the_same_content_fit_and_are_hashed_once(folder, path, tmp_path, monkeypatch):
+def test_caches_of_copied_databases_are_valid_and_are_hashed_once(folder, path, tmp_path, monkeypatch):
     build_cache(CrystalDatabase(folder), path)
     copy = CrystalDatabase(shutil.copytree(folder, tmp_path / "copy"))
     assert_same_graphs(copy, open_cache(copy, [path]))
@@ -243,7 +243,7 @@ def test_a_packed_file_that_changes(folder, path, tmp_path):
     assert_same_graphs(database, build_cache(database, path))
 
 
-def test_damaged_files_are_built_anew(folder, path):
+def test_damaged_files_are_built_again(folder, path):
     rebuilt(folder, path)
     content = path.read_bytes()
     for end in (0, 10, HEAD.size, len(content) // 2, len(content) - 100, len(content) - 1):
@@ -261,7 +261,7 @@ def test_damaged_files_are_built_anew(folder, path):
 
 
 @pytest.mark.parametrize("which", ["cache", "part"])
-def test_files_of_others_are_left_alone(folder, path, which):
+def test_files_of_other_programs_are_not_changed(folder, path, which):
     path.parent.mkdir()
     foreign = path if which == "cache" else path.with_name("a.cache.part")
     foreign.write_bytes(b"months of work")
@@ -309,7 +309,7 @@ def start_build(folder: Path, path: Path) -> subprocess.Popen:
     )
 
 
-def test_a_killed_build_goes_on(folder, path):
+def test_a_killed_build_is_resumed(folder, path):
     process = start_build(folder, path)
     assert process.stdout is not None
     for line in process.stdout:
@@ -365,7 +365,7 @@ def test_a_dead_worker_is_an_error_and_the_rest_is_kept(folder, path):
 
 
 def test_a_full_disk(folder, path):
-    """As a limit of the size of files, which the system answers in the same way."""
+    """A limit of the size of files causes the same error of the system."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
@@ -437,7 +437,7 @@ def test_places(folder, tmp_path, monkeypatch):
     assert cache_paths(folder, "auto")[1].parent == Path("/home/someone/.cache/tracegrad")
 
 
-def test_folders_that_may_not_be_written_are_left_alone(folder, tmp_path, monkeypatch):
+def test_folders_without_write_permission_are_not_used(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     (tmp_path / "locked").mkdir()
     folder = folder.rename(tmp_path / "locked" / "graphene")

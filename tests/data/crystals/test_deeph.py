@@ -411,7 +411,7 @@ def test_deviations_of_real_data_are_allowed(tmp_path, pristine):
     assert hermiticity_error(read_structure(folder))[0] == pytest.approx(1e-8)
 
 
-def test_folders_that_are_none(tmp_path):
+def test_other_folders_are_refused(tmp_path):
     for path in (tmp_path / "none", tmp_path / ("x" * 300)):
         with pytest.raises(DataError, match="no such folder"):
             read_structure(path)
@@ -432,7 +432,7 @@ def test_structures_made_by_hand_are_checked():
         _ = replace(structure, shells={42: (1, 0)}).basis
 
 
-def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_writing_leaves_a_complete_folder_or_none(tmp_path, monkeypatch):
     structure = small_structure()
     write_structure(structure, tmp_path / "new" / "a")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a"]
@@ -462,7 +462,7 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a", "b"]
 
 
-def test_a_folder_whose_replacement_was_killed_is_there_again(tmp_path):
+def test_a_folder_whose_replacement_was_killed_is_restored(tmp_path):
     structure = small_structure()
     write_structure(structure, tmp_path / "a")
     hidden = tmp_path / ".a.replaced"

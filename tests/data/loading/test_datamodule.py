@@ -111,7 +111,7 @@ def test_loaders(basis):
 
 
 class Recorder(lightning.LightningModule):
-    """Notes which rows came in which epoch."""
+    """Records the rows of each epoch."""
 
     def __init__(self):
         super().__init__()
@@ -164,7 +164,7 @@ def test_the_trainer_sets_the_epoch(basis, workers):
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")
-def test_a_continued_run_goes_on_with_the_order_of_its_epoch(basis, tmp_path):
+def test_a_resumed_run_continues_with_the_order_of_its_epoch(basis, tmp_path):
     straight = fit(demo(basis), 3, [])
     fit(demo(basis), 1, [ModelCheckpoint(tmp_path, save_last=True)])
     saver = ModelCheckpoint(tmp_path, save_last=True)
@@ -172,7 +172,7 @@ def test_a_continued_run_goes_on_with_the_order_of_its_epoch(basis, tmp_path):
     assert continued.train_rows == {epoch: straight.train_rows[epoch] for epoch in (1, 2)}
 
 
-def test_train_size_takes_rows_evenly(basis):
+def test_train_size_takes_evenly_spaced_rows(basis):
     whole, part = demo(basis), demo(basis, train_size=5)
     rows = whole.split["train"].tolist()
     assert part.split["train"].tolist() == [rows[round(i * (len(rows) - 1) / 4 - 0.49)] for i in range(5)]
@@ -241,7 +241,7 @@ def test_fingerprint_names_the_index_file_that_made_the_split(basis, tmp_path):
     assert found["counts"] == {"train": 2, "val": 1, "test": 1}
 
 
-def test_settings_as_hydra_gives_them(basis):
+def test_settings_of_the_types_of_hydra(basis):
     lists = OmegaConf.create({"thresholds": [6, 8]})
     assert split_hash(demo(basis, thresholds=lists.thresholds).split) == split_hash(demo(basis).split)
 
