@@ -4,11 +4,11 @@ Each program orders the orbitals of an atom in its own way; a network needs one 
 degree l, in ascending order, the *union layout* has as many shells as the element with most shells of that degree.
 The n-th shell of degree l of an element fills the n-th union shell of degree l; the remaining slots are padding. The
 orbitals of a union shell follow e3nn, which for standard real spherical harmonics means m = -l .. l (p = y, z, x).
-Example: with H (s2p1) and C (s3p2d1) in def2-SVP,
+Example, def2-SVP of H (s2p1) and C (s3p2d1); x is a shell of the element, - is padding:
 
-    union shells   s   s   s   p        p        d             sizes: 1 + 1 + 1 + 3 + 3 + 5 = 14 slots
-    H              1s  2s  --  2p       -------  -------
-    C              1s  2s  3s  2p       3p       3d
+    union shells   s  s  s  p  p  d      1 + 1 + 1 + 3 + 3 + 5 = 14 slots
+    H              x  x  -  x  -  -
+    C              x  x  x  x  x  x
 
 With spin-orbit coupling the layout is repeated with spin outermost, in the files and in the union layout alike: first
 all orbitals with spin up, then all with spin down. A pair of shells then has four basic blocks, uu, ud, du and dd.
