@@ -10,7 +10,7 @@ from benchmarks.compare import compare
 from benchmarks.timing import Timing, forward, training_step
 from experiments.settings.configuration import ARMS
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.model.network import HamiltonianModel, Prediction
+from tracegrad.model.network import HamiltonianModel, HamiltonianPrediction
 from tracegrad.training.loss import HamiltonianLoss
 
 SWITCHES = {arm: switches for switches, arm in ARMS.items()}  # (trace, grad)
@@ -21,7 +21,9 @@ def loss_of(
 ) -> Callable[[Any], torch.Tensor]:
     """The loss as a function of what a network predicts, blocks alone or with traces."""
     loss = HamiltonianLoss(basis, model.trace_labels if model is not None else None)
-    return lambda found: loss(found if isinstance(found, Prediction) else Prediction(found), graph).total
+    return lambda found: (
+        loss(found if isinstance(found, HamiltonianPrediction) else HamiltonianPrediction(found), graph).total
+    )
 
 
 def time_arms(

@@ -19,7 +19,7 @@ from tracegrad.hamiltonian.blocks import cut_blocks
 from tracegrad.hamiltonian.graph import collate, molecule_graph
 from tracegrad.metrics.functional.eigenpairs import lowest_states
 from tracegrad.metrics.orbitals import orbital_errors
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.dft import build_molecule
 from tracegrad.physics.molecules.solved_references import SolvedReferences, prepare_references
 
@@ -126,7 +126,7 @@ class _Case:
 
     molecules: list[Molecule]
     predicted: list[np.ndarray]
-    prediction: Prediction
+    prediction: HamiltonianPrediction
     batch: object
 
 
@@ -151,7 +151,9 @@ def _case(
             )
         )
     on_site, pairs = (torch.cat(parts).to(device) for parts in zip(*blocks, strict=True))
-    return _Case(chosen, predicted, Prediction({"self": on_site, "edge": pairs}), collate(graphs).to(device))
+    return _Case(
+        chosen, predicted, HamiltonianPrediction({"self": on_site, "edge": pairs}), collate(graphs).to(device)
+    )
 
 
 def _ours(case: _Case, basis: OrbitalBasis, references: SolvedReferences) -> tuple[float, float]:

@@ -47,8 +47,8 @@ def over_an_epoch(costs: np.ndarray, batch: int) -> list[str]:
         if world > batch:
             break
         batches = TrainingBatches(costs, batch, world=world)
-        pairs = [imbalance(costs[b], shares(costs[b], world)) for b in batches.whole()]
-        numbers = [imbalance(costs[b], by_number(len(b), world)) for b in batches.whole()]
+        pairs = [imbalance(costs[b], shares(costs[b], world)) for b in batches.global_batches()]
+        numbers = [imbalance(costs[b], by_number(len(b), world)) for b in batches.global_batches()]
         lines.append(
             f"{world} of them, dearest share over the mean: {np.mean(numbers):.3f} (worst {max(numbers):.3f}) by "
             f"number, {np.mean(pairs):.3f} (worst {max(pairs):.3f}) by pairs"

@@ -22,7 +22,7 @@ from tracegrad.data.cache.lookup import AUTO
 from tracegrad.data.loading.datamodule import QH9Dataset
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.metrics.orbitals import dense_predictions
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.acceleration import GUESSES, ScfSettings, check_gpu, check_guesses
 from tracegrad.physics.molecules.acceleration_choice import RELEASED_COUNT, chosen_rows
 from tracegrad.physics.molecules.acceleration_jobs import PredictedMolecule, accelerations
@@ -130,7 +130,7 @@ class DFTAcceleration(Callback):
     ) -> None:
         if not self._chosen or dataloader_idx:
             return
-        assert isinstance(outputs, Prediction)
+        assert isinstance(outputs, HamiltonianPrediction)
         module = _module(pl_module)
         for k, row in enumerate(batch.sample_id.tolist()):
             if row in self._chosen:

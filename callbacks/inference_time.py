@@ -13,7 +13,7 @@ from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
 
 from callbacks.gather import gathered
-from tracegrad.data.loading.datamodule import evenly
+from tracegrad.data.loading.datamodule import evenly_spaced
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.reports.results import InferenceProtocol
@@ -69,7 +69,7 @@ class InferenceTime(Callback):
         count = len(dataset) if self.samples is None else min(self.samples, len(dataset))
         if not count:
             return
-        rows = evenly(len(dataset), count).tolist()
+        rows = evenly_spaced(len(dataset), count).tolist()
         batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
         own = batches[trainer.global_rank :: trainer.world_size]
         device = device_name(pl_module.device)

@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader, Subset
 from callbacks.gather import gathered
 from callbacks.test_report import formula
 from tracegrad.data.cache.lookup import AUTO
-from tracegrad.data.loading.datamodule import QH9Dataset, evenly
+from tracegrad.data.loading.datamodule import QH9Dataset, evenly_spaced
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics import orbitals
 from tracegrad.metrics.functional.orbitals import ENERGIES, NAMES
 from tracegrad.metrics.orbitals import OrbitalErrors, dense_predictions, orbital_errors
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.levels import Levels, molecular_levels
 from tracegrad.physics.molecules.solved_cache import solved_paths
 from tracegrad.physics.molecules.solved_references import SolvedReferences, prepare_references
@@ -78,7 +78,7 @@ class OrbitalMetrics(Callback):
         self._due = False  # the same on all ranks, unlike whether references are open
         self._told = False
         self._references: SolvedReferences | None = None
-        self._metric = orbitals.OrbitalMetrics()
+        self._metric = orbitals.MeanOrbitalErrors()
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if _module(pl_module).model.backbone.periodic and not self._told:
@@ -117,7 +117,7 @@ class OrbitalMetrics(Callback):
         module = _module(pl_module)
         dataset = _dataset(trainer.val_dataloaders)
         count = min(max(self.val_molecules, trainer.world_size), len(dataset))
-        chosen = evenly(len(dataset), count)
+        chosen = evenly_spaced(len(dataset), count)
         self._open(trainer, pl_module, dataset, dataset.rows[chosen])
         own = chosen[trainer.global_rank :: trainer.world_size].tolist()
         for start in range(0, len(own), size):
@@ -155,7 +155,7 @@ class OrbitalMetrics(Callback):
     ) -> None:
         if self._references is None or dataloader_idx:
             return
-        assert isinstance(outputs, Prediction)
+        assert isinstance(outputs, HamiltonianPrediction)
         module = _module(pl_module)
         errors = self._errors(module, outputs, batch)
         table = (errors.values.cpu() * _FACTORS).tolist()
@@ -217,7 +217,9 @@ class OrbitalMetrics(Callback):
             self._references.close()
         self._references = None
 
-    def _errors(self, module: HamiltonianModule, prediction: Prediction, graph: Any) -> OrbitalErrors:
+    def _errors(
+        self, module: HamiltonianModule, prediction: HamiltonianPrediction, graph: Any
+    ) -> OrbitalErrors:
         assert self._references is not None
         errors = orbital_errors(prediction, graph, module.model.basis, self._references)
         self._metric.update(errors)

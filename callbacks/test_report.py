@@ -18,7 +18,7 @@ from tracegrad.hamiltonian.basis import LETTERS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import orbital_rows
 from tracegrad.hamiltonian.reduction import Masks, is_on_site, site_edges
 from tracegrad.metrics.functional import hamiltonian_errors
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.plots.block_mae import block_mae_figure, read_block_mae
 from tracegrad.plots.elements import Elements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
@@ -80,7 +80,7 @@ class TestReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        assert isinstance(outputs, Prediction)
+        assert isinstance(outputs, HamiltonianPrediction)
         module = _module(pl_module)
         basis, subset = module.model.basis, module.test_subsets[dataloader_idx]
         errors = hamiltonian_errors(outputs.blocks, batch, self._masks, basis)
@@ -153,7 +153,7 @@ def _module(pl_module: lightning.LightningModule) -> HamiltonianModule:
 
 
 def drawn_sample(
-    prediction: Prediction, batch: Any, basis: OrbitalBasis, k: int, error: float
+    prediction: HamiltonianPrediction, batch: Any, basis: OrbitalBasis, k: int, error: float
 ) -> DrawnSample:
     """Sample ``k`` of a batch with labels."""
     start, end = batch.ptr[k : k + 2].tolist()

@@ -23,7 +23,7 @@ from tracegrad.reports.results import ResultsError, RunResult, read_result, read
 from tracegrad.system.whole_files import replacing
 from tracegrad.weights.checkpoint import CHECKPOINT_KEY, load_checkpoint
 from tracegrad.weights.model_file import ENDING, read_model_file, write_model_file
-from tracegrad.weights.saved import build_network, network_in
+from tracegrad.weights.saved import build_network, network_of_checkpoint
 
 
 @command("export", help_alone=True)
@@ -53,7 +53,7 @@ def export(values: dict[str, Any]) -> Path:
     chosen = str(values["checkpoint"])
     checkpoint = run / "checkpoints" / f"{chosen}.ckpt" if chosen in ("best", "last") else Path(chosen)
     content = load_checkpoint(checkpoint)
-    settings, state = network_in(content, checkpoint)
+    settings, state = network_of_checkpoint(content, checkpoint)
     model = build_network(settings, state, checkpoint)
     step = content.get("global_step")
     results = _results(run, checkpoint, step, [Path(str(other)) for other in values["runs"]])

@@ -19,7 +19,7 @@ from tracegrad.data.crystals.deeph import (
 from tracegrad.data.crystals.structure import Structure, check_geometry, edge_order
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.neighbours import edges_within_range
-from tracegrad.model.estimate import estimate
+from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.physics.geometry_files.reading import check_crystal, one_frame
 
@@ -45,7 +45,7 @@ def predict_crystal(model: HamiltonianModel, given: Path, output: Path, values: 
         f"{'with spin-orbit coupling' if structure.spinful else 'without spin'}",
         flush=True,
     )
-    print(f"estimate: {estimate(model, structure)}", flush=True)
+    print(f"estimate: {estimate_cost(model, structure)}", flush=True)
     started = time.perf_counter()
     geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
     blocks = list(model.hamiltonian(*geometry))

@@ -29,7 +29,7 @@ from experiments.sweeps.status import (
     write_status,
 )
 from tracegrad.errors import InUseError, TraceGradError
-from tracegrad.system.ownership import Ownership, own
+from tracegrad.system.ownership import Ownership, take_ownership
 
 BUSY = 75  # EX_TEMPFAIL
 # How a process ends that was asked to.
@@ -62,7 +62,7 @@ class Attempts:
     def run(self) -> int:
         """0 when finished, 1 when failed or stopped, `BUSY` when another process runs this point."""
         try:
-            ownership = own(self.directory, KIND, command=" ".join(self.command))
+            ownership = take_ownership(self.directory, KIND, command=" ".join(self.command))
         except TraceGradError as error:
             print(f"error: {error}", file=sys.stderr)
             return BUSY if isinstance(error, InUseError) else 1

@@ -25,7 +25,7 @@ from experiments.training.run_length import length_of
 from experiments.training.runs import CONFIG, RESULTS, find_run
 from experiments.training.wandb_run import print_wandb_hint
 from tracegrad.errors import ConfigError, TrainingError
-from tracegrad.system.ownership import own
+from tracegrad.system.ownership import take_ownership
 
 Report = Callable[[Manifest, Console], None]
 WATCH = 15.0  # seconds between two questions to SLURM
@@ -67,7 +67,7 @@ def run_sweep(
     if settings.dry_run:
         print_states(Manifest(runs, points, about, slurm.queued_jobs), console, everything=True)
         return
-    with own(runs, "sweep"):
+    with take_ownership(runs, "sweep"):
         manifest = Manifest(runs, points, about, slurm.queued_jobs)
         manifest.settle()
         manifest.save()

@@ -23,7 +23,7 @@ from experiments.sweeps.status import (
 )
 from experiments.training.runs import is_outgrown
 from tracegrad.errors import ConfigError
-from tracegrad.system.ownership import Owner, Watch
+from tracegrad.system.ownership import Owner, OwnerWatch
 from tracegrad.system.whole_files import replacing
 
 FILE = "manifest.json"
@@ -48,7 +48,7 @@ class Manifest:
     ) -> None:
         self.runs, self.points, self.about, self._queue = runs, list(points), about, queue
         self._entries = _read(runs / FILE)
-        self._watches = {point.name: Watch(point.directory) for point in points}
+        self._watches = {point.name: OwnerWatch(point.directory) for point in points}
         self.states: dict[str, Status] = {}
         self.look()
 

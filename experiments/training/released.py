@@ -16,7 +16,7 @@ from tracegrad.errors import BasisError, CheckpointError, ConfigError
 from tracegrad.training.loss import HamiltonianLoss
 from tracegrad.training.module import HamiltonianModule
 from tracegrad.training.schedule import SlipperySlope
-from tracegrad.weights.released import Released, load_released
+from tracegrad.weights.released import ReleasedNetwork, load_released
 
 
 def build_released(config: DictConfig, changes: dict[str, Any]) -> tuple[DictConfig, Parts, dict[str, Any]]:
@@ -59,7 +59,7 @@ def build_released(config: DictConfig, changes: dict[str, Any]) -> tuple[DictCon
     return setup, parts, origin
 
 
-def _data(settings: DictConfig, found: Released) -> Any:
+def _data(settings: DictConfig, found: ReleasedNetwork) -> Any:
     """The data module in the basis of the network, set up."""
     model = found.model
     make = instantiate({key: value for key, value in settings.items() if key != "basis"}, _partial_=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.training.provenance import process_rank
 from tracegrad.errors import InUseError
-from tracegrad.system.ownership import inherit, own, read_owner
+from tracegrad.system.ownership import inherit_ownership, read_owner, take_ownership
 
 # Tells the processes that Lightning starts for further ranks whose they are.
 _TOKEN = "TRACEGRAD_OWNER_TOKEN"
@@ -29,7 +29,9 @@ def owned(directory: Path) -> Iterator[None]:
         yield
         return
     # The process around a point of a sweep owns the directory already.
-    with inherit(directory) or own(directory, "training", launch=launch, say=_say) as ownership:
+    with inherit_ownership(directory) or take_ownership(
+        directory, "training", launch=launch, report=_say
+    ) as ownership:
         os.environ[_TOKEN] = ownership.owner.token
         try:
             yield

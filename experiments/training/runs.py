@@ -411,7 +411,7 @@ def measure(
 def trivial_metrics(parts: Parts, loaders: Mapping[str, DataLoader]) -> dict[str, float | None]:
     """Test metrics (meV) of the mean blocks of the training set on each subset."""
     basis = parts.module.model.basis
-    means = MeanBlocks(basis).fit(parts.datamodule.loader("train", share=False, most=TRIVIAL_ROWS))
+    means = MeanBlocks(basis).fit(parts.datamodule.loader("train", share=False, max_samples=TRIVIAL_ROWS))
     return {
         f"test/{name}" + (f"/{subset}" if subset else ""): _number(value * MEV[basis.unit])
         for subset, loader in loaders.items()

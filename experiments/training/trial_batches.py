@@ -16,7 +16,7 @@ def dearest_batch(batches: TrainingBatches, epochs: int) -> list[int]:
     dearest, most = np.zeros(0, dtype=np.int64), -1.0
     for epoch in range(min(epochs, EPOCHS)):
         batches.set_epoch(epoch)
-        for batch in batches.whole():
+        for batch in batches.global_batches():
             cost = batches.costs[batch].sum()
             if cost > most:
                 dearest, most = batch, cost
@@ -26,7 +26,7 @@ def dearest_batch(batches: TrainingBatches, epochs: int) -> list[int]:
 def sample_batches(batches: TrainingBatches) -> tuple[list[list[int]], float]:
     """Batches of the first epoch, from the cheapest to the dearest but in random order, and the mean cost of all."""
     batches.set_epoch(0)
-    first = [dearest_share(batches, batch) for batch in batches.whole()]
+    first = [dearest_share(batches, batch) for batch in batches.global_batches()]
     chosen = spread_batches(first, batches.costs, TIMED)
     # Random, because the time may be up before all are tried.
     order = np.random.default_rng(0).permutation(len(chosen))

@@ -23,7 +23,7 @@ from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import collate
-from tracegrad.model.network import HamiltonianModel, Prediction
+from tracegrad.model.network import HamiltonianModel, HamiltonianPrediction
 from tracegrad.physics.molecules.acceleration import ScfSettings, mean_absolute, solve
 from tracegrad.training.loss import HamiltonianLoss
 from tracegrad.training.module import HamiltonianModule
@@ -57,7 +57,7 @@ def module(basis, monkeypatch) -> HamiltonianModule:
     blocks = {"self": "h_self", "edge": "h_edge"}
 
     def predict(graph, *, traces=True):
-        return Prediction({site: FACTOR * graph[label] for site, label in blocks.items()})
+        return HamiltonianPrediction({site: FACTOR * graph[label] for site, label in blocks.items()})
 
     monkeypatch.setattr(module.model, "forward", predict)
     return module
@@ -134,7 +134,9 @@ def test_another_functional_is_noticed_and_a_level_never_reached_is_counted(
     callback = DFTAcceleration(
         tmp_path, molecules=1, guesses=["minao"], functional="b3lyp5", jobs=1, cache=None
     )
-    module.model.forward = lambda graph, traces=True: Prediction({"self": graph.h_self, "edge": graph.h_edge})
+    module.model.forward = lambda graph, traces=True: HamiltonianPrediction(
+        {"self": graph.h_self, "edge": graph.h_edge}
+    )
     trainer = make_trainer(tmp_path, callbacks=[callback])
     logs = trainer.test(module, make_loader(Subset(dataset, [0])), verbose=False)[0]
     assert logs["test/scf_level_not_reached_minao"] == 1
@@ -148,7 +150,7 @@ def test_a_molecule_without_scf_is_named_and_left_out(module, dataset, tmp_path,
     callback = DFTAcceleration(
         tmp_path, molecules=1, guesses=["minao"], jobs=1, cache=str(tmp_path / "cache")
     )
-    module.model.forward = lambda graph, traces=True: Prediction(
+    module.model.forward = lambda graph, traces=True: HamiltonianPrediction(
         {"self": torch.nan * graph.h_self, "edge": graph.h_edge}
     )
     trainer = make_trainer(tmp_path, callbacks=[callback])

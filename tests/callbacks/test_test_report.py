@@ -17,7 +17,7 @@ from tracegrad.backbones.qhnet import QHNet
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
-from tracegrad.model.network import HamiltonianModel, Prediction
+from tracegrad.model.network import HamiltonianModel, HamiltonianPrediction
 from tracegrad.plots.block_mae import read_block_mae
 from tracegrad.training.loss import HamiltonianLoss
 from tracegrad.training.module import HamiltonianModule
@@ -145,7 +145,7 @@ def test_molecules(basis, tmp_path):
 def test_elements_of_molecules_are_told_apart_by_atoms(basis):
     graphs = [molecules.labelled_graph(m, basis, seed) for seed, m in enumerate(molecules.ALL)]
     batch = collate(graphs)
-    prediction = Prediction({"self": 2 * batch.h_self, "edge": 2 * batch.h_edge})
+    prediction = HamiltonianPrediction({"self": 2 * batch.h_self, "edge": 2 * batch.h_edge})
     for k, (numbers, _) in enumerate(molecules.ALL):
         drawn = drawn_sample(prediction, batch, basis, k, 1.5)
         dense = molecules.random_hamiltonian(numbers, basis, k)
@@ -162,7 +162,7 @@ def test_elements_of_molecules_are_told_apart_by_atoms(basis):
 @pytest.mark.parametrize("basis", [crystals.SPINLESS, crystals.SPINFUL])
 def test_dense_matrix_of_a_crystal_is_that_of_the_cell(basis):
     batch = collate([crystals.labelled_graph(c, basis, seed) for seed, c in enumerate(crystals.ALL)])
-    prediction = Prediction({"edge": 1j * batch.h_edge if basis.spinful else -batch.h_edge})
+    prediction = HamiltonianPrediction({"edge": 1j * batch.h_edge if basis.spinful else -batch.h_edge})
     for k, (numbers, _, _, edges) in enumerate(crystals.ALL):
         drawn = drawn_sample(prediction, batch, basis, k, 0.0)
         entries = crystals.random_entries(crystals.ALL[k], basis, k)
@@ -187,7 +187,10 @@ def test_dense_matrix_of_a_crystal_is_that_of_the_cell(basis):
 def test_of_large_cells_there_is_no_dense_matrix(monkeypatch):
     monkeypatch.setattr("callbacks.test_report.LARGEST_CELL", 2)
     batch = collate([crystals.labelled_graph(crystals.MOS2, crystals.SPINLESS)])
-    assert drawn_sample(Prediction({"edge": batch.h_edge}), batch, crystals.SPINLESS, 0, 0.0).dense is None
+    assert (
+        drawn_sample(HamiltonianPrediction({"edge": batch.h_edge}), batch, crystals.SPINLESS, 0, 0.0).dense
+        is None
+    )
 
 
 def test_names_of_shells(basis):

@@ -1,4 +1,4 @@
-"""Databases that several tests read; none of them writes into these."""
+"""Databases shared by several tests, which do not write to them."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ FORMULAS = ([8, 1, 1], [6, 7, 1], [1, 9], [6, 8, 1, 1, 1, 1], [7], [8, 1, 1], [6
 
 @pytest.fixture(scope="session")
 def golden() -> dict[str, np.ndarray]:
-    """Of the released benchmark: the sizes-based split of QH9-stable as bit masks, and the 50 molecules."""
+    """From the released benchmark: the split of QH9-stable by size as bit masks, and the 50 molecules."""
     with np.load(GOLDEN, allow_pickle=False) as arrays:
         return dict(arrays)
 

@@ -5,7 +5,7 @@ from tracegrad.data.published import PUBLISHED, PartNumbers, differences
 
 
 def released(database: str) -> dict[str, np.ndarray]:
-    """Atoms of samples that give every number of the table."""
+    """Numbers of atoms of samples that agree with every number of the table."""
     found = {}
     for part, numbers in PUBLISHED[database].parts.items():
         atoms = np.full(numbers.samples, numbers.smallest)
@@ -35,7 +35,7 @@ def test_tables_of_the_paper():
     ]
 
 
-def test_every_difference_is_said():
+def test_every_difference_has_a_line():
     atoms = released("BB")
     atoms["train"] = atoms["train"][:-1]
     atoms["val"] = np.full(113, 38)

@@ -95,7 +95,7 @@ def test_size_split_has_inclusive_thresholds():
     }
 
 
-def test_custom_trajectories_are_kept_whole(dynamic):
+def test_custom_trajectories_are_not_divided(dynamic):
     split = dynamic.split("mol", fractions=(0.34, 0.34, 0.32))
     bounds = dynamic.trajectory_starts
     assert bounds.tolist() == [0, 10, 22, 32]
@@ -119,7 +119,7 @@ def test_fractions_are_truncated_as_in_the_release():
     assert np.array_equal(np.concatenate([split[part] for part in PARTS]), order)
 
 
-def test_the_hash_sees_parts_order_and_not_the_dtype():
+def test_the_hash_depends_on_parts_and_order_but_not_on_the_dtype():
     split = {"train": np.arange(5), "val": np.array([5]), "test": np.array([6, 7])}
     same = {name: rows.astype(np.int32) for name, rows in reversed(split.items())}
     assert split_hash(split) == split_hash(same)
@@ -180,12 +180,12 @@ def test_bad_splits_of_a_dynamic_database(dynamic, databases_):
         dynamic.split("mol", fractions=(0.8, 0.1, 0.1))
 
 
-def test_trajectories_whose_frames_are_mixed_are_refused(tmp_path, frames):
+def test_trajectories_whose_frames_are_not_consecutive_are_refused(tmp_path, frames):
     mixed = [(key, [sample]) for pair in zip(*(samples[:5] for _, samples in frames), strict=True)
              for key, sample in zip((5, 2, 9), pair, strict=True)]  # fmt: skip
     database = QH9Database(databases.write_dynamic(tmp_path / "mixed.db", mixed))
     for name in ("mol", "geometry"):
-        with pytest.raises(DataError, match=r"mixed\.db.*do not stand together.*rows 0 and 1; sort"):
+        with pytest.raises(DataError, match=r"mixed\.db.*are not consecutive.*rows 0 and 1; sort"):
             database.split(name, fractions=(0.4, 0.3, 0.3))
 
 
@@ -239,7 +239,7 @@ def _with_flag(content: bytes, offset: int, value: int) -> bytes:
         (_with_flag(_npz(), 10, 99), "not a readable .npz file"),
         (pickle.dumps(Bomb()), "not a readable .npz file"),
         (_npz(train=np.array([Bomb()], dtype=object)), "not a readable .npz file.*[Oo]bject arrays"),
-        (_npz(val=None, test=None), r"arrays \['val', 'test'\] are missing, found \['train'\]"),
+        (_npz(val=None, test=None), r"arrays \['val', 'test'\] are missing, it has \['train'\]"),
         (_npz(train=np.array([0.0, 1.0])), r"train holds float64 of shape \(2,\); row positions"),
         (_npz(train=np.array(["0"])), "train holds <U1"),
         (_npz(val=np.ones(7, dtype=bool)), "val holds bool"),
@@ -248,8 +248,8 @@ def _with_flag(content: bytes, offset: int, value: int) -> bytes:
         (_npz(test=np.array([7])), r"test has rows 7..7, the database has 7 rows"),
         (_npz(test=np.array([2**63 + 1], np.uint64)), "test has rows 9223372036854775809"),
         (_npz(train=np.array([-1, 0])), r"train has rows -1..0, the database has 7 rows"),
-        (_npz(val=np.array([5])), "row 5 stands twice"),
-        (_npz(train=np.array([0, 1, 0])), "row 0 stands twice"),
+        (_npz(val=np.array([5])), "row 5 occurs twice"),
+        (_npz(train=np.array([0, 1, 0])), "row 0 occurs twice"),
         (_npz(val=np.array([], np.int64)), "leaves val empty"),
     ],
 )

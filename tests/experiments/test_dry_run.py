@@ -246,7 +246,7 @@ def test_the_dearest_batch_of_all_epochs_and_a_sample_of_one() -> None:
         whole = []
         for epoch in range(6):
             batches.set_epoch(epoch)
-            whole += batches.whole()
+            whole += batches.global_batches()
         dearest = max(whole, key=lambda batch: costs[batch].sum())
         found = dearest_batch(batches, 6)
         assert set(found) <= set(dearest.tolist())

@@ -169,4 +169,4 @@ def test_the_command_answers_with_one_line(tmp_path):
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith(f"error: {path}: not loaded: it holds pathlib")
-    assert line.endswith("save its state_dict alone with a program that you trust")
+    assert line.endswith("save only its state_dict, with a program that you trust")

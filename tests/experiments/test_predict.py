@@ -22,7 +22,7 @@ from tracegrad.data.crystals.structure import Structure
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.model.estimate import estimate
+from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.interface import Backbone, keep
 
@@ -194,8 +194,8 @@ def test_impossible_settings(trained: Path, tmp_path: Path, setting: str, messag
 
 def test_the_estimate_grows_with_the_cell_and_with_the_chunk(trained: Path, bilayer: Structure) -> None:
     model = load_model(trained)
-    whole = estimate(model, bilayer)
+    whole = estimate_cost(model, bilayer)
     model.backbone.edge_chunk = 50
-    assert 0 < estimate(model, bilayer).bytes < whole.bytes
+    assert 0 < estimate_cost(model, bilayer).bytes < whole.bytes
     assert whole.seconds > 0
     assert " MB" in str(whole)

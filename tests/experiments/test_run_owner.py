@@ -25,7 +25,7 @@ from tests.experiments.sweeping import wait_for
 from tests.system.test_ownership import elsewhere, renewed
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import ConfigError, DataError, InUseError
-from tracegrad.system.ownership import Watch
+from tracegrad.system.ownership import OwnerWatch
 from tracegrad.weights.checkpoint import load_checkpoint
 
 
@@ -108,7 +108,7 @@ def test_a_killed_training_leaves_no_owner(running: tuple[Path, subprocess.Popen
     directory, process = running
     process.kill()
     process.wait()
-    assert Watch(directory).owner() is None
+    assert OwnerWatch(directory).owner() is None
     run(directory, "trainer.max_steps=4", "callbacks.last.steps=1")
     assert not (directory / ".owner").exists()
     assert load_checkpoint(directory / "checkpoints" / "last.ckpt")["global_step"] == 4

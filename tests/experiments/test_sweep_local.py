@@ -21,7 +21,7 @@ from experiments.sweeps.summary import missing_error
 from tests.experiments.sweeping import TRAIN, make_manifest, point, points, run, wait_for
 from tests.system.test_ownership import elsewhere, renewed
 from tracegrad.errors import ConfigError, InUseError, TrainingError
-from tracegrad.system.ownership import Watch, own
+from tracegrad.system.ownership import OwnerWatch, take_ownership
 from tracegrad.system.processes import start_time
 
 
@@ -136,7 +136,7 @@ def test_each_run_has_gpus_of_its_own(
 
 def sweep_in_a_process(runs: Path, modes: list[str], **options: object) -> multiprocessing.Process:
     def work() -> None:
-        with own(runs, "sweep"):
+        with take_ownership(runs, "sweep"):
             try:
                 manifest = make_manifest(runs, points(runs, modes))
                 manifest.settle()
@@ -155,15 +155,15 @@ def test_a_killed_sweep_is_taken_up_without_starting_anything_twice(tmp_path: Pa
     wait_for(lambda: len(list(tmp_path.glob("*/ready"))) == 2)
     with (
         pytest.raises(InUseError, match=rf"in use by sweep, process {sweep.pid} on "),
-        own(tmp_path, "sweep"),
+        take_ownership(tmp_path, "sweep"),
     ):
         pass
     sweep.kill()
     sweep.join()
     os.killpg(read_status(tmp_path / "b").pid, signal.SIGKILL)  # b dies with it, a lives on
-    wait_for(lambda: Watch(tmp_path / "b").owner() is None)
+    wait_for(lambda: OwnerWatch(tmp_path / "b").owner() is None)
     found = points(tmp_path, modes)
-    with own(tmp_path, "sweep"):
+    with take_ownership(tmp_path, "sweep"):
         manifest = make_manifest(tmp_path, found)
         assert states(manifest) == {"a": "running", "b": "stopped", "c": "waiting"}
         assert manifest.states["b"].error.startswith("ended without a word")
@@ -198,7 +198,7 @@ def test_a_stopped_sweep_lets_its_runs_save(tmp_path: Path, number: int) -> None
     written = on_disk(tmp_path)
     assert [written[name]["status"] for name in "abc"] == ["stopped", "stopped", "waiting"]
     assert written["a"]["error"] == "stopped before its end"
-    assert not any(Watch(tmp_path / name).owner() for name in "ab")
+    assert not any(OwnerWatch(tmp_path / name).owner() for name in "ab")
     manifest = make_manifest(tmp_path, points(tmp_path, ["wait", "ok", "ok"]))
     (tmp_path / "go").touch()
     run(manifest)
@@ -207,7 +207,7 @@ def test_a_stopped_sweep_lets_its_runs_save(tmp_path: Path, number: int) -> None
 
 def test_a_point_that_was_started_by_hand_is_waited_for_and_left_alone(tmp_path: Path) -> None:
     """Its end without results is no failed try: the sweep goes on with it."""
-    ownership = own(tmp_path / "a", "training")
+    ownership = take_ownership(tmp_path / "a", "training")
     (tmp_path / "a" / "config.yaml").write_text("seed: 0\n")
     manifest = make_manifest(tmp_path, points(tmp_path, ["ok", "ok"]))
     assert states(manifest) == {"a": "running", "b": "waiting"}
@@ -232,7 +232,7 @@ def test_a_start_by_hand_that_comes_first_is_not_disturbed(tmp_path: Path) -> No
     """The sweep has looked before."""
     manifest = make_manifest(tmp_path, points(tmp_path, ["ok"]))
     waiting = manifest.with_state("waiting")
-    ownership = own(tmp_path / "a", "training")
+    ownership = take_ownership(tmp_path / "a", "training")
     held: list[list[str]] = []
 
     def end() -> None:
@@ -285,7 +285,7 @@ def test_points_on_another_machine_get_no_signals_and_go_on_here_when_it_is_gone
 def test_a_number_that_another_process_has_by_now_gets_no_signal(tmp_path: Path) -> None:
     """The lock is held, so that something of the point lives, but it is not the process of the record."""
     victim = subprocess.Popen(["sleep", "60"], start_new_session=True)
-    ownership = own(tmp_path / "a", KIND, every=60.0)
+    ownership = take_ownership(tmp_path / "a", KIND, every=60.0)
     try:
         record = tmp_path / "a" / ".owner"
         values = json.loads(record.read_text()) | {"processes": [[victim.pid, "1"]]}

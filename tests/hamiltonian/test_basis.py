@@ -50,14 +50,14 @@ def test_union_of_qh9(basis):
     assert not basis.mask[2].any()
 
 
-def test_union_takes_the_most_shells_of_each_degree():
+def test_union_has_the_largest_number_of_shells_of_each_degree():
     basis = OrbitalBasis({1: (0, 0, 1), 5: (2, 0, 1, 1)})
     assert basis.union == (0, 0, 1, 1, 2)
     # p is stored x, y, z and becomes y, z, x; file order d, s, p, p.
     assert basis.slots[5].tolist() == [5, -1, 7, 8, 6, 10, 11, 9, 0, 1, 2, 3, 4]
 
 
-def test_unknown_elements_say_where_they_are(basis):
+def test_errors_of_unknown_elements_name_their_source(basis):
     basis.check(np.array([1, 6, 6]), "here")
     with pytest.raises(BasisError, match=r"row 7: atomic numbers \[15, 17\] have no entry in def2-SVP"):
         basis.check(np.array([1, 17, 15]), "row 7")
@@ -100,7 +100,7 @@ def test_radii_of_openmx_names():
     assert OrbitalBasis.openmx(["S7.0-s2p2d1", "Mo-s3p2d2"]).radii is None
 
 
-def test_a_spinful_layout_stands_twice():
+def test_a_spinful_layout_is_repeated_for_both_spins():
     one, two = (OrbitalBasis.openmx(["Bi-s3p2d2", "Te-s2p1"], spinful) for spinful in (False, True))
     assert two.union == one.union * 2
     assert two.dim == 2 * one.dim
@@ -125,6 +125,6 @@ def test_a_spinful_layout_stands_twice():
         ([], "no elements"),
     ],
 )
-def test_shells_that_are_not_understood(shells, message):
+def test_shells_that_cannot_be_parsed(shells, message):
     with pytest.raises(BasisError, match=message):
         OrbitalBasis.openmx(shells)

@@ -89,7 +89,7 @@ def test_labels_may_have_a_gradient():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_blocks_that_do_not_fit_are_refused():
+def test_blocks_of_wrong_shapes_are_refused():
     blocks, labels, present, ends = make(torch.float64)
     with pytest.raises(ValueError, match="labels: a tensor of shape"):
         block_errors(blocks, labels[:-1], present, ends, NAMES)
@@ -123,8 +123,8 @@ def test_views_that_conjugate_or_negate(kernel, monkeypatch):
 
 
 @KERNEL
-def test_differences_whose_squares_are_no_numbers(kernel, monkeypatch):
-    """The derivative of |d| is its sign at any size, so that a run that diverges is not stuck."""
+def test_differences_whose_squares_overflow(kernel, monkeypatch):
+    """The derivative of |d| is its sign at any size, so that a diverging run still has gradients."""
     monkeypatch.setenv(native.SWITCH, kernel)
     blocks = torch.tensor([[[1e30, -1e30], [1e-30, torch.nan]]], requires_grad=True)
     ends = torch.zeros(2, 1, dtype=torch.long)

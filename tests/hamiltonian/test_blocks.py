@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests import crystals
 from tests.molecules import random_hamiltonian
-from tracegrad.hamiltonian.assembly_kernel import assembled
+from tracegrad.hamiltonian.assembly_kernel import assemble_with_kernel
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import (
     assemble_matrices,
@@ -16,7 +16,7 @@ from tracegrad.hamiltonian.blocks import (
     cut_blocks,
     cut_padding,
     pad_blocks,
-    unpacked,
+    unpack_triangles,
 )
 from tracegrad.numerics import native
 
@@ -70,7 +70,7 @@ def test_blocks_equal_the_literal_loops_and_assemble_again(numbers, seed):
     assert torch.equal(assemble_matrix(on_site, pairs, numbers, QH9), matrix)
 
 
-def test_unsymmetric_matrices_and_other_elements_survive():
+def test_unsymmetric_matrices_and_other_elements_round_trip():
     numbers = np.array([17, 1, 11, 6])
     n = int(THIRD_ROW.sizes[numbers].sum())
     matrix = torch.randn(n, n, dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_padding_does_not_enter_the_matrix(numbers, seed):
 
 
 @pytest.mark.parametrize("kernels", ["0", "1"])
-def test_molecules_of_a_batch_less_packed_triangles(kernels, monkeypatch):
+def test_packed_triangles_are_subtracted_from_molecules_of_a_batch(kernels, monkeypatch):
     monkeypatch.setenv(native.SWITCH, kernels)
     molecules = [np.array(x) for x in ([8, 1, 6, 1], [1, 1], [1, 8, 1, 6], [6, 1, 1, 8])]
     matrices = [torch.randn(n, n) for x in molecules for n in [int(QH9.sizes[x].sum())]]
@@ -105,14 +105,16 @@ def test_molecules_of_a_batch_less_packed_triangles(kernels, monkeypatch):
     expected = torch.stack([matrices[k] for k in (3, 0, 2)])
     found = assemble_matrices(on_site, pairs, numbers, spans, QH9)
     assert torch.equal(found, expected)
-    less = np.random.default_rng(0).normal(size=expected.shape)
-    less += less.transpose(0, 2, 1)
-    lower = np.tril_indices(less.shape[1])
-    found = assemble_matrices(on_site, pairs, numbers, spans, QH9, [x[lower] for x in less])
-    assert torch.equal(found, expected.double() - torch.from_numpy(less))
-    assert torch.equal(unpacked(torch.from_numpy(less[:, *lower]), less.shape[1]), torch.from_numpy(less))
+    subtract = np.random.default_rng(0).normal(size=expected.shape)
+    subtract += subtract.transpose(0, 2, 1)
+    lower = np.tril_indices(subtract.shape[1])
+    found = assemble_matrices(on_site, pairs, numbers, spans, QH9, [x[lower] for x in subtract])
+    assert torch.equal(found, expected.double() - torch.from_numpy(subtract))
+    assert torch.equal(
+        unpack_triangles(torch.from_numpy(subtract[:, *lower]), subtract.shape[1]), torch.from_numpy(subtract)
+    )
     with pytest.raises(ValueError, match="1 packed triangles for 3 molecules"):
-        assemble_matrices(on_site, pairs, numbers, spans, QH9, [less[0][lower]])
+        assemble_matrices(on_site, pairs, numbers, spans, QH9, [subtract[0][lower]])
     with pytest.raises(ValueError, match="are not of the same size"):
         assemble_matrices(on_site, pairs, numbers, np.array([[0, 4, 0], [4, 2, 12]]), QH9)
 
@@ -133,27 +135,27 @@ def test_a_matrix_of_views_has_gradients(kernels, monkeypatch):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_blocks_of_another_molecule_are_no_matrix():
+def test_blocks_of_another_molecule_are_refused():
     dim = QH9.dim
     on_site, pairs = torch.zeros(3, dim, dim), torch.zeros(6, dim, dim)
     slots, starts, spans = np.full((3, dim), -1), np.arange(3), np.array([[0, 3, 0]])
     slots[:, 0] = 0
     for integer in (np.int64, np.int32):
-        assert assembled(on_site, pairs, slots, starts, spans.astype(integer), 3, None) is not None
+        assert assemble_with_kernel(on_site, pairs, slots, starts, spans.astype(integer), 3, None) is not None
     for wrong, atoms in (([0, 0, 1], starts), ([0, 0, -1], starts), ([0, 0, 0], np.array([0, 1, 1]))):
         slots[:, 0] = wrong
         with pytest.raises(IndexError, match="molecule 0 do not hold each of 3 orbitals once"):
-            assembled(on_site, pairs, slots, atoms, spans, 3, None)
+            assemble_with_kernel(on_site, pairs, slots, atoms, spans, 3, None)
     slots[:, 0] = 0
     with pytest.raises(IndexError, match="do not hold each of 4 orbitals"):
-        assembled(on_site, pairs, slots, starts, spans, 4, None)
+        assemble_with_kernel(on_site, pairs, slots, starts, spans, 4, None)
     for span in ([0, 4, 0], [0, 3, 1], [-1, 2, 0], [1, 0, 0]):
         with pytest.raises(IndexError, match="not within 3 atoms and 6 pairs"):
-            assembled(on_site, pairs, slots, starts, np.array([span]), 3, None)
+            assemble_with_kernel(on_site, pairs, slots, starts, np.array([span]), 3, None)
     with pytest.raises(ValueError, match=r"\(3, 14, 14\) on-site and \(6, 14, 13\) pair blocks"):
-        assembled(on_site, pairs[:, :, 1:], slots, starts, spans, 3, None)
+        assemble_with_kernel(on_site, pairs[:, :, 1:], slots, starts, spans, 3, None)
     with pytest.raises(ValueError, match="a packed triangle of shape"):
-        assembled(on_site, pairs, slots, starts, spans, 3, [np.zeros(5)])
+        assemble_with_kernel(on_site, pairs, slots, starts, spans, 3, [np.zeros(5)])
 
 
 @pytest.mark.parametrize("atoms", [1, 2, 5])
@@ -165,7 +167,7 @@ def test_edges_are_all_ordered_pairs_with_their_reverse(atoms):
 
 
 @pytest.mark.parametrize("basis", [crystals.SPINLESS, crystals.SPINFUL])
-def test_entries_of_crystals_are_padded_as_the_literal_loops_say_and_cut_again(basis):
+def test_padding_of_crystals_equals_literal_loops_and_is_cut_again(basis):
     numbers, _, _, edges = crystals.MOS2
     edge_index = edges[:, 3:].T
     entries = crystals.random_entries(crystals.MOS2, basis)

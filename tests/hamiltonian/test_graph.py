@@ -70,7 +70,7 @@ def test_without_labels(basis):
         (molecules.FLUORIDE, molecules.ATOM, molecules.WATER, molecules.ATOM),
     ],
 )
-def test_batches_keep_molecules_apart_and_in_order(basis, together):
+def test_batches_keep_molecules_separate_and_in_order(basis, together):
     graphs = [molecules.labelled_graph(molecule, basis, seed) for seed, molecule in enumerate(together)]
     batch = collate(graphs)
     assert isinstance(batch, Batch)

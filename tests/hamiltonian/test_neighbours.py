@@ -27,7 +27,7 @@ def test_radii_give_the_blocks_that_openmx_wrote(pattern):
         assert set(map(tuple, edges.tolist())) == set(map(tuple, structure.edges.tolist()))
 
 
-def test_directions_that_do_not_go_on_have_no_images():
+def test_directions_that_are_not_periodic_have_no_images():
     basis = OrbitalBasis.openmx(["C5.0-s2p1d1"])
     numbers, positions, lattice = (
         np.array([6, 6]),
@@ -45,7 +45,7 @@ def test_directions_that_do_not_go_on_have_no_images():
     ("names", "message"),
     [(["C-s2p1d1"], "C s2p1d1 has no radii.*such as basis.shells"), (["Mo7.0-s1"], r"\[6\] have no entry")],
 )
-def test_bases_that_do_not_tell_are_named(names, message):
+def test_bases_without_radii_or_elements_are_refused(names, message):
     with pytest.raises(BasisError, match=message):
         edges_within_range(
             np.array([6]), np.zeros((1, 3)), np.eye(3), np.ones(3, dtype=bool), OrbitalBasis.openmx(names)

@@ -46,8 +46,8 @@ def test_theorem_1_traces_are_invariant_under_rotation():
     assert (traces(mixed @ blocks @ mixed.T) - traces(blocks)).abs().max() > 0.1
 
 
-def test_the_joint_rotation_leaves_spin_orbit_coupling_alone():
-    """L . S of a p shell tells whether spin and orbitals turn together."""
+def test_the_joint_rotation_leaves_spin_orbit_coupling_unchanged():
+    """L . S of a p shell is invariant only if spin and orbitals are rotated together."""
     levi_civita = torch.zeros(3, 3, 3, dtype=torch.complex128)
     for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
         levi_civita[i, j, k], levi_civita[i, k, j] = 1, -1
@@ -123,7 +123,7 @@ def test_traces_of_spinful_blocks_equal_the_literal_formulas():
 
 @pytest.mark.parametrize("spin", ["sum", "singlet_triplet", "per_spin_block"])
 @pytest.mark.parametrize("basis", [QH9, crystals.SPINLESS, crystals.SPINFUL])
-def test_labels_exist_where_they_are_not_zero(basis, spin):
+def test_the_mask_is_true_where_labels_are_not_zero(basis, spin):
     """Labels are padded with zeros: a label that exists is above 0 for random blocks, all others are 0."""
     if basis is QH9:
         graph = collate([molecules.labelled_graph(m, basis) for m in molecules.ALL])
@@ -146,7 +146,7 @@ def test_squared_modulus():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_unknown_labels_are_named():
+def test_unknown_label_names_are_refused():
     with pytest.raises(ConfigError, match=r"tracegrad\.spin_trace is 'trace'; choose one of \['sum'"):
         BlockTraces(crystals.SPINFUL, "trace")
 

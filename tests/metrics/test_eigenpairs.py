@@ -33,7 +33,7 @@ def test_lowest_states_are_those_of_the_full_problem(noise):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("gap", [0.0, 1e-9, 1e-6, 1e-4, 1e-3])
-def test_a_next_state_that_is_as_low_as_the_highest_wanted_one_is_no_obstacle(gap):
+def test_the_next_state_may_be_degenerate_with_the_highest_computed_one(gap):
     """The lowest empty level may be degenerate."""
     assert_lowest(*batch([solved_and_predicted(seed, 1e-5, gap=gap) for seed in range(2)]))
 
@@ -63,7 +63,7 @@ def test_good_predictions_need_no_diagonalisation_and_hidden_low_states_are_seen
 
 
 @pytest.mark.parametrize("noise", [0.001, 0.05, 0.1])
-def test_other_states_are_above_the_bound_where_it_is_said(noise):
+def test_other_states_are_above_the_bound_if_so_reported(noise):
     """The bound by norms (small noise) and the Cholesky factor, against eigenvalues of the complement of [1, X]."""
     rng = np.random.default_rng(3)
     for height in (-0.5, 0.0, 0.3, 0.6, 1.2):
@@ -74,7 +74,7 @@ def test_other_states_are_above_the_bound_where_it_is_said(noise):
         levels = np.arange(25.0)  # any part of the diagonal
         p = [a[:5, :5], a[:5, 5:], a[5:, 5:] - np.diag(levels), levels, x.T]
         parts = [torch.from_numpy(part.astype(np.float32))[None] for part in p]
-        sure = eigenpairs._alone(*parts, torch.tensor([height], dtype=torch.float32))
+        sure = eigenpairs._others_lie_above(*parts, torch.tensor([height], dtype=torch.float32))
         assert sure.tolist() == [bool(values[5] > height)]
 
 
@@ -87,12 +87,12 @@ def test_large_errors_are_solved_without_diagonalisation_too():
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("count", [1, 2, 33, 45])
-def test_any_number_of_states_can_be_wanted(count):
+def test_any_number_of_states_can_be_computed(count):
     assert_lowest(*batch([solved_and_predicted(seed, 1e-4) for seed in range(2)]), count)
 
 
 @pytest.mark.usefixtures("form")
-def test_the_skew_part_of_an_error_is_left_out():
+def test_the_antisymmetric_part_of_an_error_is_ignored():
     h, error, energies, orbitals = batch([solved_and_predicted(seed, 1e-4) for seed in range(2)])
     skew = torch.randn_like(error)
     assert_lowest(h, error + skew - skew.mT, energies, orbitals)
@@ -121,7 +121,7 @@ def test_the_kernel_takes_the_steps_of_the_plain_form(kernel):
     np.testing.assert_allclose((signs * found[1])[good], expected[1][good], rtol=0, atol=1e-7)
 
 
-def test_the_memory_of_a_thread_serves_sizes_and_limits_in_turns(kernel):
+def test_the_memory_of_a_thread_is_reused_for_alternating_sizes_and_limits(kernel):
     cases = [
         (batch([solved_and_predicted(k, 1e-4, n=n) for k in range(2)])[1:], count)
         for n, count in ((90, 21), (130, 21), (90, 22), (70, 21))
@@ -148,8 +148,8 @@ def test_the_memory_of_a_thread_serves_sizes_and_limits_in_turns(kernel):
 
 
 @pytest.mark.usefixtures("form")
-def test_what_was_not_found_is_not_sure():
-    """A coupling that is too small to be seen in the residual, to many states that are close."""
+def test_states_that_were_missed_are_not_verified():
+    """A coupling to many close states that is too small to change the residual."""
     rng = np.random.default_rng(17)
     n, p = 100, 21
     levels = [np.linspace(-1.5, -0.3, 20), [0.03], 0.033 + np.linspace(0, 6e-4, 52), np.linspace(0.1, 4, 27)]
@@ -166,7 +166,7 @@ def test_what_was_not_found_is_not_sure():
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("smallest", [1e-7, 1e-5])
 def test_an_overlap_that_is_almost_singular_costs_no_digits(smallest):
-    """A shift of the energy zero is large in single precision where C is."""
+    """If C is large, a shift of the energy zero is large in single precision."""
     rng = np.random.default_rng(4)
     n, p = 100, 21
     q = np.linalg.qr(rng.normal(size=(n, n)))[0]
@@ -185,7 +185,7 @@ def test_an_overlap_that_is_almost_singular_costs_no_digits(smallest):
     np.testing.assert_allclose(values[0], expected, rtol=0, atol=1e-10)
 
 
-def test_where_torch_keeps_its_routines_to_itself_the_plain_form_serves(monkeypatch):
+def test_the_plain_form_is_used_if_the_routines_in_torch_are_not_accessible(monkeypatch):
     problem = batch([solved_and_predicted(0, 1e-4)])
     monkeypatch.setattr(eigenpairs_kernel, "ROUTINES", ("no_such_routine_",))
     eigenpairs_kernel._routines.cache_clear()
@@ -196,7 +196,7 @@ def test_where_torch_keeps_its_routines_to_itself_the_plain_form_serves(monkeypa
         eigenpairs_kernel._routines.cache_clear()
 
 
-def test_the_kernel_refuses_matrices_that_do_not_fit():
+def test_the_kernel_refuses_matrices_of_wrong_shapes():
     _, *problems = batch([solved_and_predicted(0, 1e-4)])
     for change in ({"window": (21, 31)}, {"window": (19, 91)}):
         with pytest.raises(ValueError, match="21 states with the window"):

@@ -9,7 +9,7 @@ from tracegrad.hamiltonian.graph import collate
 from tracegrad.hamiltonian.reduction import Masks
 from tracegrad.metrics.functional import hamiltonian_errors
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 
 
 def sample(molecule, basis, seed: int):
@@ -19,7 +19,7 @@ def sample(molecule, basis, seed: int):
     label = random_hamiltonian(numbers, basis, seed)
     predicted = label + 0.1 * random_hamiltonian(numbers, basis, seed + 1000)
     on_site, pairs = cut_blocks(torch.from_numpy(predicted), numbers, basis)
-    return graph, Prediction({"self": on_site, "edge": pairs}), predicted - label
+    return graph, HamiltonianPrediction({"self": on_site, "edge": pairs}), predicted - label
 
 
 def literal_errors(numbers, difference, basis) -> tuple[float, float, float]:
@@ -34,10 +34,10 @@ def samples(basis):
     return [sample(m, basis, i) for i, m in enumerate(molecules.ALL * 2)]
 
 
-def batch(items) -> tuple[Prediction, object]:
+def batch(items) -> tuple[HamiltonianPrediction, object]:
     graphs, predictions, _ = zip(*items, strict=True)
     blocks = {site: torch.cat([p.blocks[site] for p in predictions]) for site in predictions[0].blocks}
-    return Prediction(blocks), collate(list(graphs))
+    return HamiltonianPrediction(blocks), collate(list(graphs))
 
 
 def run(items, basis, size: int) -> dict[str, torch.Tensor]:
@@ -104,7 +104,7 @@ def test_states_are_float64_whatever_the_model(basis):
     graph, prediction, _ = sample(molecules.WATER, basis, 0)
     metric = HamiltonianMAE(basis).float()
     single = {site: blocks.float() for site, blocks in prediction.blocks.items()}
-    metric.update(Prediction(single), collate([graph]))
+    metric.update(HamiltonianPrediction(single), collate([graph]))
     assert all(value.dtype == torch.float64 for value in metric.compute().values())
 
 
@@ -126,7 +126,7 @@ def crystal_samples(basis):
     for seed, crystal in enumerate(crystals.ALL * 2):
         graph = crystals.labelled_graph(crystal, basis, seed)
         noise = torch.randn_like(graph.h_edge)
-        items.append((graph, Prediction({"edge": graph.h_edge + noise}), noise))
+        items.append((graph, HamiltonianPrediction({"edge": graph.h_edge + noise}), noise))
     return items
 
 

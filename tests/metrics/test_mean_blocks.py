@@ -6,7 +6,7 @@ from tests import crystals, molecules
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
 from tracegrad.metrics.mean_blocks import MeanBlocks
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 
 
 def loader(graphs: list, batch_size: int = 2) -> DataLoader:
@@ -55,7 +55,7 @@ def test_does_not_depend_on_the_batches(basis, graphs, batch_size):
         torch.testing.assert_close(found.evaluate(loader(graphs, batch_size))[key], value, equal_nan=True)
 
 
-def test_what_was_never_seen_is_zero(basis, graphs):
+def test_pairs_of_species_without_data_are_predicted_as_zero(basis, graphs):
     water = molecules.labelled_graph(molecules.WATER, basis)
     mean = MeanBlocks(basis).fit(loader([water]))
     batch = collate([molecules.labelled_graph(molecules.FAR, basis)])  # O, H, C
@@ -80,7 +80,7 @@ def test_metrics_are_those_of_the_prediction(basis, graphs):
 
     batch = collate(graphs)
     exact = HamiltonianMAE(basis)
-    exact.update(Prediction({"self": batch.h_self, "edge": batch.h_edge}), batch)
+    exact.update(HamiltonianPrediction({"self": batch.h_self, "edge": batch.h_edge}), batch)
     assert exact.compute()["h_mae"] == 0
 
 
@@ -91,7 +91,7 @@ def test_one_molecule_of_different_atoms_is_predicted_exactly(basis):
 
 
 @pytest.mark.parametrize("crystal_basis", [crystals.SPINLESS, crystals.SPINFUL])
-def test_on_site_blocks_of_crystals_have_a_mean_of_their_own(crystal_basis):
+def test_on_site_blocks_of_crystals_have_a_separate_mean(crystal_basis):
     graphs = [crystals.labelled_graph(c, crystal_basis, seed) for seed, c in enumerate(crystals.ALL)]
     classes = {}
 

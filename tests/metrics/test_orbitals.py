@@ -15,8 +15,8 @@ from tracegrad.hamiltonian.blocks import cut_blocks
 from tracegrad.hamiltonian.graph import collate, molecule_graph
 from tracegrad.metrics.functional import eigenpairs, orbital_metrics
 from tracegrad.metrics.functional.orbitals import NAMES
-from tracegrad.metrics.orbitals import OrbitalMetrics, orbital_errors
-from tracegrad.model.network import Prediction
+from tracegrad.metrics.orbitals import MeanOrbitalErrors, orbital_errors
+from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.solved import SolvedMolecule
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "orbitals.npz")
@@ -30,7 +30,7 @@ def golden(key: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
 
 
 def literal(h_pred, h, overlap, n_occ: int) -> dict[str, float]:
-    """Everything by loops over orbitals of scipy's generalised problem; shifts by trying all kinks."""
+    """All metrics by loops over the orbitals of scipy's generalised problem; shifts by trying all kinks."""
     (e, c), (e_pred, c_pred) = (scipy.linalg.eigh(x.numpy(), overlap.numpy()) for x in (h, h_pred))
     s = overlap.numpy()
     levels = [0]
@@ -88,7 +88,7 @@ def random_problem(seed: int, n: int = 20, noise: float = 0.02):
     return tuple(torch.from_numpy(x) for x in (h + error + error.T, h, overlap))
 
 
-def test_a_batch_gives_what_its_molecules_give_alone():
+def test_a_batch_gives_the_same_values_as_single_molecules():
     problems = [random_problem(seed) for seed in range(4)]
     n_occ = torch.tensor([3, 7, 1, 19])
     together = orbital_metrics(*(torch.stack(x) for x in zip(*problems, strict=True)), n_occ)
@@ -101,7 +101,7 @@ def test_a_batch_gives_what_its_molecules_give_alone():
                 assert float(alone[name]) == pytest.approx(value, rel=1e-8)
 
 
-def test_a_shift_of_the_energy_zero_costs_the_plain_errors_alone():
+def test_a_shift_of_the_energy_zero_changes_only_errors_without_shift():
     _, h, overlap, n_occ = golden(WATER)
     found = orbital_metrics(h + 0.3 * overlap, h, overlap, n_occ)
     assert float(found["eps_mae"]) == pytest.approx(0.3, rel=1e-9)
@@ -122,8 +122,8 @@ def test_the_solved_part_of_an_asymmetric_prediction_is_the_symmetric_one():
     assert float(found["h_mae_shifted"]) > 10 * float(expected["h_mae_shifted"])
 
 
-def test_the_overlap_of_levels_does_not_feel_a_rotation_inside_them():
-    """A prediction whose degenerate orbitals are turned by 0.7 rad is as good; one that swaps levels is not."""
+def test_the_overlap_of_levels_does_not_change_with_a_rotation_inside_them():
+    """Degenerate orbitals rotated by 0.7 rad have no error; exchanged levels have one."""
     n, n_occ = 6, 4
     overlap = torch.eye(n, dtype=torch.float64)
     energies = torch.tensor([-3.0, -1.0, -1.0 + 5e-5, -0.5, 0.2, 1.0]).double()
@@ -140,7 +140,7 @@ def test_the_overlap_of_levels_does_not_feel_a_rotation_inside_them():
     assert float(found["eps_mae"]) < 1e-12
 
 
-def test_nan_shows_in_its_molecule_alone():
+def test_nan_shows_only_in_its_molecule():
     problems = [random_problem(seed) for seed in range(3)]
     h_pred, h, overlap = (torch.stack(x) for x in zip(*problems, strict=True))
     expected = orbital_metrics(h_pred, h, overlap, 5)
@@ -221,12 +221,12 @@ def molecules(basis):
 
 
 def run(graphs, blocks, solved, basis, size: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    metric, values = OrbitalMetrics(), []
+    metric, values = MeanOrbitalErrors(), []
     for start in range(0, len(graphs), size):
         on_site, pairs = (torch.cat(x) for x in zip(*blocks[start : start + size], strict=True))
         graph = collate(graphs[start : start + size])
         errors = orbital_errors(
-            Prediction({"self": on_site, "edge": pairs}), graph, basis, solved.__getitem__
+            HamiltonianPrediction({"self": on_site, "edge": pairs}), graph, basis, solved.__getitem__
         )
         metric.update(errors)
         values.append(errors.values)
@@ -257,7 +257,7 @@ def test_the_metric_is_the_mean_over_molecules_for_any_batches(basis, threads):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_large_molecules_of_several_sizes_give_what_they_give_alone(basis, threads, monkeypatch):
+def test_large_molecules_of_several_sizes_give_the_same_values_as_single_ones(basis, threads, monkeypatch):
     graphs, blocks, solved, expected = [], [], {}, []
     for row, formula in enumerate(
         ([6] * 4 + [1] * 10, [8] * 5 + [1] * 2, [6] * 4 + [1] * 10, [6, 6, 8, 8, 8, 1, 1])
@@ -290,7 +290,7 @@ def test_large_molecules_of_several_sizes_give_what_they_give_alone(basis, threa
 
 
 def test_states_are_sums_over_molecules_that_ranks_may_add():
-    metric = OrbitalMetrics()
+    metric = MeanOrbitalErrors()
     assert all(metric._reductions[name] is not None for name in metric._defaults)
     assert {function.__name__ for function in metric._reductions.values()} == {"dim_zero_sum"}
 

@@ -1,4 +1,4 @@
-"""The shift that makes absolute deviations smallest, against all kinks."""
+"""The shift that minimises absolute deviations, compared with all kinks."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_no_shift_is_better_than_the_least_absolute_one(items):
     np.testing.assert_allclose(found.numpy(), sums.min(1).values.numpy(), rtol=1e-12, atol=1e-12)
 
 
-def test_a_shift_without_a_direction_is_none():
+def test_the_shift_without_a_direction_is_zero():
     zeros = torch.zeros(2, 4, dtype=torch.float64)
     assert least_absolute_shift(zeros + 1, zeros).tolist() == [0, 0]
     assert least_absolute_shift(zeros, zeros + 1).tolist() == [0, 0]
@@ -30,7 +30,7 @@ def test_a_shift_without_a_direction_is_none():
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite_leave_other_matrices_alone(wrong):
+def test_numbers_that_are_not_finite_do_not_change_other_matrices(wrong):
     difference = np.random.default_rng(0).normal(size=(3, 9, 9))
     overlap = np.random.default_rng(1).normal(size=(3, 45))
     expected = shifted_mae(*map(torch.from_numpy, (difference, overlap)))

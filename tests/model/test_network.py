@@ -287,7 +287,7 @@ def test_impossible_molecules_are_refused(basis, numbers, positions, message):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_lists_and_whole_floats_are_taken(basis):
+def test_lists_and_integral_floats_are_accepted(basis):
     model = make_model(basis)
     numbers, positions = molecules.WATER
     expected = model.hamiltonian(numbers, positions)
@@ -390,7 +390,7 @@ EDGES = crystals.MOS2[3]
             r"= \[0, 0, 0, 1, 3\] names an atom that does not exist; .* 0 to 2",
         ),
         (changed(edges=[[0, 0, 0, -1, 1]]), r"= \[0, 0, 0, -1, 1\] names an atom that does not exist"),
-        (changed(edges=[[0, 0, 0, 1, 1]] * 2), r"= \[0, 0, 0, 1, 1\] .* stands twice"),
+        (changed(edges=[[0, 0, 0, 1, 1]] * 2), r"= \[0, 0, 0, 1, 1\] .* occurs twice"),
         (changed(edges=[[1, 0, 0, 0, 1]]), r"\[1, 0, 0, 0, 1\] .* has no partner \[-1, 0, 0, 1, 0\]"),
         (
             changed(positions=np.zeros((3, 3)), edges=[[0, 0, 0, 0, 1], [0, 0, 0, 1, 0]]),
@@ -414,7 +414,7 @@ def test_unknown_elements_of_crystals_are_named():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_molecules_have_no_lattice(basis):
+def test_a_lattice_for_a_molecule_is_refused(basis):
     for extra in ({"lattice": np.eye(3)}, {"edges": EDGES}, {"lattice": np.eye(3), "edges": EDGES}):
         with pytest.raises(
             DataError, match="QHNet is a network of molecules: give neither lattice nor edges"
@@ -423,7 +423,7 @@ def test_molecules_have_no_lattice(basis):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_lists_of_a_crystal_are_taken():
+def test_lists_of_a_crystal_are_accepted():
     model = make_crystal_model(crystals.SPINFUL)
     found = model.hamiltonian(*(array.tolist() for array in crystals.MOS2))
     for block, expected in zip(found, model.hamiltonian(*crystals.MOS2), strict=True):

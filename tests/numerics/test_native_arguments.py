@@ -9,7 +9,7 @@ import torch
 from e3nn.o3 import Irrep
 from torch import Tensor
 
-from tracegrad.hamiltonian.assembly_kernel import assembled as assemble
+from tracegrad.hamiltonian.assembly_kernel import assemble_with_kernel
 from tracegrad.hamiltonian.block_errors import block_errors
 from tracegrad.metrics.functional.eigenpairs_kernel import decoupled
 from tracegrad.metrics.functional.shift_kernel import shifted_deviations
@@ -80,7 +80,7 @@ def run_errors(blocks, labels, present, ends):
 
 def run_assemble(on_site, pairs, slots, starts, spans):
     arrays = (x.numpy() for x in (slots, starts, spans))
-    return assemble(on_site, pairs, *arrays, 4, [np.zeros(10)])
+    return assemble_with_kernel(on_site, pairs, *arrays, 4, [np.zeros(10)])
 
 
 def run_decoupled(error, energies, orbitals):
@@ -175,7 +175,7 @@ CASES: dict[str, tuple[Callable, Arguments]] = {
             "ends": torch.tensor([[0, 1, 2, 2, 1, 0], [1, 0, 0, 2, 1, 0]]),
         },
     ),
-    "assemble": (
+    "assemble_with_kernel": (
         run_assemble,
         {
             "on_site": normal(2, 3, 3),
@@ -207,7 +207,7 @@ HARMLESS = {
     "add_inner": {"x": "longer 0, shorter 0, none"},
     "normed_silu": {"x": "rank up"},
     "block_errors": {"present": "longer 0"},
-    "assemble": {"pairs": "longer 0"},
+    "assemble_with_kernel": {"pairs": "longer 0"},
 }
 
 
@@ -264,7 +264,7 @@ def test_indices_out_of_range_are_refused(case, name):
         wrong.view(-1)[-1] = value
         with pytest.raises(native.KernelIndexError):
             run(**copies(arguments) | {name: wrong})
-    if case != "assemble":
+    if case != "assemble_with_kernel":
         with pytest.raises(native.KernelArgumentError, match="whole numbers"):
             run(**copies(arguments) | {name: arguments[name].double()})
 

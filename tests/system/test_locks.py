@@ -1,4 +1,4 @@
-"""Locks: who asks disturbs nobody and leaves nothing."""
+"""Locks: asking for them neither disturbs other processes nor leaves files."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ def test_asking_leaves_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_is_seen_until_it_is_given_back(tmp_path: Path) -> None:
+def test_a_lock_is_visible_until_it_is_released(tmp_path: Path) -> None:
     lock = take_lock(tmp_path / "lock")
     assert lock is not None
     assert is_locked(tmp_path / "lock")
@@ -24,7 +24,7 @@ def test_a_lock_is_seen_until_it_is_given_back(tmp_path: Path) -> None:
     assert not is_locked(tmp_path / "lock")
 
 
-def test_two_who_ask_at_once_are_no_owners(tmp_path: Path) -> None:
+def test_two_processes_that_ask_at_the_same_time_do_not_see_each_other(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     path.touch()
     with path.open() as other:
@@ -32,7 +32,7 @@ def test_two_who_ask_at_once_are_no_owners(tmp_path: Path) -> None:
         assert not is_locked(path)
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 

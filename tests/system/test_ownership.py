@@ -1,4 +1,4 @@
-"""Directories with one owner: real processes, and records as a machine without shared locks would leave them."""
+"""Ownership of directories: real processes, and records as another machine without shared locks writes them."""
 
 import errno
 import fcntl
@@ -18,11 +18,14 @@ import pytest
 
 from tests.experiments.sweeping import wait_for
 from tracegrad.errors import InUseError
-from tracegrad.system.ownership import FILE, Watch, inherit, own, read_owner
+from tracegrad.system.ownership import FILE, OwnerWatch, inherit_ownership, read_owner, take_ownership
 from tracegrad.system.processes import start_time
 
 ROOT = Path(__file__).parents[2]
-HEAD = "import os, subprocess, sys, time; from tracegrad.system.ownership import own, inherit, read_owner\n"
+HEAD = (
+    "import os, subprocess, sys, time\n"
+    "from tracegrad.system.ownership import inherit_ownership, read_owner, take_ownership\n"
+)
 
 
 @contextmanager
@@ -45,7 +48,7 @@ def python(code: str, *arguments: object, **options: object) -> Iterator[subproc
 
 def elsewhere(directory: Path, **changes: object) -> dict:
     """A record of a process on another machine, which renews it ten times a second."""
-    with own(directory, "training", command="train a=b", every=0.1):
+    with take_ownership(directory, "training", command="train a=b", every=0.1):
         values = json.loads((directory / FILE).read_text())
     values |= {"host": "node17", "machine": "another kernel", "token": "other", **changes}
     directory.mkdir(exist_ok=True)
@@ -73,53 +76,55 @@ def renewed(directory: Path, values: dict) -> Iterator[None]:
         thread.join()
 
 
-def test_the_second_process_is_told_who_the_first_one_is(tmp_path: Path) -> None:
+def test_the_error_of_the_second_process_names_the_first_one(tmp_path: Path) -> None:
     directory = tmp_path / "runs" / "run"
-    with python("own(sys.argv[1], 'training', command='train x=1'); time.sleep(60)", directory) as first:
+    with python(
+        "take_ownership(sys.argv[1], 'training', command='train x=1'); time.sleep(60)", directory
+    ) as first:
         wait_for(lambda: read_owner(directory))
         said = rf"in use by training, process {first.pid} on {socket.gethostname()}, since 20.* UTC \(train x=1\)"
         with pytest.raises(InUseError, match=said):
-            own(directory, "training")
-        assert Watch(directory).owner().pids == [first.pid]  # type: ignore[union-attr]
+            take_ownership(directory, "training")
+        assert OwnerWatch(directory).owner().pids == [first.pid]  # type: ignore[union-attr]
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
         assert (directory / FILE).exists()
-        assert Watch(directory).owner() is None
-        own(directory, "training").release()  # at once, and without a person who removes something
+        assert OwnerWatch(directory).owner() is None
+        take_ownership(directory, "training").release()  # at once, and without a person who removes something
     assert not (directory / FILE).exists()
 
 
 def test_a_clean_end_leaves_nothing(tmp_path: Path) -> None:
-    with own(tmp_path / "runs" / "run", "training"):
+    with take_ownership(tmp_path / "runs" / "run", "training"):
         assert (tmp_path / "runs" / "run" / FILE).exists()
     assert not (tmp_path / "runs").exists()
-    with own(tmp_path / "runs" / "run", "training") as ownership:
+    with take_ownership(tmp_path / "runs" / "run", "training") as ownership:
         (tmp_path / "runs" / "run" / "config.yaml").touch()
         ownership.release()
         ownership.release()
     assert [path.name for path in (tmp_path / "runs" / "run").iterdir()] == ["config.yaml"]
 
 
-def test_a_directory_that_moves_is_given_back_where_it_lies_then(tmp_path: Path) -> None:
-    with own(tmp_path / "run", "training", every=0.05):
+def test_a_directory_that_was_moved_is_released(tmp_path: Path) -> None:
+    with take_ownership(tmp_path / "run", "training", every=0.05):
         (tmp_path / "run").rename(tmp_path / "moved")
-        with own(tmp_path / "run", "training"):
+        with take_ownership(tmp_path / "run", "training"):
             time.sleep(0.2)  # the first owner does not take the new directory for its own
             assert read_owner(tmp_path / "moved") is not None
     assert read_owner(tmp_path / "moved") is None
-    assert Watch(tmp_path / "moved").owner() is None
+    assert OwnerWatch(tmp_path / "moved").owner() is None
 
 
 def test_an_owner_on_another_machine_is_seen_without_its_lock(tmp_path: Path) -> None:
     values = elsewhere(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
     said: list[str] = []
-    watch = Watch(tmp_path)
+    watch = OwnerWatch(tmp_path)
     with renewed(tmp_path, values):
         with pytest.raises(
             InUseError, match=r"in use by training, process \d+ on node17, since .* \(train a=b\)"
         ):
-            own(tmp_path, "training", say=said.append)
+            take_ownership(tmp_path, "training", report=said.append)
         assert watch.owner().host == "node17"  # type: ignore[union-attr]
         assert watch.undecided
         wait_for(lambda: watch.owner() and not watch.undecided)
@@ -131,20 +136,20 @@ def test_an_owner_on_another_machine_is_seen_without_its_lock(tmp_path: Path) ->
 
 def test_an_owner_on_another_machine_that_is_gone_is_replaced(tmp_path: Path) -> None:
     elsewhere(tmp_path)
-    watch = Watch(tmp_path)
+    watch = OwnerWatch(tmp_path)
     assert watch.owner() is not None
     wait_for(lambda: watch.owner() is None)
     assert not watch.undecided
     said: list[str] = []
-    with own(tmp_path, "training", say=said.append):
+    with take_ownership(tmp_path, "training", report=said.append):
         assert read_owner(tmp_path).host == socket.gethostname()  # type: ignore[union-attr]
     assert "node17" in said[0]
-    assert said[1].endswith("node17 has not been heard since; the directory is taken over")
+    assert said[1].endswith("node17 has not renewed its record; the directory is taken over")
 
 
-def test_who_was_replaced_ends_at_once(tmp_path: Path) -> None:
-    """As a process that was suspended, or cut off from its storage, while another machine took the directory over."""
-    code = "own(sys.argv[1], 'training', every=0.05); time.sleep(60); print('still there')"
+def test_a_replaced_owner_exits_immediately(tmp_path: Path) -> None:
+    """For example a process that was suspended while another machine took over the directory."""
+    code = "take_ownership(sys.argv[1], 'training', every=0.05); time.sleep(60); print('still there')"
     with python(code, tmp_path) as first:
         wait_for(lambda: read_owner(tmp_path))
         values = json.loads((tmp_path / FILE).read_text()) | {"host": "node17", "token": "other"}
@@ -155,8 +160,11 @@ def test_who_was_replaced_ends_at_once(tmp_path: Path) -> None:
     assert f"error: {tmp_path} was taken over by training, process {first.pid} on node17" in error
 
 
-def test_workers_of_a_killed_owner_hold_nothing(tmp_path: Path) -> None:
-    code = "own(sys.argv[1], 'training'); os.fork() or time.sleep(60); print('ready', flush=True); time.sleep(60)"
+def test_workers_of_a_killed_owner_hold_no_lock(tmp_path: Path) -> None:
+    code = (
+        "take_ownership(sys.argv[1], 'training'); os.fork() or time.sleep(60); "
+        "print('ready', flush=True); time.sleep(60)"
+    )
     with python(code, tmp_path) as first:
         worker = first.stdout.readline() and True  # type: ignore[union-attr]
         assert worker
@@ -164,51 +172,51 @@ def test_workers_of_a_killed_owner_hold_nothing(tmp_path: Path) -> None:
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
         try:
-            own(tmp_path, "training").release()
+            take_ownership(tmp_path, "training").release()
         finally:
             for child in children:
                 os.kill(int(child), signal.SIGKILL)
 
 
 def test_an_ownership_that_is_passed_on_outlives_the_process_that_took_it(tmp_path: Path) -> None:
-    child = "inherit(sys.argv[1]) or sys.exit(1); print('child', flush=True); time.sleep(60)"
+    child = "inherit_ownership(sys.argv[1]) or sys.exit(1); print('child', flush=True); time.sleep(60)"
     code = (
-        "first = own(sys.argv[1], 'training of a sweep', every=0.05)\n"
+        "first = take_ownership(sys.argv[1], 'training of a sweep', every=0.05)\n"
         "subprocess.Popen([sys.executable, '-c', sys.argv[2], sys.argv[1]], pass_fds=[first.descriptor],"
         " env=os.environ | first.shared).wait()"
     )
     with python(code, tmp_path, HEAD + child) as first:
         assert first.stdout.readline() == "child\n"  # type: ignore[union-attr]
-        owner = Watch(tmp_path).owner()
+        owner = OwnerWatch(tmp_path).owner()
         assert owner is not None
         assert owner.pids[0] == first.pid
         own_child = owner.pids[1]
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
         with pytest.raises(InUseError, match=f"training of a sweep, process {own_child} on"):
-            own(tmp_path, "training")
-        assert Watch(tmp_path).owner().pids == [own_child]  # type: ignore[union-attr]
+            take_ownership(tmp_path, "training")
+        assert OwnerWatch(tmp_path).owner().pids == [own_child]  # type: ignore[union-attr]
         os.kill(own_child, signal.SIGKILL)
-    wait_for(lambda: Watch(tmp_path).owner() is None)
+    wait_for(lambda: OwnerWatch(tmp_path).owner() is None)
 
 
 def test_nothing_is_inherited_without_an_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert inherit(tmp_path) is None
+    assert inherit_ownership(tmp_path) is None
     monkeypatch.setenv("TRACEGRAD_OWNER", "1")  # a file, but not that of this directory
-    assert inherit(tmp_path) is None
+    assert inherit_ownership(tmp_path) is None
     assert "TRACEGRAD_OWNER" not in os.environ
 
 
-def test_a_number_that_another_process_has_now_is_not_the_owner(tmp_path: Path) -> None:
-    with own(tmp_path, "training"):
+def test_another_process_with_the_number_of_the_owner_is_not_the_owner(tmp_path: Path) -> None:
+    with take_ownership(tmp_path, "training"):
         values = json.loads((tmp_path / FILE).read_text())
-        assert Watch(tmp_path).owner().pids == [os.getpid()]  # type: ignore[union-attr]
+        assert OwnerWatch(tmp_path).owner().pids == [os.getpid()]  # type: ignore[union-attr]
         values["processes"] = [[os.getpid(), "0"]]
         (tmp_path / FILE).write_text(json.dumps(values))
-        assert Watch(tmp_path).owner().pids == []  # type: ignore[union-attr]
+        assert OwnerWatch(tmp_path).owner().pids == []  # type: ignore[union-attr]
 
 
-def test_start_times_tell_processes_apart() -> None:
+def test_start_times_distinguish_processes() -> None:
     with python("time.sleep(60)") as first:
         started = start_time(first.pid)
         assert started not in (None, start_time(os.getpid()))
@@ -218,26 +226,27 @@ def test_start_times_tell_processes_apart() -> None:
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record alone keeps others away while its process runs, and is in nobody's way afterwards."""
+    """The record protects the directory while its process runs, and does not block it afterwards."""
 
     def refuse(descriptor: int, kind: int) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     said: list[str] = []
-    with own(tmp_path / "run", "training", every=0.2, say=said.append) as first:
-        assert Watch(tmp_path / "run").owner() == read_owner(tmp_path / "run")
+    with take_ownership(tmp_path / "run", "training", every=0.2, report=said.append) as first:
+        assert OwnerWatch(tmp_path / "run").owner() == read_owner(tmp_path / "run")
         with pytest.raises(InUseError, match=rf"in use by training, process {os.getpid()} on"):
-            own(tmp_path / "run", "training", say=said.append)
+            take_ownership(tmp_path / "run", "training", report=said.append)
         assert first.owner.pids == [os.getpid()]
     assert "cannot be locked (Function not implemented); use a file system with flock" in said[0]
     assert not (tmp_path / "run").exists()
     with python(
-        "own(sys.argv[1], 'training'); print('owner', flush=True); time.sleep(60)", tmp_path / "run"
+        "take_ownership(sys.argv[1], 'training'); print('owner', flush=True); time.sleep(60)",
+        tmp_path / "run",
     ) as killed:
         assert killed.stdout is not None
         assert killed.stdout.readline() == "owner\n"
         with pytest.raises(InUseError, match=f"process {killed.pid} on"):
-            own(tmp_path / "run", "training", say=said.append)
-    with own(tmp_path / "run", "training", every=0.2, say=said.append):
+            take_ownership(tmp_path / "run", "training", report=said.append)
+    with take_ownership(tmp_path / "run", "training", every=0.2, report=said.append):
         pass

@@ -1,4 +1,4 @@
-"""Files and folders are replaced whole or not at all, whatever ends the process."""
+"""Files and folders are replaced completely or not at all, whatever ends the process."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ FAULT = """
 
 
 def killed(body: str, folder: Path, number: int, when: str) -> bool:
-    """Whether ``body`` was killed at its n-th call of the system, rather than came to its end."""
+    """Whether ``body`` was killed at its n-th system call and did not finish."""
     code = textwrap.dedent(FAULT) + textwrap.dedent(body)
     result = subprocess.run(
         [sys.executable, "-c", code, str(number), when], cwd=folder, capture_output=True, text=True
@@ -159,7 +159,7 @@ def test_a_full_disk_is_named(tmp_path, number):
             raise OSError(number, os.strerror(number))
 
 
-def test_a_place_that_cannot_be_is_named(tmp_path):
+def test_an_impossible_path_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for replace in (replacing, replacing_folder):
         with (
@@ -189,7 +189,7 @@ def test_threads_that_write_the_same_file_do_not_share_a_draft(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_drafts_of_killed_processes_go_after_a_day(tmp_path):
+def test_drafts_of_killed_processes_are_removed_after_a_day(tmp_path):
     old, young = tmp_path / ".out.0123456789ab.tmp", tmp_path / ".out.cdef01234567.tmp"
     of_the_user = tmp_path / ".out.notes.tmp"
     for path in (old, young, of_the_user):

@@ -7,7 +7,7 @@ from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.blocks import complete_edges
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.hamiltonian.traces import BlockTraces
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.training.loss import HamiltonianLoss
 
 BATCH = (molecules.WATER, molecules.CYANIDE, molecules.ATOM, molecules.METHANOL)
@@ -19,7 +19,7 @@ def graph(basis):
     return collate([molecules.labelled_graph(m, basis, seed=i) for i, m in enumerate(BATCH)])
 
 
-def random_prediction(graph, basis, sites=("edge",)) -> Prediction:
+def random_prediction(graph, basis, sites=("edge",)) -> HamiltonianPrediction:
     """Numbers everywhere, in padding too: the masks have to remove them."""
     dim, shells = basis.dim, len(basis.union)
     sizes = {"edge": graph.edge_index.shape[1], "self": graph.num_nodes}
@@ -28,7 +28,7 @@ def random_prediction(graph, basis, sites=("edge",)) -> Prediction:
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
     traces = {site: draw(sizes[site], shells**2) for site in sites}
-    return Prediction({site: draw(sizes[site], dim, dim) for site in ("self", "edge")}, traces)
+    return HamiltonianPrediction({site: draw(sizes[site], dim, dim) for site in ("self", "edge")}, traces)
 
 
 def molecule_slices(basis):
@@ -158,7 +158,7 @@ def test_a_perfect_trace_prediction_stays_finite(graph, basis):
     assert prediction.traces["edge"].grad.isfinite().all()
 
 
-def test_single_atoms_take_no_part_in_the_trace_loss(basis):
+def test_single_atoms_are_left_out_of_the_trace_loss(basis):
     graph = collate([molecules.labelled_graph(molecules.ATOM, basis)])
     terms = HamiltonianLoss(basis)(random_prediction(graph, basis), graph)
     assert float(terms.loss_t.detach()) == 0
@@ -168,7 +168,7 @@ def test_single_atoms_take_no_part_in_the_trace_loss(basis):
 @pytest.mark.parametrize("options", [{}, {"fixed_weights": [0.8, 0.2]}])
 @pytest.mark.parametrize("parts", [([0], [1, 2, 3]), ([2], [0, 1, 3]), ([0, 1], [2], [3])])
 def test_shares_of_a_batch_sum_to_its_loss_and_gradient(basis, parts, options):
-    """Any division among processes, also one that leaves a process a single atom, which has no traces."""
+    """For any division among processes, also if one process has only a single atom, which has no traces."""
     graphs = [molecules.labelled_graph(m, basis, seed=i) for i, m in enumerate(BATCH)]
     whole, loss = collate(graphs), HamiltonianLoss(basis, **options)
     prediction = random_prediction(whole, basis)
@@ -179,7 +179,9 @@ def test_shares_of_a_batch_sum_to_its_loss_and_gradient(basis, parts, options):
     for part in parts:
         atoms = torch.isin(whole.batch, torch.tensor(part))
         edges = atoms[whole.edge_index[0]]
-        own = Prediction({"self": inputs[0][atoms], "edge": inputs[1][edges]}, {"edge": inputs[2][edges]})
+        own = HamiltonianPrediction(
+            {"self": inputs[0][atoms], "edge": inputs[1][edges]}, {"edge": inputs[2][edges]}
+        )
         shares.append((own, collate([graphs[i] for i in part])))
     sums: list[torch.Tensor] = []
     for own, graph in shares:
@@ -200,12 +202,12 @@ def crystal_batch(basis):
     return collate([crystals.labelled_graph(c, basis, seed) for seed, c in enumerate(crystals.ALL)])
 
 
-def random_crystal_prediction(graph, basis, labels: int) -> Prediction:
+def random_crystal_prediction(graph, basis, labels: int) -> HamiltonianPrediction:
     """Numbers everywhere, in padding too."""
     dtype = torch.complex128 if basis.spinful else torch.float64
     blocks = torch.randn(graph.h_edge.shape, dtype=dtype, requires_grad=True)
     traces = torch.randn(len(blocks), labels, dtype=torch.float64, requires_grad=True)
-    return Prediction({"edge": blocks}, {"edge": traces})
+    return HamiltonianPrediction({"edge": blocks}, {"edge": traces})
 
 
 def literal_crystal_losses(prediction, graph, basis, traces, h, t) -> tuple[float, float]:
@@ -260,7 +262,7 @@ def test_padding_of_crystals_gets_no_gradient_and_a_perfect_one_is_finite(crysta
     assert torch.equal(prediction.blocks["edge"].grad != 0, graph.h_edge != 0)
     assert torch.equal(prediction.traces["edge"].grad != 0, loss.traces(graph.h_edge) != 0)
     exact = graph.h_edge.clone().requires_grad_()
-    terms = loss(Prediction({"edge": exact}), graph)
+    terms = loss(HamiltonianPrediction({"edge": exact}), graph)
     terms.total.backward()
     assert float(terms.total.detach()) == 0
     assert not exact.grad.any()
@@ -273,7 +275,7 @@ def test_terms_of_crystals_are_real_and_keep_the_precision(dtype):
     assert graph.h_edge.dtype == dtype.to_complex()
     loss = HamiltonianLoss(basis)
     traces = {"edge": torch.zeros(len(graph.h_edge), loss.traces.count, dtype=dtype)}
-    terms = loss(Prediction({"edge": torch.zeros_like(graph.h_edge)}, traces), graph)
+    terms = loss(HamiltonianPrediction({"edge": torch.zeros_like(graph.h_edge)}, traces), graph)
     assert {term.dtype for term in (terms.total, terms.loss_h, terms.loss_t, terms.per_sample)} == {dtype}
 
 

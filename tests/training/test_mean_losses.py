@@ -1,4 +1,4 @@
-"""Mean losses of a data set from any batches on any ranks."""
+"""Mean losses of a data set do not depend on batches and ranks."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_no_traces_give_zero():
     assert [float(value) for value in metric.compute()] == [2.0, 0.0]
 
 
-def test_mean_of_samples_shows_what_is_not_finite():
+def test_mean_of_samples_is_not_finite_if_a_sample_is_not():
     metric = SampleMean()
     metric.update(torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64))
     metric.update(torch.tensor([]))

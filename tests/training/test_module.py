@@ -1,4 +1,4 @@
-"""What the LightningModule logs of the traces, beside H."""
+"""Logs of the LightningModule for the traces."""
 
 from functools import partial
 
@@ -39,7 +39,7 @@ def loaders(graphs: list) -> list[DataLoader]:
 
 
 def logs_of(module: HamiltonianModule, tmp_path, graphs: list) -> dict[str, float]:
-    """Of a test with a subset."""
+    """Logs of a test with a subset."""
     module.test_subsets = ["", "twisted"]
     with quiet():
         logs = make_trainer(tmp_path, precision="64-true").test(module, loaders(graphs), verbose=False)

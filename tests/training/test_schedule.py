@@ -9,7 +9,7 @@ from tracegrad.training.schedule import Plateau, Schedule, SlipperySlope, Warmup
 
 
 def rate(step: int, peak: float, final: float, warmup: int, total: int) -> float:
-    """The learning rate, written out."""
+    """The learning rate by its literal formula."""
     if step < warmup:
         return peak * step / warmup
     if step >= total:
@@ -76,7 +76,7 @@ def test_bad_steps(warmup, total):
 
 
 def driven(schedule: Schedule, epochs: int) -> list[float]:
-    """Rates of the epochs under the schedule's own scheduler."""
+    """Learning rate of each epoch with the scheduler of the schedule."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=schedule.peak)
     scheduler = schedule.scheduler(optimizer)["scheduler"]
     rates = []
@@ -89,7 +89,7 @@ def driven(schedule: Schedule, epochs: int) -> list[float]:
 
 @pytest.mark.parametrize(("start", "interval", "decay"), [(1400, 200, 0.5), (0, 1, 0.9), (3, 7, 0.1)])
 def test_slope_equals_the_rule(start, interval, decay):
-    """Whole intervals since ``start`` that lie behind an epoch, the first drop included."""
+    """The number of drops is the number of whole intervals since ``start``, plus one."""
     rates = driven(SlipperySlope(3e-3, start, interval, decay), 2700)
     drops = [max(0, -(-(epoch - start) // interval)) for epoch in range(2700)]
     assert rates == pytest.approx([3e-3 * decay**number for number in drops])

@@ -1,4 +1,4 @@
-"""Networks that start from others: the first outputs, what is taken over, and what cannot be."""
+"""Networks that start from trained weights: first outputs, copied tensors, and refused networks."""
 
 import copy
 from pathlib import Path
@@ -32,7 +32,7 @@ MOS2 = {"irreps": "16x0e+8x1o+6x2e+4x3o+2x4e", "embed": 16, "blocks": 2, "cutoff
 
 
 def settings(kind: dict[str, Any], arm: str, backbone: dict[str, Any] | None = None, **options: Any) -> dict:
-    """Of a network of an arm, with changes of its backbone and of its TraceGrad part."""
+    """Settings of the network of an arm, with changes of its backbone and of its TraceGrad part."""
     changed = copy.deepcopy(kind)
     changed["backbone"] |= backbone or {}
     changed["tracegrad"] = copy.deepcopy(checkpoints.QHNET["tracegrad"]) | ARMS[arm] | options
@@ -231,7 +231,7 @@ def test_weights_take_the_precision_of_the_network(tmp_path):
         assert torch.equal(own, tensor.to(own.dtype))
 
 
-def test_paths_that_hold_nothing_are_named(tmp_path):
+def test_paths_without_a_network_are_refused(tmp_path):
     model = network(settings(checkpoints.QHNET, "none"))
     with pytest.raises(
         CheckpointError, match=r"none: no such file or directory; give a run directory, .*safetensors"

@@ -1,4 +1,4 @@
-"""Files that hold other things than plain data, and what files that are written allow."""
+"""Checkpoints with objects other than plain data, and permissions of written files."""
 
 import os
 import pickle
@@ -28,7 +28,7 @@ class _Command:
         (_Command(), r"posix\.system"),
     ],
 )
-def test_objects_are_named_and_not_called_damage(tmp_path: Path, content: Any, name: str) -> None:
+def test_objects_are_named_and_not_reported_as_damage(tmp_path: Path, content: Any, name: str) -> None:
     path = tmp_path / "a.ckpt"
     torch.save({"state_dict": {}, "extra": content}, path)
     for _ in ("of torch", "plain"):

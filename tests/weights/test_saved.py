@@ -1,4 +1,4 @@
-"""Networks from the disk, and that nothing but networks comes out of their settings."""
+"""Loading networks from the disk; settings build nothing but networks."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ from tracegrad.weights.model_file import write_model_file
 
 
 def with_target(target: Any, place: str = "") -> dict[str, Any]:
-    """Settings in which one part is something else."""
+    """Settings with another object in place of one part."""
     settings = copy.deepcopy(QHNET)
     part = settings
     for key in filter(None, place.split(".")):
@@ -56,7 +56,7 @@ def test_a_run_directory_and_a_checkpoint_file(tmp_path: Path) -> None:
         ["experiment=bs", "model=deeph_e3_small", "data.path=x", "tracegrad.channels=8"],
     ],
 )
-def test_the_settings_of_training_give_what_hydra_makes_of_them(settings: list[str]) -> None:
+def test_the_settings_of_training_are_built_as_by_hydra(settings: list[str]) -> None:
     config = composed("train", settings)
     ours, theirs = construct(plain(config)["model"], "model"), instantiate(config.model)
     assert str(ours) == str(theirs)
@@ -160,7 +160,7 @@ def test_errors_of_the_parts_keep_their_name() -> None:
         construct(settings, "settings")
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_checkpoints_and_networks_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nowhere: no such file or directory"):
         tracegrad.load_model(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"best\.ckpt: no such checkpoint; \S+ holds no checkpoints"):
@@ -299,7 +299,7 @@ def test_networks_of_crystals(tmp_path: Path) -> None:
     assert found.backbone.periodic
 
 
-def test_the_package_alone_is_cheap_and_has_nothing_else() -> None:
+def test_importing_the_package_is_fast_and_loads_nothing_else() -> None:
     code = "import sys, tracegrad; assert not {'torch', 'numpy'} & sys.modules.keys(); tracegrad.__version__"
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="has no attribute 'load_modell'"):

@@ -1,0 +1,1 @@
+"""Databases of molecules and crystals, their splits, and the data modules that load them."""

@@ -1,13 +1,13 @@
-"""What tells large files apart without reading them."""
+"""Identification of large files without reading them completely."""
 
 import hashlib
 from pathlib import Path
 
 
 def head_hash(path: Path) -> str:
-    """SHA-256 of the first MiB (16 hex digits): tells files of the same size apart without reading 30 GB.
+    """SHA-256 of the first MiB of a file (16 hex digits).
 
-    That of an SQLite file changes with every write to it, because its head counts them.
+    For an SQLite file it changes with every write, because the header holds a counter of writes.
     """
     with path.open("rb") as file:
         return hashlib.sha256(file.read(1 << 20)).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The eight databases of the paper as its Tables 4 and 5 count them, to compare files with."""
+"""Numbers of samples and atoms of the eight databases of the paper (Tables 4 and 5), to compare files with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 @dataclass(frozen=True)
 class PartNumbers:
-    """A part of a split: samples, and the atoms of the smallest and the largest one."""
+    """A part of a split: number of samples, and numbers of atoms of the smallest and the largest sample."""
 
     samples: int
     smallest: int
@@ -18,8 +18,8 @@ class PartNumbers:
 
 
 @dataclass(frozen=True)
-class Published:
-    """One column of Table 4 or 5."""
+class PublishedDatabase:
+    """One database in Table 4 or 5: atomic numbers and parts of its split."""
 
     elements: tuple[int, ...]
     parts: Mapping[str, PartNumbers]
@@ -27,12 +27,12 @@ class Published:
 
 def _crystals(
     elements: tuple[int, ...], atoms: int, sizes: tuple[int, int, int], twisted: PartNumbers | None = None
-) -> Published:
+) -> PublishedDatabase:
     parts = {
         part: PartNumbers(size, atoms, atoms)
         for part, size in zip(("train", "val", "test"), sizes, strict=True)
     }
-    return Published(elements, parts | ({"twisted": twisted} if twisted else {}))
+    return PublishedDatabase(elements, parts | ({"twisted": twisted} if twisted else {}))
 
 
 QH9_ELEMENTS = (1, 6, 7, 8, 9)
@@ -43,7 +43,7 @@ PUBLISHED = {
     "BB": _crystals((83,), 36, (231, 113, 113), PartNumbers(4, 28, 244)),
     "BT": _crystals((52, 83), 90, (204, 38, 12), PartNumbers(2, 70, 130)),
     "BS": _crystals((34, 83), 90, (231, 113, 113), PartNumbers(2, 70, 190)),
-    "QS": Published(
+    "QS": PublishedDatabase(
         QH9_ELEMENTS,
         {
             "train": PartNumbers(104_001, 3, 20),
@@ -51,7 +51,7 @@ PUBLISHED = {
             "test": PartNumbers(9_335, 23, 29),
         },
     ),
-    "QD": Published(
+    "QD": PublishedDatabase(
         QH9_ELEMENTS,
         {
             "train": PartNumbers(79_900, 10, 19),
@@ -65,31 +65,33 @@ PUBLISHED = {
 def differences(
     database: str, elements: tuple[int, ...], atoms: Mapping[str, Int64[np.ndarray, " _"]]
 ) -> list[str]:
-    """What differs from the published numbers of a database, one line each; empty: nothing.
+    """Differences from the published numbers of a database, one line each.
 
     Args:
         database: MG, MM, BG, BB, BT, BS, QS or QD.
-        elements: atomic numbers that were found.
-        atoms: atoms of every sample of each part.
+        elements: atomic numbers in the files.
+        atoms: number of atoms of each sample, for each part.
     """
     published = PUBLISHED[database]
     table = 5 if database.startswith("Q") else 4
     lines = []
     if tuple(elements) != published.elements:
-        found, wanted = (
+        present, expected = (
             ", ".join(chemical_symbols[z] for z in numbers) for numbers in (elements, published.elements)
         )
-        lines.append(f"{database}: elements {found}; Table {table} has {wanted}")
+        lines.append(f"{database}: elements {present}; Table {table} has {expected}")
     for part in dict.fromkeys([*published.parts, *atoms]):
-        counts, wanted_part = atoms.get(part, np.zeros(0, dtype=np.int64)), published.parts.get(part)
-        if wanted_part is None:
+        counts, expected_part = atoms.get(part, np.zeros(0, dtype=np.int64)), published.parts.get(part)
+        if expected_part is None:
             lines.append(f"{database}: {len(counts)} {part} samples; Table {table} has none")
             continue
-        if len(counts) != wanted_part.samples:
-            lines.append(f"{database}: {len(counts)} {part} samples; Table {table} has {wanted_part.samples}")
-        if len(counts) and (counts.min(), counts.max()) != (wanted_part.smallest, wanted_part.largest):
+        if len(counts) != expected_part.samples:
+            lines.append(
+                f"{database}: {len(counts)} {part} samples; Table {table} has {expected_part.samples}"
+            )
+        if len(counts) and (counts.min(), counts.max()) != (expected_part.smallest, expected_part.largest):
             lines.append(
                 f"{database}: {part} samples of {counts.min()} to {counts.max()} atoms; "
-                f"Table {table} has {wanted_part.smallest} to {wanted_part.largest}"
+                f"Table {table} has {expected_part.smallest} to {expected_part.largest}"
             )
     return lines

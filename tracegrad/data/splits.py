@@ -1,4 +1,4 @@
-"""Splits of a database into row positions, by the rules of the released QH9 benchmark and of DeepH-E3."""
+"""Splits of a database: row positions of each part, by the rules of the QH9 benchmark and of DeepH-E3."""
 
 import difflib
 import hashlib
@@ -19,8 +19,8 @@ from jaxtyping import Int
 from tracegrad.errors import DataError
 
 PARTS = ("train", "val", "test")
-TWISTED = "twisted"  # a fourth part of crystals
-Split = dict[str, np.ndarray]
+TWISTED = "twisted"  # an additional part of some databases of crystals, which is only tested
+Split = dict[str, np.ndarray]  # row positions (int64) of each part
 
 RELEASED_SEED = 43
 RELEASED_FRACTIONS = (0.8, 0.1, 0.1)
@@ -28,7 +28,7 @@ RELEASED_THRESHOLDS = (20, 22)
 
 
 def size_split(atom_counts: Int[np.ndarray, " rows"], thresholds: Sequence[int]) -> Split:
-    """``ood``: train up to ``thresholds[0]`` atoms, val up to ``thresholds[1]``, test above."""
+    """Split ``ood``: train up to ``thresholds[0]`` atoms, val up to ``thresholds[1]``, test above."""
     if not _are_numbers(thresholds, 2) or thresholds[0] >= thresholds[1]:
         raise DataError(
             f"ood thresholds are {thresholds!r}; give two ascending atom counts (data.thresholds)"
@@ -38,12 +38,12 @@ def size_split(atom_counts: Int[np.ndarray, " rows"], thresholds: Sequence[int])
 
 
 def random_split(rows: int, fractions: Sequence[float], seed: int) -> Split:
-    """``random``: one permutation of all rows, cut by truncated fractions."""
+    """Split ``random``: a random permutation of all rows, cut by fractions (rounded down)."""
     return _cut(np.random.RandomState(seed).permutation(rows), fractions)
 
 
 def trajectory_split(starts: Int[np.ndarray, " bounds"], fractions: Sequence[float], seed: int) -> Split:
-    """``mol``: whole trajectories are shuffled and cut; ``starts`` holds their first rows and the end."""
+    """Split ``mol``: trajectories are shuffled and cut; ``starts``: first row of each, and the number of rows."""
     order = list(range(len(starts) - 1))
     random.Random(seed).shuffle(order)
     parts = _cut(np.array(order, dtype=np.int64), fractions)
@@ -51,7 +51,7 @@ def trajectory_split(starts: Int[np.ndarray, " bounds"], fractions: Sequence[flo
 
 
 def geometry_split(starts: Int[np.ndarray, " bounds"], fractions: Sequence[float]) -> Split:
-    """``geometry``: the frames of each trajectory are permuted, seeded by its last row, and cut."""
+    """Split ``geometry``: the frames of each trajectory are permuted, with its last row as the seed, and cut."""
     cuts = []
     for first, end in pairwise(starts):
         frames = first + np.random.RandomState(int(end) - 1).permutation(int(end - first))
@@ -60,7 +60,12 @@ def geometry_split(starts: Int[np.ndarray, " bounds"], fractions: Sequence[float
 
 
 def index_file_split(path: str | Path, rows: int) -> Split:
-    """Row positions from an .npz file with integer arrays ``train``, ``val`` and ``test``."""
+    """Split from an .npz file with integer arrays ``train``, ``val`` and ``test`` of row positions.
+
+    Raises:
+        DataError: the file cannot be read, or its rows are out of range or repeated; ``rows`` is their number in the
+            database.
+    """
     path = Path(path)
     split = _load_parts(path)
     for name, index in split.items():
@@ -78,23 +83,26 @@ def index_file_split(path: str | Path, rows: int) -> Split:
     values, counts = np.unique(np.concatenate(list(split.values())), return_counts=True)
     if (counts > 1).any():
         raise DataError(
-            f"{path}: row {values[counts > 1][0]} stands twice in the split; "
+            f"{path}: row {values[counts > 1][0]} occurs twice in the split; "
             "a row belongs to one of train, val and test, once"
         )
     return split
 
 
 def shuffled_split(structures: int | Sequence[int], sizes: Sequence[int | float], seed: int) -> Split:
-    """The rule of DeepH-E3: shuffle, then take train, val and test one behind the other.
+    """The rule of DeepH-E3: shuffle, then take train, val and test in this order.
 
-    The released code lists structures in the order of the file system, so that a seed alone does not give its parts.
+    The released code lists structures in the order of the file system; therefore the seed does not reproduce its
+    parts.
 
     Args:
-        structures: their indices in the order of the database, or how many there are. Twisted structures, which
-            belong to no part, have been taken out.
-        sizes: of train, val and test: numbers of structures, or fractions below 1 of all, rounded down; the rest
-            is not used.
-        seed: of the shuffle.
+        structures: indices of the structures in the order of the database, without twisted ones; or their number.
+        sizes: sizes of train, val and test: numbers of structures, or fractions below 1 of all, rounded down.
+            Remaining structures are not used.
+        seed: seed of the shuffle.
+
+    Raises:
+        DataError: sizes or a seed out of range.
     """
     order = list(range(structures)) if isinstance(structures, int) else [int(i) for i in structures]
     whole = _are_numbers(sizes, 3) and all(0 <= size < 1 or float(size).is_integer() for size in sizes)
@@ -117,9 +125,14 @@ def shuffled_split(structures: int | Sequence[int], sizes: Sequence[int | float]
 
 
 def name_file_split(path: str | Path, names: Sequence[str]) -> Split:
-    """Positions among ``names`` from a JSON file ``{"train": [names], "val": [...], "test": [...]}``.
+    """Split from a JSON file ``{"train": [names], "val": [...], "test": [...]}``, optionally with ``twisted``.
 
-    A part ``twisted`` may stand beside them.
+    Args:
+        path: the file.
+        names: names of the structures in the order of the database.
+
+    Raises:
+        DataError: the file cannot be read, or its names are unknown or repeated.
     """
     path = Path(path)
     try:
@@ -128,8 +141,10 @@ def name_file_split(path: str | Path, names: Sequence[str]) -> Split:
         raise DataError(f"{path}: not a readable JSON file of structure names ({error})") from error
     known = {*PARTS, TWISTED}
     if not isinstance(parts, dict) or not set(PARTS) <= parts.keys() <= known:
-        found = sorted(parts) if isinstance(parts, dict) else type(parts).__name__
-        raise DataError(f"{path}: holds {found}; lists train, val and test, and perhaps twisted, are needed")
+        content = sorted(parts) if isinstance(parts, dict) else type(parts).__name__
+        raise DataError(
+            f"{path}: holds {content}; lists train, val and test, and optionally twisted, are needed"
+        )
     positions = {name: position for position, name in enumerate(names)}
     taken: set[str] = set()
     split: Split = {}
@@ -144,14 +159,14 @@ def name_file_split(path: str | Path, names: Sequence[str]) -> Split:
                     f"{path}: {part} has {name!r}, which is not in the database; nearest: {', '.join(nearest)}"
                 )
             if name in taken:
-                raise DataError(f"{path}: {name!r} stands twice; a structure belongs to one part, once")
+                raise DataError(f"{path}: {name!r} occurs twice; a structure belongs to one part, once")
             taken.add(name)
         split[part] = np.array([positions[name] for name in listed], dtype=np.int64)
     return split
 
 
 def split_hash(split: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 (16 hex digits) of the index arrays in their order; equal hashes mean equal splits."""
+    """SHA-256 (16 hex digits) of the row positions of all parts; equal hashes mean equal splits."""
     digest = hashlib.sha256()
     for name in (*PARTS, *(extra for extra in (TWISTED,) if extra in split)):
         digest.update(name.encode() + np.ascontiguousarray(split[name], dtype="<i8").tobytes())
@@ -159,17 +174,17 @@ def split_hash(split: Mapping[str, np.ndarray]) -> str:
 
 
 def _load_parts(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an index file as they are; pickled objects are refused."""
+    """The arrays of an index file, not yet checked; pickled objects are refused."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = [name for name in PARTS if name not in arrays]
             if missing:
                 raise DataError(
-                    f"{path}: arrays {missing} are missing, found {sorted(arrays)}; "
+                    f"{path}: arrays {missing} are missing, it has {sorted(arrays)}; "
                     "an index file holds train, val and test"
                 )
             return {name: np.asarray(arrays[name]) for name in PARTS}
-    # A .npy file gives an array, which is no context manager (TypeError); zipfile raises RuntimeErrors too.
+    # A .npy file yields an array, which is no context manager (TypeError); zipfile also raises RuntimeError.
     except (OSError, ValueError, EOFError, TypeError, RuntimeError, BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path}: not a readable .npz file of index arrays ({error}); "
@@ -178,6 +193,7 @@ def _load_parts(path: Path) -> dict[str, np.ndarray]:
 
 
 def _cut(order: Int[np.ndarray, " rows"], fractions: Sequence[float]) -> Split:
+    """Consecutive parts of an order of rows."""
     if not _are_numbers(fractions, 3) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
         raise DataError(
             f"split fractions are {fractions!r}; give three numbers that sum to 1 (data.fractions)"
@@ -189,7 +205,7 @@ def _cut(order: Int[np.ndarray, " rows"], fractions: Sequence[float]) -> Split:
 
 
 def _are_numbers(values: Any, count: int) -> bool:
-    """Whether a setting, of whatever type a user gave, is a sequence of so many finite numbers."""
+    """Whether a setting of any type is a sequence of ``count`` finite numbers."""
     return (
         isinstance(values, Sequence)
         and len(values) == count

@@ -1,1 +1,1 @@
-"""What a Hamiltonian is: orbital bases, blocks of pairs of atoms, graphs, traces."""
+"""How a Hamiltonian is represented: orbital bases, blocks between atoms, graphs, trace labels."""

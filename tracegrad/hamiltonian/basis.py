@@ -1,12 +1,17 @@
-"""Atomic orbital bases: which shells each element has, and where they lie in a common layout.
+"""Atomic orbital bases: the shells of each element and their places in a layout that all elements share.
 
-Files order the orbitals of an atom as their program does; networks need one layout for all elements. The
-*union layout* holds, degree after degree, as many shells as the richest element has. The n-th shell of
-degree l of an element fills the n-th union shell of degree l; the rest is padding. Inside a shell the union
-layout follows e3nn, which for standard real spherical harmonics means m = -l .. l (p = y, z, x).
+Each program orders the orbitals of an atom in its own way; a network needs one layout for all elements. For every
+degree l, in ascending order, the *union layout* has as many shells as the element with most shells of that degree.
+The n-th shell of degree l of an element fills the n-th union shell of degree l; the remaining slots are padding. The
+orbitals of a union shell follow e3nn, which for standard real spherical harmonics means m = -l .. l (p = y, z, x).
+Example, def2-SVP of H (s2p1) and C (s3p2d1); x is a shell of the element, - is padding:
 
-With spin-orbit coupling the layout stands twice, spin outermost: all orbitals with spin up, then all with spin
-down, in the files and in the union layout alike. A pair of shells then has four basic blocks, uu, ud, du, dd.
+    union shells   s  s  s  p  p  d      1 + 1 + 1 + 3 + 3 + 5 = 14 slots
+    H              x  x  -  x  -  -
+    C              x  x  x  x  x  x
+
+With spin-orbit coupling the layout is repeated with spin outermost, in the files and in the union layout alike: first
+all orbitals with spin up, then all with spin down. A pair of shells then has four basic blocks, uu, ud, du and dd.
 """
 
 import re
@@ -21,13 +26,13 @@ from jaxtyping import Bool, Int64
 from tracegrad.errors import BasisError
 from tracegrad.units import ANGSTROM_PER_BOHR
 
-# Union position m = -l .. l -> position in the file's shell; a degree that is absent keeps the order.
+# permutation[m + l] is the position in the shell of the file; a degree without an entry keeps its order m = -l .. l.
 CONVENTIONS: dict[str, dict[int, tuple[int, ...]]] = {
     "pyscf": {1: (1, 2, 0)},  # p stored as x, y, z
     # p as x, y, z; d as z2, x2-y2, xy, xz, yz; f as 5z3-3zr2, 5xz2-xr2, 5yz2-yr2, zx2-zy2, xyz, x3-3xy2, 3yx2-y3
     "openmx": {1: (1, 2, 0), 2: (2, 4, 0, 3, 1), 3: (6, 4, 2, 0, 1, 3, 5)},
 }
-# Unit of the energies in the files of each convention; everything inside keeps it.
+# Unit of the energies in the files of each convention; H keeps it inside the program.
 UNITS = {"pyscf": "hartree", "openmx": "eV"}
 LETTERS = "spdfghi"
 # Shells of elements: ["Mo-s3p2d2"], {"Mo": "s3p2d2"} or {42: (0, 0, 0, 1, 1, 2, 2)}, see `OrbitalBasis.openmx`.
@@ -54,9 +59,18 @@ class OrbitalBasis:
     Args:
         shells: degrees of the shells of each element (by atomic number), in the order of the files.
         convention: order of the orbitals inside a shell, a key of ``CONVENTIONS``.
-        name: what messages call this basis.
-        spinful: H has spin blocks (spin-orbit coupling); the layout then stands twice, see the module.
-        radii: beyond which the orbitals of an element vanish, angstrom; H has blocks up to the sum of two radii.
+        name: name of the basis in messages.
+        spinful: H has spin blocks (spin-orbit coupling), see the module.
+        radii: distance beyond which the orbitals of an element vanish, angstrom; atoms have a block of H if they are
+            closer than the sum of their radii. None where the radii are unknown.
+
+    Attributes:
+        union: degree of each union shell.
+        slots: slots[z, s] is the orbital of element z, in the order of the files, in union slot s; -1: padding.
+        sizes: sizes[z] is the number of orbitals of element z.
+
+    Raises:
+        BasisError: no elements, or an unknown convention.
     """
 
     shells: Mapping[int, tuple[int, ...]]
@@ -82,9 +96,9 @@ class OrbitalBasis:
         sizes = np.zeros(max(self.shells) + 1, dtype=np.int64)
         for number, degrees in self.shells.items():
             size = sum(2 * degree + 1 for degree in degrees)
-            one = _slots(degrees, spatial, CONVENTIONS[self.convention])
+            one_spin = _slots(degrees, spatial, CONVENTIONS[self.convention])
             slots[number] = np.concatenate(
-                [np.where(one >= 0, one + s * size, -1) for s in range(self.spins)]
+                [np.where(one_spin >= 0, one_spin + s * size, -1) for s in range(self.spins)]
             )
             sizes[number] = size * self.spins
         object.__setattr__(self, "slots", slots)
@@ -92,7 +106,11 @@ class OrbitalBasis:
 
     @classmethod
     def def2_svp(cls, elements: Iterable[int] = QH9_ELEMENTS) -> "OrbitalBasis":
-        """def2-SVP in PySCF's order for the given atomic numbers (default: the elements of QH9)."""
+        """def2-SVP in PySCF's order for these atomic numbers (default: the elements of QH9).
+
+        Raises:
+            BasisError: an element above argon.
+        """
         missing = sorted(set(elements) - DEF2_SVP.keys())
         if missing:
             raise BasisError(f"def2-SVP is tabulated for atomic numbers 1-18 here, not for {missing}")
@@ -107,21 +125,21 @@ class OrbitalBasis:
         """Pseudo-atomic orbitals in OpenMX's order, such as ``["Mo-s3p2d2", "S-s2p2d1"]``.
 
         Args:
-            shells: names of elements and their bases, perhaps with the radius in bohr as in ``Mo7.0-s3p2d2``; or a
-                mapping from symbols or atomic numbers to the names of bases or the degrees of their shells.
+            shells: names such as ``Mo-s3p2d2``, or ``Mo7.0-s3p2d2`` with the radius in bohr; or a mapping from
+                symbols or atomic numbers to names of shells (``s3p2d2``) or lists of their degrees.
             spinful: with spin-orbit coupling.
 
         Raises:
-            BasisError: an unknown element, or shells that are not understood.
+            BasisError: an unknown element, or shells that cannot be parsed.
         """
-        named = [] if isinstance(shells, Mapping) else list(map(_named, shells))
-        entries = shells.items() if isinstance(shells, Mapping) else [entry[:2] for entry in named]
+        parsed = [] if isinstance(shells, Mapping) else list(map(_parse_name, shells))
+        entries = shells.items() if isinstance(shells, Mapping) else [entry[:2] for entry in parsed]
         degrees = {_number(key): _degrees(key, value) for key, value in entries}
-        radii = {_number(key): radius * ANGSTROM_PER_BOHR for key, _, radius in named if radius is not None}
+        radii = {_number(key): radius * ANGSTROM_PER_BOHR for key, _, radius in parsed if radius is not None}
         ordered = {z: degrees[z] for z in sorted(degrees)}
         name = ", ".join(f"{chemical_symbols[z]} {shells_name(d)}" for z, d in ordered.items())
-        whole = radii if radii.keys() == ordered.keys() else None
-        return cls(ordered, "openmx", name + (" with spin" if spinful else ""), spinful, whole)
+        all_radii = radii if radii.keys() == ordered.keys() else None
+        return cls(ordered, "openmx", name + (" with spin" if spinful else ""), spinful, all_radii)
 
     @property
     def spins(self) -> int:
@@ -130,27 +148,27 @@ class OrbitalBasis:
 
     @property
     def unit(self) -> str:
-        """Unit of energies in files of this basis and everywhere inside: hartree or eV."""
+        """Unit of H in the files of this basis and inside the program: hartree or eV."""
         return UNITS[self.convention]
 
     @property
     def dim(self) -> int:
-        """Orbitals of the union layout (14 for def2-SVP of H, C, N, O, F)."""
+        """Number of slots of the union layout (14 for def2-SVP of H, C, N, O, F)."""
         return sum(2 * degree + 1 for degree in self.union)
 
     @property
     def elements(self) -> tuple[int, ...]:
-        """Atomic numbers this basis covers, ascending."""
+        """Atomic numbers of the elements of this basis, ascending."""
         return tuple(sorted(self.shells))
 
     @property
     def mask(self) -> Bool[np.ndarray, "elements dim"]:
-        """Union slots that an element (row: atomic number) fills."""
+        """mask[z, s]: element z has an orbital in union slot s."""
         return self.slots >= 0
 
     @property
     def shell_mask(self) -> Bool[np.ndarray, "elements shells"]:
-        """Union shells that an element (row: atomic number) has."""
+        """shell_mask[z, n]: element z has union shell n."""
         return self.mask[:, self.shell_starts]
 
     @property
@@ -160,12 +178,15 @@ class OrbitalBasis:
         return np.cumsum([0, *lengths[:-1]])
 
     def check(self, numbers: Int64[np.ndarray, " atoms"], where: str, *, trained: bool = False) -> None:
-        """Raise `BasisError` unless every atomic number is covered.
+        """Check that the basis has all these elements.
 
         Args:
             numbers: atomic numbers.
-            where: what messages call their source.
-            trained: the basis is that of a trained network, to which no element can be added.
+            where: source of the atomic numbers, for messages.
+            trained: the basis belongs to a trained network, to which no element can be added.
+
+        Raises:
+            BasisError: an element that the basis does not have.
         """
         unknown = sorted({int(z) for z in numbers} - self.shells.keys())
         if unknown:
@@ -185,11 +206,11 @@ def _symbols(numbers: Iterable[int]) -> str:
 
 
 def shells_name(degrees: Sequence[int]) -> str:
-    """Name of a set of shells: (0, 0, 1, 1, 2) is "s2p2d1"."""
+    """Name of a list of shells, such as "s2p2d1" for the degrees (0, 0, 1, 1, 2)."""
     return "".join(f"{LETTERS[degree]}{count}" for degree, count in sorted(Counter(degrees).items()))
 
 
-def _named(entry: str) -> tuple[str, str, float | None]:
+def _parse_name(entry: str) -> tuple[str, str, float | None]:
     """Element, basis and radius (bohr) of a name such as Mo-s3p2d2 or Mo7.0-s3p2d2."""
     match = re.fullmatch(r"([A-Z][a-z]?)(?:(\d+(?:\.\d+)?)\w*)?-(\w+)", str(entry))
     if match is None:
@@ -206,9 +227,9 @@ def _number(key: str | int) -> int:
 
 def _degrees(key: str | int, value: str | Sequence[int]) -> tuple[int, ...]:
     if isinstance(value, str):
-        found = re.findall(rf"([{LETTERS}])([1-9])", value)
-        degrees = tuple(LETTERS.index(letter) for letter, count in found for _ in range(int(count)))
-        understood = "".join(map("".join, found)) == value
+        pairs = re.findall(rf"([{LETTERS}])([1-9])", value)
+        degrees = tuple(LETTERS.index(letter) for letter, count in pairs for _ in range(int(count)))
+        understood = "".join(map("".join, pairs)) == value
     else:
         degrees = tuple(value)
         understood = all(isinstance(d, int) and 0 <= d < len(LETTERS) for d in degrees)
@@ -223,6 +244,7 @@ def _degrees(key: str | int, value: str | Sequence[int]) -> tuple[int, ...]:
 def _slots(
     degrees: tuple[int, ...], union: tuple[int, ...], permutations: Mapping[int, tuple[int, ...]]
 ) -> Int64[np.ndarray, " dim"]:
+    """Row of `OrbitalBasis.slots` for an element with these shells, without spin."""
     starts: dict[int, list[int]] = {}
     offset = 0
     for degree in degrees:

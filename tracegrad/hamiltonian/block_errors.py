@@ -1,7 +1,7 @@
-"""Errors of predicted blocks, summed over the matrix elements of each block that exist.
+"""Errors of predicted blocks, summed over those matrix elements of each block that are not padding.
 
-On CPUs one pass over predictions and labels gives the sums of |d|^2 and |d|, d being their difference, and another
-one the gradient; neither masks nor differences are stored.
+On CPUs a C++ kernel computes the sums of |d|^2 and |d|, where d is prediction - label, in one pass over both, and the
+gradient in another one; neither masks nor differences are stored.
 """
 
 import ctypes
@@ -16,106 +16,119 @@ from tracegrad.numerics import native
 from tracegrad.numerics.plain_gradients import plain_gradients
 
 FUNCTIONS = native.Function("sums", "iiiiippppp"), native.Function("gradients", "iiiiipppppp")
-Call = tuple[ctypes.CDLL, native.Index]  # the kernels, and the atoms of all rows and then of all columns
-# Of real or complex numbers.
+KernelCall = tuple[
+    ctypes.CDLL, native.Index
+]  # library, and atoms of the rows of all blocks, then of their columns
+# Error of each real or complex matrix element, by its name in the configuration.
 ERRORS: dict[str, Callable[[Tensor], Tensor]] = {"mse": squared_modulus, "mae": torch.abs}
 
 
 def block_errors(
     blocks: Inexact[Tensor, "n dim dim"],
     labels: Inexact[Tensor, "n dim dim"],
-    present: Float[Tensor, "atoms dim"],
-    ends: Int[Tensor, "2 n"],
+    orbital_mask: Float[Tensor, "atoms dim"],
+    block_atoms: Int[Tensor, "2 n"],
     names: Sequence[str],
 ) -> list[Float[Tensor, " n"]]:
-    """Sums over the elements of each block, one tensor for each of ``names`` of `ERRORS`.
+    """Error of each block, summed over its matrix elements; one tensor for each name.
 
     Args:
-        blocks: predictions, real or complex.
-        labels: of the blocks.
-        present: 1 for each orbital that an atom has, else 0.
-        ends: atoms of the rows and of the columns of each block.
-        names: of the error measures.
+        blocks: predictions, real or complex, in the unit of H.
+        labels: blocks of the reference.
+        orbital_mask: 1 for each union slot that an atom fills, 0 for padding.
+        block_atoms: atom of the rows and atom of the columns of each block.
+        names: error measures, keys of `ERRORS`.
     """
     parts = [
         torch.view_as_real(x.resolve_conj()) if x.is_complex() else x[..., None] for x in (blocks, labels)
     ]
     library = None
-    alone = not (labels.requires_grad or present.requires_grad)
-    if alone and blocks.is_complex() == labels.is_complex() and native.usable(*parts, present):
-        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[present.dtype]), *FUNCTIONS)
+    only_blocks = not (
+        labels.requires_grad or orbital_mask.requires_grad
+    )  # the kernel has no other gradients
+    if only_blocks and blocks.is_complex() == labels.is_complex() and native.usable(*parts, orbital_mask):
+        library = native.library(_SOURCE.replace("REAL", native.C_TYPES[orbital_mask.dtype]), *FUNCTIONS)
     if library is None:
-        return _plain(blocks, labels, present, ends, names)
+        return _plain(blocks, labels, orbital_mask, block_atoms, names)
     if (
         blocks.ndim != 3
         or blocks.shape[1] != blocks.shape[2]
-        or ends.shape != (2, len(blocks))
-        or present.ndim != 2
+        or block_atoms.shape != (2, len(blocks))
+        or orbital_mask.ndim != 2
     ):
         raise native.KernelArgumentError(
-            f"blocks {tuple(blocks.shape)}, ends {tuple(ends.shape)} and orbitals {tuple(present.shape)}; "
-            "(n, dim, dim), (2, n) and (atoms, dim) are needed"
+            f"blocks {tuple(blocks.shape)}, ends {tuple(block_atoms.shape)} and orbitals "
+            f"{tuple(orbital_mask.shape)}; (n, dim, dim), (2, n) and (atoms, dim) are needed"
         )
-    call = library, native.index("ends", ends.flatten(), len(present))
-    sums = _Errors.apply(call, *(x.contiguous() for x in (*parts, present)))
+    call = library, native.index("ends", block_atoms.flatten(), len(orbital_mask))
+    sums = _Errors.apply(call, *(x.contiguous() for x in (*parts, orbital_mask)))
     return [sums[list(ERRORS).index(name)] for name in names]
 
 
 def _plain(
-    blocks: Tensor, labels: Tensor, present: Tensor, ends: Tensor, names: Sequence[str]
+    blocks: Tensor, labels: Tensor, orbital_mask: Tensor, block_atoms: Tensor, names: Sequence[str]
 ) -> list[Tensor]:
-    rows, columns = (present.index_select(0, end) for end in ends)
+    rows, columns = (orbital_mask.index_select(0, atoms) for atoms in block_atoms)
     difference = (blocks - labels) * (rows[:, :, None] * columns[:, None, :])
     return [ERRORS[name](difference).flatten(1).sum(1) for name in names]
 
 
 class _Errors(torch.autograd.Function):
-    """|d|^2 and |d| of real numbers [n, dim, dim, 1] or of the parts of complex ones [n, dim, dim, 2]."""
+    """Sums of |d|^2 and |d|; blocks [n, dim, dim, 1] if real, else [n, dim, dim, 2] with real and imaginary parts."""
 
     @staticmethod
-    def forward(ctx, call: Call, blocks: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+    def forward(ctx, call: KernelCall, blocks: Tensor, labels: Tensor, orbital_mask: Tensor) -> Tensor:
         ctx.call = call
-        ctx.save_for_backward(blocks, labels, present)
+        ctx.save_for_backward(blocks, labels, orbital_mask)
         sums = blocks.new_empty(2, len(blocks))
-        _run(call, "sums", (blocks, labels, present), sums=sums)
+        _run(call, "sums", (blocks, labels, orbital_mask), sums=sums)
         return sums
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        blocks, labels, present = ctx.saved_tensors
+        blocks, labels, orbital_mask = ctx.saved_tensors
         if torch.is_grad_enabled() or not native.enabled(gradient):
-            ends = ctx.call[1].values.view(2, -1)
-            (found,) = plain_gradients(
-                lambda x: torch.stack(_plain(_number(x), _number(labels), present, ends, list(ERRORS))),
+            block_atoms = ctx.call[1].values.view(2, -1)
+            (plain,) = plain_gradients(
+                lambda x: torch.stack(
+                    _plain(_as_numbers(x), _as_numbers(labels), orbital_mask, block_atoms, list(ERRORS))
+                ),
                 [blocks],
                 [gradient],
                 [True],
             )
-            return None, found, None, None
+            return None, plain, None, None
         of_blocks = torch.empty_like(blocks)
         _run(
-            ctx.call, "gradients", (blocks, labels, present), sums=native.dense(gradient), of_blocks=of_blocks
+            ctx.call,
+            "gradients",
+            (blocks, labels, orbital_mask),
+            sums=native.dense(gradient),
+            of_blocks=of_blocks,
         )
         return None, of_blocks, None, None
 
 
-def _number(parts: Tensor) -> Tensor:
+def _as_numbers(parts: Tensor) -> Tensor:
     return torch.view_as_complex(parts) if parts.shape[3] == 2 else parts[..., 0]
 
 
-def _run(call: Call, name: str, inputs: Sequence[Tensor], **others: Tensor) -> None:
-    """Call a function of the library on shares of the blocks; ``others`` are sums or have the shape of blocks."""
-    library, ends = call
-    blocks, labels, present = inputs
-    shape, dtype, atoms = blocks.shape, blocks.dtype, len(present)
+def _run(call: KernelCall, name: str, inputs: Sequence[Tensor], **others: Tensor) -> None:
+    """Call a function of the library in threads; ``others`` are the sums [2, n] or have the shape of the blocks."""
+    library, block_atoms = call
+    blocks, labels, orbital_mask = inputs
+    shape, dtype, atoms = blocks.shape, blocks.dtype, len(orbital_mask)
     n, dim, _, parts = shape
     function = getattr(library, name)
     addresses = [
         native.address("blocks", blocks, shape, dtype),
         native.address("labels", labels, shape, dtype),
-        native.address("orbitals", present, (atoms, dim), dtype),
-        ends.address("ends", 2 * n, atoms),
-        *(native.address(of, x, (2, n) if of == "sums" else shape, dtype) for of, x in others.items()),
+        native.address("orbitals", orbital_mask, (atoms, dim), dtype),
+        block_atoms.address("ends", 2 * n, atoms),
+        *(
+            native.address(label, x, (2, n) if label == "sums" else shape, dtype)
+            for label, x in others.items()
+        ),
     ]
 
     def share(first: int, last: int) -> None:
@@ -124,7 +137,7 @@ def _run(call: Call, name: str, inputs: Sequence[Tensor], **others: Tensor) -> N
     native.in_threads(share, n, 8 * blocks.numel())
 
 
-# A row of a block is a row of complex numbers, or of real ones if PARTS is 1.
+# PARTS is 2 where the elements of a block are complex, real and imaginary part side by side, else 1.
 _SOURCE = """
 #include <cmath>
 #include <cstdint>
@@ -145,9 +158,9 @@ template <int PARTS> void sums_of(SHAPE, BLOCKS, real* sums) {
         const real mask = row * columns[j];
         const real d = (x[j * PARTS] - y[j * PARTS]) * mask;
         const real other = PARTS == 2 ? (x[j * PARTS + PARTS - 1] - y[j * PARTS + PARTS - 1]) * mask : 0;
-        const real found = d * d + other * other;
-        square += found;
-        modulus += PARTS == 2 ? std::sqrt(found) : std::fabs(d);
+        const real squared = d * d + other * other;
+        square += squared;
+        modulus += PARTS == 2 ? std::sqrt(squared) : std::fabs(d);
       }
       squares += square;
       moduli += modulus;

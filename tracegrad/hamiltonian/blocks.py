@@ -1,11 +1,11 @@
-"""Dense matrices and blocks of files, and the same as atom-pair blocks in the union layout.
+"""Conversion of H between the form of the files and blocks of pairs of atoms in the union layout.
 
-The pair graph of a molecule of n atoms has all ordered pairs without self pairs. Edges are ordered with the
-source atom slow and the destination atom ascending; ``edge_index[0]`` is dst and ``edge_index[1]`` is src.
-The block of an edge holds ``H[orbitals of dst, orbitals of src]``.
+Molecules: files hold a dense matrix. The graph of n atoms has all ordered pairs of different atoms, sorted by source
+and then by destination: the pair (dst, src) is edge src * (n - 1) + dst - (1 if dst > src else 0). ``edge_index[0]``
+is dst and ``edge_index[1]`` is src; the block of an edge is ``H[orbitals of dst, orbitals of src]``.
 
-The edges of a crystal are the pairs (i, cell 0), (j, cell R) that its file has, on-site ones included; dst is i, src
-is j. Files hold the blocks of all pairs one behind the other, each flat and in rows ("entries").
+Crystals: the edges are the pairs of atom i in cell 0 and atom j in cell R that the file lists, on-site ones included;
+dst is i and src is j. A file holds the *entries*: the blocks of all edges, each flattened row by row, concatenated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,17 +16,17 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from tracegrad.hamiltonian.assembly_kernel import assembled
+from tracegrad.hamiltonian.assembly_kernel import assemble_with_kernel
 from tracegrad.hamiltonian.basis import OrbitalBasis
 
 
 @lru_cache(maxsize=256)
 def complete_edges(atoms: int) -> tuple[Int64[Tensor, "2 edges"], Int64[Tensor, " edges"]]:
-    """All ordered pairs of ``atoms`` atoms: (dst, src) and the position of each reversed edge.
+    """``edge_index`` of all ordered pairs of different atoms, and the position of each reversed edge.
 
-    The tensors are shared between calls: do not write into them.
+    The tensors are cached and shared between calls: do not write into them.
     """
-    with torch.inference_mode(False):  # cached tensors must serve training too
+    with torch.inference_mode(False):  # cached tensors are used in training, too
         src, dst = torch.meshgrid(torch.arange(atoms), torch.arange(atoms), indexing="ij")
         off_diagonal = src != dst
         dst, src = dst[off_diagonal], src[off_diagonal]
@@ -37,7 +37,7 @@ def complete_edges(atoms: int) -> tuple[Int64[Tensor, "2 edges"], Int64[Tensor, 
 def orbital_rows(
     numbers: Int64[np.ndarray, " atoms"], basis: OrbitalBasis
 ) -> tuple[Int64[np.ndarray, "atoms dim"], int]:
-    """Row of the dense matrix behind each union slot of each atom (padding: n), and n itself."""
+    """rows[a, s], the row of the dense matrix for union slot s of atom a (n for padding), and n, its size."""
     sizes = basis.sizes[numbers]
     total = int(sizes.sum())
     slots = basis.slots[numbers]
@@ -48,7 +48,7 @@ def orbital_rows(
 def cut_blocks(
     matrix: Float[Tensor, "n n"], numbers: Int64[np.ndarray, " atoms"], basis: OrbitalBasis
 ) -> tuple[Float[Tensor, "atoms dim dim"], Float[Tensor, "edges dim dim"]]:
-    """On-site blocks and pair blocks (edge order of `complete_edges`) of a dense matrix; padding is 0."""
+    """On-site blocks and pair blocks (in the order of `complete_edges`) of a dense matrix; padding is 0."""
     atoms, dim = len(numbers), basis.dim
     rows, total = orbital_rows(numbers, basis)
     padded = matrix.new_zeros(total + 1, total + 1)
@@ -69,7 +69,7 @@ def assemble_matrix(
     numbers: Int64[np.ndarray, " atoms"],
     basis: OrbitalBasis,
 ) -> Float[Tensor, "n n"]:
-    """The inverse of `cut_blocks`: one dense matrix in the orbital order of the files."""
+    """Inverse of `cut_blocks`: the dense matrix in the orbital order of the files."""
     return assemble_matrices(on_site, pairs, numbers, np.array([[0, len(numbers), 0]]), basis)[0]
 
 
@@ -79,15 +79,19 @@ def assemble_matrices(
     numbers: Int64[np.ndarray, " atoms"],
     spans: Int64[np.ndarray, "molecules 3"],
     basis: OrbitalBasis,
-    less: Sequence[Float[np.ndarray, " packed"]] | None = None,
+    subtract: Sequence[Float[np.ndarray, " packed"]] | None = None,
 ) -> Float[Tensor, "molecules n n"]:
-    """Dense matrices of molecules of a batch that have the same number of orbitals n.
+    """Dense matrices of some molecules of a batch, all with the same number of orbitals n.
 
     Args:
-        on_site, pairs, numbers: of all molecules of the batch, one behind the other.
-        spans: first atom, number of atoms and first pair of each molecule that is wanted.
-        basis: of the blocks.
-        less: symmetric matrices to be subtracted, in float64 as then the result: lower triangles, row after row.
+        on_site, pairs, numbers: blocks and atomic numbers of the whole batch.
+        spans: rows [first atom, number of atoms, first pair], one for each molecule to assemble.
+        basis: orbital basis of the blocks.
+        subtract: symmetric float64 matrices that are subtracted; each as its lower triangle, element (i, j <= i) at
+            i (i + 1) / 2 + j. The result is then float64.
+
+    Raises:
+        ValueError: the molecules differ in their number of orbitals.
     """
     slots, ends = basis.slots[numbers], np.cumsum(basis.sizes[numbers])
     starts = ends - basis.sizes[numbers]
@@ -96,16 +100,16 @@ def assemble_matrices(
     n = int(sizes[0])
     if (sizes != n).any():
         raise ValueError(f"molecules of {sizes.tolist()} orbitals are not of the same size")
-    made = assembled(on_site, pairs, slots, starts, spans, n, less)
-    if made is not None:
-        return made
-    matrices = torch.stack([_assembled(on_site, pairs, slots, *span) for span in spans.tolist()])
-    if less is None:
+    by_kernel = assemble_with_kernel(on_site, pairs, slots, starts, spans, n, subtract)
+    if by_kernel is not None:
+        return by_kernel
+    matrices = torch.stack([_assemble_plain(on_site, pairs, slots, *span) for span in spans.tolist()])
+    if subtract is None:
         return matrices
-    return matrices.double() - unpacked(torch.from_numpy(np.stack(less)).to(matrices.device), n)
+    return matrices.double() - unpack_triangles(torch.from_numpy(np.stack(subtract)).to(matrices.device), n)
 
 
-def _assembled(
+def _assemble_plain(
     on_site: Float[Tensor, "atoms dim dim"],
     pairs: Float[Tensor, "edges dim dim"],
     slots: Int64[np.ndarray, "atoms dim"],
@@ -113,7 +117,7 @@ def _assembled(
     atoms: int,
     edge: int,
 ) -> Float[Tensor, "n n"]:
-    """The plain form for one molecule."""
+    """Matrix of one molecule, without the kernel."""
     atom, slot = np.nonzero(slots[first : first + atoms] >= 0)
     order = np.lexsort([slots[first + atom, slot], atom])
     atom, slot = atom[order], slot[order]
@@ -121,12 +125,12 @@ def _assembled(
     dim = slots.shape[1]
     starts = np.where(dst == src, dst, atoms + src * (atoms - 1) + dst - (dst > src)) * dim**2
     index = torch.from_numpy(starts[np.ix_(atom, atom)] + slot[:, None] * dim + slot)
-    own = on_site[first : first + atoms], pairs[edge : edge + atoms * (atoms - 1)]
-    return torch.cat([part.flatten() for part in own]).take(index.to(on_site.device))
+    blocks = on_site[first : first + atoms], pairs[edge : edge + atoms * (atoms - 1)]
+    return torch.cat([part.flatten() for part in blocks]).take(index.to(on_site.device))
 
 
-def unpacked(triangles: Float[Tensor, "*batch packed"], n: int) -> Float[Tensor, "*batch n n"]:
-    """Symmetric matrices from their lower triangles, row after row."""
+def unpack_triangles(triangles: Float[Tensor, "*batch packed"], n: int) -> Float[Tensor, "*batch n n"]:
+    """Symmetric matrices from lower triangles with element (i, j <= i) at i (i + 1) / 2 + j."""
     row, column = torch.tril_indices(n, n, device=triangles.device)
     full = triangles.new_empty(*triangles.shape[:-1], n, n)
     full[..., row, column] = full[..., column, row] = triangles
@@ -139,7 +143,7 @@ def pad_blocks(
     numbers: Int64[np.ndarray, " atoms"],
     basis: OrbitalBasis,
 ) -> Shaped[np.ndarray, "edges dim dim"]:
-    """Blocks of a file in the union layout; padding is 0."""
+    """Blocks in the union layout from the entries of a file; padding is 0."""
     padded = np.zeros((edge_index.shape[1], basis.dim, basis.dim), entries.dtype)
     for edges, rows, columns, where in _by_species(edge_index, numbers, basis):
         padded[edges[:, None, None], rows[:, None], columns] = entries[where]
@@ -152,7 +156,7 @@ def cut_padding(
     numbers: Int64[np.ndarray, " atoms"],
     basis: OrbitalBasis,
 ) -> Shaped[np.ndarray, " entries"]:
-    """The inverse of `pad_blocks`."""
+    """Inverse of `pad_blocks`: the entries as files hold them."""
     entries = np.empty(block_starts(edge_index, numbers, basis)[-1], blocks.dtype)
     for edges, rows, columns, where in _by_species(edge_index, numbers, basis):
         entries[where] = blocks[edges[:, None, None], rows[:, None], columns]
@@ -162,7 +166,7 @@ def cut_padding(
 def block_starts(
     edge_index: Int64[np.ndarray, "2 edges"], numbers: Int64[np.ndarray, " atoms"], basis: OrbitalBasis
 ) -> Int64[np.ndarray, " bounds"]:
-    """Where the entries of each edge's block start, and the end of the last."""
+    """Position of the first entry of the block of each edge, and the total number of entries."""
     dst, src = basis.sizes[numbers][edge_index]
     return np.concatenate([[0], np.cumsum(dst * src)])
 
@@ -170,7 +174,7 @@ def block_starts(
 def _by_species(
     edge_index: Int64[np.ndarray, "2 edges"], numbers: Int64[np.ndarray, " atoms"], basis: OrbitalBasis
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """For each pair of species: its edges, union slots of rows and columns, and the entries behind them."""
+    """For each pair of species: its edges, the union slots of rows and columns, and the positions of the entries."""
     starts = block_starts(edge_index, numbers, basis)
     z_dst, z_src = numbers[edge_index]
     for a, b in np.unique(np.stack([z_dst, z_src]), axis=1).T if edge_index.size else ():

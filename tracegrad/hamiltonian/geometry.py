@@ -1,4 +1,4 @@
-"""Checks of molecular geometries where they enter."""
+"""Check of the geometry of a molecule that a user passes in."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -9,13 +9,16 @@ from tracegrad.errors import DataError
 def check_positions(
     numbers: Int[np.ndarray, "..."], positions: Float[np.ndarray, "..."], name: str, closest: float
 ) -> None:
-    """Raise `DataError` unless there are atoms, one finite position each, and none on top of each other.
+    """Check that there are atoms with one finite position each, no two of them at the same place.
 
     Args:
-        numbers: atomic numbers, should be (atoms,).
-        positions: angstrom, should be (atoms, 3).
-        name: what messages call the molecule.
-        closest: smallest distance of two atoms that is no mistake, angstrom.
+        numbers: atomic numbers; (atoms,) is required.
+        positions: angstrom; (atoms, 3) is required.
+        name: name of the molecule in messages.
+        closest: smallest distance between two atoms that is accepted, angstrom.
+
+    Raises:
+        DataError: one of these conditions does not hold.
     """
     if numbers.ndim != 1 or len(numbers) == 0 or positions.shape != (len(numbers), 3):
         raise DataError(

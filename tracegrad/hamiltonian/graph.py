@@ -4,14 +4,14 @@
 |----------------|-------------------------|-------------------------------------------------------------------|
 | ``numbers``    | (atoms,) int64          | atomic numbers                                                    |
 | ``positions``  | (atoms, 3) float        | angstrom                                                          |
-| ``edge_index`` | (2, edges) int64        | row 0 destination, row 1 source (see `blocks`)          |
+| ``edge_index`` | (2, edges) int64        | row 0 destination, row 1 source (see `blocks`)                    |
 | ``reverse``    | (edges,) int64          | position of the reversed edge                                     |
-| ``vectors``    | (edges, 3) float        | crystals: destination to source in its cell, angstrom |
+| ``vectors``    | (edges, 3) float        | crystals: from destination to source in its cell, angstrom        |
 | ``cells``      | (edges, 3) int64        | crystals: cell R of the source                                    |
 | ``h_self``     | (atoms, dim, dim) float | molecules: on-site blocks of H in the union layout; optional      |
 | ``h_edge``     | (edges, dim, dim)       | blocks of the edges in the union layout, complex with spin; optional |
 | ``sample_id``  | (1,) int64              | position in the database                                          |
-| ``batch``      | (atoms,) int64          | sample of each atom (made by collation)                           |
+| ``batch``      | (atoms,) int64          | sample of each atom; set when graphs are batched                  |
 
 Blocks belong to *sites*: "self" for the atoms, "edge" for the edges. A molecule has both; all blocks of a crystal,
 on-site ones included, belong to edges. Energies are in the unit of the basis (`OrbitalBasis.unit`).
@@ -47,9 +47,15 @@ def molecule_graph(
     sample_id: int = -1,
     dtype: torch.dtype = torch.float32,
 ) -> HamiltonianGraph:
-    """Graph of one molecule with all atom pairs; labels are cut when a Hamiltonian is given.
+    """Graph of one molecule with all pairs of atoms, labelled if its Hamiltonian is passed.
 
-    Positions in angstrom, Hamiltonian in hartree and in the orbital order of the basis' files.
+    Args:
+        numbers: atomic numbers.
+        positions: angstrom.
+        basis: orbital basis.
+        hamiltonian: hartree, in the orbital order of the files of the basis.
+        sample_id: position in the database.
+        dtype: dtype of positions and labels.
     """
     edge_index, reverse = complete_edges(len(numbers))
     graph = HamiltonianGraph(
@@ -77,7 +83,7 @@ def crystal_graph(
     sample_id: int = -1,
     dtype: torch.dtype = torch.float32,
 ) -> HamiltonianGraph:
-    """Graph of one crystal with the given edges; labels are padded when the entries of H are given.
+    """Graph of one crystal with these edges, labelled if the entries of its Hamiltonian are passed.
 
     Args:
         numbers: atomic numbers.
@@ -85,9 +91,12 @@ def crystal_graph(
         lattice: rows are lattice vectors, angstrom.
         edges: rows [Rx, Ry, Rz, i, j], atoms counted from 0: the pair of i in cell 0 and j in cell R.
         basis: orbital basis.
-        entries: blocks of H in the order of the edges, as the files of the basis have them.
+        entries: blocks of H as in the files, in the order of the edges, see `blocks`.
         sample_id: position in the database.
         dtype: real dtype of positions and labels; the labels of a spinful basis are complex.
+
+    Raises:
+        DataError: an edge occurs twice, or its reversed edge is missing.
     """
     cells, edge_index = edges[:, :3].astype(np.int64), np.ascontiguousarray(edges[:, 3:].T).astype(np.int64)
     dst, src = edge_index
@@ -114,7 +123,7 @@ def reversed_edges(
     """Position of (-R, j, i) for every edge (R, i, j).
 
     Raises:
-        DataError: an edge stands twice, or its reversed edge is missing.
+        DataError: an edge occurs twice, or its reversed edge is missing.
     """
     keys = np.concatenate([cells, edge_index.T], axis=1)
     mirrored = np.concatenate([-cells, edge_index[::-1].T], axis=1)
@@ -123,7 +132,7 @@ def reversed_edges(
     if len(repeated):
         key = keys[order[repeated[0]]].tolist()
         raise DataError(
-            f"the edge [Rx, Ry, Rz, i, j] = {key} (atoms counted from 0) stands twice; give it once"
+            f"the edge [Rx, Ry, Rz, i, j] = {key} (atoms counted from 0) occurs twice; give it once"
         )
     different = np.flatnonzero((keys[order] != mirrored[mirrored_order]).any(1))
     if len(different):
@@ -131,7 +140,7 @@ def reversed_edges(
         lone = next(i for i, key in enumerate(mirrored.tolist()) if tuple(key) not in known)
         raise DataError(
             f"the edge [Rx, Ry, Rz, i, j] = {keys[lone].tolist()} (atoms counted from 0) has no partner "
-            f"{mirrored[lone].tolist()}; H(R, i, j) and H(-R, j, i) come together"
+            f"{mirrored[lone].tolist()}; H(R, i, j) and H(-R, j, i) are needed together"
         )
     reverse = np.empty(len(keys), dtype=np.int64)
     reverse[mirrored_order] = order
@@ -139,5 +148,5 @@ def reversed_edges(
 
 
 def collate(graphs: list[HamiltonianGraph]) -> Batch:
-    """Put graphs together; atoms and edges keep their order inside each molecule."""
+    """Batch of graphs; atoms and edges keep their order within each graph."""
     return Batch.from_data_list(graphs)

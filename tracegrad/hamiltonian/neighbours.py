@@ -1,4 +1,4 @@
-"""The pairs of atoms that have a block of H: from the radii of their orbitals, and what given pairs say of radii."""
+"""Pairs of atoms that have a block of H: computed from the radii of orbitals, and measured in a list of edges."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from tracegrad.errors import BasisError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 
 _ROUNDING = 1e-6  # angstrom
-_CANDIDATES = 1 << 20  # pairs whose distances are computed at once
+_CANDIDATES = 1 << 20  # number of pairs whose distances are computed at a time
 
 
 def edges_within_range(
@@ -23,14 +23,14 @@ def edges_within_range(
 ) -> Int64[np.ndarray, "edges 5"]:
     """All pairs closer than the sum of their radii, on-site ones first, as rows [Rx, Ry, Rz, i, j].
 
-    These are the blocks that OpenMX writes.
+    OpenMX writes a block for each of these pairs.
 
     Args:
         numbers: atomic numbers.
         positions: angstrom.
         lattice: rows are lattice vectors, angstrom.
-        periodic: along which of them the structure goes on.
-        basis: with radii.
+        periodic: along which lattice vectors the structure is periodic.
+        basis: orbital basis with radii.
 
     Raises:
         BasisError: an element that the basis does not have, or a basis without radii.
@@ -38,7 +38,7 @@ def edges_within_range(
     basis.check(numbers, "structure")
     if basis.radii is None:
         raise BasisError(
-            f"the basis {basis.name} has no radii, so the pairs of atoms cannot be found; give a structure folder "
+            f"the basis {basis.name} has no radii, so the pairs of atoms cannot be computed; give a structure folder "
             "with overlaps, or train with the radii in the names of the basis, such as basis.shells=[C6.0-s2p2d1]"
         )
     radii = [basis.radii[int(number)] for number in numbers]
@@ -52,14 +52,14 @@ def edges_within_range(
 
 @dataclass(frozen=True)
 class PairRange:
-    """How far the pairs of two elements reach in a list of edges; on-site ones are left out.
+    """Largest listed and smallest missing distance of the pairs of two elements, without on-site pairs.
 
     Args:
-        longest: largest distance of a pair in the list, angstrom; 0 without any.
-        farthest: the edge [Rx, Ry, Rz, i, j] of that pair.
-        absent: smallest distance of a pair that is not in the list, angstrom; infinite if none lies within the
-            distances that were searched.
-        nearest: the edge of that pair.
+        longest: largest distance of a pair in the list, angstrom; 0 if there is no such pair.
+        farthest: edge [Rx, Ry, Rz, i, j] of that pair.
+        absent: smallest distance of a pair that is not in the list, angstrom; infinite if there is none within the
+            distance that was searched.
+        nearest: edge of that pair.
     """
 
     longest: float
@@ -75,19 +75,20 @@ def pair_ranges(
     edges: Int64[np.ndarray, "edges 5"],
     search: float = 0.0,
 ) -> dict[tuple[int, int], PairRange]:
-    """For each two elements (atomic numbers, ascending) how far their pairs reach.
+    """`PairRange` of each pair of elements (atomic numbers, ascending).
 
-    A list that a cutoff made has no pair that is longer than an absent one of the same elements.
+    In a list of all pairs within a cutoff, ``longest`` is at most ``absent``.
 
     Args:
         numbers: atomic numbers.
         positions: angstrom.
-        lattice: rows are lattice vectors, angstrom; the structure goes on along all of them.
+        lattice: rows are lattice vectors, angstrom; the structure is periodic along all of them.
         edges: rows [Rx, Ry, Rz, i, j], on-site ones and both directions included.
-        search: absent pairs are looked for to this distance, and to the longest one in the list, angstrom.
+        search: missing pairs are searched up to this distance and up to the longest one in the list, angstrom.
     """
     lengths = edge_lengths(positions, lattice, edges)
-    # Where the data contradict each other the longest pair may be anywhere; so many pairs show it earlier.
+    # In contradictory data the longest pair may be arbitrarily long. Within this radius there are several times as
+    # many pairs as are listed, so that a missing one is certainly among them.
     enough = (
         3 * (4 * len(edges) + 1000) * abs(np.linalg.det(lattice)) / (4 * np.pi * len(numbers) ** 2)
     ) ** (1 / 3)
@@ -95,26 +96,26 @@ def pair_ranges(
     near, distances = _pairs_within(positions, lattice, reach)
     listed, possible = _elements(numbers, edges), _elements(numbers, near)
     on_site = (edges[:, :3] == 0).all(1) & (edges[:, 3] == edges[:, 4])
-    found = {}
+    ranges = {}
     for a, b in np.unique(possible if len(possible) else listed, axis=0).tolist():
-        mine = np.flatnonzero((listed == (a, b)).all(1) & ~on_site)
-        others = np.flatnonzero((possible == (a, b)).all(1))
-        others = others[np.argsort(distances[others], kind="stable")]
-        farthest = mine[lengths[mine].argmax()] if len(mine) else -1
-        # Sorted, both lists agree up to the first pair that is absent.
-        present = np.full(len(others), np.inf)
-        present[: len(mine)] = np.sort(lengths[mine])[: len(others)]
-        absent = np.flatnonzero(distances[others] < present - _ROUNDING)
-        shortest = float(distances[others[absent[0]]]) if len(absent) else np.inf
-        ties = others[np.abs(distances[others] - shortest) <= 2 * _ROUNDING]
+        in_list = np.flatnonzero((listed == (a, b)).all(1) & ~on_site)
+        within = np.flatnonzero((possible == (a, b)).all(1))
+        within = within[np.argsort(distances[within], kind="stable")]
+        farthest = in_list[lengths[in_list].argmax()] if len(in_list) else -1
+        # Sorted by distance, both lists agree up to the first pair that is absent.
+        present = np.full(len(within), np.inf)
+        present[: len(in_list)] = np.sort(lengths[in_list])[: len(within)]
+        absent = np.flatnonzero(distances[within] < present - _ROUNDING)
+        shortest = float(distances[within[absent[0]]]) if len(absent) else np.inf
+        ties = within[np.abs(distances[within] - shortest) <= 2 * _ROUNDING]
         nearest = next((n for n in ties if not (edges == near[n]).all(1).any()), -1)
-        found[a, b] = PairRange(
+        ranges[a, b] = PairRange(
             float(lengths[farthest]) if farthest >= 0 else 0.0,
             tuple(edges[farthest].tolist()) if farthest >= 0 else (),
             shortest,
             tuple(near[nearest].tolist()) if nearest >= 0 else (),
         )
-    return found
+    return ranges
 
 
 def edge_lengths(
@@ -122,7 +123,7 @@ def edge_lengths(
     lattice: Float[np.ndarray, "3 3"],
     edges: Int64[np.ndarray, "edges 5"],
 ) -> Float[np.ndarray, " edges"]:
-    """Distances of the pairs of atoms, angstrom."""
+    """Distance between the two atoms of each edge, angstrom."""
     return np.linalg.norm(positions[edges[:, 4]] + edges[:, :3] @ lattice - positions[edges[:, 3]], axis=1)
 
 
@@ -135,9 +136,9 @@ def _elements(
 def _pairs_within(
     positions: Float[np.ndarray, "atoms 3"], lattice: Float[np.ndarray, "3 3"], reach: float
 ) -> tuple[Int64[np.ndarray, "edges 5"], Float[np.ndarray, " edges"]]:
-    """All pairs up to a distance (angstrom) but the on-site ones, and their distances.
+    """All pairs except on-site ones up to a distance (angstrom), and their distances.
 
-    Faster than a neighbour list of ASE up to thousands of atoms.
+    Up to thousands of atoms this is faster than the neighbour list of ASE.
     """
     inverse = np.linalg.inv(lattice)
     counts = np.floor(reach * np.linalg.norm(inverse, axis=0) + 0.5).astype(np.int64)

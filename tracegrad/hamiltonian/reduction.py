@@ -1,4 +1,4 @@
-"""Sums over the blocks of each sample, the common ground of losses and metrics.
+"""Masks and sums over the blocks of each sample, which losses and metrics share.
 
 Blocks belong to sites, see `tracegrad.hamiltonian.graph`: "self" has a block for each atom, "edge" one for each edge.
 """
@@ -12,12 +12,12 @@ from tracegrad.numerics.constants import Constant
 
 
 def sites(graph) -> tuple[str, ...]:
-    """Sites of a graph: all blocks of a crystal belong to edges."""
+    """Sites of a graph: "self" and "edge" of molecules, "edge" of crystals."""
     return ("edge",) if "cells" in graph else ("self", "edge")
 
 
 def site_edges(graph, site: str) -> Int[Tensor, "2 items"]:
-    """Atoms of the rows and of the columns of each block of a site."""
+    """Atom of the rows and atom of the columns of each block of a site."""
     if site == "edge":
         return graph.edge_index
     atoms = torch.arange(graph.num_nodes, device=graph.numbers.device)
@@ -25,7 +25,7 @@ def site_edges(graph, site: str) -> Int[Tensor, "2 items"]:
 
 
 def is_on_site(graph, site: str) -> Bool[Tensor, " items"]:
-    """Whether each block of a site is that of an atom with itself, not with a periodic image."""
+    """Whether each block of a site belongs to an atom and itself, not to an atom and its periodic image."""
     dst, src = site_edges(graph, site)
     if site == "edge" and "cells" in graph:
         return (dst == src) & (graph.cells == 0).all(1)
@@ -33,30 +33,30 @@ def is_on_site(graph, site: str) -> Bool[Tensor, " items"]:
 
 
 def site_sums(values: Float[Tensor, "items *d"], graph, site: str) -> Float[Tensor, " samples"]:
-    """Sum of ``values`` over all but the first dimension and over the blocks of each sample."""
+    """Sum of ``values`` over the blocks of each sample and over all dimensions but the first."""
     per_item = values.flatten(1).sum(1) if values.ndim > 1 else values
     sample = graph.batch.index_select(0, site_edges(graph, site)[0])
     return per_item.new_zeros(graph.num_graphs).index_add(0, sample, per_item)
 
 
 class Masks:
-    """Masks of the matrix elements of a batch."""
+    """Masks that are 1 for matrix elements that exist and 0 for padding, for batches of graphs."""
 
     def __init__(self, basis: OrbitalBasis):
         self._orbitals = Constant(torch.from_numpy(basis.mask))
 
     def elements(self, graph, site: str, like: Inexact[Tensor, "..."]) -> Float[Tensor, "items dim dim"]:
-        """1 where a union slot exists for the species of a block, else 0, in the real dtype of ``like``."""
+        """Mask of the elements of each block of a site, in the real dtype of ``like``."""
         present = self.orbitals(graph, like)
         rows, columns = site_edges(graph, site)
         return present.index_select(0, rows)[:, :, None] * present.index_select(0, columns)[:, None, :]
 
     def counts(self, graph, site: str, like: Inexact[Tensor, "..."]) -> Float[Tensor, " samples"]:
-        """Elements of all blocks of each sample."""
+        """Number of matrix elements in all blocks of each sample at a site."""
         orbitals = self.orbitals(graph, like).sum(1)
         rows, columns = site_edges(graph, site)
         return site_sums(orbitals.index_select(0, rows) * orbitals.index_select(0, columns), graph, site)
 
     def orbitals(self, graph, like: Inexact[Tensor, "..."]) -> Float[Tensor, "atoms dim"]:
-        """1 where a union slot exists for the species of an atom, else 0, in the real dtype of ``like``."""
+        """Mask of the union slots of each atom, in the real dtype of ``like``."""
         return self._orbitals(like.real)[graph.numbers]

@@ -15,16 +15,20 @@ SpinTrace = Literal["sum", "singlet_triplet", "per_spin_block"]
 
 
 class BlockTraces:
-    """Traces of the basic blocks of each pair of atoms, one label after another.
+    """Computes the trace labels of blocks; label p * shells + q is the trace of the basic block of shells p and q.
 
-    A rotation acts on spin, too, and mixes uu, ud, du and dd: the trace of a spin block alone is not invariant.
-    Their sum is, and so are its parts from the singlet |s|^2 = |uu + dd|^2 / 2 and from the triplet, the rest.
+    With spin a rotation also mixes uu, ud, du and dd, so that the trace of one spin block is not invariant. The sum
+    of the four traces is, and so are its two parts: singlet, |uu + dd|^2 / 2, and triplet, the remainder.
 
     Args:
         basis: orbital basis of the blocks.
-        spin: labels of a spinful H: "sum" over the four spin blocks; "singlet_triplet", two labels for each pair
-            of shells, first all singlets; "per_spin_block", four labels that are **not** invariant under rotations
-            (the paper counts 196 = 4 x 49 blocks). Without spin there is one label for each pair of shells.
+        spin: labels of a spinful H. "sum": one label for each pair of shells, the sum over the four spin blocks;
+            "singlet_triplet": all singlet labels, then all triplet labels; "per_spin_block": one label for each spin
+            block, which is **not** invariant under rotations (the paper counts 196 = 4 x 49 blocks). Without spin
+            there is one label for each pair of shells.
+
+    Raises:
+        ConfigError: an unknown ``spin``.
     """
 
     def __init__(self, basis: OrbitalBasis, spin: SpinTrace = "sum"):
@@ -33,7 +37,7 @@ class BlockTraces:
         self.spin: SpinTrace = spin
         self.spins = basis.spins
         self.split = basis.spinful and spin == "singlet_triplet"
-        # One row of shells for each spin, or all spins in one.
+        # With "per_spin_block" the shells of both spins count separately.
         self.shells = len(basis.union) // (1 if spin == "per_spin_block" else basis.spins)
         self.count = self.shells**2 * (2 if self.split else 1)
         member = torch.zeros(basis.dim, self.shells)
@@ -46,23 +50,25 @@ class BlockTraces:
     def __call__(
         self, blocks: Float[Tensor, "n dim dim"] | Complex[Tensor, "n dim dim"]
     ) -> Float[Tensor, "n labels"]:
-        """Labels of blocks in the union layout; unit: the square of H's."""
+        """Trace labels of blocks in the union layout, in the square of the unit of H."""
         squares = squared_modulus(blocks)
         member = self._member(squares)
         total = member.T @ squares @ member
         if not self.split:
             return total.flatten(1)
         half = blocks.shape[-1] // 2
-        one = member[:half]
-        singlet = one.T @ (squared_modulus(blocks[:, :half, :half] + blocks[:, half:, half:]) / 2) @ one
+        one_spin = member[:half]
+        singlet = (
+            one_spin.T @ (squared_modulus(blocks[:, :half, :half] + blocks[:, half:, half:]) / 2) @ one_spin
+        )
         return torch.cat([singlet, total - singlet], dim=1).flatten(1)
 
     def mask(self, numbers: Tensor, edges: Tensor) -> Bool[Tensor, "n labels"]:
-        """Labels that exist for pairs of atoms: ``edges`` (2, n) are positions in the atomic ``numbers``."""
+        """Whether each label exists for the elements of a pair of atoms; ``edges`` (2, n) index ``numbers``."""
         present = self._mask.to(numbers.device)[numbers]
         rows, columns = present[edges[0]], present[edges[1]]
-        one = (rows[:, :, None] & columns[:, None, :]).flatten(1)
-        return torch.cat([one, one], dim=1) if self.split else one
+        exists = (rows[:, :, None] & columns[:, None, :]).flatten(1)
+        return torch.cat([exists, exists], dim=1) if self.split else exists
 
 
 def squared_modulus(

@@ -1,0 +1,1 @@
+"""Errors of predicted Hamiltonians and of their orbitals."""

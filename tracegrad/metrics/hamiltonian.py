@@ -1,4 +1,4 @@
-"""torchmetrics of predicted Hamiltonians."""
+"""The MAE of predicted Hamiltonians as a torchmetrics class."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,14 @@ from torchmetrics import Metric
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.reduction import Masks
 from tracegrad.metrics.functional import hamiltonian_errors
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 
 
 class HamiltonianMAE(Metric):
-    """MAE_all, MAE_diag, MAE_nondiag (means over samples of per-sample values) and MAE per basic block.
+    """MAE_all, MAE_diag and MAE_nondiag, averaged over samples, and the MAE of each basic block, in the unit of H.
 
-    All in the unit of H. States are sums in float64, so any division of the samples into batches or ranks gives
-    the same result. A sample without such blocks does not count: a single atom has none for MAE_nondiag.
+    The states are sums in float64, so that the result does not depend on batches and ranks. A mean leaves out samples
+    without blocks of its kind: a single atom has no value for MAE_nondiag.
     """
 
     full_state_update = False
@@ -34,11 +34,11 @@ class HamiltonianMAE(Metric):
                 self.add_state(name + state, default=zeros, dist_reduce_fx="sum")
         self.set_dtype(torch.float64)
 
-    def update(self, prediction: Prediction, graph) -> None:
-        """Add a batch whose graphs carry labels."""
+    def update(self, prediction: HamiltonianPrediction, graph) -> None:
+        """Add a batch; its graphs carry labels."""
         errors = hamiltonian_errors(prediction.blocks, graph, self.masks, self.basis)
         values = torch.stack([errors.all, errors.diag, errors.nondiag])
-        valid = ~values.isnan() | errors.all.isnan()  # a NaN prediction must show, a missing block must not
+        valid = ~values.isnan() | errors.all.isnan()  # NaN of a prediction must show
         self.sums += torch.where(valid, values, 0.0).sum(1)
         self.counts += valid.sum(1)
         self.block_sums += errors.block_sums

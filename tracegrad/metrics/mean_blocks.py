@@ -1,4 +1,4 @@
-"""The trivial predictor: the mean block of each species or pair of species."""
+"""The trivial predictor: the mean block of each species and of each pair of species."""
 
 import torch
 from jaxtyping import Int
@@ -8,13 +8,16 @@ from torch.utils.data import DataLoader
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.reduction import is_on_site, site_edges, sites
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 
 
 class MeanBlocks:
-    """Predicts the mean on-site block of each species and the mean of the other blocks of each ordered species pair.
+    """Predicts the mean on-site block of each species and the mean off-site block of each ordered pair of species.
 
-    Any network must beat it; pairs of species that were never seen are predicted as zero.
+    A useful network must have a smaller error. Pairs of species that do not occur in the data are predicted as zero.
+
+    Args:
+        basis: orbital basis of the blocks.
     """
 
     def __init__(self, basis: OrbitalBasis):
@@ -28,7 +31,7 @@ class MeanBlocks:
         self._counts = torch.zeros(kinds, dtype=torch.float64)
 
     def fit(self, loader: DataLoader) -> "MeanBlocks":
-        """Accumulate the means over batches of labelled graphs."""
+        """Add the batches of labelled graphs of a loader to the means."""
         for graph in loader:
             for site in sites(graph):
                 kind = self._kind(graph, site)
@@ -36,19 +39,19 @@ class MeanBlocks:
                 self._counts += torch.bincount(kind, minlength=len(self._counts))
         return self
 
-    def __call__(self, graph) -> Prediction:
-        """Mean blocks for the sites of a graph."""
+    def __call__(self, graph) -> HamiltonianPrediction:
+        """The mean block of each item at each site of a graph."""
         means = self._sums / self._counts.clamp_min(1)[:, None, None]
-        return Prediction({site: means[self._kind(graph, site)] for site in sites(graph)})
+        return HamiltonianPrediction({site: means[self._kind(graph, site)] for site in sites(graph)})
 
     def evaluate(self, loader: DataLoader) -> dict[str, Tensor]:
-        """The metrics of `HamiltonianMAE` (unit of the basis)."""
+        """The metrics of `HamiltonianMAE` over a loader, in the unit of the basis."""
         metric = HamiltonianMAE(self.basis)
         for graph in loader:
             metric.update(self(graph), graph)
         return metric.compute()
 
     def _kind(self, graph, site: str) -> Int[Tensor, " items"]:
-        """First all ordered pairs of species, then on-site blocks by species."""
+        """Row of the means: dst * species + src for off-site blocks, species^2 + dst for on-site ones."""
         dst, src = self._species[graph.numbers[site_edges(graph, site)]]
         return torch.where(is_on_site(graph, site), self.species**2 + dst, dst * self.species + src)

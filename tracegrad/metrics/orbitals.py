@@ -1,4 +1,4 @@
-"""Orbital energies and wavefunctions of predictions: per-molecule values of a batch, and their torchmetrics mean."""
+"""Errors of orbital energies and wavefunctions: values of each molecule of a batch, and their mean over molecules."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,23 +15,23 @@ from torchmetrics import Metric
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import assemble_matrices
-from tracegrad.metrics.functional.orbitals import NAMES, Comparison, Reference, compare
-from tracegrad.model.network import Prediction
+from tracegrad.metrics.functional.orbitals import NAMES, OrbitalComparison, ReferenceOrbitals, compare
+from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.solved import SolvedMolecule
 
-FOREIGN = (
-    1e-3  # hartree, between the traces of the label, which may be in single precision, and of the reference
-)
-CPU_MOLECULES = 16  # that are solved together at most, so that their matrices stay in its cache
+# Largest difference in hartree between the diagonals of the label, which may be in single precision, and of the
+# solved reference; a larger one means that the reference belongs to another molecule.
+REFERENCE_TOLERANCE = 1e-3
+MOLECULES_AT_A_TIME = 16  # on a CPU, so that their matrices stay in its cache
 
 
 @dataclass(frozen=True)
 class OrbitalErrors:
-    """Of the molecules of a batch, in their order; hartree.
+    """Orbital metrics and energies of the molecules of a batch.
 
     Args:
-        values: metrics in the order of `NAMES`.
-        true, predicted: energies of the occupied orbitals and the next one of each molecule.
+        values: metrics in the order of `NAMES`, energies in hartree.
+        true, predicted: energies of the occupied orbitals and of the lowest empty one of each molecule, hartree.
     """
 
     values: Float[Tensor, "molecules metrics"]
@@ -40,21 +40,21 @@ class OrbitalErrors:
 
 
 def orbital_errors(
-    prediction: Prediction, graph, basis: OrbitalBasis, references: Callable[[int], SolvedMolecule]
+    prediction: HamiltonianPrediction, graph, basis: OrbitalBasis, references: Callable[[int], SolvedMolecule]
 ) -> OrbitalErrors:
-    """Compare a batch with its solved references, see `tracegrad.metrics.functional.orbital_metrics`.
+    """Compare the predictions of a batch with solved references; the metrics are those of `orbital_metrics`.
 
-    Computed in float64 on the device of the prediction, molecules with the same numbers of orbitals and electrons
-    together.
+    Everything is computed in float64 on the device of the prediction, for molecules with the same numbers of orbitals
+    and electrons at a time.
 
     Args:
-        prediction: blocks of molecules.
+        prediction: predicted blocks.
         graph: the batch, with labels.
-        basis: of the blocks.
-        references: gives the solved molecule of a row of the database.
+        basis: orbital basis of the blocks.
+        references: returns the solved molecule of a row of the database.
 
     Raises:
-        DataError: a reference is not that of the molecule in the batch.
+        DataError: a reference belongs to another molecule.
     """
     solved = [references(row) for row in graph.sample_id.tolist()]
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -65,21 +65,22 @@ def orbital_errors(
     values = torch.empty(len(solved), len(NAMES), dtype=torch.float64, device=device)
     predicted: list[np.ndarray] = [np.empty(0)] * len(solved)
     pieces = list(_pieces(groups.values(), device))
-    for members, found in _in_parallel(partial(_compared, prediction, graph, basis, solved), pieces, device):
-        values[members] = torch.stack([found.metrics[name] for name in NAMES], dim=1)
-        for k, energies in zip(members, found.energies.cpu().numpy(), strict=True):
+    function = partial(_compare_members, prediction, graph, basis, solved)
+    for members, comparison in _in_parallel(function, pieces, device):
+        values[members] = torch.stack([comparison.metrics[name] for name in NAMES], dim=1)
+        for k, energies in zip(members, comparison.energies.cpu().numpy(), strict=True):
             predicted[k] = energies
     return OrbitalErrors(values, [m.energies[: m.occupied + 1] for m in solved], predicted)
 
 
-def _compared(
-    prediction: Prediction,
+def _compare_members(
+    prediction: HamiltonianPrediction,
     graph,
     basis: OrbitalBasis,
     solved: Sequence[SolvedMolecule],
     members: Sequence[int],
-) -> Comparison:
-    """Molecules of the same size."""
+) -> OrbitalComparison:
+    """Comparison of the molecules ``members`` of a batch, which have the same size."""
     device = graph.positions.device
     difference = dense_predictions(
         prediction, graph, basis, members, [solved[k].hamiltonian for k in members]
@@ -89,9 +90,9 @@ def _compared(
 
 
 def _in_parallel(
-    function: Callable[[list[int]], Comparison], pieces: Sequence[list[int]], device: torch.device
-) -> Iterator[tuple[list[int], Comparison]]:
-    """Pieces and their results; on a CPU in as many threads as torch has, because a small matrix occupies one."""
+    function: Callable[[list[int]], OrbitalComparison], pieces: Sequence[list[int]], device: torch.device
+) -> Iterator[tuple[list[int], OrbitalComparison]]:
+    """Pieces and their results. On a CPU each piece runs in one thread: torch uses only one for small matrices."""
     threads = min(torch.get_num_threads(), len(pieces))
     if device.type != "cpu" or threads < 2:
         yield from ((piece, function(piece)) for piece in pieces)
@@ -105,28 +106,33 @@ def _in_parallel(
 
 
 def dense_predictions(
-    prediction: Prediction,
+    prediction: HamiltonianPrediction,
     graph,
     basis: OrbitalBasis,
     members: Sequence[int],
-    less: Sequence[Float[np.ndarray, " packed"]] | None = None,
+    subtract: Sequence[Float[np.ndarray, " packed"]] | None = None,
 ) -> Float[Tensor, "members n n"]:
-    """Predicted H of these molecules of a batch, float64, hartree, in the order of the basis' files.
+    """Dense predicted H of some molecules of a batch: float64, hartree, orbitals in the order of the files.
 
-    They have the same number of orbitals; ``less`` is subtracted, see `blocks.assemble_matrices`.
+    Args:
+        prediction: predicted blocks.
+        graph: the batch.
+        basis: orbital basis of the blocks.
+        members: positions of the molecules in the batch; they have the same number of orbitals n.
+        subtract: matrices that are subtracted, see `assemble_matrices`.
     """
     ends = graph.ptr.cpu().numpy()
     atoms = np.diff(ends)
     pairs = np.cumsum(atoms * (atoms - 1))
     spans = np.stack([ends[:-1], atoms, pairs - atoms * (atoms - 1)], axis=1)[list(members)]
     blocks = prediction.blocks["self"], prediction.blocks["edge"]
-    return assemble_matrices(*blocks, graph.numbers.cpu().numpy(), spans, basis, less).double()
+    return assemble_matrices(*blocks, graph.numbers.cpu().numpy(), spans, basis, subtract).double()
 
 
-class OrbitalMetrics(Metric):
-    """Means over molecules of the per-molecule values of `orbital_errors`; energies in hartree.
+class MeanOrbitalErrors(Metric):
+    """Means over molecules of the values of `orbital_errors`; energies in hartree.
 
-    States are sums in float64, so any division of the molecules into batches or ranks gives the same result.
+    The states are sums in float64, so that the result does not depend on batches and ranks.
     """
 
     full_state_update = False
@@ -145,29 +151,29 @@ class OrbitalMetrics(Metric):
         self.count += len(errors.values)
 
     def compute(self) -> dict[str, Tensor]:
-        """Scalars by the names of the metrics."""
+        """The mean of each metric, by its name."""
         return dict(zip(NAMES, self.sums / self.count, strict=True))
 
 
 def _pieces(groups: Iterable[list[int]], device: torch.device) -> Iterator[list[int]]:
-    """On a CPU few molecules at once, and some for each thread; a GPU takes all."""
+    """Pieces of the groups: on a CPU small ones, at least one for each thread; on a GPU whole groups."""
     for members in groups:
         size = len(members)
         if device.type == "cpu":
-            size = min(CPU_MOLECULES, -(-size // torch.get_num_threads()))
+            size = min(MOLECULES_AT_A_TIME, -(-size // torch.get_num_threads()))
         yield from (members[start : start + size] for start in range(0, len(members), size))
 
 
-def _stacked(solved: Sequence[SolvedMolecule], device: torch.device) -> Reference:
+def _stacked(solved: Sequence[SolvedMolecule], device: torch.device) -> ReferenceOrbitals:
     energies, orbitals, overlap = (
         torch.from_numpy(np.stack(arrays)).to(device)
         for arrays in zip(*((m.energies, m.orbitals, m.overlap) for m in solved), strict=True)
     )
-    return Reference(energies, orbitals, overlap)
+    return ReferenceOrbitals(energies, orbitals, overlap)
 
 
 def _check(graph, basis: OrbitalBasis, solved: Sequence[SolvedMolecule]) -> None:
-    """Raise `DataError` if a reference is not that of the molecule in the batch."""
+    """Raise `DataError` if a reference belongs to another molecule than the one in the batch."""
     slots, sizes = (table[graph.numbers.cpu().numpy()] for table in (basis.slots, basis.sizes))
     ends = np.cumsum(sizes)
     bounds = np.append(0, ends)[graph.ptr.cpu().numpy()]
@@ -178,12 +184,12 @@ def _check(graph, basis: OrbitalBasis, solved: Sequence[SolvedMolecule]) -> None
         orbital = np.arange(molecule.size)
         diagonal = molecule.hamiltonian[orbital * (orbital + 3) // 2]
         if molecule.size != end - start:
-            found = f"{molecule.size} orbitals instead of {end - start}"
-        elif (apart := np.abs(diagonal - label[start:end]).max()) > FOREIGN:
-            found = f"a Hamiltonian whose diagonal is {apart:.4f} hartree apart from its label"
+            fault = f"{molecule.size} orbitals instead of {end - start}"
+        elif (apart := np.abs(diagonal - label[start:end]).max()) > REFERENCE_TOLERANCE:
+            fault = f"a Hamiltonian whose diagonal is {apart:.4f} hartree apart from its label"
         else:
             continue
         raise DataError(
-            f"the solved reference of database row {int(graph.sample_id[k])} has {found}; it is that of another "
+            f"the solved reference of database row {int(graph.sample_id[k])} has {fault}; it belongs to another "
             "molecule: remove the cache of orbitals"
         )

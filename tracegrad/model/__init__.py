@@ -1,5 +1,5 @@
-"""The network as a whole: a backbone, its TraceGrad blocks and the decoders."""
+"""The complete network: a backbone with TraceGrad blocks and decoders, and the cost of its predictions."""
 
-from tracegrad.model.network import HamiltonianModel, Prediction
+from tracegrad.model.network import HamiltonianModel, HamiltonianPrediction
 
-__all__ = ["HamiltonianModel", "Prediction"]
+__all__ = ["HamiltonianModel", "HamiltonianPrediction"]

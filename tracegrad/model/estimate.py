@@ -1,4 +1,4 @@
-"""What the Hamiltonian of a crystal will cost, before it is predicted."""
+"""Time and memory that predicting the Hamiltonian of a crystal will take."""
 
 import time
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from tracegrad.data.crystals.structure import Structure
 from tracegrad.hamiltonian.graph import collate, crystal_graph
 from tracegrad.model.network import HamiltonianModel
 
-PROBE = 2048  # edges of the trial
-# Features of edges that are held at a time: old, mixed, normalised and new ones.
-HELD = 4
-# Features that the layers make of the edges of a chunk on their way: inputs, their components by |m|, products.
-PASSING = 16
+TRIAL_EDGES = 2048
+# Edge features in memory at the same time: old, mixed, normalised and new ones.
+FEATURES_OF_ALL_EDGES = 4
+# Intermediate features of one chunk of edges: inputs, their components by |m|, products.
+FEATURES_OF_A_CHUNK = 16
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Time and memory of a prediction, without what the program needs anyway."""
+class PredictionCost:
+    """Time (seconds) and memory (bytes) of a prediction, without the memory of the program itself."""
 
     seconds: float
     bytes: int
@@ -30,12 +30,16 @@ class Estimate:
         return f"{time_}, {megabytes:,.0f} MB" if megabytes < 1000 else f"{time_}, {megabytes / 1000:.1f} GB"
 
 
-def estimate(model: HamiltonianModel, structure: Structure) -> Estimate:
-    """Time from a trial with some of the edges, memory from the sizes of the features (measured for `DeepHE3`)."""
+def estimate_cost(model: HamiltonianModel, structure: Structure) -> PredictionCost:
+    """Cost of predicting H of a structure.
+
+    The time is extrapolated from a trial with `TRIAL_EDGES` edges; the memory follows from the sizes of the features,
+    with factors measured for `DeepHE3`.
+    """
     backbone = model.backbone
     edges = len(structure.edges)
-    chosen = np.sort(np.random.default_rng(0).permutation(edges)[:PROBE])
-    seconds = _trial(model, structure, structure.edges[chosen]) * edges / len(chosen)
+    chosen = np.sort(np.random.default_rng(0).permutation(edges)[:TRIAL_EDGES])
+    seconds = _trial_seconds(model, structure, structure.edges[chosen]) * edges / len(chosen)
 
     parameter = next(model.parameters())
     widest = max(irreps.dim for irreps in backbone.feature_irreps["edge"])
@@ -43,35 +47,37 @@ def estimate(model: HamiltonianModel, structure: Structure) -> Estimate:
     frame = backbone.basis.spins * sum((2 * degree + 1) ** 2 for degree in degrees)
     blocks = backbone.basis.dim**2 * backbone.basis.spins
     pairs = max(sum(mul**2 for mul, _ in irreps) for irreps in backbone.feature_irreps["edge"])
-    passing = PASSING * widest + (HELD * pairs if len(model.tracegrad.blocks) else 0)
+    of_blocks = FEATURES_OF_ALL_EDGES * pairs if len(model.tracegrad.blocks) else 0
+    of_chunk = FEATURES_OF_A_CHUNK * widest + of_blocks
     chunk = min(edges, getattr(backbone, "edge_chunk", None) or edges)
-    numbers = edges * (HELD * widest + frame + 2 * blocks) + chunk * passing
-    return Estimate(seconds, numbers * parameter.element_size())
+    numbers = edges * (FEATURES_OF_ALL_EDGES * widest + frame + 2 * blocks) + chunk * of_chunk
+    return PredictionCost(seconds, numbers * parameter.element_size())
 
 
 @torch.inference_mode()
-def _trial(model: HamiltonianModel, structure: Structure, edges: np.ndarray) -> float:
-    """Seconds for some edges of the structure, whose result is of no use."""
+def _trial_seconds(model: HamiltonianModel, structure: Structure, edges: np.ndarray) -> float:
+    """Seconds that a prediction takes for some edges of the structure; its result is discarded."""
     parameter = next(model.parameters())
-    closed = np.unique(np.concatenate([edges, _reversed(edges)]), axis=0)
+    both = np.unique(np.concatenate([edges, _reversed(edges)]), axis=0)
     graph = crystal_graph(
         structure.numbers,
         structure.positions,
         structure.lattice,
-        closed,
+        both,
         model.basis,
         dtype=parameter.dtype,
     )
     batch = collate([graph]).to(parameter.device)
     times = []
-    for _ in range(2):  # the first one warms up
+    for _ in range(2):  # the first pass is a warm-up
         started = time.perf_counter()
         model(batch, traces=False)
         if parameter.is_cuda:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    return times[-1] * len(edges) / len(closed)
+    return times[-1] * len(edges) / len(both)
 
 
 def _reversed(edges: np.ndarray) -> np.ndarray:
+    """[-R, j, i] for each edge [R, i, j]."""
     return np.concatenate([-edges[:, :3], edges[:, :2:-1]], axis=1)

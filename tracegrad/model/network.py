@@ -1,4 +1,4 @@
-"""A backbone with TraceGrad: from a graph to Hamiltonian blocks and traces."""
+"""The network: a backbone with TraceGrad, from a graph to blocks of H and traces."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,31 +20,31 @@ from tracegrad.nn.interface import Backbone, Blocks, ComponentFirstFeature
 from tracegrad.nn.invariant.tracegrad import TraceGrad
 
 MINIMUM_DISTANCE = 0.1  # angstrom; closer atoms are a mistake in the geometry
-FLATTEST = 1e-6  # volume of a cell over the product of its edges; below, the lattice vectors lie in a plane
+# Smallest volume of a cell over the product of the lengths of its lattice vectors; below, they lie in a plane.
+SMALLEST_VOLUME_RATIO = 1e-6
 
 
 @dataclass
-class Prediction:
-    """Blocks of H of all sites, and traces T of the supervised sites in the square of the unit of H."""
+class HamiltonianPrediction:
+    """Predicted blocks of H at each site, and traces T at the supervised sites in the square of the unit of H."""
 
     blocks: Blocks
     traces: dict[str, Float[Tensor, "_ labels"]] = field(default_factory=dict)
 
 
 class HamiltonianModel(nn.Module):
-    """Backbone, TraceGrad blocks and decoders.
+    """Backbone with TraceGrad blocks and decoders.
 
     Args:
-        backbone: predicts the blocks and hands out its features.
-        tracegrad: makes the TraceGrad module from the irreps of the backbone's features and its basis
-            (a partial of `TraceGrad`); None is the plain backbone.
+        backbone: predicts the blocks of H; its features pass through TraceGrad blocks.
+        tracegrad: returns the TraceGrad module for the irreps of the backbone's features and its basis (a partial of
+            `TraceGrad`); None: the backbone without TraceGrad.
     """
 
     def __init__(self, backbone: Backbone, tracegrad: Callable[..., TraceGrad] | None = None):
         super().__init__()
         self.backbone = backbone
-        make = tracegrad or _plain
-        self.tracegrad = make(backbone.feature_irreps, backbone.basis)
+        self.tracegrad = (tracegrad or _without_tracegrad)(backbone.feature_irreps, backbone.basis)
 
     @property
     def basis(self) -> OrbitalBasis:
@@ -53,24 +53,24 @@ class HamiltonianModel(nn.Module):
 
     @property
     def trace_labels(self) -> BlockTraces:
-        """What the predicted traces are: their labels, made from blocks of H."""
+        """Computes the labels of the predicted traces from blocks of H."""
         return self.tracegrad.labels
 
-    def forward(self, graph, *, traces: bool = True) -> Prediction:
-        """Prediction for a graph or a batch; ``traces=False`` skips what only the trace loss needs."""
-        parts: dict[tuple[str, int], list[Tensor]] = {}
+    def forward(self, graph, *, traces: bool = True) -> HamiltonianPrediction:
+        """Prediction for a batch of graphs; ``traces=False`` skips the traces, which only the trace loss needs."""
+        invariants: dict[tuple[str, int], list[Tensor]] = {}  # z of site and block, in chunks of edges
 
         def refine(site: str, k: int, f: ComponentFirstFeature) -> ComponentFirstFeature:
             o, z = self.tracegrad.refine(site, k, f, need_z=traces)
             if z is not None:
-                parts.setdefault((site, k), []).append(z)
+                invariants.setdefault((site, k), []).append(z)
             return o
 
         blocks = self.backbone(graph, refine)
         collected: dict[str, list[Tensor]] = {}
-        for (site, _), pieces in sorted(parts.items(), key=lambda item: item[0]):
-            collected.setdefault(site, []).append(torch.cat(pieces) if len(pieces) > 1 else pieces[0])
-        return Prediction(blocks, self.tracegrad.decode(collected) if traces else {})
+        for (site, _), chunks in sorted(invariants.items(), key=lambda item: item[0]):
+            collected.setdefault(site, []).append(torch.cat(chunks) if len(chunks) > 1 else chunks[0])
+        return HamiltonianPrediction(blocks, self.tracegrad.decode(collected) if traces else {})
 
     @torch.inference_mode()
     def hamiltonian(
@@ -80,26 +80,26 @@ class HamiltonianModel(nn.Module):
         lattice: Float[np.ndarray, "3 3"] | Float[Tensor, "3 3"] | None = None,
         edges: Int[np.ndarray, "edges 5"] | Int[Tensor, "edges 5"] | None = None,
     ) -> Float[Tensor, "n n"] | list[Inexact[np.ndarray, "_ _"]]:
-        """H of one molecule or crystal in the unit and the orbital order of the basis' files.
+        """H of one molecule or crystal, in the unit and the orbital order of the files of its basis.
 
         Args:
             numbers: atomic numbers.
             positions: angstrom.
-            lattice: of a crystal; rows are lattice vectors, angstrom.
-            edges: of a crystal; rows [Rx, Ry, Rz, i, j] with atoms counted from 0, the pair of i in cell 0 and j in
-                cell R. The network sees the same pairs: give all pairs that have a block, as in the training data.
+            lattice: only of a crystal; rows are lattice vectors, angstrom.
+            edges: only of a crystal; rows [Rx, Ry, Rz, i, j] with atoms counted from 0: atom i in cell 0 and atom j
+                in cell R. They are also the edges of the graph: pass all pairs that have a block, as in training.
 
         Returns:
-            Of a molecule the dense matrix (hartree and PySCF's order for QH9), on the device of the model. Of a
-            crystal a list with the block of each edge as an array, (orbitals of i, orbitals of j) (eV and OpenMX's
-            order for DeepH-E3's data); with spin it is complex and has all orbitals with spin up, then all with
-            spin down, in rows and columns.
+            For a molecule the dense matrix (hartree and PySCF's order for QH9), on the device of the model. For a
+            crystal a list of arrays, the block of each edge with shape (orbitals of i, orbitals of j) (eV and
+            OpenMX's order for the data of DeepH-E3); with spin the blocks are complex, rows and columns have first
+            all orbitals with spin up and then all with spin down.
 
         Raises:
             BasisError: an element outside the model's basis.
-            DataError: a crystal for a network of molecules or the other way round, no numbers, shapes that do not
-                fit, numbers that are not finite, atoms on top of each other, a lattice without a volume, edges to
-                atoms that do not exist, that stand twice or whose reversed edge is missing.
+            DataError: a crystal for a network of molecules or vice versa, values that are no numbers or not finite,
+                shapes that do not agree, atoms at the same place, a lattice without a volume, or edges to atoms that
+                do not exist, repeated edges and edges whose reversed edge is missing.
         """
         periodic = self.backbone.periodic
         name = "crystal" if periodic else "molecule"
@@ -107,7 +107,7 @@ class HamiltonianModel(nn.Module):
             advice = "give lattice and edges, too" if periodic else "give neither lattice nor edges"
             raise DataError(f"{self.backbone.label} is a network of {name}s: {advice}")
         parameter = next(self.parameters())
-        z = _whole(_numeric(numbers, name, "atomic numbers"), name, "atomic number")
+        z = _integers(_numeric(numbers, name, "atomic numbers"), name, "atomic number")
         x = _numeric(positions, name, "positions").astype(np.float64)
         if not periodic:
             check_positions(z, x, name, MINIMUM_DISTANCE)
@@ -116,7 +116,7 @@ class HamiltonianModel(nn.Module):
             blocks = self._predicted(graph, parameter)
             return assemble_matrix(blocks["self"], blocks["edge"], z, self.basis)
         cell = _numeric(lattice, name, "lattice vectors").astype(np.float64)
-        pairs = _whole(_numeric(edges, name, "edges"), name, "entry of the edges")
+        pairs = _integers(_numeric(edges, name, "edges"), name, "entry of the edges")
         _check_crystal(z, x, cell, pairs)
         self.basis.check(z, name, trained=True)
         graph = crystal_graph(z, x, cell, pairs, self.basis, dtype=parameter.dtype)
@@ -132,20 +132,20 @@ class HamiltonianModel(nn.Module):
         ]
 
     def initial_density(self, mol: Any) -> Float[np.ndarray, "n n"]:
-        """The density matrix of the predicted H of a ``pyscf.gto.Mole``, for ``mf.kernel(dm0=...)``.
+        """Density matrix of the predicted H of a ``pyscf.gto.Mole``, for ``mf.kernel(dm0=...)``.
 
         Args:
-            mol: a neutral molecule without open shells, in def2-SVP with spherical functions; atoms and orbitals in
-                any order, coordinates in any unit.
+            mol: a neutral closed-shell molecule in def2-SVP with spherical functions; atoms and orbitals in any
+                order, coordinates in any unit.
 
         Returns:
-            Of RKS or RHF, in the orbital order of ``mol``, float64.
+            Density matrix for RKS or RHF, float64, in the orbital order of ``mol``.
 
         Raises:
             BasisError: another basis, cartesian functions, an ECP, ghost atoms, unknown elements.
-            DataError: a network of crystals, a charge, open shells, overlapping atoms, a molecule that is not built.
+            DataError: a network of crystals, a charge, open shells, atoms at the same place, or ``mol`` is not built.
         """
-        from tracegrad.physics.molecules.guess import initial_density  # here: PySCF takes seconds to load
+        from tracegrad.physics.molecules.guess import initial_density  # PySCF takes seconds to load
 
         return initial_density(self, mol)
 
@@ -163,18 +163,18 @@ def _numeric(values: Any, name: str, what: str) -> np.ndarray:
     return array
 
 
-def _whole(values: np.ndarray, name: str, what: str) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # what no integer can hold compares unequal
-        whole = values.astype(np.int64)
-    for value in values[values != whole].tolist()[:1]:
+def _integers(values: np.ndarray, name: str, what: str) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # NaN and too large numbers compare unequal below
+        integers = values.astype(np.int64)
+    for value in values[values != integers].tolist()[:1]:
         raise DataError(f"{name}: {what} {value} is not whole")
-    return whole
+    return integers
 
 
 def _check_crystal(
     numbers: np.ndarray, positions: np.ndarray, lattice: np.ndarray, edges: np.ndarray
 ) -> None:
-    """Raise `DataError` unless the arrays fit together, see `HamiltonianModel.hamiltonian`."""
+    """Raise `DataError` unless the arrays describe a crystal, see `HamiltonianModel.hamiltonian`."""
     atoms = numbers.size
     if not atoms or not edges.size or edges.shape != (len(edges), 5):
         raise DataError(
@@ -190,7 +190,7 @@ def _check_crystal(
             raise DataError(f"crystal: the {what} have shape {array.shape}; {shape} is needed")
         if not np.isfinite(array).all():
             raise DataError(f"crystal: one of the {what} is not a finite number")
-    if abs(np.linalg.det(lattice)) <= FLATTEST * np.linalg.norm(lattice, axis=1).prod():
+    if abs(np.linalg.det(lattice)) <= SMALLEST_VOLUME_RATIO * np.linalg.norm(lattice, axis=1).prod():
         raise DataError(
             "crystal: the lattice vectors span no volume; give three independent rows, for a layer with a vacuum"
         )
@@ -203,7 +203,7 @@ def _check_crystal(
 
 
 def _check_distances(graph: HamiltonianGraph) -> None:
-    """Raise `DataError` if an edge of a crystal joins atoms on top of each other."""
+    """Raise `DataError` if an edge of a crystal joins two atoms at the same place."""
     distances = graph.vectors.norm(dim=1).masked_fill(is_on_site(graph, "edge"), torch.inf)
     edge = int(distances.argmin())
     if distances[edge] < MINIMUM_DISTANCE:
@@ -214,5 +214,5 @@ def _check_distances(graph: HamiltonianGraph) -> None:
         )
 
 
-def _plain(feature_irreps, basis: OrbitalBasis) -> TraceGrad:
+def _without_tracegrad(feature_irreps, basis: OrbitalBasis) -> TraceGrad:
     return TraceGrad(feature_irreps, basis, trace=False, grad=False)

@@ -1,0 +1,1 @@
+"""Operating system: complete files, locks, worker processes, signals, cores and progress display."""

@@ -1,8 +1,8 @@
-"""How many cores this process may use."""
+"""Number of cores that this process may use."""
 
 import os
 
 
 def available_cores() -> int:
-    """Cores of this process: those of its affinity mask where the system knows one (Linux), else all."""
+    """Number of cores in the affinity mask of this process (Linux), elsewhere of all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

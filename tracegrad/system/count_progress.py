@@ -1,4 +1,4 @@
-"""Progress of work that is counted, for people: a bar on a terminal, lines elsewhere."""
+"""Progress display for countable work: a bar on a terminal, occasional lines elsewhere."""
 
 import time
 
@@ -12,18 +12,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-SECONDS_A_LINE = 30
+SECONDS_BETWEEN_LINES = 30
 
 
 class CountProgress:
-    """A context manager with ``report`` for lines and ``on_progress`` for the numbers of things done and of all.
+    """Context manager: ``on_progress`` takes the numbers of items done and of all, ``report`` prints a line.
 
     Args:
-        doing, things: what a bar says, as in "reading 3/5 structures".
-        about: what a line begins with, as in "cache: 3/5 structures".
-        seconds: of the past from which a bar estimates the rest; more than the longest of the things takes.
-        shown: False on all ranks but one; lines of ``report`` are printed all the same.
-        console: where to show it; None: standard output.
+        doing, things: verb and noun of the bar, as in "reading 3/5 structures".
+        about: beginning of a line, as in "cache: 3/5 structures".
+        seconds: length of the recent period from which the bar estimates the remaining time; longer than any item
+            takes.
+        shown: False on all ranks but one; ``report`` prints in any case.
+        console: where to print; None: standard output.
     """
 
     def __init__(
@@ -58,9 +59,9 @@ class CountProgress:
         self.console.print(line)
 
     def on_progress(self, done: int, total: int) -> None:
-        """Move the bar, or print a line now and then."""
+        """Move the bar; without a terminal, print a line every `SECONDS_BETWEEN_LINES`."""
         self._bar.update(self._task, completed=done, total=total)
-        due = time.monotonic() > self._printed + SECONDS_A_LINE
+        due = time.monotonic() > self._printed + SECONDS_BETWEEN_LINES
         if self.shown and not self.console.is_terminal and due:
             self._printed = time.monotonic()
             self.console.print(f"{self.about}: {done}/{total} {self.things}")

@@ -1,4 +1,4 @@
-"""What a device is called in records of times."""
+"""Name of a device in records of times."""
 
 import platform
 from pathlib import Path
@@ -9,7 +9,7 @@ CPUINFO = Path("/proc/cpuinfo")  # Linux
 
 
 def device_name(device: torch.device) -> str:
-    """The model of a GPU, or that of the CPU with the threads that torch uses."""
+    """Model of a GPU, or model of the CPU with the number of threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":

@@ -1,8 +1,8 @@
-"""Locks on files, which the operating system gives back however a process ends.
+"""Locks on files, which the operating system releases when a process ends in any way.
 
-A lock is a file that a process holds open with ``flock``. A crash or a reboot leaves the file and no lock, so that
-nobody ever has to remove one. On network file systems ``flock`` holds between machines only where the mount supports
-it (NFS 4 and Lustre with ``flock`` do).
+A process holds a lock as long as it keeps a file open with ``flock``. A crash or a reboot leaves the file but no
+lock, so that nothing has to be removed by hand. On network file systems ``flock`` excludes other machines only if
+the mount supports it (NFS 4 and Lustre with ``flock`` do).
 """
 
 import os
@@ -22,15 +22,19 @@ class NoLocks(TraceGradError):
 
 
 def take_lock(path: Path, patience: float = 0.0) -> int | None:
-    """Descriptor of a lock that lasts until the last process that has it ends, or None if it is taken.
+    """Take a lock.
 
     Args:
-        path: file of the lock, made if missing; its content is left alone.
-        patience: seconds to wait for it.
+        path: file of the lock; it is created if missing, its content is not changed.
+        patience: seconds to wait for another process to release it.
+
+    Returns:
+        Descriptor of the locked file, or None if another process holds the lock. The lock lasts until all processes
+        that share the descriptor have closed it or ended.
 
     Raises:
-        NoLocks: the file system knows none.
-        OSError: the file cannot be made or opened.
+        NoLocks: the file system does not support locks.
+        OSError: the file cannot be created or opened.
     """
     _require_flock(path)
     until = time.monotonic() + patience
@@ -50,14 +54,14 @@ def take_lock(path: Path, patience: float = 0.0) -> int | None:
         else:
             if _is_file(descriptor, path):
                 return descriptor
-            os.close(descriptor)  # its last holder has removed or renamed it since it was opened
+            os.close(descriptor)  # the last holder removed or renamed the file after it was opened here
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock. Several may ask at once, and a file that may only be read is enough.
+    """Whether a process holds a lock. Read permission is enough, and several processes may ask at the same time.
 
     Raises:
-        NoLocks: the file system knows none.
+        NoLocks: the file system does not support locks.
         TraceGradError: the file cannot be read.
     """
     _require_flock(path)
@@ -88,6 +92,7 @@ def _no_locks(path: Path, error: OSError) -> NoLocks:
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
+    """Whether the path still names the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""Directories with one owner: a process that alone may write there, and that others can name.
+"""Exclusive ownership of directories: one process may write, and others can see which one it is.
 
-The owner holds a lock on the file ``.owner``, which the operating system gives back however a process ends. On shared
-storage without locks between machines, and where the file system has no locks at all, the file tells: the owner
-renews it every few seconds, and who comes upon the record of another machine watches whether it moves. So a crash
-leaves nothing that a person has to remove.
+The owner holds a lock on the file ``.owner``, which the operating system releases when the process ends in any way.
+The file also holds a record of the owner, which it renews every few seconds. On shared storage without locks between
+machines, and on file systems without locks, this record decides: a process that meets a record of another machine
+watches whether it is renewed. Thus a crash leaves nothing that has to be removed by hand.
 """
 
 import json
@@ -26,30 +26,30 @@ from tracegrad.system.locks import NoLocks, is_locked, take_lock
 from tracegrad.system.processes import machine_id, start_time
 
 FILE = ".owner"
-# Where a process tells one that it starts the descriptor of an ownership that they share.
+# Environment variable that passes the descriptor of a shared ownership to a child process.
 INHERITED = "TRACEGRAD_OWNER"
 BEAT = 5.0  # seconds between two renewals
-_BEATS = 6  # without a renewal until an owner on another machine counts as gone
-_PATIENCE = 1.0  # seconds to wait for a lock that another process takes only to look whether it is free
+_MISSED_BEATS = 6  # renewals that an owner on another machine may miss before it counts as ended
+_PATIENCE = 1.0  # seconds to wait for a lock that another process may hold only to test it
 _BLOCK = 4096  # bytes of the file, written at once
 _LONGEST = 500  # characters of a command
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who owns a directory.
+    """Record of the owner of a directory.
 
     Attributes:
-        kind: what the owner is, such as "training".
+        kind: kind of process, such as "training".
         command: its command line.
         host: name of its machine.
-        machine: the running kernel, see `machine_id`.
-        started: when it took the directory (UTC, ISO 8601).
-        launch: the same for all ranks of a distributed run; "" where nothing tells.
-        token: the same for all processes that share the ownership, and for no other.
-        processes: number and start time of each of them, the first owner first.
+        machine: identity of its running kernel, see `machine_id`.
+        started: time at which it took the directory (UTC, ISO 8601).
+        launch: identity of the launch, the same for all ranks of a distributed run; "" if unknown.
+        token: random text shared by all processes of this ownership.
+        processes: process number and start time of each of these processes, the first owner first.
         every: seconds between two renewals.
-        beat: another one after each renewal.
+        beat: number that changes at each renewal.
     """
 
     kind: str
@@ -65,12 +65,12 @@ class Owner:
 
     @property
     def here(self) -> bool:
-        """Whether it is or was a process of this machine."""
+        """Whether the owner is or was a process of this machine."""
         return self.machine == machine_id()
 
     @property
     def pids(self) -> list[int]:
-        """Those of its processes that run; none if it is on another machine or in another container."""
+        """Numbers of its running processes; empty if they are on another machine or in another container."""
         if not self.here or self.host != socket.gethostname():
             return []
         return [pid for pid, started in self.processes if start_time(pid) == started]
@@ -82,29 +82,29 @@ class Owner:
 
 
 def read_owner(directory: str | Path) -> Owner | None:
-    """The owner that the directory's file names, whether or not it still runs; None where it names none."""
+    """The owner recorded in a directory, which may have ended; None without a record."""
     for _ in range(5):
         try:
             text = (Path(directory) / FILE).read_text(encoding="utf-8")
         except OSError:
             return None
-        if not text:  # it was given back
+        if not text:  # released
             return None
         try:
             values = json.loads(text)
             processes = tuple((int(pid), str(started)) for pid, started in values["processes"])
-            given = {entry.name: values[entry.name] for entry in fields(Owner)}
-            return Owner(**{**given, "processes": processes}) if processes else None
+            recorded = {entry.name: values[entry.name] for entry in fields(Owner)}
+            return Owner(**{**recorded, "processes": processes}) if processes else None
         except (ValueError, KeyError, TypeError):
-            time.sleep(0.02)  # it may just be written
+            time.sleep(0.02)  # the file may be in the middle of a write
     return None
 
 
-class Watch:
-    """Tells who owns a directory; of an owner on another machine, only after some looks.
+class OwnerWatch:
+    """Finds the current owner of a directory; for an owner on another machine this takes several calls of `owner`.
 
     Attributes:
-        undecided: whether it takes more looks to tell if the owner lives.
+        undecided: whether further calls are needed to decide if the owner is alive.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -115,35 +115,36 @@ class Watch:
         self._moved = False
 
     def owner(self) -> Owner | None:
-        """The owner; one on another machine counts until its record has stood still for long enough."""
+        """The current owner; one on another machine is returned until it has missed too many renewals."""
         owner, self.undecided = read_owner(self.directory), False
         if owner is None or _is_held(self.directory, owner):
             return owner
         if owner.here:
-            return None  # its end has given back the lock
+            return None  # its lock was released when it ended
         beat, now = (owner.token, owner.beat), time.monotonic()
         if beat != self._beat:
             self._moved = self._beat is not None
             self._beat, self._since = beat, now
-        elif now - self._since >= owner.every * _BEATS:
+        elif now - self._since >= owner.every * _MISSED_BEATS:
             return None
         self.undecided = not self._moved
         return owner
 
 
 class Ownership:
-    """A directory that belongs to this process until `release`, or until the process ends.
+    """A directory that this process owns until `release` or until the process ends.
 
-    A thread renews the record. Should another machine have taken the directory over, because this process or its
-    storage stood still for long, the process ends at once, before it writes into what is no longer its own.
-    Children of a fork have no part in it.
+    A thread renews the record. If this process or its storage was suspended for so long that another machine has
+    taken over the directory, the process exits immediately, before it writes to a directory that it does not own any
+    more. Processes that are forked from this one do not share the ownership.
 
     Args:
-        directory: of the record.
-        descriptor: of its lock.
-        owner: to write into the record.
-        made: folders that were made for it, the innermost first, and are removed again if they stay empty.
-        inherited: whether another process holds the lock, too, and gives it back.
+        directory: the directory.
+        descriptor: descriptor of its record, which is locked.
+        owner: content of the record.
+        created: folders that were created for the directory, the innermost first; they are removed if they stay
+            empty.
+        inherited: the ownership is shared with the parent process, which removes the record.
     """
 
     def __init__(
@@ -152,11 +153,11 @@ class Ownership:
         descriptor: int,
         owner: Owner,
         *,
-        made: Sequence[Path],
+        created: Sequence[Path],
         inherited: bool = False,
     ) -> None:
         self.directory, self.descriptor, self.owner = directory, descriptor, owner
-        self._made = made
+        self._created = created
         self._inherited, self._pid, self._place = inherited, os.getpid(), os.stat(directory)
         self._ended = threading.Event()
         _write(descriptor, owner)
@@ -171,7 +172,7 @@ class Ownership:
         self.release()
 
     def release(self) -> None:
-        """Give the directory back; nothing is left in it."""
+        """Release the directory and remove the record."""
         if self._ended.is_set() or self._pid != os.getpid():
             return
         self._ended.set()
@@ -180,21 +181,21 @@ class Ownership:
         with suppress(OSError):
             if not self._inherited:
                 path = self.directory / FILE
-                # In a directory that was moved, this alone says that it is free.
+                # If the directory was moved, only the empty record shows that it is free.
                 os.ftruncate(self.descriptor, 0)
                 if os.path.samestat(os.stat(path), os.fstat(self.descriptor)):
                     path.unlink()
-                    for folder in self._made:
+                    for folder in self._created:
                         folder.rmdir()
         os.close(self.descriptor)
 
     @property
     def shared(self) -> dict[str, str]:
-        """Environment for a process to which `descriptor` is passed on, and which is to be an owner, too."""
+        """Environment for a child process that inherits `descriptor` and shares the ownership."""
         return {INHERITED: str(self.descriptor)}
 
     def _renew(self) -> None:
-        mine = self.owner.processes[-1]
+        this_process = self.owner.processes[-1]
         while not self._ended.wait(self.owner.every):
             owner = self._recorded()
             if owner is not None and owner.token != self.owner.token:
@@ -203,66 +204,70 @@ class Ownership:
                 )
                 sys.stderr.flush()
                 os._exit(1)
-            if owner is None or mine not in owner.processes:  # it was damaged, or two processes wrote at once
+            if (
+                owner is None or this_process not in owner.processes
+            ):  # damaged, or two processes wrote at once
                 owner = self.owner
-            with suppress(OSError):  # a disk may be full for a moment
+            with suppress(OSError):  # a disk may be full temporarily
                 _write(self.descriptor, replace(owner, beat=time.time_ns()))
 
     def _recorded(self) -> Owner | None:
-        """What stands in the record, read through its path: network storage then asks its server."""
+        """The recorded owner. It is read through its path, so that network storage asks the server."""
         with suppress(OSError):
-            if os.path.samestat(os.stat(self.directory), self._place):  # it was not moved away
+            if os.path.samestat(os.stat(self.directory), self._place):  # the directory was not moved
                 return read_owner(self.directory)
         return None
 
 
-def own(
+def take_ownership(
     directory: str | Path,
     kind: str,
     *,
     command: str = "",
     launch: str = "",
     every: float = BEAT,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> Ownership:
-    """Make this process the owner of a directory, which is made if missing.
+    """Make this process the owner of a directory, which is created if missing.
 
     Args:
-        directory: to own.
-        kind: what this process is, such as "training".
-        command: what others are told that it runs; "": its command line.
-        launch: the same for all ranks of a distributed run.
+        directory: the directory.
+        kind: kind of this process in the record, such as "training".
+        command: command in the record; "": the command line of this process.
+        launch: identity of the launch, the same for all ranks of a distributed run.
         every: seconds between two renewals of the record.
-        say: is told of a record of another machine that is waited for and taken over.
+        report: prints a line when the process waits for the owner on another machine or takes over its directory.
 
     Raises:
-        InUseError: it has an owner; nothing in it was touched.
-        TraceGradError: the file system knows no locks, or the directory cannot be made or written.
+        InUseError: another process owns the directory; nothing in it was changed.
+        TraceGradError: the directory cannot be created or written.
     """
     directory = Path(directory)
-    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    created = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
-        descriptor, locked = _lock(directory, say)
+        descriptor, locked = _lock(directory, report)
         if descriptor is None:
             raise _in_use(directory, read_owner(directory))
-        return _owned(directory, descriptor, kind, command, launch, every, say, made, locked=locked)
+        return _owned(directory, descriptor, kind, command, launch, every, report, created, locked=locked)
     except OSError as error:
         raise TraceGradError(
             f"{directory}: cannot be written ({error.strerror or error}); choose another directory"
         ) from error
 
 
-def _lock(directory: Path, say: Callable[[str], None]) -> tuple[int | None, bool]:
-    """The descriptor of the record, None if another process owns it, and whether it is locked."""
+def _lock(directory: Path, report: Callable[[str], None]) -> tuple[int | None, bool]:
+    """Descriptor of the record (None if another process owns the directory), and whether it is locked."""
     path = directory / FILE
     try:
         for _ in range(10):
-            # The start of another process may fail, which then removes the folder again.
+            # Another process may just have failed to start and remove the folder.
             with suppress(FileNotFoundError):
                 return take_lock(path, patience=_PATIENCE), True
         return take_lock(path, patience=_PATIENCE), True
     except NoLocks as error:
-        say(f"warning: {error}; until then the record of the owner, renewed every few seconds, has to do")
+        report(
+            f"warning: {error}; without locks only the record of the owner, renewed every few seconds, is checked"
+        )
         owner = read_owner(directory)
         if owner is not None and owner.pids:
             return None, False
@@ -270,7 +275,7 @@ def _lock(directory: Path, say: Callable[[str], None]) -> tuple[int | None, bool
 
 
 def _is_held(directory: Path, owner: Owner) -> bool:
-    """Whether the owner holds its lock, or runs on this machine where there are no locks."""
+    """Whether the owner holds the lock; without locks, whether it runs on this machine."""
     try:
         return is_locked(directory / FILE)
     except NoLocks:
@@ -284,13 +289,14 @@ def _owned(
     command: str,
     launch: str,
     every: float,
-    say: Callable[[str], None],
-    made: Sequence[Path],
+    report: Callable[[str], None],
+    created: Sequence[Path],
     *,
     locked: bool,
 ) -> Ownership:
+    """Write the record and return the ownership; the descriptor is closed if that fails."""
     try:
-        waited = _await_end(directory, say)
+        waited = _wait_for_other_machine(directory, report)
         me = Owner(
             kind=kind,
             command=(command or " ".join([Path(sys.executable).name, *sys.argv]))[:_LONGEST],
@@ -304,19 +310,19 @@ def _owned(
             beat=time.time_ns(),
         )
         _write(descriptor, me)
-        if waited or not locked:  # so may have another process
+        if waited or not locked:  # another process may have taken over at the same time
             time.sleep(every / 2)
             now = read_owner(directory)
             if now is not None and now.token != me.token:
                 raise _in_use(directory, now)
-        return Ownership(directory, descriptor, me, made=made)
+        return Ownership(directory, descriptor, me, created=created)
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def inherit(directory: str | Path) -> Ownership | None:
-    """Share the ownership of the process that has started this one, see `Ownership.shared`; None if it has none."""
+def inherit_ownership(directory: str | Path) -> Ownership | None:
+    """Share the ownership of the parent process, see `Ownership.shared`; None if it does not own the directory."""
     directory, descriptor = Path(directory), int(os.environ.pop(INHERITED, "-1"))
     owner = read_owner(directory)
     try:
@@ -327,23 +333,23 @@ def inherit(directory: str | Path) -> Ownership | None:
     os.set_inheritable(descriptor, False)
     me = (os.getpid(), start_time(os.getpid()) or "")
     shared = replace(owner, processes=(owner.processes[0], me), beat=time.time_ns())
-    return Ownership(directory, descriptor, shared, made=(), inherited=True)
+    return Ownership(directory, descriptor, shared, created=(), inherited=True)
 
 
-def _await_end(directory: Path, say: Callable[[str], None]) -> bool:
-    """Whether the record names another machine's process, which is gone; an error if it lives."""
+def _wait_for_other_machine(directory: Path, report: Callable[[str], None]) -> bool:
+    """Whether the record names a process of another machine that has ended; raise `InUseError` if it is alive."""
     first = read_owner(directory)
     if first is None or first.here:
         return False
-    patience = first.every * _BEATS
-    say(f"{directory} was not given back by {first}: watching for {patience:.0f} s whether it lives")
+    patience = first.every * _MISSED_BEATS
+    report(f"{directory} was not released by {first}: watching for {patience:.0f} s whether it is alive")
     until = time.monotonic() + patience
     while time.monotonic() < until:
         time.sleep(first.every / 4)
         now = read_owner(directory)
         if now is not None and (now.token, now.beat) != (first.token, first.beat):
             raise _in_use(directory, now)
-    say(f"{directory}: {first.host} has not been heard since; the directory is taken over")
+    report(f"{directory}: {first.host} has not renewed its record; the directory is taken over")
     return True
 
 
@@ -363,7 +369,7 @@ _descriptors: set[int] = set()
 
 
 def _close_in_child() -> None:
-    """A lock that a worker keeps open would outlive its owner."""
+    """Close the locks in a forked worker; they would outlive their owner."""
     for descriptor in _descriptors:
         with suppress(OSError):
             os.close(descriptor)

@@ -1,18 +1,18 @@
-"""The end of long work by a signal, at a moment that suits the work."""
+"""Signals that stop long work, collected so that the work can end at a suitable moment."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-HANGUP = getattr(signal, "SIGHUP", None)  # of a terminal that closes; Windows has none
+HANGUP = getattr(signal, "SIGHUP", None)  # sent when a terminal closes; not on Windows
 
 
 @contextmanager
 def stop_signals(*more: int) -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM, SIGHUP and ``more`` instead of dying of them; only the main thread can.
+    """Collect SIGINT, SIGTERM, SIGHUP and ``more`` in a list instead of ending the process.
 
-    A SIGHUP that is ignored, as under nohup, stays so.
+    It has an effect only in the main thread. A SIGHUP that is ignored, as under nohup, stays ignored.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written beside their place and then renamed."""
+"""Files and folders that are complete or absent: written under a temporary name beside their place, then renamed."""
 
 import errno
 import os
@@ -12,17 +12,17 @@ from pathlib import Path
 
 from tracegrad.errors import TraceGradError
 
-# A draft that nobody has touched for so long (seconds) was left by a process that was killed.
+# A temporary file that has not changed for this time (seconds) is a remnant of a killed process.
 _ABANDONED = 24 * 3600.0
-# Errors that only writing raises, wherever in the block they come from.
+# Errors that only writing can raise, wherever in the block they occur.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary file that takes the place of ``path`` once the block ends without an error.
+    """A temporary file that replaces ``path`` when the block ends without an error.
 
-    The temporary file exists, empty, when the block begins. Missing folders are made.
+    It exists, empty, when the block begins. Missing folders are created.
 
     Raises:
         TraceGradError: the folder or file cannot be written. Other errors of the block are passed on as they are.
@@ -30,7 +30,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     draft = _draft(path)
     try:
-        with _named(path):
+        with _write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(path)
             os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -40,7 +40,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             if error.errno in _NO_ROOM or error.filename in (str(draft), draft):
                 raise _cannot_write(path, error) from error
             raise
-        with _named(path):
+        with _write_errors(path):
             sync(draft)
             draft.replace(path)
     finally:
@@ -49,11 +49,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` once the block ends without an error.
+    """A temporary folder that replaces ``folder`` when the block ends without an error.
 
-    What ``folder`` held until then is removed only after the new content stands in its place. A process that is
-    killed between the two renames leaves the former content as ``.NAME.replaced``; `restore_folder` brings it back,
-    and the next replacement does so first. Missing parent folders are made.
+    The former folder is removed only after the new one is in its place. A process that is killed between the two
+    renames leaves the former folder as ``.NAME.replaced``; `restore_folder` restores it, and so does the next
+    replacement. Missing parent folders are created.
 
     Raises:
         TraceGradError: the folder cannot be written. Other errors of the block are passed on as they are.
@@ -61,7 +61,7 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(os.path.abspath(folder))
     draft = _draft(folder)
     try:
-        with _named(folder):
+        with _write_errors(folder):
             restore_folder(folder)
             folder.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(folder)
@@ -72,24 +72,24 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
             if error.errno in _NO_ROOM or Path(error.filename or "/").is_relative_to(draft):
                 raise _cannot_write(folder, error) from error
             raise
-        with _named(folder):
+        with _write_errors(folder):
             take_place(draft, folder)
     finally:
         _remove(draft)
 
 
 def take_place(new: Path, place: Path) -> None:
-    """Move a finished file or folder to ``place``, whatever stands there; that goes once ``new`` has its place.
+    """Move a finished file or folder to ``place``; a file or folder that is there is removed afterwards.
 
     Raises:
-        OSError: it cannot be moved; what was in the place is there again.
+        OSError: it cannot be moved; the former content of ``place`` is restored.
     """
     place = Path(os.path.abspath(place))
     sync_tree(new)
     old = _replaced(place)
     try:
         if place.is_dir() or (new.is_dir() and os.path.lexists(place)):
-            _remove(old)  # of a replacement that was killed at its very end
+            _remove(old)  # remnant of a replacement that was killed at its end
             place.rename(old)
         new.replace(place)
         sync(place.parent)
@@ -99,10 +99,10 @@ def take_place(new: Path, place: Path) -> None:
 
 
 def restore_folder(folder: str | Path) -> None:
-    """Bring back the former content of a folder where `replacing_folder` was killed before the new one was in place.
+    """Restore a folder if `replacing_folder` was killed before the new one was in place.
 
     Raises:
-        OSError: it cannot be renamed; it stays where it is.
+        OSError: the former folder cannot be renamed.
     """
     folder = Path(os.path.abspath(folder))
     old = _replaced(folder)
@@ -111,7 +111,7 @@ def restore_folder(folder: str | Path) -> None:
 
 
 def restore_inside(folder: Path) -> None:
-    """`restore_folder` of all that has been replaced in a folder, as far as this process may."""
+    """`restore_folder` for all entries of a folder, as far as permissions allow."""
     start, end = len("."), len(".replaced")
     with suppress(OSError):
         hidden = [name for name in os.listdir(folder) if name.startswith(".") and name.endswith(".replaced")]
@@ -120,7 +120,7 @@ def restore_inside(folder: Path) -> None:
 
 
 def sync_tree(path: Path) -> None:
-    """`sync` of a file, or of a folder with all that is in it."""
+    """`sync` of a file, or of a folder and everything in it."""
     for folder, _, names in os.walk(path):
         for name in names:
             entry = Path(folder, name)
@@ -132,7 +132,7 @@ def sync_tree(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file or folder to the disk, so that a later rename cannot outlive its content."""
+    """Write a file or folder to the disk, so that after a crash a later rename never shows incomplete content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -141,11 +141,12 @@ def sync(path: Path) -> None:
 
 
 def _draft(path: Path) -> Path:
-    """A name of its own for each call: threads, processes and hosts may write the same file at once."""
+    """A random temporary name: threads, processes and hosts may write the same file at the same time."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
 def _replaced(folder: Path) -> Path:
+    """Name of the former content of a folder during its replacement."""
     return folder.with_name(f".{folder.name}.replaced")
 
 
@@ -156,6 +157,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
+    """Remove old temporary files and folders of this path."""
     name, now = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}\.tmp"), time.time()
     with os.scandir(path.parent) as entries:
         drafts = [entry for entry in entries if name.fullmatch(entry.name)]
@@ -166,7 +168,8 @@ def _remove_abandoned(path: Path) -> None:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _write_errors(path: Path) -> Iterator[None]:
+    """Raise `TraceGradError` with the path for errors of the operating system in the block."""
     try:
         yield
     except OSError as error:

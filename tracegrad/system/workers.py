@@ -1,7 +1,7 @@
-"""A small pool of single-threaded processes that knows what a dead worker was working on.
+"""A pool of single-threaded worker processes that reports which task a worker was doing when it died.
 
-`concurrent.futures` only says that some process died, and its workers outlive a killed parent; here a
-worker whose parent is gone reads the end of its pipe and leaves.
+`concurrent.futures` only reports that some process died, and its workers outlive a killed parent. Here a worker ends
+when its pipe to the parent is closed.
 """
 
 import os
@@ -22,7 +22,12 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 
 class WorkerDied(GenerationError):
-    """A worker process that ended without a result, for example killed for want of memory."""
+    """A worker process that ended without a result, for example because it was killed when memory ran out.
+
+    Args:
+        ending: exit status or signal of the process.
+        key: key of its task.
+    """
 
     def __init__(self, ending: str, key: Any) -> None:
         super().__init__(ending)
@@ -31,7 +36,7 @@ class WorkerDied(GenerationError):
 
 @dataclass(frozen=True)
 class TaskFailure:
-    """An exception of a task, as text."""
+    """Result of a task that raised an exception, whose text is ``reason``."""
 
     reason: str
 
@@ -44,10 +49,11 @@ class _Worker:
 
 
 class WorkerPool:
-    """Runs module-level functions in new interpreters, each of one thread; the caller keys each task.
+    """Runs functions of modules in new single-threaded interpreters; a key identifies each task.
 
     Args:
-        processes: workers; they do not import the main script of this process, and Ctrl-C does not reach them.
+        processes: number of workers. They do not import the main script of this process, and Ctrl-C does not reach
+            them.
     """
 
     def __init__(self, processes: int) -> None:
@@ -62,21 +68,22 @@ class WorkerPool:
 
     @property
     def busy(self) -> bool:
+        """Whether any worker has a task."""
         return self.idle < len(self._workers)
 
     def submit(self, key: Any, function: Callable[..., Any], *args: Any) -> None:
         """Give a task to an idle worker."""
         worker = next(worker for worker in self._workers if worker.key is None)
         worker.key = key
-        # A worker that died while idle is found by the next `finished`, like one that dies at work.
+        # If the worker has died, the next call of `finished` reports it.
         with suppress(BrokenPipeError, ConnectionResetError):
             worker.pipe.send((function, args))
 
     def finished(self, timeout: float) -> Iterator[tuple[Any, Any]]:
-        """Keys and results (or `TaskFailure`) of the tasks that ended, after at most `timeout` seconds.
+        """Keys and results (or `TaskFailure`) of tasks that have ended; waits at most ``timeout`` seconds for one.
 
         Raises:
-            WorkerDied: a worker ended without a result; `key` is that of its task.
+            WorkerDied: a worker ended without a result; its ``key`` is that of the task.
         """
         working = [worker for worker in self._workers if worker.key is not None]
         ready = wait([worker.pipe for worker in working], timeout)
@@ -92,7 +99,7 @@ class WorkerPool:
                 yield key, result
 
     def close(self) -> None:
-        """End all workers at once."""
+        """End all workers immediately."""
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
@@ -113,9 +120,9 @@ def _ending(exitcode: int | None) -> str:
 
 
 def _start() -> _Worker:
-    """A worker and the pipe to it; its threads are set before it loads numpy."""
+    """Start a worker. The environment sets its number of threads before it loads numpy."""
     pipe, other = Pipe()
-    # The worker finds the modules that this process finds, whatever has been added to the path since its start.
+    # The worker gets the present module path of this process, which may differ from that at its start.
     path = [str(entry) for entry in sys.path]
     program = f"import sys; sys.path[:] = {path!r}; from {__name__} import serve; serve({other.fileno()})"
     with other, _without_interrupts():
@@ -130,7 +137,7 @@ def _start() -> _Worker:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Ctrl-C of the terminal does not reach processes that this thread starts: they inherit its blocked signals."""
+    """Ctrl-C does not reach processes started in the block, because they inherit the blocked signal."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -139,8 +146,8 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def serve(descriptor: int) -> None:
-    """Do the tasks that come through a pipe until its other end is closed; what a worker process runs."""
-    for number in (signal.SIGINT, HANGUP):  # of a terminal; the process that has started this one ends it
+    """Main function of a worker process: do the tasks from a pipe until its other end is closed."""
+    for number in (signal.SIGINT, HANGUP):  # sent by a terminal; the parent ends this process
         if number is not None:
             signal.signal(number, signal.SIG_IGN)
     pipe = Connection(descriptor)

@@ -1,1 +1,1 @@
-"""Loss, schedules and the LightningModule."""
+"""Training: loss, learning-rate schedules, the LightningModule, and starting from trained weights."""

@@ -1,4 +1,4 @@
-"""The training loss of Eqs. 7-8."""
+"""The training loss, Eqs. 7 and 8 of the TraceGrad paper."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,51 +15,54 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.block_errors import ERRORS, block_errors
 from tracegrad.hamiltonian.reduction import Masks, site_edges, site_sums
 from tracegrad.hamiltonian.traces import BlockTraces
-from tracegrad.model.network import Prediction
+from tracegrad.model.network import HamiltonianPrediction
 
-# loss_T below this counts as zero in Eq. 8, where it stands in a denominator.
+# Lower bound of loss_T in Eq. 8, where it is a denominator.
 SMALLEST_LOSS = 1e-12
 
 
 @dataclass
 class LossTerms:
-    """The loss of a batch (scalars); ``loss_t`` and ``mu`` are None without trace supervision.
+    """The loss of a batch and its parts; ``loss_t`` and ``mu`` are None without trace supervision.
 
-    Where a batch is divided among processes, ``total``, ``loss_h`` and ``loss_t`` are the shares of one process,
-    whose sums over the processes are those of the batch, and ``mu`` is that of the batch.
+    If several processes share a batch, ``total``, ``loss_h`` and ``loss_t`` are the contributions of this process,
+    whose sum over the processes is the value of the batch; ``mu`` and ``logs`` are values of the whole batch.
     """
 
     total: Float[Tensor, ""]
     loss_h: Float[Tensor, ""]
-    per_sample: Float[Tensor, " samples"]  # H part of each sample
-    traces_per_sample: Float[Tensor, " _"]  # T part of each sample that has one
-    logs: dict[str, Tensor]  # loss, loss_h, loss_t and mu of the whole batch
+    per_sample: Float[Tensor, " samples"]  # loss_Q of each sample of this process
+    traces_per_sample: Float[Tensor, " _"]  # loss_T of each sample that has traces
+    logs: dict[str, Tensor]  # loss, loss_h and, with traces, loss_t and mu
     loss_t: Float[Tensor, ""] | None = None
     mu: Float[Tensor, ""] | None = None
 
 
-def alone(sums: Tensor) -> Tensor:
-    """What one process has to do to sum over the processes."""
+def no_reduction(sums: Tensor) -> Tensor:
+    """The sum over processes if there is only one."""
     return sums
 
 
 class HamiltonianLoss(nn.Module):
     """loss_Q + mu loss_T with mu = lambda stop_gradient(loss_Q / loss_T).
 
-    Every term is a mean over samples of the mean over a sample's own matrix elements (or traces), so that padding
-    and the sizes of molecules and crystals do not weigh.
+    Each term is first averaged over the matrix elements (or traces) of a sample and then over samples, so that
+    neither padding nor the size of a molecule or crystal changes its weight.
 
     Args:
         basis: orbital basis of the blocks.
-        traces: makes the labels of the traces; None: those of `BlockTraces` for this basis.
-        h: error measures of H that are added up: |dH|^2 (mse), |dH| (mae). The paper: MSE + MAE for molecules
-            (QH9), MSE for crystals.
-        t: error measure of the traces (the paper: MAE).
-        trace_weight: lambda of Eq. 8 (the paper: 0.2 for molecules, 0.3 for crystals).
-        fixed_weights: weights of loss_Q and loss_T in place of 1 and mu (a later variant of the authors' code
-            uses 0.8 and 0.2).
-        scale_labels: "none" (the paper) or "layer_norm": standardise the labels of each pair, as the authors'
-            public code does.
+        traces: computes the trace labels; None: `BlockTraces` of this basis.
+        h: error measures of H that are added: |dH|^2 ("mse"), |dH| ("mae"). The paper uses MSE + MAE for molecules
+            (QH9) and MSE for crystals.
+        t: error measure of the traces (the paper uses MAE).
+        trace_weight: lambda of Eq. 8 (the paper uses 0.2 for molecules and 0.3 for crystals).
+        fixed_weights: constant weights of loss_Q and loss_T in place of 1 and mu (a later variant of the authors'
+            code uses 0.8 and 0.2).
+        scale_labels: "none" (the paper) or "layer_norm": the trace labels of each pair are standardised, as in the
+            authors' public code.
+
+    Raises:
+        ConfigError: an unknown error measure or scaling, or weights that are not finite and >= 0.
     """
 
     def __init__(
@@ -98,18 +101,21 @@ class HamiltonianLoss(nn.Module):
         self._masks = Masks(basis)
 
     def forward(
-        self, prediction: Prediction, graph, sum_ranks: Callable[[Tensor], Tensor] = alone
+        self, prediction: HamiltonianPrediction, graph, sum_ranks: Callable[[Tensor], Tensor] = no_reduction
     ) -> LossTerms:
-        """Loss of a batch whose graphs carry ``h_`` + site for every site of the prediction.
+        """Loss of a batch.
 
-        ``sum_ranks`` sums a tensor over the processes that share the batch.
+        Args:
+            prediction: output of the network for the batch.
+            graph: the batch, with the labels ``h_self`` and ``h_edge`` of the predicted sites.
+            sum_ranks: sums a tensor over the processes that share the batch.
         """
         per_sample = self._hamiltonian_losses(prediction, graph)
         traces = self.trace_errors(prediction, graph, self.t) if prediction.traces else per_sample[:0]
         sums = (per_sample.sum(), traces.sum())
-        # In float64, which holds the counts of any batch.
-        own = torch.stack([*(part.detach().double() for part in sums), *map(_count, (per_sample, traces))])
-        h, t, samples, supervised = sum_ranks(own)
+        # float64 represents the number of samples of any batch exactly.
+        detached = [part.detach().double() for part in sums]
+        h, t, samples, supervised = sum_ranks(torch.stack([*detached, _count(per_sample), _count(traces)]))
         h, supervised = h / samples, supervised.clamp_min(1)
         loss_h = sums[0] / samples.to(per_sample)
         if not prediction.traces:
@@ -123,33 +129,35 @@ class HamiltonianLoss(nn.Module):
         return LossTerms(total, loss_h, per_sample.detach(), traces.detach(), logs, loss_t, mu)
 
     def weights(self, loss_h: Float[Tensor, ""], loss_t: Float[Tensor, ""]) -> tuple[float, Tensor]:
-        """Weights of loss_Q and loss_T by Eq. 8, from their (detached) values in a batch."""
+        """Weights of loss_Q and loss_T (Eq. 8, or the fixed ones) for their detached values in a batch."""
         if self.fixed_weights is not None:
             weight, mu = self.fixed_weights
             return weight, loss_t.new_tensor(mu)
         return 1.0, self.trace_weight * loss_h / loss_t.clamp_min(SMALLEST_LOSS)
 
-    def _hamiltonian_losses(self, prediction: Prediction, graph) -> Float[Tensor, " samples"]:
+    def _hamiltonian_losses(self, prediction: HamiltonianPrediction, graph) -> Float[Tensor, " samples"]:
         count = torch.stack(
             [self._masks.counts(graph, site, x) for site, x in prediction.blocks.items()]
         ).sum(0)
         per_sample = torch.zeros_like(count)
         for site, blocks in prediction.blocks.items():
-            present, ends = self._masks.orbitals(graph, blocks), site_edges(graph, site)
-            for sums in block_errors(blocks, graph[f"h_{site}"], present, ends, self.h):
+            orbital_mask, block_atoms = self._masks.orbitals(graph, blocks), site_edges(graph, site)
+            for sums in block_errors(blocks, graph[f"h_{site}"], orbital_mask, block_atoms, self.h):
                 per_sample = per_sample + site_sums(sums, graph, site) / count
         return per_sample
 
-    def trace_errors(self, prediction: Prediction, graph, measure: str) -> Float[Tensor, " supervised"]:
-        """Mean error of the predicted traces of each sample, over the traces that its shells have.
+    def trace_errors(
+        self, prediction: HamiltonianPrediction, graph, measure: str
+    ) -> Float[Tensor, " supervised"]:
+        """Mean error of the traces of each sample, without padding.
 
-        A sample without traces takes no part: a molecule of one atom has no pairs.
+        Samples without traces are left out: a molecule of one atom has no pairs.
 
         Args:
-            prediction: with traces.
-            graph: a batch with labels.
-            measure: of `ERRORS`. "mae" is in the square of H's unit; with ``scale_labels="layer_norm"`` labels and
-                errors have no unit.
+            prediction: output of the network, with traces.
+            graph: the batch, with labels.
+            measure: a key of `ERRORS`. "mae" is in the square of the unit of H, and without a unit with
+                ``scale_labels="layer_norm"``.
         """
         sums, counts = [], []
         for site, predicted in prediction.traces.items():
@@ -177,5 +185,5 @@ def _is_weight(value: object) -> bool:
 def _standardise(
     label: Float[Tensor, "n labels"], mask: Float[Tensor, "n labels"]
 ) -> Float[Tensor, "n labels"]:
-    """LayerNorm without parameters over the labels of each item; absent ones count as zero."""
+    """LayerNorm without parameters over the labels of each item; labels that do not exist count as zero."""
     return layer_norm(label * mask, label.shape[1:])

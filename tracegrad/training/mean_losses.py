@@ -1,4 +1,4 @@
-"""Means over the samples of a data set as torchmetrics classes; neither batches nor ranks matter."""
+"""torchmetrics for means over the samples of a data set, however these are divided into batches and ranks."""
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from tracegrad.training.loss import LossTerms
 
 
 class MeanLosses(Metric):
-    """Means of loss_Q and loss_T over samples; neither batches nor ranks matter."""
+    """Means of loss_Q and loss_T over samples; sums in float64."""
 
     full_state_update = False
     sums: Tensor
@@ -28,13 +28,13 @@ class MeanLosses(Metric):
             self.counts[i] += len(losses)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """loss_Q and loss_T; zero where no sample has traces."""
+        """loss_Q and loss_T; loss_T is zero if no sample has traces."""
         loss_h, loss_t = self.sums / self.counts.clamp_min(1)
         return loss_h, loss_t
 
 
 class SampleMean(Metric):
-    """The mean of a value of each sample, in float64."""
+    """Mean over samples of one value per sample; sums in float64."""
 
     full_state_update = False
     total: Tensor
@@ -52,5 +52,5 @@ class SampleMean(Metric):
         self.count += len(values)
 
     def compute(self) -> Tensor:
-        """NaN where there was no sample."""
+        """The mean; NaN without samples."""
         return self.total / self.count

@@ -1,4 +1,4 @@
-"""The LightningModule: how a Hamiltonian model is trained, validated and tested."""
+"""The LightningModule: training, validation and test of a `HamiltonianModel`."""
 
 from collections.abc import Callable
 from math import isfinite
@@ -15,7 +15,7 @@ from tracegrad.errors import ConfigError, TrainingError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.traces import BlockTraces
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
-from tracegrad.model.network import HamiltonianModel, Prediction
+from tracegrad.model.network import HamiltonianModel, HamiltonianPrediction
 from tracegrad.training.loss import HamiltonianLoss, LossTerms
 from tracegrad.training.mean_losses import MeanLosses, SampleMean
 from tracegrad.training.schedule import Schedule
@@ -24,26 +24,27 @@ from tracegrad.weights.checkpoint import CHECKPOINT_KEY, check_architecture
 
 
 class HamiltonianModule(lightning.LightningModule):
-    """Trains a `HamiltonianModel`; logs follow ``{train,val,test}/{metric}[/{subset}]``, energies of metrics in meV.
+    """Trains a `HamiltonianModel`. Log names are ``{train,val,test}/{metric}[/{subset}]``; metrics of H are in meV.
 
-    Losses (``loss``, ``loss_h``, ``loss_t``, ``mu``) are in powers of the unit of H. Under Eq. 8 ``val/loss`` is
-    ``(1 + lambda) val/loss_h`` wherever there are traces, because mu is taken from the same means: judge H by
-    ``val/loss_h`` and the traces by ``val/loss_t``. Models with a trace decoder also log ``test/t_mae``, the MAE of
-    the traces, averaged over samples as loss_T is, in meV^2 (without a unit where ``scale_labels`` scales them).
+    Losses (``loss``, ``loss_h``, ``loss_t``, ``mu``) are in powers of the unit of H. With Eq. 8 and traces
+    ``val/loss`` is ``(1 + lambda) val/loss_h``, because mu is computed from the same means: use ``val/loss_h`` to
+    judge H and ``val/loss_t`` to judge the traces. Models with a trace decoder also log ``test/t_mae``, the MAE of
+    the traces, averaged over samples like loss_T, in meV^2 (without a unit if ``scale_labels`` scales the labels).
 
-    A training loss that is not finite ends the training. One of a validation or test is logged as it is: whether
-    the run goes on is for the callbacks to decide.
+    A training loss that is not finite ends the training. A validation or test loss is logged even if it is not
+    finite: the callbacks decide whether the run continues.
 
-    ``test_subsets`` names what the loaders of a test hold, one name for each loader; "" is the test set itself,
-    whose logs and files carry no name. ``sample_name`` gives what tables call a sample, from its position in the
-    database.
+    Attributes:
+        test_subsets: name of the samples of each test loader; "" is the main test set, whose logs and files carry no
+            name.
+        sample_name: name of a sample in tables, from its position in the database.
 
     Args:
         model: the network.
-        loss: makes the loss from the basis and the labels of the traces (a partial of `HamiltonianLoss`).
-        optimizer: makes the optimizer from the parameters.
-        schedule: learning rate over the training.
-        record: plain data that every checkpoint carries (configuration and data fingerprint).
+        loss: returns the loss for a basis and trace labels (a partial of `HamiltonianLoss`).
+        optimizer: returns the optimizer for parameters and a learning rate.
+        schedule: learning-rate schedule.
+        record: plain data saved in every checkpoint (configuration and data fingerprint).
     """
 
     def __init__(
@@ -64,13 +65,13 @@ class HamiltonianModule(lightning.LightningModule):
         self.val_metric, self.test_metrics = HamiltonianMAE(model.basis), nn.ModuleList()
         self.val_losses, self.test_traces = MeanLosses(), nn.ModuleList()
 
-    def forward(self, graph, *, traces: bool = True) -> Prediction:
+    def forward(self, graph, *, traces: bool = True) -> HamiltonianPrediction:
         return self.model(graph, traces=traces)
 
     def training_step(self, graph, batch_idx: int) -> Tensor:
         terms = self.loss(self.model(graph), graph, self._sum_ranks)
-        if not torch.isfinite(terms.logs["loss"]):  # of the whole batch, so that no rank goes on and waits
-            raise TrainingError(self._non_finite(graph, terms))
+        if not torch.isfinite(terms.logs["loss"]):  # value of the whole batch: all ranks stop together
+            raise TrainingError(self._non_finite_message(graph, terms))
         logs = {f"train/{name}": value for name, value in terms.logs.items()}
         self.log_dict(logs, batch_size=graph.num_graphs)
         return terms.total * self.trainer.world_size  # the gradients of the ranks are averaged
@@ -93,13 +94,13 @@ class HamiltonianModule(lightning.LightningModule):
             metric.reset()
 
     def on_test_epoch_start(self) -> None:
-        # The report callbacks read these when the test is over.
+        # Callbacks read these metrics after the test.
         self.test_metrics = nn.ModuleList(HamiltonianMAE(self.model.basis) for _ in self.test_subsets)
         self.test_traces = nn.ModuleList(SampleMean() for _ in self.test_subsets)
         for metrics in (self.test_metrics, self.test_traces):
             metrics.to(self.device)
 
-    def test_step(self, graph, batch_idx: int, dataloader_idx: int = 0) -> Prediction:  # type: ignore[override]
+    def test_step(self, graph, batch_idx: int, dataloader_idx: int = 0) -> HamiltonianPrediction:  # type: ignore[override]
         prediction = self.model(graph, traces=self.model.tracegrad.trace)
         self.test_metric(dataloader_idx).update(prediction, graph)
         if prediction.traces:
@@ -108,7 +109,7 @@ class HamiltonianModule(lightning.LightningModule):
         return prediction
 
     def test_metric(self, dataloader_idx: int) -> HamiltonianMAE:
-        """The metric of one loader of the last test."""
+        """The metric of one loader in the most recent test."""
         metric = self.test_metrics[dataloader_idx]
         assert isinstance(metric, HamiltonianMAE)
         return metric
@@ -139,10 +140,10 @@ class HamiltonianModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as Lightning does, in mixed precision with fused optimizers, too, which it refuses.
+        """Clip gradients like Lightning, but also for fused optimizers in mixed precision, which Lightning refuses.
 
-        They have no scaler with bf16-mixed. With 16-mixed the gradients are divided by the scale before they are
-        clipped, and the fused step of torch then leaves them as they are.
+        With bf16-mixed there is no gradient scaler. With 16-mixed the gradients are divided by the scale before they
+        are clipped; the fused step of torch then does not divide them again.
         """
         plugin = self.trainer.precision_plugin
         if not isinstance(plugin, MixedPrecision):
@@ -164,9 +165,11 @@ class HamiltonianModule(lightning.LightningModule):
             torch.distributed.all_reduce(values)
         return values
 
-    def _non_finite(self, graph, terms: LossTerms) -> str:
+    def _non_finite_message(self, graph, terms: LossTerms) -> str:
         losses = list(zip(graph.sample_id.tolist(), terms.per_sample.tolist(), strict=True))
-        if self.trainer.world_size > 1:  # the rank that prints may have no part in it
+        if (
+            self.trainer.world_size > 1
+        ):  # the samples at fault may be on another rank than the one that prints
             shares: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(shares, losses)
             losses = [entry for share in shares for entry in share]
@@ -180,7 +183,7 @@ class HamiltonianModule(lightning.LightningModule):
         )
 
     def _log_metric(self, stage: str, metric: HamiltonianMAE, ending: str = "") -> None:
-        """Log the scalars in meV; torchmetrics has already summed them over ranks."""
+        """Log the scalars of a metric in meV; torchmetrics has already reduced them over ranks."""
         factor = MEV[self.model.basis.unit]
         for name, value in metric.compute().items():
             if value.ndim == 0:

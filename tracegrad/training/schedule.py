@@ -1,4 +1,4 @@
-"""Learning-rate schedules: how the rate goes on from its peak."""
+"""Learning-rate schedules."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from tracegrad.errors import ConfigError
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """Base of the schedules.
+    """Base class of the schedules.
 
     Args:
-        peak: highest learning rate, with which the optimizer is made.
+        peak: highest learning rate; the optimizer is built with it.
     """
 
     peak: float
@@ -26,7 +26,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def scheduler(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The scheduler of an optimizer, in the form in which Lightning takes it."""
+        """Lightning's scheduler configuration for an optimizer."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class WarmupLinear(Schedule):
     Args:
         peak: highest learning rate.
         final: learning rate at and after ``total_steps``.
+        warmup_steps: optimizer steps of the warm-up.
+        total_steps: optimizer steps until ``final`` is reached.
     """
 
     final: float
@@ -56,7 +58,7 @@ class WarmupLinear(Schedule):
             )
 
     def __call__(self, step: int) -> float:
-        """Factor of ``peak`` for the given number of finished optimizer steps."""
+        """Learning rate over ``peak`` after ``step`` optimizer steps."""
         if step < self.warmup_steps:
             return step / self.warmup_steps
         left = max(0.0, (self.total_steps - step) / (self.total_steps - self.warmup_steps))
@@ -69,10 +71,10 @@ class WarmupLinear(Schedule):
 
 @dataclass(frozen=True)
 class SlipperySlope(Schedule):
-    """Constant up to and including epoch ``start``, then times ``decay`` every ``interval`` epochs.
+    """Constant up to and including epoch ``start``, then multiplied by ``decay`` every ``interval`` epochs.
 
-    Epochs are counted from 0, so ``start + 1`` of them are trained at the peak. Each drop multiplies the
-    rate that the optimizer has then: a rate changed from outside stays changed.
+    Epochs are counted from 0, so that ``start + 1`` epochs run at the peak. A drop multiplies the current rate of the
+    optimizer, so that changes by callbacks persist. Named and used by the DeepH-E3 code.
     """
 
     start: int = 1400
@@ -90,12 +92,12 @@ class SlipperySlope(Schedule):
             raise ConfigError(f"optim.schedule.decay is {self.decay}; choose a factor between 0 and 1")
 
     def drop(self, epochs: int) -> float:
-        """Factor by which the rate changes once so many epochs are finished."""
+        """Factor that multiplies the rate when ``epochs`` epochs have finished."""
         since = epochs - 1 - self.start
         return self.decay if since >= 0 and since % self.interval == 0 else 1.0
 
     def scheduler(self, optimizer: Optimizer) -> dict[str, Any]:
-        def factor(epochs: int) -> float:  # no method: torch would put its attributes into checkpoints
+        def factor(epochs: int) -> float:  # a bound method would add the attributes of self to checkpoints
             return self.drop(epochs)
 
         return {"scheduler": MultiplicativeLR(optimizer, factor), "interval": "epoch", "name": "lr"}
@@ -103,16 +105,16 @@ class SlipperySlope(Schedule):
 
 @dataclass(frozen=True)
 class Plateau(Schedule):
-    """Times ``factor`` after more than ``patience`` validations without progress of the smoothed loss.
+    """Multiplied by ``factor`` after more than ``patience`` validations without progress of the smoothed loss.
 
-    The smoothed loss ``val/loss_smooth`` comes from `callbacks.smoothing.SmoothedLoss`.
+    `callbacks.smoothing.SmoothedLoss` logs the smoothed loss, ``val/loss_smooth``.
 
     Args:
         peak: highest learning rate.
-        factor: of every drop.
-        patience: validations without progress that are accepted.
-        cooldown: validations after a drop that do not count.
-        threshold: progress is a loss below ``1 - threshold`` times the lowest.
+        factor: factor of each drop.
+        patience: number of validations without progress that are tolerated.
+        cooldown: number of validations after a drop that are not counted.
+        threshold: a loss below ``1 - threshold`` times the lowest one is progress.
     """
 
     factor: float = 0.5

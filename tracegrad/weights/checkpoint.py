@@ -1,4 +1,4 @@
-"""Checkpoints as plain data: reading them, and whether their tensors fit a network."""
+"""Checkpoints of a training: reading them as plain data, and comparing their tensors with those of a network."""
 
 import re
 import zipfile
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from tracegrad.errors import CheckpointError
 
-# What the training adds to Lightning's checkpoints: {"format": 1, "config": settings, "data": fingerprint}.
+# Entry that TraceGrad adds to Lightning's checkpoints: {"format": 1, "config": settings, "data": fingerprint}.
 CHECKPOINT_KEY = "tracegrad"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain data (nothing in it is executed).
+    """Content of a checkpoint; nothing in it is executed.
 
     Raises:
-        CheckpointError: missing, damaged, or with objects beside plain data.
+        CheckpointError: the file is missing, damaged, or holds objects other than plain data.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; has the run finished an epoch?")
@@ -35,32 +35,33 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_plain(path: str | Path) -> Any:
-    """What a file of plain tensors holds; nothing in it is executed.
+    """Content of a file that ``torch.save`` wrote; nothing in it is executed.
 
     Raises:
-        CheckpointError: missing, damaged, or with objects beside plain data; without the path.
+        CheckpointError: the file is missing, damaged, or holds objects other than plain data. The message does not
+            name the file.
     """
     try:
-        _check_bytes(Path(path))
+        _check_checksums(Path(path))
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"not a readable checkpoint ({error.strerror or error})") from error
-    except Exception as error:  # torch raises many kinds for damaged files
-        found = _object_in(str(error))
-        if found:
+    except Exception as error:  # torch raises many types of errors for damaged files
+        refused = _refused_object(str(error))
+        if refused:
             raise CheckpointError(
-                f"not loaded: it holds {found}, which would have to be executed; "
-                "save its state_dict alone with a program that you trust"
+                f"not loaded: it holds {refused}, which would have to be executed; "
+                "save only its state_dict, with a program that you trust"
             ) from error
-        # The messages of torch itself are advice to load objects.
+        # The messages of torch advise to load objects, so they are not passed on.
         reason = str(error) if isinstance(error, zipfile.BadZipFile) else type(error).__name__
         raise CheckpointError(
             f"damaged, or not a checkpoint of plain data ({reason}); put a whole one in its place"
         ) from error
 
 
-def _object_in(message: str) -> str | None:
-    """What loading plain data alone has refused, as the messages of torch 2.13 name it; None: it refused nothing."""
+def _refused_object(message: str) -> str | None:
+    """Object that ``torch.load(weights_only=True)`` refused, from its message (torch 2.13); None: it refused none."""
     if "TorchScript archives" in message:
         return "TorchScript"
     # "GLOBAL argparse.Namespace was not an allowed global", "unsupported GLOBAL posix.system whose module posix is
@@ -69,8 +70,8 @@ def _object_in(message: str) -> str | None:
     return next(filter(None, named.groups())) if named else None
 
 
-def _check_bytes(path: Path) -> None:
-    """Raise unless the checksums in the file are right; torch does not look at them."""
+def _check_checksums(path: Path) -> None:
+    """Raise `zipfile.BadZipFile` if a checksum in the file is wrong; torch does not verify them."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             record = archive.testzip()
@@ -78,14 +79,23 @@ def _check_bytes(path: Path) -> None:
             raise zipfile.BadZipFile(f"wrong checksum of {record}")
 
 
-def check_architecture(found: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> None:
-    """Raise `CheckpointError` naming the tensors in which a checkpoint and a model differ."""
-    missing = sorted(own.keys() - found.keys())
-    surplus = sorted(found.keys() - own.keys())
+def check_architecture(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    """Check that a checkpoint has the tensors of a network.
+
+    Args:
+        state: state_dict of the checkpoint.
+        expected: state_dict of the network.
+        where: name of the checkpoint in messages.
+
+    Raises:
+        CheckpointError: names or shapes differ; the message lists them.
+    """
+    missing = sorted(expected.keys() - state.keys())
+    surplus = sorted(state.keys() - expected.keys())
     reshaped = [
-        f"{key} {list(found[key].shape)} instead of {list(own[key].shape)}"
-        for key in own
-        if key in found and found[key].shape != own[key].shape
+        f"{key} {list(state[key].shape)} instead of {list(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
     ]
     differences = [
         f"{text}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"

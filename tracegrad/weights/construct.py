@@ -1,7 +1,8 @@
-"""Networks from the settings that a checkpoint carries.
+"""Building a network from the settings in a checkpoint.
 
-Settings name what they build (``_target_``), and a checkpoint may come from anywhere. So only what makes up a
-network is built: modules of torch and orbital bases that are defined in this package; nothing else is called.
+Settings name the classes to build (``_target_``), and a checkpoint may come from an untrusted source. Therefore only
+parts of a network are built: torch modules and orbital bases that are defined in this package. Nothing else is
+called.
 """
 
 import importlib
@@ -17,19 +18,19 @@ from tracegrad.errors import CheckpointError, TraceGradError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.weights.renamed import with_new_names
 
-# Module, class, and perhaps a class method: tracegrad.hamiltonian.basis.OrbitalBasis.def2_svp.
+# Module, class and optional class method, such as tracegrad.hamiltonian.basis.OrbitalBasis.def2_svp.
 _TARGET = re.compile(r"(tracegrad(?:\.[a-z]\w*)+)\.([A-Z]\w*)(?:\.([a-z]\w*))?")
 
 
 def construct(settings: Any, where: str) -> Any:
-    """What plain settings describe, as ``hydra.utils.instantiate`` would build it, but see the module.
+    """Objects described by settings, like ``hydra.utils.instantiate``, but only parts of networks.
 
     Args:
-        settings: nested mappings with ``_target_`` and perhaps ``_partial_``, lists and plain values.
-        where: what messages call their source, such as a file and a key.
+        settings: nested mappings with ``_target_`` and optionally ``_partial_``, lists and plain values.
+        where: source of the settings in messages, such as a file and a key.
 
     Raises:
-        CheckpointError: a target that is no part of a network of this package, or arguments that it does not take.
+        CheckpointError: a target that is no part of a network of this package, or arguments that it does not accept.
     """
     if isinstance(settings, list):
         return [construct(entry, f"{where}[{i}]") for i, entry in enumerate(settings)]
@@ -38,13 +39,13 @@ def construct(settings: Any, where: str) -> Any:
     values = dict(with_new_names(settings))
     if "_target_" not in values:
         return {key: construct(value, f"{where}.{key}") for key, value in values.items()}
-    name, later = values.pop("_target_"), values.pop("_partial_", False)
+    name, is_partial = values.pop("_target_"), values.pop("_partial_", False)
     target = _target(name, where)
     reserved = sorted(str(key) for key in values if not isinstance(key, str) or key.startswith("_"))
     if reserved:
         raise CheckpointError(f"{where}: {reserved[0]} is no argument of {name}")
     arguments = {key: construct(value, f"{where}.{key}") for key, value in values.items()}
-    if later is True:
+    if is_partial is True:
         return partial(target, **arguments)
     try:
         return target(**arguments)
@@ -53,23 +54,24 @@ def construct(settings: Any, where: str) -> Any:
     except Exception as error:  # settings of another version, or edited ones
         reason = str(error).split("\n", 1)[0]
         raise CheckpointError(
-            f"{where}: {name} cannot be made of these settings ({reason}); "
+            f"{where}: {name} cannot be built from these settings ({reason}); "
             "use the version of TraceGrad that the checkpoint was trained with"
         ) from error
 
 
 def _target(name: Any, where: str) -> Callable[..., Any]:
     match = _TARGET.fullmatch(name) if isinstance(name, str) else None
-    found = match and _member(*match.groups())
-    if found is None:
+    member = match and _member(*match.groups())
+    if member is None:
         raise CheckpointError(
             f"{where}: _target_ is {name!r}, which is no network or basis of this version of TraceGrad and was "
             "not called; build such a model in Python and load the state_dict of the checkpoint into it"
         )
-    return found
+    return member
 
 
 def _member(module: str, name: str, method: str | None) -> Callable[..., Any] | None:
+    """The class or class method, None if the module does not define it or it is no part of a network."""
     try:
         spec = find_spec(module)
     except ModuleNotFoundError:

@@ -1,10 +1,10 @@
-"""Model files: the tensors of a network in the safetensors format, with what is needed to build and to judge it.
+"""Exported model files: the tensors of a network in the safetensors format, with the settings that build it.
 
-The metadata of the file hold one text under ``tracegrad``, a JSON object:
+The metadata of the file have one entry ``tracegrad``, the *record*, a JSON object:
 
     {"format": 1, "model": settings of the network, "sha256": checksum of the tensors, ...}
 
-What else is in it describes the network to people, see `experiments.export`. Nothing in such a file is executed.
+Further entries describe the network to people, see `experiments.export`. Nothing in such a file is executed.
 """
 
 import hashlib
@@ -26,41 +26,46 @@ FORMAT = 1
 
 
 def write_model_file(path: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Write tensors and a record of plain data, which must hold the settings of the network as ``model``.
+    """Write a model file.
+
+    Args:
+        path: the file.
+        state: state_dict of the network.
+        record: plain data with the settings of the network as ``model``.
 
     Raises:
-        CheckpointError: the record would come back from JSON as something else, such as numbers that are keys.
+        CheckpointError: JSON would change the record, for example keys that are numbers.
     """
-    # Copies: the format refuses tensors that share memory.
-    own = {
+    # Copies, because safetensors refuses tensors that share memory.
+    tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
     }
-    whole = {"format": FORMAT, **record, "sha256": _checksum(own)}
+    complete = {"format": FORMAT, **record, "sha256": _checksum(tensors)}
     try:
-        text = json.dumps(whole, allow_nan=False)
-        if json.loads(text) != whole:
+        text = json.dumps(complete, allow_nan=False)
+        if json.loads(text) != complete:
             raise ValueError("keys must be texts, and sequences lists")
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: the record of the network is not plain enough for JSON ({error})"
         ) from error
-    path.write_bytes(save(own, {KEY: text}))  # save_file would leave it unreadable to other users
+    path.write_bytes(save(tensors, {KEY: text}))  # save_file would make the file unreadable for other users
 
 
 def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Record and tensors of a model file.
 
     Raises:
-        CheckpointError: missing, damaged, not of TraceGrad, or of another version of the format.
+        CheckpointError: the file is missing, damaged, not one of TraceGrad, or of another version of the format.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such model file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  no mapping
-    except Exception as error:  # safetensors and torch raise many kinds for damaged files
+            state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  file is no mapping
+    except Exception as error:  # safetensors and torch raise many types of errors for damaged files
         raise CheckpointError(
             f"{path}: damaged, or no safetensors file ({str(error).splitlines()[0]}); get it again"
         ) from error
@@ -90,7 +95,7 @@ def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _checksum(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and bytes; the format itself has no checksum."""
+    """SHA-256 of names, dtypes, shapes and bytes; safetensors itself has no checksum."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())

@@ -1,9 +1,9 @@
-"""Names that checkpoints and settings of earlier versions use for what has another place now."""
+"""Present names of classes that checkpoints and settings of earlier versions name by their former module."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# Module of a ``_target_`` -> module that holds it now.
+# Former module of a ``_target_`` -> present module.
 MODULES = {
     "tracegrad.basis": "tracegrad.hamiltonian.basis",
     "tracegrad.data.datamodule": "tracegrad.data.loading.datamodule",
@@ -16,7 +16,7 @@ MODULES = {
 
 
 def with_new_names(settings: Any) -> Any:
-    """Plain settings in which every ``_target_`` of an earlier version has its present name."""
+    """The settings, with the present name in place of every former ``_target_``."""
     if isinstance(settings, list):
         return [with_new_names(entry) for entry in settings]
     if not isinstance(settings, Mapping):
@@ -28,7 +28,7 @@ def with_new_names(settings: Any) -> Any:
 
 
 def _renamed(target: Any) -> Any:
-    """``module.Class`` or ``module.Class.method`` with the present module."""
+    """A target ``module.Class`` or ``module.Class.method`` with its present module."""
     if not isinstance(target, str):
         return target
     names = target.split(".")

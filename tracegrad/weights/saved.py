@@ -1,4 +1,4 @@
-"""Trained networks from the disk, without their data."""
+"""Loading trained networks of TraceGrad, without their training data."""
 
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,33 @@ from tracegrad.weights.model_file import ENDING, read_model_file
 
 
 def load_model(source: str | Path, checkpoint: str = "best") -> HamiltonianModel:
-    """The trained network of a run directory, a checkpoint or a model file, in evaluation mode; no data is needed.
+    """The trained network of a run directory, a checkpoint or a model file, in evaluation mode.
 
-    Nothing in the file is executed, see `construct`.
+    The file holds the settings of the network; the training data are not needed. Nothing in it is executed, see
+    `construct`.
 
     Args:
-        source: a run directory, or a .ckpt or .safetensors file, which hold their settings too.
-        checkpoint: best or last of a run directory.
+        source: a run directory, or a .ckpt or .safetensors file.
+        checkpoint: which checkpoint of a run directory, "best" or "last".
 
     Raises:
-        CheckpointError: no checkpoint there, a damaged one, or settings that make another network.
+        CheckpointError: there is no checkpoint, it is damaged, or its settings and tensors belong to different
+            networks.
     """
     path = checkpoint_file(Path(source), checkpoint)
-    return build_network(*saved_network(path), path)
+    return build_network(*read_network(path), path)
 
 
 def build_network(settings: Any, state: dict[str, Tensor], path: Path) -> HamiltonianModel:
-    """The network of settings and tensors that came from ``path``, in evaluation mode.
+    """The network of these settings and tensors, in evaluation mode and in the dtype of the tensors.
+
+    Args:
+        settings: settings of a `HamiltonianModel`.
+        state: its state_dict.
+        path: source of both, for messages.
 
     Raises:
-        CheckpointError: settings that are not those of a network, or tensors of another one.
+        CheckpointError: the settings do not describe a network, or the tensors belong to another one.
     """
     model = construct(settings, f"{path}: model")
     if not isinstance(model, HamiltonianModel):
@@ -45,10 +52,10 @@ def build_network(settings: Any, state: dict[str, Tensor], path: Path) -> Hamilt
 
 
 def checkpoint_file(source: Path, checkpoint: str = "best") -> Path:
-    """The file behind ``source``, a run directory or the file itself.
+    """The checkpoint of a run directory, or ``source`` itself if it is a file.
 
     Raises:
-        CheckpointError: neither of them, or a directory without that checkpoint.
+        CheckpointError: ``source`` does not exist, or the directory does not have this checkpoint.
     """
     if source.is_file():
         return source
@@ -67,35 +74,39 @@ def checkpoint_file(source: Path, checkpoint: str = "best") -> Path:
     )
 
 
-def saved_network(path: Path) -> tuple[Any, dict[str, Tensor]]:
+def read_network(path: Path) -> tuple[Any, dict[str, Tensor]]:
     """Settings and tensors of the network in a checkpoint or a model file.
 
     Raises:
-        CheckpointError: missing, damaged, or without a network.
+        CheckpointError: the file is missing, damaged, or holds no network.
     """
     if path.suffix == ENDING:
         record, state = read_model_file(path)
         return record["model"], state
-    return network_in(load_checkpoint(path), path)
+    return network_of_checkpoint(load_checkpoint(path), path)
 
 
-def network_in(content: dict[str, Any], path: Path) -> tuple[Any, dict[str, Tensor]]:
+def network_of_checkpoint(content: dict[str, Any], path: Path) -> tuple[Any, dict[str, Tensor]]:
     """Settings and tensors of the network in the content of a checkpoint.
 
+    Args:
+        content: as of `load_checkpoint`.
+        path: its file, for messages.
+
     Raises:
-        CheckpointError: it has none.
+        CheckpointError: there is no network in it.
     """
     record, state = content.get(CHECKPOINT_KEY), content.get("state_dict")
     config = record.get("config") if isinstance(record, dict) else None
-    own = {
+    tensors = {
         name.removeprefix("model."): value
         for name, value in (state.items() if isinstance(state, dict) else ())
         if isinstance(name, str) and name.startswith("model.") and isinstance(value, Tensor)
     }
-    if not isinstance(config, dict) or "model" not in config or not own:
+    if not isinstance(config, dict) or "model" not in config or not tensors:
         raise CheckpointError(
-            f"{path}: holds no {'settings' if own else 'network'} of TraceGrad; give a checkpoint of its training; "
-            "released weights are loaded by load_released_qhnet(path) and load_released(path) of "
+            f"{path}: holds no {'settings' if tensors else 'network'} of TraceGrad; give a checkpoint of its "
+            "training; released weights are loaded by load_released_qhnet(path) and load_released(path) of "
             "tracegrad.weights.released, and tested with python -m experiments.evaluate checkpoint=PATH"
         )
-    return config["model"], own
+    return config["model"], tensors

@@ -1,4 +1,4 @@
-"""Caches of crystals: the graphs in them, when they fit no more, and builds that do not end well."""
+"""Caches of crystals: their graphs, outdated caches, and builds that fail or are interrupted."""
 
 import multiprocessing
 import os
@@ -45,7 +45,7 @@ print("finished", len(cache), flush=True)
 
 
 class SlowDatabase(CrystalDatabase):
-    """Takes its time for each structure."""
+    """Reads each structure slowly."""
 
     def __getitem__(self, index):
         time.sleep(0.3)
@@ -179,12 +179,12 @@ def test_changed_content_is_read_again_and_nothing_else(folder, path):
     np.savetxt(folder / names[2] / "site_positions.dat", positions)
     assert open_cache(CrystalDatabase(folder), [path]) is None
     said = rebuilt(folder, path)
-    assert said[0] == f"{path}: 2 structures have changed, the first one {names[1]}; it is built anew"
+    assert said[0] == f"{path}: 2 structures have changed, the first one {names[1]}; it is built again"
     assert said[1] == "building the cache of 4 structures, 2 of them kept from before; processes: 1"
     assert said[2:] == ["2/4", "3/4", "4/4"]
 
 
-def test_a_time_of_modification_that_was_set_hides_no_change(folder, path):
+def test_a_time_of_modification_that_was_set_does_not_hide_a_change(folder, path):
     database = CrystalDatabase(folder)
     build_cache(database, path)
     matrix = folder / database.names[0] / "hamiltonians.h5"
@@ -196,11 +196,11 @@ def test_a_time_of_modification_that_was_set_hides_no_change(folder, path):
     assert open_cache(database, [path]) is None
 
 
-def test_copies_of_the_same_content_fit_and_are_hashed_once(folder, path, tmp_path, monkeypatch):
+def test_caches_of_copied_databases_are_valid_and_are_hashed_once(folder, path, tmp_path, monkeypatch):
     build_cache(CrystalDatabase(folder), path)
     copy = CrystalDatabase(shutil.copytree(folder, tmp_path / "copy"))
     assert_same_graphs(copy, open_cache(copy, [path]))
-    monkeypatch.setattr(cache_module.Contents, "__getitem__", None)
+    monkeypatch.setattr(cache_module.ContentHashes, "__getitem__", None)
     assert open_cache(copy, [path]) is not None
     with pytest.raises(TypeError):  # the stamps are those of the copy now
         open_cache(CrystalDatabase(folder), [path])
@@ -211,11 +211,11 @@ def test_added_and_removed_structures_and_another_include(folder, path, tmp_path
     build_cache(CrystalDatabase(folder), path)
     (folder / names[0]).rename(tmp_path / "gone")
     said = rebuilt(folder, path)
-    assert said[0] == f"{path}: 0 structures have been added and 1 removed; it is built anew"
+    assert said[0] == f"{path}: 0 structures have been added and 1 removed; it is built again"
     assert said[2:] == ["3/3"]
     (tmp_path / "gone").rename(folder / names[0])
     said = rebuilt(folder, path)
-    assert said[0] == f"{path}: 1 structures have been added and 0 removed; it is built anew"
+    assert said[0] == f"{path}: 1 structures have been added and 0 removed; it is built again"
     assert said[2:] == ["3/4", "4/4"]
     assert rebuilt(folder, path, include="*_0[01]")[2:] == ["2/2"]
 
@@ -225,7 +225,7 @@ def test_precision(folder, path):
     size = path.stat().st_size
     assert open_cache(CrystalDatabase(folder), [path], "float64") is None
     said = rebuilt(folder, path, "float64")
-    assert said[0] == f"{path}: its numbers are float32, but float64 is wanted; it is built anew"
+    assert said[0] == f"{path}: its numbers are float32, but float64 is needed; it is built again"
     assert said[2] == "0/4"
     assert path.stat().st_size > 1.5 * size
     assert rebuilt(folder, path, "float32") == []  # float64 serves both
@@ -243,25 +243,25 @@ def test_a_packed_file_that_changes(folder, path, tmp_path):
     assert_same_graphs(database, build_cache(database, path))
 
 
-def test_damaged_files_are_built_anew(folder, path):
+def test_damaged_files_are_built_again(folder, path):
     rebuilt(folder, path)
     content = path.read_bytes()
     for end in (0, 10, HEAD.size, len(content) // 2, len(content) - 100, len(content) - 1):
         path.write_bytes(content[:end])
         said = rebuilt(folder, path)
         assert said[0].startswith(f"{path}: cut off")
-        assert said[0].endswith("; it is built anew")
+        assert said[0].endswith("; it is built again")
     path.write_bytes(content[: len(MAGIC)] + bytes([9]) + content[len(MAGIC) + 1 :])
     said = rebuilt(folder, path)
-    assert said[0] == f"{path}: of version 9, but this one is 1; it is built anew"
+    assert said[0] == f"{path}: of version 9, but this one is 1; it is built again"
     assert said[2] == "0/4"
     place = content.rindex(b'"name"')  # in the index
     path.write_bytes(content[:place] + b"?" + content[place + 1 :])
-    assert rebuilt(folder, path)[0] == f"{path}: cut off or damaged; it is built anew"
+    assert rebuilt(folder, path)[0] == f"{path}: cut off or damaged; it is built again"
 
 
 @pytest.mark.parametrize("which", ["cache", "part"])
-def test_files_of_others_are_left_alone(folder, path, which):
+def test_files_of_other_programs_are_not_changed(folder, path, which):
     path.parent.mkdir()
     foreign = path if which == "cache" else path.with_name("a.cache.part")
     foreign.write_bytes(b"months of work")
@@ -309,7 +309,7 @@ def start_build(folder: Path, path: Path) -> subprocess.Popen:
     )
 
 
-def test_a_killed_build_goes_on(folder, path):
+def test_a_killed_build_is_resumed(folder, path):
     process = start_build(folder, path)
     assert process.stdout is not None
     for line in process.stdout:
@@ -365,7 +365,7 @@ def test_a_dead_worker_is_an_error_and_the_rest_is_kept(folder, path):
 
 
 def test_a_full_disk(folder, path):
-    """As a limit of the size of files, which the system answers in the same way."""
+    """A limit of the size of files causes the same error of the system."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
@@ -437,7 +437,7 @@ def test_places(folder, tmp_path, monkeypatch):
     assert cache_paths(folder, "auto")[1].parent == Path("/home/someone/.cache/tracegrad")
 
 
-def test_folders_that_may_not_be_written_are_left_alone(folder, tmp_path, monkeypatch):
+def test_folders_without_write_permission_are_not_used(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     (tmp_path / "locked").mkdir()
     folder = folder.rename(tmp_path / "locked" / "graphene")

@@ -1,4 +1,4 @@
-"""A small crystal with random matrices, and the bytes of OpenMX's .scfout file of it."""
+"""A small crystal with random matrices, and the bytes of its .scfout file."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -58,7 +58,7 @@ def small_structure(spinful: bool = False, name: str = "small", seed: int = 0) -
 
 
 def daggers(entries: np.ndarray, structure: Structure, matrix: str) -> np.ndarray:
-    """In the place of each block the dagger of its partner's."""
+    """The dagger of the partner of each block, at the position of the block."""
     edges = structure.edges
     starts = block_starts(edges[:, 3:].T, structure.numbers, structure.basis_of(matrix))
     reverse = reversed_edges(edges[:, :3], edges[:, 3:].T)
@@ -70,7 +70,7 @@ def daggers(entries: np.ndarray, structure: Structure, matrix: str) -> np.ndarra
 def scfout(
     structure: Structure, *, text: str = INPUT, word: int | None = None, header: Sequence[int] = ()
 ) -> bytes:
-    """The file; ``word`` and the first numbers of the header can be set to others."""
+    """Bytes of the file; ``word`` and the first numbers of the header can be replaced."""
     random = np.random.default_rng(1)
     numbers, edges = structure.numbers, structure.edges
     atoms = len(numbers)

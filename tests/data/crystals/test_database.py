@@ -120,7 +120,7 @@ def test_rounding(tmp_path, spinful, decimals):
     assert found.fermi_level is None
 
 
-def test_of_each_pair_one_block_is_kept(tmp_path):
+def test_one_block_of_each_pair_is_stored(tmp_path):
     structure = small_structure()
     noisy = replace(
         structure, hamiltonian=structure.hamiltonian + 1e-8 * np.sin(np.arange(len(structure.hamiltonian)))
@@ -175,7 +175,7 @@ def test_the_embedded_file():
 
 
 def test_time_reversal_holds_in_the_embedded_bismuthene():
-    """With H_uu = conj(H_dd) and H_ud = -conj(H_du), spin blocks are where they should be."""
+    """H_uu = conj(H_dd) and H_ud = -conj(H_du) show that the spin blocks are in the right order."""
     structure = CrystalDatabase(EMBEDDED, include="light_bismuthene_*")[0]
     for block in structure.blocks("hamiltonian"):
         n, m = block.shape[0] // 2, block.shape[1] // 2
@@ -183,7 +183,7 @@ def test_time_reversal_holds_in_the_embedded_bismuthene():
         assert np.abs(block[:n, m:] + block[n:, :m].conj()).max() < 2e-6
 
 
-def test_mixed_databases_are_named(tmp_path, structures):
+def test_databases_of_mixed_structures_are_refused(tmp_path, structures):
     other = replace(
         small_structure(name="z"),
         numbers=np.array([42, 16, 34]),
@@ -238,7 +238,7 @@ def test_copies_and_forks_read_the_same(folder, packed):
     assert everything(CrystalDatabase(packed)) == everything(CrystalDatabase(folder))
 
 
-def test_databases_that_are_none(tmp_path, folder):
+def test_paths_without_a_database_are_refused(tmp_path, folder):
     with pytest.raises(DataError, match="no such database; give a folder of DeepH structures or a packed"):
         CrystalDatabase(tmp_path / "none")
     (tmp_path / "empty").mkdir()
@@ -337,7 +337,7 @@ def test_damaged_bytes(packed):
         database[0]
 
 
-def test_packing_is_whole_or_not_at_all(tmp_path, structures):
+def test_packing_leaves_a_complete_file_or_none(tmp_path, structures):
     path = tmp_path / "a.h5"
     with pytest.raises(DataError, match="two structures are called c; rename one"):
         pack([structures[0], structures[0]], path, decimals=None, provenance={})
@@ -464,8 +464,8 @@ def test_name_files(tmp_path):
         ('{"train": [1], "val": [], "test": []}', "train is no list of names"),
         ('{"train": ["light_00"], "val": [], "test": []}', "train has 'light_00', .* nearest: light_000"),
         ('{"train": ["?"], "val": [], "test": []}', "nearest: light_000, dark_1"),
-        ('{"train": ["dark_1"], "val": [], "test": ["dark_1"]}', "'dark_1' stands twice"),
-        ('{"train": ["dark_1", "dark_1"], "val": [], "test": []}', "'dark_1' stands twice"),
+        ('{"train": ["dark_1"], "val": [], "test": ["dark_1"]}', "'dark_1' occurs twice"),
+        ('{"train": ["dark_1", "dark_1"], "val": [], "test": []}', "'dark_1' occurs twice"),
     ],
 )
 def test_bad_name_files(tmp_path, content, message):

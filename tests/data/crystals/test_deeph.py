@@ -218,7 +218,7 @@ def _set(name: str, **datasets):
         ({"elements_orbital_map": []}, "elements_orbital_map has None"),
         ({"spinful": True}, r"block \[.*\] is of shape \(4, 4\), but complex128 of shape \(8, 8\)"),
         ({"spinful": None}, "spinful is None; true or false"),
-        (_set("hamiltonian.h5", entries=None), "no array 'entries', found"),
+        (_set("hamiltonian.h5", entries=None), "no array 'entries', but"),
         (_set("hamiltonian.h5", entries=np.zeros(7)), r"entries is float64 of shape \(7,\)"),
         (_set("hamiltonian.h5", chunk_boundaries=np.zeros(46, int)), "chunk_boundaries do not fit"),
         (_set("hamiltonian.h5", atom_pairs=np.zeros((0, 5), int)), "no blocks"),
@@ -344,7 +344,7 @@ CASES = [
     (_move("[0, 0, 0, 1, 2]", "[0, 0, 0, 1, 4]"), r"key \[0, 0, 0, 1, 4\] names an atom that is not among 1 to 3"),
     (_move("[0, 0, 0, 1, 2]", "[0, 0, 0, 0, 2]"), "not among 1 to 3"),
     (_move("[0, 0, 0, 1, 2]", "[9, 9, 9, 1, 2]"), "has no partner"),
-    (_put("[0,0,0,1,2]", lambda file: file["[0, 0, 0, 1, 2]"][()]), "stands twice"),
+    (_put("[0,0,0,1,2]", lambda file: file["[0, 0, 0, 1, 2]"][()]), "occurs twice"),
     (_blocks(lambda file: file.pop("[0, 0, 0, 2, 2]")), r"the on-site block \[0, 0, 0, 2, 2\] is missing"),
     (_blocks(lambda file: file.pop("[1, 0, 0, 1, 2]")), "has no partner"),
     (_blocks(lambda file: [file.pop(key) for key in list(file)]), r"hamiltonians\.h5: no blocks"),
@@ -411,7 +411,7 @@ def test_deviations_of_real_data_are_allowed(tmp_path, pristine):
     assert hermiticity_error(read_structure(folder))[0] == pytest.approx(1e-8)
 
 
-def test_folders_that_are_none(tmp_path):
+def test_other_folders_are_refused(tmp_path):
     for path in (tmp_path / "none", tmp_path / ("x" * 300)):
         with pytest.raises(DataError, match="no such folder"):
             read_structure(path)
@@ -432,7 +432,7 @@ def test_structures_made_by_hand_are_checked():
         _ = replace(structure, shells={42: (1, 0)}).basis
 
 
-def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_writing_leaves_a_complete_folder_or_none(tmp_path, monkeypatch):
     structure = small_structure()
     write_structure(structure, tmp_path / "new" / "a")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a"]
@@ -462,7 +462,7 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a", "b"]
 
 
-def test_a_folder_whose_replacement_was_killed_is_there_again(tmp_path):
+def test_a_folder_whose_replacement_was_killed_is_restored(tmp_path):
     structure = small_structure()
     write_structure(structure, tmp_path / "a")
     hidden = tmp_path / ".a.replaced"

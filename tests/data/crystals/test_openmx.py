@@ -70,7 +70,7 @@ def test_elements_and_shells_from_another_input(tmp_path):
         read_scfout(path, input_file=tmp_path / "none.dat")
 
 
-def test_shells_can_be_given(tmp_path):
+def test_shells_can_be_passed(tmp_path):
     structure = small_structure()
     path = write(tmp_path, scfout(structure, text=INPUT.replace("-s1p1", "-s3x1p3x1")))
     with pytest.raises(DataError, match=r"s3x1p3x1.*option shells"):
@@ -122,14 +122,14 @@ def test_truncated_files(tmp_path):
         ({"text": INPUT.replace("Coordinates>", "")}, "no table <Atoms.SpeciesAndCoordinates"),
     ],
 )
-def test_files_that_do_not_fit(tmp_path, options, message):
+def test_inputs_that_do_not_belong_to_the_file(tmp_path, options, message):
     with pytest.raises(DataError, match=message) as caught:
         read_scfout(write(tmp_path, scfout(small_structure(), **options)))
     assert str(caught.value).startswith(f"{tmp_path / 'small.scfout'}: ")
 
 
 def test_damage_anywhere_in_the_index_is_refused_or_changes_nothing(tmp_path):
-    """No damage of counts and indices is taken for data, escapes as another error or asks for memory without end."""
+    """Damaged counts and indices raise no other error, allocate no excessive memory and give no wrong data."""
     structure = small_structure()
     content = scfout(structure)
     cells = len({tuple(edge) for edge in structure.edges[:, :3].tolist()})

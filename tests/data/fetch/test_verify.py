@@ -8,7 +8,7 @@ from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.data.fetch import verify
 from tracegrad.data.fetch.verify import Expectation, verify_crystals, verify_molecules
-from tracegrad.data.published import PartNumbers, Published
+from tracegrad.data.published import PartNumbers, PublishedDatabase
 from tracegrad.errors import ConfigError, DataError
 
 EXPECTED = Expectation.of({"samples": 3, "elements": ["O", "H"], "atoms": [2, 3]})
@@ -72,7 +72,7 @@ def layers(tmp_path_factory):
 
 def table(parts, elements=(6,)):
     plain = {part: PartNumbers(1, 8, 8) for part in ("train", "val", "test")}
-    return {"BG": Published(elements, plain | parts)}
+    return {"BG": PublishedDatabase(elements, plain | parts)}
 
 
 def test_structures_and_twisted_ones(layers, monkeypatch):

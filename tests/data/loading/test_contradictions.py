@@ -95,7 +95,7 @@ CHANGES: list[tuple[Callable, str]] = [
 
 @pytest.mark.parametrize(("change", "message"), CHANGES)
 def test_folders_that_contradict_themselves(folder, tmp_path, change, message):
-    """The right reciprocal lattice is written with a wrong lattice, so that it does not tell."""
+    """The reciprocal lattice belongs to the wrong lattice, so that it does not reveal the error."""
     place = shutil.copytree(folder, tmp_path / "db" / "a")
     positions, lattice = change(np.loadtxt(place / "site_positions.dat"), np.loadtxt(place / "lat.dat"))
     for name, table in {
@@ -176,7 +176,7 @@ def test_radii_that_the_pairs_contradict(shells, blocks):
     data.setup("test")
 
 
-def test_the_right_radii_and_none_are_not_complained_of(recwarn):
+def test_correct_radii_and_no_radii_cause_no_warning(recwarn):
     for shells in ("C5.0-s2p1d1", "C-s2p1d1"):
         data = module([shells])
         data.setup("fit")
@@ -192,7 +192,7 @@ def test_radii_of_one_of_two_elements():
 
 
 def test_pairs_that_no_radii_explain_are_warned_of(bilayer):
-    """As of codes that leave out small blocks: one of the longest pairs is missing."""
+    """One of the longest pairs is missing, as in data of codes that leave out small blocks."""
     lengths = np.linalg.norm(
         bilayer.positions[bilayer.edges[:, 4]]
         + bilayer.edges[:, :3] @ bilayer.lattice

@@ -111,7 +111,7 @@ def test_loaders(basis):
 
 
 class Recorder(lightning.LightningModule):
-    """Notes which rows came in which epoch."""
+    """Records the rows of each epoch."""
 
     def __init__(self):
         super().__init__()
@@ -164,7 +164,7 @@ def test_the_trainer_sets_the_epoch(basis, workers):
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")
-def test_a_continued_run_goes_on_with_the_order_of_its_epoch(basis, tmp_path):
+def test_a_resumed_run_continues_with_the_order_of_its_epoch(basis, tmp_path):
     straight = fit(demo(basis), 3, [])
     fit(demo(basis), 1, [ModelCheckpoint(tmp_path, save_last=True)])
     saver = ModelCheckpoint(tmp_path, save_last=True)
@@ -172,7 +172,7 @@ def test_a_continued_run_goes_on_with_the_order_of_its_epoch(basis, tmp_path):
     assert continued.train_rows == {epoch: straight.train_rows[epoch] for epoch in (1, 2)}
 
 
-def test_train_size_takes_rows_evenly(basis):
+def test_train_size_takes_evenly_spaced_rows(basis):
     whole, part = demo(basis), demo(basis, train_size=5)
     rows = whole.split["train"].tolist()
     assert part.split["train"].tolist() == [rows[round(i * (len(rows) - 1) / 4 - 0.49)] for i in range(5)]
@@ -241,7 +241,7 @@ def test_fingerprint_names_the_index_file_that_made_the_split(basis, tmp_path):
     assert found["counts"] == {"train": 2, "val": 1, "test": 1}
 
 
-def test_settings_as_hydra_gives_them(basis):
+def test_settings_of_the_types_of_hydra(basis):
     lists = OmegaConf.create({"thresholds": [6, 8]})
     assert split_hash(demo(basis, thresholds=lists.thresholds).split) == split_hash(demo(basis).split)
 
@@ -307,19 +307,17 @@ def test_a_part_must_have_a_sample_for_each_process(basis):
         with pytest.raises(DataError, match=rf"the {part} part has \d+ samples for 1000 processes"):
             module.loader(part)
         assert flat(order(module.loader(part, share=False))) == module.split[part].tolist()
-    with pytest.raises(
-        DataError, match=r"batches have \d samples at least, for 1000 processes.*data\.batch_size"
-    ):
+    with pytest.raises(DataError, match=r"batch has \d samples for 1000 processes.*data\.batch_size"):
         module.train_dataloader()
 
 
 def test_loader_of_a_few_samples_spread_over_a_part(basis):
     module = demo(basis)
     rows = module.split["train"].tolist()
-    assert flat(order(module.loader("train", most=2))) == [rows[0], rows[-1]]
-    assert flat(order(module.loader("train", most=3)))[1] == rows[(len(rows) - 1) // 2]
+    assert flat(order(module.loader("train", max_samples=2))) == [rows[0], rows[-1]]
+    assert flat(order(module.loader("train", max_samples=3)))[1] == rows[(len(rows) - 1) // 2]
     for most in (0, len(rows), 1000):
-        assert flat(order(module.loader("train", most=most))) == rows
+        assert flat(order(module.loader("train", max_samples=most))) == rows
 
 
 def test_ranks_share_the_samples(basis):

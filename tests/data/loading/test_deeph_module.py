@@ -24,7 +24,7 @@ CARBON = {"C": "s2p1d1"}
 
 
 def bilayers(**options) -> DeepHDataModule:
-    """Shifted bilayers, twisted ones apart."""
+    """Shifted bilayers, with twisted ones as a separate part."""
     defaults = {"include": BILAYERS, "twisted": ["light_twisted_*"], "sizes": [8, 4, 3]}
     module = DeepHDataModule(
         EMBEDDED, OrbitalBasis.openmx(CARBON), **defaults | {"batch_size": 1, "eval_batch_size": 2} | options
@@ -37,7 +37,7 @@ def names(module: DeepHDataModule, part: str) -> list[str]:
     return [module.sample_name(row) for row in module.parts[part].rows.tolist()]
 
 
-def test_split_is_the_released_shuffle_without_the_twisted():
+def test_split_is_the_released_shuffle_without_twisted_structures():
     module = bilayers()
     all_names = CrystalDatabase(database_path(EMBEDDED), include=BILAYERS).names
     order = list(range(16))
@@ -75,7 +75,7 @@ def test_two_species_and_spin(tmp_path, pattern, shells, spinful):
 
 
 def only_graph(basis: OrbitalBasis, pattern: str) -> HamiltonianGraph:
-    """Graph of the first structure that fits."""
+    """Graph of the first structure whose name matches."""
     database = CrystalDatabase(database_path(EMBEDDED), include=pattern)
     return CrystalDataset(database, np.array([0]), basis, "float64")[0]
 
@@ -142,7 +142,7 @@ def test_folders_and_packed_file_are_the_same_data(tmp_path):
     np.testing.assert_allclose(entries, expected.hamiltonian, atol=1e-5)  # float32
 
 
-def test_differences_from_table_4_are_said_and_recorded():
+def test_differences_from_table_4_are_warned_of_and_recorded():
     with pytest.warns(
         UserWarning, match="not BG as the paper counts it: BG: 8 train samples; Table 4 has 180"
     ):
@@ -169,12 +169,12 @@ def test_differences_from_table_4_are_said_and_recorded():
         ({"dtype": "half"}, ConfigError, "data.dtype"),
     ],
 )
-def test_mistakes_are_named(options, error, message):
+def test_wrong_settings_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         bilayers(**options)
 
 
-def test_wrong_shells_are_answered_with_the_right_ones():
+def test_the_error_of_wrong_shells_has_the_right_ones():
     with pytest.raises(
         BasisError, match=r"C has shells s2p1d1, but the basis has s2p2d1.*basis.shells=\[C-s2p1d1\]"
     ):
@@ -183,7 +183,7 @@ def test_wrong_shells_are_answered_with_the_right_ones():
         ).setup()
 
 
-def test_training_order_is_shared_out_among_ranks():
+def test_training_batches_are_divided_among_ranks():
     module = bilayers(seed=3)
     module.trainer = Trainer(logger=False, enable_progress_bar=False, barebones=True, accelerator="cpu")
     first = [int(graph.sample_id) for graph in module.train_dataloader()]
@@ -275,7 +275,7 @@ def test_packed_files_are_read_as_they_are(tmp_path):
 
 @pytest.mark.parametrize("name", ["hamiltonians.h5", "lat.dat"])
 def test_a_damaged_structure_is_found_at_the_start(tmp_path, name):
-    """Also where it is in the test part, which is read at the end of a training."""
+    """Even if it is in the test part, which is read at the end of a training."""
     packed = bilayers()
     for row in range(4):
         structure = packed.database[row]

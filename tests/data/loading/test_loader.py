@@ -1,4 +1,4 @@
-"""The place of a loader inside an epoch."""
+"""Resuming a loader within an epoch."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def loader(workers: int = 0) -> ResumableLoader:
 
 
 @pytest.mark.parametrize(("workers", "done"), [(0, 0), (0, 1), (0, 7), (1, 0), (1, 4)])
-def test_it_goes_on_at_any_place_of_any_epoch(workers, done):
+def test_a_loader_resumes_after_any_batch_of_any_epoch(workers, done):
     first = loader(workers)
     assert len(first) == 7
     for epoch in (0, 1):
@@ -40,7 +40,7 @@ def test_it_goes_on_at_any_place_of_any_epoch(workers, done):
     assert list(other) == whole
 
 
-def test_between_two_steps_the_finished_ones_count():
+def test_the_state_between_two_steps_counts_finished_steps():
     own, seen = loader(), []
     own.between_steps = lambda: seen.append(own.state_dict()["done"])
     for _ in own:

@@ -1,4 +1,4 @@
-"""Batches that travel in one piece arrive as they were."""
+"""Batches that are sent as parcels arrive unchanged."""
 
 from multiprocessing.reduction import ForkingPickler
 
@@ -51,7 +51,7 @@ def test_batches_of_loader_processes(workers):
     assert torch.equal(found.positions, collate(graphs()).positions)
 
 
-def test_tensors_of_any_layout_travel_in_one():
+def test_tensors_of_any_layout_arrive_unchanged():
     content = {
         "complex": torch.randn(3, 2, dtype=torch.complex64).T,
         "empty": torch.zeros(0, 3, dtype=torch.int64),

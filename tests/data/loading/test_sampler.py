@@ -7,14 +7,14 @@ from tracegrad.data.loading.sampler import EvaluationBatches, TrainingBatches, i
 
 
 def costs(size: int, seed: int = 0) -> np.ndarray:
-    """Squares of numbers of atoms, as QH9 has them."""
+    """Squares of numbers of atoms like those in QH9."""
     return np.random.default_rng(seed).integers(3, 29, size).astype(np.float64) ** 2
 
 
 def training(
     size: int, batch_size: int, world: int = 1, *, epoch: int = 0, seed: int = 0
 ) -> list[list[list[int]]]:
-    """For each rank its part of each batch."""
+    """The share of each rank in each batch."""
     found = []
     for rank in range(world):
         batches = TrainingBatches(costs(size), batch_size, seed, rank, world)
@@ -61,7 +61,7 @@ def test_the_batches_are_a_function_of_seed_and_epoch():
         assert tuple(chain(*batches)) == orders[1, epoch] == tuple(chain(*batches))
 
 
-def test_an_epoch_goes_on_where_it_stopped_and_the_next_one_is_whole():
+def test_an_epoch_resumes_where_it_stopped_and_the_next_one_is_complete():
     batches = TrainingBatches(costs(20), 3)
     whole = list(batches)
     for start in range(len(whole) + 1):
@@ -86,7 +86,7 @@ def test_evaluation_gives_every_sample_once_and_in_order(size, world):
 
 
 def test_shares_are_those_of_the_literal_rule():
-    """The dearest sample left goes to the rank with the least; its cost is at most 4/3 of the best."""
+    """The most expensive remaining sample goes to the rank with the smallest sum; at most 4/3 of the optimum."""
     values = costs(40, seed=3)
     sums, members = [0.0] * 3, [[], [], []]
     for position in sorted(range(40), key=lambda i: (-values[i], i)):
@@ -104,7 +104,7 @@ def test_balance_by_cost_beats_balance_by_number():
     batches = TrainingBatches(costs(3200), 32, world=8)
     by_number = max(
         imbalance(batches.costs[batch], [np.arange(rank, len(batch), 8) for rank in range(8)])
-        for batch in batches.whole()
+        for batch in batches.global_batches()
     )
     assert batches.imbalance() < 1.25
     assert by_number > 1.7

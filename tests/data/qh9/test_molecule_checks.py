@@ -43,7 +43,7 @@ def module(path: Path, flavour: str) -> QH9DataModule:
 
 
 @pytest.mark.parametrize("flavour", FILES)
-def test_real_molecules_are_not_complained_of(flavour, recwarn):
+def test_real_molecules_cause_no_warning(flavour, recwarn):
     path = database_path(f"embedded:{FILES[flavour]}")
     database = QH9Database(path)
     for row in range(0, len(database), 3):
@@ -95,14 +95,14 @@ def test_angstrom_in_a_dynamic_database(tmp_path):
 
 
 def test_bohr_in_a_stable_database(tmp_path):
-    """One row could be a molecule with broken bonds; the database as a whole is none."""
+    """A single row could be a molecule with broken bonds; the database as a whole could not."""
     path = altered(tmp_path, "stable", "pos", lambda p: p * BOHR_PER_ANGSTROM)
     message = r"a\.db: column pos: in 32 of 32 rows .* read in bohr \(a stable database has angstrom\)"
     with pytest.raises(DataError, match=message):
         module(path, "stable").setup()
 
 
-def test_transposed_positions_are_met_by_the_first_rows(tmp_path):
+def test_transposed_positions_are_found_in_the_first_rows(tmp_path):
     database = QH9Database(altered(tmp_path, "stable", "pos", lambda p: p.T))
     messages = []
     for row in range(10):
@@ -114,8 +114,8 @@ def test_transposed_positions_are_met_by_the_first_rows(tmp_path):
     assert all(r"as (3, atoms)" in message for message in messages)
 
 
-def test_broken_bonds_are_data(tmp_path):
-    """Hydrogen fluoride pulled apart: no row is refused, and a database of such rows only is spoken of."""
+def test_broken_bonds_are_accepted(tmp_path):
+    """Dissociated hydrogen fluoride: no row is refused, and only a database of such rows causes a warning."""
     water = databases.random_sample([8, 1, 1], 0)
     numbers, positions, hamiltonian = databases.random_sample([9, 1], 0)
     rows = [(numbers, positions * (1 + 0.1 * n), hamiltonian) for n in range(10)]

@@ -99,7 +99,7 @@ def flat_of(case: str, blocks: torch.Tensor, basis) -> torch.Tensor:
 
 
 def in_released_layout(backbone, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Something that belongs to our parameters, such as gradients, by released names and in their layout."""
+    """Values of our parameters, such as gradients, by released names and in the released layout."""
     holder = copy.deepcopy(backbone)
     with torch.no_grad():
         for name, parameter in holder.named_parameters():
@@ -136,7 +136,7 @@ def test_blocks_are_those_of_the_released_network(case, version):
 
 @CASE
 def test_edge_features_are_those_of_the_released_network(case):
-    """What enters the expansion: every irrep of every pair of shells."""
+    """Input of the expansion: every irrep of every pair of shells."""
     model = load(case)
     seen = []
     expansion = model.backbone.expansion
@@ -215,7 +215,7 @@ def test_loss_and_every_gradient_are_those_of_the_released_network(case, version
     assert total == pytest.approx(float(file[f"{version}/grad_norm_total"]), rel=1e-11)
 
 
-def test_every_released_number_has_one_place():
+def test_every_released_number_is_used_once():
     model = load("soc")
     values = {name: parameter.data for name, parameter in model.backbone.named_parameters()}
     released = in_released_layout(model.backbone, values)
@@ -253,7 +253,7 @@ NETWORKS = {
 
 @contextmanager
 def quick_double() -> Iterator[None]:
-    """e3nn stores its tables in the default dtype, and takes its time to optimise networks."""
+    """e3nn stores its tables in the default dtype; its optimisation of networks is slow."""
     dtype, defaults = torch.get_default_dtype(), e3nn.get_optimization_defaults()
     torch.set_default_dtype(torch.float64)
     e3nn.set_optimization_defaults(jit_script_fx=False, optimize_einsums=False)
@@ -360,7 +360,7 @@ def test_weights_are_copied():
     assert torch.equal(hamiltonian_of(model), before)
 
 
-def test_the_range_of_the_radial_functions_is_given():
+def test_the_range_of_the_radial_functions_is_an_argument():
     default, given, other = (hamiltonian_of(load("small", **o)) for o in ({}, {"r_max": 7.2}, {"r_max": 6.0}))
     assert torch.equal(default, given)
     assert (default - other).abs().max() > 1e-2

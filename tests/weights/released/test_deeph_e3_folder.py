@@ -1,4 +1,4 @@
-"""Model folders of DeepH-E3: read whole, without running their code, and refused where they are something else."""
+"""Model folders of DeepH-E3: read without running their code, and refused if they describe another network."""
 
 import json
 import re
@@ -169,7 +169,7 @@ def other_elements(folder: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_no_such_folder_is_refused(folder, change, message):
+def test_other_folders_are_refused(folder, change, message):
     change(folder)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_deeph_e3_folder(folder)

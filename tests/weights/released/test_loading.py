@@ -1,4 +1,4 @@
-"""Released networks: which loader a path gets, and what neither of them takes."""
+"""Released networks: the choice of the loader for a path, and paths that neither loader accepts."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_a_folder_is_a_deeph_e3(tmp_path):
     assert other.model.backbone.legacy_e3nn
 
 
-def test_other_paths_are_named(tmp_path):
+def test_other_paths_are_refused(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"none\.pt: no such file or directory; give a released checkpoint"
     ):

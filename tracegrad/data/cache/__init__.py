@@ -1,1 +1,1 @@
-"""One file that is read much faster than the folders it was made of."""
+"""Cache of a database of crystals: one file with all its structures, which is read much faster than folders."""

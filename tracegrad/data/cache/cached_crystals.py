@@ -1,4 +1,4 @@
-"""Graphs of crystals from a cache, without a look at the files of the database."""
+"""Graphs of crystals from a cache, without access to the files of the database."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from tracegrad.data.cache.file import (
     MAGIC,
     STAMP_BYTES,
     VERSION,
-    Entry,
+    CacheEntry,
     UnusableCache,
     index_hash,
     read_at,
@@ -32,15 +32,15 @@ from tracegrad.hamiltonian.graph import HamiltonianGraph, crystal_graph
 class CrystalCache:
     """The structures of a database, read from its cache.
 
-    The file is mapped when the first graph is asked for, in each process for itself. An instance can be sent to
-    DataLoader workers; should the file be replaced in the meantime, they say so.
+    Each process maps the file into memory when it reads its first graph. An instance can be sent to DataLoader
+    workers; they raise an error if the file has been replaced in the meantime.
 
     Args:
-        path: of the file.
+        path: the cache.
 
     Raises:
-        UnusableCache: another version, cut off, or damaged.
-        DataError: no cache at all, or it cannot be read.
+        UnusableCache: a cache of another version, or a truncated or damaged one.
+        DataError: the file is not a cache, or cannot be read.
     """
 
     def __init__(self, path: str | Path):
@@ -61,7 +61,7 @@ class CrystalCache:
                 index = read_at(file, place, length) if 0 < place <= place + length <= size else b""
                 if not index or index_hash(index) != digest:
                     raise UnusableCache(f"{self.path}: cut off or damaged")
-                self.entries = [Entry(**values) for values in json.loads(index)]
+                self.entries = [CacheEntry(**values) for values in json.loads(index)]
                 self._stamps_at = place + length
                 stamps = read_at(file, self._stamps_at, STAMP_BYTES * len(self.entries))
                 if len(stamps) < STAMP_BYTES * len(self.entries):
@@ -81,18 +81,22 @@ class CrystalCache:
 
     @property
     def names(self) -> list[str]:
-        """Of the structures."""
+        """Names of the structures."""
         return [entry.name for entry in self.entries]
 
     def graph(self, row: int, basis: OrbitalBasis, *, dtype: torch.dtype = torch.float32) -> HamiltonianGraph:
         """Labelled graph of a structure.
 
-        Bit for bit what `crystal_graph` makes of the files, unless float32 is stored and float64 asked for.
+        It is bitwise equal to the graph made from the files, unless the cache has float32 and ``dtype`` is float64.
 
         Args:
             row: position in the database.
-            basis: must have the shells of the structure.
+            basis: orbital basis with the shells of the structure.
             dtype: real dtype of positions and labels.
+
+        Raises:
+            BasisError: another basis.
+            DataError: the file was replaced after it had been opened.
         """
         entry = self.entries[row]
         for number, degrees in entry.shells.items():
@@ -100,21 +104,21 @@ class CrystalCache:
                 raise BasisError(
                     f"{self.path}: {entry.name} does not fit the basis {basis.name}; give the one of its files"
                 )
-        found, place = {}, entry.offset
+        arrays, place = {}, entry.offset
         for name, (stored, shape) in entry.arrays.items():
             end = place + np.dtype(stored).itemsize * math.prod(shape)
-            found[name] = self._mapped()[place:end].view(stored).reshape(shape)
+            arrays[name] = self._mapped()[place:end].view(stored).reshape(shape)
             place = end
-        numbers, edges, hamiltonian = found["numbers"], found["edges"], found.pop("hamiltonian")
-        graph = crystal_graph(**found, basis=basis, sample_id=row, dtype=dtype)
+        numbers, edges, hamiltonian = arrays["numbers"], arrays["edges"], arrays.pop("hamiltonian")
+        graph = crystal_graph(**arrays, basis=basis, sample_id=row, dtype=dtype)
         blocks = torch.from_numpy(_padded(hamiltonian, edges, numbers, basis))
         graph.h_edge = blocks.to(dtype.to_complex() if basis.spinful else dtype)
         return graph
 
     def restamp(self, stamps: Sequence[str]) -> None:
-        """Keep new stamps of files whose content has been found unchanged, if the file can be written.
+        """Store new stamps of files whose content has not changed, if the cache can be written.
 
-        Half-written stamps fit no file, and then the content is compared once more.
+        After an interrupted write the stamps match no file, so that the content is compared again.
         """
         self.stamps = list(stamps)
         if os.stat(self.path).st_mode & 0o222 and os.access(self.path, os.W_OK):
@@ -125,12 +129,12 @@ class CrystalCache:
     def _mapped(self) -> np.ndarray:
         if self._map is None:
             try:
-                found = np.memmap(self.path, np.uint8, "r").view(np.ndarray)
+                content = np.memmap(self.path, np.uint8, "r").view(np.ndarray)
             except OSError as error:
                 raise DataError(f"{self.path}: cannot be read ({error.strerror}); start again") from error
-            if found[: HEAD.size].tobytes() != self._head:
+            if content[: HEAD.size].tobytes() != self._head:
                 raise DataError(f"{self.path}: was replaced after it had been opened; start again")
-            self._map = found
+            self._map = content
         return self._map
 
 
@@ -140,7 +144,7 @@ def _padded(
     numbers: Int64[np.ndarray, " atoms"],
     basis: OrbitalBasis,
 ) -> Shaped[np.ndarray, "edges dim dim"]:
-    """What `tracegrad.hamiltonian.blocks.pad_blocks` gives, from entries in the order of the cache."""
+    """`tracegrad.hamiltonian.blocks.pad_blocks` for entries in the order of the cache, see `file`."""
     padded = np.empty((len(edges), basis.dim**2), entries.dtype)
     dst, src = numbers[edges[:, 3]], numbers[edges[:, 4]]
     kinds = dst * len(basis.sizes) + src

@@ -1,13 +1,13 @@
-"""The file that holds the graphs of a database of crystals ready for memory mapping.
+"""The format of a cache: the structures of a database of crystals in one file that can be mapped into memory.
 
 | bytes       | content                                                                                          |
 |-------------|--------------------------------------------------------------------------------------------------|
-| first 64    | magic, version, place and length of the index, BLAKE2b of the index; zeros until the file is whole |
-| records     | one for each structure: 64 bytes (mark, lengths, BLAKE2b), JSON, arrays                           |
-| index       | JSON: the JSON of each record in the order of the names, with the place of its arrays               |
-| stamps      | 16 bytes for each structure, at the end                                                            |
+| first 64    | magic, version; position, length and BLAKE2b of the index, which are zero until the file is complete |
+| records     | one for each structure: 64 bytes (mark, lengths, BLAKE2b), JSON of its `CacheEntry`, arrays      |
+| index       | JSON: the entries of all records in the order of the names, with the positions of their arrays   |
+| stamps      | 16 bytes for each structure                                                                      |
 
-The arrays of a record, little endian, one behind the other:
+The arrays of a record, little-endian and in this order:
 
 | array           | shape, dtype                                                                                |
 |-----------------|---------------------------------------------------------------------------------------------|
@@ -17,10 +17,9 @@ The arrays of a record, little endian, one behind the other:
 | ``numbers``     | (atoms,) int64                                                                              |
 | ``edges``       | (edges, 5) int32 [Rx, Ry, Rz, i, j], atoms from 0, in the order of `structure.edge_order`   |
 
-Blocks of H are as in the files of the database, but those of the same pair of species lie together, pairs ascending
-and edges in order within a pair: such blocks are padded all at once, without one index for each number.
-
-Records are appended while a file is made, so that one whose making was killed is read up to its last whole record.
+The entries of H are sorted by pair of species (ascending) and then by edge: all blocks of a pair of species are
+padded at once, without an index for each number. Records are appended while the cache is built, so that an
+interrupted build can continue after its last complete record.
 """
 
 import hashlib
@@ -42,28 +41,28 @@ VERSION = 1
 STAMP_BYTES = 16
 _MARK = b"structure record"
 _UNIT = 64
-HEAD = struct.Struct("<16sQQQ24s")  # magic, version, place and length of the index, hash
+HEAD = struct.Struct("<16sQQQ24s")  # magic, version, position and length of the index, hash
 _RECORD = struct.Struct("<16sQQ32s")  # mark, lengths of JSON and arrays, hash
 
 
 class UnusableCache(DataError):
-    """A cache of another version, a cut off or a damaged one; it can be built anew."""
+    """A cache of another version, or a truncated or damaged one; it can be built again."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What is known of a structure without its arrays.
+class CacheEntry:
+    """Description of a structure in a cache, without its arrays.
 
     Args:
-        name: in the database.
-        stamp: hexadecimal; of the sizes and times of its files, see `tracegrad.data.cache.lookup`.
+        name: name in the database.
+        stamp: hash of the sizes and times of its files (hexadecimal), see `tracegrad.data.cache.lookup`.
         content: hash of the bytes of its files.
         atoms, edges, entries: lengths of the arrays.
-        dtype: of the entries.
+        dtype: dtype of the entries of H.
         shells: degrees of the shells of each element (atomic number as text, the key of JSON).
         spinful: the Hamiltonian has spin blocks.
         fermi_level: eV.
-        offset: of the arrays in the file.
+        offset: position of the arrays in the file.
     """
 
     name: str
@@ -80,7 +79,7 @@ class Entry:
 
     @property
     def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Dtype and shape of each array of the record, in order."""
+        """Dtype and shape of each array, in the order of the record."""
         return {
             "hamiltonian": (self.dtype, (self.entries,)),
             "positions": ("<f8", (self.atoms, 3)),
@@ -95,8 +94,8 @@ class Entry:
         return sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in self.arrays.values())
 
 
-def record_of(structure: Structure, dtype: str, stamp: str, content: str) -> tuple[Entry, bytes]:
-    """Entry and arrays of a structure, its Hamiltonian in ``dtype`` (float32 or float64)."""
+def record_of(structure: Structure, dtype: str, stamp: str, content: str) -> tuple[CacheEntry, bytes]:
+    """Entry and arrays of a structure; ``dtype`` (float32 or float64) is the precision of its Hamiltonian."""
     entries = structure.hamiltonian
     if entries is None:
         raise DataError(f"{structure.name}: the hamiltonian has not been read")
@@ -106,7 +105,7 @@ def record_of(structure: Structure, dtype: str, stamp: str, content: str) -> tup
         "hamiltonian": np.concatenate([entries[where].ravel() for _, where in groups]),
         **{name: getattr(structure, name) for name in ("positions", "lattice", "numbers", "edges")},
     }
-    entry = Entry(
+    entry = CacheEntry(
         name=structure.name,
         stamp=stamp,
         content=content,
@@ -124,20 +123,20 @@ def record_of(structure: Structure, dtype: str, stamp: str, content: str) -> tup
 
 
 def entry_dtype(dtype: str, spinful: bool) -> str:
-    """Dtype of stored entries for float32 or float64."""
+    """Stored dtype of the entries of H for the precision float32 or float64."""
     single = dtype == "float32"
     return ("<c8" if single else "<c16") if spinful else ("<f4" if single else "<f8")
 
 
 def start(file: FileIO) -> int:
-    """Make a file ready for records, where what it holds goes; the place of the first one."""
+    """Empty a file and write its head; returns the position of the first record."""
     file.truncate(0)
     write_at(file, 0, HEAD.pack(MAGIC, VERSION, 0, 0, b""))
     return HEAD.size
 
 
-def append(file: FileIO, place: int, entry: Entry, arrays: bytes | memoryview) -> tuple[Entry, int]:
-    """Write a record at ``place``; the entry with the place of its arrays, and where the next record goes."""
+def append(file: FileIO, place: int, entry: CacheEntry, arrays: bytes | memoryview) -> tuple[CacheEntry, int]:
+    """Write a record at ``place``; returns its entry with the offset, and the position of the next record."""
     text = json.dumps(asdict(entry)).encode()
     text += b" " * (-len(text) % _UNIT)
     digest = hashlib.blake2b(text, digest_size=32)
@@ -145,11 +144,11 @@ def append(file: FileIO, place: int, entry: Entry, arrays: bytes | memoryview) -
     head = _RECORD.pack(_MARK, len(text), len(arrays), digest.digest())
     write_at(file, place, b"".join((head, text, arrays, bytes(-len(arrays) % _UNIT))))
     offset = place + len(head) + len(text)
-    return Entry(**asdict(entry) | {"offset": offset}), offset + len(arrays) + -len(arrays) % _UNIT
+    return CacheEntry(**asdict(entry) | {"offset": offset}), offset + len(arrays) + -len(arrays) % _UNIT
 
 
-def records(file: FileIO) -> Iterator[tuple[Entry, memoryview]]:
-    """Entries and arrays of all whole records from the first on, of a finished file or an unfinished one."""
+def records(file: FileIO) -> Iterator[tuple[CacheEntry, memoryview]]:
+    """Entries and arrays of the records of a file, finished or not, up to the first incomplete record."""
     size = os.fstat(file.fileno()).st_size
     head = read_at(file, 0, HEAD.size)
     if len(head) < HEAD.size or HEAD.unpack(head)[:2] != (MAGIC, VERSION):
@@ -163,18 +162,18 @@ def records(file: FileIO) -> Iterator[tuple[Entry, memoryview]]:
         if hashlib.blake2b(content, digest_size=32).digest() != expected:
             return
         offset = place + _RECORD.size + text_length
-        entry = Entry(**json.loads(bytes(content[:text_length])) | {"offset": offset})
+        entry = CacheEntry(**json.loads(bytes(content[:text_length])) | {"offset": offset})
         yield entry, content[text_length:]
         place = record_end(entry)
 
 
-def record_end(entry: Entry) -> int:
-    """Where the record after this one starts."""
+def record_end(entry: CacheEntry) -> int:
+    """Position of the record after this one."""
     return entry.offset + entry.size + -entry.size % _UNIT
 
 
-def finish(file: FileIO, place: int, entries: Sequence[Entry]) -> None:
-    """Write index and stamps behind the records, and then the head that makes the file a whole one."""
+def finish(file: FileIO, place: int, entries: Sequence[CacheEntry]) -> None:
+    """Write index and stamps after the records, and then the head, which makes the file complete."""
     index = json.dumps([asdict(entry) for entry in entries]).encode()
     stamps = b"".join(bytes.fromhex(entry.stamp) for entry in entries)
     file.truncate(place)
@@ -185,11 +184,12 @@ def finish(file: FileIO, place: int, entries: Sequence[Entry]) -> None:
 
 
 def index_hash(index: bytes) -> bytes:
+    """BLAKE2b of the index, 24 bytes."""
     return hashlib.blake2b(index, digest_size=24).digest()
 
 
 def write_at(file: FileIO, place: int, content: bytes) -> None:
-    """Everything; a write to a file without a buffer may end early."""
+    """Write all bytes; one call of an unbuffered ``write`` may write only some of them."""
     view = memoryview(content)
     file.seek(place)
     while view:
@@ -197,7 +197,7 @@ def write_at(file: FileIO, place: int, content: bytes) -> None:
 
 
 def read_at(file: FileIO, place: int, length: int) -> bytes:
-    """So many bytes, or those that are there."""
+    """Read ``length`` bytes, or fewer at the end of the file."""
     file.seek(place)
     parts = []
     while length and (part := file.read(length)):

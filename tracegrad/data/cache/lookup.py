@@ -1,17 +1,17 @@
-"""Caches of databases of crystals: where they lie, whether they still fit, and how they are built.
+"""Caches of databases of crystals: where they are, whether they are up to date, and when they are built.
 
-Reading a folder takes one HDF5 dataset for each block, hundreds of times as long as reading the same numbers in one
-piece. A cache (`tracegrad.data.cache.file`) is read in one piece.
+A structure folder has one HDF5 dataset for each block; reading it takes hundreds of times as long as reading the same
+numbers at once, as from a cache (`tracegrad.data.cache.file`).
 
-A cache fits as long as the bytes of all files of its structures are those it was built from. To hash them whenever it
-is opened would take as long as reading them, so it keeps a stamp of each structure: a hash of names, sizes and times
-(of modification and of change) of its files. Only where the stamp differs is the content hashed; if that is the same,
-as after copying a database, the cache keeps the new stamp. The time of change, which no program can set, tells apart
-files of the same size whose time of modification an archive or a copy has set.
+A cache is valid as long as the files of its structures have the bytes from which it was built. Hashing all bytes at
+each start would take as long as reading the database. Therefore the cache has a *stamp* of each structure, a hash of
+the names, sizes and times (mtime and ctime) of its files. The content is hashed only if the stamp differs; if the
+content has not changed, for example after copying a database, the cache stores the new stamp. The ctime, which
+programs cannot set, distinguishes files of the same size with an mtime that was set by an archive or a copy.
 
-While a cache is built, ``<cache>.part`` holds the structures read so far, and the process that builds holds a lock
-(flock) on it, which ends with the process. A build that was stopped goes on with those whose files are the same, and
-so does one after some structures were changed, added or removed.
+While a cache is built, ``<cache>.part`` holds the structures read so far, and the building process holds a lock
+(flock) on it, which ends with the process. A build that was interrupted continues with the structures whose files
+have not changed; so does a build after structures were changed, added or removed.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from pathlib import Path
 from tracegrad.data.cache.build import CacheBuild
 from tracegrad.data.cache.cached_crystals import CrystalCache
 from tracegrad.data.cache.file import UnusableCache, entry_dtype
-from tracegrad.data.cache.stamps import Contents, stamps_of
+from tracegrad.data.cache.stamps import ContentHashes, stamps_of
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.system.locks import take_lock
@@ -37,13 +37,13 @@ SUFFIX = ".tracegrad-cache"
 
 
 def cache_paths(source: str | Path, setting: str, include: str | Sequence[str] = "*") -> list[Path]:
-    """Where the cache of a database may lie, the first place first.
+    """Possible paths of the cache of a database, in order of preference.
 
     Args:
         source: path of the database.
-        setting: "auto" or a path. Auto is beside a folder, then below ``$XDG_CACHE_HOME/tracegrad`` or
-            ``~/.cache/tracegrad``; packed files have no such places, they are read as they are.
-        include: patterns of names, as of `CrystalDatabase`; each set of them has a cache of its own.
+        setting: a path, or "auto": beside a folder, then in ``$XDG_CACHE_HOME/tracegrad`` or ``~/.cache/tracegrad``;
+            packed files have no cache with "auto".
+        include: patterns of names, as of `CrystalDatabase`; each set of patterns has a separate cache.
     """
     if setting != AUTO:
         return [Path(setting).expanduser()]
@@ -53,16 +53,16 @@ def cache_paths(source: str | Path, setting: str, include: str | Sequence[str] =
 
 
 def cache_places(source: str | Path, key: Sequence[str], suffix: str) -> list[Path]:
-    """A name that tells keys apart, beside a file or folder, and then in the user's folder for caches.
+    """Paths with a hash of ``key``: beside a file or folder, and in the cache folder of the user.
 
-    What comes with TraceGrad has no place beside it: the folder of the package is left alone.
+    Nothing is written beside files that belong to the installed package.
     """
     path = Path(os.path.abspath(source))
     base = os.environ.get("XDG_CACHE_HOME", "")
     home = Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "tracegrad"
     places = ((path.parent, key), (home, [str(path), *key]))
-    found = [place / f"{path.name}-{_short_hash(parts)}{suffix}" for place, parts in places]
-    return found[1:] if path.is_relative_to(str(resources.files("tracegrad"))) else found
+    paths = [place / f"{path.name}-{_short_hash(parts)}{suffix}" for place, parts in places]
+    return paths[1:] if path.is_relative_to(str(resources.files("tracegrad"))) else paths
 
 
 def open_cache(
@@ -71,10 +71,12 @@ def open_cache(
     dtype: str = "float64",
     report: Callable[[str], None] = lambda line: None,
 ) -> CrystalCache | None:
-    """The first cache that fits the database and has at least the precision ``dtype`` (float32 or float64).
+    """The first valid cache of the database with at least the precision ``dtype`` (float32 or float64), or None.
+
+    ``report`` prints why a cache cannot be used.
 
     Raises:
-        DataError: a file there is no cache or cannot be read.
+        DataError: a file at one of the paths is no cache or cannot be read.
     """
     for path in paths:
         if not os.path.lexists(path):
@@ -82,12 +84,12 @@ def open_cache(
         try:
             cache = CrystalCache(path)
         except UnusableCache as error:
-            report(f"{error}; it is built anew")
+            report(f"{error}; it is built again")
             continue
-        reason = _misfit(database, cache, dtype)
+        reason = _outdated(database, cache, dtype)
         if reason is None:
             return cache
-        report(f"{path}: {reason}; it is built anew")
+        report(f"{path}: {reason}; it is built again")
     return None
 
 
@@ -100,14 +102,14 @@ def prepare_cache(
     report: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CrystalCache | None:
-    """The cache that fits, built at the first of several places that can be written if there is none.
+    """The valid cache, which is built if necessary at the first path that can be written.
 
-    Without such a place there is no cache; a single place is tried in any case. A folder whose mode lets nobody write
-    is left alone, by root too.
+    Returns None if none of several paths can be written; a single path is tried in any case. A folder without write
+    permission for anybody is not used, not even by root. For the other arguments see `build_cache`.
     """
-    found = open_cache(database, paths, dtype)
-    if found is not None or not paths:
-        return found
+    cache = open_cache(database, paths, dtype)
+    if cache is not None or not paths:
+        return cache
     place = next((path for path in paths if writable(path.parent)), None)
     if place is None and len(paths) > 1:
         folders = " and ".join(str(path.parent) for path in paths)
@@ -127,33 +129,36 @@ def build_cache(
     report: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CrystalCache:
-    """Write a cache, whole or not at all, unless the one there fits.
+    """The cache at ``path``, which is built unless it is valid.
 
     Args:
-        database: with Hamiltonians.
-        path: of the cache. Another process that builds it is waited for.
-        dtype: of the Hamiltonians: float64 keeps them as they are, float32 halves the file.
-        processes: that read structures; None: one for each core, or this one alone for little data.
-        report: gets lines about what is done and why.
-        on_progress: called with the number of structures done and of all.
+        database: the database, with Hamiltonians.
+        path: path of the cache. If another process is building it, this one waits.
+        dtype: precision of the Hamiltonians: float64 keeps them exactly, float32 halves the file.
+        processes: number of processes that read structures; None: one for each core, or only this one for little
+            data.
+        report: prints lines about what is done and why.
+        on_progress: called with the numbers of structures done and of all.
 
     Raises:
-        DataError: a structure is damaged; those read before it are kept for the next build.
+        DataError: a structure is damaged; the structures read before are kept for the next build.
         TraceGradError: the file cannot be written, or a worker process died.
     """
     if processes is not None and processes < 1:
         raise ConfigError(f"processes is {processes}; at least 1 is needed")
-    found = open_cache(database, [path], dtype, report)
-    if found is not None:
-        return found
+    cache = open_cache(database, [path], dtype, report)
+    if cache is not None:
+        return cache
     part = path.with_name(f"{path.name}.part")
     kept = 0
     try:
-        with locked(part, str(path), report) as file:
-            found = open_cache(database, [path], dtype)  # of a process that was waited for
-            if found is not None:
+        with build_lock(part, str(path), report) as file:
+            cache = open_cache(
+                database, [path], dtype
+            )  # another process may have built it while this one waited
+            if cache is not None:
                 part.unlink()
-                return found
+                return cache
             build = CacheBuild(database, dtype, file, part)
             try:
                 build.resume(path)
@@ -173,16 +178,16 @@ def build_cache(
     return CrystalCache(path)
 
 
-def _misfit(database: CrystalDatabase, cache: CrystalCache, dtype: str) -> str | None:
-    """Why a cache does not fit, or None; unchanged files with other times are no reason."""
+def _outdated(database: CrystalDatabase, cache: CrystalCache, dtype: str) -> str | None:
+    """Why a cache is not valid, or None; if only times of files have changed, the cache stores the new stamps."""
     names = set(cache.names)
     added, removed = len(set(database.names) - names), len(names - set(database.names))
     if added or removed:
         return f"{added} structures have been added and {removed} removed"
     double = dtype == "float64"
     if double and any(entry.dtype != entry_dtype(dtype, entry.spinful) for entry in cache.entries):
-        return "its numbers are float32, but float64 is wanted"
-    stamps, contents = stamps_of(database), Contents(database)
+        return "its numbers are float32, but float64 is needed"
+    stamps, contents = stamps_of(database), ContentHashes(database)
     suspects = [row for row, stamp in enumerate(stamps) if stamp != cache.stamps[row]]
     changed = [row for row in suspects if contents[database.names[row]] != cache.entries[row].content]
     if changed:
@@ -193,10 +198,13 @@ def _misfit(database: CrystalDatabase, cache: CrystalCache, dtype: str) -> str |
 
 
 @contextmanager
-def locked(part: Path, what: str, report: Callable[[str], None]) -> Iterator[FileIO]:
-    """An unfinished file or one that stands for it, open and locked; a process that holds it is waited for.
+def build_lock(part: Path, what: str, report: Callable[[str], None]) -> Iterator[FileIO]:
+    """Wait for the exclusive lock on a file and open the file.
 
-    ``what`` is what the lock protects, as messages call it.
+    Args:
+        part: the unfinished file, or a lock file.
+        what: what the lock protects, for messages.
+        report: prints a line if another process holds the lock.
     """
     waited = False
     while (descriptor := take_lock(part, patience=0.2)) is None:
@@ -212,6 +220,7 @@ def _short_hash(key: Sequence[str]) -> str:
 
 
 def writable(folder: Path) -> bool:
-    """Whether a file can be made in a folder, or in the nearest one above it that exists."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return there.is_dir() and bool(there.stat().st_mode & 0o222) and os.access(there, os.W_OK | os.X_OK)
+    """Whether files can be created in a folder, or, if it does not exist, in its nearest existing parent."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    mode = existing.stat().st_mode
+    return existing.is_dir() and bool(mode & 0o222) and os.access(existing, os.W_OK | os.X_OK)

@@ -1,4 +1,4 @@
-"""What tells whether the files of a database are those that its cache was built from."""
+"""Stamps and hashes of the files of a database, which show whether they have changed since its cache was built."""
 
 import hashlib
 import json
@@ -14,8 +14,8 @@ from tracegrad.data.crystals.deeph import TEXT_FILES, matrix_path
 _READ_TEXT_FILES = [name for name in TEXT_FILES if name != "rlat.dat"]
 
 
-class Contents:
-    """Hashes of the bytes of the structures' files; a packed file, which is that of them all, is hashed once."""
+class ContentHashes:
+    """Hash of the bytes of the files of each structure, by its name; a packed file is hashed only once."""
 
     def __init__(self, database: CrystalDatabase):
         self.database = database
@@ -32,7 +32,7 @@ class Contents:
 
 
 def source_files(database: CrystalDatabase, name: str) -> list[Path]:
-    """The files that a structure is read from, that of its Hamiltonian last."""
+    """The files from which a structure is read; the last one has its Hamiltonian."""
     if database.packed:
         return [database.path]
     folder = database.folder(name)
@@ -42,26 +42,26 @@ def source_files(database: CrystalDatabase, name: str) -> list[Path]:
 
 
 def stamps_of(database: CrystalDatabase) -> list[str]:
-    """Of every structure, in the order of the names."""
+    """Stamp of each structure, in the order of the names."""
     if database.packed:
         return [stamp_of([database.path])] * len(database)
     return [stamp_of(source_files(database, name)) for name in database.names]
 
 
 def stamp_of(files: Sequence[Path]) -> str:
-    """Names, sizes and times of files as a hash."""
-    found: list[tuple[str, ...] | tuple[str, int, int, int]] = []
+    """Hash of the names, sizes and times of files."""
+    states: list[tuple[str, ...] | tuple[str, int, int, int]] = []
     for path in files:
         try:
             status = os.stat(path)
-            found.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+            states.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         except OSError:
-            found.append((path.name,))
-    return hashlib.blake2b(json.dumps(found).encode(), digest_size=STAMP_BYTES).hexdigest()
+            states.append((path.name,))
+    return hashlib.blake2b(json.dumps(states).encode(), digest_size=STAMP_BYTES).hexdigest()
 
 
 def _content(files: Sequence[Path]) -> str:
-    """Names and bytes of files as a hash; files that cannot be read have none."""
+    """Hash of the names and bytes of files; only the names of files that cannot be read."""
     digest = hashlib.blake2b(digest_size=32)
     for path in files:
         digest.update(path.name.encode())

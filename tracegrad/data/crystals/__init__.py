@@ -1,1 +1,1 @@
-"""Structures of crystals with their matrices: folders in DeepH's formats, packed files, output of OpenMX."""
+"""Crystal structures with their matrices: folders in the formats of DeepH, packed files, output of OpenMX."""

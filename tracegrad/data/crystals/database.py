@@ -1,4 +1,4 @@
-"""Databases of crystals: folders of structure folders, or one packed HDF5 file."""
+"""Databases of crystals: folders of structure folders, or packed HDF5 files."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from tracegrad.data.crystals.deeph import (
     read_header,
     read_structure,
 )
-from tracegrad.data.crystals.packed import Header, packed_headers, packed_names, unpack
+from tracegrad.data.crystals.packed import StructureHeader, packed_headers, packed_names, unpack
 from tracegrad.data.crystals.structure import Structure, openmx_basis
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
@@ -30,20 +30,20 @@ from tracegrad.system.whole_files import restore_inside
 
 
 class CrystalDatabase:
-    """Structures in the order of their names.
+    """A database as a sequence of structures, in the order of their names.
 
-    Nothing is kept in memory; a structure is read and validated when it is asked for. No file stays open, so an
+    Nothing is kept in memory; a structure is read and validated when it is accessed. No file stays open, so that an
     instance can be shared with DataLoader workers.
 
     Args:
-        path: a packed file, a structure folder, or a folder of them; structures one level deeper are found too and
-            named ``folder/structure``.
-        include: patterns such as ``"light_bilayer_*"``; structures whose name fits none are left out.
+        path: a packed file, a structure folder, or a folder of structure folders; those one level deeper are included
+            and named ``folder/structure``.
+        include: patterns of names such as ``"light_bilayer_*"``; structures that match none are left out.
         hamiltonian: read Hamiltonians.
         overlap: read overlaps.
 
     Raises:
-        DataError: nothing is there, or no name fits.
+        DataError: there is no database, or no name matches.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class CrystalDatabase:
         overlap: bool = False,
     ):
         self.path = Path(path)
-        # Structures whose edges this process has compared with their geometry.
+        # Positions of structures whose edges this process has compared with their geometry.
         self._checked: set[int] = set()
         self.hamiltonian, self.overlap = hamiltonian, overlap
         self.packed = os.path.isfile(self.path)
@@ -63,14 +63,14 @@ class CrystalDatabase:
             raise DataError(
                 f"{self.path}: no such database; give a folder of DeepH structures or a packed .h5 file"
             )
-        found = packed_names(self.path) if self.packed else _folder_names(self.path)
-        if not found:
+        names = packed_names(self.path) if self.packed else _folder_names(self.path)
+        if not names:
             raise DataError(f"{self.path}: no structures in it; give a folder of DeepH structures")
         patterns = [include] if isinstance(include, str) else list(include)
-        self.names = [name for name in found if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        self.names = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
         if not self.names:
             raise DataError(
-                f"{self.path}: none of {len(found)} structures ({', '.join(found[:5])}{', ...' * (len(found) > 5)}) "
+                f"{self.path}: none of {len(names)} structures ({', '.join(names[:5])}{', ...' * (len(names) > 5)}) "
                 f"fits {patterns}; change the pattern"
             )
 
@@ -96,32 +96,36 @@ class CrystalDatabase:
         return structure
 
     def folder(self, name: str) -> Path:
-        """Of a structure, where the database is a folder."""
+        """Folder of a structure; only if the database is a folder."""
         return self.path if is_structure_folder(self.path) else self.path / name
 
     def check_files(self) -> None:
-        """Raise `DataError` for the first structure with a file that is missing or does not open."""
+        """Raise `DataError` for the first structure with a file that is missing or cannot be opened."""
         for name in self.names if not self.packed else ():
             check_files(self.folder(name), "hamiltonian" if self.hamiltonian else "overlap")
 
     @property
     def atom_counts(self) -> Int64[np.ndarray, " structures"]:
-        """Atoms of every structure."""
+        """Number of atoms of each structure."""
         return np.array([len(numbers) for numbers, _, _, _ in self._headers], dtype=np.int64)
 
     @cached_property
     def shells(self) -> dict[int, tuple[int, ...]]:
-        """Degrees of the shells of every element; all structures have to agree."""
-        found: dict[int, tuple[tuple[int, ...], str]] = {}
+        """Degrees of the shells of each element.
+
+        Raises:
+            DataError: two structures disagree.
+        """
+        known_shells: dict[int, tuple[tuple[int, ...], str]] = {}
         for name, (_, shells, _, _) in zip(self.names, self._headers, strict=True):
             for number, degrees in shells.items():
-                known, first = found.setdefault(number, (degrees, name))
+                known, first = known_shells.setdefault(number, (degrees, name))
                 if known != degrees:
                     raise DataError(
                         f"{self.path}: {chemical_symbols[number]} has shells {shells_name(known)} in {first}, but "
                         f"{shells_name(degrees)} in {name}; leave one kind out (include)"
                     )
-        return {number: found[number][0] for number in sorted(found)}
+        return {number: known_shells[number][0] for number in sorted(known_shells)}
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -130,7 +134,11 @@ class CrystalDatabase:
 
     @cached_property
     def spinful(self) -> bool:
-        """Whether the Hamiltonians have spin; all structures have to agree."""
+        """Whether the Hamiltonians have spin blocks.
+
+        Raises:
+            DataError: two structures disagree.
+        """
         kinds = {header[2]: name for name, header in zip(self.names, self._headers, strict=True)}
         if len(kinds) > 1:
             raise DataError(
@@ -140,13 +148,13 @@ class CrystalDatabase:
 
     @property
     def basis(self) -> OrbitalBasis:
-        """Of all structures together."""
+        """Orbital basis with the elements of all structures."""
         return openmx_basis(self.shells, self.spinful)
 
     def identity(self) -> dict[str, Any]:
-        """Number of structures, bytes, and a hash of names, sizes and the first MiB of each file.
+        """Number of structures, size, and a hash of the names and of the size and the first MiB of each file.
 
-        The file is the packed one, or those of the Hamiltonians (overlaps where H is not read).
+        The files are the packed file, or those of the Hamiltonians (of the overlaps if H is not read).
         """
         matrix = "hamiltonian" if self.hamiltonian else "overlap"
         paths = (
@@ -167,28 +175,29 @@ class CrystalDatabase:
         return {"structures": len(self), "bytes": total, "head_sha256": digest.hexdigest()[:16]}
 
     @cached_property
-    def _headers(self) -> list[Header]:
+    def _headers(self) -> list[StructureHeader]:
         if not self.packed:
             return [read_header(self.folder(name)) for name in self.names]
         return packed_headers(self.path, self.names)
 
 
 def _folder_names(path: Path) -> list[str]:
+    """Names of the structure folders in a folder, or of the folder itself if it is one."""
     if is_structure_folder(path):
         return [path.name or path.resolve().name]
-    found: list[str] = []
+    names: list[str] = []
     for folder in _subfolders(path):
         if is_structure_folder(folder):
-            found.append(folder.name)
+            names.append(folder.name)
         else:
-            found += [
+            names += [
                 f"{folder.name}/{inner.name}" for inner in _subfolders(folder) if is_structure_folder(inner)
             ]
-    return sorted(found)
+    return sorted(names)
 
 
 def _subfolders(path: Path) -> list[Path]:
-    """Folders that are not hidden."""
+    """Folders in a folder, without hidden ones."""
     restore_inside(path)
     try:
         return [Path(entry.path) for entry in os.scandir(path) if entry.is_dir() and entry.name[0] != "."]

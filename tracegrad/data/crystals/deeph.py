@@ -1,19 +1,19 @@
-"""Crystal structures with their Hamiltonians in the folders of DeepH-pack and DeepH-E3.
+"""Structure folders of DeepH-pack and DeepH-E3: crystal structures with Hamiltonians and overlaps.
 
-The format of the released databases has, for N atoms,
+In the format of the released databases a folder of N atoms has
 
 | file                             | content                                                            |
 |----------------------------------|--------------------------------------------------------------------|
-| ``element.dat``                  | atomic numbers, one a line (symbols are understood too)            |
+| ``element.dat``                  | atomic numbers, one per line (symbols are accepted, too)           |
 | ``site_positions.dat``           | 3 x N, cartesian, angstrom                                         |
 | ``lat.dat``, ``rlat.dat``        | 3 x 3, columns are lattice vectors, angstrom; 2 pi inv(lat)^T      |
-| ``orbital_types.dat``            | the degrees of the shells, one atom a line, ascending              |
+| ``orbital_types.dat``            | the degrees of the shells, one atom per line, ascending            |
 | ``info.json``                    | ``isspinful``; ``fermi_level`` in eV                               |
 | ``hamiltonians.h5``              | a dataset for each key ``"[Rx, Ry, Rz, i, j]"``, i and j from 1    |
 | ``overlaps.h5``                  | the same for the overlap                                           |
 
-A dataset is a block as `crystals.structure` says. The format of `crystals.deeph_newer` is read as well;
-only the first format is written.
+A dataset is a block as defined in `crystals.structure`. The format of `crystals.deeph_newer` is read as well; only
+the first format is written.
 """
 
 import json
@@ -29,7 +29,7 @@ from jaxtyping import Float, Int64, Shaped
 
 from tracegrad.data.crystals.deeph_newer import NEWER_MATRIX_FILES, read_flat, read_newer_info, read_poscar
 from tracegrad.data.crystals.deeph_text import read_elements, read_info, read_orbital_types, read_table
-from tracegrad.data.crystals.hdf5 import opened
+from tracegrad.data.crystals.hdf5 import open_hdf5
 from tracegrad.data.crystals.structure import (
     Structure,
     block_key,
@@ -59,24 +59,30 @@ __all__ = [
 MATRIX_FILES = {"hamiltonian": "hamiltonians.h5", "overlap": "overlaps.h5"}
 TEXT_FILES = ("element.dat", "site_positions.dat", "lat.dat", "rlat.dat", "orbital_types.dat", "info.json")
 _KEY = re.compile(r"\[(-?\d{1,9}), ?(-?\d{1,9}), ?(-?\d{1,9}), ?(\d{1,9}), ?(\d{1,9})\]", re.ASCII)
-# Files that show that a folder is meant to be a structure, whatever else may be missing.
-_SIGNS = ("element.dat", "site_positions.dat", "POSCAR", *MATRIX_FILES.values(), *NEWER_MATRIX_FILES.values())
+# A folder with any of these files is a structure folder, even if others are missing.
+_MARKERS = (
+    "element.dat",
+    "site_positions.dat",
+    "POSCAR",
+    *MATRIX_FILES.values(),
+    *NEWER_MATRIX_FILES.values(),
+)
 
 
 def is_structure_folder(folder: str | Path) -> bool:
-    """Whether a folder holds any file of a structure, complete or not."""
-    return any(os.path.exists(os.path.join(folder, name)) for name in _SIGNS)
+    """Whether a folder is a structure folder, complete or not."""
+    return any(os.path.exists(os.path.join(folder, name)) for name in _MARKERS)
 
 
 def matrix_path(folder: str | Path, matrix: str) -> Path:
-    """The file of "hamiltonian" or "overlap" of a structure folder in either format."""
+    """Path of the matrix "hamiltonian" or "overlap" of a structure folder in either format."""
     return Path(folder) / (NEWER_MATRIX_FILES if _is_newer(Path(folder)) else MATRIX_FILES)[matrix]
 
 
 def read_header(
     folder: str | Path,
 ) -> tuple[Int64[np.ndarray, " atoms"], dict[int, tuple[int, ...]], bool, float | None]:
-    """Atomic numbers, shells, whether H is spinful, and the Fermi level (eV): the small files of a structure."""
+    """Atomic numbers, shells of each element, whether H is spinful, and the Fermi level (eV); no matrix is read."""
     folder = Path(folder)
     if not os.path.isdir(folder):
         with suppress(OSError):
@@ -94,15 +100,15 @@ def read_header(
 def read_structure(
     folder: str | Path, *, hamiltonian: bool = True, overlap: bool = False, pairs: bool = True
 ) -> Structure:
-    """Read a structure folder; at least one of the matrices has to be asked for, because it has the edges.
+    """Read a structure folder.
 
     Args:
-        folder: of the structure.
-        hamiltonian, overlap: which matrices to read.
-        pairs: as of `check_structure`.
+        folder: the folder.
+        hamiltonian, overlap: which matrices to read; at least one, because the edges are those of its blocks.
+        pairs: see `check_structure`.
 
     Raises:
-        DataError: a file is missing, unreadable or does not fit the others; the message names it.
+        DataError: a file is missing, cannot be read or contradicts the others; the message names it.
     """
     folder = Path(folder)
     numbers, shells, spinful, fermi_level = read_header(folder)
@@ -112,19 +118,18 @@ def read_structure(
     else:
         lattice = read_table(folder / "lat.dat", 3, 3).T
         positions = read_table(folder / "site_positions.dat", 3, len(numbers)).T
-    wanted = [name for name, asked in (("hamiltonian", hamiltonian), ("overlap", overlap)) if asked]
-    if not wanted:
+    names = [name for name, read in (("hamiltonian", hamiltonian), ("overlap", overlap)) if read]
+    if not names:
         raise DataError(f"{folder}: neither the Hamiltonian nor the overlap is asked for; ask for one")
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for matrix in wanted:
+    matrices: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for matrix in names:
         basis = openmx_basis(shells, spinful and matrix == "hamiltonian")
-        read = read_flat if newer else read_keyed
         path = matrix_path(folder, matrix)
-        found[matrix] = read(path, numbers, basis)
-        check_edges(found[matrix][0], len(numbers), str(path))
-    edges = found[wanted[0]][0]
-    if len(wanted) == 2:
-        _check_same_edges(folder, edges, found["overlap"][0])
+        matrices[matrix] = (read_flat if newer else read_keyed)(path, numbers, basis)
+        check_edges(matrices[matrix][0], len(numbers), str(path))
+    edges = matrices[names[0]][0]
+    if len(names) == 2:
+        _check_same_edges(folder, edges, matrices["overlap"][0])
     structure = Structure(
         name=folder.name or folder.resolve().name,
         numbers=numbers,
@@ -134,7 +139,7 @@ def read_structure(
         spinful=spinful,
         fermi_level=fermi_level,
         edges=edges,
-        **{matrix: entries for matrix, (_, entries) in found.items()},
+        **{matrix: entries for matrix, (_, entries) in matrices.items()},
     )
     sources = (
         "POSCAR and atom_pairs" if newer else "site_positions.dat, lat.dat and the keys [Rx, Ry, Rz, i, j]"
@@ -146,22 +151,22 @@ def read_structure(
 
 
 def check_files(folder: str | Path, matrix: str = "hamiltonian") -> None:
-    """Raise `DataError` if a file of a structure is missing or does not open; blocks are not read."""
+    """Raise `DataError` if a file of a structure is missing or cannot be opened; blocks are not read."""
     folder = Path(folder)
     if not _is_newer(folder):
         atoms = len(read_elements(folder / "element.dat"))
         read_table(folder / "lat.dat", 3, 3)
         read_table(folder / "site_positions.dat", 3, atoms)
-    with opened(matrix_path(folder, matrix)):
+    with open_hdf5(matrix_path(folder, matrix)):
         pass
 
 
 def write_structure(structure: Structure, folder: str | Path, *, overwrite: bool = False) -> None:
-    """Write a structure folder as DeepH-pack and DeepH-E3 read it: the whole folder or nothing.
+    """Write a structure folder that DeepH-pack and DeepH-E3 can read; after an error nothing is left of it.
 
     Raises:
-        DataError: the folder exists and holds something (with ``overwrite``: something other than a structure).
-        TraceGradError: it cannot be written.
+        DataError: the folder is not empty (with ``overwrite``: it holds other files than those of a structure).
+        TraceGradError: the folder cannot be written.
     """
     check_free(folder, overwrite=overwrite)
     with replacing_folder(folder) as draft:
@@ -190,10 +195,10 @@ def write_structure(structure: Structure, folder: str | Path, *, overwrite: bool
 def read_keyed(
     path: Path, numbers: np.ndarray, basis: OrbitalBasis
 ) -> tuple[Int64[np.ndarray, "pairs 5"], Shaped[np.ndarray, " entries"]]:
-    """Edges and entries of a file with a dataset for each block, in the order of `edge_order`."""
-    with opened(path) as file:
+    """Edges and entries, in the order of `edge_order`, of a file with one dataset for each block."""
+    with open_hdf5(path) as file:
         keys = list(file)
-        edges = np.array([_parsed(path, key, len(numbers)) for key in keys], dtype=np.int64).reshape(-1, 5)
+        edges = np.array([_parse_key(path, key, len(numbers)) for key in keys], dtype=np.int64).reshape(-1, 5)
         order = edge_order(edges)
         edges = edges[order]
         sizes = basis.sizes[numbers]
@@ -205,13 +210,14 @@ def read_keyed(
             dataset = file[keys[position]]
             block = isinstance(dataset, h5py.Dataset)
             if not block or dataset.shape != shape or dataset.dtype.kind != kind:
-                found = f"{dataset.dtype} of shape {dataset.shape}" if block else "no array"
-                raise wrong_block(path, keys[position], found, shape, entries.dtype, basis)
+                content = f"{dataset.dtype} of shape {dataset.shape}" if block else "no array"
+                raise wrong_block(path, keys[position], content, shape, entries.dtype, basis)
             entries[starts[n] : starts[n + 1]] = dataset[()].ravel()
     return edges, entries
 
 
-def _parsed(path: Path, key: str, atoms: int) -> list[int]:
+def _parse_key(path: Path, key: str, atoms: int) -> list[int]:
+    """The edge [Rx, Ry, Rz, i, j] of a key; atoms are counted from 1 in the key and from 0 in the edge."""
     match = _KEY.fullmatch(key)
     if match is None:
         raise DataError(
@@ -224,7 +230,7 @@ def _parsed(path: Path, key: str, atoms: int) -> list[int]:
 
 
 def _check_reciprocal(folder: Path, lattice: Float[np.ndarray, "3 3"]) -> None:
-    """Raise `DataError` unless rlat.dat, where there is one, is the reciprocal lattice, with or without 2 pi."""
+    """Raise `DataError` if rlat.dat exists and is not the reciprocal lattice, with or without 2 pi."""
     path = folder / "rlat.dat"
     if not path.is_file():
         return
@@ -237,6 +243,7 @@ def _check_reciprocal(folder: Path, lattice: Float[np.ndarray, "3 3"]) -> None:
 
 
 def _check_same_edges(folder: Path, edges: np.ndarray, others: np.ndarray) -> None:
+    """Raise `DataError` unless Hamiltonian and overlap have the same edges."""
     if np.array_equal(edges, others):
         return
     first, second = (set(map(tuple, array.tolist())) for array in (edges, others))
@@ -249,11 +256,12 @@ def _check_same_edges(folder: Path, edges: np.ndarray, others: np.ndarray) -> No
 
 
 def _is_newer(folder: Path) -> bool:
+    """Whether a folder has the format of `deeph_newer`."""
     return os.path.exists(folder / "POSCAR") and not os.path.exists(folder / "element.dat")
 
 
 def check_free(folder: str | Path, *, overwrite: bool) -> list[str]:
-    """Raise `DataError` unless a structure may be written to a folder; returns what it holds now."""
+    """Names of the files in a folder; raise `DataError` unless a structure may be written there."""
     folder = Path(folder)
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise DataError(f"{folder}: exists and is no folder; choose another place")

@@ -1,4 +1,4 @@
-"""The files of DeepH-dock: the newer format of structure folders, which is only read.
+"""Structure folders of DeepH-dock, the newer format, which is read but not written.
 
 | file                               | content                                                             |
 |------------------------------------|---------------------------------------------------------------------|
@@ -6,8 +6,8 @@
 | ``info.json``                      | ``spinful``, ``elements_orbital_map``; ``fermi_energy_eV``          |
 | ``hamiltonian.h5``, ``overlap.h5`` | ``atom_pairs``, ``chunk_shapes``, ``chunk_boundaries``, ``entries`` |
 
-The orbitals of a shell are in the order m = -l .. l there and become OpenMX's here. Overlaps repeated for both spins
-and Hamiltonians in two parts (``split_hkb``) are not read.
+The orbitals of a shell have the order m = -l .. l in the files; they are converted to the order of OpenMX. Overlaps
+that are repeated for both spins and Hamiltonians in two parts (``split_hkb``) are not supported.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Int64, Shaped
 
 from tracegrad.data.crystals.deeph_text import read_info, read_text
-from tracegrad.data.crystals.hdf5 import dataset_of, opened
+from tracegrad.data.crystals.hdf5 import open_hdf5, read_dataset
 from tracegrad.data.crystals.structure import (
     block_key,
     check_edges,
@@ -34,9 +34,12 @@ NEWER_MATRIX_FILES = {"hamiltonian": "hamiltonian.h5", "overlap": "overlap.h5"}
 
 
 def read_poscar(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lattice (rows), positions (angstrom) and atomic numbers.
+    """Lattice (rows) and positions in angstrom, and atomic numbers.
 
-    As in VASP a negative scale is the volume of the cell (angstrom^3), and three numbers scale x, y and z.
+    As in VASP, a negative scale is the volume of the cell (angstrom^3), and three numbers scale x, y and z.
+
+    Raises:
+        DataError: the file cannot be read or parsed.
     """
     lines = read_text(path).splitlines()
     try:
@@ -93,34 +96,34 @@ def read_newer_info(path: Path, numbers: np.ndarray) -> tuple[dict[int, tuple[in
 def read_flat(
     path: Path, numbers: np.ndarray, basis: OrbitalBasis
 ) -> tuple[Int64[np.ndarray, "pairs 5"], Shaped[np.ndarray, " entries"]]:
-    """Edges and entries of a file, in the order of `edge_order`; orbitals m = -l .. l become OpenMX's order."""
+    """Edges and entries of a file in the order of `edge_order`, with orbitals in the order of OpenMX."""
     dtype = np.dtype(np.complex128 if basis.spinful else np.float64)
-    with opened(path) as file:
-        edges = dataset_of(file, "atom_pairs", "iu", (-1, 5)).astype(np.int64)
+    with open_hdf5(path) as file:
+        edges = read_dataset(file, "atom_pairs", "iu", (-1, 5)).astype(np.int64)
         check_edges(edges, len(numbers), str(path))
-        shapes = dataset_of(file, "chunk_shapes", "iu", (len(edges), 2))
+        shapes = read_dataset(file, "chunk_shapes", "iu", (len(edges), 2))
         needed = basis.sizes[numbers[edges[:, 3:]]]
         wrong = np.flatnonzero((shapes != needed).any(1))
         if len(wrong):
             key, shape = block_key(edges[wrong[0]]), tuple(needed[wrong[0]].tolist())
             raise wrong_block(path, key, f"of shape {tuple(shapes[wrong[0]].tolist())}", shape, dtype, basis)
         starts = block_starts(edges[:, 3:].T, numbers, basis)
-        bounds = dataset_of(file, "chunk_boundaries", "iu", (len(starts),))
+        bounds = read_dataset(file, "chunk_boundaries", "iu", (len(starts),))
         if (bounds != starts).any():
             raise DataError(f"{path}: chunk_boundaries do not fit chunk_shapes; write the file again")
-        entries = dataset_of(file, "entries", dtype.kind, (int(starts[-1]),)).astype(dtype)
-    places = {z: _openmx_places(basis, z) for z in basis.elements}
+        entries = read_dataset(file, "entries", dtype.kind, (int(starts[-1]),)).astype(dtype)
+    positions = {z: _positions_of_openmx(basis, z) for z in basis.elements}
     for chosen, where in species_entries(edges, numbers, basis):
         dst, src = numbers[edges[chosen[0], 3:]].tolist()
-        entries[where] = entries[where][:, places[dst][:, None], places[src]]
+        entries[where] = entries[where][:, positions[dst][:, None], positions[src]]
     order = edge_order(edges)
     return edges[order], reordered(entries, starts, order)
 
 
-def _openmx_places(basis: OrbitalBasis, number: int) -> Int64[np.ndarray, " rows"]:
-    """For each orbital of an atom in OpenMX's order, its place among shells ordered m = -l .. l."""
-    places: list[int] = []
+def _positions_of_openmx(basis: OrbitalBasis, number: int) -> Int64[np.ndarray, " rows"]:
+    """For each orbital of an atom in the order of OpenMX, its position in shells ordered m = -l .. l."""
+    positions: list[int] = []
     for degree in basis.shells[number]:
-        back = np.argsort(CONVENTIONS["openmx"].get(degree, range(2 * degree + 1)))
-        places += [len(places) + int(place) for place in back]
-    return np.concatenate([np.array(places) + s * len(places) for s in range(basis.spins)])
+        inverse = np.argsort(CONVENTIONS["openmx"].get(degree, range(2 * degree + 1)))
+        positions += [len(positions) + int(position) for position in inverse]
+    return np.concatenate([np.array(positions) + s * len(positions) for s in range(basis.spins)])

@@ -14,7 +14,7 @@ from tracegrad.hamiltonian.basis import shells_name
 
 
 def read_text(path: Path) -> str:
-    """The content of a file."""
+    """Content of a text file; raise `DataError` if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -23,7 +23,7 @@ def read_text(path: Path) -> str:
 
 
 def read_table(path: Path, rows: int, columns: int) -> Float[np.ndarray, "rows columns"]:
-    """A table of numbers of the given shape."""
+    """A table of numbers with this shape; raise `DataError` otherwise."""
     table = _rows(path, float, "numbers")
     lengths = {len(row) for row in table}
     if len(table) != rows or lengths != {columns}:
@@ -36,14 +36,14 @@ def read_table(path: Path, rows: int, columns: int) -> Float[np.ndarray, "rows c
 
 def read_elements(path: Path) -> Int64[np.ndarray, " atoms"]:
     """Atomic numbers of ``element.dat``."""
-    found = [number for row in _rows(path, _element, "atomic numbers") for number in row]
-    if not found:
-        raise DataError(f"{path}: no atoms; one atomic number a line is needed")
-    return np.array(found, dtype=np.int64)
+    numbers = [number for row in _rows(path, _element, "atomic numbers") for number in row]
+    if not numbers:
+        raise DataError(f"{path}: no atoms; one atomic number per line is needed")
+    return np.array(numbers, dtype=np.int64)
 
 
 def read_orbital_types(path: Path, numbers: np.ndarray) -> dict[int, tuple[int, ...]]:
-    """Shells of each element of ``orbital_types.dat``, whose lines belong to atoms."""
+    """Shells of each element from ``orbital_types.dat``, which has one line for each atom."""
     rows = _rows(path, int, "the degrees of shells, such as 0 0 1 1 2,")
     if len(rows) != len(numbers):
         raise DataError(f"{path}: {len(rows)} lines, but element.dat has {len(numbers)} atoms; give one each")
@@ -63,7 +63,7 @@ def read_orbital_types(path: Path, numbers: np.ndarray) -> dict[int, tuple[int, 
 
 
 def read_info(path: Path, spin_key: str, fermi_key: str) -> tuple[dict[str, Any], bool, float | None]:
-    """The content of ``info.json``, whether it says spinful, and its Fermi level (eV)."""
+    """Content of ``info.json``, whether H is spinful, and the Fermi level (eV, None if absent)."""
     try:
         info = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
@@ -78,7 +78,7 @@ def read_info(path: Path, spin_key: str, fermi_key: str) -> tuple[dict[str, Any]
 
 
 def _rows(path: Path, convert: Callable[[str], Any], what: str) -> list[list[Any]]:
-    """The words of all lines that are not empty."""
+    """The converted words of all lines that are not empty; ``what`` describes them in messages."""
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         try:
@@ -91,6 +91,7 @@ def _rows(path: Path, convert: Callable[[str], Any], what: str) -> list[list[Any
 
 
 def _element(word: str) -> int:
+    """Atomic number from a symbol or a number; raise ValueError for other words."""
     number = atomic_numbers.get(word)
     number = number if number is not None else int(value) if (value := float(word)).is_integer() else 0
     if not 0 < number < len(chemical_symbols):

@@ -1,4 +1,4 @@
-"""Reading HDF5 files that may be damaged or something else."""
+"""Reading HDF5 files that may be damaged or of another kind."""
 
 import os
 from collections.abc import Iterator
@@ -12,8 +12,12 @@ from tracegrad.errors import DataError
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file for reading; what HDF5 says of damage becomes a `DataError`."""
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file for reading.
+
+    Raises:
+        DataError: the file is missing, or HDF5 raises an error in the block.
+    """
     if not os.path.isfile(path):
         raise DataError(f"{path}: no such file; give an HDF5 file")
     try:
@@ -25,11 +29,21 @@ def opened(path: Path) -> Iterator[h5py.File]:
         ) from error
 
 
-def dataset_of(file: h5py.Group, name: str, kinds: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of an HDF5 file whose kinds of numbers and shape (-1: any length) are checked before it is read."""
+def read_dataset(file: h5py.Group, name: str, kinds: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Read an array of an HDF5 file after checking its dtype and shape.
+
+    Args:
+        file: file or group.
+        name: name of the dataset.
+        kinds: permitted kinds of dtypes, letters of `numpy.dtype.kind`.
+        shape: permitted shape; -1 is any length.
+
+    Raises:
+        DataError: there is no such dataset, or it is different.
+    """
     dataset = file.get(name)
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise DataError(f"{file.file.filename}: {file.name}: no array {name!r}, found {sorted(file)[:10]}")
+        raise DataError(f"{file.file.filename}: {file.name}: no array {name!r}, but {sorted(file)[:10]}")
     fits = len(dataset.shape) == len(shape) and all(
         n in (-1, m) for n, m in zip(shape, dataset.shape, strict=True)
     )

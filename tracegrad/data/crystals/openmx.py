@@ -6,10 +6,10 @@ The file holds little-endian int32 and float64 numbers without record marks, in 
 |----------------------------------------|--------------------------------------------------------------------|
 | N, word, 3 unused counts, T, order     | ints; word = 4 version + spin (0 none, 1 collinear, 3 non-collinear) |
 | cell vectors, cell indices             | (T + 1) x 4 doubles, (T + 1) x 4 ints                              |
-| orbitals of each atom, its neighbours  | N ints, N ints (itself not counted)                                |
-| neighbour atoms (from 1), their cells  | ints, atom after atom; the atom itself in cell 0 is the first      |
+| orbitals and neighbours of each atom   | N ints, N ints (without the atom itself)                           |
+| neighbour atoms (from 1), their cells  | ints for each atom; the first neighbour is the atom itself, cell 0 |
 | lattice, reciprocal lattice, positions | 3 x 4, 3 x 4, N x 4 doubles, bohr                                  |
-| H: 1, 2 or 4 parts                     | doubles, hartree: atom, neighbour, row, column                     |
+| H: 1, 2 or 4 parts                     | doubles, hartree, order [atom, neighbour, row, column]             |
 | imaginary H: 3 parts if non-collinear  | the same                                                           |
 | S                                      | the same                                                           |
 | 3 order + 3 overlap matrices           | the same                                                           |
@@ -18,8 +18,8 @@ The file holds little-endian int32 and float64 numbers without record marks, in 
 | chemical potential and 9 more numbers  | doubles, hartree                                                   |
 | the input                              | a count, then lines of 256 bytes that end with a zero byte         |
 
-The first of each four numbers of a vector is unused. A converter for DeepH may have put the standard output behind
-the input, which is not needed. With non-collinear spin, parts H0 to H3 and I0 to I2 give uu = H0 + i I0,
+The first of the four numbers of a vector is unused. A converter for DeepH may have appended the standard output of
+OpenMX, which is not read. With non-collinear spin, parts H0 to H3 and I0 to I2 give uu = H0 + i I0,
 dd = H1 + i I1, ud = H2 + i (H3 + I2), and du is the dagger of ud of the reversed pair.
 """
 
@@ -49,24 +49,26 @@ from tracegrad.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 VERSION = 3
 _SPINS = {0: "none", 1: "collinear", 3: "non-collinear"}
-_MOST_ORBITALS = 1000  # of an atom; more are taken for damage
+_MOST_ORBITALS = 1000  # of an atom; more are a sign of damage
 _LINE = 256  # bytes of a line of the input
-_PIECE = 1 << 24  # bytes read at once, so that a damaged count cannot ask for more memory than the file has
-# Basis of a species, such as C6.0-s2p2d1 or Fe6.0S-s3p2d1.
+_PIECE = (
+    1 << 24
+)  # bytes read at a time, so that a damaged count does not allocate more memory than the file has
+# Name of a basis, such as C6.0-s2p2d1 or Fe6.0S-s3p2d1.
 _BASIS_NAME = re.compile(r"([A-Z][a-z]?)[0-9.]+\w*-([a-z0-9]+)", re.ASCII)
 
 
 def read_scfout(
     path: str | Path, *, shells: Shells | None = None, input_file: str | Path | None = None
 ) -> Structure:
-    """Read the structure, H, S and Fermi level of a ``.scfout`` file, plain or packed with gzip.
+    """Read the structure, H, S and the Fermi level of a ``.scfout`` file, which may be compressed with gzip.
 
-    Elements and shells come from the input that OpenMX keeps at the end of the file.
+    Elements and shells are taken from the copy of the OpenMX input at the end of the file.
 
     Args:
         path: the file.
-        shells: of each element, as `OrbitalBasis.openmx` takes them, where the names of the bases do not say.
-        input_file: an OpenMX input (.dat) to use in place of the kept one.
+        shells: shells of each element, as of `OrbitalBasis.openmx`, if the names of the bases do not contain them.
+        input_file: an OpenMX input (.dat) that is used in place of the copy.
 
     Raises:
         DataError: the file is missing, damaged, truncated, of another version, or of a collinear calculation.
@@ -74,19 +76,19 @@ def read_scfout(
     path = Path(path)
     try:
         with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
+            compressed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            if not packed:
-                return _read(_Reader(path, raw), shells, input_file)
-            with gzip.open(raw) as unpacked:
-                return _read(_Reader(path, unpacked), shells, input_file)
+            if not compressed:
+                return _read(_ScfoutReader(path, raw), shells, input_file)
+            with gzip.open(raw) as content:
+                return _read(_ScfoutReader(path, content), shells, input_file)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read ({reason}); give a .scfout file of OpenMX") from error
 
 
-class _Reader:
-    """Arrays from a stream, never more than it has."""
+class _ScfoutReader:
+    """Reads arrays from a stream; ``what`` names them in messages."""
 
     def __init__(self, path: Path, stream: io.BufferedIOBase):
         self.path, self.stream = path, stream
@@ -111,14 +113,14 @@ class _Reader:
         return np.frombuffer(self.bytes(8 * count, what), "<f8")
 
     def vectors(self, count: int, what: str) -> Float[np.ndarray, "count 3"]:
-        """Of four numbers the first is unused."""
+        """Vectors stored as four numbers, of which the first is unused."""
         return self.doubles(4 * count, what).reshape(count, 4)[:, 1:]
 
     def damaged(self, what: str) -> DataError:
         return DataError(f"{self.path}: {what}; the file is damaged or no .scfout file")
 
 
-def _read(reader: _Reader, shells: Shells | None, input_file: str | Path | None) -> Structure:
+def _read(reader: _ScfoutReader, shells: Shells | None, input_file: str | Path | None) -> Structure:
     atoms, word, *_, highest_cell, order = reader.ints(7, "header").tolist()
     version, spin = word >> 2, word & 3
     if version != VERSION or spin not in _SPINS:
@@ -161,7 +163,7 @@ def _read(reader: _Reader, shells: Shells | None, input_file: str | Path | None)
     reader.ints(1, "solver")
     fermi_level = float(reader.doubles(10, "chemical potential")[0]) * EV_PER_HARTREE
 
-    text = _kept_input(reader) if input_file is None else _input_text(Path(input_file))
+    text = _input_copy(reader) if input_file is None else _input_text(Path(input_file))
     source = str(reader.path if input_file is None else input_file)
     numbers, degrees = _species(text, source, atoms, shells)
     spinless = openmx_basis(degrees)
@@ -199,9 +201,9 @@ def _with_spin(
     edges: Int64[np.ndarray, "pairs 5"],
     numbers: Int64[np.ndarray, " atoms"],
     spinless: OrbitalBasis,
-    reader: _Reader,
+    reader: _ScfoutReader,
 ) -> Shaped[np.ndarray, " entries"]:
-    """Blocks [[uu, ud], [du, dd]] of the parts."""
+    """Entries of blocks [[uu, ud], [du, dd]] from the parts of H, see the module."""
     up, down = (real[n] + 1j * imaginary[n] for n in (0, 1))
     mixed = real[2] + 1j * (real[3] + imaginary[2])
     spinful = openmx_basis(spinless.shells, spinful=True)
@@ -214,17 +216,18 @@ def _with_spin(
     both = zip(
         species_entries(edges, numbers, spinless), species_entries(edges, numbers, spinful), strict=True
     )
-    for (chosen, inside), (_, where) in both:
-        _, rows, columns = inside.shape
+    for (chosen, source), (_, where) in both:
+        _, rows, columns = source.shape
         partner = starts[reverse[chosen]][:, None, None] + np.arange(rows * columns).reshape(columns, rows).T
-        result[where[:, :rows, :columns]] = up[inside]
-        result[where[:, :rows, columns:]] = mixed[inside]
+        result[where[:, :rows, :columns]] = up[source]
+        result[where[:, :rows, columns:]] = mixed[source]
         result[where[:, rows:, :columns]] = mixed[partner].conj()
-        result[where[:, rows:, columns:]] = down[inside]
+        result[where[:, rows:, columns:]] = down[source]
     return result
 
 
-def _kept_input(reader: _Reader) -> str:
+def _input_copy(reader: _ScfoutReader) -> str:
+    """The copy of the OpenMX input at the end of the file."""
     count = int(reader.ints(1, "length of the input")[0])
     if count < 0:
         raise reader.damaged(f"an input of {count} lines")
@@ -244,7 +247,7 @@ def _input_text(path: Path) -> str:
 def _species(
     text: str, source: str, atoms: int, shells: Shells | None
 ) -> tuple[Int64[np.ndarray, " atoms"], dict[int, tuple[int, ...]]]:
-    """Atomic numbers of the atoms and shells of the elements from an OpenMX input."""
+    """Atomic numbers of the atoms and shells of each element, from an OpenMX input."""
     elements: dict[str, int] = {}
     bases: dict[int, set[str]] = {}
     for words in _table(text, source, "Definition.of.Atomic.Species"):
@@ -269,9 +272,9 @@ def _species(
     present = sorted(set(numbers.tolist()))
     try:
         if shells is not None:
-            given = OrbitalBasis.openmx(shells)
-            given.check(numbers, source)
-            return numbers, {z: given.shells[z] for z in present}
+            basis = OrbitalBasis.openmx(shells)
+            basis.check(numbers, source)
+            return numbers, {z: basis.shells[z] for z in present}
         several = {z: sorted(bases[z]) for z in present if len(bases[z]) > 1}
         if several:
             raise DataError(
@@ -285,7 +288,7 @@ def _species(
 
 
 def _table(text: str, source: str, name: str) -> list[list[str]]:
-    """The rows between ``<name`` and ``name>``; keywords are in any case, and # starts a comment."""
+    """Words of the rows between ``<name`` and ``name>`` of an OpenMX input; # starts a comment."""
     lines = [line.split("#", 1)[0].split() for line in text.splitlines()]
     marks = [words[0].lower() if words else "" for words in lines]
     opening, closing = f"<{name}".lower(), f"{name}>".lower()

@@ -1,18 +1,19 @@
-"""One packed HDF5 file with a database of crystals.
+"""Packed files: a database of crystals in one HDF5 file.
 
-A packed file has a group for each structure, named like its folder, with
+A packed file has one group for each structure, with the name of the structure and these entries:
 
 | entry                       | content                                                                       |
 |-----------------------------|-------------------------------------------------------------------------------|
 | ``numbers``                 | (atoms,) int64                                                                |
 | ``positions``, ``lattice``  | (atoms, 3) and (3, 3) float64, angstrom; rows are vectors                     |
-| ``edges``                   | (pairs, 5) int32 [Rx, Ry, Rz, i, j], atoms from 0; one of each hermitian pair |
-| ``hamiltonian``, ``overlap`` | (1 or 2, entries): blocks of ``edges``; real parts, then imaginary ones with spin |
+| ``edges``                   | (pairs, 5) int32 [Rx, Ry, Rz, i, j], atoms from 0; one edge of each hermitian pair |
+| ``hamiltonian``, ``overlap`` | (1 or 2, entries): blocks of ``edges``; row 0 real parts, row 1 imaginary parts |
 | attributes                  | ``shells`` (JSON), ``spinful``, ``fermi_level`` (eV, if known)                |
 
-Numbers of a matrix are float64, or int64 in units of 10^-decimals eV (attribute ``decimals`` of the dataset), then of
-the mean of the two blocks of a pair. The other block is rebuilt as the dagger of the stored one. The attribute
-``format`` and the text ``provenance`` (JSON) belong to the file.
+Of a hermitian pair of edges, (R, i, j) and (-R, j, i), only one block is stored; the other one is its dagger. A
+matrix is float64, or, rounded, int64 in units of 10^-decimals eV (attribute ``decimals`` of the dataset); a rounded
+block is the mean of the two blocks of the pair. The file has the attribute ``format`` and the text ``provenance``
+(JSON).
 """
 
 import json
@@ -24,7 +25,7 @@ import h5py
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from tracegrad.data.crystals.hdf5 import dataset_of, opened
+from tracegrad.data.crystals.hdf5 import open_hdf5, read_dataset
 from tracegrad.data.crystals.structure import (
     MATRICES,
     Structure,
@@ -43,7 +44,8 @@ from tracegrad.system.whole_files import replacing
 FORMAT = "TraceGrad crystals 1"
 MOST_DECIMALS = 12
 
-Header = tuple[Int64[np.ndarray, " atoms"], dict[int, tuple[int, ...]], bool, float | None]
+# Atomic numbers, shells of each element, whether H is spinful, Fermi level (eV).
+StructureHeader = tuple[Int64[np.ndarray, " atoms"], dict[int, tuple[int, ...]], bool, float | None]
 
 
 def pack(
@@ -53,17 +55,16 @@ def pack(
     decimals: int | None,
     provenance: Mapping[str, Any],
 ) -> list[str]:
-    """Write a packed file, whole or not at all, and return the names in it.
+    """Write a packed file and return the names of its structures; after an error there is no file.
 
     Args:
-        structures: with Hamiltonian, overlap or both.
-        path: of the file.
-        decimals: digits after the point that the matrices are rounded to, eV; None keeps them as they are. Of each
-            hermitian pair of blocks one is kept, or the mean where rounded.
-        provenance: where the data come from, as JSON can hold it.
+        structures: structures with Hamiltonian, overlap or both.
+        path: the file.
+        decimals: number of decimals to which the matrices are rounded, eV; None: no rounding.
+        provenance: origin of the data, in types that JSON has.
 
     Raises:
-        DataError: a name stands twice, or a structure is not valid.
+        DataError: a name occurs twice, or a structure is not valid.
         TraceGradError: the file cannot be written.
     """
     if decimals is not None and not 0 <= decimals <= MOST_DECIMALS:
@@ -89,41 +90,41 @@ def unpack(path: Path, name: str, *, hamiltonian: bool, overlap: bool, pairs: bo
     """Read and validate a structure of a packed file.
 
     Args:
-        path: of the file.
-        name: of the structure.
+        path: the file.
+        name: name of the structure.
         hamiltonian, overlap: which matrices to read.
-        pairs: as of `check_structure`.
+        pairs: see `check_structure`.
 
     Raises:
         DataError: the file is damaged or the structure is not valid.
     """
-    with opened(path) as file:
-        structure = _unpacked(path, _group(file, name), name, hamiltonian, overlap)
+    with open_hdf5(path) as file:
+        structure = _read_group(path, _group(file, name), name, hamiltonian, overlap)
     check_structure(structure, f"{path}: {name}", pairs=pairs)
     return structure
 
 
 def packed_names(path: Path) -> list[str]:
-    """The names of the structures of a packed file."""
-    found: list[str] = []
+    """Names of the structures of a packed file, sorted."""
+    names: list[str] = []
 
     def visit(name: str, entry: Any) -> None:
         if isinstance(entry, h5py.Group) and "numbers" in entry:
-            found.append(name)
+            names.append(name)
 
-    with opened(path) as file:
+    with open_hdf5(path) as file:
         if file.attrs.get("format") != FORMAT:
             raise DataError(
                 f"{path}: no packed crystals ({FORMAT!r} is not its format); write one with "
                 "python -m experiments.pack, or give a folder of structures"
             )
         file.visititems(visit)
-    return sorted(found)
+    return sorted(names)
 
 
-def packed_headers(path: Path, names: Sequence[str]) -> list[Header]:
-    """The headers of structures of a packed file."""
-    with opened(path) as file:
+def packed_headers(path: Path, names: Sequence[str]) -> list[StructureHeader]:
+    """Headers of structures of a packed file."""
+    with open_hdf5(path) as file:
         return [_header(path, _group(file, name), name) for name in names]
 
 
@@ -145,9 +146,8 @@ def _pack_one(group: h5py.Group, structure: Structure, decimals: int | None) -> 
             continue
         basis = structure.basis_of(matrix)
         starts = block_starts(edges[:, 3:].T, structure.numbers, basis)
-        if (
-            decimals is not None
-        ):  # on-site blocks that are not quite hermitian could round to different numbers
+        # Without the mean, on-site blocks that are not exactly hermitian could round to different numbers.
+        if decimals is not None:
             daggers = _daggers(entries, edges, structure.numbers, basis)
             entries = (entries + reordered(daggers, starts, reverse)) / 2
         entries = entries[np.repeat(kept, np.diff(starts))]
@@ -159,10 +159,10 @@ def _pack_one(group: h5py.Group, structure: Structure, decimals: int | None) -> 
             dataset.attrs["decimals"] = decimals
 
 
-def _unpacked(path: Path, group: h5py.Group, name: str, hamiltonian: bool, overlap: bool) -> Structure:
+def _read_group(path: Path, group: h5py.Group, name: str, hamiltonian: bool, overlap: bool) -> Structure:
     where = f"{path}: {name}"
     numbers, shells, spinful, fermi_level = _header(path, group, name)
-    half = dataset_of(group, "edges", "iu", (-1, 5)).astype(np.int64)
+    half = read_dataset(group, "edges", "iu", (-1, 5)).astype(np.int64)
     if not len(half) or half[:, 3:].min() < 0 or half[:, 3:].max() >= len(numbers):
         raise DataError(f"{where}: the edges do not fit {len(numbers)} atoms; pack it again")
     mirrored = np.concatenate([-half[:, :3], half[:, :2:-1]], axis=1)
@@ -170,12 +170,12 @@ def _unpacked(path: Path, group: h5py.Group, name: str, hamiltonian: bool, overl
     edges = np.concatenate([half, mirrored[other]])
     order = edge_order(edges)
     matrices: dict[str, np.ndarray] = {}
-    for matrix, wanted in (("hamiltonian", hamiltonian), ("overlap", overlap)):
-        if not wanted:
+    for matrix, read in (("hamiltonian", hamiltonian), ("overlap", overlap)):
+        if not read:
             continue
         basis = openmx_basis(shells, spinful and matrix == "hamiltonian")
         size = int(block_starts(half[:, 3:].T, numbers, basis)[-1])
-        stored = dataset_of(group, matrix, "if", (2 if basis.spinful else 1, size))
+        stored = read_dataset(group, matrix, "if", (2 if basis.spinful else 1, size))
         decimals = group[matrix].attrs.get("decimals")
         if (decimals is None) != (stored.dtype.kind == "f"):
             raise DataError(f"{where}: {matrix} is {stored.dtype} with decimals {decimals}; pack it again")
@@ -189,8 +189,8 @@ def _unpacked(path: Path, group: h5py.Group, name: str, hamiltonian: bool, overl
     return Structure(
         name=name,
         numbers=numbers,
-        positions=dataset_of(group, "positions", "f", (len(numbers), 3)).astype(np.float64),
-        lattice=dataset_of(group, "lattice", "f", (3, 3)).astype(np.float64),
+        positions=read_dataset(group, "positions", "f", (len(numbers), 3)).astype(np.float64),
+        lattice=read_dataset(group, "lattice", "f", (3, 3)).astype(np.float64),
         shells=shells,
         spinful=spinful,
         fermi_level=fermi_level,
@@ -199,8 +199,8 @@ def _unpacked(path: Path, group: h5py.Group, name: str, hamiltonian: bool, overl
     )
 
 
-def _header(path: Path, group: h5py.Group, name: str) -> Header:
-    numbers = dataset_of(group, "numbers", "iu", (-1,)).astype(np.int64)
+def _header(path: Path, group: h5py.Group, name: str) -> StructureHeader:
+    numbers = read_dataset(group, "numbers", "iu", (-1,)).astype(np.int64)
     try:
         table = json.loads(group.attrs["shells"])
         shells = {int(number): tuple(map(int, degrees)) for number, degrees in table.items()}
@@ -224,7 +224,7 @@ def _daggers(
     numbers: Int64[np.ndarray, " atoms"],
     basis: OrbitalBasis,
 ) -> Shaped[np.ndarray, " entries"]:
-    """The dagger of every block, in the place of the block."""
+    """Entries of the dagger of each block, at the position of the block."""
     result = np.empty_like(entries)
     for _, where in species_entries(edges, numbers, basis):
         blocks = entries[where].conj().swapaxes(1, 2)

@@ -1,8 +1,8 @@
-"""A crystal structure with the blocks of its Hamiltonian and overlap, and what makes it valid.
+"""Crystal structures with the blocks of their Hamiltonian and overlap, and checks that they are valid.
 
-A block is <i in cell 0| H |j in cell R>, in eV, of shape (n_i, n_j); with spin-orbit coupling it is complex and
-(2 n_i, 2 n_j) with spin outermost, [[uu, ud], [du, dd]]. Overlaps are real and without spin. The orbitals of a shell
-are in OpenMX's order.
+A block is H(R)_ij = <i in cell 0| H |j in cell R>, in eV, with shape (n_i, n_j), where n_i is the number of orbitals
+of atom i. With spin-orbit coupling it is complex with shape (2 n_i, 2 n_j), [[uu, ud], [du, dd]]. Overlaps are real
+and without spin. The orbitals of a shell are in the order of OpenMX.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +23,13 @@ from tracegrad.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 HERMITICITY_TOLERANCE = 1e-5  # eV; real data have 1e-8
 SMALLEST_DISTANCE = 0.3  # angstrom
-SMALLEST_SHARE = 0.55  # of the sum of two covalent radii; bonds have 0.67 (U-O) and more
-PAIR_TOLERANCE = 1.0  # angstrom; a transposed lattice gives more, codes that keep blocks by their size less
+SMALLEST_SHARE = 0.55  # smallest distance over the sum of two covalent radii; bonds have at least 0.67 (U-O)
+# Angstrom; how much longer a listed pair may be than a missing one. Codes that drop blocks with small elements give
+# less, a transposed lattice gives more.
+PAIR_TOLERANCE = 1.0
 SOURCES = "positions, lattice and the R of the blocks"
-_RELATIVISTIC = 1.5  # relativity deepens the 1s level of the heaviest atoms so much
-_ENERGY_ZERO = 50.0  # eV; codes choose the zero of the energy differently
+_RELATIVISTIC = 1.5  # factor by which relativity lowers the 1s level of the heaviest atoms
+_ENERGY_ZERO = 50.0  # eV; the zero of energy differs between codes
 MATRICES = ("hamiltonian", "overlap")
 
 
@@ -36,7 +38,7 @@ class Structure:
     """A crystal with the blocks of its matrices.
 
     Args:
-        name: what messages and splits call it.
+        name: name in messages and splits.
         numbers: atomic numbers.
         positions: angstrom.
         lattice: rows are lattice vectors, angstrom.
@@ -44,8 +46,9 @@ class Structure:
         spinful: the Hamiltonian has spin blocks.
         fermi_level: eV.
         edges: rows [Rx, Ry, Rz, i, j], atoms counted from 0, in the order of `edge_order`.
-        hamiltonian: eV, all blocks one behind the other, complex128 when spinful, else float64.
-        overlap: the same for the overlap, always real and without spin.
+        hamiltonian: entries of all blocks in the order of the edges, each flattened row by row; eV; complex128 if
+            spinful, else float64.
+        overlap: the same for the overlap; float64 without spin.
     """
 
     name: str
@@ -61,15 +64,15 @@ class Structure:
 
     @cached_property
     def basis(self) -> OrbitalBasis:
-        """Of the Hamiltonian."""
+        """Orbital basis of the Hamiltonian."""
         return openmx_basis(self.shells, self.spinful)
 
     def basis_of(self, matrix: str) -> OrbitalBasis:
-        """Of "hamiltonian" or "overlap", which has no spin."""
+        """Orbital basis of "hamiltonian" or "overlap"; that of the overlap has no spin."""
         return self.basis if matrix == "hamiltonian" else openmx_basis(self.shells)
 
     def blocks(self, matrix: str) -> list[Shaped[np.ndarray, "rows columns"]]:
-        """The blocks of "hamiltonian" or "overlap" in the order of the edges."""
+        """Blocks of "hamiltonian" or "overlap" in the order of the edges."""
         entries = getattr(self, matrix)
         if entries is None:
             raise DataError(f"{self.name}: the {matrix} has not been read")
@@ -80,12 +83,12 @@ class Structure:
 
 
 def openmx_basis(shells: Mapping[int, tuple[int, ...]], spinful: bool = False) -> OrbitalBasis:
-    """Basis of the given elements (by atomic number)."""
+    """Orbital basis in the order of OpenMX, from the degrees of the shells of each atomic number."""
     return OrbitalBasis.openmx(shells, spinful)
 
 
 def edge_order(edges: Int64[np.ndarray, "pairs 5"]) -> Int64[np.ndarray, " pairs"]:
-    """Positions that sort edges by i, then the on-site one, then j, then R."""
+    """Permutation that sorts edges by i, with the on-site edge of i first, then by j, then by R."""
     rx, ry, rz, i, j = edges.T
     return np.lexsort((rz, ry, rx, j, ~_on_site(edges), i))
 
@@ -95,7 +98,13 @@ def reordered(
     starts: Int64[np.ndarray, " bounds"],
     order: Int64[np.ndarray, " pairs"],
 ) -> Shaped[np.ndarray, " entries"]:
-    """Entries of blocks (``starts`` as of `block_starts`) with the blocks in another order."""
+    """Entries with the blocks in another order.
+
+    Args:
+        entries: entries of all blocks.
+        starts: `block_starts` of the blocks.
+        order: positions of the blocks in the new order.
+    """
     lengths = np.diff(starts)[order]
     shifts = starts[order] - (np.cumsum(lengths) - lengths)
     return entries[np.repeat(shifts, lengths) + np.arange(len(entries))]
@@ -104,7 +113,7 @@ def reordered(
 def species_entries(
     edges: Int64[np.ndarray, "pairs 5"], numbers: Int64[np.ndarray, " atoms"], basis: OrbitalBasis
 ) -> Iterator[tuple[Int64[np.ndarray, " chosen"], Int64[np.ndarray, "chosen rows columns"]]]:
-    """For each pair of species: its edges, and where the entries of their blocks are."""
+    """For each pair of species: its edges, and the positions of the entries of their blocks."""
     starts = block_starts(edges[:, 3:].T, numbers, basis)
     species = numbers[edges[:, 3:]]
     for pair in np.unique(species, axis=0):
@@ -115,7 +124,7 @@ def species_entries(
 
 
 def hermiticity_error(structure: Structure, matrix: str = "hamiltonian") -> tuple[float, int]:
-    """Largest |H(R, i, j) - H(-R, j, i)^dagger|, in eV for H, and the position of its edge."""
+    """Largest |H(R)_ij - (H(-R)_ji)^dagger| over all elements (eV for H), and the position of its edge."""
     edges, entries = structure.edges, getattr(structure, matrix)
     reverse = reversed_edges(edges[:, :3], edges[:, 3:].T)
     basis = structure.basis_of(matrix)
@@ -131,16 +140,19 @@ def hermiticity_error(structure: Structure, matrix: str = "hamiltonian") -> tupl
 
 
 def check_structure(structure: Structure, where: str, *, sources: str = SOURCES, pairs: bool = True) -> None:
-    """Raise `DataError`, with ``where`` as the place, unless the parts of a structure fit each other.
+    """Check that a structure is valid.
 
-    Checked are the elements, the geometry, that the edges come in both directions, include all on-site ones and fit
-    the geometry, and that the matrices are finite, hermitian and in eV as far as that can be told.
+    Elements and geometry must be possible; the edges must include both directions and all on-site ones, and agree
+    with the geometry; the matrices must be finite, hermitian and, as far as this can be checked, in eV.
 
     Args:
-        structure: to be checked.
-        where: what messages call it.
-        sources: where positions, lattice and edges come from, for messages.
-        pairs: compare the edges with the geometry; False for what this process has compared before.
+        structure: the structure.
+        where: its source in messages.
+        sources: source of positions, lattice and edges in messages.
+        pairs: compare the edges with the geometry; False if this process has done so before.
+
+    Raises:
+        DataError: the structure is not valid.
     """
     _check_cell(structure, where)
     edges = structure.edges
@@ -179,7 +191,7 @@ def check_structure(structure: Structure, where: str, *, sources: str = SOURCES,
 
 
 def check_edges(edges: Int64[np.ndarray, "pairs 5"], atoms: int, where: str) -> None:
-    """Raise `DataError`, with ``where`` as the place, unless all edges come in both directions, on-site ones too."""
+    """Raise `DataError` (``where`` names the source) unless edges include both directions and all on-site ones."""
     if not len(edges):
         raise DataError(f"{where}: no blocks; a matrix has at least the on-site ones")
     outside = edges[(edges[:, 3:].min(1) < 0) | (edges[:, 3:].max(1) >= atoms)]
@@ -191,31 +203,31 @@ def check_edges(edges: Int64[np.ndarray, "pairs 5"], atoms: int, where: str) -> 
         reversed_edges(edges[:, :3], edges[:, 3:].T)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
-    lone = np.setdiff1d(np.arange(atoms), edges[_on_site(edges), 3])
-    if len(lone):
+    missing = np.setdiff1d(np.arange(atoms), edges[_on_site(edges), 3])
+    if len(missing):
         raise DataError(
-            f"{where}: the on-site block {block_key([0, 0, 0, *lone[[0, 0]].tolist()])} is missing; add it"
+            f"{where}: the on-site block {block_key([0, 0, 0, *missing[[0, 0]].tolist()])} is missing; add it"
         )
 
 
 def block_key(edge: Sequence[int] | np.ndarray) -> str:
-    """What files and messages call the block of an edge; atoms are counted from 1 there."""
+    """Key of the block of an edge in files and messages, where atoms are counted from 1."""
     rx, ry, rz, i, j = (int(value) for value in edge)
     return f"[{rx}, {ry}, {rz}, {i + 1}, {j + 1}]"
 
 
 def wrong_block(
-    path: Path, key: str, found: str, shape: tuple[int, ...], dtype: np.dtype, basis: OrbitalBasis
+    path: Path, key: str, content: str, shape: tuple[int, ...], dtype: np.dtype, basis: OrbitalBasis
 ) -> DataError:
-    """The error of a block in a file that does not fit the basis."""
+    """The error for a block in a file that does not agree with the basis; ``content`` describes the block."""
     return DataError(
-        f"{path}: block {key} is {found}, but {dtype} of shape {shape} is needed for the shells "
+        f"{path}: block {key} is {content}, but {dtype} of shape {shape} is needed for the shells "
         f"{basis.name}; correct the shells, or whether the structure is spinful (info.json), or the file"
     )
 
 
 def check_geometry(structure: Structure, where: str) -> None:
-    """Raise `DataError` unless elements, positions and lattice are possible; ``where`` names the source."""
+    """Raise `DataError` (``where`` names the source) unless elements, positions and lattice are possible."""
     _check_cell(structure, where)
     _check_distances(structure, where)
 
@@ -262,7 +274,7 @@ def on_site_levels(structure: Structure) -> list[Float[np.ndarray, " orbitals"]]
 
 
 def _check_pairs(structure: Structure, where: str, sources: str) -> None:
-    """Raise `DataError` if a pair has a block and a nearer pair of the same elements has none."""
+    """Raise `DataError` if a pair has a block and a much closer pair of the same elements has none."""
     numbers, positions, lattice = structure.numbers, structure.positions, structure.lattice
     ranges = pair_ranges(numbers, positions, lattice, structure.edges)
     elements, worst = max(ranges.items(), key=lambda item: item[1].longest - item[1].absent)
@@ -276,14 +288,14 @@ def _check_pairs(structure: Structure, where: str, sources: str) -> None:
         "the positions taken for fractions of the lattice vectors": {"positions": positions @ lattice},
         "the sign of R changed": {"edges": np.concatenate([-cells, pairs], axis=1)},
     }
-    given = {"positions": positions, "lattice": lattice, "edges": structure.edges}
+    geometry = {"positions": positions, "lattice": lattice, "edges": structure.edges}
     fitting = []
     for what, other in others.items():
-        found = pair_ranges(numbers, **(given | other)).values()
-        if all(one.longest - one.absent <= 1e-3 for one in found):
+        changed = pair_ranges(numbers, **(geometry | other)).values()
+        if all(one.longest - one.absent <= 1e-3 for one in changed):
             fitting.append(what)
     if not fitting:
-        _check_distances(structure, where)  # says more, if it says anything
+        _check_distances(structure, where)  # its message, if any, is more specific
     hint = (
         f"with {' or '.join(fitting)} they agree"
         if fitting

@@ -1,1 +1,1 @@
-"""From databases to batches on the device."""
+"""From a database to batches: data sets, samplers, loaders and LightningDataModules."""

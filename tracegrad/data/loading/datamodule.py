@@ -1,4 +1,4 @@
-"""LightningDataModules: from a database file to batches of graphs."""
+"""LightningDataModules: base class, and the one of QH9 databases."""
 
 import json
 from abc import ABC, abstractmethod
@@ -32,7 +32,7 @@ EMBEDDED = "embedded:"
 
 @dataclass(frozen=True)
 class PartSummary:
-    """What Tables 4 and 5 of the paper count: elements, and the atoms of every sample of each part."""
+    """Elements, and the number of atoms of each sample of each part, as Tables 4 and 5 of the paper count them."""
 
     elements: tuple[int, ...]
     atoms: dict[str, Int64[np.ndarray, " _"]]
@@ -42,7 +42,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def database_path(path: str) -> Path:
-    """A path as given, or ``embedded:NAME`` for a database that comes with the package."""
+    """Path of a database: a path, or ``embedded:NAME`` for a database in the package."""
     if path.startswith(EMBEDDED):
         return Path(str(resources.files("tracegrad.data") / "embedded" / path.removeprefix(EMBEDDED)))
     return Path(path).expanduser()
@@ -52,10 +52,10 @@ class QH9Dataset(Dataset[HamiltonianGraph]):
     """Some rows of a QH9 database as labelled graphs.
 
     Args:
-        database: read row by row, also in worker processes.
+        database: the database; it can be read in worker processes.
         rows: row positions.
-        basis: orbital basis; must cover the elements of every row.
-        dtype: of positions and labels.
+        basis: orbital basis with the elements of every row.
+        dtype: dtype of positions and labels.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class QH9Dataset(Dataset[HamiltonianGraph]):
 
     @property
     def costs(self) -> Float[np.ndarray, " rows"]:
-        """Pairs of atoms of each molecule, which is what its graph has."""
+        """Cost of each molecule: its number of pairs of atoms."""
         return self.database.atom_counts[self.rows].astype(np.float64) ** 2
 
     def __getitem__(self, index: int) -> HamiltonianGraph:
@@ -90,20 +90,24 @@ class QH9Dataset(Dataset[HamiltonianGraph]):
 
 
 class HamiltonianDataModule(lightning.LightningDataModule, ABC):
-    """What all data modules share: loaders over the three parts of a split.
+    """Base class of the data modules: loaders for the parts of a split.
 
     Subclasses fill ``parts`` (name -> Dataset of graphs, with ``costs`` of its samples) in ``setup`` and implement
-    ``fingerprint``.
+    ``fingerprint`` and ``summary``.
 
     Args:
-        batch_size: samples of a training batch, that is of a step, over all ranks.
-        eval_batch_size: samples of a validation or test batch.
-        num_workers: worker processes of each loader; at most as many as there are cores.
+        batch_size: number of samples of a training batch, that is of an optimisation step, over all ranks.
+        eval_batch_size: number of samples of a validation or test batch.
+        num_workers: number of worker processes of each loader; at most the number of cores is used.
         pin_memory: page-locked batches; useful with a GPU.
-        seed: of the training order.
-        table: database of the paper that this should be, see `compare_with_table`; None: none of them.
-        train_size: use only so many training samples, evenly spread (0: all), for learning curves over data.
+        seed: seed of the order of training samples.
+        table: database of the paper with which the data are compared, see `compare_with_table`; None: no comparison.
+        train_size: number of training samples to use, evenly spaced (0: all), for learning curves over data.
         dtype: float32 or float64.
+
+    Attributes:
+        differences: differences from the numbers of the paper, see `compare_with_table`.
+        remarks: warnings about the data, see `remark`.
     """
 
     parts: dict[str, Dataset[HamiltonianGraph]]
@@ -141,54 +145,56 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """Plain description of the data: what, how split, in which units."""
+        """Plain data that identify the database, its split and its units."""
 
     @abstractmethod
     def summary(self) -> PartSummary:
-        """Elements and sizes of what `setup` found."""
+        """Elements and sizes of the samples."""
 
-    def limited(self, train: Int64[np.ndarray, " rows"], where: str, samples: str) -> Int64[np.ndarray, " _"]:
-        """The training samples that ``train_size`` leaves; ``samples`` is what messages call them."""
+    def limit_training(
+        self, train: Int64[np.ndarray, " rows"], where: str, samples: str
+    ) -> Int64[np.ndarray, " _"]:
+        """The ``train_size`` training samples that are used; ``samples`` is their name in messages."""
         if self.train_size > len(train):
             raise DataError(
                 f"{where}: data.train_size is {self.train_size}, but the train part has "
-                f"{len(train)} {samples}; give at most so many, or 0 for all"
+                f"{len(train)} {samples}; give at most this number, or 0 for all"
             )
-        return train[evenly(len(train), self.train_size)] if self.train_size else train
+        return train[evenly_spaced(len(train), self.train_size)] if self.train_size else train
 
     def compare_with_table(self) -> None:
-        """Warn of what differs from the numbers of the paper, if this should be one of its databases.
+        """Warn of differences from the numbers of the paper for the database ``table``.
 
-        ``differences`` keeps it, and so does the fingerprint.
+        They are also kept in ``differences`` and in the fingerprint.
         """
         if self.table is None:
             return
-        found = self.summary()
-        self.differences = differences(self.table, found.elements, found.atoms)
+        summary = self.summary()
+        self.differences = differences(self.table, summary.elements, summary.atoms)
         if self.differences:
             rank_zero_warn(f"not {self.table} as the paper counts it: {'; '.join(self.differences)}")
 
     def remark(self, line: str) -> None:
-        """Warn of data that may be wrong but cannot be refused; ``remarks`` keeps the line."""
+        """Warn of data that may be wrong, but may also be intended; ``remarks`` keeps the warning."""
         self.remarks.append(line)
         rank_zero_warn(f"data that may be wrong: {line}")
 
     def subsets(self, part: str) -> dict[str, str]:
-        """Sets that are tested one after another: name in logs and files ("" for the main one) -> part."""
+        """Part of each set that is tested, by its name in logs and files ("" for the main one)."""
         return {"": part}
 
     def sample_name(self, row: int) -> str:
-        """What tables call a sample."""
+        """Name of a sample in tables."""
         return str(row)
 
     def train_dataloader(self) -> ResumableLoader:
-        """Training batches; a rank gets its share of each (see `TrainingBatches`)."""
+        """Training batches; each rank gets its share of each batch, see `TrainingBatches`."""
         rank, world = self._ranks()
         dataset = self.parts["train"]
         batches = TrainingBatches(dataset.costs, self.batch_size, self.seed, rank, world)  # type: ignore[attr-defined]
         if batches.smallest < world:
             raise DataError(
-                f"the training batches have {batches.smallest} samples at least, for {world} processes; each needs "
+                f"the smallest training batch has {batches.smallest} samples for {world} processes, and each needs "
                 "one: raise data.batch_size or lower trainer.devices"
             )
         return ResumableLoader(dataset, batch_sampler=batches, **self._workers())
@@ -200,18 +206,18 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         loaders = [self.loader(part) for part in self.subsets("test").values()]
         return loaders if len(loaders) > 1 else loaders[0]
 
-    def loader(self, part: str, *, share: bool = True, most: int = 0) -> DataLoader:
+    def loader(self, part: str, *, share: bool = True, max_samples: int = 0) -> DataLoader:
         """Batches of one part in its order, each sample once.
 
         Args:
-            part: train, val or test.
-            share: give each rank of a distributed run its own samples (see `EvaluationBatches`).
-            most: only so many samples, evenly spread over the part; 0 means all.
+            part: train, val, test or another key of ``parts``.
+            share: divide the samples among the ranks of a distributed run, see `EvaluationBatches`.
+            max_samples: largest number of samples, evenly spaced over the part; 0: all.
         """
         dataset = self.parts[part]
         costs = dataset.costs  # type: ignore[attr-defined]
-        if most and most < len(costs):
-            chosen = evenly(len(costs), most)
+        if max_samples and max_samples < len(costs):
+            chosen = evenly_spaced(len(costs), max_samples)
             dataset, costs = Subset(dataset, chosen.tolist()), costs[chosen]
         rank, world = self._ranks() if share else (0, 1)
         if len(costs) < world:
@@ -240,11 +246,11 @@ class QH9DataModule(HamiltonianDataModule):
     Args:
         path: database file, or ``embedded:NAME``.
         basis: orbital basis.
-        database: released file this must be ("stable", "dynamic_100k", "dynamic_300k"), or "custom".
-        label: what tables call this data (QS and QD in the paper).
-        split: ood, random (stable), mol, geometry (dynamic).
+        database: name of the released file ("stable", "dynamic_100k", "dynamic_300k"), which is checked, or "custom".
+        label: name of the data in tables (QS and QD in the paper).
+        split: ood or random (stable), mol or geometry (dynamic).
         thresholds, fractions, split_seed, index_file: see `QH9Database.split`.
-        functional: of a custom database, for the record; None: from its provenance file, if there is one.
+        functional: density functional of a custom database, for the fingerprint; None: from its provenance file.
         **loaders: see `HamiltonianDataModule`.
     """
 
@@ -281,14 +287,14 @@ class QH9DataModule(HamiltonianDataModule):
         self.flavour = ""
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the database, check that it is the right one, and split it."""
+        """Open, check and split the database."""
         if self.split is not None:
             return
         source = QH9Database(self.path)
         if self.release != "custom":
             source.require_release(self.release)
         split = source.split(self.split_name, **self.split_options)  # type: ignore[arg-type]
-        split["train"] = self.limited(split["train"], str(self.path), "rows")
+        split["train"] = self.limit_training(split["train"], str(self.path), "rows")
         distances = source.check_distances(np.concatenate([split[part] for part in PARTS]))
         if distances is not None:
             self.remark(distances)
@@ -302,7 +308,7 @@ class QH9DataModule(HamiltonianDataModule):
         return PartSummary(self._source.elements, {part: counts[rows] for part, rows in self.split.items()})
 
     def fingerprint(self) -> dict[str, Any]:
-        """Database, split hash, units and functional; equal fingerprints mean equal benchmarks."""
+        """Database, hash of the split, units and functional; equal fingerprints mean equal benchmarks."""
         self.setup()
         assert self.split is not None
         return {
@@ -323,7 +329,7 @@ class QH9DataModule(HamiltonianDataModule):
 
 
 def _recorded_functional(path: Path) -> str | None:
-    """The functional in the provenance file that `tracegrad.physics` writes beside its databases."""
+    """Functional in the provenance file that `tracegrad.physics` writes beside its databases."""
     try:
         content = json.loads(path.with_name(f"{path.stem}.provenance.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -331,6 +337,6 @@ def _recorded_functional(path: Path) -> str | None:
     return content.get("functional") if isinstance(content, dict) else None
 
 
-def evenly(size: int, count: int) -> Int64[np.ndarray, " count"]:
-    """``count`` of ``size`` positions at equal distances, ascending."""
+def evenly_spaced(size: int, count: int) -> Int64[np.ndarray, " count"]:
+    """``count`` evenly spaced positions from 0 to ``size`` - 1, ascending."""
     return np.linspace(0, size - 1, count).astype(np.int64)

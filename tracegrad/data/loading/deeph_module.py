@@ -1,4 +1,4 @@
-"""The LightningDataModule of crystals in DeepH's format."""
+"""The LightningDataModule of crystals, in the formats of DeepH or packed."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -17,7 +17,7 @@ from tracegrad.data.loading.datamodule import (
     HamiltonianDataModule,
     PartSummary,
     database_path,
-    evenly,
+    evenly_spaced,
 )
 from tracegrad.data.loading.first_look import compare_radii, doubtful_units
 from tracegrad.data.splits import PARTS, TWISTED, Split, name_file_split, shuffled_split, split_hash
@@ -26,19 +26,19 @@ from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
 from tracegrad.hamiltonian.graph import HamiltonianGraph, crystal_graph
 from tracegrad.system.count_progress import CountProgress
 
-_LOOKED_AT = 3  # structures, for what a database tells before a training
+_STRUCTURES_CHECKED = 3  # structures whose radii and units are checked before a training
 
 
 class CrystalDataset(Dataset[HamiltonianGraph]):
     """Some structures of a database as labelled graphs.
 
     Args:
-        database: read structure by structure, also in worker processes.
+        database: the database; it can be read in worker processes.
         rows: positions in the database.
-        basis: orbital basis; must be that of the structures.
-        dtype: a key of ``DTYPES``.
-        in_memory: keep every graph that has been read, in each process.
-        cache: of the database; what it holds is read in place of the database.
+        basis: orbital basis of the structures.
+        dtype: float32 or float64.
+        in_memory: each process keeps every graph that it has read.
+        cache: cache of the database, which is read in place of it; None: no cache.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
 
     @property
     def costs(self) -> Float[np.ndarray, " rows"]:
-        """Atoms of each structure: in one material the pairs are proportional to them."""
+        """Cost of each structure: its number of atoms; in one material the number of pairs is proportional to it."""
         return self.database.atom_counts[self.rows].astype(np.float64)
 
     def __getitem__(self, index: int) -> HamiltonianGraph:
@@ -89,21 +89,21 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
 
 
 class DeepHDataModule(HamiltonianDataModule):
-    """Crystals in DeepH's format and one split of them, twisted structures as a test set of their own.
+    """A database of crystals and one of its splits, with twisted structures as a separate test set.
 
     Args:
         path: folder of structure folders, packed .h5 file, or ``embedded:NAME``.
-        basis: orbital basis; must be that of the structures.
-        label: what tables call this data.
-        table: database of the paper that this should be (MG, MM, BG, BB, BT, BS); what differs from Table 4 is said.
+        basis: orbital basis of the structures.
+        label: name of the data in tables.
+        table: database of the paper (MG, MM, BG, BB, BT, BS) whose numbers in Table 4 are compared with the data.
         include: patterns of the names of the structures to use.
-        twisted: patterns of the names of twisted structures; they are tested only.
-        sizes: structures of train, val and test, or fractions of those that are not twisted.
-        split_seed: of the shuffle before they are taken; 42 is the released one.
-        split_file: JSON file with lists of names train, val, test and perhaps twisted, in place of the shuffle.
-        train_size: use only so many training structures, evenly spread (0: all).
-        in_memory: keep what has been read.
-        cache: where the cache of the database is: "auto" (see `cache_paths`), a path, or None for no cache.
+        twisted: patterns of the names of twisted structures, which are only tested.
+        sizes: numbers of structures of train, val and test, or fractions of those that are not twisted.
+        split_seed: seed of the shuffle; 42 is the released one.
+        split_file: JSON file with lists of names train, val, test and optionally twisted, in place of ``sizes``.
+        train_size: number of training structures to use, evenly spaced (0: all).
+        in_memory: each process keeps the graphs that it has read.
+        cache: path of the cache of the database, "auto" (see `cache_paths`), or None for no cache.
         dtype: float32 or float64.
         **loaders: see `HamiltonianDataModule`.
     """
@@ -140,7 +140,7 @@ class DeepHDataModule(HamiltonianDataModule):
         self._wrong_radii: str | None = None
 
     def prepare_data(self) -> None:
-        """Build the cache if one is wanted and none fits; Lightning calls this on one process of each node."""
+        """Build the cache if it is configured and not valid; Lightning calls this on one process of each node."""
         if self.cache is None:
             return
         database = CrystalDatabase(self.path, include=self.include)
@@ -154,9 +154,9 @@ class DeepHDataModule(HamiltonianDataModule):
             )
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the database, check that it fits the basis, and split it; then use its cache as soon as one fits.
+        """Open the database, compare it with the basis, and split it; use its cache if that is valid.
 
-        Radii that the pairs of the data contradict are said, and refused where a training is to begin.
+        A warning is printed if the radii of the basis contradict the pairs of the data; a training is then refused.
         """
         if self.split is None:
             self._open()
@@ -173,24 +173,26 @@ class DeepHDataModule(HamiltonianDataModule):
     def _open(self) -> None:
         database = CrystalDatabase(self.path, include=self.include)
         self._check_basis(database)
-        database.check_files()  # rather now than at the end of a training
+        database.check_files()  # before a training, not at its end
         split = self._split(database)
         empty = [part for part in PARTS if not len(split[part])]
         if empty:
             raise DataError(f"{self.path}: no structures are left for {', '.join(empty)}; change data.sizes")
-        split["train"] = self.limited(split["train"], str(self.path), "structures")
+        split["train"] = self.limit_training(split["train"], str(self.path), "structures")
         self.database, self.split = database, split
         self.parts = {
             part: CrystalDataset(database, rows, self.basis, self.dtype, in_memory=self.in_memory)
             for part, rows in split.items()
         }
         self.compare_with_table()
-        self._first_look()
+        self._check_first_structures()
 
-    def _first_look(self) -> None:
-        """Say what some structures tell of radii and units."""
+    def _check_first_structures(self) -> None:
+        """Compare some structures with the radii of the basis and check their units."""
         rows = self.parts["train"].rows  # type: ignore[attr-defined]
-        structures = [self.database[row] for row in rows[evenly(len(rows), min(len(rows), _LOOKED_AT))]]
+        structures = [
+            self.database[row] for row in rows[evenly_spaced(len(rows), min(len(rows), _STRUCTURES_CHECKED))]
+        ]
         line, sure = compare_radii(structures, self.basis)
         for text in filter(None, (line, doubtful_units(structures[0]))):
             self.remark(f"{self.path}: {text}")
@@ -202,7 +204,7 @@ class DeepHDataModule(HamiltonianDataModule):
         return PartSummary(self.database.elements, {part: counts[rows] for part, rows in self.split.items()})
 
     def subsets(self, part: str) -> dict[str, str]:
-        """The test has the twisted structures as a second set."""
+        """The twisted structures are a second test set."""
         twisted = {TWISTED: TWISTED} if part == "test" and TWISTED in self.parts else {}
         return {"": part, **twisted}
 
@@ -211,7 +213,7 @@ class DeepHDataModule(HamiltonianDataModule):
         return self.database.names[row]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Database, split hash and units; equal fingerprints mean equal benchmarks."""
+        """Database, hash of the split and units; equal fingerprints mean equal benchmarks."""
         self.setup()
         assert self.split is not None
         return {
@@ -233,34 +235,34 @@ class DeepHDataModule(HamiltonianDataModule):
         assert self.sizes is not None
         if not self.twisted:
             return shuffled_split(len(database), list(self.sizes), self.split_seed)
-        apart = np.array(
+        twisted = np.array(
             [i for i, name in enumerate(database.names) if any(fnmatchcase(name, p) for p in self.twisted)],
             dtype=np.int64,
         )
-        if not len(apart):
+        if not len(twisted):
             raise DataError(
                 f"{self.path}: no name fits data.twisted={self.twisted}; give patterns of names, or []"
             )
-        rest = np.setdiff1d(np.arange(len(database)), apart)
+        rest = np.setdiff1d(np.arange(len(database)), twisted)
         split = shuffled_split(rest.tolist(), list(self.sizes), self.split_seed)
-        return split | {TWISTED: apart}
+        return split | {TWISTED: twisted}
 
     def _check_basis(self, database: CrystalDatabase) -> None:
-        """The shells of the files and of the configuration have to agree for every element of the files."""
+        """Raise `BasisError` unless the files and the basis agree in spin and in the shells of every element."""
         if database.spinful != self.basis.spinful:
-            found = "spinful" if database.spinful else "without spin"
+            kind = "spinful" if database.spinful else "without spin"
             raise BasisError(
-                f"{self.path}: the Hamiltonians are {found}; set basis.spinful={str(database.spinful).lower()}"
+                f"{self.path}: the Hamiltonians are {kind}; set basis.spinful={str(database.spinful).lower()}"
             )
         for number, degrees in database.shells.items():
-            own = self.basis.shells.get(number)
-            if own != degrees:
+            of_basis = self.basis.shells.get(number)
+            if of_basis != degrees:
                 symbol = chemical_symbols[number]
-                wanted = ",".join(
+                needed = ",".join(
                     f"{chemical_symbols[z]}-{shells_name(d)}" for z, d in database.shells.items()
                 )
                 raise BasisError(
                     f"{self.path}: {symbol} has shells {shells_name(degrees)}, but the basis has "
-                    f"{shells_name(own) if own else 'none'} for it; choose basis=openmx "
-                    f"'basis.shells=[{wanted}]' (with radii, such as C6.0-s2p2d1, to predict bare cells later)"
+                    f"{shells_name(of_basis) if of_basis else 'none'} for it; choose basis=openmx "
+                    f"'basis.shells=[{needed}]' (with radii, such as C6.0-s2p2d1, to predict bare cells later)"
                 )

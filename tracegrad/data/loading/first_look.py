@@ -1,7 +1,7 @@
-"""What some structures of a database say of the radii of the basis and of the units, before a training.
+"""Checks of radii and units with some structures of a database, before a training.
 
-A structure alone cannot tell a wrong radius from a right one, or hartree from eV, beyond doubt; see
-`tracegrad.data.crystals.structure` for what it can tell.
+A single structure does not show beyond doubt that a radius or a unit is wrong, so that these checks can only warn;
+see `tracegrad.data.crystals.structure` for the checks that refuse a structure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,43 +15,43 @@ from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
 from tracegrad.hamiltonian.neighbours import edges_within_range, pair_ranges
 from tracegrad.units import ANGSTROM_PER_BOHR
 
-_ROUNDING = 1e-3  # angstrom, of distances at the very end of a range
-_BEYOND = 1.5  # angstrom that absent pairs are looked for beyond the longest ones
+_ROUNDING = 1e-3  # angstrom, tolerance of distances
+_BEYOND = 1.5  # angstrom; missing pairs are searched this far beyond the longest listed pair
 _LARGEST_RADIUS = 15.0  # bohr
-_STEP = 0.5  # bohr, of the radii that are tried
-_MOST_TRIES = 100_000
-# Distance to the nearest neighbour over the sum of the covalent radii, median over the atoms; bohr taken for
-# angstrom multiplies it by 1.89.
+_STEP = 0.5  # bohr, between the radii that are tried
+_MOST_TRIES = 100_000  # combinations of radii
+# Largest distance to the nearest neighbour over the sum of the covalent radii. Reading bohr as angstrom multiplies
+# this ratio by 1.89.
 _LONGEST_SHARE = 1.4
-# On-site levels of all orbitals of an atom in eV reach at least so far; those of an s orbital in hartree do not.
-_LEVELS = 5.0  # eV
+# The largest on-site level of a structure in eV is at least this; in hartree it would be smaller.
+_SMALLEST_LARGEST_LEVEL = 5.0  # eV
 
-# Longest present and shortest absent distance of the pairs of two elements, angstrom.
-Range = tuple[float, float]
+# Largest listed and smallest missing distance of the pairs of two elements, angstrom.
+DistanceRange = tuple[float, float]
 
 
 def compare_radii(structures: Sequence[Structure], basis: OrbitalBasis) -> tuple[str | None, bool]:
     """Compare the radii of a basis with the pairs of atoms that have a block.
 
     Args:
-        structures: of the basis.
-        basis: with or without radii.
+        structures: some structures of a database.
+        basis: their orbital basis, with or without radii.
 
     Returns:
-        A line that says how they differ (None: they agree, or there are no radii), and whether other radii explain
-        all pairs of all structures, so that there is no doubt.
+        A message that says how they differ (None: they agree, or there are no radii); and True if other radii explain
+        all pairs of all structures, so that those of the basis are certainly wrong.
     """
     if basis.radii is None:
         return None, False
     reach = 2 * max(basis.radii.values())
-    found: dict[tuple[int, int], Range] = {}
+    ranges: dict[tuple[int, int], DistanceRange] = {}
     first: tuple[Structure, tuple[int, int]] | None = None
     for structure in structures:
         geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
         longest = max(one.longest for one in pair_ranges(*geometry).values())
         for pair, one in pair_ranges(*geometry, search=max(reach, longest + _BEYOND)).items():
-            before = found.get(pair, (0.0, np.inf))
-            found[pair] = max(before[0], one.longest), min(before[1], one.absent)
+            before = ranges.get(pair, (0.0, np.inf))
+            ranges[pair] = max(before[0], one.longest), min(before[1], one.absent)
             if first is None and not _fits((one.longest, one.absent), pair, basis.radii):
                 first = structure, pair
     if first is None:
@@ -60,8 +60,8 @@ def compare_radii(structures: Sequence[Structure], basis: OrbitalBasis) -> tuple
     geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
     longest = pair_ranges(*geometry)[pair].longest
     blocks = len(edges_within_range(*geometry[:3], np.ones(3, dtype=bool), basis))
-    radii = _explanation(found, basis.radii)
-    used = sorted({z for both in found for z in both})
+    radii = _explaining_radii(ranges, basis.radii)
+    used = sorted({z for both in ranges for z in both})
     named = "-".join(chemical_symbols[z] for z in pair)
     line = (
         f"basis.shells says {_names(basis, basis.radii, used)}, but the {named} pairs of {structure.name} end at "
@@ -75,9 +75,9 @@ def compare_radii(structures: Sequence[Structure], basis: OrbitalBasis) -> tuple
 
 
 def doubtful_units(structure: Structure) -> str | None:
-    """A line if the levels or the distances of a structure look like those of another unit, else None."""
+    """A message if levels or distances of a structure look like those in another unit, else None."""
     levels = np.concatenate(on_site_levels(structure))
-    if np.abs(levels).max() < _LEVELS:
+    if np.abs(levels).max() < _SMALLEST_LARGEST_LEVEL:
         return (
             f"the on-site levels of {structure.name} lie between {levels.min():.2f} and {levels.max():.2f} eV, which "
             "looks like hartree or rydberg; correct the unit of the Hamiltonian if it is not eV"
@@ -100,34 +100,35 @@ def doubtful_units(structure: Structure) -> str | None:
     return None
 
 
-def _fits(one: Range, pair: tuple[int, int], radii: Mapping[int, float]) -> bool:
+def _fits(one: DistanceRange, pair: tuple[int, int], radii: Mapping[int, float]) -> bool:
+    """Whether the sum of two radii lies between the listed and the missing distances."""
     reach = radii[pair[0]] + radii[pair[1]]
     return one[0] <= reach + _ROUNDING and reach <= one[1] + _ROUNDING
 
 
-def _explanation(
-    found: Mapping[tuple[int, int], Range], radii: Mapping[int, float]
+def _explaining_radii(
+    ranges: Mapping[tuple[int, int], DistanceRange], radii: Mapping[int, float]
 ) -> dict[int, float] | None:
-    """Radii (angstrom) that give exactly the pairs of all structures, as near to ``radii`` as possible."""
+    """Radii (angstrom) that give exactly the listed pairs of all structures, as close to ``radii`` as possible."""
     grid = np.arange(_STEP, _LARGEST_RADIUS + _STEP, _STEP) * ANGSTROM_PER_BOHR
-    elements = sorted({z for pair in found for z in pair})
+    elements = sorted({z for pair in ranges for z in pair})
     choices = []
     for z in elements:
-        one = found.get((z, z), (0.0, np.inf))
-        fitting_alone = {r for r in (radii[z], *grid.tolist()) if _fits(one, (z, z), {z: r})}
-        choices.append(sorted(fitting_alone))
+        one = ranges.get((z, z), (0.0, np.inf))
+        candidates = {r for r in (radii[z], *grid.tolist()) if _fits(one, (z, z), {z: r})}
+        choices.append(sorted(candidates))
     if np.prod([float(len(choice)) for choice in choices]) > _MOST_TRIES:
         return None
     fitting = [
         dict(zip(elements, chosen, strict=True))
         for chosen in product(*choices)
-        if all(_fits(one, pair, dict(zip(elements, chosen, strict=True))) for pair, one in found.items())
+        if all(_fits(one, pair, dict(zip(elements, chosen, strict=True))) for pair, one in ranges.items())
     ]
     if not fitting:
         return None
 
     def cost(chosen: dict[int, float]) -> tuple[int, float]:
-        """Radii in the names of bases are whole numbers of bohr, with few exceptions."""
+        """Number of radii that are not whole in bohr, as nearly all of OpenMX's are, and distance from ``radii``."""
         odd = sum(abs(r / ANGSTROM_PER_BOHR - round(r / ANGSTROM_PER_BOHR)) > 1e-6 for r in chosen.values())
         return odd, sum(abs(r - radii[z]) for z, r in chosen.items())
 
@@ -135,7 +136,7 @@ def _explanation(
 
 
 def _names(basis: OrbitalBasis, radii: Mapping[int, float], elements: Sequence[int]) -> str:
-    """As basis.shells has them."""
+    """Names of the bases in the form of ``basis.shells``."""
     names = []
     for z in elements:
         bohr = f"{radii[z] / ANGSTROM_PER_BOHR:.4f}".rstrip("0")

@@ -1,4 +1,4 @@
-"""A loader of training batches that goes on inside an epoch."""
+"""A loader of training batches that can resume within an epoch."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,11 +9,11 @@ from tracegrad.data.loading.sampler import TrainingBatches
 
 
 class ResumableLoader(DataLoader):
-    """A DataLoader over `TrainingBatches` whose state is its place: the epoch and the batches of it that are done.
+    """A DataLoader over `TrainingBatches` whose state is the epoch and the number of its finished batches.
 
-    Lightning puts the state into checkpoints and gives it back before the first batch of a run that goes on.
-    ``between_steps`` is called when a batch is finished and before the next one is loaded; it may save a checkpoint,
-    which then holds whole steps. It is not called after the last batch of an epoch.
+    Lightning saves the state in checkpoints and restores it before the first batch of a resumed run.
+    ``between_steps`` is called after each batch, except the last one of an epoch, and before the next batch is
+    loaded; a checkpoint that it saves is at the end of a step.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -23,12 +23,12 @@ class ResumableLoader(DataLoader):
 
     @property
     def batches(self) -> TrainingBatches:
-        """Where the batches come from."""
+        """The sampler of the batches."""
         assert isinstance(self.batch_sampler, TrainingBatches)
         return self.batch_sampler
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # A generator starts when the first batch is wanted: the epoch has been set by then.
+        # A generator starts when the first batch is requested: by then the epoch has been set.
         self.done = self.batches.start
         for i, batch in enumerate(super().__iter__()):
             if i and self.between_steps is not None:
@@ -41,5 +41,5 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.batches.set_epoch(state["epoch"])
-        # Of a finished epoch nothing is left: the next batches are those of the next one.
+        # After a finished epoch the next batches are those of the next epoch, from its first batch on.
         self.batches.start = self.done = state["done"] % len(self)

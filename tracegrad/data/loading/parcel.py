@@ -1,7 +1,12 @@
-"""Batches of loader processes travel in one piece.
+"""Parcels: fast transport of batches from the worker processes of a DataLoader to the training process.
 
-Between processes torch passes each tensor by a shared file of its own, which the receiver asks for over a socket:
-a millisecond for each of the twenty tensors of a batch. Here all tensors lie in one, and come out as views of it.
+Between processes torch puts each tensor into a separate block of shared memory, whose descriptor is passed over a
+socket: about a millisecond for each of the twenty tensors of a batch. A parcel is a batch whose tensors are copied
+into one byte buffer, which is sent as one tensor; the receiver gets the batch back with tensors that are views of
+this buffer.
+
+    batch  {numbers, positions, edge_index, ...}      pickled without tensors + [start, dtype, shape] of each tensor
+    buffer |numbers....|positions....|edge_index....  one uint8 tensor; each tensor starts at a multiple of 64 bytes
 """
 
 import io
@@ -16,18 +21,18 @@ from torch_geometric.data import Batch
 
 from tracegrad.hamiltonian.graph import HamiltonianGraph, collate
 
-ALIGNED = 64  # bytes
-Place = tuple[int, torch.dtype, torch.Size]  # first byte, dtype and shape of a tensor
+ALIGNMENT = 64  # bytes
+TensorPlace = tuple[int, torch.dtype, torch.Size]  # first byte in the buffer, dtype and shape of a tensor
 
 
 def collate_for_transport(graphs: list[HamiltonianGraph]) -> "Batch | Parcel":
-    """The batch of these graphs; in a loader process a `Parcel` that arrives as the batch."""
+    """The batch of these graphs; in a worker process of a DataLoader a `Parcel` that arrives as the batch."""
     batch = collate(graphs)
     return batch if get_worker_info() is None else Parcel(batch)
 
 
 class Parcel:
-    """Anything with tensors; what arrives in another process is the thing itself."""
+    """Wrapper of an object with tensors; when it is sent to another process, the object itself arrives there."""
 
     def __init__(self, content: Any):
         self.content = content
@@ -40,15 +45,15 @@ class Parcel:
         for (start, _, _), tensor in zip(packer.places, packer.tensors, strict=True):
             numbers = tensor.detach().contiguous().view(-1).view(torch.uint8)
             buffer[start : start + len(numbers)] = numbers
-        return _unpacked, (file.getvalue(), packer.places, buffer)
+        return _unpack, (file.getvalue(), packer.places, buffer)
 
 
 class _Packer(pickle.Pickler):
-    """Leaves out tensors and says where they shall lie."""
+    """Pickles an object without its tensors and assigns each of them a place in the buffer."""
 
     def __init__(self, file: io.BytesIO):
         super().__init__(file)
-        self.places: list[Place] = []
+        self.places: list[TensorPlace] = []
         self.tensors: list[Tensor] = []
         self.size = 0
 
@@ -57,12 +62,14 @@ class _Packer(pickle.Pickler):
             return None
         self.places.append((self.size, obj.dtype, obj.shape))
         self.tensors.append(obj)
-        self.size += -(-obj.numel() * obj.element_size() // ALIGNED) * ALIGNED
+        self.size += -(-obj.numel() * obj.element_size() // ALIGNMENT) * ALIGNMENT
         return len(self.tensors) - 1
 
 
 class _Unpacker(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, places: list[Place], buffer: UInt8[Tensor, " bytes"]):
+    """Inserts views of the buffer as tensors."""
+
+    def __init__(self, file: io.BytesIO, places: list[TensorPlace], buffer: UInt8[Tensor, " bytes"]):
         super().__init__(file)
         self.places, self.buffer = places, buffer
 
@@ -72,6 +79,6 @@ class _Unpacker(pickle.Unpickler):
         return numbers.view(dtype).view(shape)
 
 
-def _unpacked(content: bytes, places: list[Place], buffer: UInt8[Tensor, " bytes"]) -> Any:
-    """Comes from a process of our own, as all that loaders send."""
+def _unpack(content: bytes, places: list[TensorPlace], buffer: UInt8[Tensor, " bytes"]) -> Any:
+    """The object of a parcel. Unpickling is safe: parcels come only from worker processes of this program."""
     return _Unpacker(io.BytesIO(content), places, buffer).load()

@@ -29,13 +29,13 @@ from tracegrad.units import BOHR_PER_ANGSTROM
 
 STABLE_COLUMNS = ("id", "N", "Z", "pos", "Ham")
 DYNAMIC_COLUMNS = ("id", "geo_id", "N", "Z", "pos", "ekin", "epot", "etot", "time", "Ham", "converged")
-# Released files by their number of rows, and the functional of each in today's PySCF names.
+# Number of rows of each released file, and its functional by the present names of PySCF.
 RELEASES = {"stable": 130_831, "dynamic_100k": 99_900, "dynamic_300k": 299_800}
 FUNCTIONALS = {"stable": "b3lyp5", "dynamic_100k": "b3lyp", "dynamic_300k": "b3lyp5"}
 RELEASED_FRAMES = 100
 SPLIT_NAMES = {"stable": ("ood", "random"), "dynamic": ("mol", "geometry")}
 SYMMETRY_TOLERANCE = 1e-6  # hartree
-_LOOKED_AT = 32  # rows, for what only a database as a whole tells
+_ROWS_CHECKED = 32  # rows in checks of the database as a whole
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Molecule:
 class QH9Database:
     """A QH9 file as a sequence of molecules, in the order of its table.
 
-    Nothing is copied or preprocessed; a row is read and validated when it is asked for. Every process and
-    thread opens its own read-only connection, so an instance can be shared with DataLoader workers.
+    Nothing is copied or preprocessed; a row is read and validated when it is accessed. Each process and thread opens
+    a read-only connection, so that an instance can be shared with DataLoader workers.
 
     Args:
         path: a database in the schema of the released files.
@@ -63,7 +63,7 @@ class QH9Database:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if not os.path.isfile(self.path):  # unlike Path.is_file, False also where looking is not allowed
+        if not os.path.isfile(self.path):  # unlike Path.is_file, False also without permission
             raise DataError(
                 f"{self.path}: no such database; give the path of a QH9 .db file "
                 "(released: https://zenodo.org/records/8274793, or python -m experiments.generate)"
@@ -90,14 +90,14 @@ class QH9Database:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: row {row} of a database of {len(self)} rows")
         sql = "SELECT N, Z, pos, Ham FROM data WHERE rowid = ?"
-        found = self._query(sql, int(self._rowids[index]), where=f"row {index}: ")
-        if not found:
+        rows = self._query(sql, int(self._rowids[index]), where=f"row {index}: ")
+        if not rows:
             raise DataError(f"{self.path}: row {index} is gone; the file changed after it was opened")
-        return self._decode(index, *found[0])
+        return self._decode(index, *rows[0])
 
     @property
     def release(self) -> str | None:
-        """Which released file has this flavour, number of rows and order of ids (None: none of them)."""
+        """Name of the released file with this flavour, number of rows and order of ids; None: none of them."""
         for name, rows in RELEASES.items():
             if name.startswith(self.flavour) and rows == len(self) and self._ids_of_release:
                 return name
@@ -108,18 +108,18 @@ class QH9Database:
         if name not in RELEASES:
             raise DataError(f"unknown QH9 release {name!r}; known: {sorted(RELEASES)}")
         if self.release != name:
-            found = f"the released {self.release} file" if self.release else f"a {self.flavour} database"
+            this = f"the released {self.release} file" if self.release else f"a {self.flavour} database"
             if len(self) == RELEASES[name] and not self.release:
-                found += " in another order (column id)"
+                this += " in another order (column id)"
             raise DataError(
                 f"{self.path}: the configuration asks for {name} ({RELEASES[name]:,} rows), but this is "
-                f"{found} with {len(self):,} rows; open the right file, or set data.database to "
+                f"{this} with {len(self):,} rows; open the right file, or set data.database to "
                 f"{self.release or 'custom'} if this one is meant"
             )
 
     @cached_property
     def _ids_of_release(self) -> bool:
-        """Stable: ids count the rows from 0. Dynamic: the first and last hundred rows are whole trajectories."""
+        """Stable: the ids are 0, 1, 2, ... Dynamic: the first and the last hundred rows are one trajectory each."""
         last = len(self) - 1
         ends = [0, last] if self.flavour == "stable" else [0, 99, 100, last - 100, last - 99, last]
         sql = "SELECT id FROM data WHERE rowid = ?"
@@ -130,21 +130,24 @@ class QH9Database:
 
     @cached_property
     def atom_counts(self) -> Int64[np.ndarray, " rows"]:
-        """Atoms of every row, from the column N."""
-        found = self._query("SELECT N FROM data ORDER BY rowid")
-        return np.array([self._atom_count(row, atoms) for row, (atoms,) in enumerate(found)], dtype=np.int64)
+        """Number of atoms of each row, from the column N."""
+        rows = self._query("SELECT N FROM data ORDER BY rowid")
+        return np.array([self._atom_count(row, atoms) for row, (atoms,) in enumerate(rows)], dtype=np.int64)
 
     @cached_property
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers in the database, ascending, from the column Z."""
         blobs = self._query("SELECT DISTINCT Z FROM data")
-        whole = [blob for (blob,) in blobs if isinstance(blob, bytes) and len(blob) % 4 == 0]
-        found = {z for blob in whole for z in np.frombuffer(blob, "<i4").tolist()}
-        return tuple(sorted(found))
+        valid = [blob for (blob,) in blobs if isinstance(blob, bytes) and len(blob) % 4 == 0]
+        return tuple(sorted({z for blob in valid for z in np.frombuffer(blob, "<i4").tolist()}))
 
     @cached_property
     def trajectory_starts(self) -> Int64[np.ndarray, " bounds"]:
-        """First row of each trajectory of a dynamic database, and the number of rows at the end."""
+        """First row of each trajectory of a dynamic database, followed by the number of rows.
+
+        Raises:
+            DataError: a stable database, or the frames of a trajectory are not consecutive.
+        """
         if self.flavour != "dynamic":
             raise DataError(f"{self.path}: a stable database has no trajectories")
         if self.release:
@@ -153,7 +156,7 @@ class QH9Database:
         changes = [i for i in range(1, len(ids)) if ids[i] != ids[i - 1]]
         if len(changes) >= len(set(ids)):
             raise DataError(
-                f"{self.path}: the frames of a trajectory (column id) do not stand together, for example at "
+                f"{self.path}: the frames of a trajectory (column id) are not consecutive, for example at "
                 f"rows {changes[0] - 1} and {changes[0]}; sort the table by trajectory or give an index file"
             )
         return np.array([0, *changes, len(ids)], dtype=np.int64)
@@ -167,14 +170,18 @@ class QH9Database:
         seed: int = splits.RELEASED_SEED,
         index_file: str | Path | None = None,
     ) -> Split:
-        """Row positions ``{"train", "val", "test"}`` (int64) of a named split.
+        """Row positions of train, val and test in a named split.
 
-        Names: ``ood`` and ``random`` (stable), ``mol`` and ``geometry`` (dynamic). On a released file the
-        released rule applies as it is. Databases of other sizes need ``thresholds`` (two atom counts, for
-        ``ood``), ``fractions`` (train, val, test; the other names) or an ``index_file`` (.npz).
+        Args:
+            name: ``ood`` or ``random`` (stable), ``mol`` or ``geometry`` (dynamic).
+            thresholds: two numbers of atoms for ``ood``, see `size_split`; None: those of the released files.
+            fractions: train, val and test for the other names; None: those of the released files.
+            seed: seed of ``random`` and ``mol``.
+            index_file: an .npz file with the split, in place of the other arguments, see `index_file_split`.
 
         Raises:
-            DataError: unknown name, missing rule, or a part that would be empty.
+            DataError: an unknown name, no thresholds or fractions for a file that is none of the released ones, or an
+                empty part.
         """
         if not 0 <= seed < 1 << 32:
             raise DataError(f"the split seed is {seed}; give one from 0 to 2^32 - 1 (data.split_seed)")
@@ -216,18 +223,18 @@ class QH9Database:
         return splits.geometry_split(self.trajectory_starts, fractions or ())
 
     def check_distances(self, rows: Int64[np.ndarray, " rows"]) -> str | None:
-        """See whether the atoms of some of these rows lie within reach of bonds.
+        """Check in some of these rows that the atoms are close enough to be bonded.
 
-        Rows that cannot be read are passed over here; reading them for use says why.
+        Rows that cannot be read are skipped; reading them later raises the error.
 
         Returns:
-            A line to tell the user if most of them do not and may be meant so; else None.
+            A warning for the user if most molecules have no bonds, which may be intended; else None.
 
         Raises:
             DataError: the positions of the database are in another unit or order.
         """
         molecules = []
-        for row in rows[np.unique(np.linspace(0, len(rows) - 1, _LOOKED_AT).astype(np.int64))]:
+        for row in rows[np.unique(np.linspace(0, len(rows) - 1, _ROWS_CHECKED).astype(np.int64))]:
             with suppress(DataError):
                 molecule = self[row]
                 molecules.append((molecule.numbers, molecule.positions))
@@ -235,7 +242,7 @@ class QH9Database:
 
     @cached_property
     def _checked(self) -> Bool[np.ndarray, " rows"]:
-        """Rows that this process has found to be molecules; later epochs do not ask again."""
+        """Rows that this process has validated; they are not validated again in later epochs."""
         return np.zeros(len(self), dtype=bool)
 
     @cached_property
@@ -291,9 +298,9 @@ class QH9Database:
 
     def _array(self, where: str, column: str, blob: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        found = len(blob) if isinstance(blob, bytes) else None
-        if found != expected:
-            got = f"{found} bytes" if found is not None else type(blob).__name__
+        size = len(blob) if isinstance(blob, bytes) else None
+        if size != expected:
+            got = f"{size} bytes" if size is not None else type(blob).__name__
             raise DataError(
                 f"{where}: column {column} is {got}, but {expected} bytes are needed for {dtype}{list(shape)}; "
                 "the file is damaged or of another basis"

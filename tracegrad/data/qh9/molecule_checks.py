@@ -1,8 +1,8 @@
-"""Whether a row of a QH9 database is a molecule in the units of the database.
+"""Checks that a row of a QH9 database is a molecule in the units of the database.
 
-What cannot be a molecule in any case is refused when the row is read: atoms on top of each other, everything
-squeezed, fragments out of each other's reach, 1s levels that are not those of the elements. Distances that are too
-long may be meant (broken bonds), so only a database as a whole is judged by them, see `long_distances`.
+Impossible molecules are refused when the row is read: atoms at the same place, all distances too short, fragments far
+from each other, 1s levels that do not belong to the elements. Distances that are too long may be intended (broken
+bonds); they are judged only for a database as a whole, see `long_distances`.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,16 +18,16 @@ from tracegrad.units import BOHR_PER_ANGSTROM, MEV_PER_HARTREE
 
 SMALLEST_DISTANCE = 0.4  # angstrom; H2 vibrates between 0.6 and 0.9
 # Distance of an atom to its nearest neighbour over the sum of their covalent radii, median over the atoms of a
-# molecule: 0.77 (HCN) to 1.25 (F2). Bohr taken for angstrom multiplies it by 1.89, and the other way round.
+# molecule: 0.77 (HCN) to 1.25 (F2). Reading angstrom as bohr divides this ratio by 1.89, the opposite multiplies it.
 SHORTEST, LONGEST = 0.65, 1.35
-# Extent beyond which a molecule of n atoms has no bonds left that could hold it together, angstrom.
+# A molecule of n atoms whose extent is larger than _EXTENT + n _EXTENT_OF_ATOM (angstrom) cannot be bonded.
 _EXTENT, _EXTENT_OF_ATOM = 20.0, 3.0
-# Molecules of so many sorts are not all drawn apart by the same factor on purpose.
-_SORTS = 4
+# Molecules of at least this many compositions are not all stretched by the same factor on purpose.
+_COMPOSITIONS = 4
 # 1s level over -(0.592 Z - 0.36)^2 hartree: 0.99 to 1.09 for Li to Ar in B3LYP/def2-SVP, 0.92 in PBE, 1.22 in
-# Hartree-Fock (Li). The neighbour in the periodic table is beyond these limits up to F, and so is the rydberg.
+# Hartree-Fock (Li). Up to F, neighbours in the periodic table are outside these limits; so are rydberg.
 _LOWEST_SHARE, _HIGHEST_SHARE = 0.8, 1.25
-# Mean level of the p functions of H, in hartree: 0.95 to 1.3 in B3LYP/def2-SVP.
+# Mean diagonal element of the p functions of H, in hartree: 0.95 to 1.3 in B3LYP/def2-SVP.
 _LOWEST_P, _HIGHEST_P = 0.8, 1.85
 _UNITS = {
     "rydberg": 2.0,
@@ -36,9 +36,9 @@ _UNITS = {
     "kcal/mol": 627.509,
     "kJ/mol": 2625.5,
 }
-# Of each element in def2-SVP, by atomic number; 0: it has none there.
+# Number of orbitals of each element in def2-SVP, by atomic number; 0: not tabulated.
 ORBITALS = np.array([sum(2 * degree + 1 for degree in DEF2_SVP.get(z, ())) for z in range(119)])
-# Of the 1s orbital by atomic number, about, hartree.
+# Approximate energy of the 1s orbital by atomic number, hartree.
 CORE_LEVELS = -((0.592 * np.arange(119) - 0.36) ** 2)
 
 
@@ -49,14 +49,17 @@ def check_molecule(
     where: str,
     flavour: str,
 ) -> None:
-    """Raise `DataError` for what is no molecule, or a Hamiltonian of other atoms or in another unit.
+    """Check that the positions are those of a molecule, and that the Hamiltonian belongs to it and is in hartree.
 
     Args:
-        numbers: atomic numbers of def2-SVP.
+        numbers: atomic numbers that def2-SVP has.
         positions: angstrom, finite.
         hamiltonian: in PySCF's order; should be in hartree.
         where: database and row, for the message.
-        flavour: stable or dynamic; says the unit of the file.
+        flavour: stable or dynamic; the unit of positions in the file depends on it.
+
+    Raises:
+        DataError: one of these conditions does not hold.
     """
     if len(numbers) > 1:
         fault = _geometry_fault(numbers, positions)
@@ -78,28 +81,33 @@ def long_distances(
     where: str,
     flavour: str,
 ) -> str | None:
-    """What to say of molecules (atomic numbers, positions in angstrom) whose atoms lie too far apart to be bonded.
+    """Check whether the atoms of molecules are too far apart to be bonded.
+
+    Args:
+        molecules: atomic numbers and positions (angstrom) of each.
+        where: the database, for messages.
+        flavour: stable or dynamic.
 
     Returns:
-        A line if that is so for most of them and nothing explains it; else None.
+        A warning if that is so for most molecules, else None.
 
     Raises:
-        DataError: most are so, nearly all are molecules if their positions are read in another way, and they are
-            molecules of several sorts; those of one sort may be points along the breaking of a bond.
+        DataError: nearly all are molecules if the positions are read in another unit or order, and the molecules have
+            several compositions. Molecules of one composition may be points along the breaking of a bond.
     """
     pairs = [(numbers, positions) for numbers, positions in molecules if len(numbers) > 1]
     far = [pair for pair in pairs if _bond_share(*pair) > LONGEST]
     if 2 * len(far) <= len(pairs):
         return None
     line = (
-        f"{where}: column pos: in {len(far)} of {len(pairs)} rows that were looked at most atoms have no neighbour "
-        "within reach of a bond"
+        f"{where}: column pos: in {len(far)} of {len(pairs)} checked rows most atoms have no neighbour "
+        "at the distance of a bond"
     )
     for what, other in _readings(flavour).items():
         if sum(_normal(numbers, other(positions)) for numbers, positions in pairs) < 0.9 * len(pairs):
             continue
         line += f"; read {what} they have some; correct the positions"
-        if len({numbers.tobytes() for numbers, _ in pairs}) >= _SORTS:
+        if len({numbers.tobytes() for numbers, _ in pairs}) >= _COMPOSITIONS:
             raise DataError(line)
         return f"{line}, unless bonds are meant to be broken"
     return f"{line}; correct the unit of the positions if this is not meant"
@@ -108,6 +116,7 @@ def long_distances(
 def _geometry_fault(
     numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"]
 ) -> str | None:
+    """What is impossible about the geometry, for a message; None: nothing."""
     distances = cdist(positions, positions)
     extent = float(distances.max())
     np.fill_diagonal(distances, np.inf)
@@ -128,7 +137,7 @@ def _geometry_fault(
 
 
 def _level_fault(numbers: Int64[np.ndarray, " atoms"], levels: Float[np.ndarray, " n"]) -> str | None:
-    """Levels are diagonal elements; the first function of an element from Li on is its 1s orbital."""
+    """Which level (diagonal element of H) is impossible, for a message. From Li on the first function is the 1s."""
     starts = np.cumsum(ORBITALS[numbers]) - ORBITALS[numbers]
     heavy = numbers > 2
     if heavy.any():
@@ -151,13 +160,14 @@ def _level_fault(numbers: Int64[np.ndarray, " atoms"], levels: Float[np.ndarray,
 
 
 def _bond_share(numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"]) -> float:
+    """`_share` of positions."""
     distances = cdist(positions, positions)
     np.fill_diagonal(distances, np.inf)
     return _share(numbers, distances)
 
 
 def _share(numbers: Int64[np.ndarray, " atoms"], distances: Float[np.ndarray, "atoms atoms"]) -> float:
-    """Distance to the nearest neighbour over that of a bond; the median over atoms (the lower one of two)."""
+    """Distance to the nearest neighbour over the length of a bond; lower median over the atoms."""
     radii = covalent_radii[numbers]
     nearest = (distances / (radii[:, None] + radii)).min(1)
     middle = (len(nearest) - 1) // 2
@@ -165,6 +175,7 @@ def _share(numbers: Int64[np.ndarray, " atoms"], distances: Float[np.ndarray, "a
 
 
 def _normal(numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"]) -> bool:
+    """Whether the positions are those of a bonded molecule."""
     with np.errstate(all="ignore"):
         return (
             bool(np.isfinite(positions).all() and np.abs(positions).max() < 1e6)
@@ -174,7 +185,7 @@ def _normal(numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarray, "
 
 
 def _readings(flavour: str) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Other ways to read positions that were taken for right ones in angstrom."""
+    """Other interpretations of positions that were read as those of the flavour and converted to angstrom."""
     dynamic = flavour == "dynamic"
     factor = BOHR_PER_ANGSTROM if dynamic else 1 / BOHR_PER_ANGSTROM
     units = ("angstrom", "bohr") if dynamic else ("bohr", "angstrom")
@@ -196,13 +207,13 @@ def _readings(flavour: str) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
 def _reading(
     numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"], flavour: str
 ) -> str:
-    """How the positions would make a molecule, for a message."""
-    found = [what for what, other in _readings(flavour).items() if _normal(numbers, other(positions))]
-    return f"; read {' or '.join(found)} it would be a molecule" if found else ""
+    """Interpretations with which the positions are a molecule, for a message."""
+    possible = [what for what, other in _readings(flavour).items() if _normal(numbers, other(positions))]
+    return f"; read {' or '.join(possible)} it would be a molecule" if possible else ""
 
 
 def _unit(numbers: Int64[np.ndarray, " atoms"], levels: Float[np.ndarray, " n"]) -> str:
-    """What would make the levels right, for a message."""
+    """Units, byte orders or orders of atoms with which the levels are right, for a message."""
     swapped = np.ascontiguousarray(levels).byteswap()
     with np.errstate(all="ignore"):
         if np.isfinite(swapped).all() and _level_fault(numbers, swapped) is None:

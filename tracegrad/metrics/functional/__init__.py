@@ -1,4 +1,4 @@
-"""Metrics as pure functions."""
+"""Metrics as functions of tensors, without state."""
 
 from tracegrad.metrics.functional.hamiltonian import SampleErrors, hamiltonian_errors
 from tracegrad.metrics.functional.orbitals import orbital_metrics

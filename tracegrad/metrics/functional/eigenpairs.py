@@ -1,13 +1,14 @@
 """The lowest states of predicted Hamiltonians that are close to solved references.
 
-In the basis of the reference orbitals C a prediction H' = H + E is nearly diagonal: A = C^T H' C = eps + C^T E C. The
-space of its lowest states is spanned by the rows of [1, X] with a small X, which solves
-A_pq + X A_qq - (A_pp + X A_qp) X = 0 (p: the wanted states, q: the others). Conjugate gradients find it in single
-precision. The energies are those of A in this space, in double precision, and one step of Newton's method with the
-diagonal of A_qq improves the orbitals. States stand in rows: few columns make slow products.
+In the basis of the reference orbitals C a prediction H' = H + E is nearly diagonal: A = C^T H' C = eps + C^T E C.
+Let p be the lowest states that are computed and q all others. The space of the lowest states is spanned by the rows
+of [1, X] with a small matrix X that solves the Riccati equation A_pq + X A_qq - (A_pp + X A_qp) X = 0. Conjugate
+gradients solve it in single precision. The energies are the eigenvalues of A in this space (Rayleigh-Ritz, double
+precision), and one Newton step with the diagonal of A_qq improves the orbitals. States are rows, because matrix
+products with few columns are slow.
 
-Nothing is taken on trust: residuals are computed in double precision, and A is shown to have no other state below.
-Matrices that fail go to `torch.linalg.eigh`.
+The result is verified: residuals are computed in double precision, and a test of positive definiteness shows that A
+has no other state below. Matrices that fail are diagonalised by `torch.linalg.eigh`.
 """
 
 import torch
@@ -17,15 +18,16 @@ from torch import Tensor
 from tracegrad.metrics.functional.eigenpairs_kernel import decoupled
 
 CONVERGED = 1e-7  # hartree, norm of A_pq + X A_qq - (A_pp + X A_qp) X: about what single precision reaches
-# Norm of A y - theta y over all wanted states, before the last step. Errors of energies are of the size of its square
-# over the distance to the next state.
+# Hartree, norm of A y - theta y over the lowest states before the Newton step. The error of an energy is about its
+# square over the distance to the next state.
 RESIDUAL = 2e-6
-MARGIN = 1e-4  # all other states are shown to lie higher than the wanted ones by so much, in single precision
-STEPS = 20
-PROGRESS = 0.5  # residual of a step over that of the step before it, on average at most
-# The highest wanted states and the next ones, from which they would be decoupled slowly, are diagonalised first.
+MARGIN = 1e-4  # hartree; all other states are shown to lie at least this much higher, for single precision
+STEPS = 20  # largest number of steps of the conjugate gradients
+PROGRESS = 0.5  # largest mean ratio of the residuals of successive steps
+# Conjugate gradients converge slowly for small energy differences. Therefore a window is diagonalised first: the
+# highest BELOW of the lowest states and the next ABOVE states.
 BELOW, ABOVE = 2, 10
-SMALLEST = 64  # smaller matrices are diagonalised as fast
+SMALLEST = 64  # number of orbitals below which a full diagonalisation is as fast
 
 
 def lowest_states(
@@ -34,13 +36,16 @@ def lowest_states(
     orbitals: Float[Tensor, "batch n n"],
     count: int,
 ) -> tuple[Float[Tensor, "batch count"], Float[Tensor, "batch count n"]]:
-    """Energies and orbitals (rows, in terms of the reference orbitals) of the ``count`` lowest states; float64.
+    """Energies and orbitals of the ``count`` lowest states of H + E, float64.
 
     Args:
-        error: E, float64; its symmetric part counts.
-        energies: of H, ascending, float64.
-        orbitals: of H in columns, C^T S C = 1, float64.
-        count: of the wanted states.
+        error: E, float64; only its symmetric part is used.
+        energies: orbital energies of H, ascending, float64.
+        orbitals: orbitals C of H in columns, C^T S C = 1, float64.
+        count: number of states.
+
+    Returns:
+        Energies, and orbitals as rows of coefficients of the reference orbitals.
     """
     n = error.shape[1]
     if n < SMALLEST or 2 * count > n or not count:
@@ -60,11 +65,11 @@ def _near_reference(
     orbitals: Float[Tensor, "batch n n"],
     count: int,
 ) -> tuple[Float[Tensor, "batch count"], Float[Tensor, "batch count n"], Bool[Tensor, " batch"]]:
-    """Energies and orbitals, and for which matrices they are the wanted ones."""
+    """Energies and orbitals, and for which matrices they are verified."""
     window = max(count - BELOW, 0), min(count + ABOVE, error.shape[1])
     limits = CONVERGED, PROGRESS, RESIDUAL, MARGIN
-    found = decoupled(error, energies, orbitals, count, window=window, steps=STEPS, limits=limits)
-    return found or _decoupled(error, energies, orbitals, count, window)
+    by_kernel = decoupled(error, energies, orbitals, count, window=window, steps=STEPS, limits=limits)
+    return by_kernel or _decoupled(error, energies, orbitals, count, window)
 
 
 def _symmetric(error: Float[Tensor, "batch n n"]) -> Float[Tensor, "batch n n"]:
@@ -90,18 +95,18 @@ def _decoupled(
     p: int,
     window: tuple[int, int],
 ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch p n"], Bool[Tensor, " batch"]]:
-    """The plain form; the states of the window are diagonalised first."""
+    """Energies, orbitals and whether they are verified, without the kernel."""
     error = _symmetric(error)
     start, end = window
     left = orbitals[:, :, :end].mT @ error
     block = left[:, start:] @ orbitals[:, :, start:end]
     block.diagonal(dim1=1, dim2=2).add_(energies[:, start:end])
-    levels, turn = torch.linalg.eigh(block)
+    levels, rotation = torch.linalg.eigh(block)
     levels = torch.cat([energies[:, :start], levels, energies[:, end:]], dim=1)
-    frontier = orbitals[:, :, start:end] @ turn
+    frontier = orbitals[:, :, start:end] @ rotation
 
-    of_p = torch.cat([left[:, :start], turn.mT[:, : p - start] @ left[:, start:]], dim=1) @ orbitals
-    of_p[:, :, start:end] = of_p[:, :, start:end] @ turn
+    of_p = torch.cat([left[:, :start], rotation.mT[:, : p - start] @ left[:, start:]], dim=1) @ orbitals
+    of_p[:, :, start:end] = of_p[:, :, start:end] @ rotation
     of_p[:, start:, start:end] = 0
     of_p.diagonal(dim1=1, dim2=2).add_(levels[:, :p])
     pp, pq = of_p[:, :, :p], of_p[:, :, p:]
@@ -112,15 +117,15 @@ def _decoupled(
     rounded = (pp.float(), pq.float(), qq, levels[:, p:].float())
     x, sure = _conjugate_gradients(*rounded)
 
-    double, turned = x.double(), of_q[:, :, : end - p]
+    double, window_orbitals = x.double(), of_q[:, :, : end - p]
     coupled = double @ of_q.mT @ error @ of_q  # X A_qq without the levels
-    coupled[:, :, : end - p] -= double[:, :, : end - p] @ (turned.mT @ error @ turned)
+    coupled[:, :, : end - p] -= double[:, :, : end - p] @ (window_orbitals.mT @ error @ window_orbitals)
     values, y, residual = _rayleigh_ritz(pp, pq, coupled + double * levels[:, None, p:], double)
     sure &= torch.linalg.matrix_norm(residual) < RESIDUAL
-    sure &= _alone(*rounded, x, values[:, -1].float() + MARGIN)
+    sure &= _others_lie_above(*rounded, x, values[:, -1].float() + MARGIN)
     high = levels[:, p:] + qq.diagonal(dim1=1, dim2=2)
     y[:, :, p:] -= residual[:, :, p:] / (high[:, None] - values[:, :, None])
-    y[:, :, start:end] = y[:, :, start:end] @ turn.mT
+    y[:, :, start:end] = y[:, :, start:end] @ rotation.mT
     return values, y, sure
 
 
@@ -130,7 +135,7 @@ def _conjugate_gradients(
     qq: Float[Tensor, "batch q q"],
     levels: Float[Tensor, "batch q"],
 ) -> tuple[Float[Tensor, "batch p q"], Bool[Tensor, " batch"]]:
-    """X, 0 where it is not found, and whether it is; each matrix has its own steps. A_qq is ``qq`` + ``levels``."""
+    """X (0 without convergence), and whether it has converged, for each matrix; A_qq is ``qq`` + diag(``levels``)."""
     qp, levels = pq.mT, levels[:, None]
     weight = 1 / (levels + qq.diagonal(dim1=1, dim2=2)[:, None] - pp.diagonal(dim1=1, dim2=2)[:, :, None])
     x, image, inner, residual = torch.zeros_like(pq), torch.zeros_like(pq), pp, pq
@@ -141,10 +146,10 @@ def _conjugate_gradients(
     for _ in range(STEPS):
         if not running.any():
             break
-        turned = torch.baddbmm(direction * levels, direction, qq)
-        bend = _dot(direction, torch.baddbmm(turned, inner, direction, alpha=-1))
+        moved = torch.baddbmm(direction * levels, direction, qq)
+        bend = _dot(direction, torch.baddbmm(moved, inner, direction, alpha=-1))
         step = torch.where(running[:, None, None], slope / bend, 0)
-        x, image = torch.addcmul(x, direction, step), torch.addcmul(image, turned, step)  # image: X A_qq
+        x, image = torch.addcmul(x, direction, step), torch.addcmul(image, moved, step)  # image: X A_qq
         inner = torch.baddbmm(pp, x, qp)
         residual = torch.baddbmm(pq + image, inner, x, alpha=-1)
         scaled = residual * weight
@@ -152,8 +157,8 @@ def _conjugate_gradients(
         direction = torch.addcmul(-scaled, direction, slope / before)
         norm, allowed = torch.linalg.matrix_norm(residual), PROGRESS * allowed
         running = running & (norm > CONVERGED) & (norm < allowed)
-    found = norm < 10 * CONVERGED
-    return torch.where(found[:, None, None], x, 0), found
+    converged = norm < 10 * CONVERGED
+    return torch.where(converged[:, None, None], x, 0), converged
 
 
 def _dot(a: Float[Tensor, "batch p q"], b: Float[Tensor, "batch p q"]) -> Float[Tensor, "batch 1 1"]:
@@ -166,7 +171,7 @@ def _rayleigh_ritz(
     image: Float[Tensor, "batch p q"],
     x: Float[Tensor, "batch p q"],
 ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch p n"], Float[Tensor, "batch p n"]]:
-    """Energies, orbitals and residuals of the states in the space of [1, X]; ``image`` is X A_qq."""
+    """Energies, orbitals and residuals of A in the space spanned by [1, X]; ``image`` is X A_qq."""
     image = torch.cat([torch.baddbmm(pp, x, pq.mT), pq + image], dim=2)
     one = torch.eye(pp.shape[1], dtype=pp.dtype, device=pp.device).expand(len(pp), -1, -1)
     y = torch.cat([one, x], dim=2)
@@ -177,7 +182,7 @@ def _rayleigh_ritz(
     return values, y, torch.baddbmm(y * values[:, :, None], rotation, image, beta=-1)
 
 
-def _alone(
+def _others_lie_above(
     pp: Float[Tensor, "batch p p"],
     pq: Float[Tensor, "batch p q"],
     qq: Float[Tensor, "batch q q"],
@@ -185,10 +190,11 @@ def _alone(
     x: Float[Tensor, "batch p q"],
     bound: Float[Tensor, " batch"],
 ) -> Bool[Tensor, " batch"]:
-    """Whether A - bound is positive definite in the complement of the space of [1, X]; A_qq is ``qq`` + ``levels``.
+    """Whether A has no state below ``bound`` outside the space of [1, X]; A_qq is ``qq`` + diag(``levels``).
 
-    It is there A_qq - bound - X^T B - B^T X with B = A_pq - (A_pp - bound) X / 2. If the off-diagonal part is smaller
-    than the diagonal (Frobenius norms, the diagonal scaled to 1), no factor is needed.
+    On the complement of this space A - bound is A_qq - bound - X^T B - B^T X with B = A_pq - (A_pp - bound) X / 2; it
+    must be positive definite. After scaling the diagonal to 1 it is, if the Frobenius norm of the rest is below 1;
+    otherwise a Cholesky factorisation decides.
     """
     norm = torch.linalg.matrix_norm
     distance = levels + qq.diagonal(dim1=1, dim2=2) - bound[:, None]

@@ -1,6 +1,7 @@
-"""The states of `tracegrad.metrics.functional.eigenpairs` in C++, matrix by matrix: each stays in a fast cache.
+"""C++ kernel of `tracegrad.metrics.functional.eigenpairs`: one matrix at a time, so that it stays in the CPU cache.
 
-Products and factors are those of MKL, which torch brings along on x86; elsewhere the plain form serves.
+Matrix products and factorisations are those of MKL, which torch contains on x86. On other machines there is no
+kernel.
 """
 
 import ctypes
@@ -13,15 +14,15 @@ from torch import Tensor
 
 from tracegrad.numerics import native
 
-# The last sets the threads of the calling thread and shows that it is MKL: other libraries may want the lengths of
-# strings behind the arguments of Fortran.
+# The last routine sets the number of threads of the calling thread. It exists only in MKL; other libraries may expect
+# the lengths of strings as further arguments.
 ROUTINES = ("dgemm_", "sgemm_", "dsyevd_", "dpotrf_", "spotrf_", "dtrsm_", "MKL_Set_Num_Threads_Local")
-# torch links the MKL whose integers have 32 bits: no size of an array, 1 + 6 n + 2 n^2 numbers at most, may need
-# more. Matrices of more orbitals take 8 GB each and are left to the plain form.
+# The MKL in torch has 32-bit integers, and the largest array has 1 + 6 n + 2 n^2 numbers. A larger matrix would take
+# 8 GB; the kernel does not treat it.
 LARGEST = 32_000
 FUNCTION = native.Function("decoupled", "ppppppp" + "iiiiiii" + "ddddd")
-# Hartree. Where the rounding of A_qq in single precision could change an energy by so much, X A_qq is made in double
-# precision, as the plain form does always.
+# Hartree. If rounding of A_qq to single precision could change an energy by this much, X A_qq is computed in double
+# precision, as `eigenpairs._decoupled` always does.
 ROUNDING = 1e-9
 
 
@@ -35,12 +36,17 @@ def decoupled(
     steps: int,
     limits: tuple[float, float, float, float],
 ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch p n"], Bool[Tensor, " batch"]] | None:
-    """As `eigenpairs._decoupled`, of the symmetric part of ``error``; None without a kernel.
+    """As `eigenpairs._decoupled`; None where no kernel can be used.
 
     Args:
-        window: the first and behind the last of the states that are diagonalised first.
-        steps: of the conjugate gradients at most.
+        error, energies, orbitals: as of `eigenpairs.lowest_states`.
+        p: number of the lowest states.
+        window: first state that is diagonalised first, and the one behind the last.
+        steps: largest number of steps of the conjugate gradients.
         limits: `CONVERGED`, `PROGRESS`, `RESIDUAL` and `MARGIN`.
+
+    Raises:
+        KernelArgumentError: shapes that do not agree.
     """
     if not native.usable(error, energies, orbitals) or error.dtype != torch.float64:
         return None
@@ -54,8 +60,8 @@ def decoupled(
     library = native.library(_SOURCE, FUNCTION) if routines is not None else None
     if library is None:
         return None
-    given = [x.contiguous() for x in (error, energies, orbitals)]
-    made = (
+    inputs = [x.contiguous() for x in (error, energies, orbitals)]
+    results = (
         energies.new_empty(batch, p),
         energies.new_empty(batch, p, n),
         energies.new_empty(batch, dtype=torch.bool),
@@ -70,7 +76,7 @@ def decoupled(
     }
     addresses = [
         native.address(name, x, shape, torch.bool if name == "sure" else torch.float64)
-        for x, (name, shape) in zip((*given, *made), shapes.items(), strict=True)
+        for x, (name, shape) in zip((*inputs, *results), shapes.items(), strict=True)
     ]
     bounds = (*limits, ROUNDING / torch.finfo(torch.float32).eps)
 
@@ -78,12 +84,12 @@ def decoupled(
         library.decoupled(routines, *addresses, first, last, n, p, *window, steps, *bounds)
 
     native.in_threads(share, batch, batch * 6 * n**3)
-    return made
+    return results
 
 
 @lru_cache(maxsize=1)
 def _routines() -> ctypes.Array | None:
-    """Addresses of the routines inside torch; None where it keeps them to itself or has others."""
+    """Addresses of the routines of MKL inside torch; None if they are not accessible."""
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in ROUTINES]
@@ -100,7 +106,7 @@ _SOURCE = """
 #include <memory>
 #include <vector>
 
-// Numbers are given by their address: in 32 or in 64 bits, the lower half comes first.
+// Fortran takes the addresses of integers; MKL reads the lower 32 bits, which come first in a 64-bit integer.
 using Int = int64_t;
 template <class T> using Product = void(const char*, const char*, const Int*, const Int*, const Int*, const T*,
                                         const T*, const Int*, const T*, const Int*, const T*, T*, const Int*);
@@ -115,7 +121,7 @@ struct Library {
   Solve* dtrsm; int (*threads)(int);
 };
 
-// c (m x n) = alpha a b + beta c of matrices in rows; a and b may be meant transposed.
+// c (m x n) = alpha a b + beta c of row-major matrices; ta, tb: a or b is transposed.
 template <class T>
 static void multiply(Product<T>* gemm, bool ta, bool tb, Int m, Int n, Int k, T alpha, const T* a, Int lda,
                      const T* b, Int ldb, T beta, T* c, Int ldc) {
@@ -124,7 +130,7 @@ static void multiply(Product<T>* gemm, bool ta, bool tb, Int m, Int n, Int k, T 
 
 struct Limits { double converged, progress, residual, margin, rounding; };
 
-// Those of a thread are kept for its next call, of the same sizes.
+// Memory of one thread, which is reused by its next call with the same sizes.
 struct Matrices {
   const Library lib;
   const Limits limits;
@@ -145,12 +151,12 @@ struct Matrices {
     iwork.resize(3 + 5 * most);
   }
 
-  bool serves(const Limits& wanted, Int n_, Int p_, Int start_, Int end_, Int steps_) const {
-    return !std::memcmp(&limits, &wanted, sizeof limits) && n == n_ && p == p_ && start == start_ && end == end_ &&
+  bool fits(const Limits& other, Int n_, Int p_, Int start_, Int end_, Int steps_) const {
+    return !std::memcmp(&limits, &other, sizeof limits) && n == n_ && p == p_ && start == start_ && end == end_ &&
            steps == steps_;
   }
 
-  // Eigenvectors replace the symmetric matrix, in rows.
+  // Eigenvectors replace the symmetric matrix, as rows.
   bool diagonalise(Int size, double* matrix, double* values) {
     Int info = 0, lwork = work.size(), liwork = iwork.size();
     lib.dsyevd("V", "U", &size, matrix, &size, values, work.data(), &lwork, iwork.data(), &liwork, &info);
@@ -283,7 +289,7 @@ struct Matrices {
     return !(size_of_e * most * most < limits.rounding);
   }
 
-  // X A_qq without the levels; the window is diagonal.
+  // X A_qq without the levels; the block of the window is diagonal.
   void couple(const double* orbitals) {
     if (!rounding_matters()) {
       multiply(lib.sgemm, false, false, p, q, q, 1.f, x.data(), q, qq.data(), q, 0.f, moved.data(), q);
@@ -332,8 +338,8 @@ struct Matrices {
     return std::sqrt(square) < limits.residual;
   }
 
-  // See eigenpairs._alone; the arrays of the conjugate gradients serve again.
-  bool alone(float bound) {
+  // See eigenpairs._others_lie_above; the arrays of the conjugate gradients are reused.
+  bool others_lie_above(float bound) {
     bool above = true;
     for (Int k = 0; k < q; ++k) {
       const float distance = lq[k] + qq[k * q + k] - bound;
@@ -348,8 +354,8 @@ struct Matrices {
       float sum = 0;
       #pragma omp simd reduction(+ : sum)
       for (Int l = 0; l < q; ++l) sum += qq[k * q + l] * qq[k * q + l] * root[l] * root[l];
-      const float own = qq[k * q + k] * root[k];
-      apart += root[k] * root[k] * std::max(sum - own * own, 0.f);
+      const float diagonal = qq[k * q + k] * root[k];
+      apart += root[k] * root[k] * std::max(sum - diagonal * diagonal, 0.f);
     }
     for (Int i = 0; i < p; ++i) {
       #pragma omp simd reduction(+ : of_x, of_b)
@@ -387,14 +393,14 @@ extern "C" void decoupled(void* const* routines, const double* errors, const dou
   const int threads = lib.threads(1);
   thread_local std::unique_ptr<Matrices> kept;
   const Limits limits{converged, progress, residual, margin, rounding};
-  if (!kept || !kept->serves(limits, n, p, start, end, steps))
+  if (!kept || !kept->fits(limits, n, p, start, end, steps))
     kept = std::make_unique<Matrices>(lib, limits, n, p, start, end, steps);
   Matrices& matrices = *kept;
   for (Int b = first; b < last; ++b) {
     double *e = values + b * p, *y = vectors + b * p * n;
     matrices.symmetric_part(errors + b * n * n);
     sure[b] = matrices.transform(energies + b * n, orbitals + b * n * n) && matrices.conjugate_gradients() &&
-              matrices.rayleigh_ritz(orbitals + b * n * n, e, y) && matrices.alone(e[p - 1] + margin);
+              matrices.rayleigh_ritz(orbitals + b * n * n, e, y) && matrices.others_lie_above(e[p - 1] + margin);
     if (sure[b]) matrices.improve(e, y);
   }
   lib.threads(threads);

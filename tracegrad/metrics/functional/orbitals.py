@@ -1,9 +1,10 @@
-"""Energies and wavefunctions of a predicted Hamiltonian against those of the reference.
+"""Errors of the orbital energies and wavefunctions of a predicted Hamiltonian.
 
-Both are solutions of H C = S C eps with the overlap S of the basis functions. Orbital k is the one with the k-th
-lowest energy; the n_occ lowest are occupied. In terms of the reference orbitals C (C^T S C = 1) the prediction is the
-ordinary symmetric problem (eps + C^T (H' - H) C) Y = Y eps', its orbitals are C' = C Y and their overlaps with the
-reference C^T S C' = Y, so that S is needed for the shift of H alone once the reference is solved.
+Prediction and reference are solved as H C = S C eps with the overlap matrix S of the basis functions. Orbital k has
+the k-th lowest energy; the n_occ lowest orbitals are occupied. In the basis of the reference orbitals C, for which
+C^T S C = 1, the prediction H' is the ordinary symmetric problem (eps + C^T (H' - H) C) Y = Y eps'. Its orbitals are
+C' = C Y, and their overlaps with the reference orbitals are C^T S C' = Y. Once the reference is solved, S is needed
+only for the shift of H.
 """
 
 from dataclasses import dataclass
@@ -16,21 +17,18 @@ from tracegrad.errors import DataError
 from tracegrad.metrics.functional.eigenpairs import lowest_states
 from tracegrad.metrics.functional.shift import least_absolute_shift, shifted_mae
 
-# Occupied levels of the reference whose neighbours are closer (hartree) count as one degenerate level: labels of
-# symmetric molecules split theirs by up to 4e-5 hartree.
+# Neighbouring levels of the reference that are closer (hartree) are one degenerate level: the labels of symmetric
+# molecules split such levels by up to 4e-5 hartree.
 DEGENERATE = 1e-4
 
-ENERGIES = (
-    *("eps_mae", "eps_mae_shifted", "h_mae_shifted"),
-    *("homo_error", "lumo_error", "gap_error"),
-)
+ENERGIES = ("eps_mae", "eps_mae_shifted", "h_mae_shifted", "homo_error", "lumo_error", "gap_error")
 OVERLAPS = ("psi_cosine", "psi_overlap", "psi_overlap_levels")
 NAMES = (*ENERGIES, *OVERLAPS)
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Solved reference molecules of the same number of orbitals; float64."""
+class ReferenceOrbitals:
+    """Solved references of molecules with the same number of orbitals; float64."""
 
     energies: Float[Tensor, "batch n"]  # hartree, ascending
     orbitals: Float[Tensor, "batch n n"]  # columns, C^T S C = 1
@@ -38,8 +36,8 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Metrics of each molecule (hartree), and the energies behind them: occupied ones and the next."""
+class OrbitalComparison:
+    """Metrics of each molecule, and its predicted energies up to the lowest empty orbital; hartree."""
 
     metrics: dict[str, Float[Tensor, " batch"]]
     energies: Float[Tensor, "batch levels"]
@@ -51,7 +49,7 @@ def orbital_metrics(
     overlap: Float[Tensor, "*batch n n"],
     n_occ: int | Int[Tensor, "*batch"],
 ) -> dict[str, Float[Tensor, "*batch"]]:
-    """Errors of orbital energies and wavefunctions of each molecule, for one matrix or a batch.
+    """Errors of the orbital energies and wavefunctions of each molecule, for one matrix or a batch.
 
     | key                  | meaning                                                                             |
     |----------------------|-------------------------------------------------------------------------------------|
@@ -62,38 +60,38 @@ def orbital_metrics(
     | `eps_mae_shifted`    | min over mu of the mean over occupied k of abs(eps'_k - eps_k + mu)                 |
     | `psi_overlap`        | sum over occupied j, k of (c_j . S c'_k)^2, over n_occ: 1 where both occupied       |
     |                      | spaces are the same, 0 where they are orthogonal                                    |
-    | `psi_overlap_levels` | the same sum over j, k of the same level alone; levels of the reference that are    |
-    |                      | degenerate within 1e-4 hartree (neighbour to neighbour) are one, so that a rotation |
-    |                      | inside it does not count                                                            |
+    | `psi_overlap_levels` | the same sum only over j, k of the same level; neighbouring levels of the reference |
+    |                      | within 1e-4 hartree are one degenerate level, so that a rotation of its orbitals    |
+    |                      | does not count                                                                      |
     | `homo_error`         | abs(eps'_k - eps_k) of the highest occupied orbital                                 |
-    | `lumo_error`         | the same of the next one                                                            |
-    | `gap_error`          | the same of their difference                                                        |
+    | `lumo_error`         | the same for the lowest empty orbital                                               |
+    | `gap_error`          | the same for the difference of both energies                                        |
 
-    H has no natural zero of energy: a constant mu moves all levels and changes H by mu S. Each shifted metric has the
-    mu that makes it smallest, found exactly.
+    The zero of energy is arbitrary: a shift mu of all levels changes H by mu S. Each shifted metric is computed with
+    the mu that minimises it exactly.
 
     Args:
-        h_pred: predicted Hamiltonian, hartree; of a matrix that is not symmetric the symmetric part is solved.
-        h_ref: reference, symmetric.
+        h_pred: predicted Hamiltonian, hartree; its symmetric part is solved.
+        h_ref: reference Hamiltonian, hartree, symmetric.
         overlap: S, symmetric and positive definite.
-        n_occ: occupied orbitals, at least 1 and fewer than there are orbitals.
+        n_occ: number of occupied orbitals, from 1 to n - 1.
 
     Returns:
-        Tensors of the shape of the batch without gradients, energies in hartree; NaN where h_pred is not finite.
+        Tensors of the shape of the batch, without gradients; energies in hartree; NaN where h_pred is not finite.
 
     Raises:
-        DataError: another dtype than float64, shapes that do not fit, reference or overlap that are not finite, an
-            overlap that is not positive definite, n_occ out of range.
+        DataError: a dtype other than float64, shapes that do not agree, a reference or overlap that is not finite, an
+            overlap that is not positive definite, or n_occ out of range.
     """
     occupied = _checked(h_pred, h_ref, overlap, n_occ)
     n = h_pred.shape[-1]
     h_pred, h_ref, overlap = (matrix.reshape(-1, n, n) for matrix in (h_pred, h_ref, overlap))
-    found = compare(h_pred - h_ref, solve_reference(h_ref, overlap), occupied.reshape(-1))
-    return {name: value.reshape(occupied.shape) for name, value in found.metrics.items()}
+    comparison = compare(h_pred - h_ref, solve_reference(h_ref, overlap), occupied.reshape(-1))
+    return {name: value.reshape(occupied.shape) for name, value in comparison.metrics.items()}
 
 
-def solve_reference(h: Float[Tensor, "batch n n"], overlap: Float[Tensor, "batch n n"]) -> Reference:
-    """Solve H C = S C eps.
+def solve_reference(h: Float[Tensor, "batch n n"], overlap: Float[Tensor, "batch n n"]) -> ReferenceOrbitals:
+    """Solve H C = S C eps by the Cholesky factor of S.
 
     Raises:
         DataError: S is not positive definite.
@@ -109,24 +107,24 @@ def solve_reference(h: Float[Tensor, "batch n n"], overlap: Float[Tensor, "batch
     energies, y = torch.linalg.eigh(torch.linalg.solve_triangular(factor, half.mT, upper=False))
     row, column = torch.tril_indices(*overlap.shape[1:], device=h.device)
     orbitals = torch.linalg.solve_triangular(factor.mT, y, upper=True)
-    return Reference(energies, orbitals, overlap[:, row, column])
+    return ReferenceOrbitals(energies, orbitals, overlap[:, row, column])
 
 
 @torch.no_grad()
 def compare(
     difference: Float[Tensor, "batch n n"],
-    reference: Reference,
+    reference: ReferenceOrbitals,
     n_occ: Int[Tensor, " batch"],
-) -> Comparison:
+) -> OrbitalComparison:
     """Metrics of predictions for solved references.
 
     Args:
-        difference: prediction less reference, hartree, float64; its symmetric part is solved.
-        reference: the same molecules.
-        n_occ: occupied orbitals; most is gained where it is the same for all.
+        difference: prediction minus reference, hartree, float64; its symmetric part is solved.
+        reference: solved references of the molecules.
+        n_occ: number of occupied orbitals; fastest if it is the same for all.
     """
     count = int(n_occ.max()) + 1
-    finite = difference.sum((1, 2)).isfinite()  # one entry that is not finite makes the sum so
+    finite = difference.sum((1, 2)).isfinite()  # the sum is finite only if all entries are
     if not finite.all():
         difference = torch.where(finite[:, None, None], difference, 0)
     predicted, y = lowest_states(difference, reference.energies, reference.orbitals, count)
@@ -155,7 +153,7 @@ def compare(
         "psi_overlap": square.sum((1, 2)) / n_occ,
         "psi_overlap_levels": (square * same).sum((1, 2)) / n_occ,
     }
-    return Comparison(
+    return OrbitalComparison(
         {name: torch.where(finite, value, torch.nan) for name, value in metrics.items()},
         torch.where(finite[:, None], predicted, torch.nan),
     )
@@ -172,14 +170,14 @@ def _cosines(
 
 
 def _same_level(energies: Float[Tensor, "batch levels"]) -> Bool[Tensor, "batch levels levels"]:
-    """Whether two orbitals belong to the same degenerate level."""
+    """Whether orbitals j and k belong to the same degenerate level."""
     level = (energies.diff(dim=1) > DEGENERATE).cumsum(1)
     level = torch.nn.functional.pad(level, (1, 0))
     return level[:, :, None] == level[:, None]
 
 
 def _checked(h_pred: Tensor, h_ref: Tensor, overlap: Tensor, n_occ: int | Tensor) -> Tensor:
-    """``n_occ`` as a tensor of the shape of the batch; raise `DataError` for input that has no metrics."""
+    """``n_occ`` as a tensor of the shape of the batch; raise `DataError` for invalid input, see `orbital_metrics`."""
     matrices = {"h_pred": h_pred, "h_ref": h_ref, "overlap": overlap}
     shape = h_ref.shape
     if len(shape) not in (2, 3) or shape[-1] != shape[-2] or not h_ref.numel():

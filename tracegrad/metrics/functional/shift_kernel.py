@@ -1,7 +1,7 @@
-"""The absolute deviation of matrices at their best shift, in C++.
+"""C++ kernel for the absolute deviation of matrices at the shift that minimises it.
 
-The shift is a weighted median, see `tracegrad.metrics.functional.shift`. The weights of many bins around the shift of
-least squares tell the one with the median, and its few numbers are sorted.
+The shift is a weighted median, see `tracegrad.metrics.functional.shift`. A histogram around the shift of least
+squares shows which bin contains the median; only the few numbers in this bin are sorted.
 """
 
 import torch
@@ -11,13 +11,18 @@ from torch import Tensor
 from tracegrad.numerics import native
 
 BINS = 4096
-OPERATIONS = 50  # for each element, about
+OPERATIONS = 50  # approximate number of operations for each matrix element
 
 
 def shifted_deviations(
     difference: Float[Tensor, "batch n n"], direction: Float[Tensor, "batch packed"]
 ) -> Float[Tensor, " batch"] | None:
-    """min over mu of sum_ij |D + mu S|_ij of each matrix, S symmetric and packed; None without a kernel."""
+    """min over mu of sum_ij |D + mu S|_ij for each matrix D; None where no kernel can be used.
+
+    Args:
+        difference: D, float64.
+        direction: lower triangle of the symmetric S, see `shifted_mae`.
+    """
     if not native.usable(difference, direction) or difference.dtype != torch.float64:
         return None
     library = native.library(_SOURCE, native.Function("deviations", "pppiiii"))
@@ -49,7 +54,7 @@ _SOURCE = """
 #include <utility>
 #include <vector>
 
-// The zeros z_i = -d_i / s_i of d_i + mu s_i and the weights |s_i| of one matrix. Where s is 0, so is the weight.
+// The zeros z_i = -d_i / s_i of d_i + mu s_i and the weights |s_i| of one matrix; the weight is 0 where s_i is 0.
 struct Terms {
   std::vector<double> z, w, sums;
   std::vector<int32_t> bins;
@@ -68,7 +73,7 @@ struct Terms {
       const bool counts = std::abs(zero) <= 1e300;
       zeros[j] = counts ? zero : 0.0;
       weights[j] = counts ? times * weight : 0.0;
-      still += times * (counts ? 0.0 : std::abs(d[j]) + 0.0 * weight);  // NaN stays
+      still += times * (counts ? 0.0 : std::abs(d[j]) + 0.0 * weight);  // a NaN in d or s reaches the result
       product += times * d[j] * s[j];
     }
     count += n;
@@ -86,11 +91,12 @@ struct Terms {
   double median(double total, double centre, double radius) {
     const double half = total / 2, scale = (sums.size() - 2) / (2 * radius), low = centre - radius;
     const double last = double(sums.size() - 1);
-    // The bin never falls where z rises, so that rounding of the edges changes nothing.
+    // The bin is a monotonic function of z, so that rounding of the edges of the bins does not change the result.
+    // If the limits are NaN, all numbers are in the first bin, which is sorted.
     #pragma omp simd
     for (int64_t i = 0; i < count; ++i) {
       const double place = (z[i] - low) * scale + 1;
-      bins[i] = int32_t(place > 0.0 ? (place > last ? last : place) : 0.0);  // NaN: all in one, which is sorted
+      bins[i] = int32_t(place > 0.0 ? (place > last ? last : place) : 0.0);
     }
     std::fill(sums.begin(), sums.end(), 0.0);
     for (int64_t i = 0; i < count; ++i) sums[bins[i]] += w[i];
@@ -105,14 +111,14 @@ struct Terms {
       before += one.second;
       if (!(before < half)) return one.first;
     }
-    return inside.empty() ? centre : inside.back().first;  // rounding may leave the last sum below the half
+    return inside.empty() ? centre : inside.back().first;  // because of rounding the last sum may lie below half
   }
 };
 
 extern "C" void deviations(const double* all_d, const double* all_s, double* out, int64_t first, int64_t last,
                            int64_t n, int64_t bins) {
   constexpr int64_t tile = 16;
-  thread_local Terms terms;  // kept for the next call
+  thread_local Terms terms;  // memory is reused by the next call
   std::vector<double> columns(tile * n);
   for (int64_t b = first; b < last; ++b) {
     const double *D = all_d + b * n * n, *s = all_s + b * (n * (n + 1) / 2);

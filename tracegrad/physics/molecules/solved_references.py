@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from tracegrad.data.cache.lookup import locked, writable
+from tracegrad.data.cache.lookup import build_lock, writable
 from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.molecules.solved import SolvedMolecule, solve_molecule
@@ -106,7 +106,7 @@ def prepare_references(
             report(f"no cache of orbitals, because {folders} cannot be written; set callbacks.orbitals.cache")
         return SolvedReferences(database)
     lock = place.with_name(f"{place.name}.lock")
-    with locked(lock, str(place), report):
+    with build_lock(lock, str(place), report):
         cache = _opened(place, about, rows, report)
         try:
             missing = sorted(set(rows) - cache.present(rows))

@@ -1,4 +1,4 @@
-"""Released weights of DeepH-E3."""
+"""Conversion of released weights of DeepH-E3."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -20,12 +20,13 @@ from tracegrad.weights.checkpoint import read_plain
 from tracegrad.weights.released.state import released_state, some_names
 
 KIND = "a released DeepH-E3"
-# What follows the blocks in the released network but does not enter H, and tables without trained content.
+# Parts of names: a layer after the last block that does not enter H, and tables without trained content.
 _IGNORED = ("lin_node.", "basis.", "distance_expansion.", ".output_mask", "_w3j")
 _HIGHEST_DEGREE = 8
 
-# Places of a released tensor's numbers, one behind the other, each with its shape.
-Target = list[tuple[Tensor, tuple[int, ...]]]
+# Where the numbers of a released tensor go: tensors of this network, in the order of the released numbers, each with
+# the shape that its piece has there.
+Pieces = list[tuple[Tensor, tuple[int, ...]]]
 
 
 def load_released_deeph_e3(
@@ -39,22 +40,23 @@ def load_released_deeph_e3(
     edge_chunk: int | None = None,
     recompute: bool = False,
 ) -> HamiltonianModel:
-    """DeepH-E3 with released weights.
+    """DeepH-E3 with released weights. All sizes and irreps follow from the shapes of the tensors.
 
     Args:
-        state_dict: tensors (or arrays) by their released names, ``{"state_dict": ...}``, or the path of such a file.
+        state_dict: tensors (or arrays) by their released names, ``{"state_dict": ...}``, or the path of a file with
+            either.
         dataset_info: ``index_to_Z`` (atomic numbers), ``orbital_types`` (degrees of the shells of each) and
-            ``spinful``, as in the file that DeepH-E3 writes beside its models.
+            ``spinful``, as in the ``dataset_info.json`` of DeepH-E3.
         legacy_e3nn: the weights were trained with e3nn 0.3.5, which the released code pins.
-        r_max: range of the radial functions in angstrom; the weights do not tell it.
+        r_max: range of the radial functions, angstrom; it cannot be inferred from the weights.
         hermitian, time_reversal, edge_chunk, recompute: see `DeepHE3`.
 
     Returns:
-        A model in evaluation mode, float64 when the weights are. All sizes and irreps come from the tensors' shapes.
+        The model in evaluation mode and in the dtype of the weights.
 
     Raises:
-        CheckpointError: unreadable file, incomplete dataset_info, tensors missing, surplus or of shapes that do not
-            fit together.
+        CheckpointError: an unreadable file, an incomplete dataset_info, missing or surplus tensors, or shapes that do
+            not agree.
     """
     content = read_plain(state_dict) if isinstance(state_dict, str | Path) else state_dict
     state = {
@@ -133,7 +135,7 @@ def _sizes(state: Mapping[str, Tensor], basis: OrbitalBasis) -> dict[str, Any]:
     if blocks == 1:
         return sizes | {"irreps": str(node), "last_node_irreps": str(node)}
     edge, _ = _natural_irreps(state, "edge_update_blocks.0")
-    sizes["lmax"] = _harmonics(state, node, edge, degrees - 1)
+    sizes["lmax"] = _harmonics_lmax(state, node, edge, degrees - 1)
     last_channels = state[f"node_update_blocks.{blocks - 1}.conv.fc.4.bias"].numel()
     extra = last_channels - node.num_irreps
     last = Irreps([*node, (extra, Irrep(1, 1))]) if extra > 0 else node
@@ -141,10 +143,10 @@ def _sizes(state: Mapping[str, Tensor], basis: OrbitalBasis) -> dict[str, Any]:
 
 
 def _natural_irreps(state: Mapping[str, Tensor], update: str) -> tuple[Irreps, int]:
-    """Irreps that an update makes, and how many degrees of harmonics it has.
+    """Irreps of the output of an update, and the number of degrees of its spherical harmonics.
 
-    The first input, of degree 0, makes degree l with the harmonics of degree l: its weights have as many columns as
-    the irreps have channels, those of degree 0 the gates in addition.
+    The first input has degree 0; its product with harmonics of degree l has degree l. The weights of this path have
+    one column for each output channel of degree l (and for each gate, if l = 0).
     """
     channels = state[f"{update}.conv.fc.4.bias"].numel()
     muls = [state[f"{update}.lin_post.bias"].numel()]
@@ -154,31 +156,31 @@ def _natural_irreps(state: Mapping[str, Tensor], update: str) -> tuple[Irreps, i
             break
         muls.append(state[name].shape[1])
     degrees = len(muls)
-    if sum(muls) < channels:  # a degree above those of the harmonics, which scalars do not make
+    if sum(muls) < channels:  # a degree above those of the harmonics, which no product with scalars has
         muls.append(channels - sum(muls))
     return Irreps([(mul, Irrep(degree, (-1) ** degree)) for degree, mul in enumerate(muls)]), degrees
 
 
-def _harmonics(state: Mapping[str, Tensor], node: Irreps, edge: Irreps, least: int) -> int:
+def _harmonics_lmax(state: Mapping[str, Tensor], node: Irreps, edge: Irreps, least: int) -> int:
     """Highest degree of the harmonics, from the number of paths of an edge update."""
     update = "edge_update_blocks.0"
-    found = sum(key.startswith(f"{update}.conv.tp.weights1.") for key in state)
+    paths = sum(key.startswith(f"{update}.conv.tp.weights1.") for key in state)
     for lmax in range(least, _HIGHEST_DEGREE + 1):
         sources = [ir for irreps in (node, node) for _, ir in irreps] + [SCALAR]
         targets = [ir for _, ir in edge]
         if (
             sum(len(filter_degrees(source, target, lmax)) for source in sources for target in targets)
-            == found
+            == paths
         ):
             return lmax
     raise CheckpointError(
-        f"not {KIND}: {found} weights of {update}.conv.tp fit no degree of harmonics "
+        f"not {KIND}: {paths} weights of {update}.conv.tp fit no degree of harmonics "
         f"from {least} to {_HIGHEST_DEGREE}"
     )
 
 
-def _fill(name: str, state: Mapping[str, Tensor], pieces: Target) -> None:
-    """Copy a released tensor, flat and in the order of the pieces, into its places."""
+def _fill(name: str, state: Mapping[str, Tensor], pieces: Pieces) -> None:
+    """Copy the numbers of a released tensor into its pieces."""
     if name not in state:
         raise CheckpointError(f"not {KIND}: {name} is missing")
     source = state[name]
@@ -196,9 +198,9 @@ def _fill(name: str, state: Mapping[str, Tensor], pieces: Target) -> None:
         start += size
 
 
-def _names(backbone: DeepHE3) -> Iterator[tuple[str, Target]]:
-    """Released names of all parameters, each with its places here in the order of the released numbers."""
-    yield "embedding.weight", _whole(backbone.embedding)
+def _names(backbone: DeepHE3) -> Iterator[tuple[str, Pieces]]:
+    """Released name of each tensor, and its pieces."""
+    yield "embedding.weight", _one_piece(backbone.embedding)
     for kind, updates in (("node", backbone.node_updates), ("edge", backbone.edge_updates)):
         for k, update in enumerate(updates):
             assert isinstance(update, Update)
@@ -206,43 +208,43 @@ def _names(backbone: DeepHE3) -> Iterator[tuple[str, Target]]:
     yield from _head_names(backbone)
 
 
-def _update_names(prefix: str, update: Any) -> Iterator[tuple[str, Target]]:
+def _update_names(prefix: str, update: Any) -> Iterator[tuple[str, Pieces]]:
     yield from _linear_names(f"{prefix}.lin_pre", update.pre)
     yield from _linear_names(f"{prefix}.lin_post", update.post)
     if update.skip is not None:
         yield from _linear_names(f"{prefix}.skip_connect.sc", update.skip)
     first = update.own.linears[0]
-    own: Target = []
+    of_kinds: Pieces = []
     for i in _by_input(first):
-        # Released: (input channel, kind, output channel).
+        # Released order of the numbers: [input channel, kind of node, output channel].
         weights = [linear.weights[i] for linear in update.own.linears]
-        own += [
-            piece for row in range(len(weights[0])) for weight in weights for piece in _whole(weight[row])
+        of_kinds += [
+            piece for row in range(len(weights[0])) for weight in weights for piece in _one_piece(weight[row])
         ]
-    yield f"{prefix}.sc.weight", own
-    yield f"{prefix}.norm.weight", [piece for weight in update.norm.weights for piece in _whole(weight)]
-    yield f"{prefix}.norm.bias", _whole(update.norm.bias)
+    yield f"{prefix}.sc.weight", of_kinds
+    yield f"{prefix}.norm.weight", [piece for weight in update.norm.weights for piece in _one_piece(weight)]
+    yield f"{prefix}.norm.bias", _one_piece(update.norm.bias)
     yield from _product_names(f"{prefix}.conv.tp", update.convolution.product)
     for layer in (0, 2, 4):
         linear = update.convolution.radial_net[layer]
-        yield f"{prefix}.conv.fc.{layer}.weight", _whole(linear.weight)
-        yield f"{prefix}.conv.fc.{layer}.bias", _whole(linear.bias)
+        yield f"{prefix}.conv.fc.{layer}.weight", _one_piece(linear.weight)
+        yield f"{prefix}.conv.fc.{layer}.bias", _one_piece(linear.bias)
 
 
-def _linear_names(name: str, linear: IrrepsLinear) -> Iterator[tuple[str, Target]]:
-    yield f"{name}.weight", [piece for i in _by_input(linear) for piece in _whole(linear.weights[i])]
+def _linear_names(name: str, linear: IrrepsLinear) -> Iterator[tuple[str, Pieces]]:
+    yield f"{name}.weight", [piece for i in _by_input(linear) for piece in _one_piece(linear.weights[i])]
     if linear.bias is not None:
-        yield f"{name}.bias", _whole(linear.bias)
+        yield f"{name}.bias", _one_piece(linear.bias)
 
 
 def _by_input(linear: IrrepsLinear) -> list[int]:
-    """Positions of the weights in the order of the inputs."""
+    """Positions of the weights, sorted by their input."""
     sources = [source for source in linear.sources if source is not None]
     return sorted(range(len(sources)), key=lambda i: sources[i])
 
 
-def _product_names(name: str, product: EdgeProduct) -> Iterator[tuple[str, Target]]:
-    """The released product has one weight for each triple of an entry of the input, of Y and of the output."""
+def _product_names(name: str, product: EdgeProduct) -> Iterator[tuple[str, Pieces]]:
+    """The released product has one weight for each path: an irrep of the input, of Y and of the output."""
     places = {(c.source, c.target): n for n, c in enumerate(product.couplings)}
     w1, w2 = product.views(product.w1), product.views(product.w2, inputs=True)
     position = 0
@@ -257,15 +259,15 @@ def _product_names(name: str, product: EdgeProduct) -> Iterator[tuple[str, Targe
                     if n is None or l2 not in product.couplings[n].degrees:
                         continue
                     path = product.couplings[n].degrees.index(l2)
-                    yield f"{name}.weights1.{position}", _whole(w1[n][path, start : start + mul])
-                    yield f"{name}.weights2.{position}", _whole(w2[n][path, owners.index(s)])
+                    yield f"{name}.weights1.{position}", _one_piece(w1[n][path, start : start + mul])
+                    yield f"{name}.weights2.{position}", _one_piece(w2[n][path, owners.index(s)])
                     position += 1
 
 
-def _head_names(backbone: DeepHE3) -> Iterator[tuple[str, Target]]:
-    """The released head has one entry of one channel for each irrep of each pair of shells."""
+def _head_names(backbone: DeepHE3) -> Iterator[tuple[str, Pieces]]:
+    """The released head has one output of one channel for each irrep of each pair of shells."""
     entries = released_outputs(backbone)
-    weights: Target = []
+    weights: Pieces = []
     for i, (_, ir) in enumerate(backbone.expansion.irreps):
         weight = backbone.head.weights[i]
         weights += [(weight[:, channel], (len(weight),)) for entry, channel in entries if entry == ir]
@@ -276,7 +278,7 @@ def _head_names(backbone: DeepHE3) -> Iterator[tuple[str, Target]]:
 
 
 def released_outputs(backbone: DeepHE3) -> list[tuple[Irrep, int]]:
-    """Irreps and own channels of the released network's outputs, in their released order.
+    """Irrep and channel in this network of each output of the released network, in its order.
 
     Pairs of shells come in the order in which pairs of species, by ascending atomic number, first have them; with
     spin all real parts come before all imaginary parts.
@@ -284,19 +286,26 @@ def released_outputs(backbone: DeepHE3) -> list[tuple[Irrep, int]]:
     basis = backbone.basis
     order = backbone.expansion.channel_order()
     shells = len(basis.union) // basis.spins
-    own = {z: [i for i in range(shells) if basis.shell_mask[z][i]] for z in basis.elements}
+    shells_of = {z: [i for i in range(shells) if basis.shell_mask[z][i]] for z in basis.elements}
     pairs = dict.fromkeys(
-        (row, column) for a in basis.elements for b in basis.elements for row in own[a] for column in own[b]
+        (row, column)
+        for a in basis.elements
+        for b in basis.elements
+        for row in shells_of[a]
+        for column in shells_of[b]
     )
     return [entry for part in range(basis.spins) for pair in pairs for entry in order[*pair, part]]
 
 
-def _whole(tensor: Tensor) -> Target:
+def _one_piece(tensor: Tensor) -> Pieces:
     return [(tensor, tuple(tensor.shape))]
 
 
 def export_deeph_e3(backbone: DeepHE3) -> dict[str, Tensor]:
-    """The weights under the names and in the layouts of the released code (without its idle last node map)."""
+    """Weights by the names and in the layouts of the released code, without its unused last layer of the nodes.
+
+    Inverse of `load_released_deeph_e3`.
+    """
     with torch.no_grad():
         return {
             name: torch.cat([place.reshape(-1) for place, _ in pieces]) for name, pieces in _names(backbone)

@@ -1,8 +1,8 @@
-"""Model folders of DeepH-E3, as its training leaves them, read without running the code that they carry.
+"""Model folders that the training of DeepH-E3 writes, read without running the code in them.
 
-A folder holds ``best_model.pkl`` and ``model.pkl`` (of the last epoch) and in ``src`` what describes them:
+A folder holds ``best_model.pkl`` and ``model.pkl`` (of the last epoch), and in ``src`` their description:
 ``dataset_info.json``, ``target_blocks.json``, ``train.ini`` and a copy of the code with its default settings. Only
-text and tensors are read; sizes and irreps come from the shapes of the tensors.
+text and tensors are read; sizes and irreps follow from the shapes of the tensors.
 """
 
 import json
@@ -21,7 +21,7 @@ WEIGHTS = "best_model.pkl"
 SOURCE = "src"
 DATASET, TARGETS, SETTINGS = "dataset_info.json", "target_blocks.json", "train.ini"
 DEFAULTS = "deephe3_1/default_configs/train_default.ini"
-# Section and key of settings that make another network than `DeepHE3`, and the values that do not.
+# Section and key of settings that change the network, and the values with which it is `DeepHE3`.
 _NEEDED = {
     ("target", "target"): ("hamiltonian",),
     ("target", "convert_net_out"): ("false", "no", "0", "off"),
@@ -32,25 +32,28 @@ _NEEDED = {
 
 
 def deeph_e3_weights(source: Path) -> Path:
-    """The file of weights that ``source`` stands for: a model folder, one that holds it, or the file itself.
+    """The file of the weights.
+
+    Args:
+        source: a model folder, a folder that holds one, or the file itself.
 
     Raises:
-        CheckpointError: no weights there, those of several models, or nothing that describes them.
+        CheckpointError: there are no weights, weights of several models, or no files that describe them.
     """
     if source.is_file():
         weights = source
     else:
-        found = [source / WEIGHTS, *sorted(source.glob(f"*/{WEIGHTS}"))]
-        found = [path for path in found if path.is_file()]
-        if found[1:] and found[0].parent != source:
-            names = ", ".join(path.parent.name for path in found)
+        candidates = [source / WEIGHTS, *sorted(source.glob(f"*/{WEIGHTS}"))]
+        present = [path for path in candidates if path.is_file()]
+        if present[1:] and present[0].parent != source:
+            names = ", ".join(path.parent.name for path in present)
             raise CheckpointError(f"{source}: holds several models of DeepH-E3 ({names}); give one of them")
-        if not found:
+        if not present:
             raise CheckpointError(
                 f"{source}: holds no {WEIGHTS}, so it is no model folder of DeepH-E3; give the folder that its "
                 f"training has written (for other weights than the best, the file itself, such as model.pkl)"
             )
-        weights = found[0]
+        weights = present[0]
     missing = [
         name for name in (DATASET, TARGETS, SETTINGS) if not (weights.parent / SOURCE / name).is_file()
     ]
@@ -68,18 +71,18 @@ def load_deeph_e3_folder(
     """The network of a model folder, in evaluation mode.
 
     Args:
-        source: see `deeph_e3_weights`.
-        legacy_e3nn, edge_chunk: see `load_released_deeph_e3`.
+        source: as of `deeph_e3_weights`.
+        legacy_e3nn, edge_chunk: as of `load_released_deeph_e3`.
 
     Raises:
-        CheckpointError: files that are missing or damaged, objects beside the tensors, a network of another kind, or
-            one that predicts only a part of H.
+        CheckpointError: files that are missing or damaged, objects other than tensors, or a network that is not
+            `DeepHE3` or predicts only a part of H.
     """
     weights = deeph_e3_weights(Path(source))
     folder = weights.parent / SOURCE
     info, targets = (_json(folder / name) for name in (DATASET, TARGETS))
     _check_targets(info, targets, folder)
-    r_max = _range(folder)
+    r_max = _radial_range(folder)
     try:
         return load_released_deeph_e3(
             read_plain(weights), info, legacy_e3nn, r_max=r_max, edge_chunk=edge_chunk
@@ -95,8 +98,8 @@ def _json(path: Path) -> Any:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); copy the folder again") from error
 
 
-def _range(folder: Path) -> float:
-    """Range of the radial functions in angstrom; settings that make another network are refused."""
+def _radial_range(folder: Path) -> float:
+    """Range of the radial functions, angstrom; raise `CheckpointError` for settings of another network."""
     path = folder / SETTINGS
     parser = ConfigParser(inline_comment_prefixes=(";",), interpolation=None)
     try:
@@ -119,7 +122,7 @@ def _range(folder: Path) -> float:
 
 
 def _check_targets(info: Any, targets: Any, folder: Path) -> None:
-    """Raise `CheckpointError` unless the outputs of the network are all blocks of H, in the usual order."""
+    """Raise `CheckpointError` unless the outputs of the network are all blocks of H, in the default order."""
     path = folder / DATASET
     numbers, shells = (
         info.get(key) if isinstance(info, Mapping) else None for key in ("index_to_Z", "orbital_types")
@@ -144,11 +147,15 @@ def _integers(values: Any) -> TypeGuard[list[int]]:
 
 
 def all_targets(numbers: Sequence[int], shells: Sequence[Sequence[int]]) -> list[dict[str, list[int]]]:
-    """What DeepH-E3 calls targets: pairs of shells, each with its place among those of every pair of elements.
+    """The default list of *targets* of DeepH-E3, the basic blocks that its network predicts.
+
+    A target maps pairs of elements, such as "42 16", to the positions [i, j] of a pair of shells in their bases.
+    Pairs of elements share a target if the shells agree in degree and in their number among the shells of this
+    degree.
 
     Args:
         numbers: atomic numbers, ascending.
-        shells: degrees of the shells of each.
+        shells: degrees of the shells of each element.
     """
     targets: dict[tuple[int, ...], dict[str, list[int]]] = {}
     elements = list(zip(numbers, shells, strict=False))

@@ -1,4 +1,4 @@
-"""Released networks from the disk, of whichever code they are."""
+"""Loading a released network of either code."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +18,25 @@ from tracegrad.weights.released.state import released_state
 
 
 @dataclass(frozen=True)
-class Released:
-    """A released network: the model in evaluation mode, the file of its weights, and what reports call it."""
+class ReleasedNetwork:
+    """A released network: the model in evaluation mode, the file of its weights, and its name in reports."""
 
     model: HamiltonianModel
     file: Path
     name: str
 
 
-def load_released(source: str | Path, legacy_e3nn: bool = True, *, edge_chunk: int | None = None) -> Released:
+def load_released(
+    source: str | Path, legacy_e3nn: bool = True, *, edge_chunk: int | None = None
+) -> ReleasedNetwork:
     """QHNet from a checkpoint of the QH9 benchmark (.pt), or DeepH-E3 from its model folder.
 
     Args:
-        source: the checkpoint, the folder, or a file of weights in such a folder.
-        legacy_e3nn, edge_chunk: of DeepH-E3, see `load_deeph_e3_folder`.
+        source: the checkpoint, the folder, or a file of weights in the folder.
+        legacy_e3nn, edge_chunk: options for DeepH-E3, see `load_deeph_e3_folder`.
 
     Raises:
-        CheckpointError: neither of them, see the loaders.
+        CheckpointError: ``source`` is neither, or cannot be loaded.
     """
     path = Path(source).expanduser()
     if not path.exists():
@@ -51,13 +53,13 @@ def load_released(source: str | Path, legacy_e3nn: bool = True, *, edge_chunk: i
         weights = deeph_e3_weights(path)
         model = load_deeph_e3_folder(weights, legacy_e3nn, edge_chunk=edge_chunk)
         name = weights.parent.resolve().name
-        return Released(model, weights, name if weights.name == WEIGHTS else f"{name}_{weights.stem}")
+        return ReleasedNetwork(model, weights, name if weights.name == WEIGHTS else f"{name}_{weights.stem}")
     try:
         state = released_state(read_plain(path), KIND)
         if any(name.startswith("node_update_blocks.") for name in state):
             raise CheckpointError(
                 f"the weights of a DeepH-E3 without what describes them; give its model folder, which has {SOURCE}"
             )
-        return Released(load_released_qhnet(state), path, path.stem)
+        return ReleasedNetwork(load_released_qhnet(state), path, path.stem)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error

@@ -1,4 +1,4 @@
-"""Released weights of QHNet."""
+"""Conversion of released weights of QHNet."""
 
 import math
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from tracegrad.weights.checkpoint import read_plain
 from tracegrad.weights.released.state import released_state, some_names
 
 KIND = "a released QHNet"
-# Parameters of the released QHNet that its forward pass never uses.
-_DEAD = (
+# Parameters that the forward pass of the released QHNet does not use.
+_UNUSED = (
     "e3_gnn_layer.0.conv.norm_gate.",
     "e3_gnn_layer.0.conv.linear_node.",
     "e3_gnn_layer.0.conv.linear_node_pre.",
@@ -35,7 +35,7 @@ _CONSTANT = (
     "distance_expansion.n",
     "distance_expansion.v",
 )
-# Sizes above these are no QHNet that anybody has trained, but a damaged or foreign file.
+# Larger sizes are taken as a sign of a damaged or foreign file.
 _LARGEST = {
     "species": 1000,
     "channels": 4096,
@@ -48,17 +48,17 @@ _LARGEST = {
 
 
 def load_released_qhnet(source: str | Path | Mapping[str, Any]) -> HamiltonianModel:
-    """QHNet with the weights of a released checkpoint of the QH9 benchmark.
+    """QHNet with the weights of a released checkpoint of the QH9 benchmark. All sizes follow from the shapes.
 
     Args:
-        source: path of a checkpoint, its ``{"state_dict": ...}`` or a bare state_dict of tensors (or arrays).
+        source: path of a checkpoint, its content ``{"state_dict": ...}``, or a state_dict of tensors (or arrays).
 
     Returns:
-        A model in evaluation mode, float64 when the weights are. All sizes come from the tensors' shapes.
+        The model in evaluation mode and in the dtype of the weights.
 
     Raises:
-        CheckpointError: unreadable file, missing tensors, tensors that a QHNet does not have, or shapes that
-            do not fit together.
+        CheckpointError: an unreadable file, missing tensors, tensors that QHNet does not have, or shapes that do not
+            agree.
     """
     if not isinstance(source, (str, Path)):
         return _loaded(source)
@@ -70,42 +70,42 @@ def load_released_qhnet(source: str | Path | Mapping[str, Any]) -> HamiltonianMo
 
 def _loaded(content: Any) -> HamiltonianModel:
     state = released_state(content, KIND)
-    names = {ours: theirs for theirs, ours in _qhnet_names(state)}
-    used = set(names.values())
+    released_names = {ours: theirs for theirs, ours in _qhnet_names(state)}
+    used = set(released_names.values())
     unknown = sorted(
         key
         for key, value in state.items()
-        if key not in used and value.numel() and not any(part in key for part in (*_DEAD, *_CONSTANT))
+        if key not in used and value.numel() and not any(part in key for part in (*_UNUSED, *_CONSTANT))
     )
     if unknown:
         raise CheckpointError(f"not a released QHNet: it has no place for {some_names(unknown)}")
     missing = sorted(used - state.keys())
     if missing:
         raise CheckpointError(f"not a released QHNet: tensors are missing: {some_names(missing)}")
-    whole = sorted(key for key in used if not state[key].is_floating_point())
-    if whole:
+    integers = sorted(key for key in used if not state[key].is_floating_point())
+    if integers:
         raise CheckpointError(
-            f"not a released QHNet: weights are no floating-point numbers: {some_names(whole)}"
+            f"not a released QHNet: weights are no floating-point numbers: {some_names(integers)}"
         )
 
     backbone = QHNet(OrbitalBasis.def2_svp(), **_qhnet_sizes(state))
-    own = backbone.state_dict()
-    for ours, tensor in own.items():
-        theirs = state[names[ours]]
+    weights = backbone.state_dict()
+    for ours, tensor in weights.items():
+        theirs = state[released_names[ours]]
         flat = theirs.ndim == 1 and theirs.numel() == tensor.numel()
         if not flat and theirs.shape != tensor.shape:
             raise CheckpointError(
-                f"not a released QHNet: {names[ours]} has shape {list(theirs.shape)}, "
+                f"not a released QHNet: {released_names[ours]} has shape {list(theirs.shape)}, "
                 f"{list(tensor.shape)} is needed for {ours}"
             )
-        own[ours] = theirs.detach().reshape(tensor.shape)
-    backbone.to(own["embedding.weight"].dtype)
-    backbone.load_state_dict(own)
+        weights[ours] = theirs.detach().reshape(tensor.shape)
+    backbone.to(weights["embedding.weight"].dtype)
+    backbone.load_state_dict(weights)
     return HamiltonianModel(backbone).eval()
 
 
 def _qhnet_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of `QHNet`, each checked against more than one tensor before anything is allocated."""
+    """Arguments of `QHNet`; before anything is allocated, each is checked against more than one tensor."""
     species, channels = _matrix(state, "node_embedding.weight")
     radial, _ = _matrix(state, "e3_gnn_layer.0.conv.fc_node.layer0.weight")
     linear = state["e3_gnn_node_layer.0.linear_node_1.weight"].numel()
@@ -163,7 +163,7 @@ def _matrix(state: Mapping[str, Tensor], name: str) -> tuple[int, int]:
 
 
 def _qhnet_names(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    """Pairs (released name, own name) of every parameter."""
+    """Released name and name in `QHNet` of each parameter."""
     if "node_embedding.weight" not in state:
         raise CheckpointError(
             f"not a released QHNet: it has no node_embedding.weight but {some_names(sorted(state)) or 'nothing'}"
@@ -171,38 +171,38 @@ def _qhnet_names(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     pairs = [("node_embedding.weight", "embedding.weight"), ("distance_expansion._alpha", "radial.alpha")]
     for i in range(_count(state, "e3_gnn_layer.")):
         theirs, ours = f"e3_gnn_layer.{i}.conv", f"convolutions.{i}"
-        pairs += _plain(theirs, ours, "fc_node.layer{}", "radial_net.layer{}", (0, 1), ("weight",))
-        pairs += _plain(theirs, ours, "layer_l0.layer{}", "invariant_net.layer{}", (0, 1), ("weight",))
-        pairs += _plain(theirs, ours, "linear_out", "out")
+        pairs += _layer_names(theirs, ours, "fc_node.layer{}", "radial_net.layer{}", (0, 1), ("weight",))
+        pairs += _layer_names(theirs, ours, "layer_l0.layer{}", "invariant_net.layer{}", (0, 1), ("weight",))
+        pairs += _layer_names(theirs, ours, "linear_out", "out")
         if i > 0:
-            pairs += _gate(f"{theirs}.norm_gate", f"{ours}.gate")
-            pairs += _plain(theirs, ours, "linear_node", "linear")
-            pairs += _plain(theirs, ours, "linear_node_pre", "pre")
+            pairs += _gate_names(f"{theirs}.norm_gate", f"{ours}.gate")
+            pairs += _layer_names(theirs, ours, "linear_node", "linear")
+            pairs += _layer_names(theirs, ours, "linear_node_pre", "pre")
     for i in range(_pair_layers(state)):
         theirs, ours = f"e3_gnn_node_layer.{i}", f"self_layers.{i}"
         for j in range(2):
-            pairs += _gate(f"{theirs}.norm_gate_{j + 1}", f"{ours}.gates.{j}")
-            pairs += _plain(theirs, ours, f"linear_node_{j + 1}", f"linears.{j}")
+            pairs += _gate_names(f"{theirs}.norm_gate_{j + 1}", f"{ours}.gates.{j}")
+            pairs += _layer_names(theirs, ours, f"linear_node_{j + 1}", f"linears.{j}")
         pairs += [(f"{theirs}.tp.weight", f"{ours}.weight")]
-        pairs += _gate(f"{theirs}.norm_gate", f"{ours}.gate")
-        pairs += _plain(theirs, ours, "linear_node_3", "out")
+        pairs += _gate_names(f"{theirs}.norm_gate", f"{ours}.gate")
+        pairs += _layer_names(theirs, ours, "linear_node_3", "out")
     for i in range(_pair_layers(state)):
         theirs, ours = f"e3_gnn_node_pair_layer.{i}", f"pair_layers.{i}"
-        pairs += _plain(theirs, ours, "linear_node_pair_inner", "inner")
-        pairs += _gate(f"{theirs}.norm_gate_pre", f"{ours}.gate_in")
-        pairs += _plain(theirs, ours, "linear_node_pair_n", "linear")
-        pairs += _plain(theirs, ours, "fc_node_pair.layer{}", "radial_net.layer{}", (0, 1), ("weight",))
-        pairs += _plain(theirs, ours, "fc.{}", "invariant_net.{}", (0, 2))
-        pairs += _gate(f"{theirs}.norm_gate", f"{ours}.gate_out")
-        pairs += _plain(theirs, ours, "linear_node_pair", "out")
+        pairs += _layer_names(theirs, ours, "linear_node_pair_inner", "inner")
+        pairs += _gate_names(f"{theirs}.norm_gate_pre", f"{ours}.gate_in")
+        pairs += _layer_names(theirs, ours, "linear_node_pair_n", "linear")
+        pairs += _layer_names(theirs, ours, "fc_node_pair.layer{}", "radial_net.layer{}", (0, 1), ("weight",))
+        pairs += _layer_names(theirs, ours, "fc.{}", "invariant_net.{}", (0, 2))
+        pairs += _gate_names(f"{theirs}.norm_gate", f"{ours}.gate_out")
+        pairs += _layer_names(theirs, ours, "linear_node_pair", "out")
     for site, head in (("ii", "self_head"), ("ij", "pair_head")):
         pairs += [(f"output_{site}.weight", f"{head}.bottleneck.weight")]
-        pairs += _plain(f"fc_{site}.hamiltonian", f"{head}.weight_net", "{}", "{}", (0, 2))
-        pairs += _plain(f"fc_{site}_bias.hamiltonian", f"{head}.bias_net", "{}", "{}", (0, 2))
+        pairs += _layer_names(f"fc_{site}.hamiltonian", f"{head}.weight_net", "{}", "{}", (0, 2))
+        pairs += _layer_names(f"fc_{site}_bias.hamiltonian", f"{head}.bias_net", "{}", "{}", (0, 2))
     return pairs
 
 
-def _plain(
+def _layer_names(
     theirs: str,
     ours: str,
     their_layer: str,
@@ -210,6 +210,7 @@ def _plain(
     positions: tuple[int, ...] = (0,),
     kinds: tuple[str, ...] = ("weight", "bias"),
 ) -> list[tuple[str, str]]:
+    """Released name and name here of weight and bias of one or several layers."""
     return [
         (f"{theirs}.{their_layer.format(i)}.{kind}", f"{ours}.{our_layer.format(i)}.{kind}")
         for i in positions
@@ -217,12 +218,12 @@ def _plain(
     ]
 
 
-def _gate(theirs: str, ours: str) -> list[tuple[str, str]]:
-    return _plain(theirs, ours, "fc.{}", "mlp.{}", (0, 2))
+def _gate_names(theirs: str, ours: str) -> list[tuple[str, str]]:
+    return _layer_names(theirs, ours, "fc.{}", "mlp.{}", (0, 2))
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    """Number of layers, at least 1; a layer left out in between shows as missing tensors."""
+    """Number of layers with this prefix, at least 1, from the highest index."""
     indices = {key[len(prefix) :].split(".", 1)[0] for key in state if key.startswith(prefix)}
     known = {str(i) for i in range(_LARGEST["layers"])}
     if not indices <= known:

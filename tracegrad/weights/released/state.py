@@ -1,4 +1,4 @@
-"""What the loaders of released weights share."""
+"""Reading the state_dict of a released checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,11 @@ from tracegrad.errors import CheckpointError
 
 
 def released_state(content: Any, kind: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, ``{"state_dict": ...}`` or a bare state_dict; ``kind`` is what it should be.
+    """Tensors of a released checkpoint by their names.
+
+    Args:
+        content: ``{"state_dict": ...}`` or a state_dict itself, with tensors or arrays.
+        kind: name of the expected network in messages.
 
     Raises:
         CheckpointError: no mapping of tensors, or a checkpoint of TraceGrad itself.
@@ -35,5 +39,5 @@ def released_state(content: Any, kind: str) -> dict[str, Tensor]:
 
 
 def some_names(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first five names as text, and the number of further ones."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
