@@ -5,16 +5,16 @@ import pytest
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
-from tracegrad.physics.molecules.levels import Levels
+from tracegrad.physics.molecules.levels import MolecularLevels
 from tracegrad.plots.levels import levels_figure
 from tracegrad.units import MEV
 
 EV = MEV["hartree"] / MEV["eV"]
 
 
-def ladder(energies: list[float], occupied: int) -> Levels:
+def ladder(energies: list[float], occupied: int) -> MolecularLevels:
     """Levels at energies in eV."""
-    return Levels(np.array(energies) / EV, np.eye(len(energies)), occupied)
+    return MolecularLevels(np.array(energies) / EV, np.eye(len(energies)), occupied)
 
 
 def lines(figure: Figure) -> list[tuple[float, float, float]]:

@@ -423,7 +423,7 @@ def test_runs_that_repeat_a_seed_are_told_apart(tmp_path):
 def test_results_of_before_repetitions_are_read(tmp_path):
     contents = [result("none", 3, 5.0, repetition=None), result("none", 4, 5.0)]
     runs = collect_results(write_all(tmp_path, contents))
-    assert [(run.turn, run.turn_name, run.variant) for run in runs] == [
+    assert [(run.repetition_key, run.repetition_name, run.variant) for run in runs] == [
         ((3, 0), "seed 3", ""),
         ((4, 0), "seed 4", ""),
     ]

@@ -6,7 +6,7 @@ import pytest
 
 from tests.run_directories import LABELS, crystal_result, paper_result, result, write_run
 from tracegrad.reports.comparison import results_table
-from tracegrad.reports.grid import Grid, Head, Line, Text, all_grids
+from tracegrad.reports.grid import Grid, GridCell, GridHead, GridLine, all_grids
 from tracegrad.reports.latex import escaped, to_latex
 from tracegrad.reports.paired import paired_differences
 from tracegrad.reports.paper import compare_with_paper
@@ -107,8 +107,8 @@ def test_the_document_of_a_report_is_well_formed(tmp_path):
 
 
 def test_the_best_value_is_bold():
-    head = Head("MAE", "$\\mathrm{MAE}$", "meV")
-    lines = (Line("a", (Text("1.0", "(-50.0 %)", True),)), Line("b", (Text("2.0"),)))
+    head = GridHead("MAE", "$\\mathrm{MAE}$", "meV")
+    lines = (GridLine("a", (GridCell("1.0", "(-50.0 %)", True),)), GridLine("b", (GridCell("2.0"),)))
     document = to_latex([Grid("title", "sub", "method", (head,), lines, ("{best}: best",))])
     ((_, body),) = checked(document)
     assert r"a & \textbf{1.0} {\footnotesize (-50.0 \%)} \\" in body

@@ -22,7 +22,7 @@ _MOST = 60.0
 
 
 @dataclass(frozen=True)
-class Change:
+class BlockChange:
     """Block errors (meV) of two arms on the same samples."""
 
     title: str
@@ -40,7 +40,7 @@ class Change:
 
 
 @styled
-def block_change_figure(changes: Sequence[Change]) -> Figure:
+def block_change_figure(changes: Sequence[BlockChange]) -> Figure:
     """A line of three heat maps for each entry: two arms on one colour scale, and the change in percent.
 
     Raises:
@@ -64,7 +64,7 @@ def block_change_figure(changes: Sequence[Change]) -> Figure:
     return figure
 
 
-def _draw(figure: Figure, axes: np.ndarray, change: Change, side: float) -> None:
+def _draw(figure: Figure, axes: np.ndarray, change: BlockChange, side: float) -> None:
     norm = Normalize(0, finite_maximum([change.first.values, change.second.values]))
     for ax, label, table in zip(
         axes, (change.first_label, change.second_label), (change.first, change.second), strict=False

@@ -7,14 +7,14 @@ from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
 from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, grid, make_figure, styled
-from tracegrad.reports.paired import LEVEL, Pair
+from tracegrad.reports.paired import LEVEL, ArmPair
 
 _COLUMNS = 3
 _PANEL = "accuracy"
 
 
 @styled
-def differences_figure(pairs: Sequence[Pair], title: str = "") -> Figure:
+def differences_figure(pairs: Sequence[ArmPair], title: str = "") -> Figure:
     """A panel for each metric with a line for each pair; intervals that contain 0 are drawn hollow and grey.
 
     Raises:
@@ -53,7 +53,7 @@ def differences_figure(pairs: Sequence[Pair], title: str = "") -> Figure:
     return figure
 
 
-def _draw(ax: Axes, y: int, pair: Pair, key: str) -> None:
+def _draw(ax: Axes, y: int, pair: ArmPair, key: str) -> None:
     difference = pair.differences.get(key)
     if difference is None or difference.finding == "not finite":
         return

@@ -17,7 +17,7 @@ _COLOURS = "viridis"
 
 
 @dataclass(frozen=True)
-class Elements:
+class MatrixElements:
     """Matrix elements of blocks of an atom with itself and of the other blocks, true and predicted, in ``unit``."""
 
     true_on_site: Inexact[np.ndarray, " on_site"]
@@ -28,7 +28,7 @@ class Elements:
 
 
 @styled
-def elements_figure(elements: Elements, title: str = "") -> Figure:
+def elements_figure(elements: MatrixElements, title: str = "") -> Figure:
     """On-site and pair elements: predicted over true, and the error (meV) over true.
 
     Of complex elements the real parts are drawn; MAE and R^2 are those of the complex numbers.

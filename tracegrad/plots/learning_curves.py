@@ -30,7 +30,7 @@ Curve = tuple[Points, Points]
 
 
 @dataclass(frozen=True)
-class Run:
+class RunCurves:
     """The curves of one training run: column name -> (steps, values); losses in the unit of H, MAE in meV."""
 
     curves: dict[str, Curve]
@@ -65,7 +65,7 @@ def read_metrics(path: str | Path) -> dict[str, Curve]:
 
 
 @styled
-def learning_curves(runs: Sequence[Run], title: str = "") -> Figure:
+def learning_curves(runs: Sequence[RunCurves], title: str = "") -> Figure:
     """Losses and validation MAE (logarithmic) over a small panel of the learning rate.
 
     One run shows every loss and every validation MAE. Several runs show the H loss, the trace loss and
@@ -110,14 +110,14 @@ def learning_curves(runs: Sequence[Run], title: str = "") -> Figure:
     return figure
 
 
-def _draw_series(ax: Axes, run: Run, names: dict[str, str]) -> None:
+def _draw_series(ax: Axes, run: RunCurves, names: dict[str, str]) -> None:
     for (name, label), colour in zip(names.items(), SERIES_COLOURS, strict=False):
         if name in run.curves:
             steps, values = _thinned(run.curves[name])
             ax.plot(steps, values, color=colour, label=label, marker=_marker(steps), markersize=3)
 
 
-def _draw_arms(ax: Axes, runs: Sequence[Run], name: str) -> None:
+def _draw_arms(ax: Axes, runs: Sequence[RunCurves], name: str) -> None:
     for arm in dict.fromkeys(run.arm for run in runs):
         members = [run for run in runs if run.arm == arm]
         curves = [_thinned(run.curves[name]) for run in members if name in run.curves]
@@ -132,7 +132,7 @@ def _draw_arms(ax: Axes, runs: Sequence[Run], name: str) -> None:
         ax.plot(steps, values, color=colour, linewidth=1.8, label=label)
 
 
-def _draw_rate(ax: Axes, runs: Sequence[Run]) -> None:
+def _draw_rate(ax: Axes, runs: Sequence[RunCurves]) -> None:
     drawn: list[Curve] = []
     for run in runs:
         curve = run.curves.get("lr")

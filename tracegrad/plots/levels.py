@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
-from tracegrad.physics.molecules.levels import Levels
+from tracegrad.physics.molecules.levels import MolecularLevels
 from tracegrad.plots.style import LIGHT, SERIES_COLOURS, grid, make_figure, styled
 from tracegrad.units import MEV
 
@@ -24,7 +24,7 @@ _WIDTH, _SPACE = 0.6, 0.05  # of a ladder, and between levels side by side
 
 @styled
 def levels_figure(
-    ladders: Mapping[str, Levels],
+    ladders: Mapping[str, MolecularLevels],
     *,
     title: str = "",
     window: tuple[float, float] | None = None,
@@ -82,7 +82,7 @@ def groups(energies: Float[np.ndarray, " levels"], together: float) -> list[Floa
     return np.split(energies, np.flatnonzero(np.diff(energies) > together) + 1)
 
 
-def _window(ladders: list[Levels]) -> tuple[float, float]:
+def _window(ladders: list[MolecularLevels]) -> tuple[float, float]:
     lowest = []
     for levels in ladders:
         energies = levels.energies * _EV
@@ -90,7 +90,9 @@ def _window(ladders: list[Levels]) -> tuple[float, float]:
     return min(lowest) - 2.0, max(levels.lumo for levels in ladders) * _EV + _ABOVE
 
 
-def _draw(ax: Axes, place: int, levels: Levels, window: tuple[float, float], together: float) -> None:
+def _draw(
+    ax: Axes, place: int, levels: MolecularLevels, window: tuple[float, float], together: float
+) -> None:
     energies = levels.energies * _EV
     for colour, part in (
         (_OCCUPIED, energies[: levels.occupied]),

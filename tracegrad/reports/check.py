@@ -43,7 +43,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """A number (None: missing), its bounds, and where it stands."""
 
     name: str
@@ -90,7 +90,7 @@ def read_checks(path: Path) -> list[Check]:
     return [check for i, entry in enumerate(entries) for check in _checks(f"{path}, entry {i + 1}", entry)]
 
 
-def run_checks(checks: Sequence[Check], tables: Sequence[ResultsTable]) -> list[Outcome]:
+def run_checks(checks: Sequence[Check], tables: Sequence[ResultsTable]) -> list[CheckOutcome]:
     """Each check on every table it chooses; one that chooses none is missing."""
     outcomes = []
     for check in checks:
@@ -105,19 +105,19 @@ def run_checks(checks: Sequence[Check], tables: Sequence[ResultsTable]) -> list[
             row = next((row for row in table.rows if row.name == check.arm), None)
             found = _quantity(row.cells.get(check.metric) if row else None, check.quantity)
             name = f"{table.title} ({table.experiment}), {what}"
-            outcomes.append(Outcome(name, found, check.low, check.high))
+            outcomes.append(CheckOutcome(name, found, check.low, check.high))
         if not chosen:
             where = ", ".join(f"{key} {value}" for key, value in check.where.items())
-            outcomes.append(Outcome(f"{where or 'any table'}, {what}", None, check.low, check.high))
+            outcomes.append(CheckOutcome(f"{where or 'any table'}, {what}", None, check.low, check.high))
     return outcomes
 
 
-def paper_outcomes(compared: Sequence[ComparedTable], relative: float) -> list[Outcome]:
+def paper_outcomes(compared: Sequence[ComparedTable], relative: float) -> list[CheckOutcome]:
     """Every number of ours within the fraction ``relative`` of the paper's, which also must not be missing.
 
     Left out are times, which belong to a machine, and backbones that were not run.
     """
-    outcomes: dict[tuple[str, str, str], Outcome] = {}
+    outcomes: dict[tuple[str, str, str], CheckOutcome] = {}
     for table in compared:
         for section in table.sections:
             for line in section.lines:
@@ -128,7 +128,7 @@ def paper_outcomes(compared: Sequence[ComparedTable], relative: float) -> list[O
                     if wanted is None or column.key == INFERENCE:
                         continue
                     found = _quantity(line.ours.cells.get(column.key) if line.ours else None, "mean")
-                    outcomes[section.title, line.method, column.key] = Outcome(
+                    outcomes[section.title, line.method, column.key] = CheckOutcome(
                         f"{section.title}, {line.method}, {column.name} ({table.paper.name})",
                         found,
                         wanted.mean - relative * abs(wanted.mean),
@@ -137,7 +137,7 @@ def paper_outcomes(compared: Sequence[ComparedTable], relative: float) -> list[O
     return list(outcomes.values())
 
 
-def require(outcomes: Sequence[Outcome]) -> None:
+def require(outcomes: Sequence[CheckOutcome]) -> None:
     """Raise `CheckError` unless there are outcomes and all have passed."""
     if not outcomes:
         raise CheckError("no number to check: no run is on data of the paper; give check=FILE for other data")

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tracegrad.reports.paired import LEVEL, Pair
+from tracegrad.reports.paired import LEVEL, ArmPair
 from tracegrad.reports.paper import ComparedTable, source
 from tracegrad.reports.table import HEAD, Cell, ResultsTable
 
@@ -59,7 +59,7 @@ def paper_csv(compared: Sequence[ComparedTable]) -> str:
     return _written(names, lines)
 
 
-def paired_csv(tables: Sequence[ResultsTable], pairs: Sequence[Sequence[Pair]]) -> str:
+def paired_csv(tables: Sequence[ResultsTable], pairs: Sequence[Sequence[ArmPair]]) -> str:
     """One line for each difference between two arms in a metric."""
     names = [*HEAD, "first", "second", "metric", "unit", "difference", "low", "high"]
     names += ["level", "over", "seeds", "samples", "finding"]

@@ -45,7 +45,7 @@ def results_table(
 
 
 def _table(runs: list[RunResult], given: RunResult | None, worst: int) -> ResultsTable:
-    runs = sorted(runs, key=lambda run: run.turn)
+    runs = sorted(runs, key=lambda run: run.repetition_key)
     first = runs[0]
     if given is not None and data_of(given) != data_of(first):
         given = None
@@ -126,7 +126,7 @@ def _challenge(
     samples = "sample" if worst == 1 else f"{worst} samples"
     lines = [
         f"MAE_cha: the worst {samples} (s) and the worst basic block (b) of {baseline.label}, "
-        f"{baseline.turn_name} ({baseline.directory}); k = {worst} is our choice, the paper gives none"
+        f"{baseline.repetition_name} ({baseline.directory}); k = {worst} is our choice, the paper gives none"
     ]
     for part in challenge.subsets:
         names = ", ".join(entry.sample.name for entry in part.samples)
@@ -146,7 +146,7 @@ def _with_challenge(
             metrics = challenge_metrics(run.directory, challenge)
         except NotMeasuredError as error:
             metrics = {}
-            notes.append(f"{run.label}, {run.turn_name}: no MAE_cha, {error}")
+            notes.append(f"{run.label}, {run.repetition_name}: no MAE_cha, {error}")
         found.append(replace(run, metrics={**run.metrics, **metrics}))
     return found, notes
 
@@ -208,7 +208,7 @@ def _notes(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
             f"seed {', '.join(map(str, repeated))} is repeated, as in the paper: its spread is only the noise of "
             "the hardware, not that of weights and training order"
         )
-    if len({tuple(run.turn for run in row.runs) for row in rows}) > 1:
+    if len({tuple(run.repetition_key for run in row.runs) for row in rows}) > 1:
         notes.append("the rows have different seeds; their means compare different sets of runs")
     checkpoints = sorted({run.checkpoint for row in rows for run in row.runs})
     if len(checkpoints) > 1:

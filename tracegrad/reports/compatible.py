@@ -42,9 +42,9 @@ def check_baseline(baseline: RunResult, known: Iterable[Data]) -> None:
 def check_row(runs: Sequence[RunResult]) -> None:
     """Raise `ResultsError` if runs of one arm differ in more than their seed and repetition."""
     for one, other in combinations(runs, 2):
-        if one.turn == other.turn:
+        if one.repetition_key == other.repetition_key:
             raise ResultsError(
-                f"{one.turn_name} of {one.label} stands twice: {one.directory} and {other.directory}; "
+                f"{one.repetition_name} of {one.label} stands twice: {one.directory} and {other.directory}; "
                 "remove one of them or report them separately"
             )
         for name in ("label", "parameters", "checkpoint"):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tracegrad.reports.absent import TITLE
-from tracegrad.reports.grid import FAINT, MARK, SECTION, Grid, Head, Line, Text
+from tracegrad.reports.grid import FAINT, MARK, SECTION, Grid, GridCell, GridHead, GridLine
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -76,7 +76,7 @@ def _table(grid: Grid) -> str:
     return "\n".join([r"\begin{table}[p]", r"\centering", caption, *body, *notes, r"\end{table}", ""])
 
 
-def _line(line: Line) -> str:
+def _line(line: GridLine) -> str:
     label = escaped(line.label.strip())
     if line.label.startswith(" "):
         label = rf"\quad {label}"
@@ -86,12 +86,12 @@ def _line(line: Line) -> str:
     return _row(cells)
 
 
-def _cell(cell: Text) -> str:
+def _cell(cell: GridCell) -> str:
     value = rf"\textbf{{{escaped(cell.value)}}}" if cell.best else escaped(cell.value)
     return rf"{value} {{\footnotesize {escaped(cell.extra)}}}" if cell.extra else value
 
 
-def _unit(head: Head) -> str:
+def _unit(head: GridHead) -> str:
     return f"({escaped(head.unit)})" if head.unit else ""
 
 

@@ -14,7 +14,7 @@ _USUAL = ("seed", "run_dir", "name", "experiment", "tracegrad", "repetition")
 
 
 @dataclass(frozen=True)
-class Point:
+class PlannedRun:
     """A planned run of a sweep."""
 
     name: str
@@ -35,21 +35,21 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class SweepPlan:
     """The plan of the sweep whose runs lie below ``directory``."""
 
     directory: Path
-    points: tuple[Point, ...]
+    points: tuple[PlannedRun, ...]
     grid: frozenset[str] | None = None  # settings that it varies; None: not told
 
 
-def read_manifests(directory: Path) -> list[Manifest]:
+def read_manifests(directory: Path) -> list[SweepPlan]:
     """The manifests in a directory and below, in the order of their paths; others of this name are skipped."""
     found = (_read(path) for path in sorted(directory.rglob(MANIFEST)))
     return [manifest for manifest in found if manifest is not None]
 
 
-def with_variants(runs: Iterable[RunResult], manifests: Sequence[Manifest]) -> list[RunResult]:
+def with_variants(runs: Iterable[RunResult], manifests: Sequence[SweepPlan]) -> list[RunResult]:
     """The runs of each sweep named by the settings in which its points differ, seeds and arms apart.
 
     Points of a grid carry experiments of their own; here they become rows of one, named as their directory.
@@ -72,27 +72,27 @@ def with_variants(runs: Iterable[RunResult], manifests: Sequence[Manifest]) -> l
     return named
 
 
-def _settings(point: Point) -> dict[str, str]:
+def _settings(point: PlannedRun) -> dict[str, str]:
     pairs = (override.partition("=") for override in point.overrides)
     found = {key.lstrip("+~"): value.strip("'\"") for key, _, value in pairs}
     return {key: value for key, value in found.items() if key not in _USUAL}
 
 
-def _read(path: Path) -> Manifest | None:
+def _read(path: Path) -> SweepPlan | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         points = tuple(_point(path.parent, entry) for entry in content["points"])
         grid = content.get("definition", {}).get("grid")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Manifest(path.parent, points, None if grid is None else frozenset(grid))
+    return SweepPlan(path.parent, points, None if grid is None else frozenset(grid))
 
 
-def _point(directory: Path, entry: dict[str, Any]) -> Point:
+def _point(directory: Path, entry: dict[str, Any]) -> PlannedRun:
     name = str(entry["name"])
     own = Path(str(entry.get("directory") or name))
     # Written relative to where the sweep was started; what counts is where the runs lie now.
     own = own if (directory / own).is_dir() else Path(own.name)
     error = " ".join(str(entry.get("error") or "").split())
     overrides = tuple(str(override) for override in entry.get("overrides") or ())
-    return Point(name, directory / own, str(entry.get("status") or "not run"), error, overrides)
+    return PlannedRun(name, directory / own, str(entry.get("status") or "not run"), error, overrides)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tracegrad.reports.absent import TITLE
-from tracegrad.reports.grid import MARK, SECTION, Grid, Line, Text
+from tracegrad.reports.grid import MARK, SECTION, Grid, GridCell, GridLine
 
 
 def to_markdown(grids: Sequence[Grid], absent: Sequence[str] = ()) -> str:
@@ -22,13 +22,13 @@ def _grid(grid: Grid) -> str:
     return f"## {grid.title}\n\n{grid.subtitle}\n\n" + "\n".join(lines) + f"\n\n{captions}\n"
 
 
-def _line(line: Line, width: int) -> str:
+def _line(line: GridLine, width: int) -> str:
     if line.style == SECTION:
         return _row([f"**{line.label}**", *[""] * width])
     return _row([line.label.replace("  ", "&nbsp;&nbsp;"), *(_cell(cell) for cell in line.cells)])
 
 
-def _cell(cell: Text) -> str:
+def _cell(cell: GridCell) -> str:
     value = f"**{cell.value}**" if cell.best else cell.value
     return f"{value} {cell.extra}".rstrip()
 

@@ -68,7 +68,7 @@ class PaperTable:
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedMethod:
     """A method of ours (None: not run) and the paper's row of it (None: the paper has none)."""
 
     method: str
@@ -82,7 +82,7 @@ class Section:
 
     database: str
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[ComparedMethod, ...]
 
 
 @dataclass(frozen=True)
@@ -222,10 +222,12 @@ def _sections(paper: PaperTable, database: str, tables: Sequence[ResultsTable]) 
         if not rows or (paper.shown_with and not {row.arm for row in rows} & set(paper.shown_with)):
             continue
         lines = [
-            Line(entry.method, next((row for row in rows if row.label == entry.method), None), entry)
+            ComparedMethod(
+                entry.method, next((row for row in rows if row.label == entry.method), None), entry
+            )
             for entry in published
         ]
-        lines += [Line(row.label, row, None) for row in rows if row.label not in methods]
+        lines += [ComparedMethod(row.label, row, None) for row in rows if row.label not in methods]
         title = database if len(groups) == 1 else f"{database}, {group[0].experiment}"
         sections.append(Section(database, title, tuple(lines)))
     return sections

@@ -76,12 +76,12 @@ class RunResult:
     inference: InferenceProtocol | None = None
 
     @property
-    def turn(self) -> tuple[int, int]:
+    def repetition_key(self) -> tuple[int, int]:
         """What tells the runs of a row apart: the seed, and which of the runs with this seed it is."""
         return self.seed, self.repetition
 
     @property
-    def turn_name(self) -> str:
+    def repetition_name(self) -> str:
         """Such as "seed 0", or "seed 42, repetition 3"."""
         return f"seed {self.seed}" + (f", repetition {self.repetition}" if self.repetition else "")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tracegrad.reports.challenge import DEFINITION, SubsetChallenge
-from tracegrad.reports.paired import LEVEL, METHOD, Pair
-from tracegrad.reports.paper import ComparedTable, Line, source
+from tracegrad.reports.paired import LEVEL, METHOD, ArmPair
+from tracegrad.reports.paper import ComparedMethod, ComparedTable, source
 from tracegrad.reports.table import HEAD, Cell, ResultsTable
 
 FORMAT = 1
@@ -20,7 +20,7 @@ FORMAT = 1
 def to_json(
     tables: Sequence[ResultsTable],
     directory: str | Path | None = None,
-    pairs: Sequence[Sequence[Pair]] | None = None,
+    pairs: Sequence[Sequence[ArmPair]] | None = None,
     compared: Sequence[ComparedTable] = (),
     absent: Sequence[str] = (),
 ) -> str:
@@ -90,7 +90,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _pair(pair: Pair) -> dict[str, Any]:
+def _pair(pair: ArmPair) -> dict[str, Any]:
     metrics = {
         key: {
             "difference": _finite(difference.interval.mean),
@@ -122,7 +122,7 @@ def _compared(table: ComparedTable) -> dict[str, Any]:
     }
 
 
-def _line(line: Line) -> dict[str, Any]:
+def _line(line: ComparedMethod) -> dict[str, Any]:
     rows = {"ours": line.ours, "paper": line.paper}
     metrics = {
         whose: {key: _cell(cell) for key, cell in row.cells.items()} if row is not None else None

@@ -24,12 +24,12 @@ from tracegrad.physics.bands import bloch
 from tracegrad.physics.bands.band_errors import band_errors, with_hamiltonian
 from tracegrad.physics.bands.bands import (
     BandStructure,
-    Prediction,
+    PredictedBands,
     band_gap,
     band_structure,
     read_for_bands,
 )
-from tracegrad.physics.bands.bloch import BlochMatrix, Point, levels_around, smallest_eigenvalue
+from tracegrad.physics.bands.bloch import BlochMatrix, KPointBands, levels_around, smallest_eigenvalue
 from tracegrad.physics.bands.kpath import KPath, k_path, periodic_axes, standard_path
 from tracegrad.system.workers import TaskFailure, WorkerDied
 
@@ -534,7 +534,7 @@ def test_states_in_the_window_and_ghost_bands():
     bands = replace(bands, total=4)
     predicted = replace(bands, energies=bands.energies + np.array([0.5, 0.1, 0.3, -1.5]))
     shifts = np.broadcast_to([7.0, 0.2, 0.4, 7.0], (2, 4))
-    errors = band_errors(bands, Prediction(predicted, shifts), (-2.0, 2.0))
+    errors = band_errors(bands, PredictedBands(predicted, shifts), (-2.0, 2.0))
     assert errors.states == 4
     assert (errors.eigenvalues.mean, errors.eigenvalues.mae, errors.eigenvalues.max) == pytest.approx(
         (200, 200, 300)
@@ -550,7 +550,7 @@ def test_windows_shrink_to_what_was_computed():
     bands = flat([[-1.0, -0.2, 0.8], [-0.9, -0.1, 1.0]], first=5)
     predicted = replace(bands, first=4, energies=bands.energies[:, [0, 0, 1]] + [[-3.0, 0, 0]])
     predicted = replace(predicted, energies=predicted.energies)
-    errors = band_errors(bands, Prediction(predicted, np.zeros((2, 3))), (-2.0, 2.0))
+    errors = band_errors(bands, PredictedBands(predicted, np.zeros((2, 3))), (-2.0, 2.0))
     assert errors.window == (-0.9, -0.2)
     assert errors.states == 2  # one at the lower and one at the upper end
     assert errors.eigenvalues.max == 0
@@ -563,7 +563,7 @@ def test_windows_shrink_to_what_was_computed():
 def test_bad_windows(window, message):
     bands = replace(flat([[-1, 1]]), total=2)
     with pytest.raises(ConfigError, match=message):
-        band_errors(bands, Prediction(bands, np.zeros((1, 2))), window)
+        band_errors(bands, PredictedBands(bands, np.zeros((1, 2))), window)
 
 
 def test_some_bands_are_the_same_as_those_of_all():
@@ -688,7 +688,9 @@ def test_wrong_inputs():
 def test_bands_of_no_common_number():
     points = points_of([0, 0, 0], [0, 0, 0])
     with pytest.raises(ConfigError, match=r"toy: no band is among those nearest .*set more bands"):
-        bands_module._collected(graphene(), points, 0.0, 9, [Point(n, np.zeros(2), 1.0) for n in (1, 3)])
+        bands_module._collected(
+            graphene(), points, 0.0, 9, [KPointBands(n, np.zeros(2), 1.0) for n in (1, 3)]
+        )
 
 
 def test_folders(tmp_path):

@@ -13,14 +13,14 @@ from jaxtyping import Float, Int64
 from tracegrad.data.crystals.deeph import read_keyed, read_structure
 from tracegrad.data.crystals.structure import Structure, check_structure
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.physics.bands.bands import BandStructure, Prediction
+from tracegrad.physics.bands.bands import BandStructure, PredictedBands
 from tracegrad.units import MEV
 
 _SAME_PLACE = 1e-3  # angstrom
 
 
 @dataclass(frozen=True)
-class Deviation:
+class EnergyDeviation:
     """Of energies of the same states, meV; "aligned" after the mean has been taken away (H' less mean S)."""
 
     mean: float
@@ -46,8 +46,8 @@ class BandErrors:
 
     window: tuple[float, float]
     states: int
-    eigenvalues: Deviation
-    first_order: Deviation
+    eigenvalues: EnergyDeviation
+    first_order: EnergyDeviation
     extra: Int64[np.ndarray, " k"]
     aligned_extra: Int64[np.ndarray, " k"]
 
@@ -89,7 +89,7 @@ def _check_same(where: str, found: np.ndarray, expected: np.ndarray, what: str) 
         raise DataError(f"{where}: other {what} than the structure has; predict the same structure")
 
 
-def band_errors(bands: BandStructure, prediction: Prediction, window: tuple[float, float]) -> BandErrors:
+def band_errors(bands: BandStructure, prediction: PredictedBands, window: tuple[float, float]) -> BandErrors:
     """Errors of the predicted bands over all states of the structure within ``window`` (eV, from the Fermi level).
 
     Raises:
@@ -131,12 +131,12 @@ def band_errors(bands: BandStructure, prediction: Prediction, window: tuple[floa
     )
 
 
-def _deviation(differences: Float[np.ndarray, " states"]) -> Deviation:
+def _deviation(differences: Float[np.ndarray, " states"]) -> EnergyDeviation:
     """Of differences in eV."""
     values = MEV["eV"] * differences
     mean = values.mean()
     aligned = np.abs(values - mean)
-    return Deviation(
+    return EnergyDeviation(
         mean=float(mean),
         mae=float(np.abs(values).mean()),
         max=float(np.abs(values).max()),

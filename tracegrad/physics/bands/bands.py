@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from tracegrad.data.crystals.deeph import is_structure_folder, matrix_path, read_structure
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError, DataError, TraceGradError
-from tracegrad.physics.bands.bloch import EXTRA_STATES, Point, PointSolver
+from tracegrad.physics.bands.bloch import EXTRA_STATES, KPointBands, KPointSolver
 from tracegrad.physics.bands.kpath import KPath
 from tracegrad.system.cores import available_cores
 from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
@@ -54,7 +54,7 @@ class BandStructure:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class PredictedBands:
     """What a predicted Hamiltonian gives with the overlap of the structure.
 
     Args:
@@ -67,7 +67,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Gap:
+class BandGap:
     """Occupation and gap on the path, eV; bands are counted from 1, points of the path from 0.
 
     Args:
@@ -117,7 +117,7 @@ def band_structure(
     bands: int | None = None,
     processes: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[BandStructure, Prediction | None]:
+) -> tuple[BandStructure, PredictedBands | None]:
     """Bands of a structure and, with its overlap, of a predicted Hamiltonian.
 
     Spawns processes where the work is long enough: a script that calls this needs the guard
@@ -149,7 +149,7 @@ def band_structure(
         bands = BANDS_OF_LARGE
     if bands is not None and 3 * (bands + EXTRA_STATES) >= total:
         bands = None
-    solver = PointSolver(structure, level, bands, predicted)
+    solver = KPointSolver(structure, level, bands, predicted)
     if processes is None:
         short = total**3 * len(path.points) < _WORTH_PROCESSES
         processes = 1 if short else available_cores()
@@ -162,8 +162,8 @@ def band_structure(
 
 
 def _solved(
-    solver: PointSolver, points: Float[np.ndarray, "k 3"], processes: int
-) -> Iterator[tuple[int, Point]]:
+    solver: KPointSolver, points: Float[np.ndarray, "k 3"], processes: int
+) -> Iterator[tuple[int, KPointBands]]:
     """Number and result of each point in any order."""
     if processes == 1:
         with threadpool_limits(limits=1):
@@ -190,20 +190,20 @@ def _solved(
         ) from error
 
 
-_kept: list[PointSolver] = []  # the solver of a worker process
+_kept: list[KPointSolver] = []  # the solver of a worker process
 
 
-def _keep(solver: PointSolver) -> None:
+def _keep(solver: KPointSolver) -> None:
     _kept[:] = [solver]
 
 
-def _solve(point: Float[np.ndarray, " 3"]) -> Point:
+def _solve(point: Float[np.ndarray, " 3"]) -> KPointBands:
     return _kept[0](point)
 
 
 def _collected(
-    structure: Structure, path: KPath, level: float, total: int, results: Sequence[Point]
-) -> tuple[BandStructure, Prediction | None]:
+    structure: Structure, path: KPath, level: float, total: int, results: Sequence[KPointBands]
+) -> tuple[BandStructure, PredictedBands | None]:
     smallest = min(result.smallest_overlap for result in results)
 
     def bands(firsts: Sequence[int], rows: Sequence[np.ndarray]) -> BandStructure:
@@ -217,7 +217,7 @@ def _collected(
         return own, None
     predicted = bands([other.first for other in others], [other.energies for other in others])
     _, shifts = _common(structure.name, firsts, [other.first_order for other in others])
-    return own, Prediction(predicted, shifts)
+    return own, PredictedBands(predicted, shifts)
 
 
 def _common(
@@ -233,7 +233,7 @@ def _common(
     return low, np.array([row[low - first : high - first] for first, row in zip(firsts, rows, strict=True)])
 
 
-def band_gap(bands: BandStructure, occupied: int | None = None) -> Gap:
+def band_gap(bands: BandStructure, occupied: int | None = None) -> BandGap:
     """Occupation and gap on the path.
 
     Args:
@@ -247,7 +247,7 @@ def band_gap(bands: BandStructure, occupied: int | None = None) -> Gap:
     if occupied is None:
         below = bands.first + (energies < bands.fermi_level).sum(1)
         if below.min() < below.max():
-            return Gap(True, (int(below.min()) + 1, int(below.max())))
+            return BandGap(True, (int(below.min()) + 1, int(below.max())))
         occupied = int(below[0])
     top = occupied - bands.first
     if not 0 < top < energies.shape[1]:
@@ -258,9 +258,9 @@ def band_gap(bands: BandStructure, occupied: int | None = None) -> Gap:
     valence, conduction = energies[:, top - 1], energies[:, top]
     highest, lowest = int(valence.argmax()), int(conduction.argmin())
     if conduction[lowest] <= valence[highest]:
-        return Gap(True, (occupied, occupied + 1))
+        return BandGap(True, (occupied, occupied + 1))
     direct = conduction - valence
-    return Gap(
+    return BandGap(
         metal=False,
         bands=(occupied, occupied + 1),
         gap=float(conduction[lowest] - valence[highest]),

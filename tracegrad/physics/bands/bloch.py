@@ -71,7 +71,7 @@ def _triples(
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
+class Eigenstates:
     """Eigenstates at one k, ascending.
 
     Args:
@@ -86,11 +86,11 @@ class Levels:
 
 
 @dataclass(frozen=True, eq=False)
-class PredictedPoint:
+class PredictedKPointBands:
     """What a predicted Hamiltonian H' gives at one k.
 
     Args:
-        first, energies: its eigenstates, as in `Levels`.
+        first, energies: its eigenstates, as in `Eigenstates`.
         first_order: <c|H' - H|c> of the states c of the structure, eV; those of degenerate states (within 1e-6 eV)
             are the eigenvalues among them, ascending.
     """
@@ -101,11 +101,11 @@ class PredictedPoint:
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class KPointBands:
     """What is known of one k.
 
     Args:
-        first, energies: of the structure, as in `Levels`.
+        first, energies: of the structure, as in `Eigenstates`.
         smallest_overlap: smallest eigenvalue of S(k).
         predicted: with the other Hamiltonian.
     """
@@ -113,10 +113,10 @@ class Point:
     first: int
     energies: Float[np.ndarray, " bands"]
     smallest_overlap: float
-    predicted: PredictedPoint | None = None
+    predicted: PredictedKPointBands | None = None
 
 
-class PointSolver:
+class KPointSolver:
     """Solves one k after another.
 
     Args:
@@ -140,7 +140,7 @@ class PointSolver:
         self.overlap = BlochMatrix(structure, "overlap")
         self.predicted = None if predicted is None else BlochMatrix(predicted, "hamiltonian")
 
-    def __call__(self, k: Float[np.ndarray, " 3"]) -> Point:
+    def __call__(self, k: Float[np.ndarray, " 3"]) -> KPointBands:
         """
         Raises:
             DataError: S(k) is not positive definite.
@@ -155,19 +155,19 @@ class PointSolver:
             )
         levels = self._levels(hamiltonian, overlap, where)
         if self.predicted is None:
-            return Point(levels.first, levels.energies, smallest)
+            return KPointBands(levels.first, levels.energies, smallest)
         predicted = self.predicted.at(k)
         other = self._levels(predicted, overlap, where)
         shifts = first_order_shifts(levels, predicted - hamiltonian)
-        return Point(
-            levels.first, levels.energies, smallest, PredictedPoint(other.first, other.energies, shifts)
+        return KPointBands(
+            levels.first, levels.energies, smallest, PredictedKPointBands(other.first, other.energies, shifts)
         )
 
-    def _levels(self, hamiltonian: csr_array, overlap: csr_array, where: str) -> Levels:
+    def _levels(self, hamiltonian: csr_array, overlap: csr_array, where: str) -> Eigenstates:
         try:
             if self.bands is None:
                 energies, vectors = eigh(hamiltonian.toarray(), overlap.toarray(), overwrite_a=True)
-                return Levels(0, energies, vectors)
+                return Eigenstates(0, energies, vectors)
             return levels_around(hamiltonian, overlap, self.level, self.bands)
         except (LinAlgError, ArpackError) as error:
             raise DataError(
@@ -193,7 +193,7 @@ def smallest_eigenvalue(matrix: csr_array, *, dense: bool) -> float:
     return float(found[0])
 
 
-def levels_around(hamiltonian: csr_array, overlap: csr_array, level: float, bands: int) -> Levels:
+def levels_around(hamiltonian: csr_array, overlap: csr_array, level: float, bands: int) -> Eigenstates:
     """About ``bands`` eigenstates around ``level`` (eV), without holes, by Lanczos iterations on (H - level S)^-1.
 
     Lanczos iterations may miss states of a degenerate group, so the states between two levels are counted as well;
@@ -232,7 +232,7 @@ def levels_around(hamiltonian: csr_array, overlap: csr_array, level: float, band
                 _factors(hamiltonian, overlap, energies[[n - 1, n]].mean())[2] for n in (low, high)
             )
             if above - below == high - low:
-                return Levels(below, energies[low:high], (space @ mixing)[:, low:high])
+                return Eigenstates(below, energies[low:high], (space @ mixing)[:, low:high])
     raise LinAlgError(f"degenerate states are missing among the {wanted} nearest to {level:.3f} eV{reason}")
 
 
@@ -255,7 +255,7 @@ def _factors(
         level += _OFF_LEVEL  # it is an eigenvalue to the last digit
 
 
-def first_order_shifts(levels: Levels, difference: csr_array) -> Float[np.ndarray, " bands"]:
+def first_order_shifts(levels: Eigenstates, difference: csr_array) -> Float[np.ndarray, " bands"]:
     """<c|difference|c> of each state, eV; within a degenerate group the eigenvalues, ascending."""
     elements = levels.vectors.conj().T @ (difference @ levels.vectors)
     shifts = elements.diagonal().real.copy()

@@ -28,7 +28,7 @@ import numpy as np
 
 from tracegrad import __version__
 from tracegrad.errors import ConfigError, GenerationError
-from tracegrad.physics.crystals.database_run import DatabaseRun, Progress
+from tracegrad.physics.crystals.database_run import CrystalProgress, DatabaseRun
 from tracegrad.physics.crystals.openmx_input import OpenmxSettings, openmx_input
 from tracegrad.physics.crystals.openmx_run import Program
 from tracegrad.physics.crystals.settings import CrystalSettings, openmx_settings, resume_key
@@ -38,7 +38,7 @@ from tracegrad.system.whole_files import replacing
 
 
 @dataclass(frozen=True)
-class Summary:
+class CrystalSummary:
     """What a call left: finished structures, those left out, and those without a calculation."""
 
     output: Path
@@ -58,8 +58,8 @@ def generate_crystals(
     keep_work: bool = True,
     command: str = "",
     report: Callable[[str], None] = print,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Summary:
+    on_progress: Callable[[CrystalProgress], None] = lambda progress: None,
+) -> CrystalSummary:
     """Write inputs, run OpenMX, and convert what it has finished into structure folders.
 
     Continues an output folder that the same settings began. Without a program it writes the inputs and converts the
@@ -159,7 +159,7 @@ def _compare(output: Path, key: dict[str, Any]) -> None:
         )
 
 
-def _release(run: DatabaseRun, settings: CrystalSettings, command: str) -> Summary:
+def _release(run: DatabaseRun, settings: CrystalSettings, command: str) -> CrystalSummary:
     if not run.finished and run.left_out and not run.waiting:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(run.left_out.items())[:5])
         raise GenerationError(f"nothing could be written, {len(run.left_out)} left out: {reasons}")
@@ -186,7 +186,7 @@ def _release(run: DatabaseRun, settings: CrystalSettings, command: str) -> Summa
         }
         with replacing(run.output / "provenance.json") as draft:
             draft.write_text(json.dumps(content, indent=2) + "\n")
-    return Summary(run.output, len(run.finished), list(run.left_out), run.waiting)
+    return CrystalSummary(run.output, len(run.finished), list(run.left_out), run.waiting)
 
 
 def _public(reason: str, output: Path) -> str:

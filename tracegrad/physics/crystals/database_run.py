@@ -25,7 +25,7 @@ from tracegrad.physics.crystals.openmx_run import (
     OUT,
     SCFOUT,
     Calculations,
-    Outcome,
+    OpenmxOutcome,
     Program,
     last_words,
     read_outcome,
@@ -39,7 +39,7 @@ _POLL = 0.1  # seconds
 
 
 @dataclass(frozen=True)
-class Progress:
+class CrystalProgress:
     """How far a database is; what failed counts as done."""
 
     done: int
@@ -58,7 +58,7 @@ class DatabaseRun:
         strict: bool,
         keep_work: bool,
         report: Callable[[str], None],
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[CrystalProgress], None],
     ) -> None:
         self.structures = {entry.name: entry for entry in structures}
         self.calculation, self.output = calculation, output
@@ -150,7 +150,7 @@ class DatabaseRun:
             self.report(f"left out {name}: {failure}")
 
     def _write(
-        self, name: str, structure: Structure, outcome: Outcome, seconds: float | None
+        self, name: str, structure: Structure, outcome: OpenmxOutcome, seconds: float | None
     ) -> dict[str, Any]:
         """Make the structure folder beside the outputs, then move it as a whole; give its provenance."""
         entry = self.structures[name]
@@ -204,4 +204,4 @@ class DatabaseRun:
 
     def _progress(self, running: int) -> None:
         done = len(self.finished) + len(self.left_out)
-        self.on_progress(Progress(done, running, len(self.structures)))
+        self.on_progress(CrystalProgress(done, running, len(self.structures)))

@@ -30,7 +30,7 @@ _GRACE = 5.0  # seconds between asking processes to end and killing them
 
 
 @dataclass(frozen=True)
-class Outcome:
+class OpenmxOutcome:
     """What `openmx.out` says of a finished calculation: cycles of the SCF, and the version of OpenMX."""
 
     cycles: int
@@ -89,7 +89,7 @@ def find_program(
     return Program(Path(found).absolute(), words, threads, time_limit)
 
 
-def read_outcome(folder: Path) -> Outcome | None:
+def read_outcome(folder: Path) -> OpenmxOutcome | None:
     """What a calculation came to; None where it is not finished."""
     if not (folder / SCFOUT).is_file():
         return None
@@ -101,7 +101,7 @@ def read_outcome(folder: Path) -> Outcome | None:
     if not cycles:
         return None
     version = _VERSION.search(text)
-    return Outcome(int(cycles[-1][0]), cycles[-1][1], version[1] if version else None)
+    return OpenmxOutcome(int(cycles[-1][0]), cycles[-1][1], version[1] if version else None)
 
 
 def last_words(folder: Path) -> str:
@@ -117,7 +117,7 @@ def last_words(folder: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedCalculation:
     """A calculation that ended: its seconds, and the reason where it failed."""
 
     key: Any
@@ -157,7 +157,7 @@ class Calculations:
                 ) from error
         self._running[key] = (process, folder, time.monotonic())
 
-    def ended(self) -> Iterator[Ended]:
+    def ended(self) -> Iterator[EndedCalculation]:
         """The calculations that have ended by now, by themselves or by the time limit."""
         limit = self.program.time_limit
         for key, (process, folder, start) in list(self._running.items()):
@@ -167,11 +167,15 @@ class Calculations:
             del self._running[key]
             if status is None:
                 _end([process])
-                yield Ended(key, seconds, f"stopped by time_limit={limit:g} seconds; {last_words(folder)}")
+                yield EndedCalculation(
+                    key, seconds, f"stopped by time_limit={limit:g} seconds; {last_words(folder)}"
+                )
                 continue
             # Processes of a launcher may outlive it.
             _end([process])
-            yield Ended(key, seconds, None if status == 0 else f"{_ending(status)}; {last_words(folder)}")
+            yield EndedCalculation(
+                key, seconds, None if status == 0 else f"{_ending(status)}; {last_words(folder)}"
+            )
 
     def __enter__(self) -> "Calculations":
         return self

@@ -32,7 +32,7 @@ class PredictedMolecule:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ScfOutcomes:
     """Runs and reasons of failures, by the position of the task."""
 
     runs: dict[int, ScfRun]
@@ -47,7 +47,7 @@ def solve_all(
     report: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     work: Callable[[ScfTask, ScfSettings], ScfRun] | None = None,
-) -> Outcome:
+) -> ScfOutcomes:
     """Load every run from its store, or compute it and keep it there.
 
     A run that fails, even by the death of its process, does not stop the others.
@@ -103,7 +103,7 @@ def solve_all(
             f"stopped by {signal.Signals(stopped[0]).name} after {len(runs)} of {len(tasks)} SCF runs; "
             "those are kept: run the same command again to go on"
         )
-    return Outcome(runs, failures)
+    return ScfOutcomes(runs, failures)
 
 
 def _keep(

@@ -43,7 +43,7 @@ class TrajectoryState:
 
 
 @dataclass(frozen=True)
-class Frame:
+class TrajectoryFrame:
     """One row of a dynamic database: positions in bohr, energies in hartree, time in atomic units."""
 
     geo_id: int
@@ -133,7 +133,7 @@ def first_frame(
     settings: DynamicsSettings,
     seed: list[int],
     name: str = "geometry",
-) -> tuple[Frame, TrajectoryState]:
+) -> tuple[TrajectoryFrame, TrajectoryState]:
     """Draw velocities, run the equilibration steps and give frame 0.
 
     The temperature is that of the drawn velocities. A start at a minimum gives about half of the kinetic
@@ -151,7 +151,7 @@ def next_frame(
     state: TrajectoryState,
     settings: DynamicsSettings,
     name: str = "geometry",
-) -> tuple[Frame, TrajectoryState]:
+) -> tuple[TrajectoryFrame, TrajectoryState]:
     """Go on by `settings.stride` time steps from a stored frame to the next one."""
     atoms = Atoms(numbers, positions=state.positions, momenta=state.momenta)
     calculator = LabelCalculator(settings, density=state.density, name=name)
@@ -162,14 +162,14 @@ def next_frame(
 
 def _advance(
     atoms: Atoms, calculator: LabelCalculator, steps: int, settings: DynamicsSettings, frame: int
-) -> tuple[Frame, TrajectoryState]:
+) -> tuple[TrajectoryFrame, TrajectoryState]:
     integrator = VelocityVerlet(atoms, timestep=settings.time_step * units.AUT)
     for _ in range(steps):
         integrator.step()
     epot = atoms.get_potential_energy() / units.Hartree
     ekin = atoms.get_kinetic_energy() / units.Hartree
     return (
-        Frame(
+        TrajectoryFrame(
             geo_id=frame,
             positions_bohr=atoms.positions * BOHR_PER_ANGSTROM,
             ekin=float(ekin),

@@ -25,7 +25,7 @@ from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
 
 
 @dataclass(frozen=True)
-class Progress:
+class GenerationProgress:
     """How far a generation is; what failed counts as done."""
 
     frames_done: int
@@ -35,7 +35,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Summary:
+class GenerationSummary:
     """What a generation wrote."""
 
     output: Path
@@ -54,8 +54,8 @@ def generate(
     strict: bool = False,
     command: str = "",
     report: Callable[[str], None] = print,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Summary:
+    on_progress: Callable[[GenerationProgress], None] = lambda progress: None,
+) -> GenerationSummary:
     """Compute labels for all geometries (stable) or trajectories from them (dynamic) into `output`.
 
     Continues `<output>.partial` if it is there. Spawns processes: a script that calls this needs the
@@ -122,7 +122,7 @@ class _Run:
         partial: PartialFile,
         strict: bool,
         report: Callable[[str], None],
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[GenerationProgress], None],
     ) -> None:
         self.items, self.settings, self.partial = items, settings, partial
         self.strict, self.report, self.on_progress = strict, report, on_progress
@@ -211,9 +211,11 @@ class _Run:
     def _done(self, item: int) -> bool:
         return item in self.failed or self.counts.get(item, 0) >= self.settings.frames_per_item
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> GenerationProgress:
         items = len(self.items)
-        return Progress(self.frames_done, self.settings.frames_per_item * items, self.items_done, items)
+        return GenerationProgress(
+            self.frames_done, self.settings.frames_per_item * items, self.items_done, items
+        )
 
 
 def _place(items: Sequence[Geometry], settings: GenerationSettings, item: int, frame: int) -> str:
@@ -224,7 +226,7 @@ def _place(items: Sequence[Geometry], settings: GenerationSettings, item: int, f
 
 def _release(
     items: list[Geometry], settings: GenerationSettings, partial: PartialFile, output: Path, command: str
-) -> Summary:
+) -> GenerationSummary:
     failures = partial.failures()
     left_out = [
         {"geometry": _place(items, settings, item, frame), "formula": items[item].formula, "reason": reason}
@@ -249,7 +251,7 @@ def _release(
         draft.unlink(missing_ok=True)
     sync(output.parent)
     partial.remove()
-    return Summary(output, count, len(kept), [entry["geometry"] for entry in left_out])
+    return GenerationSummary(output, count, len(kept), [entry["geometry"] for entry in left_out])
 
 
 def _label_task(geometry: Geometry, settings: GenerationSettings) -> FockLabel:

@@ -10,7 +10,7 @@ from tracegrad.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
+class MolecularLevels:
     """Orbitals of a closed shell.
 
     Args:
@@ -47,7 +47,7 @@ class Levels:
 
 def molecular_levels(
     hamiltonian: Float[np.ndarray, "n n"], overlap: Float[np.ndarray, "n n"], electrons: int
-) -> Levels:
+) -> MolecularLevels:
     """The solutions of H C = S C eps.
 
     Args:
@@ -68,4 +68,4 @@ def molecular_levels(
         energies, coefficients = scipy.linalg.eigh((hamiltonian + hamiltonian.T) / 2, overlap)
     except np.linalg.LinAlgError as error:
         raise DataError(f"H C = S C eps cannot be solved ({error}); are atoms too close?") from error
-    return Levels(energies, coefficients, electrons // 2)
+    return MolecularLevels(energies, coefficients, electrons // 2)
