@@ -85,7 +85,7 @@ def monolayers(tmp_path):
 def test_rows_of_networks_that_are_not_implemented_are_said(monolayers):
     found, compared = lines(monolayers)
     eighth = next(table for table in compared if table.paper.number == "8")
-    assert "not implemented: DeepH-2, HarmoSE; these rows are the paper's alone" in eighth.notes
+    assert "not implemented: DeepH-2, HarmoSE; these rows have numbers of the paper only" in eighth.notes
     assert [line.label for line in paper_grid(eighth).lines][1:4] == [
         f"{method} (paper; not implemented)" for method in ("DeepH-2", "HarmoSE", "HarmoSE+TraceGrad")
     ]
@@ -102,7 +102,7 @@ def test_they_become_ordinary_rows_where_there_are_runs(monolayers):
             write_blocks(directory / "block_mae.csv", np.full((6, 6), 1.0))
     found, compared = lines(monolayers)
     eighth = next(table for table in compared if table.paper.number == "8")
-    assert "not implemented: DeepH-2; these rows are the paper's alone" in eighth.notes
+    assert "not implemented: DeepH-2; these rows have numbers of the paper only" in eighth.notes
     assert [line.label for line in paper_grid(eighth).lines][1:4] == [
         "DeepH-2 (paper; not implemented)",
         "HarmoSE",

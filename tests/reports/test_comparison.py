@@ -346,8 +346,8 @@ def test_the_baseline_can_be_another_run(crystals, tmp_path_factory):
     ("content", "message"),
     [
         (crystal_result("grad", 7, 5.0), "is a run of DeepH-E3.Grad; the baseline of MAE_cha must be one"),
-        (crystal_result("none", 7, 5.0, split_hash="f" * 16), "no table of crystals is of these data"),
-        (result("none", 7, 5.0), "no table of crystals is of these data"),
+        (crystal_result("none", 7, 5.0, split_hash="f" * 16), "no table of crystals has these data"),
+        (result("none", 7, 5.0), "no table of crystals has these data"),
         (crystal_result("none", 7, 5.0, trivial={"test/h_mae": 9}), "these runs saw different data"),
     ],
 )

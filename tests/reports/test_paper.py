@@ -176,11 +176,11 @@ def test_backbones_of_table_8(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"split": "random"}, "the split is 'random', that of the paper 'ood'"),
-        ({"part": "val"}, "these are errors on the val set"),
+        ({"split": "random"}, "its split is 'random', that of the paper 'ood'"),
+        ({"part": "val"}, "its errors are those of the val set"),
         (
             {"counts": {"train": 5, "val": 5, "test": 5}},
-            "the data are 5 train, 5 val, 5 test, those of the paper",
+            "its data are 5 train, 5 val, 5 test, those of the paper",
         ),
         ({"database_label": "mine"}, None),
     ],

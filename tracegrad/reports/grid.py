@@ -1,4 +1,4 @@
-"""Tables as rows of texts, which the terminal, Markdown and LaTeX then only have to set."""
+"""Tables as rows of texts: the common form from which terminal, Markdown and LaTeX tables are written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ PLAIN, FAINT, SECTION = "plain", "faint", "section"
 
 @dataclass(frozen=True)
 class GridHead:
-    """The head of a column: its name as text and, where it differs, in LaTeX's mathematics, and its unit."""
+    """The head of a column: its name as text, the name as LaTeX mathematics ("": the same as the text), its unit."""
 
     name: str
     math: str = ""
@@ -24,7 +24,7 @@ class GridHead:
 
 @dataclass(frozen=True)
 class GridCell:
-    """A cell: a value, what stands in brackets behind it or below it, and whether it is the best."""
+    """A cell: a value, an addition that is printed in brackets or below it, and whether the value is the best."""
 
     value: str = ""
     extra: str = ""
@@ -33,7 +33,7 @@ class GridCell:
 
 @dataclass(frozen=True)
 class GridLine:
-    """A row; of style `SECTION` it is a heading without cells."""
+    """A row of a grid. In the style `SECTION` it is a heading without cells."""
 
     label: str
     cells: tuple[GridCell, ...] = ()
@@ -42,7 +42,15 @@ class GridLine:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table to be set. ``mark`` in a caption stands for how the best value is marked."""
+    """A table of texts, ready to be printed.
+
+    Attributes:
+        title, subtitle: heading.
+        first: head of the column of labels.
+        heads: heads of the other columns.
+        lines: the rows.
+        captions: notes below; `MARK` in them is replaced by the way in which the writer marks the best value.
+    """
 
     title: str
     subtitle: str
@@ -56,7 +64,7 @@ MARK = "{best}"
 
 
 def table_grids(table: ResultsTable) -> list[Grid]:
-    """A table with its seeds, steps and times, and a grid for each further panel that has values."""
+    """A grid of the accuracies with seeds, steps and training times, and one for each further panel with values."""
     grids = []
     for panel, name in PANELS.items():
         columns = [column for column in table.columns if column.panel == panel]
@@ -83,7 +91,7 @@ def table_grids(table: ResultsTable) -> list[Grid]:
 
 
 def paper_grid(table: ComparedTable) -> Grid:
-    """A table of the paper: below each method of ours the paper's own row."""
+    """A table of the paper: our row of each method, and below it the row of the paper."""
     lines = []
     for section in table.sections:
         lines.append(GridLine(section.title, style=SECTION))
@@ -108,11 +116,11 @@ def paper_grid(table: ComparedTable) -> Grid:
 
 
 def paired_grid(table: ResultsTable, pairs: Sequence[ArmPair]) -> Grid | None:
-    """The differences between the arms of a table; None where there are none."""
+    """The differences between the arms of a table, one line for each metric; None if there are no differences."""
     columns = [column for column in table.columns if any(column.key in pair.differences for pair in pairs)]
     if not columns:
         return None
-    # A metric in each line: the intervals of many metrics side by side would be wider than any screen.
+    # One metric in each line, because the intervals of many metrics side by side would be too wide for a screen.
     lines = [
         GridLine(_named(column), tuple(_difference(pair.differences.get(column.key)) for pair in pairs))
         for column in columns
@@ -130,11 +138,11 @@ def paired_grid(table: ResultsTable, pairs: Sequence[ArmPair]) -> Grid | None:
 def all_grids(
     tables: Sequence[ResultsTable], pairs: Sequence[Sequence[ArmPair]], compared: Sequence[ComparedTable]
 ) -> list[Grid]:
-    """Each table with the differences between its arms, then the tables of the paper."""
+    """The grids of each table and of the differences between its arms, then those of the paper's tables."""
     grids = []
-    for table, own in zip(tables, pairs, strict=True):
+    for table, table_pairs in zip(tables, pairs, strict=True):
         grids += table_grids(table)
-        differences = paired_grid(table, own)
+        differences = paired_grid(table, table_pairs)
         grids += [differences] if differences else []
     return grids + [paper_grid(table) for table in compared]
 
@@ -183,9 +191,9 @@ def _panel_captions(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]
     if not any(column.key == INFERENCE for column in columns):
         return []
     lines = protocol_lines(rows)
-    found = cost(rows)
-    if found is not None:
-        plain, full, change = found
+    slowdown = cost(rows)
+    if slowdown is not None:
+        plain, full, change = slowdown
         low, high = block_cost()
         lines.append(
             f"time of {full.label} against {plain.label}: {change:+.1f} % here, {low:+.1f} to {high:+.1f} % in the "
@@ -198,7 +206,7 @@ def _captions(table: ResultsTable, columns: Sequence[Column]) -> list[str]:
     counts = ", ".join(f"{count} {part}" for part, count in table.counts.items())
     data = f"{table.part} set, {table.checkpoint} checkpoint; {table.samples}: {counts}; split {table.split_hash}"
     if sum(len(row.runs) for row in table.arms) == 1:
-        return [data, *table.footnotes]  # the rest explains how runs compare
+        return [data, *table.footnotes]  # the other captions explain how to compare runs
     spread = any(cell.std is not None for row in table.rows for cell in row.cells.values())
     numbers = ["mean ± sample standard deviation over seeds" if spread else "value of the seed"]
     baseline = next((row.label for row in table.arms if row.arm == BASELINE), None)

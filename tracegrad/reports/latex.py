@@ -1,4 +1,4 @@
-"""Tables in LaTeX, with booktabs."""
+"""Grids as LaTeX tables, with the package booktabs."""
 
 from collections.abc import Sequence
 
@@ -31,11 +31,11 @@ _HEAD = r"""\documentclass[10pt]{article}
 \usepackage{graphicx}
 \begin{document}
 """
-_NARROW = 6  # columns that fit without shrinking
+_NARROW = 6  # columns that fit on the page; wider tables are scaled down
 
 
 def to_latex(grids: Sequence[Grid], absent: Sequence[str] = ()) -> str:
-    """A document that compiles by itself; each table environment can be copied into another."""
+    """A complete document with one table environment for each grid, and the list of what the report lacks."""
     texts = [_table(grid) for grid in grids]
     if absent:
         items = [rf"\item {escaped(line)}" for line in absent]
@@ -44,7 +44,7 @@ def to_latex(grids: Sequence[Grid], absent: Sequence[str] = ()) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in which no character is a command; what ASCII and the sign ± do not have becomes a question mark."""
+    """Text in which no character is a LaTeX command; characters other than ASCII and ± become question marks."""
     known = "".join(_SPECIAL.get(character, character) for character in text)
     return known.encode("ascii", "replace").decode()
 

@@ -1,4 +1,4 @@
-"""Tables in Markdown."""
+"""Grids as Markdown tables."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from tracegrad.reports.grid import MARK, SECTION, Grid, GridCell, GridLine
 
 
 def to_markdown(grids: Sequence[Grid], absent: Sequence[str] = ()) -> str:
-    """One heading, table and list of notes for each grid, in GitHub's Markdown, and what is absent."""
+    """For each grid a heading, a table (GitHub's Markdown) and its notes; then the list of what the report lacks."""
     texts = [_grid(grid) for grid in grids]
     if absent:
         texts.append(f"## {TITLE}\n\n" + "".join(f"- {line}\n" for line in absent))

@@ -1,6 +1,7 @@
-"""Tables as JSON: everything they hold, with every seed's value.
+"""Tables as JSON, with everything that they hold: the value of every seed, intervals, footnotes and notes.
 
-Numbers that are not finite become null, which every reader of JSON understands.
+Numbers that are not finite become null, because JSON has no NaN. The same tables as flat rows for spreadsheets:
+`tracegrad.reports.comma_separated` (CSV).
 """
 
 import json
@@ -24,15 +25,20 @@ def to_json(
     compared: Sequence[ComparedTable] = (),
     absent: Sequence[str] = (),
 ) -> str:
-    """The tables, the differences between their arms, the tables of the paper and what of it is absent.
+    """A JSON document of all tables of a report.
 
-    Runs are named relative to ``directory``.
+    Args:
+        tables: tables of the runs.
+        directory: the paths of runs are written relative to it; None keeps them as they are.
+        pairs: for each table the differences between its arms.
+        compared: tables of the paper with our numbers.
+        absent: lines on the items of the paper that the report lacks.
     """
     content = {
         "format": FORMAT,
         "tables": [
-            {**_table(table, directory), "differences": [_pair(pair) for pair in own]}
-            for table, own in zip(tables, pairs or [[]] * len(tables), strict=True)
+            {**_table(table, directory), "differences": [_pair(pair) for pair in table_pairs]}
+            for table, table_pairs in zip(tables, pairs or [[]] * len(tables), strict=True)
         ],
         "differences": {"level": LEVEL, "method": METHOD},
         "paper": {"source": source(), "tables": [_compared(table) for table in compared], "absent": absent},
@@ -41,7 +47,10 @@ def to_json(
 
 
 def challenge_json(tables: Sequence[ResultsTable], directory: str | Path | None = None) -> str:
-    """The samples and blocks behind MAE_cha, and the runs they come from, named relative to ``directory``."""
+    """A JSON document of the samples and blocks of MAE_cha, and of the runs that chose them.
+
+    The paths of these runs are written relative to ``directory``.
+    """
     challenges = [
         {
             **{name: getattr(table, name) for name in HEAD},
