@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_written_costs_no_results(tmp_path):
     found = solve_all(tasks, SETTINGS, processes=1, work=scf_work.unreliable, report=lines.append)
     assert len(found.runs) == 2
     assert len(lines) == 1
-    assert "SCF runs are not kept" in lines[0]
+    assert "SCF runs are not saved" in lines[0]
 
 
 def test_a_signal_ends_the_work_and_finished_runs_are_kept(tmp_path):

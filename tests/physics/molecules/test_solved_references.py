@@ -218,7 +218,7 @@ def test_a_cache_of_another_database_is_built_anew(database, path, counted):
     lines: list[str] = []
     prepare(QH9Database(database.path), [1], path, report=lines.append)
     assert counted.rows == [1, 1]
-    assert "made from another database" in lines[0]
+    assert "belongs to another database" in lines[0]
     with pytest.raises(DamagedCache, match="another database"):
         SolvedCache(path, "")
 

@@ -1,4 +1,4 @@
-"""Orbitals of one molecule from its Hamiltonian and overlap, and its frontier levels."""
+"""Orbitals and orbital energies of one molecule from its Hamiltonian and overlap, with HOMO, LUMO and gap."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from tracegrad.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class MolecularLevels:
-    """Orbitals of a closed shell.
+    """Orbital energies and orbitals of a closed-shell molecule.
 
     Args:
         energies: hartree, ascending.
@@ -35,11 +35,11 @@ class MolecularLevels:
 
     @property
     def gap(self) -> float:
-        """LUMO less HOMO, hartree."""
+        """Energy of the LUMO minus that of the HOMO, hartree."""
         return self.lumo - self.homo
 
     def label(self, k: int) -> str:
-        """HOMO-1, HOMO, LUMO, LUMO+1, ...; k counts from 0."""
+        """Name of orbital k (from 0) relative to the gap: ..., HOMO-1, HOMO, LUMO, LUMO+1, ..."""
         below, above = self.occupied - 1 - k, k - self.occupied
         name, distance = (f"HOMO-{below}", below) if below >= 0 else (f"LUMO+{above}", above)
         return name if distance else name[:4]
@@ -51,12 +51,12 @@ def molecular_levels(
     """The solutions of H C = S C eps.
 
     Args:
-        hamiltonian: hartree; its symmetric part is taken.
+        hamiltonian: hartree; its symmetric part is used.
         overlap: in the same orbital order.
         electrons: an even number that leaves at least one orbital empty.
 
     Raises:
-        DataError: electrons that cannot be paired so, entries that are not finite, an overlap of another kind.
+        DataError: the electrons cannot be paired like this, H is not finite, or the overlap is not positive definite.
     """
     if electrons % 2 or not 0 < electrons < 2 * len(hamiltonian):
         raise DataError(
