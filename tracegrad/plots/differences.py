@@ -1,4 +1,4 @@
-"""Differences between arms with their confidence intervals."""
+"""Figures of the differences between arms with their confidence intervals."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ _PANEL = "accuracy"
 
 @styled
 def differences_figure(pairs: Sequence[ArmPair], title: str = "") -> Figure:
-    """A panel for each metric with a line for each pair; intervals that contain 0 are drawn hollow and grey.
+    """A panel for each metric with an interval for each pair of arms; intervals that contain 0 are grey and hollow.
 
     Raises:
-        TraceGradError: no pair has a difference in a metric of accuracy.
+        TraceGradError: no pair has a difference in an accuracy metric.
     """
     columns = {
         key: difference.column
