@@ -1,4 +1,4 @@
-"""Ladders of levels: what is drawn where."""
+"""The lines and labels in a figure of levels, and their positions."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def ladder(energies: list[float], occupied: int) -> MolecularLevels:
 
 
 def lines(figure: Figure) -> list[tuple[float, float, float]]:
-    """(left, right, energy) of every level."""
+    """(left end, right end, energy) of the line of every level."""
     segments = [s for collection in figure.axes[0].collections for s in collection.get_segments()]
     return [(s[0][0], s[1][0], s[0][1]) for s in segments]
 

@@ -37,7 +37,7 @@ def molecule(rng):
 
 
 def check_png(figure, tmp_path, minimum):
-    """The saved figure is a whole PNG of 200 dpi that is neither blank nor tiny."""
+    """Check that the saved figure is a complete PNG of 200 dpi that is neither blank nor tiny."""
     path = save(figure, tmp_path / "figure.png")
     with Image.open(path) as image:
         image.load()
@@ -150,7 +150,7 @@ def test_complex_elements_are_drawn_by_their_real_parts(tmp_path):
     check_png(figure, tmp_path, (1200, 800))
     found = texts(figure)
     assert {"real part, true (eV)", "predicted (eV)", "error (meV)"} <= set(found)
-    # The imaginary parts are drawn nowhere, but count.
+    # The imaginary parts are not drawn, but enter MAE and R^2.
     assert "MAE 100 meV" in " ".join(found)
     assert "R^2 = 0.9920" in " ".join(found)
 

@@ -42,7 +42,7 @@ def outcomes(tmp_path, tables, entries):
         ("quantity: std, below: 0.7", False),  # 1 / sqrt(2)
     ],
 )
-def test_numbers_are_held_against_their_bounds(tmp_path, tables, entry, passed):
+def test_numbers_are_compared_with_their_bounds(tmp_path, tables, entry, passed):
     (found,) = outcomes(tmp_path, tables, f"- {{arm: grad, metric: {H}, experiment: qh9_demo, {entry}}}")
     assert found.passed is passed
     assert found.text.startswith("ok: QD, geometry split" if passed else "FAILED: QD, geometry split")

@@ -278,7 +278,7 @@ def test_crystals_have_the_columns_of_the_paper(crystals):
     assert table.challenge.baseline == crystals / "none_seed0"
     assert table.rows[0].cells.keys() == {"test/h_mae", "test/h_mae/twisted"}  # the trivial predictor
     none, tracegrad = table.rows[1], table.rows[-1]
-    # Both are measured at shift_6 and 2s x 1p, where the plain backbone with seed 0 is worst.
+    # Every run is measured at shift_6 and 2s x 1p, where the plain backbone with seed 0 has its largest errors.
     assert none.cells["test/h_mae_cha_s"].values == (12, 13)
     assert none.cells["test/h_mae_cha_b"].values == (16, 17)
     assert tracegrad.cells["test/h_mae_cha_s"].values == (9, 10)
@@ -316,7 +316,7 @@ def test_without_subsets_there_are_no_marks(tmp_path):
     write_samples(directory, [(3, "shift_3", "", 9.0), (6, "shift_6", "", 11.0)])
     (table,) = tables_of(tmp_path)
     assert [column.name for column in table.columns] == ["MAE^H_all", "MAE^H_cha_s", "MAE^H_cha_b"]
-    assert "MAE_cha: s = shift_6; b = 2s x 1p" in printed([table])  # a single run tells it, too
+    assert "MAE_cha: s = shift_6; b = 2s x 1p" in printed([table])  # also of a single run
 
 
 def test_a_table_of_twisted_crystals_alone_says_so(tmp_path):
@@ -374,7 +374,7 @@ def test_a_baseline_without_its_errors(crystals):
         f"no MAE_cha: {path} is missing; train with callbacks.test_report, which writes it",
     )
     assert len(table.columns) == 2
-    with pytest.raises(ResultsError, match=f"{path} is missing"):  # asked for, it must be there
+    with pytest.raises(ResultsError, match=f"{path} is missing"):  # a chosen baseline needs its tables
         tables_of(crystals, baseline=read_run(crystals / "none_seed0"))
 
 

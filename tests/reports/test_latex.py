@@ -1,4 +1,4 @@
-"""LaTeX: nothing of a run is a command, and the document is well-formed as far as that shows without a compiler."""
+"""LaTeX: no text of a run acts as a command, and the document is well-formed (checked without a compiler)."""
 
 import re
 
@@ -12,7 +12,7 @@ from tracegrad.reports.paired import paired_differences
 from tracegrad.reports.paper import compare_with_paper
 from tracegrad.reports.results import collect_results
 
-# What may stand in the output; everything else of a run is escaped.
+# Commands and environments that the output may have; everything else in texts of a run is escaped.
 COMMANDS = {
     "documentclass",
     "usepackage",
@@ -63,7 +63,7 @@ def test_text_holds_no_commands(text, expected):
 
 
 def checked(document):
-    """The tables of a document, after a look at its commands, braces, environments and columns."""
+    """The tables of a document, after checks of its commands, braces, environments and columns."""
     bare = re.sub(r"\\[\\{}$&#_%]", "", document)  # escaped characters and line ends
     assert set(re.findall(r"\\([A-Za-z]+)", bare)) <= COMMANDS
     assert bare.count("$") % 2 == 0

@@ -22,7 +22,7 @@ def ablation_figure(
     trivial: Mapping[str, float] | None = None,
     title: str = "",
 ) -> Figure:
-    """A panel for each metric: bars of the mean of each arm, the sample standard deviation, and a point for each seed.
+    """A panel for each metric: for each arm the mean (bar), the sample standard deviation, and a point for each seed.
 
     Args:
         values: arm -> metric -> one value for each seed, meV.
