@@ -253,7 +253,9 @@ def test_runs_that_have_not_ended_are_said(runs):
         make_report(begun)
     begun = runs / "nothing"
     begun.mkdir()
-    with pytest.raises(TraceGradError, match=r"no results\.json in it or below, and no unfinished run either"):
+    with pytest.raises(
+        TraceGradError, match=r"no results\.json in it or below, and no unfinished run either"
+    ):
         make_report(begun)
 
 

@@ -151,7 +151,7 @@ def test_unlike_runs_never_share_a_row(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 0}, "seed 0 of QHNet stands twice: {0} and {1}"),
+        ({"seed": 0}, "seed 0 of QHNet occurs twice: {0} and {1}"),
         ({"parameters": 7}, "parameters is 123456 in {0}, 7 in {1}"),
         ({"checkpoint": "last"}, "checkpoint is 'best' in {0}, 'last' in {1}"),
         ({"trivial": {"test/h_mae": 99}}, "test/h_mae 123 in {0} and 99 in {1}"),
@@ -416,7 +416,7 @@ def test_runs_that_repeat_a_seed_are_told_apart(tmp_path):
     line = list(csv.DictReader(io.StringIO(to_csv([table]))))[-1]
     assert (line["seeds"], line["repetitions"]) == ("42 42 42", "0 1 2")
     write_run(tmp_path / "again", contents[2], files=False)
-    with pytest.raises(ResultsError, match="seed 42, repetition 2 of QHNet stands twice: "):
+    with pytest.raises(ResultsError, match="seed 42, repetition 2 of QHNet occurs twice: "):
         tables_of(tmp_path)
 
 

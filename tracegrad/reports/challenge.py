@@ -26,7 +26,7 @@ DEFINITION = (
 
 
 @dataclass(frozen=True)
-class SampleError:
+class SampleMAE:
     """A test sample and its MAE over all matrix elements, ``h_mae`` (meV)."""
 
     sample: Sample
@@ -45,7 +45,7 @@ class SubsetChallenge:
     """
 
     subset: str
-    samples: tuple[SampleError, ...]
+    samples: tuple[SampleMAE, ...]
     block: tuple[str, str]
     block_mae: float
 
@@ -132,10 +132,10 @@ def challenge_metrics(directory: str | Path, challenge: Challenge) -> dict[str, 
     return metrics
 
 
-def _errors(directory: Path) -> list[SampleError]:
+def _errors(directory: Path) -> list[SampleMAE]:
     table = read_samples(directory / SAMPLES)
     return [
-        SampleError(sample, float(error))
+        SampleMAE(sample, float(error))
         for sample, error in zip(table.samples, table.values("h_mae"), strict=True)
     ]
 
@@ -156,7 +156,7 @@ def _blocks(path: Path) -> BlockMAE:
     return read_block_mae(path)
 
 
-def _check_finite(errors: Sequence[SampleError], directory: Path) -> None:
+def _check_finite(errors: Sequence[SampleMAE], directory: Path) -> None:
     for entry in errors:
         if not np.isfinite(entry.h_mae):
             raise NotMeasuredError(

@@ -216,7 +216,7 @@ def _notes(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
         notes.append("the rows have different seeds; their means compare different sets of runs")
     checkpoints = sorted({run.checkpoint for row in rows for run in row.runs})
     if len(checkpoints) > 1:
-        notes.append(f"the rows stand for different checkpoints: {', '.join(checkpoints)}")
+        notes.append(f"the rows are of different checkpoints: {', '.join(checkpoints)}")
     if all(row.arm != BASELINE for row in rows):
         notes.append("no run of the plain backbone: no relative changes")
     for row in rows:

@@ -44,7 +44,7 @@ def check_row(runs: Sequence[RunResult]) -> None:
     for one, other in combinations(runs, 2):
         if one.repetition_key == other.repetition_key:
             raise ResultsError(
-                f"{one.repetition_name} of {one.label} stands twice: {one.directory} and {other.directory}; "
+                f"{one.repetition_name} of {one.label} occurs twice: {one.directory} and {other.directory}; "
                 "remove one of them or report them separately"
             )
         for name in ("label", "parameters", "checkpoint"):

@@ -76,6 +76,11 @@ class DatabaseRun:
         self.waiting: list[str] = []
 
     def run(self, program: Program | None, jobs: int) -> None:
+        """Compute with at most ``jobs`` parallel calculations; without a program only write and convert files.
+
+        Raises:
+            GenerationError: stopped by a signal, or a calculation has failed and ``strict`` is set.
+        """
         with stop_signals() as stopped:
             queue: deque[str] = deque()
             self._progress(0)

@@ -35,10 +35,12 @@ class Layer:
 
     @property
     def thickness(self) -> float:
+        """Distance in z from the lowest atom to the highest, angstrom."""
         return max(self.heights)
 
     @property
     def atoms_per_cell(self) -> int:
+        """Number of atoms in a cell of the layer."""
         return len(self.symbols)
 
     @property

@@ -62,6 +62,7 @@ class Program:
 
     @property
     def command(self) -> list[str]:
+        """The words of the command line, to be run in the folder of a calculation."""
         return [*self.launcher, str(self.executable), INPUT, "-nt", str(self.threads)]
 
     def default_data_path(self) -> Path | None:
@@ -140,6 +141,7 @@ class Calculations:
 
     @property
     def count(self) -> int:
+        """Number of running calculations."""
         return len(self._running)
 
     def start(self, key: Any, folder: Path) -> None:

@@ -74,9 +74,11 @@ class _Reader:
         ]
 
     def error(self, line: int, message: str) -> DataError:
+        """The error of a line, to be raised."""
         return DataError(f"{self.path}, line {line + 1}: {message}")
 
     def shown(self, line: int) -> str:
+        """The beginning of a line, in quotation marks, for messages."""
         text = self.lines[line].strip()
         return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
@@ -88,7 +90,7 @@ class _Reader:
         if len(starts) == 1:
             raise self.error(
                 line,
-                f"{self.shown(line)} is no number of atoms; an xyz file has this number alone in its first line, a "
+                f"{self.shown(line)} is no number of atoms; an xyz file has only this number in its first line, a "
                 "comment in the second, then a line for each atom",
             )
         before = starts[-2]
@@ -135,6 +137,7 @@ class _Reader:
         return Frame(atoms, str(self.path), statements, pbc[1])
 
     def is_atom(self, text: str) -> bool:
+        """Whether a comment looks like the line of an atom: an element and three numbers, one with a decimal point."""
         words = text.split()
         if len(words) != 4 or None in map(number, words[1:]) or "." not in text:
             return False
@@ -238,6 +241,7 @@ class _Reader:
         return rows
 
     def check_plain(self, line: int, words: list[str], width: int) -> None:
+        """Check the columns of an atom in a plain file; ``width`` is the number of columns of the first atom."""
         further = len(words) - 4
         if further < 0:
             raise self.error(

@@ -128,7 +128,7 @@ def solve(
     field.chkfile = None
     field.conv_tol = CONV_TOL
     field.max_cycle = settings.max_cycle
-    log = _Log(reference, began)
+    log = _CycleLog(reference, began)
     if settings.gpu:
         _watch(field, log)
     else:
@@ -157,7 +157,7 @@ def occupied_agreement(one: Float[np.ndarray, "n n_occ"], other: Float[np.ndarra
     return float(np.sum((one.T @ other) ** 2) / one.shape[1])
 
 
-class _Log:
+class _CycleLog:
     """Records energy, error of the Fock matrix and time of each cycle."""
 
     def __init__(self, reference: np.ndarray, began: float) -> None:
@@ -172,6 +172,7 @@ class _Log:
         self.add_fock(local["fock"])
 
     def add_fock(self, fock: Any) -> None:
+        """Record error and time of a cycle with this Fock matrix."""
         self.errors.append(mean_absolute(_host(fock), self.reference))
         self.seconds.append(time.perf_counter() - self.began)
 
@@ -221,7 +222,7 @@ def _gpu_module() -> Any:
         ) from error
 
 
-def _watch(field: Any, log: _Log) -> None:
+def _watch(field: Any, log: _CycleLog) -> None:
     """Record the cycles of a solver that calls no callback, such as that of gpu4pyscf.
 
     In each cycle such a solver calls `get_fock` once without DIIS, for the new density, and `energy_tot` once, in

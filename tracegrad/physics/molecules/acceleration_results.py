@@ -82,6 +82,7 @@ class Acceleration:
 
     @property
     def runs(self) -> list[ScfRun]:
+        """All runs: from the prediction, then from the guesses."""
         return [self.prediction, *self.guesses.values()]
 
     @property

@@ -84,7 +84,7 @@ def generate(
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = PartialFile(partial_path, resume_key(settings, items))
         try:
-            _Run(items, settings, partial, strict, report, on_progress).run(processes)
+            _Generation(items, settings, partial, strict, report, on_progress).run(processes)
             return _release(items, settings, partial, output, command)
         finally:
             partial.close()
@@ -115,7 +115,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
             ) from error
 
 
-class _Run:
+class _Generation:
     """Distributes frames to the workers and stores their results, until all items are complete."""
 
     def __init__(
@@ -135,6 +135,11 @@ class _Run:
         self.items_done = sum(count >= settings.frames_per_item for count in self.counts.values())
 
     def run(self, processes: int) -> None:
+        """Compute all missing frames.
+
+        Raises:
+            GenerationError: stopped by a signal, a worker died, or an SCF did not converge and ``strict`` is set.
+        """
         for item, (frame, reason) in self.partial.failures().items():
             self._leave_out(item, frame, reason)
         queue = deque(i for i in range(len(self.items)) if not self._done(i))

@@ -74,10 +74,12 @@ class GenerationSettings:
 
     @property
     def frames_per_item(self) -> int:
+        """Frames of each trajectory (dynamic); 1 for a geometry (stable)."""
         return self.frames if self.flavour == "dynamic" else 1
 
     @property
     def dynamics(self) -> DynamicsSettings:
+        """The settings of a trajectory."""
         return DynamicsSettings(
             functional=self.xc,
             conv_tol=self.conv_tol,

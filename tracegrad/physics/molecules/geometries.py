@@ -28,6 +28,7 @@ class Geometry:
 
     @property
     def formula(self) -> str:
+        """Chemical formula in Hill order, such as C2H6O."""
         return Atoms(self.numbers).get_chemical_formula()
 
 

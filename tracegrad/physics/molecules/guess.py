@@ -50,6 +50,7 @@ class _Shell:
 
     @property
     def orbitals(self) -> Int64[np.ndarray, " orbitals"]:
+        """Indices of its 2 l + 1 orbitals."""
         return self.start + np.arange(2 * self.degree + 1)
 
 

@@ -138,6 +138,7 @@ class PartialFile:
             yield StoredFrame(*row)
 
     def close(self) -> None:
+        """Close the file, which also releases its lock."""
         self._db.close()
 
     def remove(self) -> None:
