@@ -137,7 +137,7 @@ class _Reader:
         return Frame(atoms, str(self.path), statements, pbc[1])
 
     def is_atom(self, text: str) -> bool:
-        """Whether a comment looks like the line of an atom: an element and three numbers, one with a decimal point."""
+        """Whether a comment looks like the line of an atom: an element and three numbers with a decimal point."""
         words = text.split()
         if len(words) != 4 or None in map(number, words[1:]) or "." not in text:
             return False
