@@ -1,4 +1,4 @@
-"""The arms of an ablation side by side: mean over seeds, spread, and every single seed."""
+"""Figures of the errors of the arms of an ablation: mean over seeds, spread, and every single seed."""
 
 from collections.abc import Mapping, Sequence
 

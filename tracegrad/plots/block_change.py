@@ -1,4 +1,4 @@
-"""MAE of each basic block without and with TraceGrad, and the change (Figs. 5 to 7 of the paper)."""
+"""Heat maps of the MAE of each basic block without and with TraceGrad, and its change (Figs. 5 to 7 of the paper)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

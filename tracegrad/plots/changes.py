@@ -1,4 +1,4 @@
-"""Relative changes of errors against the baseline, seed by seed, for several databases and metrics."""
+"""Figures of relative changes of errors against another arm, for several databases and metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

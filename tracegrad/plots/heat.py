@@ -1,4 +1,4 @@
-"""One heat map of basic blocks with numbers in its cells."""
+"""Draws one heat map of basic blocks with numbers in its cells."""
 
 from collections.abc import Callable, Sequence
 

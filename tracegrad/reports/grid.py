@@ -221,7 +221,7 @@ def _captions(table: ResultsTable, columns: Sequence[Column]) -> list[str]:
 
 
 def _seeds(seeds: tuple[int, ...]) -> str:
-    """Such as "0, 1, 2", or "42 (10 times)"."""
+    """The text of the seeds of a row, such as "0, 1, 2" or "42 (10 times)"."""
     texts = []
     for seed in dict.fromkeys(seeds):
         times = seeds.count(seed)

@@ -88,7 +88,7 @@ class ArmPair:
 
     @property
     def label(self) -> str:
-        """Such as "QHNet+TraceGrad - QHNet"."""
+        """The difference in words, such as "QHNet+TraceGrad - QHNet"."""
         return f"{self.first.label} - {self.second.label}"
 
 

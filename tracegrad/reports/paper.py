@@ -67,12 +67,12 @@ class PaperTable:
 
     @property
     def name(self) -> str:
-        """Table 1 to Table 8, or Appendix I."""
+        """Such as "Table 1", or "Appendix I"."""
         return f"Table {self.number}" if self.number.isdigit() else f"Appendix {self.number}"
 
     @property
     def databases(self) -> tuple[str, ...]:
-        """In the paper's order."""
+        """The databases of its rows, in the order of the paper."""
         return tuple(dict.fromkeys(row.database for row in self.rows))
 
 
@@ -87,7 +87,7 @@ class ComparedMethod:
 
 @dataclass(frozen=True)
 class Section:
-    """The methods on one database."""
+    """The part of a table with the methods on one database."""
 
     database: str
     title: str

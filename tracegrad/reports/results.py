@@ -17,8 +17,13 @@ START, CONFIG = "provenance.json", "config.yaml"
 FORMAT = 1
 # Fields of ``results.json`` that hold an integer; "inference:x" is the field x of the object "inference".
 INTEGERS = (
-    *("seed", "step", "parameters", "repetition"),
-    *("inference:samples", "inference:repeats", "inference:batch_size"),
+    "seed",
+    "step",
+    "parameters",
+    "repetition",
+    "inference:samples",
+    "inference:repeats",
+    "inference:batch_size",
 )
 
 

@@ -37,7 +37,7 @@ class Twist:
 
     @cached_property
     def angle(self) -> float:
-        """Degrees, between 0 and 60."""
+        """Angle of the rotation, degrees, between 0 and 60."""
         m, n = self.m, self.n
         return degrees(acos((m * m + 4 * m * n + n * n) / (2 * (m * m + m * n + n * n))))
 

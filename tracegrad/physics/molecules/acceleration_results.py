@@ -13,6 +13,7 @@ A run that does not converge contributes its largest number of cycles and is cou
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -27,18 +28,33 @@ SAME_SPACE = 1e-5
 # Hartree. A label and the Fock matrix of our converged SCF differ by about 1e-7, two functionals by about 1e-3.
 LABEL_NOISE = 1e-5
 
+# Columns of `Acceleration.table`. Energies are in hartree, errors (h_mae, energy_error, label_error) in meV.
 COLUMNS = (
-    *("row", "name", "formula", "atoms", "guess", "h_mae", "cycles_prediction", "cycles_guess", "first_hit"),
-    *("achieved_ratio", "error_level_ratio", "seconds_predicting", "seconds_prediction", "seconds_guess"),
-    *("seconds_saved", "wall_seconds_prediction", "wall_seconds_guess", "energy_prediction", "energy_guess"),
-    *(
-        "energy_error_1",
-        "energy_error_2",
-        "converged_prediction",
-        "converged_guess",
-        "same_state",
-        "label_error",
-    ),
+    "row",
+    "name",
+    "formula",
+    "atoms",
+    "guess",
+    "h_mae",
+    "cycles_prediction",
+    "cycles_guess",
+    "first_hit",
+    "achieved_ratio",
+    "error_level_ratio",
+    "seconds_predicting",
+    "seconds_prediction",
+    "seconds_guess",
+    "seconds_saved",
+    "wall_seconds_prediction",
+    "wall_seconds_guess",
+    "energy_prediction",
+    "energy_guess",
+    "energy_error_1",
+    "energy_error_2",
+    "converged_prediction",
+    "converged_guess",
+    "same_state",
+    "label_error",
 )
 
 
@@ -111,27 +127,38 @@ class Acceleration:
         return next((float(run.errors[-1]) for run in self.guesses.values() if run.converged), None)
 
     def table(self) -> list[tuple]:
-        """One row of `COLUMNS` for each guess: ratios, cycles, seconds; energies in hartree, errors in meV."""
-        errors = [self.energy_error(k) * MEV_PER_HARTREE for k in (1, 2)]
-        label = self.label_error
-        return [
-            (
-                *(self.row, self.name, self.formula, len(self.numbers), guess, self.level * MEV_PER_HARTREE),
-                *(self.prediction.cycles, run.cycles, run.first_hit(self.level)),
-                *(self.achieved_ratio(guess), self.error_level_ratio(guess), self.seconds_predicting),
-                *(self.prediction.core_seconds, run.core_seconds, self.seconds_saved(guess)),
-                *(
-                    self.prediction.wall_seconds,
-                    run.wall_seconds,
-                    self.prediction.energy,
-                    run.energy,
-                    *errors,
-                ),
-                *(int(self.prediction.converged), int(run.converged), int(self.same_state)),
-                None if label is None else label * MEV_PER_HARTREE,
-            )
-            for guess, run in self.guesses.items()
-        ]
+        """One row of `COLUMNS` for each guess."""
+        return [tuple(self._row(guess)[column] for column in COLUMNS) for guess in self.guesses]
+
+    def _row(self, guess: str) -> dict[str, Any]:
+        prediction, run, label_error = self.prediction, self.guesses[guess], self.label_error
+        return {
+            "row": self.row,
+            "name": self.name,
+            "formula": self.formula,
+            "atoms": len(self.numbers),
+            "guess": guess,
+            "h_mae": self.level * MEV_PER_HARTREE,
+            "cycles_prediction": prediction.cycles,
+            "cycles_guess": run.cycles,
+            "first_hit": run.first_hit(self.level),
+            "achieved_ratio": self.achieved_ratio(guess),
+            "error_level_ratio": self.error_level_ratio(guess),
+            "seconds_predicting": self.seconds_predicting,
+            "seconds_prediction": prediction.core_seconds,
+            "seconds_guess": run.core_seconds,
+            "seconds_saved": self.seconds_saved(guess),
+            "wall_seconds_prediction": prediction.wall_seconds,
+            "wall_seconds_guess": run.wall_seconds,
+            "energy_prediction": prediction.energy,
+            "energy_guess": run.energy,
+            "energy_error_1": self.energy_error(1) * MEV_PER_HARTREE,
+            "energy_error_2": self.energy_error(2) * MEV_PER_HARTREE,
+            "converged_prediction": int(prediction.converged),
+            "converged_guess": int(run.converged),
+            "same_state": int(self.same_state),
+            "label_error": None if label_error is None else label_error * MEV_PER_HARTREE,
+        }
 
 
 def summary(results: Sequence[Acceleration], guesses: Sequence[str]) -> dict[str, float]:

@@ -93,7 +93,7 @@ def generate(
 
 
 def _geometries_to_label(geometries: Sequence[Geometry], settings: GenerationSettings) -> list[Geometry]:
-    """One entry for each row (stable) or trajectory (dynamic)."""
+    """The geometry of each row (stable), or the start of each trajectory (dynamic)."""
     if not geometries:
         raise GenerationError("no geometry to compute: give molecules or geometries")
     if settings.flavour == "stable":

@@ -30,9 +30,8 @@ from tracegrad.physics.molecules.solved import SolvedMolecule
 
 SUFFIX = ".tracegrad-orbitals"
 FORMAT = 2
-PAGE = (
-    65536  # bytes, the largest of SQLite: rows of half a megabyte are read five times faster than by default
-)
+# Bytes of a page, the largest of SQLite: rows of half a megabyte are read five times faster than with the default.
+PAGE = 65536
 _TABLES = (
     "CREATE TABLE about (text TEXT)",
     "CREATE TABLE solved (row INTEGER PRIMARY KEY, n INTEGER, occupied INTEGER, checksum BLOB, numbers BLOB)",
