@@ -22,7 +22,7 @@ from tracegrad.metrics import orbitals
 from tracegrad.metrics.functional.orbitals import ENERGIES, NAMES
 from tracegrad.metrics.orbitals import OrbitalErrors, dense_predictions, orbital_errors
 from tracegrad.model.network import HamiltonianPrediction
-from tracegrad.physics.molecules.levels import Levels, molecular_levels
+from tracegrad.physics.molecules.levels import MolecularLevels, molecular_levels
 from tracegrad.physics.molecules.solved_cache import solved_paths
 from tracegrad.physics.molecules.solved_references import SolvedReferences, prepare_references
 from tracegrad.plots.energies import energies_figure
@@ -254,7 +254,7 @@ class OrbitalMetrics(Callback):
         overlap[np.tril_indices(n)] = solved.overlap
         overlap = overlap + np.tril(overlap, -1).T
         ladders = {
-            "true": Levels(solved.energies, solved.orbitals, solved.occupied),
+            "true": MolecularLevels(solved.energies, solved.orbitals, solved.occupied),
             "predicted": molecular_levels(h_pred, overlap, 2 * solved.occupied),
         }
         return levels_figure(ladders, title=f"{composition}, row {name}: error {error:.1f} meV (occupied)")

@@ -20,7 +20,7 @@ from tracegrad.hamiltonian.reduction import Masks, is_on_site, site_edges
 from tracegrad.metrics.functional import hamiltonian_errors
 from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.plots.block_mae import block_mae_figure, read_block_mae
-from tracegrad.plots.elements import Elements, elements_figure
+from tracegrad.plots.elements import MatrixElements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
 from tracegrad.plots.style import save
 from tracegrad.system.whole_files import replacing
@@ -120,7 +120,7 @@ class TestReport(Callback):
         on_site = np.concatenate([sample.on_site for sample in drawn], axis=1)
         pairs = np.concatenate([sample.pairs for sample in drawn], axis=1)
         save(
-            elements_figure(Elements(on_site[0], on_site[1], pairs[0], pairs[1], basis.unit)),
+            elements_figure(MatrixElements(on_site[0], on_site[1], pairs[0], pairs[1], basis.unit)),
             figures / f"elements{ending}.png",
         )
         dense = sorted((sample.error, i) for i, sample in enumerate(drawn) if sample.dense is not None)

@@ -94,7 +94,7 @@ class _ProgressReport:
         self.task: TaskID | None = None
         self.printed = time.monotonic()
 
-    def __call__(self, progress: generation.Progress) -> None:
+    def __call__(self, progress: generation.GenerationProgress) -> None:
         items = f"{progress.items_done}/{progress.items_total} {self.what}"
         if self.task is None:
             self.bar.console.print(self.heading, highlight=False)

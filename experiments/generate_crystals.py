@@ -14,8 +14,8 @@ from rich.progress import Progress, TaskID
 from experiments.reporting.generation_report import progress_bar, public_command
 from experiments.settings.configuration import command, plain
 from tracegrad.errors import ConfigError
-from tracegrad.physics.crystals.database import Summary, generate_crystals
-from tracegrad.physics.crystals.database_run import Progress as DatabaseProgress
+from tracegrad.physics.crystals.database import CrystalSummary, generate_crystals
+from tracegrad.physics.crystals.database_run import CrystalProgress
 from tracegrad.physics.crystals.openmx_run import INPUT, Program, find_program
 from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.structures import CrystalStructure, crystal_structures
@@ -84,7 +84,7 @@ def _heading(
     return f"{len(structures)} structures of {atoms}, {spin} spin-orbit coupling; {where}"
 
 
-def _ending(summary: Summary) -> str:
+def _ending(summary: CrystalSummary) -> str:
     left_out = f", {len(summary.left_out)} left out" if summary.left_out else ""
     done = f"wrote {summary.output / 'structures'}: {summary.finished} structures{left_out}"
     if not summary.waiting:
@@ -120,7 +120,7 @@ class _ProgressReport:
         self.task: TaskID | None = None
         self.printed = time.monotonic()
 
-    def __call__(self, progress: DatabaseProgress) -> None:
+    def __call__(self, progress: CrystalProgress) -> None:
         running = f"{progress.running} running"
         if self.task is None:
             self.bar.console.print(self.heading, highlight=False, markup=False, soft_wrap=True)

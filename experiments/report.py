@@ -16,13 +16,13 @@ from tracegrad.errors import ConfigError
 from tracegrad.plots.style import save
 from tracegrad.reports.absent import TITLE, absent_lines, absent_tables
 from tracegrad.reports.acceleration import with_acceleration
-from tracegrad.reports.check import Outcome, paper_outcomes, read_checks, require, run_checks
+from tracegrad.reports.check import CheckOutcome, paper_outcomes, read_checks, require, run_checks
 from tracegrad.reports.comma_separated import paired_csv, paper_csv, to_csv
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.grid import Grid, all_grids
 from tracegrad.reports.inference import with_inference
 from tracegrad.reports.latex import to_latex
-from tracegrad.reports.manifest import Manifest, read_manifests, with_variants
+from tracegrad.reports.manifest import SweepPlan, read_manifests, with_variants
 from tracegrad.reports.markdown import to_markdown
 from tracegrad.reports.paired import paired_differences
 from tracegrad.reports.paper import ComparedTable, compare_with_paper
@@ -133,7 +133,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     console.print(f"wrote {names} into {report.output}", **_AS_IT_IS)
 
 
-def print_outcomes(outcomes: Sequence[Outcome], console: Console | None = None) -> None:
+def print_outcomes(outcomes: Sequence[CheckOutcome], console: Console | None = None) -> None:
     """One line a check."""
     console = console or Console()
     for outcome in outcomes:
@@ -142,7 +142,7 @@ def print_outcomes(outcomes: Sequence[Outcome], console: Console | None = None) 
 
 
 def _with_missing(
-    tables: Sequence[ResultsTable], manifests: Sequence[Manifest]
+    tables: Sequence[ResultsTable], manifests: Sequence[SweepPlan]
 ) -> tuple[list[ResultsTable], list[str]]:
     """The tables with a note on each point of their sweep that has no result; notes on points of no table."""
     found, notes = list(tables), []
@@ -160,7 +160,7 @@ def _with_missing(
     return found, notes
 
 
-def _unfinished(runs: Path, manifests: Sequence[Manifest]) -> list[str]:
+def _unfinished(runs: Path, manifests: Sequence[SweepPlan]) -> list[str]:
     """Notes on runs of no sweep that have begun and have no results."""
     swept = {point.directory for manifest in manifests for point in manifest.points}
     return [

@@ -24,9 +24,9 @@ from tracegrad.errors import ConfigError
 from tracegrad.physics.bands.band_errors import BandErrors, band_errors, with_hamiltonian
 from tracegrad.physics.bands.bands import (
     SMALL_OVERLAP,
+    BandGap,
     BandStructure,
-    Gap,
-    Prediction,
+    PredictedBands,
     band_gap,
     band_structure,
     read_for_bands,
@@ -156,7 +156,7 @@ def _summary(bands: BandStructure, axes: str) -> dict[str, Any]:
     }
 
 
-def _gap(bands: BandStructure, gap: Gap) -> dict[str, Any]:
+def _gap(bands: BandStructure, gap: BandGap) -> dict[str, Any]:
     """A gap with places as text."""
     found = asdict(gap)
     for name in ("valence", "conduction", "direct"):
@@ -219,7 +219,7 @@ def _error_lines(errors: BandErrors) -> str:
     return "\n".join(lines)
 
 
-def _write_table(bands: BandStructure, prediction: Prediction | None, path: Path) -> None:
+def _write_table(bands: BandStructure, prediction: PredictedBands | None, path: Path) -> None:
     """A row for each point: k, distance, and the energies (eV, as in the files) by number of the band."""
     tables = [("band", bands)] + ([("predicted", prediction.bands)] if prediction is not None else [])
     columns = [bands.path.points, bands.path.distances[:, None], *(one.energies for _, one in tables)]

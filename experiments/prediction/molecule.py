@@ -24,7 +24,7 @@ from tracegrad.physics.molecules.dft import (
     build_molecule,
     fock_label,
 )
-from tracegrad.physics.molecules.levels import Levels, molecular_levels
+from tracegrad.physics.molecules.levels import MolecularLevels, molecular_levels
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
 from tracegrad.system.whole_files import replacing
@@ -49,7 +49,7 @@ class Reference:
     standard: FockLabel
     predicted: FockLabel
     seconds: tuple[float, float]
-    levels: Levels
+    levels: MolecularLevels
 
 
 def predict_molecule(model: HamiltonianModel, given: Path, output: Path, values: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ def solve_reference(
     return Reference(standard, predicted, (seconds[0], seconds[1]), levels)
 
 
-def _table(levels: Levels, reference: Reference | None) -> str:
+def _table(levels: MolecularLevels, reference: Reference | None) -> str:
     first, last = max(levels.occupied - SHOWN, 0), levels.occupied + SHOWN
     head = f"{'':>10}{'hartree':>12}{'eV':>10}" + (f"{'DFT (eV)':>12}" if reference is not None else "")
     lines = [head]
@@ -167,7 +167,7 @@ def _table(levels: Levels, reference: Reference | None) -> str:
     return "\n".join(lines)
 
 
-def _frontier(levels: Levels) -> dict[str, float]:
+def _frontier(levels: MolecularLevels) -> dict[str, float]:
     energies = {"homo": levels.homo, "lumo": levels.lumo, "gap": levels.gap}
     return {
         f"{name}_{unit}": value * factor
@@ -220,7 +220,7 @@ def _write_matrices(
     hamiltonian: np.ndarray,
     overlap: np.ndarray,
     molecule: gto.Mole,
-    levels: Levels,
+    levels: MolecularLevels,
     numbers: np.ndarray,
     positions: np.ndarray,
 ) -> None:
@@ -241,7 +241,7 @@ def _write_matrices(
         )  # fmt: skip
 
 
-def _write_table(path: Path, levels: Levels, reference: Reference | None) -> None:
+def _write_table(path: Path, levels: MolecularLevels, reference: Reference | None) -> None:
     with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         head = ["orbital", "label", "occupation", "energy_hartree", "energy_ev"]

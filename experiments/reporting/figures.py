@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 
 from tracegrad.backbones.known import known_backbones
 from tracegrad.plots.ablation import ablation_figure
-from tracegrad.plots.block_change import Change, block_change_figure
+from tracegrad.plots.block_change import BlockChange, block_change_figure
 from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae
 from tracegrad.plots.differences import differences_figure
-from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
+from tracegrad.plots.learning_curves import RunCurves, learning_curves, read_metrics
 from tracegrad.reports.absent import NO_PAPER_DATA, Absence, joined
 from tracegrad.reports.arms import BASELINE
 from tracegrad.reports.columns import ALL, MARKS
-from tracegrad.reports.paired import Pair
+from tracegrad.reports.paired import ArmPair
 from tracegrad.reports.paper import by_database, paper_database
 from tracegrad.reports.results import BlockMAE, RunResult, block_file, read_block_mae
 from tracegrad.reports.table import ResultsTable, Row
@@ -27,7 +27,7 @@ USUAL_BACKBONE = "DeepH-E3"
 
 
 def figures(
-    tables: Sequence[ResultsTable], pairs: Sequence[Sequence[Pair]], notes: list[str]
+    tables: Sequence[ResultsTable], pairs: Sequence[Sequence[ArmPair]], notes: list[str]
 ) -> dict[str, Figure]:
     """All figures by the names of their files; ``notes`` gets what is left out and why."""
     found: dict[str, Figure] = {}
@@ -89,10 +89,10 @@ def absent_figures(tables: Sequence[ResultsTable]) -> list[Absence]:
 
 
 def _figures_of_the_paper(
-    tables: Sequence[ResultsTable], changes: dict[tuple[int, str], Change]
+    tables: Sequence[ResultsTable], changes: dict[tuple[int, str], BlockChange]
 ) -> dict[str, Figure]:
     """Figs. 5 to 7 with the databases that there are runs of."""
-    panels: dict[str, list[tuple[tuple[int, int, str], Change]]] = {}
+    panels: dict[str, list[tuple[tuple[int, int, str], BlockChange]]] = {}
     for (i, subset), change in changes.items():
         table = tables[i]
         database, _ = paper_database(table)
@@ -127,7 +127,7 @@ def _ablation(table: ResultsTable, notes: list[str]) -> Figure | None:
 
 def _learning_curves(table: ResultsTable, notes: list[str]) -> Figure | None:
     curves = [
-        Run(read_metrics(path), row.name, row.label, run.seed)
+        RunCurves(read_metrics(path), row.name, row.label, run.seed)
         for row, run, path in _with_file(table, "metrics.csv", notes)
     ]
     title = table.title
@@ -149,12 +149,12 @@ def _block_mae(table: ResultsTable, subset: str, blocks: dict[str, tuple[Row, Bl
     return block_mae_figure(means, table.title + table.superscript(subset)) if means else None
 
 
-def _change(table: ResultsTable, subset: str, blocks: dict[str, tuple[Row, BlockMAE]]) -> Change | None:
+def _change(table: ResultsTable, subset: str, blocks: dict[str, tuple[Row, BlockMAE]]) -> BlockChange | None:
     if not {BASELINE, TRACEGRAD} <= blocks.keys():
         return None
     (plain, before), (full, after) = blocks[BASELINE], blocks[TRACEGRAD]
     title = f"{table.database_label}{table.superscript(subset)}"
-    return Change(title, plain.label, before, full.label, after)
+    return BlockChange(title, plain.label, before, full.label, after)
 
 
 def _with_file(table: ResultsTable, name: str, notes: list[str]) -> list[tuple[Row, RunResult, Path]]:
@@ -166,7 +166,7 @@ def _with_file(table: ResultsTable, name: str, notes: list[str]) -> list[tuple[R
             if path.is_file():
                 found.append((row, run, path))
             else:
-                notes.append(f"{path} is missing: {row.label}, {run.turn_name} is not in that figure")
+                notes.append(f"{path} is missing: {row.label}, {run.repetition_name} is not in that figure")
     return found
 
 

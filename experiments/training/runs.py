@@ -37,7 +37,7 @@ from experiments.training.warm_start import warm_start
 from tracegrad.data.loading.datamodule import HamiltonianDataModule
 from tracegrad.errors import CheckpointError, ConfigError, TrainingError
 from tracegrad.metrics.mean_blocks import MeanBlocks
-from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
+from tracegrad.plots.learning_curves import RunCurves, learning_curves, read_metrics
 from tracegrad.plots.style import save
 from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.reports.results import FORMAT
@@ -341,7 +341,7 @@ def _train(config: DictConfig, values: dict[str, Any], directory: Path) -> None:
     results["train_seconds"] = round(timers[0].time_elapsed("train"), 1) if timers else None
     if not trainer.is_global_zero:
         return
-    curves = Run(read_metrics(directory / METRICS), results["arm"], results["label"], results["seed"])
+    curves = RunCurves(read_metrics(directory / METRICS), results["arm"], results["label"], results["seed"])
     save(learning_curves([curves]), directory / "figures" / "learning_curves.png")
     write_json(directory / RESULTS, results)
     log_results(loggers, config, results, origin)

@@ -243,7 +243,7 @@ def test_metrics_of_another_step_are_not_quoted(
         ({"arm": "grad"}, r"other is a run of .*; give runs of the same arm and data"),
         ({"split_hash": "f" * 16}, r"split ffffffffffffffff\), not of"),
         ({"parameters": 7}, r"differ in more than their seed: parameters"),
-        ({"seed": 0}, r"seed 0 of QHNet\+TraceGrad stands twice"),
+        ({"seed": 0}, r"seed 0 of QHNet\+TraceGrad occurs twice"),
     ],
 )
 def test_other_runs_must_differ_in_the_seed_alone(

@@ -70,7 +70,7 @@ def test_the_report_can_be_made_again_and_elsewhere(runs, tmp_path):
     elsewhere = make_report(runs, tmp_path / "a" / "b")
     assert {path.name for path in elsewhere.files} == names(tmp_path / "a" / "b") == TABLES | FIGURES
     assert elsewhere.notes == [
-        "QD, geometry split is not beside the paper's QD: the split is 'geometry', that of the paper 'mol'"
+        "QD, geometry split is not compared with the paper's QD: its split is 'geometry', that of the paper 'mol'"
     ]
 
 
@@ -165,7 +165,7 @@ def test_the_exit_status_says_whether_the_numbers_hold(runs, monkeypatch, capsys
     file.write_text(f"checks: [{{arm: tracegrad, metric: test/h_mae, below: {bound}}}]")
     assert invoke(monkeypatch, runs, "--check", file, f"output={tmp_path / 'out'}") == status
     out, err = capsys.readouterr()
-    line = f"QD, geometry split (qh9_demo), tracegrad, test/h_mae = 2.5, wanted at most {bound}"
+    line = f"QD, geometry split (qh9_demo), tracegrad, test/h_mae = 2.5, expected at most {bound}"
     assert f"{'FAILED' if status else 'ok'}: {line}" in out.splitlines()
     assert err == (f"error: 1 of 1 checks failed: {line}\n" if status else "")
 
@@ -178,11 +178,11 @@ def test_the_check_against_the_paper(tmp_path, monkeypatch, capsys):
         write_run(tmp_path / "qs" / arm, paper_result("QS", arm, 0, metrics))
     assert invoke(monkeypatch, tmp_path / "qs", "--check", "tolerance=0.2") == 0
     assert (
-        "ok: QS, QHNet+TraceGrad, MAE^H_all (Table 2) = 1.2, wanted 0.9528 to 1.4292"
+        "ok: QS, QHNet+TraceGrad, MAE^H_all (Table 2) = 1.2, expected 0.9528 to 1.4292"
         in capsys.readouterr().out
     )
     assert invoke(monkeypatch, tmp_path / "qs", "--check", "tolerance=0.01") == 1
-    assert "FAILED: QS, QHNet, MAE^H_all (Table 2) = 2, wanted 1.9424 to 1.9816" in capsys.readouterr().out
+    assert "FAILED: QS, QHNet, MAE^H_all (Table 2) = 2, expected 1.9424 to 1.9816" in capsys.readouterr().out
     assert names(tmp_path / "qs" / "report") >= {"paper.csv"}
 
 
@@ -249,11 +249,13 @@ def test_runs_that_have_not_ended_are_said(runs):
         f"{begun}: no results yet (it runs, was interrupted, or has test=false); it is in no table"
         in report_.notes
     )
-    with pytest.raises(TraceGradError, match=rf"but runs that have not ended, such as {begun}"):
+    with pytest.raises(TraceGradError, match=rf"but unfinished runs, such as {begun}"):
         make_report(begun)
     begun = runs / "nothing"
     begun.mkdir()
-    with pytest.raises(TraceGradError, match=r"no results\.json in it or below, nor runs that have begun"):
+    with pytest.raises(
+        TraceGradError, match=r"no results\.json in it or below, and no unfinished run either"
+    ):
         make_report(begun)
 
 

@@ -1,24 +1,24 @@
-"""Ladders of levels: what is drawn where."""
+"""The lines and labels in a figure of levels, and their positions."""
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
-from tracegrad.physics.molecules.levels import Levels
+from tracegrad.physics.molecules.levels import MolecularLevels
 from tracegrad.plots.levels import levels_figure
 from tracegrad.units import MEV
 
 EV = MEV["hartree"] / MEV["eV"]
 
 
-def ladder(energies: list[float], occupied: int) -> Levels:
+def ladder(energies: list[float], occupied: int) -> MolecularLevels:
     """Levels at energies in eV."""
-    return Levels(np.array(energies) / EV, np.eye(len(energies)), occupied)
+    return MolecularLevels(np.array(energies) / EV, np.eye(len(energies)), occupied)
 
 
 def lines(figure: Figure) -> list[tuple[float, float, float]]:
-    """(left, right, energy) of every level."""
+    """(left end, right end, energy) of the line of every level."""
     segments = [s for collection in figure.axes[0].collections for s in collection.get_segments()]
     return [(s[0][0], s[1][0], s[0][1]) for s in segments]
 

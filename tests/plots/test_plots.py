@@ -6,11 +6,11 @@ from PIL import Image
 from tracegrad.errors import DataError, TraceGradError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.plots.ablation import ablation_figure
-from tracegrad.plots.block_change import Change, block_change_figure
+from tracegrad.plots.block_change import BlockChange, block_change_figure
 from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae
-from tracegrad.plots.elements import Elements, elements_figure
+from tracegrad.plots.elements import MatrixElements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
-from tracegrad.plots.learning_curves import Run, learning_curves, read_metrics
+from tracegrad.plots.learning_curves import RunCurves, learning_curves, read_metrics
 from tracegrad.plots.style import ARM_COLOURS, make_figure, save
 from tracegrad.reports.results import BlockMAE, read_block_mae
 from tracegrad.units import MEV_PER_HARTREE
@@ -37,7 +37,7 @@ def molecule(rng):
 
 
 def check_png(figure, tmp_path, minimum):
-    """The saved figure is a whole PNG of 200 dpi that is neither blank nor tiny."""
+    """Check that the saved figure is a complete PNG of 200 dpi that is neither blank nor tiny."""
     path = save(figure, tmp_path / "figure.png")
     with Image.open(path) as image:
         image.load()
@@ -119,7 +119,7 @@ def test_hamiltonian_of_another_molecule_is_refused(molecule):
 
 def test_elements(molecule, tmp_path):
     _, true, predicted = molecule
-    figure = elements_figure(Elements(true[0], predicted[0], true[1], predicted[1]), "water")
+    figure = elements_figure(MatrixElements(true[0], predicted[0], true[1], predicted[1]), "water")
     check_png(figure, tmp_path, (1200, 800))
     assert "predicted (hartree)" in texts(figure)
     assert "true (hartree)" in texts(figure)
@@ -130,7 +130,7 @@ def test_the_legend_of_elements_is_right():
     true = np.array([0.0, 1.0, 2.0, 3.0])
     shifted = true + np.array([0.1, -0.1, 0.1, -0.1])
     near = true + 1e-5 * np.array([1, -1, 1, -1])
-    found = " ".join(texts(elements_figure(Elements(true, shifted, true, near))))
+    found = " ".join(texts(elements_figure(MatrixElements(true, shifted, true, near))))
     assert "MAE 2,721 meV" in found
     assert "R^2 = 0.9920" in found  # 1 - 4 * 0.01 / 5
     assert "MAE 0.272 meV" in found
@@ -140,17 +140,17 @@ def test_the_legend_of_elements_is_right():
 def test_elements_of_atoms_without_pairs(tmp_path):
     one = np.array([1.0, 2.0])
     none = np.empty(0)
-    check_png(elements_figure(Elements(one, one, none, none)), tmp_path, (1200, 800))
+    check_png(elements_figure(MatrixElements(one, one, none, none)), tmp_path, (1200, 800))
 
 
 def test_complex_elements_are_drawn_by_their_real_parts(tmp_path):
     true = np.array([0.0, 1.0, 2.0, 3.0], dtype=complex)
     wrong = true + 1j * np.array([0.1, -0.1, 0.1, -0.1])
-    figure = elements_figure(Elements(true, wrong, true, wrong, "eV"))
+    figure = elements_figure(MatrixElements(true, wrong, true, wrong, "eV"))
     check_png(figure, tmp_path, (1200, 800))
     found = texts(figure)
     assert {"real part, true (eV)", "predicted (eV)", "error (meV)"} <= set(found)
-    # The imaginary parts are drawn nowhere, but count.
+    # The imaginary parts are not drawn, but enter MAE and R^2.
     assert "MAE 100 meV" in " ".join(found)
     assert "R^2 = 0.9920" in " ".join(found)
 
@@ -303,7 +303,7 @@ def run(rng, arm, seed, steps=600, level=1.0):
         curves["train/loss_t"] = (step, loss * 30)
     for i, name in enumerate(("val/h_mae", "val/h_mae_diag", "val/h_mae_nondiag")):
         curves[name] = (step[::20], 100 * (i + 1) * loss[::20])
-    return Run(curves, arm, ARMS[arm], seed)
+    return RunCurves(curves, arm, ARMS[arm], seed)
 
 
 def test_learning_curves_of_one_run(rng, tmp_path):
@@ -325,7 +325,9 @@ def test_learning_curves_of_several_runs(rng, tmp_path):
 
 def test_the_line_of_an_arm_is_the_mean_of_its_seeds():
     steps = np.array([0.0, 10, 20])
-    runs = [Run({"val/h_mae": (steps, np.array(values))}, "none") for values in ([1.0, 4, 4], [4.0, 1, 9])]
+    runs = [
+        RunCurves({"val/h_mae": (steps, np.array(values))}, "none") for values in ([1.0, 4, 4], [4.0, 1, 9])
+    ]
     ax = learning_curves(runs).axes[1]
     np.testing.assert_allclose(ax.lines[-1].get_ydata(), [2, 2, 6])
     # exp of the sample standard deviation of the logarithms: |log a - log b| / sqrt(2)
@@ -343,7 +345,7 @@ def test_block_changes(rng, tmp_path, shells):
     before[0, 1] = np.nan
     after = 0.7 * before
     after[1, 0] = 2 * before[1, 0]
-    change = Change(
+    change = BlockChange(
         "MG", "DeepH-E3", BlockMAE(names, names, before), "+TraceGrad", BlockMAE(names, names, after)
     )
     figure = block_change_figure([change, change])
@@ -356,7 +358,9 @@ def test_block_changes(rng, tmp_path, shells):
     assert "MG: DeepH-E3" in found
     images = [ax.images[0] for ax in figure.axes if ax.images]
     assert images[0].get_clim() == images[1].get_clim() == (0, np.nanmax([before, after]))
-    other = Change("MG", "a", block_table([[1, 2], [3, 4]]), "b", BlockMAE(("1s",), ("1s",), np.ones((1, 1))))
+    other = BlockChange(
+        "MG", "a", block_table([[1, 2], [3, 4]]), "b", BlockMAE(("1s",), ("1s",), np.ones((1, 1)))
+    )
     with pytest.raises(TraceGradError, match="different shells"):
         block_change_figure([other])
 
@@ -364,7 +368,7 @@ def test_block_changes(rng, tmp_path, shells):
 def test_learning_curves_without_a_validation_or_with_nan(tmp_path):
     steps = np.array([0.0, 1.0, 2.0])
     curves = {"train/loss": (steps, np.array([1.0, np.nan, 0.5]))}
-    check_png(learning_curves([Run(curves)]), tmp_path, (1200, 700))
+    check_png(learning_curves([RunCurves(curves)]), tmp_path, (1200, 700))
     with pytest.raises(TraceGradError, match="at least one run"):
         learning_curves([])
 
@@ -373,6 +377,6 @@ def test_learning_curves_of_runs_that_diverged_at_once(tmp_path):
     steps = np.array([0.0, 1.0, 2.0])
     curves = {"train/loss_h": (steps, steps + 1.0), "val/h_mae": (steps, np.full(3, np.nan))}
     for count in (1, 2):
-        figure = learning_curves([Run(curves, "grad", "QHNet+Grad", seed) for seed in range(count)])
+        figure = learning_curves([RunCurves(curves, "grad", "QHNet+Grad", seed) for seed in range(count)])
         check_png(figure, tmp_path, (1200, 700))
         assert "no finite value" in texts(figure)

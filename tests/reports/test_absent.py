@@ -1,4 +1,4 @@
-"""What a report says of tables and figures of the paper that it lacks."""
+"""The lines of a report on tables and figures of the paper that it lacks."""
 
 import numpy as np
 import pytest
@@ -33,8 +33,8 @@ def lines(tmp_path):
 
 def test_other_data_than_the_paper_s(tmp_path):
     write_run(tmp_path / "run", result("none", 0, 5.0, database_label="demo"), files=False)
-    found, _ = lines(tmp_path)
-    assert found == [
+    absent, _ = lines(tmp_path)
+    assert absent == [
         "Tables 1, 2, 3, 6, 7 and 8, Appendix I, Figs. 5 and 6: no run is on a database of the paper",
         "Table 8: DeepH-2 and HarmoSE are not implemented",
         "Fig. 7: shows a backbone of crystals beside DeepH-E3; no other one is implemented",
@@ -45,19 +45,19 @@ def test_other_data_than_the_paper_s(tmp_path):
 def test_each_table_tells_what_its_runs_lack(tmp_path):
     write_run(tmp_path / "qs", paper_result("QS", "none", 0, {H: 2.0}), files=False)
     write_run(tmp_path / "mg", paper_result("MG", "none", 42, {H: 0.3}), files=False)
-    found, compared = lines(tmp_path)
+    absent, compared = lines(tmp_path)
     assert [table.paper.number for table in compared] == ["1", "2"]
-    assert found[:2] == [
+    assert absent[:2] == [
         "Table 3: no run with accelerations (acceleration.csv: a test of molecules or python -m "
         "experiments.accelerate writes it) on QS",
         "Table 3: no run on QD",
     ]
-    assert "Table 6: no run of +Trace or +Grad, without which it repeats Table 1, on MG" in found
-    assert "Tables 6 and 8: no run on MM" in found
-    assert "Table 7: no run on BG, BB, BT or BS" in found
+    assert "Table 6: no run of +Trace or +Grad, without which it repeats Table 1, on MG" in absent
+    assert "Tables 6 and 8: no run on MM" in absent
+    assert "Table 7: no run on BG, BB, BT or BS" in absent
     times = "python -m experiments.evaluate run=DIRECTORY callbacks=appendix_i measures them"
-    assert f"Appendix I: no run with inference times ({times}) on MG or QS" in found
-    assert "Fig. 5: no runs of DeepH-E3 and DeepH-E3+TraceGrad with block_mae.csv on MG or MM" in found
+    assert f"Appendix I: no run with inference times ({times}) on MG or QS" in absent
+    assert "Fig. 5: no runs of DeepH-E3 and DeepH-E3+TraceGrad with block_mae.csv on MG or MM" in absent
 
 
 def test_a_table_says_which_of_its_databases_lack_what(tmp_path):
@@ -82,15 +82,15 @@ def monolayers(tmp_path):
     return tmp_path
 
 
-def test_rows_of_networks_that_are_not_implemented_are_said(monolayers):
-    found, compared = lines(monolayers)
+def test_rows_of_networks_that_are_not_implemented_are_named(monolayers):
+    absent, compared = lines(monolayers)
     eighth = next(table for table in compared if table.paper.number == "8")
-    assert "not implemented: DeepH-2, HarmoSE; these rows are the paper's alone" in eighth.notes
+    assert "not implemented: DeepH-2, HarmoSE; these rows have numbers of the paper only" in eighth.notes
     assert [line.label for line in paper_grid(eighth).lines][1:4] == [
         f"{method} (paper; not implemented)" for method in ("DeepH-2", "HarmoSE", "HarmoSE+TraceGrad")
     ]
-    assert not any(line.startswith("Table 8") for line in found)  # it stands below the table
-    assert not any(line.startswith("Fig. 5") for line in found)
+    assert not any(line.startswith("Table 8") for line in absent)  # the notes of the table say it
+    assert not any(line.startswith("Fig. 5") for line in absent)
 
 
 def test_they_become_ordinary_rows_where_there_are_runs(monolayers):
@@ -100,15 +100,15 @@ def test_they_become_ordinary_rows_where_there_are_runs(monolayers):
         directory = write_run(monolayers / f"harmose_{arm}", content, files=False)
         if arm == "none":
             write_blocks(directory / "block_mae.csv", np.full((6, 6), 1.0))
-    found, compared = lines(monolayers)
+    absent, compared = lines(monolayers)
     eighth = next(table for table in compared if table.paper.number == "8")
-    assert "not implemented: DeepH-2; these rows are the paper's alone" in eighth.notes
+    assert "not implemented: DeepH-2; these rows have numbers of the paper only" in eighth.notes
     assert [line.label for line in paper_grid(eighth).lines][1:4] == [
         "DeepH-2 (paper; not implemented)",
         "HarmoSE",
         "  paper",
     ]
-    (seventh,) = [line for line in found if line.startswith("Fig. 7")]
+    (seventh,) = [line for line in absent if line.startswith("Fig. 7")]
     assert seventh.startswith("Fig. 7: no runs of HarmoSE, with and without TraceGrad, with block_mae.csv")
     write_blocks(directory / "block_mae.csv", np.full((6, 6), 1.0))
     assert not any(line.startswith("Fig. 7") for line in lines(monolayers)[0])

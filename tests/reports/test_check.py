@@ -42,7 +42,7 @@ def outcomes(tmp_path, tables, entries):
         ("quantity: std, below: 0.7", False),  # 1 / sqrt(2)
     ],
 )
-def test_numbers_are_held_against_their_bounds(tmp_path, tables, entry, passed):
+def test_numbers_are_compared_with_their_bounds(tmp_path, tables, entry, passed):
     (found,) = outcomes(tmp_path, tables, f"- {{arm: grad, metric: {H}, experiment: qh9_demo, {entry}}}")
     assert found.passed is passed
     assert found.text.startswith("ok: QD, geometry split" if passed else "FAILED: QD, geometry split")
@@ -59,8 +59,8 @@ def test_numbers_are_held_against_their_bounds(tmp_path, tables, entry, passed):
 )
 def test_a_missing_number_fails(tmp_path, tables, entry):
     (found,) = outcomes(tmp_path, tables, f"- {{{entry}, below: 100}}")
-    assert found.found is None
-    assert "= missing, wanted at most 100" in found.text
+    assert found.value is None
+    assert "= missing, expected at most 100" in found.text
     with pytest.raises(CheckError, match=r"1 of 1 checks failed: .*missing"):
         require([found])
 
@@ -86,14 +86,14 @@ def test_several_arms_make_several_checks(tmp_path, tables):
         ("", "holds no list 'checks'"),
         ("checks: []", "holds no list 'checks'"),
         ("checks: [3", "not readable as YAML"),
-        ("checks: [3]", "entry 1: 3; an entry has arm, metric"),
-        ("checks: [{arm: none, metric: a, bellow: 3}]", "an entry has arm, metric and some of"),
+        ("checks: [3]", "entry 1: 3; an entry needs arm and metric"),
+        ("checks: [{arm: none, metric: a, bellow: 3}]", "an entry needs arm and metric, and may have"),
         ("checks: [{arm: none, metric: a}]", "give expected with tolerance or relative"),
         ("checks: [{arm: none, metric: a, tolerance: 1}]", "give expected with tolerance or relative"),
-        ("checks: [{arm: none, metric: a, expected: 1}]", "beside expected stands one of"),
+        ("checks: [{arm: none, metric: a, expected: 1}]", "expected needs either tolerance or relative"),
         (
             "checks: [{arm: none, metric: a, expected: 1, tolerance: 1, relative: 1}]",
-            "beside expected stands",
+            "expected needs either",
         ),
         ("checks: [{arm: none, metric: a, below: high}]", "below is 'high'; a number is needed"),
         ("checks: [{arm: none, metric: a, below: 1, quantity: x}]", "quantity is 'x'; choose one of"),
@@ -123,8 +123,8 @@ def test_the_paper_is_held_within_a_fraction(tmp_path):
     assert len(found) == 10
     failed = [outcome.text for outcome in found if not outcome.passed]
     assert failed == [
-        "FAILED: QS, QHNet+TraceGrad, MAE^H_all (Table 2) = 1.32, wanted 1.0719 to 1.3101",
-        "FAILED: QS, QHNet+TraceGrad, Sim(psi) (Table 2) = missing, wanted 0.8532 to 1.0428",
+        "FAILED: QS, QHNet+TraceGrad, MAE^H_all (Table 2) = 1.32, expected 1.0719 to 1.3101",
+        "FAILED: QS, QHNet+TraceGrad, Sim(psi) (Table 2) = missing, expected 0.8532 to 1.0428",
     ]
 
 

@@ -151,7 +151,7 @@ def test_unlike_runs_never_share_a_row(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 0}, "seed 0 of QHNet stands twice: {0} and {1}"),
+        ({"seed": 0}, "seed 0 of QHNet occurs twice: {0} and {1}"),
         ({"parameters": 7}, "parameters is 123456 in {0}, 7 in {1}"),
         ({"checkpoint": "last"}, "checkpoint is 'best' in {0}, 'last' in {1}"),
         ({"trivial": {"test/h_mae": 99}}, "test/h_mae 123 in {0} and 99 in {1}"),
@@ -278,7 +278,7 @@ def test_crystals_have_the_columns_of_the_paper(crystals):
     assert table.challenge.baseline == crystals / "none_seed0"
     assert table.rows[0].cells.keys() == {"test/h_mae", "test/h_mae/twisted"}  # the trivial predictor
     none, tracegrad = table.rows[1], table.rows[-1]
-    # Both are measured at shift_6 and 2s x 1p, where the plain backbone with seed 0 is worst.
+    # Every run is measured at shift_6 and 2s x 1p, where the plain backbone with seed 0 has its largest errors.
     assert none.cells["test/h_mae_cha_s"].values == (12, 13)
     assert none.cells["test/h_mae_cha_b"].values == (16, 17)
     assert tracegrad.cells["test/h_mae_cha_s"].values == (9, 10)
@@ -316,7 +316,7 @@ def test_without_subsets_there_are_no_marks(tmp_path):
     write_samples(directory, [(3, "shift_3", "", 9.0), (6, "shift_6", "", 11.0)])
     (table,) = tables_of(tmp_path)
     assert [column.name for column in table.columns] == ["MAE^H_all", "MAE^H_cha_s", "MAE^H_cha_b"]
-    assert "MAE_cha: s = shift_6; b = 2s x 1p" in printed([table])  # a single run tells it, too
+    assert "MAE_cha: s = shift_6; b = 2s x 1p" in printed([table])  # also of a single run
 
 
 def test_a_table_of_twisted_crystals_alone_says_so(tmp_path):
@@ -346,8 +346,8 @@ def test_the_baseline_can_be_another_run(crystals, tmp_path_factory):
     ("content", "message"),
     [
         (crystal_result("grad", 7, 5.0), "is a run of DeepH-E3.Grad; the baseline of MAE_cha must be one"),
-        (crystal_result("none", 7, 5.0, split_hash="f" * 16), "no table of crystals is of these data"),
-        (result("none", 7, 5.0), "no table of crystals is of these data"),
+        (crystal_result("none", 7, 5.0, split_hash="f" * 16), "no table of crystals has these data"),
+        (result("none", 7, 5.0), "no table of crystals has these data"),
         (crystal_result("none", 7, 5.0, trivial={"test/h_mae": 9}), "these runs saw different data"),
     ],
 )
@@ -374,7 +374,7 @@ def test_a_baseline_without_its_errors(crystals):
         f"no MAE_cha: {path} is missing; train with callbacks.test_report, which writes it",
     )
     assert len(table.columns) == 2
-    with pytest.raises(ResultsError, match=f"{path} is missing"):  # asked for, it must be there
+    with pytest.raises(ResultsError, match=f"{path} is missing"):  # a chosen baseline needs its tables
         tables_of(crystals, baseline=read_run(crystals / "none_seed0"))
 
 
@@ -416,14 +416,14 @@ def test_runs_that_repeat_a_seed_are_told_apart(tmp_path):
     line = list(csv.DictReader(io.StringIO(to_csv([table]))))[-1]
     assert (line["seeds"], line["repetitions"]) == ("42 42 42", "0 1 2")
     write_run(tmp_path / "again", contents[2], files=False)
-    with pytest.raises(ResultsError, match="seed 42, repetition 2 of QHNet stands twice: "):
+    with pytest.raises(ResultsError, match="seed 42, repetition 2 of QHNet occurs twice: "):
         tables_of(tmp_path)
 
 
 def test_results_of_before_repetitions_are_read(tmp_path):
     contents = [result("none", 3, 5.0, repetition=None), result("none", 4, 5.0)]
     runs = collect_results(write_all(tmp_path, contents))
-    assert [(run.turn, run.turn_name, run.variant) for run in runs] == [
+    assert [(run.repetition_key, run.repetition_name, run.variant) for run in runs] == [
         ((3, 0), "seed 3", ""),
         ((4, 0), "seed 4", ""),
     ]

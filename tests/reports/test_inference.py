@@ -1,4 +1,4 @@
-"""Inference times in tables: which were measured how, and what the block costs here and in the paper."""
+"""Inference times in tables: how they were measured, and the slowdown by TraceGrad here and in the paper."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_the_block_costs_in_the_paper_what_it_says():
     assert block_cost() == pytest.approx((100 * (0.248 / 0.233 - 1), 100 * (0.187 / 0.174 - 1)))
 
 
-def test_the_protocol_and_the_cost_are_said(tmp_path):
+def test_the_protocol_and_the_cost_are_printed(tmp_path):
     none, full = result("none", 0, 5.0), result("tracegrad", 0, 4.0)
     assert captions(tmp_path, timed(none, 0.5, CHEAP), timed(full, 1.5, CHEAP)) == (
         "each of 10 samples timed 5 times, batch size 1, on AMD EPYC (1 thread)",
@@ -76,7 +76,7 @@ def test_times_of_appendix_i_stand_beside_the_paper(tmp_path):
 
 @pytest.fixture
 def evaluated(tmp_path):
-    """A run that was timed cheaply, and afterwards with callbacks=appendix_i; and one that was not."""
+    """A run that was timed in its test and again with callbacks=appendix_i, and one that was timed only once."""
     content = timed(result("none", 0, 5.0), 0.5, CHEAP)
     directory = write_run(tmp_path / "none", content, files=False)
     write_run(tmp_path / "grad", timed(result("grad", 0, 5.0), 0.7, CHEAP), files=False)
@@ -87,7 +87,7 @@ def evaluated(tmp_path):
     return tmp_path, path, later
 
 
-def test_times_of_a_later_evaluation_go_before(evaluated):
+def test_times_of_a_later_evaluation_replace_those_of_the_test(evaluated):
     root, _, _ = evaluated
     runs, notes = with_inference(collect_results(root))
     assert notes == []
@@ -99,7 +99,7 @@ def test_times_of_a_later_evaluation_go_before(evaluated):
 
 
 @pytest.mark.parametrize("change", [{"step": 1300}, {"split_hash": "f" * 16}, {"counts": {"test": 1}}])
-def test_times_of_another_checkpoint_or_data_are_left_out_and_said(evaluated, change):
+def test_times_of_another_checkpoint_or_data_are_left_out_with_a_note(evaluated, change):
     root, path, later = evaluated
     path.write_text(json.dumps({**later, **change}))
     runs, (note,) = with_inference(collect_results(root))

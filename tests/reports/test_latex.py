@@ -1,4 +1,4 @@
-"""LaTeX: nothing of a run is a command, and the document is well-formed as far as that shows without a compiler."""
+"""LaTeX: no text of a run acts as a command, and the document is well-formed (checked without a compiler)."""
 
 import re
 
@@ -6,13 +6,13 @@ import pytest
 
 from tests.run_directories import LABELS, crystal_result, paper_result, result, write_run
 from tracegrad.reports.comparison import results_table
-from tracegrad.reports.grid import Grid, Head, Line, Text, all_grids
+from tracegrad.reports.grid import Grid, GridCell, GridHead, GridLine, all_grids
 from tracegrad.reports.latex import escaped, to_latex
 from tracegrad.reports.paired import paired_differences
 from tracegrad.reports.paper import compare_with_paper
 from tracegrad.reports.results import collect_results
 
-# What may stand in the output; everything else of a run is escaped.
+# Commands and environments that the output may have; everything else in texts of a run is escaped.
 COMMANDS = {
     "documentclass",
     "usepackage",
@@ -63,7 +63,7 @@ def test_text_holds_no_commands(text, expected):
 
 
 def checked(document):
-    """The tables of a document, after a look at its commands, braces, environments and columns."""
+    """The tables of a document, after checks of its commands, braces, environments and columns."""
     bare = re.sub(r"\\[\\{}$&#_%]", "", document)  # escaped characters and line ends
     assert set(re.findall(r"\\([A-Za-z]+)", bare)) <= COMMANDS
     assert bare.count("$") % 2 == 0
@@ -107,8 +107,8 @@ def test_the_document_of_a_report_is_well_formed(tmp_path):
 
 
 def test_the_best_value_is_bold():
-    head = Head("MAE", "$\\mathrm{MAE}$", "meV")
-    lines = (Line("a", (Text("1.0", "(-50.0 %)", True),)), Line("b", (Text("2.0"),)))
+    head = GridHead("MAE", "$\\mathrm{MAE}$", "meV")
+    lines = (GridLine("a", (GridCell("1.0", "(-50.0 %)", True),)), GridLine("b", (GridCell("2.0"),)))
     document = to_latex([Grid("title", "sub", "method", (head,), lines, ("{best}: best",))])
     ((_, body),) = checked(document)
     assert r"a & \textbf{1.0} {\footnotesize (-50.0 \%)} \\" in body

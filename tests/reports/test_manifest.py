@@ -18,7 +18,7 @@ def point(name, *overrides, status="finished", **more):
 
 @pytest.fixture
 def grid(tmp_path):
-    """Two values of a setting and two seeds each; one point has failed."""
+    """A sweep over two values of a setting with two seeds each; one of its runs has failed."""
     directory = tmp_path / "qs_lambda"
     points = []
     for weight in (0.1, 0.2):
@@ -34,7 +34,7 @@ def grid(tmp_path):
     return directory
 
 
-def test_points_that_left_no_result_are_named(grid):
+def test_runs_without_a_result_are_named(grid):
     (manifest,) = read_manifests(grid.parent)
     assert [point.state for point in manifest.points if point.missing] == [
         "w0.2_seed1: failed (no space left)"
@@ -53,7 +53,7 @@ def test_points_of_a_grid_are_rows_of_one_table(grid):
     assert table.row("tracegrad") is None  # no row of the paper
 
 
-def test_arms_and_seeds_alone_are_no_variants(tmp_path):
+def test_runs_that_differ_in_arm_and_seed_only_have_no_variant(tmp_path):
     points = []
     for arm in ("none", "grad"):
         name = f"{arm}_seed0"
@@ -80,14 +80,14 @@ def test_other_files_of_the_name_are_no_manifests(tmp_path, text):
     assert read_manifests(tmp_path) == []
 
 
-def test_a_bare_point_has_a_state(tmp_path):
+def test_a_run_with_a_name_only_has_a_state(tmp_path):
     write_manifest(tmp_path, [{"name": "a"}])
     (manifest,) = read_manifests(tmp_path)
     assert manifest.points[0].state == "a: not run"
 
 
 def test_only_what_the_sweep_varies_tells_rows_apart(tmp_path):
-    """Arms of two commands, which differ in how they were run as well."""
+    """A sweep whose arms were run by two commands, with different settings of the machine."""
     points = []
     for arm, how in (("none", "threads=1"), ("grad", "data.num_workers=1")):
         name = f"{arm}_seed0"

@@ -1,4 +1,4 @@
-"""Paired differences: the interval against literal formulas, simulation and a bootstrap; its reading of runs."""
+"""Paired differences: the interval against literal formulas, simulations and a bootstrap; pairs of runs."""
 
 import math
 from itertools import product
@@ -67,7 +67,7 @@ def test_one_seed_or_one_sample_is_student(rng):
 
 @pytest.mark.parametrize(
     ("spreads", "most"),
-    # Where no effect is there, a variance that cannot be negative makes the interval a little long.
+    # Without an effect the interval is a little too long, because its variance is not allowed to be negative.
     [((1.0, 0.0, 0.5), 0.97), ((0.3, 1.0, 0.5), 0.98), ((1.0, 1.0, 1.0), 0.97), ((0.0, 0.0, 1.0), 1.0)],
 )
 def test_the_interval_holds_the_truth_as_often_as_it_says(rng, spreads, most):
@@ -79,7 +79,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(rng, spreads, most):
 def test_of_many_seeds_and_samples_it_is_the_interval_of_a_bootstrap(rng):
     d = simulated(rng, 60, 80, 1.0, 1.0, 1.0)
     means = []
-    for _ in range(4000):  # seeds and samples drawn anew, each with all of its values
+    for _ in range(4000):  # seeds and samples are resampled, each with all of its values
         rows, columns = rng.integers(60, size=60), rng.integers(80, size=80)
         means.append(d[np.ix_(rows, columns)].mean())
     low, high = np.quantile(means, [0.025, 0.975])
@@ -96,7 +96,7 @@ def table_of(directory):
 
 @pytest.fixture
 def noisy(tmp_path, rng):
-    """Two arms whose errors scatter by 30 % over samples and 10 % over seeds, while one is always lower by 5 %."""
+    """Two arms whose errors scatter by 30 % over samples and 10 % over seeds; one is always 5 % lower."""
     levels = 10 * np.exp(0.3 * rng.standard_normal(50))
     for seed in (0, 1, 2):
         base = levels * np.exp(0.1 * rng.standard_normal())
@@ -195,7 +195,7 @@ def test_a_missing_block_is_left_out_and_a_diverged_sample_shows(tmp_path):
         )
     (pair,) = paired_differences(table_of(tmp_path))
     assert pair.differences[H].finding == "not finite"
-    assert pair.differences[f"{H}_diag"].samples == 2  # the atom of row 0 has no such value in either arm
+    assert pair.differences[f"{H}_diag"].samples == 2  # row 0 is a single atom, which has no such error
 
 
 def test_of_many_rows_each_is_compared_with_the_baseline(tmp_path):

@@ -1,4 +1,4 @@
-"""The paper's numbers as data, and runs beside them."""
+"""The numbers of the paper, and their comparison with runs."""
 
 import csv
 import io
@@ -85,7 +85,7 @@ def test_the_ablations_hold_the_numbers_of_table_1():
 
 
 def test_each_table_is_whole():
-    # Databases, arms and numbers of each table, empty items of DeepH-2 apart.
+    # Numbers of rows and values of each table, without the empty items of DeepH-2.
     sizes = {"1": 2 * (2 * 3 + 4 * 6), "2": 20, "3": 16, "6": 24, "7": 96, "8": 7, "I": 8}
     assert {n: sum(len(row.cells) for row in t.rows) for n, t in TABLES.items()} == sizes
     assert all(row.database in PUBLISHED for table in TABLES.values() for row in table.rows)
@@ -97,7 +97,7 @@ def ours(value):
 
 @pytest.fixture
 def compared(tmp_path):
-    """Two arms of MG and four of BG with two seeds, and one run on other data."""
+    """Tables of two arms on MG and four on BG with two seeds, and of one run on other data."""
     for seed in (0, 1):
         for i, arm in enumerate(("none", "tracegrad")):
             content = paper_result("MG", arm, seed, {H: 0.25 - 0.05 * i + 0.01 * seed})
@@ -112,7 +112,7 @@ def compared(tmp_path):
 def test_runs_stand_beside_the_paper(compared):
     tables, notes = compared
     assert notes == []
-    # Table 6 would only repeat Table 1: no arm between baseline and TraceGrad was run on a monolayer.
+    # Neither +Trace nor +Grad was run on a monolayer, so Table 6 would only repeat Table 1.
     assert [table.paper.number for table in tables] == ["1", "7"]
     first, seventh = tables
     assert [section.title for section in first.sections] == ["MG", "BG"]
@@ -176,11 +176,11 @@ def test_backbones_of_table_8(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"split": "random"}, "the split is 'random', that of the paper 'ood'"),
-        ({"part": "val"}, "these are errors on the val set"),
+        ({"split": "random"}, "its split is 'random', that of the paper 'ood'"),
+        ({"part": "val"}, "its errors are those of the val set"),
         (
             {"counts": {"train": 5, "val": 5, "test": 5}},
-            "the data are 5 train, 5 val, 5 test, those of the paper",
+            "its data are 5 train, 5 val, 5 test, those of the paper",
         ),
         ({"database_label": "mine"}, None),
     ],
@@ -209,6 +209,8 @@ def test_accelerations_are_quoted_over_molecules(tmp_path):
     third = next(table for table in tables if table.paper.number == "3")
     cell = third.sections[0].lines[0].ours.cells[key]
     assert cell.mean == pytest.approx(0.35)
-    assert cell.std == pytest.approx(0.03)  # the mean of those over molecules, not the spread over seeds
+    assert cell.std == pytest.approx(
+        0.03
+    )  # the spread over molecules averaged over seeds, not the spread over seeds
     assert "0.350 ± 0.030" in to_markdown([paper_grid(third)])
     assert "| 0.512 ± 0.138 |" in to_markdown([paper_grid(third)])

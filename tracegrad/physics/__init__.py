@@ -1,0 +1,1 @@
+"""Physics outside of the networks: DFT of molecules and crystals, band structures, geometry files."""

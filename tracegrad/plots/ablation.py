@@ -1,4 +1,4 @@
-"""The arms of an ablation side by side: mean over seeds, spread, and every single seed."""
+"""Figures of the errors of the arms of an ablation: mean over seeds, spread, and every single seed."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,14 +22,14 @@ def ablation_figure(
     trivial: Mapping[str, float] | None = None,
     title: str = "",
 ) -> Figure:
-    """Bars of the mean with the sample standard deviation, and a point for each seed.
+    """A panel for each metric: for each arm the mean (bar), the sample standard deviation, and a point for each seed.
 
     Args:
-        values: arm -> metric -> one value a seed, meV.
-        labels: arm -> name under its bar.
-        metrics: metric -> title of its panel; three panels a line.
-        trivial: metric -> value of the trivial predictor (meV), written under the titles of the panels.
-        title: over all panels.
+        values: arm -> metric -> one value for each seed, meV.
+        labels: arm -> name below its bar.
+        metrics: metric -> title of its panel; there are three panels in a line.
+        trivial: metric -> value of the trivial predictor (meV), written below the title of the panel.
+        title: of the figure.
 
     Raises:
         TraceGradError: there is no arm or no metric.

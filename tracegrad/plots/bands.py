@@ -1,4 +1,4 @@
-"""Band structures along a path, of one Hamiltonian or of a predicted one on top of it."""
+"""Figures of band structures along a path, with the bands of a predicted Hamiltonian on top."""
 
 import re
 
@@ -23,7 +23,7 @@ def bands_figure(
     title: str = "",
     labels: tuple[str, str] = ("DFT", "predicted"),
 ) -> Figure:
-    """Bands within ``window`` (eV, from the Fermi level of ``bands``), the predicted ones dashed and on top.
+    """Bands within ``window`` (eV, from the Fermi level of ``bands``); predicted bands are dashed and on top.
 
     Raises:
         TraceGradError: the window is empty.
@@ -61,7 +61,7 @@ def _draw(
     ax: Axes, bands: BandStructure, level: float, window: tuple[float, float], label: str, **style: object
 ) -> None:
     energies = bands.energies - level
-    # Bands that only pass outside of the window would enlarge a PDF for nothing.
+    # Bands outside of the window are left out, because they would only enlarge a PDF.
     seen = (energies.max(0) >= window[0]) & (energies.min(0) <= window[1])
     jumps = np.flatnonzero(np.diff(bands.path.distances) == 0) + 1
     pieces = np.split(np.arange(len(energies)), jumps)
@@ -74,7 +74,7 @@ def _draw(
 
 
 def _symbol(name: str) -> str:
-    """Special points as books write them: G is Gamma, digits are subscripts."""
+    """The names of special points as mathematics: G becomes Gamma, digits become subscripts."""
     parts = []
     for part in name.split(","):
         letters, digits = re.fullmatch(r"(\D+)(\d*)", part).groups()  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""MAE of each basic block without and with TraceGrad, and the change (Figs. 5 to 7 of the paper)."""
+"""Heat maps of the MAE of each basic block without and with TraceGrad, and its change (Figs. 5 to 7 of the paper)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,13 @@ from tracegrad.plots.style import make_figure, styled, three_digits
 from tracegrad.reports.results import BlockMAE
 
 _ERRORS, _CHANGES = "YlGnBu", "RdBu_r"
-# Inches: a cell at most and at least, a heat map at most and at least.
+# Inches: largest side of a cell, largest and smallest side of a heat map.
 _CELL, _LARGEST, _SMALLEST = 0.42, 4.6, 2.1
-# Percent: changes beyond are drawn in the last colour.
-_MOST = 60.0
+_MOST = 60.0  # percent; larger changes have the last colour of the scale
 
 
 @dataclass(frozen=True)
-class Change:
+class BlockChange:
     """Block errors (meV) of two arms on the same samples."""
 
     title: str
@@ -33,18 +32,18 @@ class Change:
 
     @property
     def percent(self) -> Float[np.ndarray, "p q"]:
-        """Relative change from the first to the second; NaN where there is no block, or no error at first."""
+        """Relative change from the first to the second arm, percent; NaN without a block or without a first error."""
         with np.errstate(divide="ignore", invalid="ignore"):
             change = 100 * (self.second.values / self.first.values - 1)
         return np.where(np.isfinite(change), change, np.nan)
 
 
 @styled
-def block_change_figure(changes: Sequence[Change]) -> Figure:
-    """A line of three heat maps for each entry: two arms on one colour scale, and the change in percent.
+def block_change_figure(changes: Sequence[BlockChange]) -> Figure:
+    """A row of three heat maps for each entry: two arms on a common colour scale, and the change in percent.
 
     Raises:
-        TraceGradError: there is no entry, or its arms have different shells.
+        TraceGradError: there is no entry, or the arms of one have different shells.
     """
     if not changes:
         raise TraceGradError("block errors: no pair of arms to draw")
@@ -64,7 +63,7 @@ def block_change_figure(changes: Sequence[Change]) -> Figure:
     return figure
 
 
-def _draw(figure: Figure, axes: np.ndarray, change: Change, side: float) -> None:
+def _draw(figure: Figure, axes: np.ndarray, change: BlockChange, side: float) -> None:
     norm = Normalize(0, finite_maximum([change.first.values, change.second.values]))
     for ax, label, table in zip(
         axes, (change.first_label, change.second_label), (change.first, change.second), strict=False

@@ -1,4 +1,4 @@
-"""MAE of each basic block H^{lp x lq} of the Hamiltonian (Figs. 5 to 7 of the paper), meV."""
+"""Heat maps of the MAE (meV) of each basic block H^{lp x lq} of the Hamiltonian (Figs. 5 to 7 of the paper)."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from tracegrad.reports.results import BlockMAE, read_block_mae
 __all__ = ["BlockMAE", "block_mae_figure", "mean_block_mae", "read_block_mae"]
 
 _COLOURS = "YlGnBu"
-# Inches: a cell at most, the area of all heat maps at most, and the frame around them.
+# Inches: largest side of a cell, largest width and height of all heat maps together.
 _CELL = 0.42
 _WIDTH, _HEIGHT = 18.8, 11.2
 
@@ -24,7 +24,7 @@ def mean_block_mae(tables: list[BlockMAE]) -> BlockMAE:
     """Mean over seeds, block by block.
 
     Raises:
-        TraceGradError: no table, or tables of different shells.
+        TraceGradError: there is no table, or the tables have different shells.
     """
     if not tables:
         raise TraceGradError("block errors: no table to take the mean of")

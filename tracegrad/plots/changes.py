@@ -1,4 +1,4 @@
-"""Relative changes of errors against the baseline, seed by seed, for several databases and metrics."""
+"""Figures of relative changes of errors against another arm, for several databases and metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tracegrad.reports.relative import RelativeChange
 
 _NAMES = {"trace": "+Trace", "grad": "+Grad", "tracegrad": "+TraceGrad", "none": "baseline"}
 _COLUMNS = 3
-_LIMITS = (-0.8, 1.0)  # of the axis at most: one wild seed must not hide the others
+_LIMITS = (-0.8, 1.0)  # widest range of the axis, so that an outlier does not compress the other seeds
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class ChangeRow:
 
 @styled
 def changes_figure(rows: Sequence[ChangeRow]) -> Figure:
-    """A panel for each database, a group of lines for each metric, a colour for each arm.
+    """A panel for each database with a group of intervals for each metric and a colour for each arm.
 
-    Dots are the geometric means over seeds with their 95 % intervals, small ticks the single seeds.
+    Dots are the geometric means over seeds, lines their 95 % intervals, ticks the single seeds. A dot is filled if
+    the interval excludes 0.
 
     Raises:
-        TraceGradError: no rows.
+        TraceGradError: there are no rows.
     """
     if not rows:
         raise TraceGradError("a figure of changes needs at least one comparison")

@@ -1,4 +1,4 @@
-"""Differences between arms with their confidence intervals."""
+"""Figures of the differences between arms with their confidence intervals."""
 
 from collections.abc import Sequence
 
@@ -7,18 +7,18 @@ from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
 from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, grid, make_figure, styled
-from tracegrad.reports.paired import LEVEL, Pair
+from tracegrad.reports.paired import LEVEL, ArmPair
 
 _COLUMNS = 3
 _PANEL = "accuracy"
 
 
 @styled
-def differences_figure(pairs: Sequence[Pair], title: str = "") -> Figure:
-    """A panel for each metric with a line for each pair; intervals that contain 0 are drawn hollow and grey.
+def differences_figure(pairs: Sequence[ArmPair], title: str = "") -> Figure:
+    """A panel for each metric with an interval for each pair of arms; intervals that contain 0 are grey and hollow.
 
     Raises:
-        TraceGradError: no pair has a difference in a metric of accuracy.
+        TraceGradError: no pair has a difference in an accuracy metric.
     """
     columns = {
         key: difference.column
@@ -53,7 +53,7 @@ def differences_figure(pairs: Sequence[Pair], title: str = "") -> Figure:
     return figure
 
 
-def _draw(ax: Axes, y: int, pair: Pair, key: str) -> None:
+def _draw(ax: Axes, y: int, pair: ArmPair, key: str) -> None:
     difference = pair.differences.get(key)
     if difference is None or difference.finding == "not finite":
         return

@@ -1,4 +1,4 @@
-"""True against predicted matrix elements, with the distribution of the errors below."""
+"""Figures of predicted against true matrix elements, with their errors."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ _COLOURS = "viridis"
 
 
 @dataclass(frozen=True)
-class Elements:
-    """Matrix elements of blocks of an atom with itself and of the other blocks, true and predicted, in ``unit``."""
+class MatrixElements:
+    """True and predicted matrix elements of on-site blocks (an atom with itself) and of pair blocks, in ``unit``."""
 
     true_on_site: Inexact[np.ndarray, " on_site"]
     predicted_on_site: Inexact[np.ndarray, " on_site"]
@@ -28,10 +28,10 @@ class Elements:
 
 
 @styled
-def elements_figure(elements: Elements, title: str = "") -> Figure:
-    """On-site and pair elements: predicted over true, and the error (meV) over true.
+def elements_figure(elements: MatrixElements, title: str = "") -> Figure:
+    """On-site and pair elements: predicted against true values, and the errors (meV) against true values.
 
-    Of complex elements the real parts are drawn; MAE and R^2 are those of the complex numbers.
+    For complex elements the real parts are drawn, while MAE and R^2 are those of the complex numbers.
     """
     figure = make_figure(7.4, 5.0)
     axes = figure.subplots(2, 2, height_ratios=(5, 2), sharex="col")
@@ -111,7 +111,7 @@ def _density(
 def _summary(
     true: Inexact[np.ndarray, " elements"], predicted: Inexact[np.ndarray, " elements"], mev: float
 ) -> str:
-    """MAE over elements, and R^2 against the mean of the true elements."""
+    """Text with the MAE over elements and R^2 (relative to the mean of the true elements)."""
     error = np.abs(predicted - true)
     residual = np.square(error).sum()
     variance = np.square(np.abs(true - true.mean())).sum()
@@ -120,7 +120,7 @@ def _summary(
         return text + "$R^2$ undefined: all true elements are equal"
     missing = residual / variance
     if 0 < missing < 1e-3:
-        # Rounded to 1.000 it would say nothing.
+        # R^2 would be rounded to 1.0000.
         power = int(np.floor(np.log10(missing)))
         return text + rf"$R^2 = 1 - {missing / 10.0**power:.1f} \times 10^{{{power}}}$"
     return text + f"$R^2 = {1 - missing:.4f}$"

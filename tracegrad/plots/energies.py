@@ -1,4 +1,4 @@
-"""True against predicted energies of occupied orbitals, with their errors below."""
+"""Figures of predicted against true energies of occupied orbitals, with their errors."""
 
 import numpy as np
 from jaxtyping import Float
@@ -7,20 +7,20 @@ from matplotlib.figure import Figure
 from tracegrad.plots.style import OTHER_COLOUR, SERIES_COLOURS, grid, make_figure, styled, three_digits
 from tracegrad.units import MEV_PER_HARTREE
 
-CORE = -5.0  # hartree: the 1s levels of C (-10) to F (-25) lie below, all valence levels above
-_MOST = 20_000  # points that a figure shows; more hide each other
+CORE = -5.0  # hartree; the 1s levels of C (-10) to F (-25) lie below, all valence levels above
+_MOST = 20_000  # points in a panel; of more orbitals every n-th is drawn
 
 
 @styled
 def energies_figure(
     true: Float[np.ndarray, " orbitals"], predicted: Float[np.ndarray, " orbitals"], title: str = ""
 ) -> Figure:
-    """Predicted over true energies and the errors, core and valence levels apart.
+    """Predicted against true energies and the errors, in separate panels for core and valence levels.
 
     Args:
-        true: occupied orbitals of all molecules, hartree.
-        predicted: the same orbitals; those of a prediction that is not finite are left out and counted.
-        title: what is drawn.
+        true: energies of the occupied orbitals of all molecules, hartree.
+        predicted: of the same orbitals; values that are not finite are left out, and their number is written.
+        title: of the figure.
     """
     figure = make_figure(7.4, 5.0)
     axes = figure.subplots(2, 2, height_ratios=(5, 2), sharex="col")

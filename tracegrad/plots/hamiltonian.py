@@ -1,4 +1,4 @@
-"""A dense Hamiltonian, its prediction and the error with the block structure (Fig. 2 of the paper)."""
+"""Figures of a Hamiltonian matrix, its prediction and the error, with the blocks outlined (Fig. 2 of the paper)."""
 
 import numpy as np
 from ase import Atoms
@@ -14,11 +14,10 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.plots.style import make_figure, styled, three_digits
 from tracegrad.units import MEV
 
-LINEAR_BELOW = 1e-2  # in the unit of H; the colours of H are logarithmic above
-ERROR_DECADES = 3
-# More orbitals than this leave too few pixels between the lines of shells, or labels of atoms, to be read.
-MOST_SHELL_LINES = 130
-MOST_LABELS = 14
+LINEAR_BELOW = 1e-2  # in the unit of H; the colour scale of H is logarithmic above
+ERROR_DECADES = 3  # of the colour scale of the error
+MOST_SHELL_LINES = 130  # orbitals; of larger matrices only the lines between atoms are drawn
+MOST_LABELS = 14  # labels of atoms on an axis
 
 
 @styled
@@ -29,20 +28,20 @@ def hamiltonian_figure(
     basis: OrbitalBasis,
     title: str = "",
 ) -> Figure:
-    """True H and predicted H (unit and orbital order of the files), and their absolute difference in meV.
+    """True H, predicted H (unit and orbital order of the files), and their absolute difference in meV.
 
-    Of complex matrices the real parts are drawn, and the modulus of the difference. NaN stays blank and does not
-    count: blocks that a crystal does not have.
+    For complex matrices the real parts are drawn, and the modulus of the difference. NaN marks blocks that a crystal
+    does not have; they stay blank and do not enter the MAE.
 
     Args:
         numbers: atomic numbers.
         true: Hamiltonian of the database.
         predicted: Hamiltonian of a model.
-        basis: orbital basis of both, which gives the blocks.
-        title: goes before the formula and the MAE.
+        basis: orbital basis of both matrices, which determines the blocks.
+        title: precedes the formula and the MAE.
 
     Raises:
-        DataError: matrices that do not fit the atoms.
+        DataError: the shapes of the matrices do not fit the atoms.
     """
     basis.check(numbers, "figure of a Hamiltonian")
     orbitals = int(basis.sizes[numbers].sum())

@@ -1,4 +1,4 @@
-"""One heat map of basic blocks with numbers in its cells."""
+"""Draws one heat map of basic blocks with numbers in its cells."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,14 +10,15 @@ from matplotlib.colors import Normalize
 
 from tracegrad.reports.results import BlockMAE
 
-# Points: numbers at most, and below which they are left out; a number of five characters fills a cell.
-_FONT, _SMALLEST = 7.5, 4.0
-# Colours of a lower luminance take white numbers.
-_DARK = 0.45
+_FONT, _SMALLEST = (
+    7.5,
+    4.0,
+)  # points: largest font of the numbers, and smallest, below which they are left out
+_DARK = 0.45  # luminance; on darker colours the numbers are white
 
 
 def font_size(side: float, shells: int) -> float:
-    """Points of a number in a cell of a heat map of ``side`` inches."""
+    """Font size (points) at which a number of five characters fits into a cell of a heat map of ``side`` inches."""
     return min(_FONT, 72 * (side - 0.3) / shells / 3.6)
 
 
@@ -29,7 +30,15 @@ def draw_blocks(
     side: float,
     text: Callable[[float], str],
 ) -> None:
-    """Draw a table whose cells are ``side`` inches together; blocks that no sample has stay grey."""
+    """Draw a heat map of ``side`` inches with the numbers of a table; blocks that no sample has stay grey.
+
+    Args:
+        ax: axes to draw in.
+        table: block errors or changes.
+        norm, colours: colour scale and name of the colour map.
+        side: length of the sides, inches; determines the font size.
+        text: formats a number.
+    """
     font = font_size(side, max(len(table.rows), len(table.columns)))
     ax.imshow(np.ma.masked_invalid(table.values), norm=norm, cmap=colours, aspect="equal")
     ax.set_facecolor("#dddddd")
@@ -51,6 +60,6 @@ def draw_blocks(
 
 
 def finite_maximum(values: Sequence[Float[np.ndarray, "_ _"]]) -> float:
-    """The largest finite number; 1 where there is none above 0."""
+    """The largest finite number of several arrays; 1 if no number is positive."""
     finite = np.concatenate([array[np.isfinite(array)] for array in values])
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0

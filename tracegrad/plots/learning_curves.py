@@ -1,4 +1,4 @@
-"""Training losses, validation errors and the learning rate against the optimisation step."""
+"""Figures of training losses, validation errors and the learning rate against the optimisation step."""
 
 import csv
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from tracegrad.errors import TraceGradError
 from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, SERIES_COLOURS, grid, make_figure, styled
 
-# Batch losses scatter; with more points than this a line shows means (of the logarithm) over equal spans.
+# Losses of batches scatter: a curve with more points than this is averaged (logarithmically) over equal intervals.
 MOST_POINTS = 100
 
 _LOSSES = {"train/loss": "total", "train/loss_h": "H part", "train/loss_t": "trace part"}
@@ -30,8 +30,8 @@ Curve = tuple[Points, Points]
 
 
 @dataclass(frozen=True)
-class Run:
-    """The curves of one training run: column name -> (steps, values); losses in the unit of H, MAE in meV."""
+class RunCurves:
+    """The curves of one training run: log name -> (steps, values); losses in the unit of H, MAE in meV."""
 
     curves: dict[str, Curve]
     arm: str = ""
@@ -40,15 +40,15 @@ class Run:
 
 
 def read_metrics(path: str | Path) -> dict[str, Curve]:
-    """Curves of a ``metrics.csv`` of Lightning's CSVLogger, whose cells are mostly empty.
+    """The curves of a ``metrics.csv`` of Lightning's CSVLogger; its empty cells are skipped.
 
-    Where a step stands twice, as after a run that went on from an earlier checkpoint, the later row counts.
+    If a step occurs twice, as in a run that continued from an earlier checkpoint, the later row counts.
 
     Raises:
-        TraceGradError: the file is missing, has no column ``step``, or a cell that is no number.
+        TraceGradError: the file is missing, has no column ``step``, or has a cell that is no number.
     """
     path = Path(path)
-    found: dict[str, dict[float, float]] = {}
+    points: dict[str, dict[float, float]] = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
@@ -58,19 +58,19 @@ def read_metrics(path: str | Path) -> dict[str, Curve]:
                 step = float(row["step"])
                 for name, cell in row.items():
                     if name and cell and name not in ("step", "epoch"):
-                        found.setdefault(name, {})[step] = float(cell)
+                        points.setdefault(name, {})[step] = float(cell)
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise TraceGradError(f"{path}: not a readable table of metrics ({error})") from error
-    return {name: _arrays(points) for name, points in found.items()}
+    return {name: _arrays(curve) for name, curve in points.items()}
 
 
 @styled
-def learning_curves(runs: Sequence[Run], title: str = "") -> Figure:
-    """Losses and validation MAE (logarithmic) over a small panel of the learning rate.
+def learning_curves(runs: Sequence[RunCurves], title: str = "") -> Figure:
+    """Losses and validation MAE on logarithmic axes, and below them the learning rate.
 
-    One run shows every loss and every validation MAE. Several runs show the H loss, the trace loss and
-    MAE^H_all: for each arm the geometric mean over its seeds, in a band of one sample standard deviation of
-    the logarithm over them.
+    For one run the figure has every loss and every validation MAE. For several runs it has the H loss, the trace loss
+    and MAE^H_all: for each arm the geometric mean over its seeds, in a band of one sample standard deviation of the
+    logarithm.
 
     Raises:
         TraceGradError: there is no run.
@@ -110,14 +110,14 @@ def learning_curves(runs: Sequence[Run], title: str = "") -> Figure:
     return figure
 
 
-def _draw_series(ax: Axes, run: Run, names: dict[str, str]) -> None:
+def _draw_series(ax: Axes, run: RunCurves, names: dict[str, str]) -> None:
     for (name, label), colour in zip(names.items(), SERIES_COLOURS, strict=False):
         if name in run.curves:
             steps, values = _thinned(run.curves[name])
             ax.plot(steps, values, color=colour, label=label, marker=_marker(steps), markersize=3)
 
 
-def _draw_arms(ax: Axes, runs: Sequence[Run], name: str) -> None:
+def _draw_arms(ax: Axes, runs: Sequence[RunCurves], name: str) -> None:
     for arm in dict.fromkeys(run.arm for run in runs):
         members = [run for run in runs if run.arm == arm]
         curves = [_thinned(run.curves[name]) for run in members if name in run.curves]
@@ -132,11 +132,11 @@ def _draw_arms(ax: Axes, runs: Sequence[Run], name: str) -> None:
         ax.plot(steps, values, color=colour, linewidth=1.8, label=label)
 
 
-def _draw_rate(ax: Axes, runs: Sequence[Run]) -> None:
+def _draw_rate(ax: Axes, runs: Sequence[RunCurves]) -> None:
     drawn: list[Curve] = []
     for run in runs:
         curve = run.curves.get("lr")
-        # Arms share a schedule as a rule: equal lines would only hide each other.
+        # Most arms have the same schedule, whose equal lines would cover each other.
         if curve is None or any(_equal(curve, other) for other in drawn):
             continue
         drawn.append(curve)
@@ -159,7 +159,7 @@ def _log_axis(ax: Axes) -> None:
     lower, upper = ax.get_ylim()
     ax.yaxis.set_minor_formatter(NullFormatter())
     if upper / lower < 100:
-        # Less than two decades show too few powers of ten to be read.
+        # An axis of less than two decades has too few powers of ten as labels.
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -184,7 +184,7 @@ def _thinned(curve: Curve) -> Curve:
 
 
 def _mean(curves: Sequence[Curve]) -> tuple[Points, Points, Points]:
-    """Geometric mean where all curves have values, at the steps of the first one, and the factor of the band."""
+    """Steps, geometric mean and factor of the band, at the steps of the first curve that all curves cover."""
     curves = [curve for curve in curves if len(curve[0])]
     if not curves:
         return np.empty(0), np.empty(0), np.empty(0)

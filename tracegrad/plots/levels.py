@@ -1,4 +1,4 @@
-"""Orbital energies of a molecule as ladders of lines, one ladder for each method."""
+"""Figures of the orbital energies of a molecule: a ladder of horizontal lines for each method."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,22 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
-from tracegrad.physics.molecules.levels import Levels
+from tracegrad.physics.molecules.levels import MolecularLevels
 from tracegrad.plots.style import LIGHT, SERIES_COLOURS, grid, make_figure, styled
 from tracegrad.units import MEV
 
 _OCCUPIED, _VIRTUAL = SERIES_COLOURS[0], SERIES_COLOURS[1]
 _EV = MEV["hartree"] / MEV["eV"]
-_VALENCE = 28.0  # eV below the HOMO; deeper lie core levels only, of H, C, N, O and F
+_VALENCE = 28.0  # eV below the HOMO; all levels further below are core levels of C, N, O and F
 _ABOVE = 8.0  # eV above the LUMO
-_WIDE_GAP = 0.08  # of the window: a line of text fits in
+_WIDE_GAP = 0.08  # fraction of the window; a line of text fits into a wider gap
 _NEXT_TO: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7.5}
-_WIDTH, _SPACE = 0.6, 0.05  # of a ladder, and between levels side by side
+_WIDTH, _SPACE = 0.6, 0.05  # width of a ladder, and space between levels side by side
 
 
 @styled
 def levels_figure(
-    ladders: Mapping[str, Levels],
+    ladders: Mapping[str, MolecularLevels],
     *,
     title: str = "",
     window: tuple[float, float] | None = None,
@@ -33,14 +33,14 @@ def levels_figure(
     """Occupied and unoccupied levels in eV with the HOMO-LUMO gap of each ladder.
 
     Args:
-        ladders: what to call the levels, and the levels, from left to right.
-        title: what the molecule is called.
-        window: eV; without one, the valence levels and those up to 8 eV above the highest LUMO. How many levels lie
-            below is written there.
-        together: eV; degenerate levels, those closer than this to the next, stand side by side.
+        ladders: name of each ladder -> its levels, from left to right.
+        title: name of the molecule.
+        window: eV; None: the valence levels, and levels up to 8 eV above the highest LUMO. The number of levels below
+            the window is written in the figure.
+        together: eV; levels that are closer than this to the next one are drawn side by side.
 
     Raises:
-        TraceGradError: no ladder, or an empty window.
+        TraceGradError: there is no ladder, or the window is empty.
     """
     if not ladders:
         raise TraceGradError("no levels to draw; give at least one ladder")
@@ -78,11 +78,11 @@ def levels_figure(
 
 
 def groups(energies: Float[np.ndarray, " levels"], together: float) -> list[Float[np.ndarray, " group"]]:
-    """Ascending energies cut where the next one is farther than ``together``."""
+    """Ascending energies in groups whose neighbouring energies differ by at most ``together``."""
     return np.split(energies, np.flatnonzero(np.diff(energies) > together) + 1)
 
 
-def _window(ladders: list[Levels]) -> tuple[float, float]:
+def _window(ladders: list[MolecularLevels]) -> tuple[float, float]:
     lowest = []
     for levels in ladders:
         energies = levels.energies * _EV
@@ -90,7 +90,9 @@ def _window(ladders: list[Levels]) -> tuple[float, float]:
     return min(lowest) - 2.0, max(levels.lumo for levels in ladders) * _EV + _ABOVE
 
 
-def _draw(ax: Axes, place: int, levels: Levels, window: tuple[float, float], together: float) -> None:
+def _draw(
+    ax: Axes, place: int, levels: MolecularLevels, window: tuple[float, float], together: float
+) -> None:
     energies = levels.energies * _EV
     for colour, part in (
         (_OCCUPIED, energies[: levels.occupied]),

@@ -1,4 +1,4 @@
-"""Validation errors against the step, averaged over seeds."""
+"""Figures of validation errors against the optimisation step, averaged over seeds."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,14 +15,14 @@ Curves = Sequence[Sequence[tuple[int, float]]]
 
 @styled
 def mean_curves_figure(curves: Mapping[str, Mapping[str, Curves]]) -> Figure:
-    """A panel for each database, a line for each arm: the geometric mean over seeds, and the range of the seeds.
+    """A panel for each database, with the geometric mean over seeds and the range of the seeds of each arm.
 
     Args:
-        curves: by database and arm the curves of the seeds, as (step, MAE in meV); steps that not all seeds of an
-            arm have are left out.
+        curves: database -> arm -> curve of each seed, as pairs (step, MAE in meV); only steps that all seeds of an
+            arm have are drawn.
 
     Raises:
-        TraceGradError: no curve.
+        TraceGradError: there is no curve.
     """
     if not any(seeds for arms in curves.values() for seeds in arms.values()):
         raise TraceGradError("a figure of learning curves needs at least one curve")

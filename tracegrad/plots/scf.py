@@ -1,4 +1,4 @@
-"""Convergence of self-consistent fields from predicted Hamiltonians and from standard guesses."""
+"""Figures of the convergence of self-consistent fields from predicted Hamiltonians and from standard guesses."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,9 +14,8 @@ from tracegrad.physics.molecules.acceleration_results import Acceleration
 from tracegrad.plots.style import LIGHT, OTHER_COLOUR, SERIES_COLOURS, grid, make_figure, styled
 from tracegrad.units import MEV_PER_HARTREE
 
-# meV; energies agree to less than the convergence of an SCF.
-FLOOR = 1e-5
-BAND = (0.25, 0.75)
+FLOOR = 1e-5  # meV; smaller errors are below the convergence threshold of the SCF and drawn at this value
+BAND = (0.25, 0.75)  # quantiles
 _MARKERS = ("D", "o", "s")
 _COLOURS = (SERIES_COLOURS[2], SERIES_COLOURS[0], SERIES_COLOURS[1])
 
@@ -25,7 +24,7 @@ _COLOURS = (SERIES_COLOURS[2], SERIES_COLOURS[0], SERIES_COLOURS[1])
 def scf_figure(results: Sequence[Acceleration], title: str = "") -> Figure:
     """Errors of the Fock matrix and of the energy against the cycle: medians and quartiles over molecules.
 
-    A run that has ended stays at its last value. The dashed line is the MAE of the predictions themselves.
+    A run that has ended keeps its last value. The dashed line is the MAE of the predictions themselves.
 
     Raises:
         TraceGradError: there is no molecule.
@@ -68,10 +67,10 @@ def scf_figure(results: Sequence[Acceleration], title: str = "") -> Figure:
 
 
 def _draw(ax: Axes, curves: Sequence[Float[np.ndarray, " _"]], length: int, style: dict[str, str]) -> None:
-    """Median and quartiles of curves (hartree) that are held at their last values."""
+    """Draw median and quartiles of curves (hartree); ``length`` is that of the longest curve of the figure."""
     held = np.stack([np.pad(curve, (0, length - len(curve)), mode="edge") for curve in curves])
     values = np.maximum(held * MEV_PER_HARTREE, FLOOR)
-    # Where all have ended there is nothing more to show.
+    # The curves end when the last run has ended.
     values = values[:, : max(len(curve) for curve in curves)]
     low, middle, high = np.quantile(values, (BAND[0], 0.5, BAND[1]), axis=0)
     cycles = np.arange(values.shape[1])

@@ -1,4 +1,4 @@
-"""Crystals from above and from the side (Figs. 3 and 4 of the paper)."""
+"""Figures of crystals, seen from above and from the side (Figs. 3 and 4 of the paper)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,19 +22,19 @@ from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import DataError
 from tracegrad.plots.style import SERIES_COLOURS, make_figure, styled
 
-# Layers are told apart by empty space of this height, angstrom: quintuple layers have 2.6 between and 2.0 inside.
+# Angstrom. A larger distance in z separates two layers; it is 2.6 between quintuple layers and 2.0 inside of them.
 _BETWEEN_LAYERS = 2.3
 _BOND = 1.15  # longest bond in units of the sum of the covalent radii
 _BALL = 0.34  # radius of a ball in units of the covalent radius
 _LEAST_WIDTH = 13.0  # angstrom; smaller cells are repeated
-_ARROWS = 6.0  # how much longer arrows are than displacements
+_ARROWS = 6.0  # length of arrows in units of the displacement
 _ARROW_COLOUR = "#b2182b"
 MOST_PANELS = 6
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A crystal to draw, with the displacements (angstrom) to draw as arrows."""
+    """A crystal to draw; displacements (angstrom) are drawn as arrows."""
 
     title: str
     atoms: Atoms
@@ -42,20 +42,20 @@ class Picture:
 
 
 def picture_of(structure: Structure) -> Picture:
-    """A structure of a database."""
+    """A structure of a database, to be drawn."""
     atoms = Atoms(structure.numbers, structure.positions, cell=structure.lattice, pbc=True)
     return Picture(structure.name, atoms)
 
 
 @styled
 def structures_figure(pictures: Sequence[Picture], title: str = "") -> Figure:
-    """Each crystal in a column: from above (along -z) and from the side, the first lattice vector pointing right.
+    """A column for each crystal: seen from above (along -z) and from the side; the first lattice vector points right.
 
-    Crystals of several layers and one element are coloured by layers, others by elements. The cell is outlined;
-    small cells are repeated, and halves of bonds lead to atoms of other cells. Each column has a scale of its own.
+    Crystals of several layers and one element are coloured by layers, others by elements. The cell is outlined, small
+    cells are repeated, and bonds to atoms of other cells are drawn half. Each column has a separate scale.
 
     Raises:
-        DataError: no crystal or too many.
+        DataError: there is no crystal, or more than `MOST_PANELS`.
     """
     if not 0 < len(pictures) <= MOST_PANELS:
         raise DataError(f"figure of structures: 1 to {MOST_PANELS} can be drawn, not {len(pictures)}")
@@ -100,19 +100,19 @@ class _Drawing:
         self.picture = picture
         atoms = picture.atoms.copy()
         atoms.wrap()
-        turn = -np.degrees(np.arctan2(*atoms.cell.array[0, 1::-1]))
-        atoms.rotate(turn, "z", rotate_cell=True)
+        angle = -np.degrees(np.arctan2(*atoms.cell.array[0, 1::-1]))
+        atoms.rotate(angle, "z", rotate_cell=True)
         atoms.positions[:, 2] = _above_vacuum(atoms)
         layer = _layers(atoms.positions[:, 2])
         self.layers = int(layer.max()) + 1
         repeats = [max(1, ceil(_LEAST_WIDTH / length)) for length in atoms.cell.lengths()[:2]]
         self.cell = atoms.cell.array[:2, :2]
-        # Bonds of one cell are those of all; they are not looked for across the vacuum or between layers.
+        # Bonds are computed for one cell and repeated; there are none across the vacuum or between layers.
         flat = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=(True, True, False))
         first, second, bonds = neighbor_list("ijD", flat, natural_cutoffs(flat, mult=_BOND))
         inside = layer[first] == layer[second]
         if len(set(atoms.numbers)) > 1:
-            # Metals of a compound are close to each other, but not bonded.
+            # In a compound only different elements are bonded, though metal atoms may be as close as bonded ones.
             inside &= atoms.numbers[first] != atoms.numbers[second]
         shifts = np.array([(i, j) for i in range(repeats[0]) for j in range(repeats[1])]) @ self.cell
         offsets = np.zeros((len(shifts), 1, 3))
@@ -125,7 +125,7 @@ class _Drawing:
         self.arrows = None
         if picture.displacements is not None:
             arrows = Atoms(atoms.numbers, picture.displacements)
-            arrows.rotate(turn, "z")
+            arrows.rotate(angle, "z")
             self.arrows = np.tile(arrows.positions, (len(shifts), 1))
         corners = np.array([[0.0, 0.0], self.cell[0], self.cell.sum(0), self.cell[1]])
         self.outline = corners[[0, 1, 2, 3, 0]]
@@ -138,22 +138,22 @@ class _Drawing:
 
     @property
     def from_below(self) -> Int64[np.ndarray, " atoms"]:
-        """Atoms in the order in which a view from above covers them."""
+        """Atoms in the order of drawing for a view from above: by ascending z."""
         return np.argsort(self.positions[:, 2], kind="stable")
 
     @property
     def from_behind(self) -> Int64[np.ndarray, " atoms"]:
-        """Atoms in the order in which a view along y covers them."""
+        """Atoms in the order of drawing for a view along y: by descending y."""
         return np.argsort(-self.positions[:, 1], kind="stable")
 
     def draw(self, ax: Axes, second: int, order: Int64[np.ndarray, " atoms"], by_layer: bool) -> None:
-        """Project on x and the axis ``second``, with the lowest point at zero."""
+        """Draw the projection on x and on the axis ``second`` (1: y, 2: z), with the lowest point at the origin."""
         plane = [0, second]
         origin = self.low[plane]
         points = self.positions[:, plane] - origin
         colours = self._colours(by_layer)
         small = 1.0 if len(points) < 400 else 0.6
-        # Layers cover those below them; from the side they lie apart.
+        # Upper layers cover lower ones; from the side the layers do not overlap.
         for layer in range(self.layers):
             chosen = np.flatnonzero(self.layer[self.bond_atoms] == layer)
             starts = points[self.bond_atoms[chosen]]
@@ -203,7 +203,7 @@ class _Drawing:
 
 
 def _above_vacuum(atoms: Atoms) -> Float[np.ndarray, " atoms"]:
-    """Heights with the largest empty space at the border of the cell, so that no layer is cut."""
+    """Heights, shifted so that the largest empty space is at the border of the cell and no layer is cut."""
     height = atoms.cell[2, 2]
     z = np.sort(atoms.positions[:, 2] % height)
     gaps = np.diff(np.append(z, z[0] + height))
@@ -211,7 +211,7 @@ def _above_vacuum(atoms: Atoms) -> Float[np.ndarray, " atoms"]:
 
 
 def _layers(z: Float[np.ndarray, " atoms"]) -> Int64[np.ndarray, " atoms"]:
-    """Number of the layer of each atom, the lowest 0."""
+    """Number of the layer of each atom; the lowest layer is 0."""
     order = np.argsort(z, kind="stable")
     layers = np.empty(len(z), dtype=np.int64)
     layers[order] = np.cumsum(np.diff(z[order], prepend=z[order[0]]) > _BETWEEN_LAYERS)

@@ -1,4 +1,4 @@
-"""One look for all figures, without the global state of pyplot.
+"""The common style of all figures, without the global state of pyplot.
 
 figure = make_figure(7.0, 3.0)
 axes = figure.subplots(1, 2)
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from tracegrad.errors import TraceGradError
 from tracegrad.system.whole_files import replacing
 
-# Colours of Okabe and Ito, told apart with every common colour blindness; markers for print in grey.
+# Colours of Okabe and Ito, distinguishable with every common colour blindness; markers for prints in grey.
 ARM_COLOURS = {"none": "#6e6e6e", "trace": "#e69f00", "grad": "#0072b2", "tracegrad": "#009e73"}
 ARM_MARKERS = {"none": "o", "trace": "s", "grad": "^", "tracegrad": "D"}
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
@@ -57,7 +57,7 @@ _R = TypeVar("_R")
 
 
 def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Run a function that draws in the style of this project and leave matplotlib's settings as they were."""
+    """Decorate a function so that it draws in the style of this project; matplotlib's settings stay unchanged."""
 
     @functools.wraps(draw)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -68,17 +68,17 @@ def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def make_figure(width: float, height: float) -> Figure:
-    """An empty figure (inches) that lays itself out."""
+    """An empty figure (inches) whose layout adapts to its content."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def grid(axes: Axes, axis: str = "y") -> None:
-    """Faint grid lines behind the data of one axis."""
+    """Draw faint grid lines of one axis ("x", "y" or "both") behind the data."""
     axes.grid(True, which="major", axis=axis)  # type: ignore[arg-type]
 
 
 def three_digits(value: float) -> str:
-    """Three significant digits, without an exponent from 0.0001 to a million."""
+    """A number with three significant digits; from 0.0001 to a million without an exponent."""
     if 1000 <= abs(value) < 1e6:
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".")
@@ -86,10 +86,10 @@ def three_digits(value: float) -> str:
 
 @styled
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as .png (200 dpi) or .pdf; an existing file is replaced only by a whole one.
+    """Write a figure as .png (200 dpi) or .pdf; an existing file is replaced only when the new one is complete.
 
     Raises:
-        TraceGradError: another suffix, or a folder that cannot be written to.
+        TraceGradError: the path has another suffix, or cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -1,4 +1,4 @@
-"""What the paper has and a report has not, each with the reason."""
+"""The tables and figures of the paper that a report lacks, each with the reason."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _PLURAL = {"Table": "Tables", "Fig.": "Figs."}
 
 @dataclass(frozen=True)
 class Absence:
-    """An item of the paper, such as "Table" and "8", and why it is not there, or not whole."""
+    """An item of the paper, such as kind "Table" and number "8", and why the report lacks it or a part of it."""
 
     kind: str
     number: str
@@ -21,28 +21,36 @@ class Absence:
 
 
 def absent_tables(tables: Sequence[ResultsTable], compared: Sequence[ComparedTable]) -> list[Absence]:
-    """The paper's tables that the report lacks; what a table that is there lacks stands below it."""
+    """The tables of the paper that a report lacks completely.
+
+    Tables that the report shows in part are not listed here: their notes name what is missing.
+
+    Args:
+        tables: all tables of the runs.
+        compared: the tables of the paper that the report shows.
+    """
     shown = {table.paper.number for table in compared}
-    own = by_database(tables)
-    found = []
+    on_paper_data = by_database(tables)
+    absences = []
     for paper in paper_tables():
         if paper.number in shown:
             continue
         kind, _, number = paper.name.partition(" ")
         reasons: dict[str, list[str]] = {}
         for database in paper.databases:
-            reasons.setdefault(why_absent(paper, own.get(database, [])), []).append(database)
+            reason = why_absent(paper, on_paper_data.get(database, []))
+            reasons.setdefault(reason, []).append(database)
         for reason, databases in reasons.items():
-            text = f"{reason} on {joined(databases, 'or')}" if own else NO_PAPER_DATA
-            found.append(Absence(kind, number, text))
+            text = f"{reason} on {joined(databases, 'or')}" if on_paper_data else NO_PAPER_DATA
+            absences.append(Absence(kind, number, text))
         backbones = unimplemented(paper, tables)
         if backbones:
-            found.append(Absence(kind, number, f"{joined(backbones)} {_are(backbones)} not implemented"))
-    return found
+            absences.append(Absence(kind, number, f"{joined(backbones)} {_are(backbones)} not implemented"))
+    return absences
 
 
 def absent_lines(absences: Iterable[Absence]) -> list[str]:
-    """One line for each reason, with all items that it holds for."""
+    """One line for each reason: the items of the paper that are absent for it, then the reason."""
     reasons: dict[str, dict[str, list[str]]] = {}
     for absence in absences:
         reasons.setdefault(absence.reason, {}).setdefault(absence.kind, []).append(absence.number)
@@ -54,7 +62,7 @@ def absent_lines(absences: Iterable[Absence]) -> list[str]:
 
 
 def joined(names: Sequence[str], word: str = "and") -> str:
-    """Such as "MG, MM and BG"."""
+    """Names as a list in a sentence, such as "MG, MM and BG"; ``word`` goes before the last one."""
     return f" {word} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 

@@ -1,4 +1,4 @@
-"""Accelerations of the self-consistent field that were measured after a run had ended."""
+"""Adds to the results of runs the SCF accelerations that were measured after the training (`accelerate` command)."""
 
 import json
 import math
@@ -9,15 +9,17 @@ from tracegrad.reports.results import ResultsError, RunResult
 
 
 def with_acceleration(runs: Iterable[RunResult]) -> list[RunResult]:
-    """The runs with the metrics of ``acceleration_CHECKPOINT/acceleration.json``; those of the test go before.
+    """The runs with the metrics of ``acceleration_CHECKPOINT/acceleration.json`` in their directories.
+
+    A metric that the test of the run has measured itself keeps that value.
 
     Raises:
         ResultsError: such a file is damaged.
     """
-    return [replace(run, metrics={**_measured(run), **run.metrics}) for run in runs]
+    return [replace(run, metrics={**_acceleration_metrics(run), **run.metrics}) for run in runs]
 
 
-def _measured(run: RunResult) -> dict[str, float]:
+def _acceleration_metrics(run: RunResult) -> dict[str, float]:
     path = run.directory / f"acceleration_{run.checkpoint}" / "acceleration.json"
     if not path.is_file():
         return {}

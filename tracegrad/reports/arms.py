@@ -1,6 +1,6 @@
 """The arms of the ablation (Appendix H), in the order of the tables."""
 
-# Each with what it switches on: (trace, grad).
+# arm -> (trace supervision, gradient branch)
 ARMS = {"none": (False, False), "trace": (True, False), "grad": (False, True), "tracegrad": (True, True)}
-# The plain backbone, which relative changes and differences are taken against.
+# The plain backbone, the reference of relative changes and differences.
 BASELINE = "none"

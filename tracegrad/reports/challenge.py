@@ -1,4 +1,4 @@
-"""The challenging samples and block of Tables 1, 6 and 7: those at which the plain backbone is worst.
+"""The challenging samples and blocks of Tables 1, 6 and 7: those with the largest errors of the plain backbone.
 
 challenge = find_challenge("runs/none_seed0")
 challenge_metrics("runs/tracegrad_seed0", challenge)  # test/h_mae_cha_s, test/h_mae_cha_b, .../twisted
@@ -20,14 +20,14 @@ METRIC_B = "test/h_mae_cha_b"
 DEFINITION = (
     "MAE_cha_s: mean MAE_all of the k test samples with the largest MAE_all of the baseline, a run of the "
     "plain backbone. MAE_cha_b: MAE_block of the basic block with the largest MAE_block of the baseline. "
-    "Both are found once for each test subset and are the same for every arm and seed. The paper does not "
+    "Both are chosen once for each test subset and are the same for every arm and seed. The paper does not "
     "say how many samples it takes; k = 1 is our reading."
 )
 
 
 @dataclass(frozen=True)
-class SampleError:
-    """A test sample and its error (meV)."""
+class SampleMAE:
+    """A test sample and its MAE over all matrix elements, ``h_mae`` (meV)."""
 
     sample: Sample
     h_mae: float
@@ -35,17 +35,30 @@ class SampleError:
 
 @dataclass(frozen=True)
 class SubsetChallenge:
-    """The worst samples, worst first, and the worst block of one subset, with the errors of the baseline."""
+    """The samples and the block with the largest errors of the baseline in one test subset.
+
+    Attributes:
+        subset: name of the subset, "" where the test set has none.
+        samples: the worst samples with their errors, largest error first.
+        block: shells (p, q) of the worst basic block.
+        block_mae: its error, meV.
+    """
 
     subset: str
-    samples: tuple[SampleError, ...]
+    samples: tuple[SampleMAE, ...]
     block: tuple[str, str]
     block_mae: float
 
 
 @dataclass(frozen=True)
 class Challenge:
-    """What one baseline run finds hardest, subset by subset."""
+    """The challenging samples and blocks of every test subset, chosen by the errors of one baseline run.
+
+    Attributes:
+        baseline: directory of that run.
+        worst: number of samples of each subset (k).
+        subsets: in the order of ``test_samples.csv``.
+    """
 
     baseline: Path
     worst: int
@@ -60,10 +73,10 @@ def metric_key(metric: str, subset: str) -> str:
 def find_challenge(directory: str | Path, worst: int = 1) -> Challenge:
     """The ``worst`` samples and the worst block of each test subset of a baseline run.
 
-    Equal errors: the lower row and the earlier shells count as worse.
+    Among equal errors the sample in the lower row and the block of the earlier shells come first.
 
     Raises:
-        NotMeasuredError: the run lacks the tables of its errors, or they are not finite.
+        NotMeasuredError: the run has no tables of its errors, or an error is not finite.
         ResultsError: a table is damaged or holds a name twice.
         ConfigError: ``worst`` is below 1 or more than a subset has.
     """
@@ -71,40 +84,40 @@ def find_challenge(directory: str | Path, worst: int = 1) -> Challenge:
     if worst < 1:
         raise ConfigError(f"worst is {worst}; at least 1 sample is needed")
     samples = _errors(directory)
-    found = []
+    subsets = []
     for subset in dict.fromkeys(entry.sample.subset for entry in samples):
-        own = [entry for entry in samples if entry.sample.subset == subset]
-        if worst > len(own):
+        members = [entry for entry in samples if entry.sample.subset == subset]
+        if worst > len(members):
             raise ConfigError(
-                f"worst is {worst}, but {set_name(subset)} has {len(own)} samples in {directory / SAMPLES}; "
+                f"worst is {worst}, but {set_name(subset)} has {len(members)} samples in {directory / SAMPLES}; "
                 "choose fewer"
             )
-        _check_finite(own, directory)
-        own.sort(key=lambda entry: (-entry.h_mae, entry.sample.row))
-        found.append(SubsetChallenge(subset, tuple(own[:worst]), *_worst_block(directory, subset)))
-    return Challenge(directory, worst, tuple(found))
+        _check_finite(members, directory)
+        members.sort(key=lambda entry: (-entry.h_mae, entry.sample.row))
+        subsets.append(SubsetChallenge(subset, tuple(members[:worst]), *_worst_block(directory, subset)))
+    return Challenge(directory, worst, tuple(subsets))
 
 
 def challenge_metrics(directory: str | Path, challenge: Challenge) -> dict[str, float]:
     """``test/h_mae_cha_s`` and ``test/h_mae_cha_b`` (meV) of a run, for each subset of the challenge.
 
     Raises:
-        NotMeasuredError: the run lacks the tables of its errors.
+        NotMeasuredError: the run has no tables of its errors.
         ResultsError: a table is damaged, or lacks a sample or block of the challenge.
     """
     directory = Path(directory)
-    found = {entry.sample: entry.h_mae for entry in _errors(directory)}
+    h_mae = {entry.sample: entry.h_mae for entry in _errors(directory)}
     metrics = {}
     for part in challenge.subsets:
-        wanted = [entry.sample for entry in part.samples]
-        for sample in wanted:
-            if sample not in found:
+        samples = [entry.sample for entry in part.samples]
+        for sample in samples:
+            if sample not in h_mae:
                 raise ResultsError(
                     f"{directory / SAMPLES}: {set_name(part.subset)} has no sample {sample.name!r} in row "
                     f"{sample.row}, which {challenge.baseline} has; these runs saw different data: report "
                     "them separately"
                 )
-        errors = [found[sample] for sample in wanted]
+        errors = [h_mae[sample] for sample in samples]
         metrics[metric_key(METRIC_S, part.subset)] = float(np.mean(errors))
         path = directory / block_file(part.subset)
         table = _blocks(path)
@@ -119,10 +132,10 @@ def challenge_metrics(directory: str | Path, challenge: Challenge) -> dict[str, 
     return metrics
 
 
-def _errors(directory: Path) -> list[SampleError]:
+def _errors(directory: Path) -> list[SampleMAE]:
     table = read_samples(directory / SAMPLES)
     return [
-        SampleError(sample, float(error))
+        SampleMAE(sample, float(error))
         for sample, error in zip(table.samples, table.values("h_mae"), strict=True)
     ]
 
@@ -130,7 +143,8 @@ def _errors(directory: Path) -> list[SampleError]:
 def _worst_block(directory: Path, subset: str) -> tuple[tuple[str, str], float]:
     path = directory / block_file(subset)
     table = _blocks(path)
-    values = np.where(np.isfinite(table.values), table.values, -np.inf)  # no sample has such a block
+    # NaN stands for a block that no sample has; it cannot be the worst.
+    values = np.where(np.isfinite(table.values), table.values, -np.inf)
     p, q = np.unravel_index(values.argmax(), values.shape)
     if not np.isfinite(values[p, q]):
         raise NotMeasuredError(f"{path}: no block has a finite error; choose another baseline run")
@@ -142,7 +156,7 @@ def _blocks(path: Path) -> BlockMAE:
     return read_block_mae(path)
 
 
-def _check_finite(errors: Sequence[SampleError], directory: Path) -> None:
+def _check_finite(errors: Sequence[SampleMAE], directory: Path) -> None:
     for entry in errors:
         if not np.isfinite(entry.h_mae):
             raise NotMeasuredError(

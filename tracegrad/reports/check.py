@@ -1,4 +1,4 @@
-"""Numbers of a report held against what they should be: a file of tolerances, or the paper."""
+"""Compares the numbers of a report with expected ones: those of a file of tolerances, or those of the paper."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from tracegrad.reports.columns import INFERENCE
 from tracegrad.reports.paper import ComparedTable
 from tracegrad.reports.table import Cell, ResultsTable
 
-# Keys of an entry that choose tables, and the field or property of the table each is compared with.
+# Keys of an entry that choose tables -> the attribute of `ResultsTable` that must have the value of the key.
 _PLACES = {
     "table": "title",
     "experiment": "experiment",
@@ -22,17 +22,25 @@ _PLACES = {
     "backbone": "backbone",
 }
 _NUMBERS = ("expected", "tolerance", "relative", "below", "above")
-MOST_NAMED = 3
+MOST_NAMED = 3  # failed checks that the error message lists
 _QUANTITIES = ("mean", "std", "change")
 
 
 class CheckError(TraceGradError):
-    """Numbers outside their tolerance, or missing."""
+    """Numbers that are outside their bounds, or missing."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What a number should be; bounds are included."""
+    """The bounds of one number of a report.
+
+    Attributes:
+        where: keys and values that choose the tables, see `read_checks`.
+        arm: name of the row.
+        metric: log name of the column.
+        quantity: "mean", "std" or "change".
+        low, high: bounds, which the number may equal; in the unit of the metric, of a change in percent.
+    """
 
     where: dict[str, str]
     arm: str
@@ -43,55 +51,60 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A number (None: missing), its bounds, and where it stands."""
+class CheckOutcome:
+    """A number of a report (None: missing), its bounds, and its name: table, row and column."""
 
     name: str
-    found: float | None
+    value: float | None
     low: float
     high: float
 
     @property
     def passed(self) -> bool:
-        """Whether the number is there and within its bounds."""
-        return self.found is not None and self.low <= self.found <= self.high
+        """Whether the number exists and is within its bounds."""
+        return self.value is not None and self.low <= self.value <= self.high
 
     @property
     def text(self) -> str:
-        """One line, such as "ok: demo, tracegrad, test/h_mae = 115.6, wanted at most 400"."""
+        """One line, such as "ok: demo, tracegrad, test/h_mae = 115.6, expected at most 400"."""
         if math.isinf(self.low):
-            wanted = f"at most {self.high:.5g}"
+            bounds = f"at most {self.high:.5g}"
         elif math.isinf(self.high):
-            wanted = f"at least {self.low:.5g}"
+            bounds = f"at least {self.low:.5g}"
         else:
-            wanted = f"{self.low:.5g} to {self.high:.5g}"
-        found = "missing" if self.found is None else f"{self.found:.5g}"
-        return f"{'ok' if self.passed else 'FAILED'}: {self.name} = {found}, wanted {wanted}"
+            bounds = f"{self.low:.5g} to {self.high:.5g}"
+        value = "missing" if self.value is None else f"{self.value:.5g}"
+        return f"{'ok' if self.passed else 'FAILED'}: {self.name} = {value}, expected {bounds}"
 
 
 def read_checks(path: Path) -> list[Check]:
     """The entries of a file of tolerances.
 
-    A YAML list ``checks`` of mappings with ``metric``, ``arm`` (a name or a list), any of ``table``,
-    ``experiment``, ``database``, ``split``, ``backbone`` to choose tables, and either ``expected`` with
-    ``tolerance`` (in the unit of the metric) or ``relative`` (a fraction of it), or ``below`` and/or ``above``.
-    ``quantity`` is the mean over seeds, or ``std``, or ``change`` (percent against the baseline).
+    The file is YAML with a list ``checks``. Each entry is a mapping with
+
+    * ``metric`` (log name) and ``arm`` (a name or a list of names);
+    * any of ``table``, ``experiment``, ``database``, ``split``, ``backbone``, to choose tables;
+    * either ``expected`` with ``tolerance`` (in the unit of the metric) or ``relative`` (a fraction of
+      ``expected``), or the bounds ``below`` and/or ``above``;
+    * optionally ``quantity``: ``mean`` over seeds (default), ``std`` or ``change`` (percent against the baseline).
 
     Raises:
-        ConfigError: no such file, or an entry is not understood.
+        ConfigError: the file cannot be read, or an entry has other keys or values.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not readable as YAML ({error}); give a file of tolerances") from error
+        raise ConfigError(
+            f"{path}: not readable as YAML ({error}); set check to a file of tolerances"
+        ) from error
     entries = content.get("checks") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path}: holds no list 'checks'; write at least one entry into it")
     return [check for i, entry in enumerate(entries) for check in _checks(f"{path}, entry {i + 1}", entry)]
 
 
-def run_checks(checks: Sequence[Check], tables: Sequence[ResultsTable]) -> list[Outcome]:
-    """Each check on every table it chooses; one that chooses none is missing."""
+def run_checks(checks: Sequence[Check], tables: Sequence[ResultsTable]) -> list[CheckOutcome]:
+    """The outcome of each check in every table that it chooses; a check that chooses no table counts as missing."""
     outcomes = []
     for check in checks:
         chosen = [
@@ -103,44 +116,46 @@ def run_checks(checks: Sequence[Check], tables: Sequence[ResultsTable]) -> list[
         what = f"{check.arm}, {check.metric}{kind}"
         for table in chosen:
             row = next((row for row in table.rows if row.name == check.arm), None)
-            found = _quantity(row.cells.get(check.metric) if row else None, check.quantity)
+            value = _quantity(row.cells.get(check.metric) if row else None, check.quantity)
             name = f"{table.title} ({table.experiment}), {what}"
-            outcomes.append(Outcome(name, found, check.low, check.high))
+            outcomes.append(CheckOutcome(name, value, check.low, check.high))
         if not chosen:
             where = ", ".join(f"{key} {value}" for key, value in check.where.items())
-            outcomes.append(Outcome(f"{where or 'any table'}, {what}", None, check.low, check.high))
+            outcomes.append(CheckOutcome(f"{where or 'any table'}, {what}", None, check.low, check.high))
     return outcomes
 
 
-def paper_outcomes(compared: Sequence[ComparedTable], relative: float) -> list[Outcome]:
-    """Every number of ours within the fraction ``relative`` of the paper's, which also must not be missing.
+def paper_outcomes(compared: Sequence[ComparedTable], relative: float) -> list[CheckOutcome]:
+    """Compares our numbers with those of the paper: each must exist and differ by at most the fraction ``relative``.
 
-    Left out are times, which belong to a machine, and backbones that were not run.
+    Inference times are left out, because they belong to a machine, and so are backbones that were not run.
     """
-    outcomes: dict[tuple[str, str, str], Outcome] = {}
+    outcomes: dict[tuple[str, str, str], CheckOutcome] = {}
     for table in compared:
         for section in table.sections:
             for line in section.lines:
                 if line.paper is None or (line.ours is None and table.paper.every_backbone):
                     continue
                 for column in table.columns:
-                    wanted = line.paper.cells.get(column.key)
-                    if wanted is None or column.key == INFERENCE:
+                    published = line.paper.cells.get(column.key)
+                    if published is None or column.key == INFERENCE:
                         continue
-                    found = _quantity(line.ours.cells.get(column.key) if line.ours else None, "mean")
-                    outcomes[section.title, line.method, column.key] = Outcome(
+                    value = _quantity(line.ours.cells.get(column.key) if line.ours else None, "mean")
+                    outcomes[section.title, line.method, column.key] = CheckOutcome(
                         f"{section.title}, {line.method}, {column.name} ({table.paper.name})",
-                        found,
-                        wanted.mean - relative * abs(wanted.mean),
-                        wanted.mean + relative * abs(wanted.mean),
+                        value,
+                        published.mean - relative * abs(published.mean),
+                        published.mean + relative * abs(published.mean),
                     )
     return list(outcomes.values())
 
 
-def require(outcomes: Sequence[Outcome]) -> None:
-    """Raise `CheckError` unless there are outcomes and all have passed."""
+def require(outcomes: Sequence[CheckOutcome]) -> None:
+    """Raise `CheckError` if a check has failed, or if there is none."""
     if not outcomes:
-        raise CheckError("no number to check: no run is on data of the paper; give check=FILE for other data")
+        raise CheckError(
+            "no number to check: no run is on data of the paper; for other data set check to a file of tolerances"
+        )
     failed = [outcome for outcome in outcomes if not outcome.passed]
     if failed:
         names = "; ".join(outcome.text.removeprefix("FAILED: ") for outcome in failed[:MOST_NAMED])
@@ -156,7 +171,7 @@ def _quantity(cell: Cell | None, quantity: str) -> float | None:
 def _checks(where: str, entry: Any) -> list[Check]:
     known = {*_PLACES, *_NUMBERS, "arm", "metric", "quantity"}
     if not isinstance(entry, dict) or not {"arm", "metric"} <= entry.keys() <= known:
-        raise ConfigError(f"{where}: {entry!r}; an entry has arm, metric and some of {sorted(known)}")
+        raise ConfigError(f"{where}: {entry!r}; an entry needs arm and metric, and may have {sorted(known)}")
     for key in _NUMBERS:
         if isinstance(entry.get(key, 0), bool) or not isinstance(entry.get(key, 0), int | float):
             raise ConfigError(f"{where}: {key} is {entry[key]!r}; a number is needed")
@@ -177,6 +192,8 @@ def _bounds(where: str, entry: dict[str, Any]) -> tuple[float, float]:
             raise ConfigError(f"{where}: give expected with tolerance or relative, or below and/or above")
         return float(entry.get("above", -math.inf)), float(entry.get("below", math.inf))
     if bounded or len(ranges) != 1:
-        raise ConfigError(f"{where}: beside expected stands one of tolerance and relative, and no bound")
+        raise ConfigError(
+            f"{where}: expected needs either tolerance or relative, and neither below nor above"
+        )
     half = entry["tolerance"] if "tolerance" in entry else entry["relative"] * abs(entry["expected"])
     return float(entry["expected"] - half), float(entry["expected"] + half)

@@ -1,4 +1,4 @@
-"""The metrics that tables show: log name, printed name, unit and what is better."""
+"""The metrics that tables show: log name, printed name, unit, and whether lower or higher is better."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,9 +7,9 @@ from tracegrad.reports.challenge import METRIC_B, METRIC_S, metric_key
 
 ALL = "test/h_mae"
 INFERENCE = "test/inference_seconds"
-# The paper's superscripts of the subsets of a test set.
+# Subset of a test set -> its superscript in the paper (nt: not twisted, t: twisted).
 MARKS = {"": "nt", "twisted": "t"}
-# The parts of a table, each printed as a grid of its own under its heading.
+# Part of a table -> its heading; each part is printed as a separate grid.
 PANELS = {
     "accuracy": "",
     "orbitals": "further quantities of the predicted Hamiltonian",
@@ -23,8 +23,15 @@ PANELS = {
 class Column:
     """A metric of the test set.
 
-    ``over_samples``: quoted with the standard deviation over samples (the metric ``KEY_std``) in place of that
-    over seeds, as Table 3 does. ``lower_is_better`` is None for what is neither good nor bad.
+    Attributes:
+        key: log name.
+        name: printed name; MAE^H_x stands for MAE of H with the index x, a subset follows in brackets.
+        unit: "" for a number without unit.
+        lower_is_better: None for a quantity that is neither good nor bad, such as a count.
+        panel: part of the table, a key of `PANELS`.
+        digits: decimals.
+        over_samples: the quoted spread is the standard deviation over samples (the metric ``KEY_std``), as in
+            Table 3 of the paper, and not that over seeds.
     """
 
     key: str
@@ -37,7 +44,7 @@ class Column:
 
     @property
     def math(self) -> str:
-        """The name, such as MAE^H_cha_s (nt), in what LaTeX and matplotlib both set."""
+        """The name, such as MAE^H_cha_s (nt), as mathematics that both LaTeX and matplotlib understand."""
         name, _, mark = self.name.partition(" (")
         head, index = name, ""
         for quantity, symbol in (("^H", "H"), ("^eps", r"\epsilon")):
@@ -96,13 +103,13 @@ MOLECULES = (
     *SCF,
     *TIME,
 )
-# For each subset of the test set.
+# The columns of crystals, repeated for each subset of the test set.
 CRYSTALS = (Column(ALL, "MAE^H_all"), Column(METRIC_S, "MAE^H_cha_s"), Column(METRIC_B, "MAE^H_cha_b"))
 SHIFTED = Column("test/h_mae_shifted", "MAE^H_shifted", panel="orbitals")
 
 
 def columns_of(crystal: bool, subsets: Sequence[str]) -> tuple[Column, ...]:
-    """The columns that a table of molecules, or of crystals with these subsets, can have."""
+    """All columns that a table of molecules, or a table of crystals with these subsets, can have."""
     if not crystal:
         return MOLECULES
     of_subsets = tuple(
@@ -115,5 +122,5 @@ def columns_of(crystal: bool, subsets: Sequence[str]) -> tuple[Column, ...]:
 
 
 def superscript(subset: str, subsets: Sequence[str]) -> str:
-    """The paper's superscript of a subset in brackets; "" where there is nothing to tell apart."""
+    """The paper's superscript of a subset in brackets; "" for a test set without subsets."""
     return f" ({MARKS.get(subset, subset)})" if tuple(subsets) != ("",) else ""

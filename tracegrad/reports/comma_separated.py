@@ -1,17 +1,24 @@
-"""Tables as CSV, with unrounded numbers; energies in meV, changes in percent."""
+"""Tables as CSV (comma-separated values) for spreadsheets and pandas, with unrounded numbers.
+
+Energies are in meV, changes in percent. Cells that do not exist are empty. The same tables as JSON, with the value
+of every seed: `tracegrad.reports.structured`.
+"""
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tracegrad.reports.paired import LEVEL, Pair
+from tracegrad.reports.paired import LEVEL, ArmPair
 from tracegrad.reports.paper import ComparedTable, source
 from tracegrad.reports.table import HEAD, Cell, ResultsTable
 
 
 def to_csv(tables: Sequence[ResultsTable]) -> str:
-    """One line a row of a table."""
+    """All rows of all tables, one line each.
+
+    For each metric there are four columns: KEY (mean over seeds), KEY/std, KEY/change (percent) and KEY/best (0, 1).
+    """
     columns = list(dict.fromkeys(column for table in tables for column in table.columns))
     names = [*HEAD, "arm", "label", "variant", "seeds", "repetitions", "steps", "train_seconds", "parameters"]
     for column in columns:
@@ -33,11 +40,11 @@ def to_csv(tables: Sequence[ResultsTable]) -> str:
                     values[f"{column.key}/change"] = cell.change
                     values[f"{column.key}/best"] = int(cell.best)
             lines.append(values)
-    return _written(names, lines)
+    return _csv(names, lines)
 
 
 def paper_csv(compared: Sequence[ComparedTable]) -> str:
-    """One line for each number of the paper's tables, ours beside the paper's."""
+    """The tables of the paper, one line for each method and metric: our number and the paper's."""
     names = ["table", "database", "section", "method", "arm", "metric", "unit"]
     names += [f"{whose}{what}" for whose in ("ours", "paper") for what in ("", "_std", "_change")]
     names += ["seeds", "source"]
@@ -45,27 +52,33 @@ def paper_csv(compared: Sequence[ComparedTable]) -> str:
     for table in compared:
         for section in table.sections:
             for line in section.lines:
-                own = {"table": table.paper.number, "database": section.database, "section": section.title}
-                some = line.ours or line.paper
-                own |= {"method": line.method, "arm": some.arm if some else ""}
-                own["seeds"] = _joined(line.ours.seeds) if line.ours else ""
+                method = {"table": table.paper.number, "database": section.database, "section": section.title}
+                row = line.ours or line.paper
+                method |= {"method": line.method, "arm": row.arm if row else ""}
+                method["seeds"] = _joined(line.ours.seeds) if line.ours else ""
                 for column in table.columns:
                     values = _numbers("ours", line.ours.cells.get(column.key) if line.ours else None)
                     values |= _numbers("paper", line.paper.cells.get(column.key) if line.paper else None)
                     if values:
                         lines.append(
-                            {**own, **values, "metric": column.key, "unit": column.unit, "source": source()}
+                            {
+                                **method,
+                                **values,
+                                "metric": column.key,
+                                "unit": column.unit,
+                                "source": source(),
+                            }
                         )
-    return _written(names, lines)
+    return _csv(names, lines)
 
 
-def paired_csv(tables: Sequence[ResultsTable], pairs: Sequence[Sequence[Pair]]) -> str:
-    """One line for each difference between two arms in a metric."""
+def paired_csv(tables: Sequence[ResultsTable], pairs: Sequence[Sequence[ArmPair]]) -> str:
+    """The differences between arms, one line for each pair of arms and metric."""
     names = [*HEAD, "first", "second", "metric", "unit", "difference", "low", "high"]
     names += ["level", "over", "seeds", "samples", "finding"]
     lines = []
-    for table, own in zip(tables, pairs, strict=True):
-        for pair in own:
+    for table, table_pairs in zip(tables, pairs, strict=True):
+        for pair in table_pairs:
             for key, difference in pair.differences.items():
                 values: dict[str, Any] = {name: getattr(table, name) for name in HEAD}
                 values |= {"first": pair.first.name, "second": pair.second.name, "metric": key}
@@ -74,7 +87,7 @@ def paired_csv(tables: Sequence[ResultsTable], pairs: Sequence[Sequence[Pair]]) 
                 values |= {"unit": difference.column.unit, "over": difference.over}
                 values |= {"seeds": difference.seeds, "samples": difference.samples}
                 lines.append({**values, "finding": difference.finding})
-    return _written(names, lines)
+    return _csv(names, lines)
 
 
 def _numbers(whose: str, cell: Cell | None) -> dict[str, float | None]:
@@ -87,7 +100,7 @@ def _joined(values: Iterable[int]) -> str:
     return " ".join(map(str, values))
 
 
-def _written(names: Sequence[str], lines: Iterable[dict[str, Any]]) -> str:
+def _csv(names: Sequence[str], lines: Iterable[dict[str, Any]]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""Runs compared: one row an arm, mean over seeds, change against the baseline.
+"""Makes tables from the results of runs: one row for each arm, mean over seeds, change against the baseline.
 
 tables = results_table(collect_results("runs"))
 """
@@ -22,19 +22,19 @@ from tracegrad.reports.table import TRIVIAL, Cell, ResultsTable, Row, with_best
 def results_table(
     results: Iterable[RunResult], baseline: RunResult | None = None, worst: int = 1
 ) -> list[ResultsTable]:
-    """One table for each database, split, part, backbone and experiment; runs of different ones never share a row.
+    """One table for each combination of database, split, part, backbone and experiment.
 
     Args:
         results: the runs.
-        baseline: run of the plain backbone whose ``worst`` samples and block make the columns MAE_cha of
-            crystals on the same data; elsewhere, and with None, it is the run of the plain backbone with the
-            lowest seed in the table.
-        worst: how many samples MAE_cha_s takes.
+        baseline: run of the plain backbone whose ``worst`` samples and worst block define the columns MAE_cha of
+            the table of crystals on the same data. In other tables, and without it, this is the run of the plain
+            backbone with the lowest seed.
+        worst: number of samples of MAE_cha_s.
 
     Raises:
-        ResultsError: an arm has a seed and repetition twice, runs of a row differ in more than these, runs of a
-            table saw different data, or the baseline fits no table or does not tell its errors.
-        ConfigError: ``worst`` is below 1 or more than the test set has.
+        ResultsError: an arm has two runs of the same seed and repetition, runs of a row differ in more than these,
+            runs of a table saw different data, or the baseline belongs to no table or has no tables of its errors.
+        ConfigError: ``worst`` is below 1 or exceeds the size of the test set.
     """
     groups: dict[tuple[Data, str], list[RunResult]] = {}
     for run in results:
@@ -44,17 +44,17 @@ def results_table(
     return [_table(groups[key], baseline, worst) for key in sorted(groups)]
 
 
-def _table(runs: list[RunResult], given: RunResult | None, worst: int) -> ResultsTable:
-    runs = sorted(runs, key=lambda run: run.turn)
+def _table(runs: list[RunResult], chosen_baseline: RunResult | None, worst: int) -> ResultsTable:
+    runs = sorted(runs, key=lambda run: run.repetition_key)
     first = runs[0]
-    if given is not None and data_of(given) != data_of(first):
-        given = None
+    if chosen_baseline is not None and data_of(chosen_baseline) != data_of(first):
+        chosen_baseline = None
     groups = _rows_of(runs)
     for members in groups.values():
         check_row(members)
-    check_data(runs if given is None else [given, *runs])
+    check_data(runs if chosen_baseline is None else [chosen_baseline, *runs])
     subsets = _subsets(runs)
-    challenge, footnotes = _challenge(runs, given, worst, subsets) if first.crystal else (None, [])
+    challenge, footnotes = _challenge(runs, chosen_baseline, worst, subsets) if first.crystal else (None, [])
     gaps: list[str] = []
     possible = columns_of(first.crystal, subsets)
     rows = []
@@ -98,35 +98,39 @@ def _rows_of(runs: Sequence[RunResult]) -> dict[tuple[str, str], list[RunResult]
 
 
 def _subsets(runs: Sequence[RunResult]) -> tuple[str, ...]:
-    """Subsets of the test set with results: those of the paper in its order, then others."""
+    """Subsets of the test set with results: those of the paper in its order, then the others."""
     if not runs[0].crystal:
         return ("",)
-    found = {
+    measured = {
         key.removeprefix(ALL).removeprefix("/")
         for run in runs
         for key in run.metrics
         if key == ALL or key.startswith(f"{ALL}/")
     }
-    return tuple(sorted(found, key=lambda subset: (subset not in MARKS, subset)))
+    return tuple(sorted(measured, key=lambda subset: (subset not in MARKS, subset)))
 
 
 def _challenge(
-    runs: Sequence[RunResult], given: RunResult | None, worst: int, subsets: Sequence[str]
+    runs: Sequence[RunResult], chosen_baseline: RunResult | None, worst: int, subsets: Sequence[str]
 ) -> tuple[Challenge | None, list[str]]:
-    """The challenge of the given baseline, or else of the table's own, and footnotes on it; runs by seed."""
-    baseline = given or next((run for run in runs if run.arm == BASELINE), None)
+    """The challenging samples and blocks, and footnotes about them.
+
+    They are chosen by ``chosen_baseline``, or else by the first run of the plain backbone; ``runs`` are in the order
+    of their seeds.
+    """
+    baseline = chosen_baseline or next((run for run in runs if run.arm == BASELINE), None)
     if baseline is None:
-        return None, ["no run of the plain backbone: no MAE_cha, which is taken where that is worst"]
+        return None, ["no run of the plain backbone: no MAE_cha, which needs its errors"]
     try:
         challenge = find_challenge(baseline.directory, worst)
     except NotMeasuredError as error:
-        if given is not None:
+        if chosen_baseline is not None:
             raise
         return None, [f"no MAE_cha: {error}"]
     samples = "sample" if worst == 1 else f"{worst} samples"
     lines = [
         f"MAE_cha: the worst {samples} (s) and the worst basic block (b) of {baseline.label}, "
-        f"{baseline.turn_name} ({baseline.directory}); k = {worst} is our choice, the paper gives none"
+        f"{baseline.repetition_name} ({baseline.directory}); k = {worst} is our choice, the paper gives none"
     ]
     for part in challenge.subsets:
         names = ", ".join(entry.sample.name for entry in part.samples)
@@ -137,18 +141,18 @@ def _challenge(
 def _with_challenge(
     runs: Sequence[RunResult], challenge: Challenge | None
 ) -> tuple[list[RunResult], list[str]]:
-    """The runs with their metrics on the challenge, and notes on those that do not tell them."""
+    """The runs with their errors on the challenging samples and blocks, and notes on runs without such errors."""
     if challenge is None:
         return list(runs), []
-    found, notes = [], []
+    with_metrics, notes = [], []
     for run in runs:
         try:
             metrics = challenge_metrics(run.directory, challenge)
         except NotMeasuredError as error:
             metrics = {}
-            notes.append(f"{run.label}, {run.turn_name}: no MAE_cha, {error}")
-        found.append(replace(run, metrics={**run.metrics, **metrics}))
-    return found, notes
+            notes.append(f"{run.label}, {run.repetition_name}: no MAE_cha, {error}")
+        with_metrics.append(replace(run, metrics={**run.metrics, **metrics}))
+    return with_metrics, notes
 
 
 def _row(runs: list[RunResult], columns: Iterable[Column]) -> Row:
@@ -179,7 +183,7 @@ def _trivial(run: RunResult, columns: Iterable[Column]) -> Row:
 
 
 def _baseline(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The plain backbone of the same variant, or else the one as it is."""
+    """The row of the plain backbone of the same variant, or else the one without a variant."""
     plain = {other.variant: other for other in rows if other.arm == BASELINE}
     return plain.get(row.variant, plain.get(""))
 
@@ -206,13 +210,13 @@ def _notes(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     if repeated:
         notes.append(
             f"seed {', '.join(map(str, repeated))} is repeated, as in the paper: its spread is only the noise of "
-            "the hardware, not that of weights and training order"
+            "the hardware, not that of initial weights and training order"
         )
-    if len({tuple(run.turn for run in row.runs) for row in rows}) > 1:
+    if len({tuple(run.repetition_key for run in row.runs) for row in rows}) > 1:
         notes.append("the rows have different seeds; their means compare different sets of runs")
     checkpoints = sorted({run.checkpoint for row in rows for run in row.runs})
     if len(checkpoints) > 1:
-        notes.append(f"the rows stand for different checkpoints: {', '.join(checkpoints)}")
+        notes.append(f"the rows are of different checkpoints: {', '.join(checkpoints)}")
     if all(row.arm != BASELINE for row in rows):
         notes.append("no run of the plain backbone: no relative changes")
     for row in rows:

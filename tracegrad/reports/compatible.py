@@ -1,4 +1,4 @@
-"""Runs that may share a row or a table, and the errors of those that may not."""
+"""Checks which runs may share a row or a table; runs that may not are refused with a `ResultsError`."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,25 +7,25 @@ from itertools import combinations
 from tracegrad.reports.arms import BASELINE
 from tracegrad.reports.results import ResultsError, RunResult
 
-# The trivial predictor follows from the data alone; runs that differ by more have seen other data.
+# Relative. The trivial predictor follows from the data only, so runs that differ by more were trained on other data.
 TRIVIAL_TOLERANCE = 1e-3
 
 Data = tuple[str | bool, ...]
 
 
 def data_of(run: RunResult) -> Data:
-    """What runs must have in common to be compared."""
+    """The properties of the data and of the backbone that runs of one table share."""
     data = (run.database_label, run.database, run.split, run.split_hash, run.part)
     return (*data, run.backbone, run.crystal)
 
 
 def samples_name(crystal: bool) -> str:
-    """What a database holds."""
+    """The samples of a database in a sentence: "structures" or "molecules"."""
     return "structures" if crystal else "molecules"
 
 
 def check_baseline(baseline: RunResult, known: Iterable[Data]) -> None:
-    """Raise `ResultsError` if a run cannot make MAE_cha for any of the data."""
+    """Raise `ResultsError` if a run cannot define MAE_cha of any table; ``known`` are the data of the tables."""
     if baseline.arm != BASELINE:
         raise ResultsError(
             f"{baseline.directory} is a run of {baseline.label}; the baseline of MAE_cha must be one of the "
@@ -34,17 +34,17 @@ def check_baseline(baseline: RunResult, known: Iterable[Data]) -> None:
     if not baseline.crystal or data_of(baseline) not in set(known):
         raise ResultsError(
             f"{baseline.directory} is a run of {baseline.backbone} on {baseline.database} "
-            f"({baseline.split} split {baseline.split_hash}, {baseline.part} set); no table of crystals is of "
-            "these data: give a baseline of the data of the runs, or none"
+            f"({baseline.split} split {baseline.split_hash}, {baseline.part} set); no table of crystals has "
+            "these data: set baseline to a run on the data of the runs, or to null"
         )
 
 
 def check_row(runs: Sequence[RunResult]) -> None:
     """Raise `ResultsError` if runs of one arm differ in more than their seed and repetition."""
     for one, other in combinations(runs, 2):
-        if one.turn == other.turn:
+        if one.repetition_key == other.repetition_key:
             raise ResultsError(
-                f"{one.turn_name} of {one.label} stands twice: {one.directory} and {other.directory}; "
+                f"{one.repetition_name} of {one.label} occurs twice: {one.directory} and {other.directory}; "
                 "remove one of them or report them separately"
             )
         for name in ("label", "parameters", "checkpoint"):

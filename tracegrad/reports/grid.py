@@ -1,4 +1,4 @@
-"""Tables as rows of texts, which the terminal, Markdown and LaTeX then only have to set."""
+"""Tables as rows of texts: the common form from which terminal, Markdown and LaTeX tables are written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from tracegrad.reports.arms import BASELINE
 from tracegrad.reports.columns import INFERENCE, PANELS, Column
 from tracegrad.reports.inference import cost, protocol_lines
-from tracegrad.reports.paired import METHOD, Difference, Pair
+from tracegrad.reports.paired import METHOD, ArmPair, Difference
 from tracegrad.reports.paper import ComparedTable, block_cost
 from tracegrad.reports.table import TRIVIAL, Cell, ResultsTable, Row, with_best
 
@@ -14,8 +14,8 @@ PLAIN, FAINT, SECTION = "plain", "faint", "section"
 
 
 @dataclass(frozen=True)
-class Head:
-    """The head of a column: its name as text and, where it differs, in LaTeX's mathematics, and its unit."""
+class GridHead:
+    """The head of a column: its name as text, the name as LaTeX mathematics ("": the same as the text), its unit."""
 
     name: str
     math: str = ""
@@ -23,8 +23,8 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Text:
-    """A cell: a value, what stands in brackets behind it or below it, and whether it is the best."""
+class GridCell:
+    """A cell: a value, an addition that is printed in brackets or below it, and whether the value is the best."""
 
     value: str = ""
     extra: str = ""
@@ -32,23 +32,31 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row; of style `SECTION` it is a heading without cells."""
+class GridLine:
+    """A row of a grid. In the style `SECTION` it is a heading without cells."""
 
     label: str
-    cells: tuple[Text, ...] = ()
+    cells: tuple[GridCell, ...] = ()
     style: str = PLAIN
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table to be set. ``mark`` in a caption stands for how the best value is marked."""
+    """A table of texts, ready to be printed.
+
+    Attributes:
+        title, subtitle: heading.
+        first: head of the column of labels.
+        heads: heads of the other columns.
+        lines: the rows.
+        captions: notes below; `MARK` in them is replaced by the way in which the writer marks the best value.
+    """
 
     title: str
     subtitle: str
     first: str
-    heads: tuple[Head, ...]
-    lines: tuple[Line, ...]
+    heads: tuple[GridHead, ...]
+    lines: tuple[GridLine, ...]
     captions: tuple[str, ...]
 
 
@@ -56,7 +64,7 @@ MARK = "{best}"
 
 
 def table_grids(table: ResultsTable) -> list[Grid]:
-    """A table with its seeds, steps and times, and a grid for each further panel that has values."""
+    """A grid of the accuracies with seeds, steps and training times, and one for each further panel with values."""
     grids = []
     for panel, name in PANELS.items():
         columns = [column for column in table.columns if column.panel == panel]
@@ -66,11 +74,13 @@ def table_grids(table: ResultsTable) -> list[Grid]:
         subtitle = f"{table.database}, {table.backbone}, {table.experiment}"
         heads = [_head(column) for column in columns]
         rows = [row for row in table.rows if row.arm != TRIVIAL or any(c.key in row.cells for c in columns)]
-        lines = [Line(r.label, _cells(r.cells, columns), FAINT if r.arm == TRIVIAL else PLAIN) for r in rows]
+        lines = [
+            GridLine(r.label, _cells(r.cells, columns), FAINT if r.arm == TRIVIAL else PLAIN) for r in rows
+        ]
         if name:
             captions = _panel_captions(columns, table.arms)
         else:
-            heads += [Head("seeds"), Head("steps"), Head("time", unit="s")]
+            heads += [GridHead("seeds"), GridHead("steps"), GridHead("time", unit="s")]
             lines = [
                 replace(line, cells=line.cells + _run_cells(row))
                 for line, row in zip(lines, rows, strict=True)
@@ -81,21 +91,21 @@ def table_grids(table: ResultsTable) -> list[Grid]:
 
 
 def paper_grid(table: ComparedTable) -> Grid:
-    """A table of the paper: below each method of ours the paper's own row."""
+    """A table of the paper: our row of each method, and below it the row of the paper."""
     lines = []
     for section in table.sections:
-        lines.append(Line(section.title, style=SECTION))
+        lines.append(GridLine(section.title, style=SECTION))
         ours, theirs = (
             with_best([row.cells for row in rows if row is not None], table.columns)
             for rows in ([line.ours for line in section.lines], [line.paper for line in section.lines])
         )
         for line in section.lines:
             if line.ours is not None:
-                lines.append(Line(line.method, _cells(ours.pop(0), table.columns)))
+                lines.append(GridLine(line.method, _cells(ours.pop(0), table.columns)))
             if line.paper is not None:
                 what = "not implemented" if line.paper.backbone in table.unimplemented else "not run"
                 label = "  paper" if line.ours is not None else f"{line.method} (paper; {what})"
-                lines.append(Line(label, _cells(theirs.pop(0), table.columns), FAINT))
+                lines.append(GridLine(label, _cells(theirs.pop(0), table.columns), FAINT))
     title = f"{table.paper.name}: {table.paper.caption}"
     heads = tuple(_head(column) for column in table.columns)
     numbers = f"{MARK}: best of ours, and of the paper's"
@@ -105,74 +115,74 @@ def paper_grid(table: ComparedTable) -> Grid:
     return Grid(title, "ours and the paper's", "method", heads, tuple(lines), notes)
 
 
-def paired_grid(table: ResultsTable, pairs: Sequence[Pair]) -> Grid | None:
-    """The differences between the arms of a table; None where there are none."""
+def paired_grid(table: ResultsTable, pairs: Sequence[ArmPair]) -> Grid | None:
+    """The differences between the arms of a table, one line for each metric; None if there are no differences."""
     columns = [column for column in table.columns if any(column.key in pair.differences for pair in pairs)]
     if not columns:
         return None
-    # A metric in each line: the intervals of many metrics side by side would be wider than any screen.
+    # One metric in each line, because the intervals of many metrics side by side would be too wide for a screen.
     lines = [
-        Line(_named(column), tuple(_difference(pair.differences.get(column.key)) for pair in pairs))
+        GridLine(_named(column), tuple(_difference(pair.differences.get(column.key)) for pair in pairs))
         for column in columns
     ]
     sizes = {(d.seeds, d.samples) for pair in pairs for d in pair.differences.values() if d.samples > 1}
     counts = [f"{seeds} seeds and {samples} samples" for seeds, samples in sorted(sizes)]
     captions = [*METHOD, *([f"over {', '.join(counts)}"] if counts else [])]
     subtitle = f"{table.database}, {table.backbone}, {table.experiment}"
-    heads = tuple(Head(pair.label) for pair in pairs)
+    heads = tuple(GridHead(pair.label) for pair in pairs)
     return Grid(
         f"{table.title}: differences between arms", subtitle, "metric", heads, tuple(lines), tuple(captions)
     )
 
 
 def all_grids(
-    tables: Sequence[ResultsTable], pairs: Sequence[Sequence[Pair]], compared: Sequence[ComparedTable]
+    tables: Sequence[ResultsTable], pairs: Sequence[Sequence[ArmPair]], compared: Sequence[ComparedTable]
 ) -> list[Grid]:
-    """Each table with the differences between its arms, then the tables of the paper."""
+    """The grids of each table and of the differences between its arms, then those of the paper's tables."""
     grids = []
-    for table, own in zip(tables, pairs, strict=True):
+    for table, table_pairs in zip(tables, pairs, strict=True):
         grids += table_grids(table)
-        differences = paired_grid(table, own)
+        differences = paired_grid(table, table_pairs)
         grids += [differences] if differences else []
     return grids + [paper_grid(table) for table in compared]
 
 
-def _head(column: Column) -> Head:
-    return Head(column.name, column.math, column.unit)
+def _head(column: Column) -> GridHead:
+    return GridHead(column.name, column.math, column.unit)
 
 
 def _named(column: Column) -> str:
     return f"{column.name} ({column.unit})" if column.unit else column.name
 
 
-def _cells(cells: dict[str, Cell], columns: Sequence[Column]) -> tuple[Text, ...]:
+def _cells(cells: dict[str, Cell], columns: Sequence[Column]) -> tuple[GridCell, ...]:
     return tuple(_text(cells.get(column.key), column) for column in columns)
 
 
-def _text(cell: Cell | None, column: Column) -> Text:
+def _text(cell: Cell | None, column: Column) -> GridCell:
     if cell is None:
-        return Text("-")
+        return GridCell("-")
     value = f"{cell.mean:.{column.digits}f}"
     if cell.std is not None and column.lower_is_better is not None:
         value += f" ± {cell.std:.{column.digits}f}"
     extra = f"({cell.change:+.1f} %)" if cell.change is not None else ""
-    return Text(value, extra, cell.best)
+    return GridCell(value, extra, cell.best)
 
 
-def _run_cells(row: Row) -> tuple[Text, ...]:
+def _run_cells(row: Row) -> tuple[GridCell, ...]:
     seconds = f"{row.seconds:.1f}" if row.seconds is not None else ""
-    return tuple(Text(value) for value in (_seeds(row.seeds), _range(row.steps), seconds))
+    return tuple(GridCell(value) for value in (_seeds(row.seeds), _range(row.steps), seconds))
 
 
-def _difference(difference: Difference | None) -> Text:
+def _difference(difference: Difference | None) -> GridCell:
     if difference is None:
-        return Text("-")
+        return GridCell("-")
     digits, interval = difference.column.digits, difference.interval
     value = f"{interval.mean:+.{digits}f}"
     if interval.low is not None and interval.high is not None:
         value += f" [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
     over = "" if difference.over == "seeds and samples" else f" ({difference.over})"
-    return Text(value, difference.finding + over)
+    return GridCell(value, difference.finding + over)
 
 
 def _panel_captions(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
@@ -181,9 +191,9 @@ def _panel_captions(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]
     if not any(column.key == INFERENCE for column in columns):
         return []
     lines = protocol_lines(rows)
-    found = cost(rows)
-    if found is not None:
-        plain, full, change = found
+    slowdown = cost(rows)
+    if slowdown is not None:
+        plain, full, change = slowdown
         low, high = block_cost()
         lines.append(
             f"time of {full.label} against {plain.label}: {change:+.1f} % here, {low:+.1f} to {high:+.1f} % in the "
@@ -196,7 +206,7 @@ def _captions(table: ResultsTable, columns: Sequence[Column]) -> list[str]:
     counts = ", ".join(f"{count} {part}" for part, count in table.counts.items())
     data = f"{table.part} set, {table.checkpoint} checkpoint; {table.samples}: {counts}; split {table.split_hash}"
     if sum(len(row.runs) for row in table.arms) == 1:
-        return [data, *table.footnotes]  # the rest explains how runs compare
+        return [data, *table.footnotes]  # the other captions explain how to compare runs
     spread = any(cell.std is not None for row in table.rows for cell in row.cells.values())
     numbers = ["mean ± sample standard deviation over seeds" if spread else "value of the seed"]
     baseline = next((row.label for row in table.arms if row.arm == BASELINE), None)
@@ -211,7 +221,7 @@ def _captions(table: ResultsTable, columns: Sequence[Column]) -> list[str]:
 
 
 def _seeds(seeds: tuple[int, ...]) -> str:
-    """Such as "0, 1, 2", or "42 (10 times)"."""
+    """The text of the seeds of a row, such as "0, 1, 2" or "42 (10 times)"."""
     texts = []
     for seed in dict.fromkeys(seeds):
         times = seeds.count(seed)

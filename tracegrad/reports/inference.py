@@ -1,4 +1,4 @@
-"""Inference times: those measured after a run had ended, how they were measured, and what the block costs."""
+"""Inference times: adds those that were measured after the training, says how, and computes the cost of TraceGrad."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,14 +14,15 @@ _KEYS = (INFERENCE, "test/inference_batch_size")
 
 
 def with_inference(runs: Iterable[RunResult]) -> tuple[list[RunResult], list[str]]:
-    """The runs with the times of ``evaluation_test_CHECKPOINT/evaluation.json``, which go before those of the test.
+    """The runs with the inference times of ``evaluation_test_CHECKPOINT/evaluation.json`` in their directories.
 
-    Notes tell of times that belong to another checkpoint or other data than the results.
+    These times replace those of the test of the run. Times of another checkpoint or of other data than those of the
+    results are not used; the second list has a note on each of them.
 
     Raises:
         ResultsError: such a file is damaged.
     """
-    found, notes = [], []
+    timed, notes = [], []
     for run in runs:
         path = run.directory / f"evaluation_test_{run.checkpoint}" / EVALUATION
         if path.is_file():
@@ -34,12 +35,16 @@ def with_inference(runs: Iterable[RunResult]) -> tuple[list[RunResult], list[str
                 notes.append(
                     f"{path}: its inference times are of another checkpoint or other data than results.json"
                 )
-        found.append(run)
-    return found, notes
+        timed.append(run)
+    return timed, notes
 
 
 def protocol_lines(rows: Sequence[Row]) -> list[str]:
-    """How the times of rows were measured: one line, or one for each way, with a line that they do not compare."""
+    """How the inference times of rows were measured.
+
+    One line if all were measured in the same way. Otherwise one line for each way, with its rows, and a warning that
+    the times cannot be compared.
+    """
     ways: dict[str, list[str]] = {}
     for row in rows:
         for run in row.runs:
@@ -53,9 +58,9 @@ def protocol_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def cost(rows: Sequence[Row]) -> tuple[Row, Row, float] | None:
-    """The plain backbone, the same with TraceGrad, and by how many percent this is slower.
+    """The rows of the plain backbone and of +TraceGrad, and by how many percent the latter is slower.
 
-    None where one of the times is missing, or where they were measured in different ways.
+    None if one of the times is missing, or if they were measured in different ways.
     """
     by_arm = {row.arm: row for row in rows if not row.variant and INFERENCE in row.cells}
     if not {BASELINE, TRACEGRAD} <= by_arm.keys():

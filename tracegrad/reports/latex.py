@@ -1,9 +1,9 @@
-"""Tables in LaTeX, with booktabs."""
+"""Grids as LaTeX tables, with the package booktabs."""
 
 from collections.abc import Sequence
 
 from tracegrad.reports.absent import TITLE
-from tracegrad.reports.grid import FAINT, MARK, SECTION, Grid, Head, Line, Text
+from tracegrad.reports.grid import FAINT, MARK, SECTION, Grid, GridCell, GridHead, GridLine
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -31,11 +31,11 @@ _HEAD = r"""\documentclass[10pt]{article}
 \usepackage{graphicx}
 \begin{document}
 """
-_NARROW = 6  # columns that fit without shrinking
+_NARROW = 6  # columns that fit on the page; wider tables are scaled down
 
 
 def to_latex(grids: Sequence[Grid], absent: Sequence[str] = ()) -> str:
-    """A document that compiles by itself; each table environment can be copied into another."""
+    """A complete document with one table environment for each grid, and the list of what the report lacks."""
     texts = [_table(grid) for grid in grids]
     if absent:
         items = [rf"\item {escaped(line)}" for line in absent]
@@ -44,7 +44,7 @@ def to_latex(grids: Sequence[Grid], absent: Sequence[str] = ()) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in which no character is a command; what ASCII and the sign ± do not have becomes a question mark."""
+    """Text in which no character is a LaTeX command; characters other than ASCII and ± become question marks."""
     known = "".join(_SPECIAL.get(character, character) for character in text)
     return known.encode("ascii", "replace").decode()
 
@@ -76,7 +76,7 @@ def _table(grid: Grid) -> str:
     return "\n".join([r"\begin{table}[p]", r"\centering", caption, *body, *notes, r"\end{table}", ""])
 
 
-def _line(line: Line) -> str:
+def _line(line: GridLine) -> str:
     label = escaped(line.label.strip())
     if line.label.startswith(" "):
         label = rf"\quad {label}"
@@ -86,12 +86,12 @@ def _line(line: Line) -> str:
     return _row(cells)
 
 
-def _cell(cell: Text) -> str:
+def _cell(cell: GridCell) -> str:
     value = rf"\textbf{{{escaped(cell.value)}}}" if cell.best else escaped(cell.value)
     return rf"{value} {{\footnotesize {escaped(cell.extra)}}}" if cell.extra else value
 
 
-def _unit(head: Head) -> str:
+def _unit(head: GridHead) -> str:
     return f"({escaped(head.unit)})" if head.unit else ""
 
 

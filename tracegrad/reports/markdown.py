@@ -1,13 +1,13 @@
-"""Tables in Markdown."""
+"""Grids as Markdown tables."""
 
 from collections.abc import Sequence
 
 from tracegrad.reports.absent import TITLE
-from tracegrad.reports.grid import MARK, SECTION, Grid, Line, Text
+from tracegrad.reports.grid import MARK, SECTION, Grid, GridCell, GridLine
 
 
 def to_markdown(grids: Sequence[Grid], absent: Sequence[str] = ()) -> str:
-    """One heading, table and list of notes for each grid, in GitHub's Markdown, and what is absent."""
+    """For each grid a heading, a table (GitHub's Markdown) and its notes; then the list of what the report lacks."""
     texts = [_grid(grid) for grid in grids]
     if absent:
         texts.append(f"## {TITLE}\n\n" + "".join(f"- {line}\n" for line in absent))
@@ -22,13 +22,13 @@ def _grid(grid: Grid) -> str:
     return f"## {grid.title}\n\n{grid.subtitle}\n\n" + "\n".join(lines) + f"\n\n{captions}\n"
 
 
-def _line(line: Line, width: int) -> str:
+def _line(line: GridLine, width: int) -> str:
     if line.style == SECTION:
         return _row([f"**{line.label}**", *[""] * width])
     return _row([line.label.replace("  ", "&nbsp;&nbsp;"), *(_cell(cell) for cell in line.cells)])
 
 
-def _cell(cell: Text) -> str:
+def _cell(cell: GridCell) -> str:
     value = f"**{cell.value}**" if cell.best else cell.value
     return f"{value} {cell.extra}".rstrip()
 

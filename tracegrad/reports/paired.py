@@ -1,12 +1,12 @@
 """Differences between arms on the same seeds and the same test samples, with confidence intervals.
 
-Two arms that are trained with the same seeds and tested on the same samples share much of what makes their
-errors scatter; the differences, seed by seed and sample by sample, do not contain it.
+The errors of two arms that are trained with the same seeds and tested on the same samples scatter together. This
+common part cancels in their differences, seed by seed and sample by sample, so that smaller effects become visible.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -21,21 +21,21 @@ from tracegrad.reports.table import ResultsTable, Row
 
 LEVEL = 0.95
 PANELS = ("accuracy", "orbitals", "acceleration")
-# More rows, as of a sweep, are compared with the first one only.
+# A table with more rows, such as that of a sweep, has too many pairs: each row is compared with the baseline only.
 MOST_ROWS = 4
 METHOD = (
     f"difference of the means over the seeds and samples that both have, [{LEVEL:.0%} confidence interval]",
     "seeds and samples count as random and crossed: two-way analysis of variance of the differences of single "
-    "samples, Student's t with Satterthwaite's degrees of freedom; marked 'seeds': over seeds alone, as the "
-    "metric is not known by sample; marked 'samples': one seed, so that another may well turn out otherwise",
-    "an interval that contains 0 shows no difference, which does not show that there is none; each interval "
-    "stands for itself, of 20 that hold no difference one excludes 0 by chance",
+    "samples, Student's t with Satterthwaite's degrees of freedom; marked 'seeds': over seeds only, because the "
+    "metric is not known by sample; marked 'samples': one seed, and another seed may give another result",
+    "an interval that contains 0 shows no difference, which does not prove that there is none; the intervals are "
+    "not corrected for their number: where there is no difference, one interval in 20 excludes 0 by chance",
 )
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its confidence interval (None: a single number has none)."""
+    """A mean and the limits of its confidence interval (None for a single number)."""
 
     mean: float
     low: float | None
@@ -44,7 +44,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one metric between two arms; ``samples`` is 1 where it is not known by sample."""
+    """The difference of one metric between two arms.
+
+    Attributes:
+        column: the metric.
+        interval: mean difference and its confidence interval, in the unit of the column.
+        seeds: number of seeds that both arms have.
+        samples: number of test samples that all runs have; 1 where the metric is not known sample by sample.
+    """
 
     column: Column
     interval: Interval
@@ -53,7 +60,7 @@ class Difference:
 
     @property
     def finding(self) -> str:
-        """What the interval allows to say of the first arm."""
+        """What the interval shows about the first arm: "better", "worse", "no difference shown", ..."""
         low, high = self.interval.low, self.interval.high
         if not math.isfinite(self.interval.mean):
             return "not finite"
@@ -65,15 +72,15 @@ class Difference:
 
     @property
     def over(self) -> str:
-        """What the interval is over: both, or "seeds" or "samples" alone."""
+        """The random effects that the interval accounts for: "seeds and samples", "seeds" or "samples"."""
         if self.samples == 1:
             return "seeds"
         return "samples" if self.seeds == 1 else "seeds and samples"
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The first row minus the second one; ``differences`` by the key of the column."""
+class ArmPair:
+    """Two arms of a table and their differences (first minus second), by the key of the column."""
 
     first: Row
     second: Row
@@ -81,59 +88,80 @@ class Pair:
 
     @property
     def label(self) -> str:
-        """Such as "QHNet+TraceGrad - QHNet"."""
+        """The difference in words, such as "QHNet+TraceGrad - QHNet"."""
         return f"{self.first.label} - {self.second.label}"
 
 
 def crossed_interval(differences: Float[np.ndarray, "seeds samples"], level: float = LEVEL) -> Interval:
-    """Mean of d[s, i] = m + a[s] + b[i] + e[s, i] with random effects of seeds and samples.
+    """Mean of d[s, i] = m + a[s] + b[i] + e[s, i] and its interval, with random effects of seeds s and samples i.
 
-    Var(mean) = (MS_seeds + MS_samples - MS_rest) / (seeds samples), where a mean square of an effect counts at
-    least as much as that of the rest (a variance cannot be negative); degrees of freedom after Satterthwaite
-    (1946). With one seed or one sample this is Student's interval over the others.
+    Two-way analysis of variance without replication: with the mean squares MS of the seeds, the samples and the
+    residual e,
+
+        Var(mean) = (MS_seeds + MS_samples - MS_residual) / (seeds samples),
+
+    where MS_seeds and MS_samples are raised to MS_residual if they are smaller (a variance component cannot be
+    negative). The degrees of freedom of this sum follow Satterthwaite, Biometrics Bulletin 2, 110 (1946). With one
+    seed or one sample this is Student's interval over the others. A single number has no interval.
     """
     seeds, samples = differences.shape
     mean = float(differences.mean())
     if seeds * samples == 1 or not math.isfinite(mean):
         return Interval(mean, None, None)
-    by_seed, by_sample = differences.mean(1) - mean, differences.mean(0) - mean
-    rest = differences - mean - by_seed[:, None] - by_sample[None, :]
-    # Mean squares and their degrees of freedom; an effect that has none is not there.
-    terms = [
-        (samples * (by_seed**2).sum(), seeds - 1, 1),
-        (seeds * (by_sample**2).sum(), samples - 1, 1),
-        ((rest**2).sum(), (seeds - 1) * (samples - 1), -1),
-    ]
-    squares = [(total / free, free, sign) for total, free, sign in terms if free]
-    if len(squares) == 3:
-        least = squares[2][0]
-        squares = [(max(square, least), free, sign) for square, free, sign in squares]
-    variance = sum(sign * square for square, _, sign in squares)
+    seed_effects, sample_effects = differences.mean(1) - mean, differences.mean(0) - mean
+    residuals = differences - mean - seed_effects[:, None] - sample_effects[None, :]
+    of_seeds = _mean_square(samples * (seed_effects**2).sum(), seeds - 1)
+    of_samples = _mean_square(seeds * (sample_effects**2).sum(), samples - 1)
+    of_residuals = _mean_square((residuals**2).sum(), (seeds - 1) * (samples - 1))
+    if of_residuals.freedom:
+        of_seeds = replace(of_seeds, value=max(of_seeds.value, of_residuals.value))
+        of_samples = replace(of_samples, value=max(of_samples.value, of_residuals.value))
+    variance = of_seeds.value + of_samples.value - of_residuals.value
     if variance <= 0:
         return Interval(mean, mean, mean)
-    free = variance**2 / sum(square**2 / free for square, free, _ in squares)
-    half = float(stdtrit(free, (1 + level) / 2)) * math.sqrt(variance / (seeds * samples))
+    freedom = variance**2 / sum(
+        square.value**2 / square.freedom for square in (of_seeds, of_samples, of_residuals) if square.freedom
+    )
+    half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance / (seeds * samples))
     return Interval(mean, mean - half, mean + half)
 
 
-def paired_differences(table: ResultsTable) -> list[Pair]:
-    """Every arm against every one before it; of more than `MOST_ROWS` rows each against the plain backbone.
+@dataclass(frozen=True)
+class _MeanSquare:
+    """A sum of squares divided by its degrees of freedom; 0 for an effect without degrees of freedom."""
+
+    value: float
+    freedom: int
+
+
+def _mean_square(total: float, freedom: int) -> _MeanSquare:
+    return _MeanSquare(total / freedom if freedom else 0.0, freedom)
+
+
+def paired_differences(table: ResultsTable) -> list[ArmPair]:
+    """The differences between every two arms of a table, over the seeds that both have.
+
+    In a table of more than `MOST_ROWS` rows, each row is compared with the plain backbone only (or, without one,
+    with the first row).
 
     Raises:
         ResultsError: a table of samples is damaged.
     """
     rows = table.arms
     columns = [c for c in table.columns if c.panel in PANELS and c.lower_is_better is not None]
-    found = {run.directory: _Values(run, columns) for row in rows for run in row.runs}
+    measured = {run.directory: _RunValues(run, columns) for row in rows for run in row.runs}
     pairs = []
     for first, second in _order(rows):
-        ones, others = ({run.turn: run for run in row.runs} for row in (first, second))
-        turns = [turn for turn in ones if turn in others]
-        couples = [(found[ones[turn].directory], found[others[turn].directory]) for turn in turns]
+        of_first, of_second = ({run.repetition_key: run for run in row.runs} for row in (first, second))
+        couples = [
+            (measured[run.directory], measured[of_second[key].directory])
+            for key, run in of_first.items()
+            if key in of_second
+        ]
         differences = {column.key: _difference(column, couples) for column in columns} if couples else {}
-        measured = {key: difference for key, difference in differences.items() if difference is not None}
-        if measured:
-            pairs.append(Pair(first, second, measured))
+        known = {key: difference for key, difference in differences.items() if difference is not None}
+        if known:
+            pairs.append(ArmPair(first, second, known))
     return pairs
 
 
@@ -144,8 +172,8 @@ def _order(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
     return [(row, reference) for row in rows if row is not reference]
 
 
-class _Values:
-    """What a run tells of each column: values by sample where it has them, and the value of the test."""
+class _RunValues:
+    """The values of a run for each column: sample by sample where it wrote them, and over the whole test set."""
 
     def __init__(self, run: RunResult, columns: Sequence[Column]):
         self.tests = run.metrics
@@ -162,7 +190,7 @@ class _Values:
                 self.columns[name] = table.values(name)
 
     def of(self, column: Column) -> dict[Sample, float] | None:
-        """Values of the samples of the column's subset."""
+        """The values of a column for the samples of its subset; None where they are not known by sample."""
         name, _, subset = column.key.removeprefix("test/").partition("/")
         if name not in self.columns:
             return None
@@ -170,12 +198,12 @@ class _Values:
         return {sample: value for sample, value in values if sample.subset == subset}
 
 
-def _difference(column: Column, couples: Sequence[tuple[_Values, _Values]]) -> Difference | None:
+def _difference(column: Column, couples: Sequence[tuple[_RunValues, _RunValues]]) -> Difference | None:
     by_sample = [(one.of(column), other.of(column)) for one, other in couples]
     if all(one and other for one, other in by_sample):
         tables = [values for couple in by_sample for values in couple if values]
         common = [sample for sample in tables[0] if all(sample in values for values in tables)]
-        # Of a single atom no run has MAE_nondiag; a value that only some lack must show.
+        # MAE_nondiag does not exist for a single atom: NaN in every run. NaN in some runs only must stay visible.
         common = [s for s in common if not all(math.isnan(values[s]) for values in tables)]
         if common:
             matrix = np.array([[values[s] for s in common] for values in tables])

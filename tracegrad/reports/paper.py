@@ -1,4 +1,4 @@
-"""The paper's own numbers, and runs on the paper's data beside them, in the layout of its tables.
+"""The numbers of the paper, and beside them those of runs on the same data, in the layout of the paper's tables.
 
 compared, notes = compare_with_paper(results_table(collect_results("runs")))
 """
@@ -20,13 +20,16 @@ from tracegrad.reports.inference import cost, protocol_lines
 from tracegrad.reports.table import Cell, ResultsTable, Row
 
 DATA = Path(__file__).with_name("paper.yaml")
-# How the paper splits the databases of molecules; crystals are told apart by their numbers alone.
+# The splits of the paper's databases of molecules. Databases of crystals have one split, known by its sample counts.
 SPLITS = {"QS": "ood", "QD": "mol"}
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A printed row; ``cells`` by log name, with the change against the baseline that follows from the numbers."""
+    """A row of a table of the paper.
+
+    ``cells`` are keyed by log name; their change against the baseline is computed from the printed numbers.
+    """
 
     database: str
     method: str
@@ -35,16 +38,22 @@ class PaperRow:
 
     @property
     def backbone(self) -> str:
-        """The method without what TraceGrad adds."""
+        """The name of the backbone: the method without its suffix such as +TraceGrad."""
         return self.method.partition("+")[0]
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of the paper (or, numbered I, the times of its Appendix I).
+    """A table of the paper, or the times of its Appendix I (number "I").
 
-    It is shown where one of the arms ``shown_with`` was run; () stands for any. ``every_backbone`` adds rows of
-    ours that the paper does not have. ``needs`` names what runs must have measured beside their test errors.
+    Attributes:
+        number: such as "1".
+        caption, note: as printed in reports.
+        keys: log names of the columns.
+        rows: in the order of the paper.
+        shown_with: the table is shown if one of these arms was run; () for any arm.
+        every_backbone: also show our rows of methods that the paper's table does not have.
+        needs: measurements that runs must have besides their test errors, in words; "" for none.
     """
 
     number: str
@@ -58,18 +67,18 @@ class PaperTable:
 
     @property
     def name(self) -> str:
-        """Table 1 to Table 8, or Appendix I."""
+        """Such as "Table 1", or "Appendix I"."""
         return f"Table {self.number}" if self.number.isdigit() else f"Appendix {self.number}"
 
     @property
     def databases(self) -> tuple[str, ...]:
-        """In the paper's order."""
+        """The databases of its rows, in the order of the paper."""
         return tuple(dict.fromkeys(row.database for row in self.rows))
 
 
 @dataclass(frozen=True)
-class Line:
-    """A method of ours (None: not run) and the paper's row of it (None: the paper has none)."""
+class ComparedMethod:
+    """Our row of a method (None: not run) and the paper's row (None: not in the paper's table)."""
 
     method: str
     ours: Row | None
@@ -78,27 +87,30 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """The methods on one database."""
+    """The part of a table with the methods on one database."""
 
     database: str
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[ComparedMethod, ...]
 
 
 @dataclass(frozen=True)
 class ComparedTable:
-    """A table of the paper with the sections that runs exist for."""
+    """A table of the paper with a section for each database on which there are runs.
+
+    ``unimplemented`` are the backbones of its rows that TraceGrad does not implement and no run has used.
+    """
 
     paper: PaperTable
     columns: tuple[Column, ...]
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
-    unimplemented: tuple[str, ...] = ()  # backbones of its rows that there are neither runs nor code of
+    unimplemented: tuple[str, ...] = ()
 
 
 @cache
 def source() -> str:
-    """What the numbers are taken from."""
+    """The publication from which the numbers are taken."""
     return str(_content()["source"])
 
 
@@ -109,49 +121,52 @@ def paper_tables() -> tuple[PaperTable, ...]:
 
 
 def paper_database(table: ResultsTable) -> tuple[str | None, str | None]:
-    """The database of the paper that a table is of, and, where only the name is right, what differs."""
+    """The database of the paper on which the runs of a table were made, or None.
+
+    If a table has the name of such a database but other data, the second value says what differs.
+    """
     name = table.database_label
     if name not in PUBLISHED:
         return None, None
     if table.part != "test":
-        return None, f"these are errors on the {table.part} set"
+        return None, f"its errors are those of the {table.part} set"
     if table.split != SPLITS.get(name, table.split):
-        return None, f"the split is {table.split!r}, that of the paper {SPLITS[name]!r}"
+        return None, f"its split is {table.split!r}, that of the paper {SPLITS[name]!r}"
     counts = {part: numbers.samples for part, numbers in PUBLISHED[name].parts.items()}
     if table.counts != counts:
-        return None, f"the data are {_list(table.counts)}, those of the paper {_list(counts)}"
+        return None, f"its data are {_list(table.counts)}, those of the paper {_list(counts)}"
     return name, None
 
 
 def compare_with_paper(tables: Sequence[ResultsTable]) -> tuple[list[ComparedTable], list[str]]:
-    """The tables of the paper as far as there are runs on its data, and notes on runs that are not quite."""
+    """The tables of the paper for which there are runs on the same data, and notes on tables with other data."""
     notes = []
     for table in tables:
         database, reason = paper_database(table)
         if reason and not database:
-            notes.append(f"{table.title} is not beside the paper's {table.database_label}: {reason}")
+            notes.append(f"{table.title} is not compared with the paper's {table.database_label}: {reason}")
     compared = (_compare(paper, tables) for paper in paper_tables())
     return [table for table in compared if table.sections], notes
 
 
 def by_database(tables: Sequence[ResultsTable]) -> dict[str, list[ResultsTable]]:
-    """The tables that are on databases of the paper."""
-    own: dict[str, list[ResultsTable]] = {}
+    """The tables whose runs were made on a database of the paper, by the name of the database."""
+    on_paper_data: dict[str, list[ResultsTable]] = {}
     for table in tables:
         database, _ = paper_database(table)
         if database:
-            own.setdefault(database, []).append(table)
-    return own
+            on_paper_data.setdefault(database, []).append(table)
+    return on_paper_data
 
 
 def unimplemented(paper: PaperTable, tables: Sequence[ResultsTable]) -> list[str]:
-    """Backbones of a table of the paper that TraceGrad does not have, and that no run has either."""
+    """Backbones of a table of the paper that TraceGrad does not implement and no run has used."""
     known = {backbone.label for backbone in known_backbones()} | {table.backbone for table in tables}
     return [name for name in dict.fromkeys(row.backbone for row in paper.rows) if name not in known]
 
 
 def why_absent(paper: PaperTable, tables: Sequence[ResultsTable]) -> str:
-    """Why tables of ours on one database of a table of the paper give no section of it."""
+    """Why there is no section for a database in a table of the paper; ``tables`` are ours on that database."""
     rows = [row for table in tables for row in table.arms if not row.variant]
     if not rows:
         return "no run"
@@ -163,28 +178,29 @@ def why_absent(paper: PaperTable, tables: Sequence[ResultsTable]) -> str:
 
 
 def _compare(paper: PaperTable, tables: Sequence[ResultsTable]) -> ComparedTable:
-    own = by_database(tables)
+    on_paper_data = by_database(tables)
     missing = unimplemented(paper, tables)
     sections: list[Section] = []
     absent: dict[str, list[str]] = {}
     for database in paper.databases:
-        found = _sections(paper, database, own.get(database, []))
-        sections += found
-        if not found:
-            absent.setdefault(why_absent(paper, own.get(database, [])), []).append(database)
+        of_database = _sections(paper, database, on_paper_data.get(database, []))
+        sections += of_database
+        if not of_database:
+            reason = why_absent(paper, on_paper_data.get(database, []))
+            absent.setdefault(reason, []).append(database)
     timed = INFERENCE in paper.keys
-    notes = [f"paper: {source()}; (change against the baseline, the paper's from its own numbers)"]
+    notes = [f"paper: {source()}; (change against the baseline, for the paper computed from its numbers)"]
     notes += [paper.note] if paper.note else []
     notes += [line for section in sections for line in _time_lines(section)] if timed else []
     notes += [f"{reason} on {', '.join(databases)}" for reason, databases in absent.items()]
     if missing:
-        notes.append(f"not implemented: {', '.join(missing)}; these rows are the paper's alone")
+        notes.append(f"not implemented: {', '.join(missing)}; these rows have numbers of the paper only")
     return ComparedTable(paper, _columns(paper), tuple(sections), tuple(notes), tuple(missing))
 
 
 @cache
 def block_cost() -> tuple[float, float]:
-    """By how many percent +TraceGrad is slower in the paper, at least and at most (Appendix I)."""
+    """The smallest and the largest slowdown by +TraceGrad in the paper, in percent (Appendix I)."""
     table = next(table for table in paper_tables() if INFERENCE in table.keys)
     changes = [row.cells[INFERENCE].change for row in table.rows]
     known = [change for change in changes if change is not None]
@@ -192,12 +208,12 @@ def block_cost() -> tuple[float, float]:
 
 
 def _time_lines(section: Section) -> list[str]:
-    """How the times of a section were measured, and what the block costs here and in the paper."""
+    """How the times of a section were measured, and the slowdown by TraceGrad here and in the paper."""
     rows = [line.ours for line in section.lines if line.ours is not None]
     lines = protocol_lines(rows)
-    found = cost(rows)
-    if found is not None:
-        plain, full, ours = found
+    slowdown = cost(rows)
+    if slowdown is not None:
+        plain, full, ours = slowdown
         theirs = next(
             line.paper.cells[INFERENCE].change for line in section.lines if line.ours is full and line.paper
         )
@@ -222,10 +238,12 @@ def _sections(paper: PaperTable, database: str, tables: Sequence[ResultsTable]) 
         if not rows or (paper.shown_with and not {row.arm for row in rows} & set(paper.shown_with)):
             continue
         lines = [
-            Line(entry.method, next((row for row in rows if row.label == entry.method), None), entry)
+            ComparedMethod(
+                entry.method, next((row for row in rows if row.label == entry.method), None), entry
+            )
             for entry in published
         ]
-        lines += [Line(row.label, row, None) for row in rows if row.label not in methods]
+        lines += [ComparedMethod(row.label, row, None) for row in rows if row.label not in methods]
         title = database if len(groups) == 1 else f"{database}, {group[0].experiment}"
         sections.append(Section(database, title, tuple(lines)))
     return sections

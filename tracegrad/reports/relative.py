@@ -14,14 +14,16 @@ LEVEL, POWER = 0.95, 0.8
 
 @dataclass(frozen=True)
 class RelativeChange:
-    """Change of an error from one arm to another, as a fraction: -0.2 is a fifth less.
+    """Relative change of an error from one arm to another, as a fraction: -0.2 means 20 % smaller.
+
+    With the ratios r of the errors of each seed and x the standard error of the mean of ln r:
 
     Attributes:
-        by_seed: change of each seed.
-        mean: of the geometric mean over the seeds.
-        low, high: Student's 95 % confidence interval of the mean logarithm of the ratio, over seeds; None with one.
-        detectable: the smallest reduction (a positive fraction) that such a study would have shown in four of five
-            repetitions: (t_0.975 + t_0.8) standard errors of the mean logarithm; None with one seed.
+        by_seed: r - 1 of each seed.
+        mean: exp(mean ln r) - 1, the change of the geometric mean.
+        low, high: Student's 95 % confidence interval of the mean; None for one seed.
+        detectable: the smallest reduction (a positive fraction) that a study of as many seeds would show in four of
+            five repetitions, 1 - exp(-(t_0.975 + t_0.8) x); None for one seed.
     """
 
     by_seed: tuple[float, ...]
@@ -32,7 +34,7 @@ class RelativeChange:
 
     @property
     def finding(self) -> str:
-        """What the interval allows to say of the first arm."""
+        """What the interval shows about the first arm."""
         if self.low is None or self.high is None:
             return "one seed"
         if self.low <= 0 <= self.high:
@@ -41,10 +43,10 @@ class RelativeChange:
 
 
 def relative_change(errors: Sequence[float], references: Sequence[float]) -> RelativeChange:
-    """Change of ``errors`` against ``references``, seed by seed.
+    """Relative change of ``errors`` against ``references``; both have one value for each seed, in the same order.
 
     Raises:
-        TraceGradError: none, unequal numbers of them, or one that is not finite and above 0.
+        TraceGradError: there are no errors, their numbers differ, or one is not finite and positive.
     """
     if len(errors) != len(references) or not errors:
         raise TraceGradError(
@@ -57,12 +59,12 @@ def relative_change(errors: Sequence[float], references: Sequence[float]) -> Rel
     by_seed = tuple(np.expm1(logs).tolist())
     if count == 1:
         return RelativeChange(by_seed, math.expm1(mean), None, None, None)
-    error = float(logs.std(ddof=1)) / math.sqrt(count)
+    standard_error = float(logs.std(ddof=1)) / math.sqrt(count)
     level, power = (float(stdtrit(count - 1, p)) for p in ((1 + LEVEL) / 2, POWER))
     return RelativeChange(
         by_seed,
         math.expm1(mean),
-        math.expm1(mean - level * error),
-        math.expm1(mean + level * error),
-        -math.expm1(-(level + power) * error),
+        math.expm1(mean - level * standard_error),
+        math.expm1(mean + level * standard_error),
+        -math.expm1(-(level + power) * standard_error),
     )

@@ -1,4 +1,4 @@
-"""The result of a training run: ``results.json`` and ``block_mae.csv`` in its directory, read and checked."""
+"""Reads and checks the results in the directory of a training run: ``results.json`` and ``block_mae.csv``."""
 
 import csv
 import json
@@ -12,12 +12,18 @@ from jaxtyping import Float
 from tracegrad.errors import TraceGradError
 
 FILE = "results.json"
-# What a run leaves when it begins.
+# Files that a run writes when it begins.
 START, CONFIG = "provenance.json", "config.yaml"
 FORMAT = 1
+# Fields of ``results.json`` that hold an integer; "inference:x" is the field x of the object "inference".
 INTEGERS = (
-    *("seed", "step", "parameters", "repetition"),
-    *("inference:samples", "inference:repeats", "inference:batch_size"),
+    "seed",
+    "step",
+    "parameters",
+    "repetition",
+    "inference:samples",
+    "inference:repeats",
+    "inference:batch_size",
 )
 
 
@@ -44,11 +50,28 @@ class InferenceProtocol:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one run ended with; metrics by log name, energies in meV.
+    """The result of one training run.
 
-    ``repetition`` counts runs that repeat the same seed, as the paper's ten do (Appendix H). ``variant`` tells
-    what else differs from the other runs of its arm, such as "loss.weight=0.3" at a point of a sweep. ``inference``
-    tells how inference was timed (None: not at all, or by an earlier version, which did not record it).
+    Attributes:
+        directory: of the run.
+        experiment: name of the experiment.
+        database, database_label: file or folder, and short name such as QS.
+        split, split_hash: name of the split, and hash of its rows.
+        arm, label: such as "tracegrad", and the printed name such as "QHNet+TraceGrad".
+        backbone: printed name.
+        seed: of the run.
+        checkpoint, step: which checkpoint was tested, and its optimisation step.
+        unit: of all energies; always "meV".
+        metrics: by log name.
+        trivial: the metrics of the trivial predictor.
+        counts: samples of each part of the split.
+        parameters: of the network.
+        train_seconds: training time; None if it was not measured.
+        part: the part of the split that was tested.
+        crystal: whether the samples are crystals.
+        repetition: number of the run among those of the same seed; the paper has ten runs of one seed (Appendix H).
+        variant: settings that differ from the other runs of the arm, such as "loss.weight=0.3" in a sweep.
+        inference: how inference was timed; None if it was not, or by a version that did not record it.
     """
 
     directory: Path
@@ -76,19 +99,22 @@ class RunResult:
     inference: InferenceProtocol | None = None
 
     @property
-    def turn(self) -> tuple[int, int]:
-        """What tells the runs of a row apart: the seed, and which of the runs with this seed it is."""
+    def repetition_key(self) -> tuple[int, int]:
+        """(seed, repetition), which identifies a run among those of its row."""
         return self.seed, self.repetition
 
     @property
-    def turn_name(self) -> str:
-        """Such as "seed 0", or "seed 42, repetition 3"."""
+    def repetition_name(self) -> str:
+        """The repetition key in words, such as "seed 0" or "seed 42, repetition 3"."""
         return f"seed {self.seed}" + (f", repetition {self.repetition}" if self.repetition else "")
 
 
 @dataclass(frozen=True)
 class BlockMAE:
-    """MAE (meV) of the basic blocks of P x Q shells; NaN where no sample has the block."""
+    """MAE (meV) of the basic blocks: ``values[p, q]`` of shell ``rows[p]`` with shell ``columns[q]``.
+
+    NaN stands for a block that no sample has.
+    """
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -103,13 +129,11 @@ def collect_results(directory: str | Path) -> list[RunResult]:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise ResultsError(
-            f"{directory}: no such directory; give the one that the training runs were written to"
-        )
+        raise ResultsError(f"{directory}: no such directory; give the directory of the training runs")
     paths = sorted(directory.rglob(FILE))
     if not paths:
         begun = unfinished_runs(directory)
-        has = f"but runs that have not ended, such as {begun[0]}" if begun else "nor runs that have begun"
+        has = f"but unfinished runs, such as {begun[0]}" if begun else "and no unfinished run either"
         raise ResultsError(
             f"{directory}: no {FILE} in it or below, {has}; give the directory of finished runs"
         )
@@ -126,7 +150,7 @@ def read_run(directory: str | Path) -> RunResult:
     """The result of one run directory.
 
     Raises:
-        ResultsError: there is none, or its file is damaged.
+        ResultsError: there is no result, or its file is damaged.
     """
     path = Path(directory) / FILE
     if not path.is_file():
@@ -135,7 +159,7 @@ def read_run(directory: str | Path) -> RunResult:
 
 
 def read_result(path: str | Path) -> RunResult:
-    """One ``results.json``.
+    """Read one ``results.json``.
 
     Raises:
         ResultsError: the file is damaged, of another format, or lacks a field.
@@ -145,8 +169,8 @@ def read_result(path: str | Path) -> RunResult:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(
-            f"{path}: not readable as JSON ({error}); remove it and give the command that wrote it again, which goes "
-            "on from the checkpoints"
+            f"{path}: not readable as JSON ({error}); remove it and repeat the command that wrote it, which "
+            "continues from the checkpoints"
         ) from error
     if not isinstance(content, dict) or "format" not in content:
         raise ResultsError(f"{path}: no result of a training run (no field 'format'); move it elsewhere")
@@ -158,24 +182,26 @@ def read_result(path: str | Path) -> RunResult:
     entries = [entry for entry in fields(RunResult) if entry.name != "directory"]
     missing = [entry.name for entry in entries if entry.default is MISSING and entry.name not in content]
     if missing:
-        raise ResultsError(f"{path}: fields {missing} are missing; the file is damaged or foreign")
+        raise ResultsError(
+            f"{path}: fields {missing} are missing; the file is damaged or no result of a run, remove it"
+        )
     values = {
         entry.name: _checked(path, entry.name, content[entry.name])
         for entry in entries
         if entry.default is MISSING or content.get(entry.name) is not None
     }
     if values["unit"] != "meV":
-        raise ResultsError(f"{path}: unit is {values['unit']!r}, results are in 'meV'")
+        raise ResultsError(f"{path}: unit is {values['unit']!r}, but 'meV' is needed")
     return RunResult(directory=path.parent, **values)
 
 
 def block_file(subset: str) -> str:
-    """Name of the table of block errors of a subset of the test set in a run directory."""
+    """File name of the table of block errors of a subset of the test set, in a run directory."""
     return f"block_mae-{subset}.csv" if subset else "block_mae.csv"
 
 
 def read_block_mae(path: str | Path) -> BlockMAE:
-    """A ``block_mae.csv``: names of shells in the first row and column, MAE in meV inside; empty is NaN.
+    """Read a ``block_mae.csv``: the first row and column name the shells, the cells are MAEs in meV (empty: NaN).
 
     Raises:
         ResultsError: the file is missing or is no such table.
@@ -203,14 +229,15 @@ def _checked(path: Path, name: str, value: Any) -> Any:
             # A metric that does not exist for a test set is written as null.
             return {key: _checked(path, f"{name}.{key}", v) for key, v in value.items() if v is not None}
         raise ResultsError(f"{path}: {name} is {value!r}, an object of numbers is needed")
-    wanted: Any = str
+    expected: Any = str
     if name in INTEGERS or name.startswith("counts."):
-        wanted = int
+        expected = int
     elif name == "train_seconds" or "." in name:
-        wanted = int | float
+        expected = int | float
     elif name == "crystal":
-        wanted = bool
-    if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
-        kind = {str: "text", int: "an integer", bool: "true or false"}.get(wanted, "a number")
+        expected = bool
+    # In Python a bool is an int too.
+    if not isinstance(value, expected) or isinstance(value, bool) != (expected is bool):
+        kind = {str: "text", int: "an integer", bool: "true or false"}.get(expected, "a number")
         raise ResultsError(f"{path}: {name} is {value!r}, {kind} is needed")
-    return value if wanted in (str, int, bool) else float(value)
+    return value if expected in (str, int, bool) else float(value)

@@ -1,4 +1,4 @@
-"""The errors of single test samples, ``test_samples.csv`` of a run directory."""
+"""Reads the errors of the single test samples of a run, ``test_samples.csv`` in its directory."""
 
 import csv
 from collections import Counter
@@ -14,12 +14,12 @@ FILE = "test_samples.csv"
 
 
 class NotMeasuredError(ResultsError):
-    """A run that does not tell its errors by sample or block."""
+    """A run has no errors of single samples or blocks."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What tells a test sample from others: position in the database, name, and subset of the test set."""
+    """The identity of a test sample: row of the database, name, and subset of the test set."""
 
     row: int
     name: str
@@ -28,7 +28,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleTable:
-    """Test samples in the order of the file, and its other columns as they are written."""
+    """The test samples in the order of the file; ``lines`` are its rows as texts, by the name of the column."""
 
     path: Path
     samples: tuple[Sample, ...]
@@ -38,10 +38,10 @@ class SampleTable:
         return column in self.lines[0]
 
     def values(self, column: str) -> Float[np.ndarray, " samples"]:
-        """A column of numbers; an empty cell, such as MAE_nondiag of a single atom, is NaN.
+        """A column as numbers; an empty cell, such as MAE_nondiag of a single atom, is NaN.
 
         Raises:
-            ResultsError: there is no such column, or it holds something else.
+            ResultsError: there is no such column, or a cell is no number.
         """
         try:
             return np.array([float(line[column] if line[column] != "" else "nan") for line in self.lines])
@@ -50,7 +50,7 @@ class SampleTable:
 
 
 def read_samples(path: str | Path) -> SampleTable:
-    """A ``test_samples.csv``.
+    """Read a ``test_samples.csv``.
 
     Raises:
         NotMeasuredError: there is no such file.
@@ -70,19 +70,19 @@ def read_samples(path: str | Path) -> SampleTable:
     if times > 1:
         raise ResultsError(
             f"{path}: {times} samples of {set_name(subset)} are named {name!r}; "
-            "give every structure of the database its own name"
+            "give the structures of the database different names"
         )
     return SampleTable(path, samples, lines)
 
 
 def check_there(path: Path) -> None:
-    """Raise `NotMeasuredError` for a table of errors that a run did not write."""
+    """Raise `NotMeasuredError` if a run did not write a table of errors."""
     if not path.is_file():
         raise NotMeasuredError(f"{path} is missing; train with callbacks.test_report, which writes it")
 
 
 def set_name(subset: str) -> str:
-    """What messages call a subset."""
+    """The name of a subset in messages."""
     return f"the {subset} test set" if subset else "the test set"
 
 

@@ -1,6 +1,7 @@
-"""Tables as JSON: everything they hold, with every seed's value.
+"""Tables as JSON, with everything that they hold: the value of every seed, intervals, footnotes and notes.
 
-Numbers that are not finite become null, which every reader of JSON understands.
+Numbers that are not finite become null, because JSON has no NaN. The same tables as flat rows for spreadsheets:
+`tracegrad.reports.comma_separated` (CSV).
 """
 
 import json
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tracegrad.reports.challenge import DEFINITION, SubsetChallenge
-from tracegrad.reports.paired import LEVEL, METHOD, Pair
-from tracegrad.reports.paper import ComparedTable, Line, source
+from tracegrad.reports.paired import LEVEL, METHOD, ArmPair
+from tracegrad.reports.paper import ComparedMethod, ComparedTable, source
 from tracegrad.reports.table import HEAD, Cell, ResultsTable
 
 FORMAT = 1
@@ -20,19 +21,24 @@ FORMAT = 1
 def to_json(
     tables: Sequence[ResultsTable],
     directory: str | Path | None = None,
-    pairs: Sequence[Sequence[Pair]] | None = None,
+    pairs: Sequence[Sequence[ArmPair]] | None = None,
     compared: Sequence[ComparedTable] = (),
     absent: Sequence[str] = (),
 ) -> str:
-    """The tables, the differences between their arms, the tables of the paper and what of it is absent.
+    """A JSON document of all tables of a report.
 
-    Runs are named relative to ``directory``.
+    Args:
+        tables: tables of the runs.
+        directory: the paths of runs are written relative to it; None keeps them as they are.
+        pairs: for each table the differences between its arms.
+        compared: tables of the paper with our numbers.
+        absent: lines on the items of the paper that the report lacks.
     """
     content = {
         "format": FORMAT,
         "tables": [
-            {**_table(table, directory), "differences": [_pair(pair) for pair in own]}
-            for table, own in zip(tables, pairs or [[]] * len(tables), strict=True)
+            {**_table(table, directory), "differences": [_pair(pair) for pair in table_pairs]}
+            for table, table_pairs in zip(tables, pairs or [[]] * len(tables), strict=True)
         ],
         "differences": {"level": LEVEL, "method": METHOD},
         "paper": {"source": source(), "tables": [_compared(table) for table in compared], "absent": absent},
@@ -41,7 +47,10 @@ def to_json(
 
 
 def challenge_json(tables: Sequence[ResultsTable], directory: str | Path | None = None) -> str:
-    """The samples and blocks behind MAE_cha, and the runs they come from, named relative to ``directory``."""
+    """A JSON document of the samples and blocks of MAE_cha, and of the runs that chose them.
+
+    The paths of these runs are written relative to ``directory``.
+    """
     challenges = [
         {
             **{name: getattr(table, name) for name in HEAD},
@@ -90,7 +99,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _pair(pair: Pair) -> dict[str, Any]:
+def _pair(pair: ArmPair) -> dict[str, Any]:
     metrics = {
         key: {
             "difference": _finite(difference.interval.mean),
@@ -122,7 +131,7 @@ def _compared(table: ComparedTable) -> dict[str, Any]:
     }
 
 
-def _line(line: Line) -> dict[str, Any]:
+def _line(line: ComparedMethod) -> dict[str, Any]:
     rows = {"ours": line.ours, "paper": line.paper}
     metrics = {
         whose: {key: _cell(cell) for key, cell in row.cells.items()} if row is not None else None

@@ -1,4 +1,4 @@
-"""What a comparison of runs holds: tables of rows of cells."""
+"""Tables of results: rows (arms) of cells (metrics)."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from tracegrad.reports.compatible import samples_name
 from tracegrad.reports.results import RunResult
 
 TRIVIAL = "trivial"
-# Fields of a table that say what it is about.
+# Attributes of a table that identify it; JSON and CSV files repeat them.
 HEAD = (
     "experiment",
     "database",
@@ -29,9 +29,14 @@ HEAD = (
 class Cell:
     """One metric of one row.
 
-    ``std`` is the sample standard deviation over seeds (None: one seed), or of a column ``over_samples`` the
-    mean over seeds of that over samples. ``change`` is the relative change of the mean against the baseline in
-    percent (None: the baseline itself, or there is none).
+    Attributes:
+        values: of each seed, in the unit of the column.
+        mean: over the seeds.
+        std: sample standard deviation over seeds (None for one seed). In a column ``over_samples`` it is the standard
+            deviation over samples, averaged over seeds.
+        change: relative change of the mean against the baseline, percent; None for the baseline itself and in tables
+            without one.
+        best: whether the mean is the best of the table.
     """
 
     values: tuple[float, ...]
@@ -43,7 +48,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm, or the trivial predictor; ``cells`` by the key of the column, absent where not measured."""
+    """One arm, or the trivial predictor. ``cells`` is keyed by columns and lacks those that were not measured."""
 
     arm: str
     label: str
@@ -53,7 +58,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What tells the row from others of its table: the arm, and what else was varied."""
+        """Arm and variant, which identify the row in its table."""
         return f"{self.arm}, {self.variant}" if self.variant else self.arm
 
     @property
@@ -68,17 +73,18 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """Mean training time; None where a run did not measure it."""
+        """Mean training time in seconds; None if a run did not measure it."""
         seconds = [run.train_seconds for run in self.runs if run.train_seconds is not None]
         return float(np.mean(seconds)) if seconds and len(seconds) == len(self.runs) else None
 
 
 @dataclass(frozen=True)
 class ResultsTable:
-    """The rows of one experiment on one split of one database.
+    """The results of one experiment with one backbone on one split of one database.
 
-    ``subsets`` names the parts of the test set that have columns of their own. ``footnotes`` explain the
-    columns, ``notes`` what to mind in comparing the rows.
+    The attributes of `HEAD`, ``crystal`` and ``counts`` are those of its runs, see `RunResult`. ``subsets`` are the
+    parts of the test set that have separate columns, ``footnotes`` explain columns, and ``notes`` say what to bear in
+    mind when rows are compared.
     """
 
     experiment: str
@@ -110,28 +116,28 @@ class ResultsTable:
 
     @property
     def samples(self) -> str:
-        """What the database holds."""
+        """What the samples are: "structures" or "molecules"."""
         return samples_name(self.crystal)
 
     def row(self, arm: str) -> Row | None:
-        """The row of an arm as it is, not of a variant."""
+        """The row of an arm without a variant; None if there is none."""
         return next((row for row in self.arms if (row.arm, row.variant) == (arm, "")), None)
 
     def superscript(self, subset: str) -> str:
-        """The paper's superscript of a subset in brackets; "" where there is nothing to tell apart."""
+        """The paper's superscript of a subset in brackets; "" for a test set without subsets."""
         return superscript(subset, self.subsets)
 
 
 def with_best(rows: Sequence[dict[str, Cell]], columns: Iterable[Column]) -> list[dict[str, Cell]]:
-    """The cells of rows with the best mean of each column marked; a single one has nothing to be better than."""
-    found = [{key: replace(cell, best=False) for key, cell in cells.items()} for cells in rows]
+    """The cells of rows, with the best mean of each column marked if at least two rows have the column."""
+    marked = [{key: replace(cell, best=False) for key, cell in cells.items()} for cells in rows]
     for column in columns:
-        means = [cells[column.key].mean for cells in found if column.key in cells]
+        means = [cells[column.key].mean for cells in marked if column.key in cells]
         finite = [mean for mean in means if math.isfinite(mean)]
         if len(means) < 2 or not finite or column.lower_is_better is None:
             continue
         best = min(finite) if column.lower_is_better else max(finite)
-        for cells in found:
+        for cells in marked:
             if column.key in cells and cells[column.key].mean == best:
                 cells[column.key] = replace(cells[column.key], best=True)
-    return found
+    return marked

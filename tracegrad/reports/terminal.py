@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""Prints grids as tables in the terminal."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from rich.text import Text as Styled
 from tracegrad.reports.grid import FAINT, MARK, SECTION, Grid, table_grids
 from tracegrad.reports.table import ResultsTable
 
-# Wide enough for every table, so that its natural width can be measured.
+# Characters; wider than any table, so that rich neither wraps nor cuts its lines.
 _UNLIMITED = 10_000
 
 
@@ -22,8 +22,8 @@ def print_tables(tables: Sequence[ResultsTable], console: Console | None = None)
 def print_grids(grids: Sequence[Grid], console: Console | None = None) -> None:
     """Print grids one below the other.
 
-    Lines are as long as their content needs, also where the output is narrower or no terminal: a label that
-    is cut off or wrapped cannot be searched for.
+    Lines are as long as their content, even if the output is narrower or no terminal, because a label that is cut
+    off or wrapped cannot be searched for.
     """
     console = console or Console()
     wide = _unlimited(console)
@@ -63,7 +63,7 @@ def _rich_table(grid: Grid, console: Console) -> Table:
 
 
 def _printable(text: str, console: Console) -> str:
-    """The text in what the output can encode, such as ASCII under LC_ALL=C."""
+    """The text in characters that the output can encode (ASCII under LC_ALL=C)."""
     if console.encoding.lower().startswith("utf"):
         return text
     return text.replace("±", "+-").encode(console.encoding, "replace").decode(console.encoding)

@@ -24,12 +24,12 @@ from tracegrad.physics.bands import bloch
 from tracegrad.physics.bands.band_errors import band_errors, with_hamiltonian
 from tracegrad.physics.bands.bands import (
     BandStructure,
-    Prediction,
+    PredictedBands,
     band_gap,
     band_structure,
     read_for_bands,
 )
-from tracegrad.physics.bands.bloch import BlochMatrix, Point, levels_around, smallest_eigenvalue
+from tracegrad.physics.bands.bloch import BlochMatrix, KPointBands, levels_around, smallest_eigenvalue
 from tracegrad.physics.bands.kpath import KPath, k_path, periodic_axes, standard_path
 from tracegrad.system.workers import TaskFailure, WorkerDied
 
@@ -47,7 +47,7 @@ def tight_binding(
     overlaps: Mapping[tuple[int, ...], float] | None = None,
     on_site: float = 0.0,
 ) -> Structure:
-    """One s orbital an atom; ``hoppings`` (eV) by (Rx, Ry, Rz, i, j), in one direction."""
+    """A structure with one s orbital on each atom; ``hoppings`` (eV) by (Rx, Ry, Rz, i, j), in one direction."""
     overlaps = overlaps or {}
     table = {(0, 0, 0, i, i): (on_site, 1.0) for i in range(len(positions))}
     for (rx, ry, rz, i, j), hopping in hoppings.items():
@@ -117,7 +117,7 @@ def points_of(*points) -> KPath:
 
 
 def literal(structure: Structure, matrix: str, k) -> np.ndarray:
-    """Number by number; S of a spinful structure twice."""
+    """H(k) or S(k) by a loop over all elements; S of a spinful structure is repeated for both spins."""
     sizes = [structure.basis.sizes[z] for z in structure.numbers]
     starts = np.cumsum([0, *sizes])
     total = np.zeros((starts[-1], starts[-1]), complex)
@@ -133,7 +133,7 @@ def literal(structure: Structure, matrix: str, k) -> np.ndarray:
 
 
 def positive(structure: Structure) -> Structure:
-    """With random overlaps that are small beside 1."""
+    """The structure with random overlaps that are small compared with 1."""
     on_site = [e[:3] == [0, 0, 0] and e[3] == e[4] for e in structure.edges.tolist()]
     blocks = [
         0.005 * block + np.eye(len(block)) * alone if alone else 0.005 * block
@@ -171,7 +171,7 @@ def test_energies_are_those_of_scipy(spinful):
 
 @pytest.mark.parametrize("k", [(0, 0, 0), (0.5, 0, 0), (0.21, 0.4, 0)])
 def test_energies_around_a_level(k):
-    """All states of degenerate groups are found, though Lanczos iterations miss some of 8 and more."""
+    """All states of degenerate groups are computed, though Lanczos iterations miss some in groups of 8 and more."""
     for repeats in (5, 6):
         structure = supercell(graphene(), (repeats, repeats))
         h, s = (BlochMatrix(structure, m).at(np.array(k, dtype=float)) for m in ("hamiltonian", "overlap"))
@@ -205,7 +205,7 @@ def test_states_that_cannot_be_told_apart():
 
 
 def test_iterations_that_break_down(monkeypatch):
-    """ARPACK may stop by rounding at a degenerate level: the next try finds the states."""
+    """ARPACK may stop because of rounding at a degenerate level; the next attempt succeeds."""
     original, tries = bloch.eigsh, []
 
     def breaking(*arguments, **options):
@@ -271,7 +271,7 @@ def test_the_bands_of_a_supercell_are_folded():
 
 
 def test_openmx_graphene():
-    """The calculation of another program: the cone at K and its Fermi level, the depth of the sigma bands."""
+    """A calculation with OpenMX: the cone at K is at its Fermi level, and the depth of the sigma bands is right."""
     structure = CrystalDatabase(GOLDEN, overlap=True)[0]
     periodic = periodic_axes(structure.edges)
     assert periodic.tolist() == [True, True, False]
@@ -279,17 +279,17 @@ def test_openmx_graphene():
     found, _ = band_structure(structure, path)
     (corner,) = [distance for distance, name in path.ticks if name == "K"]
     cone = found.energies[path.distances == corner][0, 3:5] - structure.fermi_level
-    assert np.abs(cone).max() < 2e-3  # the numerical grid breaks the symmetry by so much
+    assert np.abs(cone).max() < 2e-3  # the real-space grid breaks the symmetry by this much
     assert found.energies[0, 0] - structure.fermi_level == pytest.approx(-19.6, abs=0.1)
     gap = band_gap(found)
     assert (gap.bands, gap.metal) == ((4, 5), False)
     assert gap.gap < 2e-3
-    assert gap.step > 0.3  # at this distance of points, so nobody takes it for a gap without asking
+    assert gap.step > 0.3  # the resolution of the path, far larger than the gap
     assert 5e-4 < found.smallest_overlap < 1e-3
 
 
 def test_kramers_pairs_of_bismuthene():
-    """Spin-orbit coupling of another program: energies come in pairs at -k and k, at G and M at the same k."""
+    """Spin-orbit coupling of another program: energies are equal at k and -k, so at G and M they come in pairs."""
     structure = CrystalDatabase(EMBEDDED, include="light_bismuthene_*")[0]
     blocks = structure.blocks("hamiltonian")
     overlaps = []
@@ -335,7 +335,7 @@ def lengths(lattice, periodic) -> tuple[str, dict[str, float]]:
     ],
 )  # fmt: skip
 def test_special_points_of_layers(lattice, path, expected):
-    """In any orientation, any choice of lattice vectors and with the vacuum along any of them."""
+    """The path does not depend on orientation, choice of lattice vectors and direction of the vacuum."""
     expected = {name: round(length, 6) for name, length in expected.items()}
     random = np.random.default_rng(0)
     changes = [np.array(m).reshape(2, 2) for m in itertools.product((-1, 0, 1), repeat=4)]
@@ -368,7 +368,7 @@ def test_special_points_of_crystals():
 
 
 def test_special_points_see_the_symmetry_of_the_bands():
-    """K of whichever lattice vectors is where the cone is."""
+    """K is the position of the cone for every choice of lattice vectors."""
     for change in ([[1, 0], [0, 1]], [[1, -1], [0, 1]], [[0, 1], [1, 0]], [[-1, 0], [1, 1]]):
         matrix = np.eye(3, dtype=int)
         matrix[:2, :2] = change
@@ -454,7 +454,7 @@ def test_gaps():
     assert gap.step == 1.5
     crossing = flat([[-3, -1, 0.5, 2], [-3, 0.1, 1, 2], [-3, -1, -0.5, 2]])
     assert (band_gap(crossing).metal, band_gap(crossing).bands) == (True, (2, 3))
-    # With the number of occupied bands given the Fermi level does not matter.
+    # With a known number of occupied bands the Fermi level does not matter.
     moved = flat([[-1, 5], [-2, 4.5]], fermi_level=-1.5)
     assert band_gap(moved).metal
     assert band_gap(moved, occupied=1).gap == 5.5
@@ -517,7 +517,7 @@ def test_first_order_shifts_are_the_slope_of_the_energies(spinful):
 
 
 def test_first_order_shifts_of_degenerate_states():
-    """Two uncoupled chains that H' couples: the shifts are those of the even and odd state."""
+    """H' couples two uncoupled chains; the first-order shifts are those of the even and the odd state."""
     pairs = {(1, 0, 0, 0, 0): -1.0, (1, 0, 0, 1, 1): -1.0, (0, 0, 0, 0, 1): 0.0}
     positions = [[0.1, 5, 5], [0.1, 7, 5]]
     structure, coupled = (
@@ -534,7 +534,7 @@ def test_states_in_the_window_and_ghost_bands():
     bands = replace(bands, total=4)
     predicted = replace(bands, energies=bands.energies + np.array([0.5, 0.1, 0.3, -1.5]))
     shifts = np.broadcast_to([7.0, 0.2, 0.4, 7.0], (2, 4))
-    errors = band_errors(bands, Prediction(predicted, shifts), (-2.0, 2.0))
+    errors = band_errors(bands, PredictedBands(predicted, shifts), (-2.0, 2.0))
     assert errors.states == 4
     assert (errors.eigenvalues.mean, errors.eigenvalues.mae, errors.eigenvalues.max) == pytest.approx(
         (200, 200, 300)
@@ -550,7 +550,7 @@ def test_windows_shrink_to_what_was_computed():
     bands = flat([[-1.0, -0.2, 0.8], [-0.9, -0.1, 1.0]], first=5)
     predicted = replace(bands, first=4, energies=bands.energies[:, [0, 0, 1]] + [[-3.0, 0, 0]])
     predicted = replace(predicted, energies=predicted.energies)
-    errors = band_errors(bands, Prediction(predicted, np.zeros((2, 3))), (-2.0, 2.0))
+    errors = band_errors(bands, PredictedBands(predicted, np.zeros((2, 3))), (-2.0, 2.0))
     assert errors.window == (-0.9, -0.2)
     assert errors.states == 2  # one at the lower and one at the upper end
     assert errors.eigenvalues.max == 0
@@ -563,7 +563,7 @@ def test_windows_shrink_to_what_was_computed():
 def test_bad_windows(window, message):
     bands = replace(flat([[-1, 1]]), total=2)
     with pytest.raises(ConfigError, match=message):
-        band_errors(bands, Prediction(bands, np.zeros((1, 2))), window)
+        band_errors(bands, PredictedBands(bands, np.zeros((1, 2))), window)
 
 
 def test_some_bands_are_the_same_as_those_of_all():
@@ -688,7 +688,9 @@ def test_wrong_inputs():
 def test_bands_of_no_common_number():
     points = points_of([0, 0, 0], [0, 0, 0])
     with pytest.raises(ConfigError, match=r"toy: no band is among those nearest .*set more bands"):
-        bands_module._collected(graphene(), points, 0.0, 9, [Point(n, np.zeros(2), 1.0) for n in (1, 3)])
+        bands_module._collected(
+            graphene(), points, 0.0, 9, [KPointBands(n, np.zeros(2), 1.0) for n in (1, 3)]
+        )
 
 
 def test_folders(tmp_path):
@@ -752,7 +754,7 @@ def zeros(numbers, shells=None) -> dict[str, object]:
 
 
 def chosen(structure, kept) -> Structure:
-    """With some of the blocks."""
+    """The structure with some of its blocks."""
     blocks = [
         block.ravel() for block, keep in zip(structure.blocks("hamiltonian"), kept, strict=True) if keep
     ]

@@ -1,4 +1,4 @@
-"""A program that behaves like OpenMX, and structures as it would compute them."""
+"""A program that behaves like OpenMX, and structures with the matrices that it writes."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tracegrad.physics.crystals.structures import CrystalStructure
 
 SMALL = {"crystal": "MG", "supercell": [2, 1], "bases": {"C": "C5.0-s1p1"}, "k_spacing": 1.0, "max_iter": 40}
 
-# What it does with the folder NAME is said by the file NAME of the folder `modes`.
+# The file NAME in the folder `modes` determines what the program does in the folder NAME.
 SCRIPT = """#!/bin/sh
 name=$(basename "$PWD")
 echo "$* threads $OMP_NUM_THREADS" >> {home}/calls/$name
@@ -40,7 +40,7 @@ END
 
 
 class FakeOpenmx:
-    """The program in a folder laid out as an installation, with a data base of empty files."""
+    """The program in a folder like an installation, with empty files for bases and pseudopotentials."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -53,7 +53,7 @@ class FakeOpenmx:
         self.path.chmod(0o755)
 
     def knows(self, entry: CrystalStructure, settings: CrystalSettings) -> Structure:
-        """Let it answer a structure with random matrices, which are returned."""
+        """Let the program write random matrices for a structure, and return them."""
         structure = calculated(entry, settings)
         text = openmx_input(entry.atoms, openmx_settings(settings))
         (self.home / "scfout" / entry.name).write_bytes(scfout(structure, text=text))

@@ -31,7 +31,7 @@ def fake(tmp_path):
 
 @pytest.fixture
 def generate(fake, tmp_path):
-    """The generation with the fake program (``None``: without) and its reported lines."""
+    """The generation with the fake program (``None``: without a program), and the lines that it reports."""
 
     def call(settings=SETTINGS, structures=STRUCTURES, *, program="fake", limit=None, **options):
         lines = []
@@ -118,7 +118,7 @@ def test_an_scf_that_does_not_converge_is_left_out(generate, fake, tmp_path):
         _, lines = generate()
         assert lines == ["left out MG_1: the SCF did not converge in 40 cycles (NormRD 0.000000001917)"]
         assert finished(tmp_path) == ["MG_0", "MG_2"]
-    assert fake.calls("MG_1") == 1  # its outputs are there
+    assert fake.calls("MG_1") == 1  # its outputs existed
     with pytest.raises(GenerationError, match=r"MG_1: the SCF did not converge in 40 cycles.*strict=true"):
         generate(strict=True)
 
@@ -205,7 +205,7 @@ def test_without_the_program_inputs_are_written_and_outputs_converted(generate, 
     work = tmp_path / "out" / "work"
     inputs = {path.parent.name: path for path in sorted(work.glob("*/openmx.dat"))}
     assert list(inputs) == ["MG_0", "MG_1", "MG_2"]
-    # The user sets the path by hand, and runs two of them; one is not complete.
+    # The user sets the path in the inputs and runs two of the calculations, one of which does not finish.
     edited = inputs["MG_0"].read_text().replace("HS.fileout", "DATA.PATH here\nHS.fileout")
     inputs["MG_0"].write_text(edited)
     for name in ("MG_0", "MG_1"):
@@ -220,7 +220,7 @@ def test_without_the_program_inputs_are_written_and_outputs_converted(generate, 
     )
     content = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert content["counts"] == {"structures": 1, "left out": 0, "not yet computed": 2}
-    # With the program the rest is computed.
+    # With a program the other structures are computed.
     assert generate()[0].finished == 3
     assert [fake.calls(entry.name) for entry in STRUCTURES] == [0, 1, 1]
 

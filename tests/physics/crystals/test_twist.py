@@ -83,7 +83,7 @@ def test_the_upper_layer_is_turned_by_the_angle(pair):
 
 
 def test_the_smallest_cell_is_taken():
-    """(4, 1) is (2, 1) with a layer turned by 60 degrees more."""
+    """(4, 1) is (2, 1) with one layer rotated by further 60 degrees."""
     assert Twist(4, 1).cells == Twist(2, 1).cells == 7
     assert Twist(4, 1).angle == pytest.approx(60 - Twist(2, 1).angle)
 
@@ -93,7 +93,7 @@ def test_nearest():
     assert nearest_twist(21.8, 0.1, 28, 2) == Twist(2, 1)
     assert nearest_twist(38.2, 0.1, 28, 2) == Twist(4, 1)
     assert nearest_twist(13.17, 0.01, 190, 5) == Twist(3, 2)
-    # Among all cells with so many atoms nothing is nearer.
+    # No cell with at most as many atoms is nearer to the angle.
     every = [Twist(m, n) for m in range(2, 40) for n in range(1, m) if np.gcd(m, n) == 1]
     best = min((t for t in every if 4 * t.cells <= 2000), key=lambda t: abs(t.angle - 17.0))
     assert nearest_twist(17.0, 1.0, 2000, 2).angle == pytest.approx(best.angle)

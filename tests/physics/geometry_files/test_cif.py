@@ -1,4 +1,4 @@
-"""CIF files: sites that no calculation could be made of are refused by their names."""
+"""CIF files: sites that are no definite atoms are refused by their names."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""All formats by one way in: frames, periodicity, names of files, and python -O."""
+"""Reading of all formats: frames, periodicity, names of files, and python -O."""
 
 import sqlite3
 import subprocess
@@ -179,7 +179,7 @@ def test_another_database_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_without_assertions(tmp_path: Path) -> None:
-    """python -O: ASE finds no format there."""
+    """Under python -O ASE cannot guess formats."""
     for name in ("g.xyz", "g.traj", "g.json", "g.cif", "POSCAR", "g.xsf", "g.gen"):
         ase.io.write(tmp_path / name, layer(), format=CRYSTALS[name])
     (tmp_path / "bad.xyz").write_text("1\n\nO1 0 0 0\n")

@@ -1,4 +1,4 @@
-"""Charge, multiplicity, spin, moments and atomic charges in every format that can say them."""
+"""Charge, multiplicity, spin, moments and atomic charges in every format that can state them."""
 
 from pathlib import Path
 from typing import Any

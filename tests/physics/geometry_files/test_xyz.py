@@ -1,4 +1,4 @@
-"""Files .xyz and .extxyz: every line is taken or refused by its number."""
+"""Files .xyz and .extxyz: every line is read, or refused with its number."""
 
 import re
 from pathlib import Path

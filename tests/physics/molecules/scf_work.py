@@ -1,4 +1,4 @@
-"""What workers do in tests of SCF runs; a module of its own, so that they start without pytest and torch."""
+"""Replacements of `run_task` for tests; in a separate module, so that workers start without pytest and torch."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ KILLED, FAILED, SLOW = 1, 2, 3
 
 
 def made_up_run(cycles: int = 3, energy: float = -1.0, converged: bool = True, **changes) -> ScfRun:
-    """A run with falling errors."""
+    """A run whose errors decrease tenfold in each cycle."""
     k = np.arange(cycles + 1.0)
     values = {
         "converged": converged,
@@ -30,7 +30,7 @@ def made_up_run(cycles: int = 3, energy: float = -1.0, converged: bool = True, *
 
 
 def unreliable(task: ScfTask, settings: ScfSettings) -> ScfRun:
-    """Dies or fails in some rows."""
+    """The same, but the process of some rows dies and others raise."""
     if task.row == KILLED:
         os.kill(os.getpid(), signal.SIGKILL)
     if task.row == FAILED:

@@ -1,4 +1,4 @@
-"""One SCF: cycles, errors and energies are those of the reference."""
+"""One SCF: its cycles, errors and energies equal those of the reference implementation."""
 
 import sys
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_reference_cycle_counts(golden, water, molecule):
         }
         assert found.converged
         assert (found.cycles, found.first_hit(level)) == (expected["cycles"], expected["hit"])
-        # The core Hamiltonian of linear C2H2 has equal levels at its gap: rounding chooses which of them is filled.
+        # The core Hamiltonian of linear C2H2 has degenerate levels at its gap; rounding decides which one is filled.
         rtol = 1e-2 if (molecule, start) == ("C2H2", "1e") else 1e-3
         np.testing.assert_allclose(found.errors, expected["errors"], rtol=rtol, atol=1e-9)
         assert found.energy == pytest.approx(float(expected["energy"]), abs=1e-9)
@@ -111,7 +111,7 @@ def test_a_level_that_is_never_reached_and_a_run_that_does_not_converge(golden):
 
 
 class _OnGpu:
-    """An array that has to be fetched."""
+    """An array on a GPU: its numbers must be copied with `get`."""
 
     def __init__(self, array: np.ndarray):
         self.array = array
@@ -121,7 +121,7 @@ class _OnGpu:
 
 
 class _SilentRKS(dft.rks.RKS):
-    """Like gpu4pyscf's: no callback, no extra diagonalisation at the end, results on a GPU."""
+    """Like RKS of gpu4pyscf: no callback, no further diagonalisation at the end, results on a GPU."""
 
     def kernel(self, dm0=None, **options):
         self.callback = None

@@ -1,4 +1,4 @@
-"""Many runs: parallel, kept on the disk, failures one by one; which molecules, and what the runs say."""
+"""Many SCF runs: parallel, stored, with single failures; the choice of the molecules and the measures of a run."""
 
 import csv
 import io
@@ -48,7 +48,7 @@ def test_the_fifty_molecules_of_the_benchmark(released, golden, file, key):  # n
     for name in ("ood", "random") if file == "stable" else ("mol", "geometry"):
         test = database.split(name)["test"]
         assert np.array_equal(chosen_rows(database, test, 50), golden[key])
-    # Where they are not tested, others are.
+    # If those are not in the test part, others are drawn.
     rest = np.setdiff1d(test, golden[key])
     assert np.array_equal(
         chosen_rows(database, rest, 7), np.random.default_rng(43).choice(rest, 7, replace=False)
@@ -103,7 +103,9 @@ def test_a_key_holds_all_that_fixes_a_run(monkeypatch):
         (ScfTask(1, *HYDROGEN, base.reference, "prediction", 2 * np.eye(10)), SETTINGS),
     ]
     keys = [task.key(settings) for task, settings in variants]
-    assert ScfTask(77, *HYDROGEN, base.reference, "minao").key(SETTINGS) == keys[0]  # the row is only a name
+    assert (
+        ScfTask(77, *HYDROGEN, base.reference, "minao").key(SETTINGS) == keys[0]
+    )  # the row does not enter the key
     monkeypatch.setattr(acceleration_task.importlib.metadata, "version", lambda name: "0.1")
     keys.append(base.key(SETTINGS))
     monkeypatch.setattr(acceleration_task, "machine", lambda gpu: "another one")
@@ -158,7 +160,7 @@ def test_a_folder_that_cannot_be_written_costs_no_results(tmp_path):
     found = solve_all(tasks, SETTINGS, processes=1, work=scf_work.unreliable, report=lines.append)
     assert len(found.runs) == 2
     assert len(lines) == 1
-    assert "SCF runs are not kept" in lines[0]
+    assert "SCF runs are not saved" in lines[0]
 
 
 def test_a_signal_ends_the_work_and_finished_runs_are_kept(tmp_path):
@@ -197,7 +199,7 @@ def test_molecules_with_a_failed_run_are_left_out_and_named(tmp_path):
         "row 2 (m2), SCF from prediction: no such molecule",
         "row 2 (m2), SCF from minao: no such molecule",
     ]
-    # The two that went well are one and the same molecule.
+    # The two molecules without a failure are the same.
     assert len(list((tmp_path / "own").iterdir())) == len(list((tmp_path / "guesses").iterdir())) == 1
 
 

@@ -57,7 +57,7 @@ def test_forces_are_the_slope_of_the_energy():
         moved[1, 2] += sign * step
         ends.append(fock_label(numbers, moved, "b3lyp", conv_tol=1e-11).energy)
     slope = (ends[0] - ends[1]) / (2 * step * BOHR_PER_ANGSTROM)
-    # The gradient leaves out how the grid moves with the atoms.
+    # The gradient neglects that the integration grid moves with the atoms.
     assert label.forces[1, 2] == pytest.approx(-slope, abs=1e-5)
 
 

@@ -32,7 +32,7 @@ def test_energy_and_time_of_the_frames_belong_together(trajectory):
 
 
 def test_the_total_energy_is_kept():
-    """With a small step: half a period of H2 is only three of the released time steps."""
+    """Energy is conserved with a small step; half a period of H2 is only three of the released time steps."""
     settings = dataclasses.replace(SETTINGS, time_step=10.0)
     frame, state = first_frame(NUMBERS, POSITIONS, settings, seed=[3, 0])
     frames = [frame]
@@ -67,7 +67,7 @@ def test_steps_between_frames_and_before_them_are_steps_of_the_same_trajectory(t
 
 
 def test_a_time_step_is_the_integral_of_the_forces(trajectory):
-    """Positions of a step from the textbook formula, all in atomic units."""
+    """Positions after a step from the textbook formula, in atomic units."""
     masses = Atoms(NUMBERS).get_masses()[:, None] * units._amu / units._me
     (first, state), (second, _) = trajectory[:2]
     velocities = state.momenta / Atoms(NUMBERS).get_masses()[:, None] * units.AUT / units.Bohr

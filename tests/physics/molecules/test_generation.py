@@ -19,7 +19,7 @@ from tracegrad.physics.molecules.geometries import named_molecules
 from tracegrad.physics.molecules.partial import PartialFile, StoredFrame
 from tracegrad.system.workers import TaskFailure, WorkerPool
 
-# As the released files have them.
+# The columns of the released files.
 STABLE = "CREATE TABLE data (id INTEGER NOT NULL PRIMARY KEY,  N INTEGER, Z BLOB, pos BLOB, Ham BLOB)"
 DYNAMIC = (
     "CREATE TABLE data (id INTEGER NOT NULL, geo_id INTEGER NOT NULL, N INTEGER, Z BLOB, pos BLOB, "
@@ -153,7 +153,7 @@ def test_a_frame_goes_in_once(tmp_path):
 
 
 def test_what_does_not_converge_is_reported_and_left_out(tmp_path):
-    """From the minao guess HF needs more cycles than H2."""
+    """HF needs more SCF cycles than H2 from the minao guess, so it does not converge within max_cycle."""
     lines = []
     settings = GenerationSettings(max_cycle=6)
     molecules = named_molecules(["HF", "H2"])
@@ -197,7 +197,7 @@ def test_nothing_converged_is_an_error_and_leaves_no_file(tmp_path):
 
 
 def workers():
-    """Process numbers of the workers of this process that live."""
+    """Process numbers of the living workers of this process."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has just ended

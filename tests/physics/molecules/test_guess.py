@@ -1,4 +1,4 @@
-"""The density matrix for PySCF: exact for the exact H, whatever the order of atoms and orbitals and the unit."""
+"""The start density for PySCF: exact for the exact H, for any order of atoms and orbitals and any unit."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +30,7 @@ BASIS = "def2-svp"
 
 
 class Exact:
-    """A network without any error: H is the converged Fock matrix of Hartree-Fock, in the standard order."""
+    """A network without error: its H is the converged Fock matrix of Hartree-Fock, in the standard order."""
 
     basis = OrbitalBasis.def2_svp()
 
@@ -60,7 +60,7 @@ def in_bohr(atoms: list) -> list:
 
 
 def shuffled_shells(atoms: list) -> gto.Mole:
-    """All shells of all atoms mixed, as PySCF itself does not order them."""
+    """The shells of all atoms in a mixed order, which PySCF itself does not produce."""
     mol = molecule(atoms)
     order = np.random.default_rng(2).permutation(mol.nbas)
     mol._bas = mol._bas[order]
@@ -69,7 +69,7 @@ def shuffled_shells(atoms: list) -> gto.Mole:
 
 
 def reordered_basis(atoms: list) -> gto.Mole:
-    """def2-SVP as tables may give it: other shells first, primitives by rising exponent, labels on atoms."""
+    """def2-SVP as in other tables: another order of shells, primitives by ascending exponent, labels on atoms."""
     basis = {s: [[b[0], *b[:0:-1]] for b in gto.basis.load(BASIS, s)][::-1] for s in {a[0] for a in atoms}}
     return molecule([(f"{s}@{i}", x) for i, (s, x) in enumerate(atoms)], basis=basis)
 
@@ -111,7 +111,7 @@ def test_the_exact_hamiltonian_gives_the_exact_density_and_no_cycles_to_do(case:
 
 
 def test_a_wrong_order_would_be_seen() -> None:
-    """The orders of two cases above differ from the standard one, and H in it from that in theirs."""
+    """The orders of two cases differ from the standard order, so H must be reordered for them."""
     for case in ("shuffled shells", "a basis in another order"):
         order = orbital_order(CASES[case](), Exact.basis)
         assert sorted(order) == list(range(29))
@@ -125,7 +125,7 @@ def test_a_wrong_order_would_be_seen() -> None:
 
 
 def test_rks_from_a_network() -> None:
-    """The method of the model; its density turns with the molecule, and PySCF takes it as it is."""
+    """`initial_density` of the model: the density rotates with the molecule, and PySCF accepts it unchanged."""
     torch.manual_seed(0)
     model = construct(QHNET, "settings").double().eval()
     guess = model.initial_density(molecule(WATER))

@@ -1,4 +1,4 @@
-"""Orbitals of one molecule against PySCF, and what has none."""
+"""Orbitals of one molecule against PySCF, and matrices without orbitals."""
 
 import numpy as np
 import pytest

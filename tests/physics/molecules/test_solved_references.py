@@ -1,4 +1,4 @@
-"""The cache of solved molecules: what is in it, and how it comes through kills, damage and other databases."""
+"""The cache of solved molecules: its content, and its behaviour after kills, damage and a change of the database."""
 
 import os
 import shutil
@@ -168,7 +168,7 @@ def test_a_damaged_row_is_solved_when_it_is_used_and_replaced(database, path, co
 
 
 def test_rows_of_an_earlier_version_are_replaced(database, path, counted):
-    """Their checksum is of 24 bytes, and the file has no index of its rows."""
+    """Caches of earlier versions have checksums of 24 bytes and no index of their rows; the rows are replaced."""
     prepare(database, [1, 2], path)
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE solved SET checksum = ?", (bytes(24),))
@@ -218,7 +218,7 @@ def test_a_cache_of_another_database_is_built_anew(database, path, counted):
     lines: list[str] = []
     prepare(QH9Database(database.path), [1], path, report=lines.append)
     assert counted.rows == [1, 1]
-    assert "made from another database" in lines[0]
+    assert "belongs to another database" in lines[0]
     with pytest.raises(DamagedCache, match="another database"):
         SolvedCache(path, "")
 
@@ -233,10 +233,10 @@ def test_what_is_no_cache_is_not_removed(database, tmp_path):
 
 
 def test_a_killed_build_keeps_what_was_committed(database, path, counted):
-    """Killed without mercy while it solves; the next build takes over the whole rows and solves the others alone."""
+    """After SIGKILL the next process keeps the complete rows and solves only the others."""
     script = (
         "import sys; from pathlib import Path; from tracegrad.data.qh9.database import QH9Database\n"
-        "from tracegrad.physics import solved_references as s\n"
+        "from tracegrad.physics.molecules import solved_references as s\n"
         "s.COMMIT = 5\n"
         "s.prepare_references(QH9Database(Path(sys.argv[1])), range(500), [Path(sys.argv[2])], processes=1,"
         " on_progress=lambda done, total: print(done, flush=True))\n"

@@ -1,1 +1,1 @@
-"""Band structures of predicted Hamiltonians."""
+"""Band structures of DFT and predicted Hamiltonians: paths, eigenproblems, gaps, errors."""

@@ -1,7 +1,7 @@
-"""Bands of crystals from H(R) and S(R), and their gap.
+"""Bands of crystals along a path, from H(R) and S(R), and their gap.
 
-Everything is said of the points of a path only. The files do not have the number of electrons, so occupied bands are
-those below the Fermi level.
+Gaps and band edges refer to the points of the path, not to the whole Brillouin zone. The files of the databases do
+not contain the number of electrons, so the occupied bands are those below the Fermi level.
 """
 
 import os
@@ -18,15 +18,15 @@ from threadpoolctl import threadpool_limits
 from tracegrad.data.crystals.deeph import is_structure_folder, matrix_path, read_structure
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError, DataError, TraceGradError
-from tracegrad.physics.bands.bloch import EXTRA_STATES, Point, PointSolver
+from tracegrad.physics.bands.bloch import EXTRA_STATES, KPointBands, KPointSolver
 from tracegrad.physics.bands.kpath import KPath
 from tracegrad.system.cores import available_cores
 from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
 
-LARGEST_DENSE = 1500  # orbitals; above, not all bands are computed unless asked for
-BANDS_OF_LARGE = 60
-SMALL_OVERLAP = 1e-4
-# Orbitals cubed times points, below which processes take longer to start than to work.
+LARGEST_DENSE = 1500  # orbitals; of larger structures only some bands are computed by default
+BANDS_OF_LARGE = 60  # default number of bands of larger structures
+SMALL_OVERLAP = 1e-4  # eigenvalue of S(k) below which the basis is nearly linearly dependent
+# Orbitals cubed times points; below it, starting processes takes longer than the work.
 _WORTH_PROCESSES = 1e10
 
 
@@ -37,8 +37,8 @@ class BandStructure:
     Args:
         name: of the structure.
         path: the points.
-        energies: eV, ascending at each point.
-        first: number of the bands below these.
+        energies: eV, ascending at each point; column j is band ``first`` + j, counted from 0.
+        first: number of bands that lie below the computed ones.
         total: number of all bands, computed or not.
         fermi_level: eV.
         smallest_overlap: smallest eigenvalue of S(k) on the path.
@@ -54,12 +54,13 @@ class BandStructure:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a predicted Hamiltonian gives with the overlap of the structure.
+class PredictedBands:
+    """The bands of a predicted Hamiltonian H' with the overlap of the structure.
 
     Args:
-        bands: its own.
-        first_order: <c|H' - H|c> of the states of the structure, eV, in the places of their bands.
+        bands: bands of H'.
+        first_order: <c|H' - H|c> (eV) of the states c of the structure; rows and columns are those of the energies of
+            the structure's bands.
     """
 
     bands: BandStructure
@@ -67,18 +68,18 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Gap:
+class BandGap:
     """Occupation and gap on the path, eV; bands are counted from 1, points of the path from 0.
 
     Args:
-        metal: bands cross the Fermi level, or, where the number of occupied ones was given, overlap.
-        bands: first and last band that cross or overlap; of an insulator the highest occupied and lowest empty one.
-        gap: lowest empty less highest occupied energy, 0 of a metal.
-        direct_gap: the smallest difference at one point; None of a metal, like all that follow.
-        valence, conduction: highest occupied and lowest empty energy, as in the files.
-        valence_point, conduction_point, direct_point: where.
-        step: largest change of the highest occupied and lowest empty energy from there to the next points, by which
-            bands may still come closer between the points.
+        metal: bands cross the Fermi level or, for a known number of occupied bands, these overlap with empty ones.
+        bands: first and last of the bands that cross or overlap; for an insulator the highest occupied and the lowest
+            empty band.
+        gap: lowest empty minus highest occupied energy; 0 for a metal.
+        direct_gap: the smallest difference at one point; for a metal this and all following attributes are None.
+        valence, conduction: highest occupied and lowest empty energy, on the energy scale of the files.
+        valence_point, conduction_point, direct_point: the points of these energies and of the direct gap.
+        step: largest change of the two band edges to their neighbouring points: the resolution of the gap.
     """
 
     metal: bool
@@ -94,10 +95,10 @@ class Gap:
 
 
 def read_for_bands(folder: str | Path) -> Structure:
-    """A structure folder with both matrices.
+    """Read a structure folder with Hamiltonian and overlap.
 
     Raises:
-        DataError: it is damaged or has no overlaps.
+        DataError: the folder is damaged or has no overlap.
     """
     overlaps = matrix_path(folder, "overlap")
     if is_structure_folder(folder) and not os.path.exists(overlaps):
@@ -117,10 +118,10 @@ def band_structure(
     bands: int | None = None,
     processes: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[BandStructure, Prediction | None]:
-    """Bands of a structure and, with its overlap, of a predicted Hamiltonian.
+) -> tuple[BandStructure, PredictedBands | None]:
+    """Bands of a structure and, with the same overlap, of a predicted Hamiltonian.
 
-    Spawns processes where the work is long enough: a script that calls this needs the guard
+    Starts processes by spawning if there is enough work: a script that calls this needs the guard
     `if __name__ == "__main__"`.
 
     Args:
@@ -128,14 +129,14 @@ def band_structure(
         path: the points.
         predicted: the same structure with another H.
         fermi_level: eV; None: that of the structure.
-        bands: about how many around the Fermi level (by shift and invert) where that is less work than all; None: all
-            of up to 1500 orbitals, else 60.
-        processes: of one thread each; None: one for each core, or one alone for short work.
-        on_progress: called with the number of points done and of all.
+        bands: approximate number of bands around the Fermi level, computed by shift-and-invert if this is less work
+            than all bands; None: all bands for up to 1500 orbitals, 60 for more.
+        processes: number of processes of one thread each; None: one for each core, or only this one for little work.
+        on_progress: called with the number of points done and of all points.
 
     Raises:
-        DataError: a matrix is missing or damaged, S is not positive definite, no Fermi level.
-        ConfigError: no band or process.
+        DataError: a matrix is missing or damaged, S(k) is not positive definite, or there is no Fermi level.
+        ConfigError: ``bands`` or ``processes`` is below 1.
         TraceGradError: a worker process died.
     """
     level = structure.fermi_level if fermi_level is None else fermi_level
@@ -149,7 +150,7 @@ def band_structure(
         bands = BANDS_OF_LARGE
     if bands is not None and 3 * (bands + EXTRA_STATES) >= total:
         bands = None
-    solver = PointSolver(structure, level, bands, predicted)
+    solver = KPointSolver(structure, level, bands, predicted)
     if processes is None:
         short = total**3 * len(path.points) < _WORTH_PROCESSES
         processes = 1 if short else available_cores()
@@ -158,13 +159,13 @@ def band_structure(
     for done, (i, result) in enumerate(_solved(solver, path.points, processes), 1):
         results[i] = result
         on_progress(done, len(results))
-    return _collected(structure, path, level, total, results)
+    return _band_structures(structure, path, level, total, results)
 
 
 def _solved(
-    solver: PointSolver, points: Float[np.ndarray, "k 3"], processes: int
-) -> Iterator[tuple[int, Point]]:
-    """Number and result of each point in any order."""
+    solver: KPointSolver, points: Float[np.ndarray, "k 3"], processes: int
+) -> Iterator[tuple[int, KPointBands]]:
+    """Pairs of the index of a point and its bands, in any order."""
     if processes == 1:
         with threadpool_limits(limits=1):
             for i, point in enumerate(points):
@@ -173,8 +174,9 @@ def _solved(
     tasks = deque(enumerate(points))
     try:
         with WorkerPool(min(processes, len(points))) as pool:
-            for n in range(pool.idle):  # all are idle, so each gets the matrices once
-                pool.submit(n, _keep, solver)
+            # All workers are idle, so each of them receives the matrices once.
+            for n in range(pool.idle):
+                pool.submit(n, _set_solver, solver)
             while pool.busy:
                 for i, result in pool.finished(timeout=0.5):
                     if isinstance(result, TaskFailure):
@@ -190,40 +192,40 @@ def _solved(
         ) from error
 
 
-_kept: list[PointSolver] = []  # the solver of a worker process
+_worker_solver: list[KPointSolver] = []  # the solver of a worker process
 
 
-def _keep(solver: PointSolver) -> None:
-    _kept[:] = [solver]
+def _set_solver(solver: KPointSolver) -> None:
+    _worker_solver[:] = [solver]
 
 
-def _solve(point: Float[np.ndarray, " 3"]) -> Point:
-    return _kept[0](point)
+def _solve(point: Float[np.ndarray, " 3"]) -> KPointBands:
+    return _worker_solver[0](point)
 
 
-def _collected(
-    structure: Structure, path: KPath, level: float, total: int, results: Sequence[Point]
-) -> tuple[BandStructure, Prediction | None]:
+def _band_structures(
+    structure: Structure, path: KPath, level: float, total: int, results: Sequence[KPointBands]
+) -> tuple[BandStructure, PredictedBands | None]:
     smallest = min(result.smallest_overlap for result in results)
 
     def bands(firsts: Sequence[int], rows: Sequence[np.ndarray]) -> BandStructure:
-        first, energies = _common(structure.name, firsts, rows)
+        first, energies = _common_bands(structure.name, firsts, rows)
         return BandStructure(structure.name, path, energies, first, total, level, smallest)
 
     firsts = [result.first for result in results]
-    own = bands(firsts, [result.energies for result in results])
+    of_structure = bands(firsts, [result.energies for result in results])
     others = [result.predicted for result in results if result.predicted is not None]
     if not others:
-        return own, None
+        return of_structure, None
     predicted = bands([other.first for other in others], [other.energies for other in others])
-    _, shifts = _common(structure.name, firsts, [other.first_order for other in others])
-    return own, Prediction(predicted, shifts)
+    _, shifts = _common_bands(structure.name, firsts, [other.first_order for other in others])
+    return of_structure, PredictedBands(predicted, shifts)
 
 
-def _common(
+def _common_bands(
     name: str, firsts: Sequence[int], rows: Sequence[np.ndarray]
 ) -> tuple[int, Float[np.ndarray, "k bands"]]:
-    """The bands that all points have, as a table, and the number of those below."""
+    """The bands that were computed at all points, as a table, and the number of bands below them."""
     low = max(firsts)
     high = min(first + len(row) for first, row in zip(firsts, rows, strict=True))
     if high <= low:
@@ -233,21 +235,21 @@ def _common(
     return low, np.array([row[low - first : high - first] for first, row in zip(firsts, rows, strict=True)])
 
 
-def band_gap(bands: BandStructure, occupied: int | None = None) -> Gap:
+def band_gap(bands: BandStructure, occupied: int | None = None) -> BandGap:
     """Occupation and gap on the path.
 
     Args:
         bands: along the path.
-        occupied: number of occupied bands; None: those below the Fermi level.
+        occupied: number of occupied bands; None: the bands below the Fermi level are occupied.
 
     Raises:
-        DataError: the Fermi level lies outside of all computed bands.
+        DataError: the highest occupied or the lowest empty band was not computed.
     """
     energies = bands.energies
     if occupied is None:
         below = bands.first + (energies < bands.fermi_level).sum(1)
         if below.min() < below.max():
-            return Gap(True, (int(below.min()) + 1, int(below.max())))
+            return BandGap(True, (int(below.min()) + 1, int(below.max())))
         occupied = int(below[0])
     top = occupied - bands.first
     if not 0 < top < energies.shape[1]:
@@ -258,9 +260,9 @@ def band_gap(bands: BandStructure, occupied: int | None = None) -> Gap:
     valence, conduction = energies[:, top - 1], energies[:, top]
     highest, lowest = int(valence.argmax()), int(conduction.argmin())
     if conduction[lowest] <= valence[highest]:
-        return Gap(True, (occupied, occupied + 1))
+        return BandGap(True, (occupied, occupied + 1))
     direct = conduction - valence
-    return Gap(
+    return BandGap(
         metal=False,
         bands=(occupied, occupied + 1),
         gap=float(conduction[lowest] - valence[highest]),
@@ -275,5 +277,5 @@ def band_gap(bands: BandStructure, occupied: int | None = None) -> Gap:
 
 
 def _step(energies: Float[np.ndarray, " k"], point: int) -> float:
-    """Largest difference to the next points."""
+    """Largest difference to the energies at the neighbouring points."""
     return float(np.abs(energies[max(point - 1, 0) : point + 2] - energies[point]).max())

@@ -1,7 +1,8 @@
 """Bloch matrices of crystals, H(k) = sum_R exp(2 pi i k.R) H(R), and their generalised eigenproblem H c = E S c.
 
-Orbitals stand atom after atom as in the files. With spin-orbit coupling those of an atom with spin up come first,
-then those with spin down, and S stands for S (x) 1_2.
+k and the cells R are in units of the reciprocal lattice vectors and of the lattice vectors. The orbitals are ordered
+by atoms, as in the files. With spin-orbit coupling the orbitals of each atom come twice, first with spin up and then
+with spin down, and the overlap is S (x) 1_2.
 """
 
 from collections.abc import Callable
@@ -17,14 +18,17 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from tracegrad.data.crystals.structure import Structure, check_structure, species_entries
 from tracegrad.errors import DataError
 
-DEGENERATE = 1e-6  # eV
-EXTRA_STATES = 6  # found besides those asked for, because the outermost ones are not used
-_EFFORTS = 4
-_OFF_LEVEL = 1e-7  # eV, from a level that is an eigenvalue
+DEGENERATE = 1e-6  # eV; closer states count as degenerate
+EXTRA_STATES = 6  # computed besides the requested ones, because the outermost states are discarded
+_ATTEMPTS = 4
+_OFF_LEVEL = 1e-7  # eV, shift of a level that is an eigenvalue
 
 
 class BlochMatrix:
-    """One matrix of a structure, to be summed at any k.
+    """One matrix of a structure, M(k) = sum_R exp(2 pi i k.R) M(R), which can be evaluated at any k.
+
+    The numbers of all M(R) are in a sparse table [nonzero elements of M, cells R]; its product with the phases is
+    M(k).
 
     Args:
         structure: with the matrix.
@@ -43,7 +47,7 @@ class BlochMatrix:
         self._starts = np.searchsorted(places, self.size * np.arange(self.size + 1))
 
     def at(self, k: Float[np.ndarray, " 3"]) -> csr_array:
-        """The matrix (size, size), complex, at k in units of the reciprocal lattice vectors."""
+        """M(k), complex, of shape (size, size); k in units of the reciprocal lattice vectors."""
         phases = np.exp(2j * np.pi * (self.cells @ k))
         shape = (self.size, self.size)
         return csr_array((self._table @ phases, self._columns, self._starts), shape=shape)
@@ -52,7 +56,7 @@ class BlochMatrix:
 def _triples(
     structure: Structure, matrix: str, starts: Int64[np.ndarray, " atoms"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Shaped[np.ndarray, " numbers"]]:
-    """Row, column, edge and value of every number; ``starts`` are the first rows of the atoms."""
+    """Row, column, edge and value of every matrix element; ``starts`` are the first rows of the atoms."""
     basis, edges = structure.basis_of(matrix), structure.edges
     values = getattr(structure, matrix)
     if values is None:
@@ -71,11 +75,11 @@ def _triples(
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
-    """Eigenstates at one k, ascending.
+class Eigenstates:
+    """Consecutive eigenstates at one k, ascending in energy.
 
     Args:
-        first: number of the eigenstates below these.
+        first: number of eigenstates that lie below these.
         energies: eV.
         vectors: columns c with c^H S c = 1.
     """
@@ -86,13 +90,12 @@ class Levels:
 
 
 @dataclass(frozen=True, eq=False)
-class PredictedPoint:
-    """What a predicted Hamiltonian H' gives at one k.
+class PredictedKPointBands:
+    """The bands of a predicted Hamiltonian H' at one k.
 
     Args:
-        first, energies: its eigenstates, as in `Levels`.
-        first_order: <c|H' - H|c> of the states c of the structure, eV; those of degenerate states (within 1e-6 eV)
-            are the eigenvalues among them, ascending.
+        first, energies: of H', as in `Eigenstates`.
+        first_order: <c|H' - H|c> (eV) of the states c of the structure, see `first_order_shifts`.
     """
 
     first: int
@@ -101,28 +104,28 @@ class PredictedPoint:
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
-    """What is known of one k.
+class KPointBands:
+    """The bands at one k.
 
     Args:
-        first, energies: of the structure, as in `Levels`.
+        first, energies: of the structure, as in `Eigenstates`.
         smallest_overlap: smallest eigenvalue of S(k).
-        predicted: with the other Hamiltonian.
+        predicted: bands of the predicted Hamiltonian, if there is one.
     """
 
     first: int
     energies: Float[np.ndarray, " bands"]
     smallest_overlap: float
-    predicted: PredictedPoint | None = None
+    predicted: PredictedKPointBands | None = None
 
 
-class PointSolver:
-    """Solves one k after another.
+class KPointSolver:
+    """Solves the eigenproblem at one k, for the structure and for a predicted Hamiltonian.
 
     Args:
         structure: with H and S.
-        level: eV; eigenstates around it are found.
-        bands: about how many; None: all.
+        level: eV; eigenstates around it are computed.
+        bands: approximate number of bands; None: all.
         predicted: the same structure with another H.
 
     Raises:
@@ -140,10 +143,11 @@ class PointSolver:
         self.overlap = BlochMatrix(structure, "overlap")
         self.predicted = None if predicted is None else BlochMatrix(predicted, "hamiltonian")
 
-    def __call__(self, k: Float[np.ndarray, " 3"]) -> Point:
-        """
+    def __call__(self, k: Float[np.ndarray, " 3"]) -> KPointBands:
+        """The bands at k (units of the reciprocal lattice vectors).
+
         Raises:
-            DataError: S(k) is not positive definite.
+            DataError: S(k) is not positive definite, or the eigenproblem cannot be solved.
         """
         hamiltonian, overlap = self.hamiltonian.at(k), self.overlap.at(k)
         smallest = smallest_eigenvalue(overlap, dense=self.bands is None)
@@ -155,28 +159,32 @@ class PointSolver:
             )
         levels = self._levels(hamiltonian, overlap, where)
         if self.predicted is None:
-            return Point(levels.first, levels.energies, smallest)
+            return KPointBands(levels.first, levels.energies, smallest)
         predicted = self.predicted.at(k)
         other = self._levels(predicted, overlap, where)
         shifts = first_order_shifts(levels, predicted - hamiltonian)
-        return Point(
-            levels.first, levels.energies, smallest, PredictedPoint(other.first, other.energies, shifts)
+        return KPointBands(
+            levels.first, levels.energies, smallest, PredictedKPointBands(other.first, other.energies, shifts)
         )
 
-    def _levels(self, hamiltonian: csr_array, overlap: csr_array, where: str) -> Levels:
+    def _levels(self, hamiltonian: csr_array, overlap: csr_array, where: str) -> Eigenstates:
         try:
             if self.bands is None:
                 energies, vectors = eigh(hamiltonian.toarray(), overlap.toarray(), overwrite_a=True)
-                return Levels(0, energies, vectors)
+                return Eigenstates(0, energies, vectors)
             return levels_around(hamiltonian, overlap, self.level, self.bands)
         except (LinAlgError, ArpackError) as error:
             raise DataError(
-                f"{where}: the eigenproblem was not solved ({error}); S is nearly singular, or set other bands"
+                f"{where}: the eigenproblem was not solved ({error}); S may be nearly singular, or set bands to "
+                "another number"
             ) from error
 
 
 def smallest_eigenvalue(matrix: csr_array, *, dense: bool) -> float:
-    """Smallest eigenvalue of a hermitian matrix; without ``dense``, -inf stands for any that is not positive."""
+    """Smallest eigenvalue of a hermitian matrix.
+
+    Without ``dense`` it is computed by inverse iteration, and -inf is returned if it is not positive.
+    """
     if dense:
         return float(eigvalsh(matrix.toarray(), subset_by_index=[0, 0])[0])
     try:
@@ -185,46 +193,47 @@ def smallest_eigenvalue(matrix: csr_array, *, dense: bool) -> float:
         return -np.inf
     inverse = _operator(matrix, lambda right: cho_solve(factor, right, check_finite=False))
     try:
-        found = eigsh(
+        values = eigsh(
             matrix, 1, sigma=0, OPinv=inverse, tol=1e-4, return_eigenvectors=False, **_random(matrix, seed=0)
         )
     except ArpackError:
         return smallest_eigenvalue(matrix, dense=True)
-    return float(found[0])
+    return float(values[0])
 
 
-def levels_around(hamiltonian: csr_array, overlap: csr_array, level: float, bands: int) -> Levels:
-    """About ``bands`` eigenstates around ``level`` (eV), without holes, by Lanczos iterations on (H - level S)^-1.
+def levels_around(hamiltonian: csr_array, overlap: csr_array, level: float, bands: int) -> Eigenstates:
+    """About ``bands`` consecutive eigenstates around ``level`` (eV), by Lanczos iterations on (H - level S)^-1.
 
-    Lanczos iterations may miss states of a degenerate group, so the states between two levels are counted as well;
-    the outermost groups, which may be cut, are left away. Where the count differs, more states are asked for; so are
-    they where the iterations break down, as they may by rounding when the starting vector is used up.
+    Lanczos iterations may miss states of a degenerate group. Therefore the outermost groups, which may be incomplete,
+    are discarded, and the number of the others is compared with the number of eigenvalues between their limits, from
+    Sylvester's law of inertia. If they differ, more states are computed; so they are if the iterations break down,
+    which can happen when rounding exhausts the space of the starting vector.
 
     Raises:
-        LinAlgError: states are missing, or the iterations break down, in each of several tries.
+        LinAlgError: states are missing, or the iterations break down, in every attempt.
     """
     factor, pivots, _ = _factors(hamiltonian, overlap, level)
     inverse = _operator(hamiltonian, lambda right: lapack.zhetrs(factor, pivots, right, lower=1)[0])
     reason = ""
-    for effort in range(1, _EFFORTS + 1):
-        wanted = min(effort * bands + EXTRA_STATES, hamiltonian.shape[0] - 2)
+    for attempt in range(1, _ATTEMPTS + 1):
+        count = min(attempt * bands + EXTRA_STATES, hamiltonian.shape[0] - 2)
         try:
             _, space = eigsh(
                 hamiltonian,
-                wanted,
+                count,
                 M=overlap,
                 sigma=level,
                 OPinv=inverse,
-                ncv=min(2 * wanted + 1, hamiltonian.shape[0]),
-                **_random(hamiltonian, effort),
+                ncv=min(2 * count + 1, hamiltonian.shape[0]),
+                **_random(hamiltonian, attempt),
             )
         except ArpackError as error:
             reason = f" ({error})"
             continue
         reason = ""
-        # ARPACK leaves the vectors of degenerate states skew.
-        inside = [space.conj().T @ (matrix @ space) for matrix in (hamiltonian, overlap)]
-        energies, mixing = eigh(*inside)
+        # ARPACK's vectors of degenerate states are not orthogonal: solve the problem again in the space they span.
+        projected = [space.conj().T @ (matrix @ space) for matrix in (hamiltonian, overlap)]
+        energies, mixing = eigh(*projected)
         bounds = np.flatnonzero(np.diff(energies) > DEGENERATE) + 1
         if len(bounds) > 1:
             low, high = bounds[[0, -1]]
@@ -232,17 +241,18 @@ def levels_around(hamiltonian: csr_array, overlap: csr_array, level: float, band
                 _factors(hamiltonian, overlap, energies[[n - 1, n]].mean())[2] for n in (low, high)
             )
             if above - below == high - low:
-                return Levels(below, energies[low:high], (space @ mixing)[:, low:high])
-    raise LinAlgError(f"degenerate states are missing among the {wanted} nearest to {level:.3f} eV{reason}")
+                return Eigenstates(below, energies[low:high], (space @ mixing)[:, low:high])
+    raise LinAlgError(f"degenerate states are missing among the {count} nearest to {level:.3f} eV{reason}")
 
 
 def _factors(
     hamiltonian: csr_array, overlap: csr_array, level: float
 ) -> tuple[Complex[np.ndarray, "size size"], Int[np.ndarray, " size"], int]:
-    """LAPACK's L D L^H of H - level S, and the number of eigenstates below the level.
+    """LAPACK's factors L D L^H of H - level S with its pivots, and the number of eigenstates below the level.
 
-    Matrices of atomic orbitals fill up when they are factorised, so the factors are dense. The signs of D count
-    eigenstates (Sylvester's law of inertia); each of its 2 x 2 blocks (negative pivots) has one of each.
+    The factors are dense, because factorising matrices of atomic orbitals fills them. By Sylvester's law of inertia
+    the number of eigenstates below the level is that of the negative eigenvalues of D; each of its 2 x 2 blocks
+    (negative pivots) has one negative and one positive eigenvalue.
     """
     while True:
         shifted = (hamiltonian - level * overlap).toarray(order="F")
@@ -252,11 +262,15 @@ def _factors(
             single = pivots > 0
             negative = (factor.diagonal().real[single] < 0).sum() + (~single).sum() // 2
             return factor, pivots, int(negative)
-        level += _OFF_LEVEL  # it is an eigenvalue to the last digit
+        level += _OFF_LEVEL  # the matrix is singular: the level is an eigenvalue to the last digit
 
 
-def first_order_shifts(levels: Levels, difference: csr_array) -> Float[np.ndarray, " bands"]:
-    """<c|difference|c> of each state, eV; within a degenerate group the eigenvalues, ascending."""
+def first_order_shifts(levels: Eigenstates, difference: csr_array) -> Float[np.ndarray, " bands"]:
+    """First-order shifts <c|difference|c> (eV) of the states c.
+
+    Of a degenerate group (energies within 1e-6 eV) they are the eigenvalues of the difference among its states,
+    ascending.
+    """
     elements = levels.vectors.conj().T @ (difference @ levels.vectors)
     shifts = elements.diagonal().real.copy()
     bounds = np.flatnonzero(np.diff(levels.energies) > DEGENERATE) + 1
@@ -273,6 +287,6 @@ def _operator(
 
 
 def _random(like: csr_array, seed: int) -> dict[str, Any]:
-    """Start and restarts of Lanczos iterations: the same in each run, and without any symmetry of the crystal."""
+    """Random starting vector and generator of `eigsh`: the same in each run, and without symmetry of the crystal."""
     random = np.random.default_rng(seed)
     return {"v0": random.normal(size=like.shape[0]) + 1j * random.normal(size=like.shape[0]), "rng": random}

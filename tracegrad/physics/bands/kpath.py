@@ -1,7 +1,7 @@
-"""Paths through the Brillouin zone: the standard one of the lattice (as ASE chooses it), or one that is given.
+"""Paths through the Brillouin zone: the standard path of the lattice, as ASE chooses it, or one of the user.
 
-k is in units of the reciprocal lattice vectors of the structure throughout, distances are in 1/angstrom and contain
-2 pi.
+All k are in units of the reciprocal lattice vectors of the structure. Distances are in 1/angstrom and contain the
+factor 2 pi.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 
 from tracegrad.errors import ConfigError
 
-# Of scalar products of lattice vectors, relative to the largest; ASE takes lengths within 2e-4 as equal.
+# Tolerance of scalar products of lattice vectors, relative to the largest. ASE treats lengths within 2e-4 as equal.
 _LATTICE_TOLERANCE = 2e-3
 _NAME = "[A-Z][a-z0-9]*"
 _PATH = re.compile(rf"(?:{_NAME})+(?:,(?:{_NAME})+)*", re.ASCII)
@@ -27,10 +27,10 @@ class KPath:
     """Points along straight lines.
 
     Args:
-        name: its special points, such as "GMKG"; the path jumps at a comma.
-        points: units of the reciprocal lattice vectors.
-        distances: along the path and the periodic axes, 1/angstrom; jumps have no length.
-        ticks: distance and name of each special point; "U,K" where the path jumps.
+        name: names of its special points, such as "GMKG"; at a comma the path jumps.
+        points: in units of the reciprocal lattice vectors.
+        distances: of each point along the path (1/angstrom), over periodic axes only; a jump has length 0.
+        ticks: distance and name of each special point; the name is such as "U,K" where the path jumps.
     """
 
     name: str
@@ -40,14 +40,14 @@ class KPath:
 
 
 def periodic_axes(edges: Int64[np.ndarray, "pairs 5"]) -> Bool[np.ndarray, " 3"]:
-    """Along which lattice vectors there are blocks between different cells; along the others there is vacuum."""
+    """For each lattice vector whether blocks connect different cells along it; otherwise there is vacuum."""
     return (edges[:, :3] != 0).any(0)
 
 
 def standard_path(
     lattice: Float[np.ndarray, "3 3"], periodic: Bool[np.ndarray, " 3"]
 ) -> tuple[str, dict[str, Float[np.ndarray, " 3"]]]:
-    """Standard path of a lattice (rows, angstrom) and its special points, all in the plane of the periodic axes.
+    """Standard path of a lattice (rows, angstrom) and its special points; components along vacuum axes are 0.
 
     Raises:
         ConfigError: no axis is periodic, or the lattice is not recognised.
@@ -59,20 +59,20 @@ def standard_path(
             "such as points={G: [0, 0, 0]}, for its levels"
         )
     for change in _signed_permutations(len(axes)):
-        # ASE swaps X and Y of some plane lattices; then the cell it has in mind is not the one it was given.
+        # For some lattices ASE exchanges X and Y and describes another cell than this one; such a result is refused.
         cell = np.zeros((3, 3))
         cell[axes] = change @ lattice[axes]
         try:
-            found = Cell(cell).bandpath(npoints=0, pbc=periodic.tolist())
+            standard = Cell(cell).bandpath(npoints=0, pbc=periodic.tolist())
         except (RuntimeError, ValueError):
             continue
         products = cell @ cell.T
-        if np.abs(found.cell @ found.cell.T - products).max() > _LATTICE_TOLERANCE * products.max():
+        if np.abs(standard.cell @ standard.cell.T - products).max() > _LATTICE_TOLERANCE * products.max():
             continue
-        special = {name: np.zeros(3) for name in found.special_points}
-        for name, point in found.special_points.items():
+        special = {name: np.zeros(3) for name in standard.special_points}
+        for name, point in standard.special_points.items():
             special[name][axes] = change.T @ point[axes]
-        return found.path, special
+        return standard.path, special
     raise ConfigError(
         f"the lattice {lattice.round(6).tolist()} (periodic along axes {(axes + 1).tolist()}) has no standard path; "
         "give points, such as points={G: [0, 0, 0], X: [0.5, 0, 0]}"
@@ -87,18 +87,18 @@ def k_path(
     points: Mapping[Any, Any] | None = None,
     npoints: int = 150,
 ) -> KPath:
-    """A path with its points.
+    """A path and its points.
 
     Args:
         lattice: rows are lattice vectors, angstrom.
         periodic: see `periodic_axes`.
-        path: names of special points, such as "GMKG" or "GX,MR"; None: the standard path, or all ``points`` in their
-            order.
-        points: special points by name, besides the standard ones or instead of those of the same name.
-        npoints: about how many points in all; special points are always met.
+        path: names of special points, such as "GMKG" or "GX,MR"; None: all ``points`` in their order or, without
+            them, the standard path.
+        points: special points by name; they are added to the standard ones or replace those of the same name.
+        npoints: approximate number of points; every special point is one of them.
 
     Raises:
-        ConfigError: a point or setting that is not understood, or no standard path where one is needed.
+        ConfigError: a setting has no valid value, or a standard path is needed and the lattice has none.
     """
     if npoints < 2:
         raise ConfigError(f"npoints is {npoints}; at least 2 are needed")
@@ -117,12 +117,13 @@ def k_path(
         raise ConfigError(
             f"path {path}: no special point {', '.join(unknown)}; there are {there}, and points= adds more"
         )
-    reciprocal = 2 * np.pi * np.linalg.pinv(lattice * periodic[:, None]).T  # in the plane of a layer
+    # Lattice vectors along vacuum are set to 0, so that distances are those in the plane of a layer.
+    reciprocal = 2 * np.pi * np.linalg.pinv(lattice * periodic[:, None]).T
     return _interpolated(path, sections, special, reciprocal, npoints)
 
 
 def _signed_permutations(axes: int) -> Iterator[Float[np.ndarray, "axes axes"]]:
-    """All of them, the identity first."""
+    """All matrices that permute the axes and change their signs, the identity first."""
     for order in itertools.permutations(range(axes)):
         for signs in itertools.product((1.0, -1.0), repeat=axes):
             yield np.diag(signs)[list(order)]

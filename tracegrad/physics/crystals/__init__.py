@@ -1,0 +1,1 @@
+"""DFT of crystals with OpenMX: structures of layers and twisted bilayers, calculations, databases."""

@@ -1,16 +1,15 @@
-"""A database of crystals from OpenMX: inputs, calculations and structure folders, continued where it was stopped.
+"""Generates a database of crystals with OpenMX: inputs, calculations and structure folders; continues after a stop.
 
-An output folder holds
+An output folder contains
 
 | entry                     | content                                                             |
 |---------------------------|---------------------------------------------------------------------|
-| ``settings.json``         | the settings and a hash of the inputs that it was begun with        |
+| ``settings.json``         | its settings and a hash of its inputs                               |
 | ``work/NAME/``            | input and outputs of a calculation                                  |
 | ``structures/NAME/``      | the finished structure in the format of DeepH, with provenance.json |
-| ``provenance.json``       | how the database was made, and what is in it and left out           |
+| ``provenance.json``       | how the database was computed, its structures and those left out    |
 
-Only `settings.json` is a state of its own: a structure is finished when its folder is there, and a calculation when
-its outputs are.
+There is no list of what is done: a structure is finished if its folder exists, and a calculation if its outputs do.
 """
 
 import json
@@ -28,7 +27,7 @@ import numpy as np
 
 from tracegrad import __version__
 from tracegrad.errors import ConfigError, GenerationError
-from tracegrad.physics.crystals.database_run import DatabaseRun, Progress
+from tracegrad.physics.crystals.database_run import CrystalProgress, DatabaseRun
 from tracegrad.physics.crystals.openmx_input import OpenmxSettings, openmx_input
 from tracegrad.physics.crystals.openmx_run import Program
 from tracegrad.physics.crystals.settings import CrystalSettings, openmx_settings, resume_key
@@ -38,8 +37,8 @@ from tracegrad.system.whole_files import replacing
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a call left: finished structures, those left out, and those without a calculation."""
+class CrystalSummary:
+    """The state of a database: number of finished structures, names of those left out and of those not computed."""
 
     output: Path
     finished: int
@@ -58,29 +57,29 @@ def generate_crystals(
     keep_work: bool = True,
     command: str = "",
     report: Callable[[str], None] = print,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Summary:
-    """Write inputs, run OpenMX, and convert what it has finished into structure folders.
+    on_progress: Callable[[CrystalProgress], None] = lambda progress: None,
+) -> CrystalSummary:
+    """Write inputs, run OpenMX, and convert finished calculations into structure folders.
 
-    Continues an output folder that the same settings began. Without a program it writes the inputs and converts the
-    calculations that were run otherwise.
+    Continues an output folder with the same settings. Without a program, the inputs are written and finished
+    calculations, which the user has run elsewhere, are converted.
 
     Args:
-        structures: what to compute.
-        settings: of the calculations; those of the structures belong to the provenance.
+        structures: the crystals to compute.
+        settings: of the calculations and, for the provenance, of the structures.
         output: folder of the database.
         program: OpenMX, or None.
-        jobs: calculations at a time.
-        strict: raise at the first calculation that fails, instead of leaving it out.
+        jobs: number of parallel calculations.
+        strict: raise at the first calculation that fails, instead of leaving its structure out.
         keep_work: keep the folders of calculations that have been converted.
-        command: how the provenance says that this was called.
-        report: takes a line about each structure that is left out.
-        on_progress: called at the start and whenever something ends.
+        command: command line for the provenance.
+        report: receives a line about each structure that is left out.
+        on_progress: called at the start and whenever a calculation starts or ends.
 
     Raises:
-        ConfigError: no place for the data of OpenMX is known, or files are missing there.
-        GenerationError: the output is something else or was begun with other settings, another process works on
-            it, nothing could be written, or the run was stopped by a signal.
+        ConfigError: the folder of OpenMX's bases and pseudopotentials is unknown, or lacks files.
+        GenerationError: the output is no such folder or has other settings, another process uses it, every structure
+            was left out, or the run was stopped by a signal.
     """
     output = Path(output)
     if jobs < 1:
@@ -95,7 +94,7 @@ def generate_crystals(
         if output.exists() and not output.is_dir():
             raise GenerationError(f"{output} is no folder; output is the folder of the database")
         output.mkdir(parents=True, exist_ok=True)
-        with _alone(output):
+        with _exclusive_lock(output):
             _compare(output, resume_key(settings, inputs))
             run = DatabaseRun(structures, calculation, output, strict, keep_work, report, on_progress)
             run.run(program, jobs)
@@ -105,9 +104,9 @@ def generate_crystals(
 
 
 def _data_path(calculation: OpenmxSettings, program: Program, structures: Sequence[CrystalStructure]) -> Path:
-    """The folder of bases and pseudopotentials, checked to have what is needed."""
-    given = calculation.data_path
-    path = Path(given).absolute() if given else program.default_data_path()
+    """The folder of bases and pseudopotentials, after a check that it has the files for all structures."""
+    setting = calculation.data_path
+    path = Path(setting).absolute() if setting else program.default_data_path()
     if path is None:
         raise ConfigError("data_path is needed: the folder DFT_DATA19 of OpenMX, with PAO and VPS in it")
     needed = dict.fromkeys(name for entry in structures for name in calculation.files(entry.atoms))
@@ -120,8 +119,8 @@ def _data_path(calculation: OpenmxSettings, program: Program, structures: Sequen
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Hold the output, so that no second process works on it; the lock goes with the process."""
+def _exclusive_lock(output: Path) -> Iterator[None]:
+    """Lock the output folder against other processes; the lock ends with the process, even if it is killed."""
     lock = take_lock(output / ".lock")
     if lock is None:
         raise GenerationError(f"{output}: another process is working on this output")
@@ -132,34 +131,34 @@ def _alone(output: Path) -> Iterator[None]:
 
 
 def _compare(output: Path, key: dict[str, Any]) -> None:
-    """Write the settings, or raise `GenerationError` where the output was begun with others."""
+    """Write the settings into a new output; raise `GenerationError` if an existing output has others."""
     path = output / "settings.json"
-    wanted = json.loads(json.dumps(key))
+    current = json.loads(json.dumps(key))
     if not path.exists():
         foreign = sorted(entry.name for entry in output.iterdir() if entry.name != ".lock")
         if foreign:
             raise GenerationError(f"{output} holds {', '.join(foreign[:5])}; choose another output")
         with replacing(path) as draft:
-            draft.write_text(json.dumps(wanted, indent=2) + "\n")
+            draft.write_text(json.dumps(current, indent=2) + "\n")
         return
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        differing = [name for name in sorted({*stored, *wanted}) if stored.get(name) != wanted.get(name)]
+        differing = [name for name in sorted({*stored, *current}) if stored.get(name) != current.get(name)]
     except (ValueError, TypeError, AttributeError) as error:
         raise GenerationError(
             f"{path}: not the settings of a database ({error}); choose another output"
         ) from error
     if differing:
         lines = [
-            f"  {n}: {stored.get(n, 'not set')} there, {wanted.get(n, 'not set')} now" for n in differing
+            f"  {n}: {stored.get(n, 'not set')} there, {current.get(n, 'not set')} now" for n in differing
         ]
         raise GenerationError(
             f"{output} was begun with other settings:\n" + "\n".join(lines) + "\n"
-            "go on with the settings it was begun with, or choose another output"
+            "continue with those settings, or choose another output"
         )
 
 
-def _release(run: DatabaseRun, settings: CrystalSettings, command: str) -> Summary:
+def _release(run: DatabaseRun, settings: CrystalSettings, command: str) -> CrystalSummary:
     if not run.finished and run.left_out and not run.waiting:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(run.left_out.items())[:5])
         raise GenerationError(f"nothing could be written, {len(run.left_out)} left out: {reasons}")
@@ -186,9 +185,9 @@ def _release(run: DatabaseRun, settings: CrystalSettings, command: str) -> Summa
         }
         with replacing(run.output / "provenance.json") as draft:
             draft.write_text(json.dumps(content, indent=2) + "\n")
-    return Summary(run.output, len(run.finished), list(run.left_out), run.waiting)
+    return CrystalSummary(run.output, len(run.finished), list(run.left_out), run.waiting)
 
 
 def _public(reason: str, output: Path) -> str:
-    """A reason without the folders of this machine."""
+    """A reason with paths relative to the output, for the provenance."""
     return reason.replace(f"{output}{os.sep}", "")

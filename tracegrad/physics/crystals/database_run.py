@@ -1,6 +1,6 @@
-"""One call on a database of crystals: from inputs to structure folders, until nothing more can be done.
+"""One run of the generation of a database of crystals: from inputs over calculations to structure folders.
 
-A structure is finished when its folder is there, and a calculation when its outputs are; both are taken up.
+A structure is finished if its folder exists, and a calculation if its outputs do; neither is computed again.
 """
 
 import json
@@ -25,7 +25,7 @@ from tracegrad.physics.crystals.openmx_run import (
     OUT,
     SCFOUT,
     Calculations,
-    Outcome,
+    OpenmxOutcome,
     Program,
     last_words,
     read_outcome,
@@ -34,13 +34,13 @@ from tracegrad.physics.crystals.structures import CrystalStructure
 from tracegrad.system.signals import stop_signals
 from tracegrad.system.whole_files import replacing, sync
 
-_SAME_PLACE = 1e-5  # angstrom; inputs have 12 digits
-_POLL = 0.1  # seconds
+_SAME_PLACE = 1e-5  # angstrom, tolerance of positions in the outputs; inputs have 12 digits
+_POLL = 0.1  # seconds between looks at the running calculations
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a database is; what failed counts as done."""
+class CrystalProgress:
+    """Numbers of structures that are done (finished or failed), running, and in the database."""
 
     done: int
     running: int
@@ -48,7 +48,15 @@ class Progress:
 
 
 class DatabaseRun:
-    """Brings structures from inputs to folders, until nothing more can be done."""
+    """Computes structures and writes their folders, until all are finished, left out or waiting for a calculation.
+
+    Arguments: see `generate_crystals`.
+
+    Attributes:
+        finished: name -> provenance of each finished structure.
+        left_out: name -> reason.
+        waiting: names without a calculation, if there is no program.
+    """
 
     def __init__(
         self,
@@ -58,7 +66,7 @@ class DatabaseRun:
         strict: bool,
         keep_work: bool,
         report: Callable[[str], None],
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[CrystalProgress], None],
     ) -> None:
         self.structures = {entry.name: entry for entry in structures}
         self.calculation, self.output = calculation, output
@@ -68,13 +76,18 @@ class DatabaseRun:
         self.waiting: list[str] = []
 
     def run(self, program: Program | None, jobs: int) -> None:
+        """Compute with at most ``jobs`` parallel calculations; without a program only write and convert files.
+
+        Raises:
+            GenerationError: stopped by a signal, or a calculation has failed and ``strict`` is set.
+        """
         with stop_signals() as stopped:
             queue: deque[str] = deque()
             self._progress(0)
             for name in self.structures:
                 if stopped:
                     break
-                if self._taken_up(name):
+                if self._already_computed(name):
                     self._progress(0)
                 else:
                     queue.append(name)
@@ -89,7 +102,7 @@ class DatabaseRun:
                             calculations.start(name, self._work(name))
                             self._progress(calculations.count)
                         for ended in calculations.ended():
-                            self._take(ended.key, ended.failure, ended.seconds)
+                            self._convert(ended.key, ended.failure, ended.seconds)
                             self._progress(calculations.count)
                         time.sleep(_POLL)
         if stopped:
@@ -98,8 +111,11 @@ class DatabaseRun:
                 f"{len(self.structures)} structures; run the same command again to go on"
             )
 
-    def _taken_up(self, name: str) -> bool:
-        """Whether a structure needs no calculation: it is finished, or outputs of one are there."""
+    def _already_computed(self, name: str) -> bool:
+        """Whether a structure needs no calculation, because it is finished or its outputs exist (then convert them).
+
+        Otherwise its input is written.
+        """
         path = self.output / "structures" / name / "provenance.json"
         if path.exists():
             try:
@@ -108,7 +124,7 @@ class DatabaseRun:
                 raise GenerationError(f"{path}: cannot be read ({error}); delete its folder") from error
             return True
         if read_outcome(self._work(name)) is not None:
-            self._take(name, None, None)
+            self._convert(name, None, None)
             return True
         if self.calculation.data_path is not None or not (self._work(name) / INPUT).exists():
             self._write_input(name)
@@ -125,8 +141,8 @@ class DatabaseRun:
         with replacing(folder / INPUT) as draft:
             draft.write_text(text)
 
-    def _take(self, name: str, failure: str | None, seconds: float | None) -> None:
-        """Convert a calculation that has ended, or leave it out."""
+    def _convert(self, name: str, failure: str | None, seconds: float | None) -> None:
+        """Convert the outputs of a calculation that has ended, or leave its structure out."""
         folder = self._work(name)
         outcome = read_outcome(folder) if failure is None else None
         if failure is None and outcome is None:
@@ -150,9 +166,9 @@ class DatabaseRun:
             self.report(f"left out {name}: {failure}")
 
     def _write(
-        self, name: str, structure: Structure, outcome: Outcome, seconds: float | None
+        self, name: str, structure: Structure, outcome: OpenmxOutcome, seconds: float | None
     ) -> dict[str, Any]:
-        """Make the structure folder beside the outputs, then move it as a whole; give its provenance."""
+        """Write the structure folder beside the outputs, then move it to its place; return its provenance."""
         entry = self.structures[name]
         draft, target = self._work(name) / "structure", self.output / "structures" / name
         shutil.rmtree(draft, ignore_errors=True)
@@ -182,7 +198,7 @@ class DatabaseRun:
         return content
 
     def _check(self, structure: Structure, entry: CrystalStructure, path: Path) -> None:
-        """Raise `DataError` unless the outputs are of this structure and these settings."""
+        """Raise `DataError` unless the outputs belong to this structure and these settings."""
         atoms, settings = entry.atoms, self.calculation
         differing = None
         if not np.array_equal(structure.numbers, atoms.numbers):
@@ -204,4 +220,4 @@ class DatabaseRun:
 
     def _progress(self, running: int) -> None:
         done = len(self.finished) + len(self.left_out)
-        self.on_progress(Progress(done, running, len(self.structures)))
+        self.on_progress(CrystalProgress(done, running, len(self.structures)))

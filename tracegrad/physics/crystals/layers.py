@@ -1,7 +1,7 @@
-"""The two-dimensional crystals of the DeepH databases: one hexagonal layer, or two of them on top of each other.
+"""The two-dimensional crystals of the DeepH databases: one hexagonal layer, or two stacked ones.
 
-All cells have the lattice vectors a (1, 0), a (1/2, sqrt(3)/2) and one along z; positions in the plane are given in
-fractions of the first two. Lengths are in angstrom.
+All cells have the lattice vectors a (1, 0), a (1/2, sqrt(3)/2) and one along z; positions in the plane are fractions
+of the first two. Lengths are in angstrom.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.build import make_supercell
 from jaxtyping import Float
 
-# The three positions of a close packing.
+# The three stacking positions of close-packed layers, in fractions of the lattice vectors.
 _SITES = {"A": (0.0, 0.0), "B": (1 / 3, 1 / 3), "C": (2 / 3, 2 / 3)}
 _HEXAGON = np.array([[1.0, 0.0], [0.5, 3**0.5 / 2]])
 
@@ -23,8 +23,8 @@ class Layer:
 
     Args:
         symbols: elements of the atoms of a cell.
-        sites: position of each atom in the plane: A, B or C.
-        heights: z of each atom, angstrom, the lowest 0.
+        sites: stacking position of each atom: A, B or C.
+        heights: z of each atom, angstrom; 0 for the lowest.
         a: lattice constant, angstrom.
     """
 
@@ -35,15 +35,17 @@ class Layer:
 
     @property
     def thickness(self) -> float:
+        """Distance in z from the lowest atom to the highest, angstrom."""
         return max(self.heights)
 
     @property
     def atoms_per_cell(self) -> int:
+        """Number of atoms in a cell of the layer."""
         return len(self.symbols)
 
     @property
     def in_plane(self) -> Float[np.ndarray, "atoms 2"]:
-        """Fractions of the lattice vectors."""
+        """Positions of the atoms in the plane, in fractions of the lattice vectors."""
         return np.array([_SITES[site] for site in self.sites])
 
     @property
@@ -54,17 +56,18 @@ class Layer:
 
 @dataclass(frozen=True)
 class Crystal:
-    """A crystal of one or two equal layers, with the published way of making its database (Table 4).
+    """A crystal of one or two equal layers, with the published recipe of its database (Table 4 of the paper).
 
     Args:
-        title: what it is.
+        title: name of the crystal.
         layer: one layer.
-        layers: 1 or 2.
-        gap: z from the highest atom of the lower layer to the lowest of the upper one, angstrom.
+        layers: number of layers, 1 or 2.
+        gap: distance in z from the highest atom of the lower layer to the lowest atom of the upper one, angstrom.
         height: length of the third lattice vector, angstrom.
-        supercell: cells along both vectors.
-        structures: of the database without twists, all parts together.
-        disturbance: ``uniform`` in +-amplitude for each component, or ``gaussian`` with this standard deviation.
+        supercell: cells along the first two lattice vectors.
+        structures: number of structures without a twist, in all parts of the split together.
+        disturbance: distribution of each component of the displacements: ``uniform`` in [-amplitude, amplitude], or
+            ``gaussian`` with the standard deviation ``amplitude``.
         amplitude: angstrom.
         twists: (m, n) of the twisted test structures.
         spin_orbit: non-collinear spin with spin-orbit coupling.
@@ -84,12 +87,16 @@ class Crystal:
 
     @property
     def thickness(self) -> float:
-        """z from the lowest atom to the highest, angstrom."""
+        """Distance in z from the lowest atom to the highest, angstrom."""
         return self.layers * self.layer.thickness + (self.layers - 1) * self.gap
 
 
 def _quintuple(bismuth: float, chalcogen: float, symbol: str, a: float, c: float) -> tuple[Layer, float]:
-    """A quintuple layer and the gap to the next one, from the positions (0, 0, u) of the bulk in units of c."""
+    """A quintuple layer and its distance to the next one, from the bulk positions (0, 0, u c).
+
+    ``bismuth`` and ``chalcogen`` are u of Bi and of the outer chalcogen; a and c (angstrom) are the hexagonal lattice
+    constants.
+    """
     inner, outer = (bismuth - 1 / 3) * c, (1 / 3 - chalcogen) * c
     heights = (0.0, outer - inner, outer, outer + inner, 2 * outer)
     return Layer((symbol, "Bi", symbol, "Bi", symbol), "ABCAB", heights, a), c / 3 - 2 * outer
@@ -99,13 +106,14 @@ _GRAPHENE = Layer(("C", "C"), "BC", (0.0, 0.0), 2.46)
 _MOS2 = Layer(("S", "Mo", "S"), "CBC", (0.0, 1.565, 3.13), 3.16)
 # The structure of the example that DeepH-pack makes (gen_example.py): AA stacking, c = 19 angstrom.
 _BISMUTHENE = Layer(("Bi", "Bi"), "CA", (0.0, 1.7233933379), 4.3664811210045835)
-# Bulk crystals: Nakajima, J. Phys. Chem. Solids 24, 479 (1963). Nothing is said of the published databases.
+# Bulk structures of Nakajima, J. Phys. Chem. Solids 24, 479 (1963); those behind the published databases are unknown.
 _BI2TE3, _BI2TE3_GAP = _quintuple(0.4000, 0.2097, "Te", 4.386, 30.497)
 _BI2SE3, _BI2SE3_GAP = _quintuple(0.4008, 0.2117, "Se", 4.143, 28.636)
 
-# Numbers of atoms, structures and twists are those of Table 4. Published for BB are also the cell, the 24 x 24 shifts
-# and the displacements, which BG, BT and BS take over. The frames of MG and MM are of molecular dynamics at 300 K;
-# normal displacements of 0.05 angstrom stand in for them. Heights other than that of BB are assumptions.
+# Numbers of atoms, structures and twists are those of Table 4. For BB the cell, the 24 x 24 shifts and the
+# displacements are published too; BG, BT and BS use the same ones. The published structures of MG and MM are frames
+# of molecular dynamics at 300 K; normal displacements of 0.05 angstrom replace them. Heights other than that of BB
+# are assumptions.
 CRYSTALS = {
     "MG": Crystal("monolayer graphene", _GRAPHENE, 1, 0.0, 15.0, (6, 6), 450, "gaussian", 0.05),
     "MM": Crystal("monolayer MoS2", _MOS2, 1, 0.0, 15.0, (5, 5), 500, "gaussian", 0.05),
@@ -169,12 +177,12 @@ def crystal_cell(
     supercell: tuple[int, int] = (1, 1),
     shift: Sequence[float] = (0.0, 0.0),
 ) -> Atoms:
-    """The ideal crystal, periodic in all directions and in the middle of its cell.
+    """The ideal crystal, periodic in all directions, with the layers in the middle of the cell.
 
     Args:
-        crystal: which one.
+        crystal: the crystal.
         height: length of the third lattice vector, angstrom.
-        supercell: cells along both vectors.
+        supercell: cells along the first two lattice vectors.
         shift: of the upper layer, in fractions of the lattice vectors of one cell.
     """
     layer = crystal.layer
@@ -189,14 +197,16 @@ def stacked(
     lattice: Float[np.ndarray, "2 2"],
     planes: Sequence[Float[np.ndarray, "atoms 2"]],
 ) -> Atoms:
-    """Layers on top of each other.
+    """A crystal of stacked layers, periodic in all directions.
 
     Args:
-        crystal: whose layers they are.
+        crystal: with the layer and the distances in z.
         height: length of the third lattice vector, angstrom.
-        lattice: of the plane, rows, angstrom.
-        planes: for each layer the fractions of ``lattice`` of its atoms, cell after cell. The array ``layer`` of the
-            result counts the layers from 0.
+        lattice: lattice vectors of the plane (rows), angstrom.
+        planes: for each layer the positions of its atoms in fractions of ``lattice``, cell after cell.
+
+    Returns:
+        The atoms, with the number of the layer (from 0) in their array ``layer``.
     """
     layer = crystal.layer
     cell = np.zeros((3, 3))

@@ -1,7 +1,7 @@
-"""Inputs (.dat) of OpenMX 3.9 and 4.0 for a self-consistent calculation that writes H and S.
+"""Writes inputs (.dat) of OpenMX 3.9 and 4.0 for a self-consistent calculation that writes H and S.
 
-The settings are those of the published bilayer recipe (gen_example.py of DeepH-pack); bases and pseudopotentials are
-of the data base of 2019.
+The settings are those of the published recipe for bilayers (gen_example.py of DeepH-pack). Bases and pseudopotentials
+are those of OpenMX's DFT_DATA19, of 2019.
 """
 
 import re
@@ -21,7 +21,7 @@ from tracegrad.units import ANGSTROM_PER_BOHR
 SYSTEM = "openmx"  # System.Name: OpenMX writes openmx.out and openmx.scfout
 DATA_YEAR = 19
 
-# Bases of the published databases. That of Se is given for BS by its 7 shells; S and C by their 5.
+# Bases of the published databases, known by the number of their shells for Se (7), S (5) and C (5).
 STANDARD = {
     "C": "C6.0-s2p2d1",
     "S": "S7.0-s2p2d1",
@@ -30,11 +30,11 @@ STANDARD = {
     "Te": "Te7.0-s3p2d2",
     "Bi": "Bi8.0-s3p2d2",
 }
-# Smaller ones, for many calculations on a small machine; elements not named keep the standard one.
+# Smaller bases, for many calculations on a small machine; the other elements keep the standard basis.
 LIGHT = {**STANDARD, "C": "C5.0-s2p1d1", "S": "S7.0-s2p1d1", "Mo": "Mo7.0-s3p2d1"}
-# Electrons that the pseudopotentials *_PBE19 leave.
+# Valence electrons of the pseudopotentials *_PBE19.
 VALENCE = {"C": 4.0, "S": 6.0, "Se": 6.0, "Mo": 14.0, "Te": 16.0, "Bi": 15.0}
-# Keywords that follow from the structure or have a setting of their own.
+# Keywords that follow from the structure or have a separate setting; `keywords` must not contain them.
 _FIXED = (
     "System.Name DATA.PATH HS.fileout Species.Number Definition.of.Atomic.Species Atoms.Number "
     "Atoms.SpeciesAndCoordinates.Unit Atoms.SpeciesAndCoordinates Atoms.UnitVectors.Unit Atoms.UnitVectors "
@@ -46,20 +46,20 @@ _BASIS = re.compile(r"([A-Z][a-z]?)([0-9]+\.[0-9]+)(\w*)-([a-z0-9]+)", re.ASCII)
 
 @dataclass
 class OpenmxSettings:
-    """Settings of a calculation.
+    """Settings of an OpenMX calculation.
 
     Args:
-        bases: ``standard``, ``light``, or basis names of elements that replace standard ones.
+        bases: ``standard``, ``light``, or a mapping element -> basis that replaces standard ones.
         energy_cutoff: of the real-space grid, rydberg.
-        kmesh: points along the three vectors; None takes it from `k_spacing`.
-        k_spacing: largest distance of points in the plane, 1/angstrom with the factor 2 pi. The default gives the
+        kmesh: k-points along the three reciprocal vectors; None derives them from `k_spacing`.
+        k_spacing: largest distance of k-points in the plane, 1/angstrom with the factor 2 pi. The default gives the
             published 5 x 5 for 3 x 3 cells of bismuthene.
         criterion: of the SCF, hartree.
-        max_iter: most SCF cycles.
+        max_iter: largest number of SCF cycles.
         electronic_temperature: kelvin.
-        spin_orbit: non-collinear spin with spin-orbit coupling; None leaves it to the crystal, else off.
+        spin_orbit: non-collinear spin with spin-orbit coupling; None: as in the recipe of the crystal, else off.
         data_path: folder with the PAO and VPS folders of OpenMX; None leaves the keyword out.
-        keywords: more OpenMX keywords, or other values for the ones above.
+        keywords: further OpenMX keywords, or other values of keywords without a separate setting.
     """
 
     bases: Any = "standard"
@@ -83,11 +83,17 @@ class OpenmxSettings:
             raise ConfigError(f"kmesh={self.kmesh} has to be three whole numbers above 0, such as [5,5,1]")
         fixed = [keyword for keyword in self.keywords if str(keyword).lower() in _FIXED.lower().split()]
         if fixed:
-            raise ConfigError(f"keywords: {fixed[0]} is set from the structure or by a setting of its own")
+            raise ConfigError(
+                f"keywords: {fixed[0]} follows from the structure or has a separate setting; remove it"
+            )
         self.basis_names()
 
     def basis_names(self) -> dict[str, str]:
-        """Name of the basis of each element."""
+        """Element -> name of its basis, such as C6.0-s2p2d1.
+
+        Raises:
+            ConfigError: a name is no basis of its element, or an element has no known pseudopotential.
+        """
         if isinstance(self.bases, Mapping):
             names = {**STANDARD, **self.bases}
         elif self.bases in ("standard", "light"):
@@ -109,7 +115,7 @@ class OpenmxSettings:
         return names
 
     def shells(self, atoms: Atoms) -> dict[int, tuple[int, ...]]:
-        """Degrees of the shells of the elements of a crystal, by atomic number."""
+        """Atomic number -> degrees of the shells, for the elements of a crystal."""
         names = self.basis_names()
         chosen = {symbol: names[symbol].rpartition("-")[2] for symbol in sorted(set(atoms.symbols))}
         try:
@@ -123,23 +129,23 @@ class OpenmxSettings:
         return max(float(_BASIS.fullmatch(names[s])[2]) for s in set(atoms.symbols)) * ANGSTROM_PER_BOHR  # type: ignore[index]
 
     def mesh(self, lattice: Float[np.ndarray, "3 3"]) -> list[int]:
-        """Points along the three vectors; one along the third, which goes through the vacuum."""
+        """k-points along the three reciprocal vectors; 1 along the third, because of the vacuum."""
         if self.kmesh is not None:
             return list(self.kmesh)
         lengths = 2 * np.pi * np.linalg.norm(np.linalg.inv(lattice), axis=0)
         return [*(ceil(length / self.k_spacing - 1e-9) for length in lengths[:2]), 1]
 
     def files(self, atoms: Atoms) -> list[str]:
-        """Files below `data_path` that a crystal needs."""
+        """Files that a crystal needs, relative to `data_path`."""
         names = self.basis_names()
-        found: list[str] = []
+        files: list[str] = []
         for symbol in dict.fromkeys(atoms.symbols):
-            found += [f"PAO/{names[symbol].rpartition('-')[0]}.pao", f"VPS/{symbol}_PBE{DATA_YEAR}.vps"]
-        return found
+            files += [f"PAO/{names[symbol].rpartition('-')[0]}.pao", f"VPS/{symbol}_PBE{DATA_YEAR}.vps"]
+        return files
 
 
 def check_elements(atoms: Atoms, name: str) -> None:
-    """Raise `ConfigError` if a crystal has elements without basis and pseudopotential."""
+    """Raise `ConfigError` if a crystal has elements without a known basis and pseudopotential."""
     unknown = sorted(set(atoms.symbols) - VALENCE.keys())
     if unknown:
         raise ConfigError(
@@ -148,7 +154,7 @@ def check_elements(atoms: Atoms, name: str) -> None:
 
 
 def openmx_input(atoms: Atoms, settings: OpenmxSettings) -> str:
-    """The whole input of a crystal. Each spin starts with half of the valence electrons of an atom."""
+    """The input file of a crystal; each spin starts with half of the valence electrons of every atom."""
     names = settings.basis_names()
     species = list(dict.fromkeys(atoms.symbols))
     end = " 0.0 0.0 0.0 0.0 0" if settings.spin_orbit else ""
@@ -195,10 +201,10 @@ def openmx_input(atoms: Atoms, settings: OpenmxSettings) -> str:
     }
     known = {keyword.lower(): keyword for keyword in lines}
     lines |= {known.get(str(keyword).lower(), keyword): value for keyword, value in settings.keywords.items()}
-    return "".join(_written(str(keyword), value) for keyword, value in lines.items())
+    return "".join(_keyword_lines(str(keyword), value) for keyword, value in lines.items())
 
 
-def _written(keyword: str, value: Any) -> str:
+def _keyword_lines(keyword: str, value: Any) -> str:
     if isinstance(value, list):
         return "\n".join([f"<{keyword}", *map(str, value), f"{keyword}>\n"])
     if isinstance(value, bool):

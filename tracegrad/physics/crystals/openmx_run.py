@@ -1,7 +1,7 @@
-"""Running OpenMX in folders of its own, several at a time, and what its outputs say.
+"""Runs OpenMX calculations in parallel, each in its own folder, and reads how they ended.
 
-A folder holds `openmx.dat`, and after a calculation `openmx.std` (what OpenMX printed), `openmx.out` (the history of
-the SCF, written at the end) and `openmx.scfout` (H and S).
+A folder contains `openmx.dat` (input) and after the calculation `openmx.std` (what OpenMX printed), `openmx.out` (the
+history of the SCF, written at the end) and `openmx.scfout` (H and S).
 """
 
 import ctypes
@@ -26,12 +26,12 @@ _CYCLE = re.compile(r"^\s*SCF=\s*(\d+)\s+NormRD=\s*(\S+)\s+Uele=", re.MULTILINE)
 _VERSION = re.compile(r"performed by OpenMX Ver\.\s*(\S+)")
 _LIBC = ctypes.CDLL(None)
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
-_GRACE = 5.0  # seconds between asking processes to end and killing them
+_GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What `openmx.out` says of a finished calculation: cycles of the SCF, and the version of OpenMX."""
+class OpenmxOutcome:
+    """The end of a finished calculation, from `openmx.out`: SCF cycles, last NormRD, version of OpenMX."""
 
     cycles: int
     residual: str
@@ -44,7 +44,7 @@ class Program:
 
     Args:
         executable: absolute path of the program.
-        launcher: words before it, such as ``mpirun -np 4``.
+        launcher: words that precede it, such as ``mpirun -np 4``.
         threads: of each process.
         time_limit: of a calculation, seconds; None for no limit.
     """
@@ -62,10 +62,11 @@ class Program:
 
     @property
     def command(self) -> list[str]:
+        """The words of the command line, to be run in the folder of a calculation."""
         return [*self.launcher, str(self.executable), INPUT, "-nt", str(self.threads)]
 
     def default_data_path(self) -> Path | None:
-        """The data base beside the source or work folder of an installation, where OpenMX's makefile leaves it."""
+        """The folder DFT_DATA19 of the installation, beside the folder of the program; None if it does not exist."""
         path = self.executable.resolve().parent.parent / "DFT_DATA19"
         return path if path.is_dir() else None
 
@@ -73,24 +74,30 @@ class Program:
 def find_program(
     openmx: str | None, *, launcher: str | None = None, threads: int = 1, time_limit: float | None = None
 ) -> Program | None:
-    """OpenMX as a path or a name; None looks for ``openmx`` on the PATH and gives None where it is not.
+    """The OpenMX program.
+
+    Args:
+        openmx: path or name; None looks for ``openmx`` on the PATH, and returns None if it is not there.
+        launcher, threads, time_limit: see `Program`.
 
     Raises:
-        ConfigError: a program or launcher that was asked for is not there.
+        ConfigError: ``openmx`` or the launcher does not exist.
     """
-    found = shutil.which(openmx or "openmx")
-    if found is None:
+    executable = shutil.which(openmx or "openmx")
+    if executable is None:
         if openmx is not None:
             raise ConfigError(f"openmx={openmx}: no such program that can be run; give its path or name")
         return None
     words = tuple(shlex.split(launcher or ""))
     if words and shutil.which(words[0]) is None:
-        raise ConfigError(f"launcher={launcher}: there is no program {words[0]}; give such as 'mpirun -np 4'")
-    return Program(Path(found).absolute(), words, threads, time_limit)
+        raise ConfigError(
+            f"launcher={launcher}: there is no program {words[0]}; give a command such as 'mpirun -np 4'"
+        )
+    return Program(Path(executable).absolute(), words, threads, time_limit)
 
 
-def read_outcome(folder: Path) -> Outcome | None:
-    """What a calculation came to; None where it is not finished."""
+def read_outcome(folder: Path) -> OpenmxOutcome | None:
+    """How the calculation in a folder ended; None if it is not finished."""
     if not (folder / SCFOUT).is_file():
         return None
     try:
@@ -101,24 +108,24 @@ def read_outcome(folder: Path) -> Outcome | None:
     if not cycles:
         return None
     version = _VERSION.search(text)
-    return Outcome(int(cycles[-1][0]), cycles[-1][1], version[1] if version else None)
+    return OpenmxOutcome(int(cycles[-1][0]), cycles[-1][1], version[1] if version else None)
 
 
 def last_words(folder: Path) -> str:
-    """The last line that OpenMX printed, for messages."""
+    """The last line that OpenMX printed, as a clause for messages."""
     try:
         with (folder / PRINTED).open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
             lines = file.read().decode("utf-8", "replace").split("\n")
     except OSError:
         return "it printed nothing"
-    said = [line.strip() for line in lines if line.strip()]
-    return f"it last printed {said[-1][:200]!r}" if said else "it printed nothing"
+    printed = [line.strip() for line in lines if line.strip()]
+    return f"it last printed {printed[-1][:200]!r}" if printed else "it printed nothing"
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A calculation that ended: its seconds, and the reason where it failed."""
+class EndedCalculation:
+    """A calculation that has ended: its key, its wall time, and the reason if it failed."""
 
     key: Any
     seconds: float
@@ -126,7 +133,7 @@ class Ended:
 
 
 class Calculations:
-    """Running calculations, all of which are ended when the block is left."""
+    """The running calculations, as a context manager that stops all of them at its end."""
 
     def __init__(self, program: Program):
         self.program = program
@@ -134,6 +141,7 @@ class Calculations:
 
     @property
     def count(self) -> int:
+        """Number of running calculations."""
         return len(self._running)
 
     def start(self, key: Any, folder: Path) -> None:
@@ -157,8 +165,8 @@ class Calculations:
                 ) from error
         self._running[key] = (process, folder, time.monotonic())
 
-    def ended(self) -> Iterator[Ended]:
-        """The calculations that have ended by now, by themselves or by the time limit."""
+    def ended(self) -> Iterator[EndedCalculation]:
+        """The calculations that have ended since the last call, by themselves or because of the time limit."""
         limit = self.program.time_limit
         for key, (process, folder, start) in list(self._running.items()):
             status, seconds = process.poll(), time.monotonic() - start
@@ -167,11 +175,15 @@ class Calculations:
             del self._running[key]
             if status is None:
                 _end([process])
-                yield Ended(key, seconds, f"stopped by time_limit={limit:g} seconds; {last_words(folder)}")
+                yield EndedCalculation(
+                    key, seconds, f"stopped by time_limit={limit:g} seconds; {last_words(folder)}"
+                )
                 continue
-            # Processes of a launcher may outlive it.
+            # A launcher may leave processes behind.
             _end([process])
-            yield Ended(key, seconds, None if status == 0 else f"{_ending(status)}; {last_words(folder)}")
+            yield EndedCalculation(
+                key, seconds, None if status == 0 else f"{_ending(status)}; {last_words(folder)}"
+            )
 
     def __enter__(self) -> "Calculations":
         return self
@@ -182,7 +194,7 @@ class Calculations:
 
 
 def _end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """Ask the processes and their children to end, and kill what does not."""
+    """Send SIGTERM to the processes and their children, and SIGKILL to those that do not end in time."""
     for process in processes:
         _signal(process, signal.SIGTERM)
     deadline = time.monotonic() + _GRACE
@@ -194,7 +206,7 @@ def _end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
 
 
 def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    # The session of the process has its number; it is gone when no process of it is left.
+    # Each process leads a session, whose processes form the group of its number; it is gone when all have ended.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 
@@ -206,6 +218,6 @@ def _ending(status: int) -> str:
 
 
 def _end_with_parent() -> None:
-    """Called in the child: it gets SIGTERM when this process ends, even if by SIGKILL (Linux)."""
+    """Called in the child process: lets Linux send it SIGTERM when this process ends, even by SIGKILL."""
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(_DEATH_SIGNAL, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What a database of crystals can be told, and what has to agree when its generation goes on."""
+"""Settings of a database of crystals, and the key that must be equal when its generation is continued."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ DISTURBANCES = ("gaussian", "uniform")
 
 @dataclass
 class CrystalSettings(OpenmxSettings):
-    """Everything the numbers of a generated database depend on, besides geometries from files.
+    """Everything that determines the numbers of a generated database, besides geometries from files.
 
-    Lengths are in angstrom, angles in degrees. What is None is taken from the published way of making the database of
-    `crystal`, see `layers.CRYSTALS`. Twisted cells are made if there are `twists` or `angles`; they stay ideal and
-    come once unless told otherwise.
+    Lengths are in angstrom, angles in degrees. A setting that is None has the value of the published recipe of
+    `crystal`, see `layers.CRYSTALS`. With `twists` or `angles` the structures are twisted cells; there is one ideal
+    cell for each twist, unless `structures` (copies) and `amplitude` (displacements) are set.
     """
 
     crystal: str | None = None
@@ -63,7 +63,7 @@ class CrystalSettings(OpenmxSettings):
 
     @property
     def recipe(self) -> Crystal:
-        """The crystal with its way of making, as changed by the settings."""
+        """The published recipe of the crystal, as changed by the settings."""
         if self.crystal is None:
             raise ConfigError("crystal is needed; give one such as crystal=BG, or geometries=FILE")
         published = CRYSTALS[self.crystal]
@@ -78,7 +78,7 @@ class CrystalSettings(OpenmxSettings):
 
     @cached_property
     def twisted(self) -> list[Twist]:
-        """The twists to make; empty for a database without."""
+        """The twists of the database; empty for one without twisted cells."""
         published = self.twists == "published"
         if published and not self.recipe.twists:
             raise ConfigError(f"twists=published: there are no twisted structures of {self.recipe.title}")
@@ -101,12 +101,12 @@ class CrystalSettings(OpenmxSettings):
         return self.crystal is not None and CRYSTALS[self.crystal].spin_orbit
 
     def in_use(self) -> dict[str, Any]:
-        """All settings that decide about the numbers; `data_path` only says where a machine has its files."""
+        """All settings that determine the numbers, so without `data_path`, which depends on the machine."""
         return {name: value for name, value in asdict(self).items() if name != "data_path"}
 
 
 def resume_key(settings: CrystalSettings, inputs: dict[str, str]) -> dict[str, Any]:
-    """What has to be the same for a database to be gone on with; ``inputs`` are those of all structures."""
+    """The settings and inputs that must be equal for a database to be continued; ``inputs``: name -> input file."""
     digest = hashlib.sha256()
     for name, text in inputs.items():
         digest.update(f"{name}\0{text}\0".encode())
@@ -118,6 +118,6 @@ def _is_pair(pair: Any) -> bool:
 
 
 def openmx_settings(settings: CrystalSettings) -> OpenmxSettings:
-    """The part about OpenMX, with the choices that the crystal makes."""
+    """The settings of OpenMX, with spin-orbit coupling as the crystal needs it."""
     values = {entry.name: getattr(settings, entry.name) for entry in fields(OpenmxSettings)}
     return OpenmxSettings(**{**values, "spin_orbit": settings.spin})

@@ -1,4 +1,4 @@
-"""The structures of a database: stackings with thermal displacements, twisted cells, or frames of a file."""
+"""The structures of a database of crystals: stackings with random displacements, twisted cells, frames of files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.twist import twisted_cell
 from tracegrad.physics.geometry_files.reading import check_crystal, read_frames
 
-# Atoms closer than this fraction of the sum of their covalent radii are a mistake, not a thermal motion.
+# In units of the sum of the covalent radii; closer atoms are a mistake and no thermal motion.
 _CLOSEST = 0.6
 
 
@@ -29,8 +29,8 @@ class CrystalStructure:
     Args:
         name: of its folder.
         atoms: with a cell, angstrom.
-        origin: how it was made, for the provenance.
-        displacements: of its atoms from their ideal places, angstrom; None where not known.
+        origin: recipe or file, for the provenance.
+        displacements: of its atoms from their ideal positions, angstrom; None if unknown.
     """
 
     name: str
@@ -42,11 +42,12 @@ class CrystalStructure:
 def crystal_structures(
     settings: CrystalSettings, geometries: Sequence[str | Path] = ()
 ) -> list[CrystalStructure]:
-    """All structures that the settings ask for, and all frames of the files.
+    """All structures of the settings, and all frames of the files ``geometries``.
 
     Raises:
-        ConfigError: nothing is asked for, or atoms that touch each other or their images through the vacuum.
-        DataError: a file that cannot be read or is not periodic.
+        ConfigError: there is no structure, two have the same name, an element has no basis, atoms are too close, or
+            orbitals reach through the vacuum to the next image.
+        DataError: a file cannot be read or is not periodic.
     """
     structures = []
     if settings.crystal is not None:
@@ -83,7 +84,10 @@ def _stackings(settings: CrystalSettings) -> list[CrystalStructure]:
 
 
 def _shifts(settings: CrystalSettings, count: int) -> Float[np.ndarray, "structures 2"]:
-    """Fractions of the lattice vectors; a grid is gone through in random order, again and again."""
+    """Shifts of the upper layer in fractions of the lattice vectors.
+
+    The points of a grid come in random order, and repeatedly if there are more structures than points.
+    """
     if settings.recipe.layers == 1 or settings.shifts == "none":
         return np.zeros((count, 2))
     rng = np.random.default_rng([settings.seed, 1])
@@ -96,7 +100,7 @@ def _shifts(settings: CrystalSettings, count: int) -> Float[np.ndarray, "structu
 
 
 def _twisted(settings: CrystalSettings) -> list[CrystalStructure]:
-    """Ideal cells, or with displacements where an amplitude is set."""
+    """The twisted cells: ideal ones, or with random displacements if an amplitude is set."""
     recipe = settings.recipe
     copies = settings.structures or 1
     structures = []
@@ -120,7 +124,7 @@ def _twisted(settings: CrystalSettings) -> list[CrystalStructure]:
 def _disturbed(
     name: str, cell: Atoms, origin: dict[str, Any], recipe: Crystal, seed: list[int]
 ) -> CrystalStructure:
-    """Random displacements of all atoms."""
+    """A structure with random displacements of all atoms of a cell."""
     rng = np.random.default_rng(seed)
     shape = (len(cell), 3)
     uniform = recipe.disturbance == "uniform"
@@ -140,7 +144,7 @@ def _frames(path: Path) -> list[CrystalStructure]:
     structures = []
     for index, frame in enumerate(frames):
         check_crystal(frame)
-        # Only what the calculation is about; a file may hold energies and constraints as well.
+        # Without energies, constraints and whatever else the file may contain.
         atoms = Atoms(frame.atoms.numbers, frame.atoms.positions, cell=frame.atoms.cell, pbc=True)
         name = path.stem if len(frames) == 1 else f"{path.stem}_{index:0{digits}}"
         structures.append(CrystalStructure(name, atoms, {"file": path.name, "frame": index}))

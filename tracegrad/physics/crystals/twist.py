@@ -1,12 +1,12 @@
 """Commensurate cells of two equal hexagonal layers that are rotated against each other.
 
 For whole numbers m, n without a common divisor the vector m a1 + n a2 of one layer is as long as n a1 + m a2 of the
-other. A rotation that brings them together, by the angle theta with
+other. The rotation that makes them coincide, by the angle theta with
 
     cos(theta) = (m^2 + 4 m n + n^2) / (2 (m^2 + m n + n^2)),
 
-makes them a lattice vector of both; a second one is theirs turned by 60 degrees. The cell holds m^2 + m n + n^2 cells
-of each layer, or a third of them where m - n is a multiple of 3.
+makes this vector a lattice vector of both layers; a second one is the same vector rotated by 60 degrees. The common
+cell holds m^2 + m n + n^2 cells of each layer, or a third of them if m - n is a multiple of 3.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Twist:
 
     @cached_property
     def angle(self) -> float:
-        """Degrees, between 0 and 60."""
+        """Angle of the rotation, degrees, between 0 and 60."""
         m, n = self.m, self.n
         return degrees(acos((m * m + 4 * m * n + n * n) / (2 * (m * m + m * n + n * n))))
 
@@ -49,14 +49,14 @@ class Twist:
 
     @property
     def supercells(self) -> tuple[Int[np.ndarray, "2 2"], Int[np.ndarray, "2 2"]]:
-        """Rows are the vectors of the common cell in those of the lower and of the upper layer."""
+        """The vectors of the common cell (rows) in units of the lattice vectors of the lower and the upper layer."""
         return _supercell(self.m, self.n), _supercell(self.n, self.m)
 
 
 def _supercell(m: int, n: int) -> Int[np.ndarray, "2 2"]:
     vectors = np.array([[m, n], [-n, m + n]])
     if (m - n) % 3 == 0:
-        # (t1 + t2) / 3 and the same turned by 60 degrees are lattice vectors too.
+        # (t1 + t2) / 3 and the same vector rotated by 60 degrees are lattice vectors too.
         vectors = np.array([[1, 1], [-1, 2]]) @ vectors // 3
     return vectors
 
@@ -67,44 +67,44 @@ def nearest_twist(angle: float, tolerance: float, most_atoms: int, atoms_per_cel
     Args:
         angle: degrees, between 0 and 60.
         tolerance: largest deviation, degrees.
-        most_atoms: of the common cell.
-        atoms_per_cell: of one layer.
+        most_atoms: largest number of atoms of the common cell.
+        atoms_per_cell: atoms in a cell of one layer.
 
     Raises:
-        ConfigError: there is none; the message lists the nearest with their numbers of atoms.
+        ConfigError: there is no such twist; the message lists the nearest ones with their numbers of atoms.
     """
     if not 0 < angle < 60:
         raise ConfigError(f"twist angle {angle:g}: angles between 0 and 60 degrees are possible")
     if not 0 <= tolerance < float("inf"):
         raise ConfigError(f"angle_tolerance={tolerance} has to be 0 degrees or more")
-    # n < m covers all angles; cells of a third of the size allow numbers up to sqrt(3) times as large.
+    # All angles have a pair n < m. If m - n is a multiple of 3 the cell is three times smaller, so m may be larger.
     largest = int((1.5 * most_atoms / atoms_per_cell) ** 0.5)
-    found = [
+    twists = [
         twist
         for m in range(2, largest + 1)
         for n in range(1, m)
         if gcd(m, n) == 1 and 2 * (twist := Twist(m, n)).cells * atoms_per_cell <= most_atoms
     ]
-    found.sort(key=lambda twist: (round(abs(twist.angle - angle), 9), twist.cells))
-    if not found or abs(found[0].angle - angle) > tolerance:
+    twists.sort(key=lambda twist: (round(abs(twist.angle - angle), 9), twist.cells))
+    if not twists or abs(twists[0].angle - angle) > tolerance:
         near = ", ".join(
             f"{twist.angle:.3f} degrees: ({twist.m}, {twist.n}), {2 * twist.cells * atoms_per_cell} atoms"
-            for twist in found[:4]
+            for twist in twists[:4]
         )
         raise ConfigError(
             f"no commensurate twist within {tolerance:g} of {angle:g} degrees with at most {most_atoms} atoms; "
             + (f"nearest: {near}; " if near else "")
             + "change the angle, angle_tolerance or most_atoms"
         )
-    return found[0]
+    return twists[0]
 
 
 def twisted_cell(crystal: Crystal, twist: Twist, height: float) -> Atoms:
-    """Two rigid layers, twisted about the corner of the cell; the lower one keeps its axes.
+    """The common cell of two rigid layers, twisted about the corner of the cell; the lower layer keeps its axes.
 
     Args:
-        crystal: of two layers.
-        twist: its rotation.
+        crystal: a crystal of two layers.
+        twist: rotation of the upper layer.
         height: length of the third lattice vector, angstrom.
     """
     if crystal.layers != 2:
@@ -117,10 +117,10 @@ def twisted_cell(crystal: Crystal, twist: Twist, height: float) -> Atoms:
 def _filled(
     in_plane: Float[np.ndarray, "atoms 2"], supercell: Int[np.ndarray, "2 2"]
 ) -> Float[np.ndarray, "filled 2"]:
-    """Atoms of all cells in a supercell, in fractions of its vectors."""
+    """Positions of the atoms of all cells in a supercell (rows: its vectors), in fractions of these vectors."""
     size = int(np.abs(supercell).sum())
     corners = np.stack(np.meshgrid(*[np.arange(-size, size + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
-    # Fractions times the determinant are whole numbers, so that a corner on the edge is counted once.
+    # The fractions times the determinant are integers, so that a corner on an edge of the supercell counts once.
     (a, b), (c, d) = supercell.tolist()
     determinant = a * d - b * c
     scaled = corners @ np.array([[d, -b], [-c, a]])

@@ -1,1 +1,1 @@
-"""Geometry files: what they say is taken, or refused with the file, the line and what to write instead."""
+"""Reads geometry files strictly: whatever is in doubt is refused with file, line and what to write instead."""

@@ -1,4 +1,4 @@
-"""CIF files: each data block with atoms is a frame; sites with a doubt are refused by name."""
+"""Reads CIF files: each data block with atoms is a frame; ambiguous sites are refused by name."""
 
 import io
 import re
@@ -19,8 +19,8 @@ from tracegrad.errors import DataError
 from tracegrad.physics.geometry_files.frame import Frame, Statement
 from tracegrad.physics.geometry_files.values import isotope
 
-_OVERLAP = 0.1  # angstrom; nearer sites of a file are two choices for one place
-_FULL = 1e-3
+_OVERLAP = 0.1  # angstrom; sites that are closer are alternatives for one position
+_FULL = 1e-3  # tolerance of an occupancy of 1
 _OPERATIONS = (
     "_space_group_symop_operation_xyz",
     "_space_group_symop.operation_xyz",
@@ -32,22 +32,22 @@ _MAGNETIC = ("_atom_site_moment", "_space_group_magn")
 
 
 def read_cif(path: Path, text: str) -> list[Frame]:
-    """All frames of the text of a file.
+    """All frames of a file with the content ``text``; ``path`` is named in messages.
 
     Raises:
-        DataError: a file that is no CIF, or sites with partial occupancy, disorder, unknown coordinates or elements.
+        DataError: the file is no CIF, or has sites with partial occupancy, disorder, unknown coordinates or elements.
     """
-    # ASE ends a table at a line of blanks, or of the carriage return of Windows.
+    # ASE ends a table at a line of blanks only, or with nothing but the carriage return of Windows.
     lines = "\n".join(line.rstrip() for line in text.splitlines())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # rows of a table that ASE would leave out
+            warnings.simplefilter("error", UserWarning)  # ASE warns of damaged rows and drops them
             blocks = list(parse_cif(io.StringIO(lines)))
     except UserWarning as warning:
         raise DataError(
             f"{path}: its tables are damaged ({str(warning).splitlines()[0]}); correct them"
         ) from None
-    except Exception as error:  # ASE raises many kinds for files that it does not understand
+    except Exception as error:  # ASE raises many kinds of exceptions for files that it does not understand
         raise DataError(f"{path}: not a readable CIF; write the crystal again, or give a POSCAR") from error
     with_atoms = [block for block in blocks if any(tag.startswith("_atom_site_") for tag in block)]
     if not with_atoms:
@@ -92,13 +92,13 @@ def _frame(block: CIFBlock, place: str) -> Frame:
 
 
 def _column(block: CIFBlock, tag: str) -> list[Any] | None:
-    """The values of all sites; a single site may stand outside a loop."""
+    """The values of a tag for all sites (a list, even for a single site outside of a loop); None if it is absent."""
     value = block.get(tag)
     return value if value is None or isinstance(value, list) else [value]
 
 
 def _check_symbol(symbol: str, where: str) -> None:
-    """The rules by which ASE finds the element in a label, where they leave no doubt."""
+    """Refuse a symbol or label whose element is ambiguous by the rules with which ASE derives it."""
     letters = re.match(r"[A-Za-z]*", symbol)[0]  # type: ignore[index]
     if letters in ("D", "T"):
         raise DataError(f"{where}: {isotope(letters)}")
@@ -114,7 +114,7 @@ def _check_symbol(symbol: str, where: str) -> None:
 def _check_disorder(block: CIFBlock, names: list[Any], where: str) -> None:
     for name, value in _sites(block, names, "_atom_site_occupancy"):
         if value == ".":
-            continue  # the default, 1
+            continue  # stands for the default, 1
         if not isinstance(value, int | float) or abs(value - 1) > _FULL:
             raise DataError(
                 f"{where}, site {name}: has occupancy {value}; give a crystal in which every site is fully occupied"
@@ -135,7 +135,7 @@ def _sites(block: CIFBlock, names: list[Any], tag: str) -> Iterator[tuple[Any, A
 
 
 def _atoms(block: CIFBlock, names: list[Any], where: str) -> Atoms:
-    """All atoms of the cell, after the symmetry."""
+    """All atoms of the cell, after the symmetry operations."""
     tags: dict[str, Any] = {
         tag: _column(block, tag) if tag.startswith("_atom_site_") else block[tag] for tag in block
     }
@@ -145,13 +145,13 @@ def _atoms(block: CIFBlock, names: list[Any], where: str) -> Atoms:
     try:
         sites = block.get_unsymmetrized_structure()
         _check_distances(sites, names, where)
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             atoms = block.get_atoms(fractional_occupancies=False)
             consistent = number is None or int(block.get_spacegroup(True).no) == int(number)
     except DataError:
         raise
-    except Exception as error:  # ASE raises many kinds, assertions among them
+    except Exception as error:  # ASE raises many kinds of exceptions, also assertions
         raise DataError(
             f"{where}: ASE makes no crystal of its cell, space group and sites; correct them, or give a POSCAR"
         ) from error
@@ -159,13 +159,13 @@ def _atoms(block: CIFBlock, names: list[Any], where: str) -> Atoms:
         consistent &= int(number) == 1
     name = next((block[tag] for tag in _GROUP_NAMES if tag in block), None)
     if number is not None and name is not None:
-        with suppress(Exception):  # a setting that ASE does not know by its name
+        with suppress(Exception):  # ASE does not know the names of all settings
             consistent &= Spacegroup(str(name)).no == int(number)
     if not consistent:
         raise DataError(
             f"{where}: the space group number {number} contradicts its name or its symmetry operations"
         )
-    for warning in said:
+    for warning in caught:
         message = str(warning.message)
         same = re.search(r"scaled_positions (\d+) and (\d+) are equivalent", message)
         if same:
@@ -193,6 +193,6 @@ def _check_distances(sites: Atoms, names: list[Any], where: str) -> None:
 def _two_settings(number: int) -> bool:
     try:
         Spacegroup(number, setting=2)
-    except Exception:  # ASE's own, where its table has no such line
+    except Exception:  # raised by ASE if its table has no second setting
         return False
     return True

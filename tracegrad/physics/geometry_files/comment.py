@@ -1,4 +1,4 @@
-"""What the comment line of an xyz file says: name=value pairs, and words that can mean one thing only."""
+"""Parses the comment line of an xyz file: name=value pairs, and words that state charge, spin or unit."""
 
 import re
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ _SPOKEN = re.compile(
     (?P<value>[+-]?\d+(?:\.\d*)?(?:[+-]|/\d+)?)(?![\w.])""",
     re.VERBOSE | re.IGNORECASE,
 )
-# Charge and multiplicity, as programs of quantum chemistry take them.
+# A comment with charge and multiplicity only, as in inputs of quantum chemistry programs.
 _CHARGE_MULTIPLICITY = re.compile(r"\s*([+-]?\d)[\s,]+([1-9])\s*")
 _POSITIONS = r"(?:coord(?:inate)?s?|positions?|geometry|lengths?|distances?|xyz|pos)"
-# Au is gold, unless in small or large letters.
+# "Au" is gold, "au" and "AU" are atomic units.
 _UNIT = r"(bohrs?|a\.u\.|atomic[ _]?units?|nanomet\w+|picomet\w+|(?-i:au|AU|nm|pm))"
 _OTHER_UNIT = re.compile(
     rf"""^\W*(?:in\s+)?{_UNIT}\W*$
@@ -35,33 +35,33 @@ _ENERGY_UNIT = re.compile(
 
 
 def pairs(text: str) -> list[tuple[str, str]]:
-    """All name=value pairs in their order, without quotes; a name may come twice."""
+    """All name=value pairs in their order, without quotes; a name may occur twice."""
     return [(match["key"].strip("\"'"), _unquoted(match["value"])) for match in _PAIR.finditer(text)]
 
 
-def said_in(text: str) -> Iterator[tuple[str, str]]:
-    """All pairs, and what is said of charge and spin in words, in quoted text, too."""
+def statements_in(text: str) -> Iterator[tuple[str, str]]:
+    """All name=value pairs, and charge and spin stated in words, also those inside of quoted values."""
     yield from pairs(text)
-    yield from spoken(text)
+    yield from stated_in_words(text)
 
 
-def spoken(text: str) -> Iterator[tuple[str, str]]:
-    """Charge and spin in words, such as "charge 2" or "total charge: -1"."""
+def stated_in_words(text: str) -> Iterator[tuple[str, str]]:
+    """Charge and spin stated in words, such as "charge 2" or "total charge: -1", as pairs of name and value."""
     for match in _SPOKEN.finditer(_PAIR.sub(" ; ", text)):
         yield match["key"], match["value"]
     for _, value in pairs(text):
         if value != text:
-            yield from said_in(value)
+            yield from statements_in(value)
 
 
 def charge_and_multiplicity(text: str) -> tuple[str, str] | None:
-    """The two numbers of a comment that has nothing else, such as "0 1"."""
+    """The two numbers of a comment that consists of them only, such as "0 1"; None for other comments."""
     match = _CHARGE_MULTIPLICITY.fullmatch(text)
     return (match[1], match[2]) if match else None
 
 
 def other_unit(text: str) -> str | None:
-    """The unit of length that a comment names where it is not angstrom."""
+    """The unit of length that a comment names if it is not angstrom; None otherwise."""
     for key, value in pairs(text):
         if _UNIT_KEY.fullmatch(key) and not _ANGSTROM.fullmatch(value):
             only_length = len(re.sub(r"[_ .-]?units?$", "", key, flags=re.IGNORECASE)) > 0

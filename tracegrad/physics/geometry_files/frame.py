@@ -1,4 +1,4 @@
-"""One geometry of a file, with what the file says beside elements and coordinates."""
+"""One geometry of a file, with its statements on charge, spin and periodicity."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +11,10 @@ class Statement:
     """A name and a value in a file, such as charge=1 in a comment line or the column initial_magmoms.
 
     Args:
-        place: file, and line or frame.
-        key: the name as the file writes it.
+        place: file, and line or frame, for messages.
+        key: the name as in the file.
         value: text, a number, or an array.
-        column: it has one value for each atom.
+        column: there is one value for each atom.
     """
 
     place: str
@@ -28,13 +28,13 @@ class Statement:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A geometry, not checked yet.
+    """A geometry as read; charge, spin and periodicity are checked later, by `check_molecule` or `check_crystal`.
 
     Args:
         atoms: elements, positions (angstrom), cell (angstrom) and the directions of periodicity.
-        place: the file, with the number of the frame where there are several.
-        statements: what the file says besides, as far as it may be about charge and spin.
-        pbc: how the file says along which lattice vectors the geometry is periodic, such as pbc="F F F".
+        place: the file, with the number of the frame if there are several, for messages.
+        statements: everything else in the file that may concern charge and spin.
+        pbc: the words of the file that determine the periodicity, such as pbc="F F F".
     """
 
     atoms: Atoms

@@ -1,7 +1,7 @@
-"""Geometries of files in many formats: the one way in for every command.
+"""Reads geometries from files in many formats; all commands use this module.
 
-Read are formats of which it is known what they can say of charge and spin, and where. ASE drops it in others (inputs
-and outputs of programs), so these are refused with the way to convert them.
+A format is read if it is known where it states charge and spin. In other formats (inputs and outputs of programs) ASE
+drops these, so they are refused with a hint how to convert them.
 """
 
 import io
@@ -21,14 +21,14 @@ from ase.io.formats import get_compression, open_with_compression
 
 from tracegrad.errors import DataError
 from tracegrad.physics.geometry_files.cif import read_cif
-from tracegrad.physics.geometry_files.comment import said_in
+from tracegrad.physics.geometry_files.comment import statements_in
 from tracegrad.physics.geometry_files.frame import Frame, Statement
 from tracegrad.physics.geometry_files.sections import molfile_statements, pdb_statements
 from tracegrad.physics.geometry_files.state import check_state
 from tracegrad.physics.geometry_files.vasp import check_vasp
 from tracegrad.physics.geometry_files.xyz import read_xyz
 
-# Names of files and the format that is theirs, in the words of ASE; the first that fits counts.
+# Pattern of file names -> ASE's name of the format; the first pattern that matches counts.
 FORMATS = {
     "*.xyz": "extxyz",
     "*.extxyz": "extxyz",
@@ -52,15 +52,15 @@ READABLE = (
     ".xyz, .extxyz, .traj, .json and .db (of ASE), .cif, POSCAR, CONTCAR, XDATCAR, .vasp, .xsf, .gen, .mol, .sdf, "
     ".pdb"
 )
-# What arrays of ASE's atoms hold beside charge and spin.
+# Arrays of ASE's atoms that have nothing to do with charge and spin.
 _GEOMETRY = {"numbers", "positions", "momenta", "masses", "tags"}
 
 
 def read_frames(path: Path) -> list[Frame]:
-    """All frames of a file, in their order, with at least one atom in each; charge and spin are not checked yet.
+    """All frames of a file, in their order, each with at least one atom; charge and spin are not checked.
 
     Raises:
-        DataError: no such file, another format, or contents that cannot be taken as they stand.
+        DataError: the file does not exist, has another format, is damaged or ambiguous.
     """
     if not path.is_file():
         raise DataError(
@@ -82,10 +82,10 @@ def read_frames(path: Path) -> list[Frame]:
 
 
 def one_frame(path: Path, frame: int | None) -> Frame:
-    """The frame that was chosen; ``frame`` counts from 0, or from the end where negative.
+    """One frame of a file; ``frame`` counts from 0, negative numbers from the end; None: the only frame.
 
     Raises:
-        DataError: as `read_frames`, several frames and none chosen, or a frame that does not exist.
+        DataError: see `read_frames`; there are several frames and ``frame`` is None; or the frame does not exist.
     """
     frames = read_frames(path)
     last = len(frames) - 1
@@ -98,10 +98,10 @@ def one_frame(path: Path, frame: int | None) -> Frame:
 
 
 def check_molecule(frame: Frame) -> bool:
-    """Refuse what is periodic, charged or of open shells; say whether the file states a charge (of zero).
+    """Refuse a geometry that is periodic, charged or has open shells; return whether the file states its charge (0).
 
     Raises:
-        DataError: what the geometry is, and what to write where it is a neutral molecule with paired electrons.
+        DataError: the geometry is no neutral closed-shell molecule; the message says what to write if it is one.
     """
     stated = check_state(frame)
     if frame.atoms.pbc.any():
@@ -116,20 +116,20 @@ def check_molecule(frame: Frame) -> bool:
 
 
 def check_crystal(frame: Frame) -> None:
-    """Refuse what is no crystal, or has a charge, open shells or magnetic moments.
+    """Refuse a geometry that is no crystal, or has a charge, open shells or magnetic moments.
 
     Raises:
-        DataError: what is missing or stated, and what to write.
+        DataError: with what is missing or stated, and what to write instead.
     """
     check_state(frame)
     check_cell(frame)
 
 
 def check_cell(frame: Frame) -> None:
-    """Refuse what has no cell, or contradicts it by its directions of periodicity.
+    """Refuse a geometry without three independent lattice vectors, or with a cell but without periodicity.
 
     Raises:
-        DataError: what is missing, and what to write.
+        DataError: with what is missing, and what to write.
     """
     atoms = frame.atoms
     if atoms.cell.rank < 3:
@@ -150,10 +150,10 @@ def check_cell(frame: Frame) -> None:
 
 
 def format_of(path: Path) -> str:
-    """The format of a file by its name, in the words of ASE.
+    """ASE's name of the format of a file, from the file name.
 
     Raises:
-        DataError: a name of none of them.
+        DataError: the file name belongs to no format that is read.
     """
     name = Path(get_compression(str(path))[0]).name.lower()
     for pattern, kind in FORMATS.items():
@@ -167,10 +167,10 @@ def format_of(path: Path) -> str:
 
 def _read(path: Path, kind: str) -> list[Frame]:
     if kind in ("traj", "json", "db"):
-        return _named(path, _ase_frames(path, kind))
+        return _as_frames(path, _ase_frames(path, kind))
     try:
         text = _text(path)
-    except Exception as error:  # each kind of compression has its own
+    except Exception as error:  # every compression raises other kinds of exceptions
         raise DataError(f"{path}: cannot be read ({error})") from error
     if kind == "extxyz":
         return read_xyz(path, text)
@@ -178,13 +178,13 @@ def _read(path: Path, kind: str) -> list[Frame]:
         return read_cif(path, text)
     if not text.strip():
         raise DataError(f"{path}: holds no atoms")
-    said: list[Statement] = []
+    statements: list[Statement] = []
     if kind.startswith("vasp"):
         check_vasp(path, text, trajectory=kind == "vasp-xdatcar")
     elif kind in _STATEMENTS:
-        said = _STATEMENTS[kind](path, text)
-    frames = _named(path, _ase_frames(path, kind, text), f"{_TITLES.get(kind, kind)} file")
-    return [replace(frame, statements=[*said, *frame.statements]) for frame in frames]
+        statements = _STATEMENTS[kind](path, text)
+    frames = _as_frames(path, _ase_frames(path, kind, text), f"{_TITLES.get(kind, kind)} file")
+    return [replace(frame, statements=[*statements, *frame.statements]) for frame in frames]
 
 
 _STATEMENTS: Mapping[str, Callable[[Path, str], list[Statement]]] = {
@@ -201,19 +201,19 @@ def _text(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return content.decode("latin-1")  # a comment of an old program
+        return content.decode("latin-1")  # old programs write comments in this encoding
 
 
 def _ase_frames(path: Path, kind: str, text: str | None = None) -> list[Atoms]:
     try:
         if kind in ("json", "db"):
             return _database_rows(path, kind)
-        # The format is passed, as ASE's guess does not work under python -O; a name may hold an @.
+        # The format is passed because ASE cannot guess it under python -O; a file name may contain an @.
         source = str(path) if text is None else io.StringIO(text)
         frames = ase.io.read(source, index=":", format=kind, do_not_split_by_at_sign=True)
     except DataError:
         raise
-    except Exception as error:  # ASE raises many kinds for files that it does not understand
+    except Exception as error:  # ASE raises many kinds of exceptions for files that it does not understand
         raise DataError(
             f"{path}: not a readable {_TITLES.get(kind, kind)} file; write it again, or give an .xyz in angstrom"
         ) from error
@@ -232,8 +232,8 @@ _TITLES = {
 
 
 def _database_rows(path: Path, kind: str) -> list[Atoms]:
-    """Rows of a database of ASE, with their key-value pairs and data among `Atoms.info`."""
-    if kind == "db":  # ASE makes its tables in any SQLite file that it opens
+    """Rows of a database of ASE, with their key-value pairs and data in `Atoms.info`."""
+    if kind == "db":  # checked first, because ASE creates its tables in any SQLite file that it opens
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
             tables = file.execute("SELECT count(*) FROM sqlite_master WHERE name = 'systems'").fetchone()[0]
         if not tables:
@@ -242,8 +242,11 @@ def _database_rows(path: Path, kind: str) -> list[Atoms]:
         return [row.toatoms(add_additional_information=True) for row in database.select()]
 
 
-def _named(path: Path, frames: list[Atoms], kind: str = "") -> list[Frame]:
-    """Frames of ASE's atoms, with all that they say of charge and spin; ``kind``: of a file without flags pbc."""
+def _as_frames(path: Path, frames: list[Atoms], kind: str = "") -> list[Frame]:
+    """Frames of ASE's atoms with their statements on charge and spin.
+
+    ``kind`` names a format without flags pbc, whose frames are periodic because of the format.
+    """
     result = []
     for index, atoms in enumerate(frames):
         place = f"{path}, frame {index}" if len(frames) > 1 else str(path)
@@ -270,5 +273,5 @@ def _entries(mapping: Mapping[Any, Any], place: str) -> Iterator[Statement]:
         if isinstance(value, Mapping):
             yield from _entries(value, place)
         if isinstance(value, str):
-            for name, said in said_in(value):
-                yield Statement(f"{place} ({key})", name, said)
+            for name, stated in statements_in(value):
+                yield Statement(f"{place} ({key})", name, stated)

@@ -1,4 +1,4 @@
-"""Charges and occupancies in molfiles and PDB files, which ASE does not pass on."""
+"""Reads charges, radicals and occupancies of molfiles and PDB files, which ASE drops."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from tracegrad.physics.geometry_files.values import atomic_number
 
 
 def molfile_statements(path: Path, text: str) -> list[Statement]:
-    """Charges and radicals of an MDL molfile (.mol, .sdf).
+    """The statements on charges and radicals in an MDL molfile (.mol, .sdf).
 
     Raises:
-        DataError: several molecules, or a version that ASE does not read.
+        DataError: several molecules, isotopes, unknown elements, or a version other than V2000.
     """
     lines = text.splitlines()
     if len(lines) < 4 or "V3000" in lines[3]:
@@ -19,9 +19,9 @@ def molfile_statements(path: Path, text: str) -> list[Statement]:
     end = next((n for n, line in enumerate(lines) if line.startswith("$$$$")), len(lines))
     if any(line.strip() for line in lines[end + 1 :]):
         raise DataError(
-            f"{path}, line {end + 2}: a second molecule, of which ASE takes none; give one, or several as .xyz"
+            f"{path}, line {end + 2}: a second molecule, which ASE does not read; give one, or several as .xyz"
         )
-    found = []
+    statements = []
     count = int(lines[3][:3]) if lines[3][:3].strip().isdigit() else 0
     for n, line in enumerate(lines[4 : 4 + count], 5):
         _check_symbol((line.split() + 4 * [""])[3], f"{path}, line {n}")
@@ -30,7 +30,7 @@ def molfile_statements(path: Path, text: str) -> list[Statement]:
             key, value = (
                 ("unpaired", 1) if code == "4" else ("charge", 4 - int(code) if code.isdigit() else code)
             )
-            found.append(Statement(f"{path}, line {n}", key, value))
+            statements.append(Statement(f"{path}, line {n}", key, value))
     charges, place = 0, ""
     for n, line in enumerate(lines[:end], 1):
         fields = line.split()
@@ -38,25 +38,27 @@ def molfile_statements(path: Path, text: str) -> list[Statement]:
             charges += sum(int(word) for word in fields[4::2] if word.lstrip("+-").isdigit())
             place = place or f"{path}, line {n} (M  CHG)"
         if line.startswith("M  RAD"):
-            found.append(Statement(f"{path}, line {n}", "unpaired", "1"))
+            statements.append(Statement(f"{path}, line {n}", "unpaired", "1"))
         if line.startswith("M  ISO"):
             raise DataError(f"{path}, line {n}: isotopes (M  ISO) have the same Hamiltonian; remove the line")
-    if place:  # these lines stand for all charges of the atoms
-        found = [entry for entry in found if entry.key != "charge"] + [Statement(place, "charge", charges)]
+    if place:  # lines M  CHG replace all charges in the lines of the atoms
+        statements = [entry for entry in statements if entry.key != "charge"] + [
+            Statement(place, "charge", charges)
+        ]
     else:
-        values = [entry for entry in found if entry.key == "charge"]
+        values = [entry for entry in statements if entry.key == "charge"]
         if values and all(isinstance(entry.value, int) for entry in values):
             total = sum(entry.value for entry in values)
-            found = [entry for entry in found if entry.key != "charge"]
-            found.append(Statement(values[0].place, "charge", total))
-    return found
+            statements = [entry for entry in statements if entry.key != "charge"]
+            statements.append(Statement(values[0].place, "charge", total))
+    return statements
 
 
 def pdb_statements(path: Path, text: str) -> list[Statement]:
-    """The sum of the formal charges in a PDB file.
+    """The sum of the formal charges in a PDB file as a statement; no statement if the file has no charges.
 
     Raises:
-        DataError: partial occupancy or alternative positions.
+        DataError: partial occupancy, alternative positions, unknown elements, or a charge that is no charge.
     """
     charges = 0
     first = ""

@@ -1,4 +1,4 @@
-"""Charge, spin and occupancy that a file states: neutral closed shells are taken, all else is refused by name."""
+"""Checks the charge, spin and occupancies that a file states: only neutral closed shells are accepted."""
 
 import re
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from tracegrad.errors import DataError
 from tracegrad.physics.geometry_files.frame import Frame, Statement
 from tracegrad.physics.geometry_files.values import numbers_of
 
-# Names without case, blanks and signs. Of charges: charge, total_charge, netCharge, formal charges, q, chrg, ...
+# Patterns of names in lower case without blanks and signs. Charges: charge, total_charge, netCharge, q, chrg, ...
 _CHARGE = re.compile(r".*(charge|chrg|chg)s?(state|total|tot|e)?|q(tot|total|net|mol|s)?|(tot|total|net)q")
 _NO_CHARGE = re.compile(r"nuclear|core|born|effective|valence|density|point|background")
 _MULTIPLICITY = re.compile(r".*(multiplicity|multip)|(spin)?mult")
@@ -21,16 +21,16 @@ _NONE = ("f", "false", "no", "none")
 
 _OCCUPANCY = re.compile(r"(site)?occupanc(y|ies)")
 
-# What rounding leaves of charges (e) and moments (Bohr magnetons) that cancel in a calculation.
+# Charges (e) and moments (Bohr magnetons) up to this size are rounding errors of a sum that is zero.
 _ROUNDED = 0.05
 _ADVICE = "networks and reference data are of neutral closed shells only, leave this geometry out"
 
 
 def check_state(frame: Frame) -> bool:
-    """Refuse charges, open shells, moments and partly occupied sites; say whether the file states a charge (of zero).
+    """Refuse charges, open shells, magnetic moments and partly occupied sites; return whether a charge (0) is stated.
 
     Raises:
-        DataError: a statement of another state, or one that cannot be understood.
+        DataError: a statement of another state, or one that is not understood.
     """
     stated = False
     for statement in frame.statements:
@@ -51,7 +51,7 @@ def check_state(frame: Frame) -> bool:
 
 
 def _kind(statement: Statement) -> Callable[[Statement, np.ndarray, Frame], None] | None:
-    """The check of a name; None where it is not about charge or spin."""
+    """The check for the name of a statement; None if it concerns neither charge, spin nor occupancy."""
     name = re.sub(r"[\W_]", "", statement.key).lower()
     if _CHARGE.fullmatch(name) and not _NO_CHARGE.search(name):
         return _charge

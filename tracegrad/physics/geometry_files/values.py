@@ -1,4 +1,4 @@
-"""Numbers and names of elements as files write them."""
+"""Parses numbers and names of elements as they are written in geometry files."""
 
 import json
 import re
@@ -10,20 +10,20 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+|\*\^[+-]?\d+)?")
-# Names of points without an element in the files of quantum chemistry.
+# Names of ghost and dummy atoms in the files of quantum chemistry programs.
 _DUMMIES = {"x", "xx", "bq", "gh", "du", "ghost", "dummy", "lp", "q", "va", "vac", "0"}
 
 
 def number(text: str) -> float | None:
-    """A finite number, also with the exponents of Fortran (1.0D+00) and of QM9 (1.0*^-6); None for all else."""
+    """The value of a number, also with exponents of Fortran (1.0D+00) and of QM9 (1.0*^-6); None for other text."""
     if not _NUMBER.fullmatch(text):
         return None
     return float(text.replace("*^", "e").replace("D", "e").replace("d", "e"))
 
 
 def numbers_of(value: Any) -> np.ndarray | None:
-    """The numbers in a value (text, lists, tables) as a flat array, None where there is none or something else."""
-    # As ASE writes lists and tables in a comment line.
+    """The numbers of a value (text, list, table, mapping) as a flat array; None if it has none, or other content."""
+    # ASE writes lists and tables into a comment line like this.
     if isinstance(value, str) and value.startswith("_JSON "):
         with suppress(ValueError):
             return numbers_of(json.loads(value.removeprefix("_JSON ")))
@@ -42,16 +42,16 @@ def numbers_of(value: Any) -> np.ndarray | None:
 
 
 def atomic_number(symbol: str) -> int:
-    """Of a chemical symbol in any case, or of a number from 1 to 118.
+    """The atomic number of a chemical symbol in any case, or of a text with a number from 1 to 118.
 
     Raises:
-        ValueError: anything else; the message says what it is and what to write.
+        ValueError: the text is no element; the message says what it may be and what to write.
     """
     if symbol.isascii() and symbol.isdigit() and 0 < int(symbol) < len(chemical_symbols):
         return int(symbol)
-    found = atomic_numbers.get(symbol.capitalize(), 0)
-    if found:
-        return found
+    number_of_symbol = atomic_numbers.get(symbol.capitalize(), 0)
+    if number_of_symbol:
+        return number_of_symbol
     bare = symbol.lower().strip("@*()[]_-:")
     if bare in ("d", "t"):
         raise ValueError(isotope(symbol))
@@ -69,6 +69,6 @@ def atomic_number(symbol: str) -> int:
 
 
 def isotope(symbol: str) -> str:
-    """What is said of D and T."""
+    """The message about the symbols D and T."""
     name = "deuterium" if symbol.lower().strip("@*()[]_-:") == "d" else "tritium"
     return f"{symbol!r} is {name}; isotopes have the same Hamiltonian, write H"

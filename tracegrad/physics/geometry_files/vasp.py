@@ -1,4 +1,4 @@
-"""What a POSCAR or XDATCAR says of elements and of the number of atoms, checked before ASE reads it."""
+"""Checks the elements and the number of atoms of a POSCAR or XDATCAR before ASE reads the file."""
 
 from pathlib import Path
 
@@ -7,7 +7,12 @@ from tracegrad.physics.geometry_files.values import atomic_number, number
 
 
 def check_vasp(path: Path, text: str, trajectory: bool) -> None:
-    """Refuse elements that are none, and another number of positions than the file says.
+    """Refuse unknown elements and a number of positions that differs from line 7.
+
+    Args:
+        path: named in messages.
+        text: content of the file.
+        trajectory: the file is an XDATCAR; its positions are not counted.
 
     Raises:
         DataError: with the line and what to write.
@@ -26,7 +31,7 @@ def check_vasp(path: Path, text: str, trajectory: bool) -> None:
             f"{path}, line 6: {lines[5].strip()!r} are numbers of atoms; put a line of element symbols before it"
         )
     for symbol in words(5):
-        bare = symbol.split("_")[0].split("/")[0]  # as of pseudopotentials, such as Mo_sv
+        bare = symbol.split("_")[0].split("/")[0]  # names of pseudopotentials, such as Mo_sv
         try:
             if bare.isdigit():
                 raise ValueError(f"{symbol!r} is no element; write its symbol")

@@ -1,6 +1,6 @@
-"""Files .xyz and .extxyz, read strictly: no line is left out, and every complaint has the number of its line.
+"""Reads .xyz and .extxyz files strictly: no line is skipped, and every error names its line.
 
-Numbers become the same doubles that `ase.io` makes of them.
+The numbers are bitwise those that `ase.io` reads.
 """
 
 import re
@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from tracegrad.errors import DataError
-from tracegrad.physics.geometry_files.comment import charge_and_multiplicity, other_unit, pairs, said_in
+from tracegrad.physics.geometry_files.comment import charge_and_multiplicity, other_unit, pairs, statements_in
 from tracegrad.physics.geometry_files.frame import Frame, Statement
 from tracegrad.physics.geometry_files.values import atomic_number, number, numbers_of
 
@@ -21,13 +21,13 @@ _NUMBERS = {"z", "numbers", "atomicnumbers"}
 _POSITIONS = {"pos", "position", "positions"}
 _CELLS = {"cell", "box", "unitcell", "cellvectors", "latticevectors", "cellparameters", "cellpar", "tv"}
 _TRUTH = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
-# Further columns of a plain xyz file that programs of molecular dynamics write: velocities, forces or both.
+# Numbers of further columns that molecular dynamics programs write into plain xyz files: velocities, forces or both.
 _VECTORS = (3, 6)
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A property of the atoms: its name in the file, its kind (R, I, S or L), and where it stands in a line."""
+    """A property of the atoms: its name in the file, its kind (R, I, S or L), and its words in a line."""
 
     name: str
     kind: str
@@ -35,25 +35,28 @@ class _Column:
 
     @property
     def plain(self) -> str:
+        """The name in lower case without blanks and signs."""
         return re.sub(r"[\W_]", "", self.name).lower()
 
 
 def read_xyz(path: Path, text: str) -> list[Frame]:
-    """All frames of the text of a file.
+    """All frames of a file with the content ``text``; ``path`` is named in messages.
 
     Raises:
-        DataError: anything in the file that is no part of a frame, or that cannot be taken as it stands.
+        DataError: a line belongs to no frame, or is damaged or ambiguous.
     """
     return _Reader(path, re.split(r"\r\n|\r|\n", text)).frames()
 
 
 class _Reader:
+    """Parses the lines of one file; line numbers in arguments count from 0, those in messages from 1."""
+
     def __init__(self, path: Path, lines: list[str]) -> None:
         self.path, self.lines = path, lines
 
     def frames(self) -> list[Frame]:
         starts: list[int] = []
-        found: list[Frame] = []
+        frames: list[Frame] = []
         line = 0
         while line < len(self.lines):
             if not self.lines[line].strip():
@@ -61,31 +64,33 @@ class _Reader:
                 continue
             starts.append(line)
             count = self.count(line, starts)
-            found.append(self.frame(line, count))
+            frames.append(self.frame(line, count))
             line += 2 + count
-        if len(found) == 1:
-            return found
+        if len(frames) == 1:
+            return frames
         return [
             Frame(frame.atoms, f"{self.path}, frame {index}", frame.statements, frame.pbc)
-            for index, frame in enumerate(found)
+            for index, frame in enumerate(frames)
         ]
 
     def error(self, line: int, message: str) -> DataError:
+        """The error of a line, to be raised."""
         return DataError(f"{self.path}, line {line + 1}: {message}")
 
     def shown(self, line: int) -> str:
+        """The beginning of a line, in quotation marks, for messages."""
         text = self.lines[line].strip()
         return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
     def count(self, line: int, starts: Sequence[int]) -> int:
-        """The number of atoms that starts a frame."""
+        """The number of atoms in the first line of a frame; ``starts`` are the first lines of the frames so far."""
         words = self.lines[line].split()
         if len(words) == 1 and words[0].isascii() and words[0].isdigit() and int(words[0]) > 0:
             return int(words[0])
         if len(starts) == 1:
             raise self.error(
                 line,
-                f"{self.shown(line)} is no number of atoms; an xyz file has this number alone in its first line, a "
+                f"{self.shown(line)} is no number of atoms; an xyz file has only this number in its first line, a "
                 "comment in the second, then a line for each atom",
             )
         before = starts[-2]
@@ -106,10 +111,10 @@ class _Reader:
         unit = other_unit(comment)
         if unit is not None:
             raise self.error(
-                at, f"the unit of length is {unit!r}; convert the coordinates to angstrom and say so"
+                at,
+                f"the unit of length is {unit!r}; convert the coordinates to angstrom and correct the comment",
             )
-        said = pairs(comment)
-        lattice, pbc, properties = self.settings(at, said)
+        lattice, pbc, properties = self.settings(at, pairs(comment))
         columns = self.columns(at, properties)
         rows = self.rows(start, count, columns)
         atoms = Atoms(
@@ -119,7 +124,7 @@ class _Reader:
             pbc=pbc[0],
         )
         place = f"{self.path}, line {at + 1}"
-        statements = [Statement(place, key, value) for key, value in said_in(comment)]
+        statements = [Statement(place, key, value) for key, value in statements_in(comment)]
         for key, value in zip(
             ("charge", "multiplicity"), charge_and_multiplicity(comment) or (), strict=False
         ):
@@ -132,6 +137,7 @@ class _Reader:
         return Frame(atoms, str(self.path), statements, pbc[1])
 
     def is_atom(self, text: str) -> bool:
+        """Whether a comment looks like the line of an atom: an element and three numbers with a decimal point."""
         words = text.split()
         if len(words) != 4 or None in map(number, words[1:]) or "." not in text:
             return False
@@ -142,11 +148,11 @@ class _Reader:
         return True
 
     def settings(
-        self, at: int, said: list[tuple[str, str]]
+        self, at: int, stated: list[tuple[str, str]]
     ) -> tuple[np.ndarray | None, tuple[list[bool], str], str | None]:
-        """Lattice, directions of periodicity with how the file says them, and Properties of a comment line."""
+        """Lattice, periodicity (flags, and the words of the file that state it), and Properties of a comment line."""
         known: dict[str, str] = {}
-        for key, value in said:
+        for key, value in stated:
             name = re.sub(r"[\W_]", "", key).lower()
             if name in _CELLS:
                 raise self.error(
@@ -155,7 +161,7 @@ class _Reader:
                 )
             if name in ("lattice", "pbc", "properties"):
                 if name in known:
-                    raise self.error(at, f"{key}= stands twice; remove one")
+                    raise self.error(at, f"{key}= occurs twice; remove one")
                 known[name] = value
         lattice = None
         if "lattice" in known:
@@ -166,7 +172,7 @@ class _Reader:
                 )
             lattice = values.reshape(3, 3)
         if "pbc" not in known:
-            periodic = lattice is not None  # as the format says
+            periodic = lattice is not None  # by the definition of the format
             return (
                 lattice,
                 ([periodic] * 3, "Lattice without pbc" if periodic else ""),
@@ -182,21 +188,21 @@ class _Reader:
         return lattice, (whole, f'pbc="{known["pbc"]}"'), known.get("properties")
 
     def columns(self, at: int, properties: str | None) -> list[_Column] | None:
-        """Of Properties=species:S:1:pos:R:3; None in a plain file."""
+        """The columns of Properties=species:S:1:pos:R:3; None for a plain file."""
         if properties is None:
             return None
         fields = properties.split(":")
-        found: list[_Column] = []
+        columns: list[_Column] = []
         start = 0
         for name, kind, width in zip(fields[::3], fields[1::3], fields[2::3], strict=False):
             if kind not in tuple("RISL") or not width.isdigit() or int(width) < 1:
                 break
-            found.append(_Column(name, kind, slice(start, start + int(width))))
+            columns.append(_Column(name, kind, slice(start, start + int(width))))
             start += int(width)
-        sizes = {column.plain: column.part.stop - column.part.start for column in found}
+        sizes = {column.plain: column.part.stop - column.part.start for column in columns}
         if (
-            3 * len(found) != len(fields)
-            or len(sizes) != len(found)
+            3 * len(columns) != len(fields)
+            or len(sizes) != len(columns)
             or not sizes.keys() & (_SPECIES | _NUMBERS)
             or [sizes[name] for name in sizes if name in _POSITIONS] != [3]
             or any(sizes[name] != 1 for name in sizes if name in _SPECIES | _NUMBERS)
@@ -206,22 +212,23 @@ class _Reader:
                 f"Properties={properties} is not understood; name each column once with kind and width, and species "
                 "and pos among them, such as Properties=species:S:1:pos:R:3:forces:R:3",
             )
-        return found
+        return columns
 
     def rows(self, start: int, count: int, columns: list[_Column] | None) -> list[list[str]]:
-        """The words of the lines of atoms, as many in each as there are columns."""
+        """The words of the lines of atoms, after a check of their number."""
         first = start + 2
         rows: list[list[str]] = []
         for line in range(first, first + count):
             words = self.lines[line].split() if line < len(self.lines) else []
             if not words or (len(words) == 1 and words[0].isdigit()):
-                said = f"line {start + 1} says {count} atoms, of which {len(rows)} stand before"
+                reason = f"line {start + 1} says {count} atoms, of which {len(rows)} stand before"
                 if any(text.strip() for text in self.lines[line:]):
                     raise self.error(
-                        line, f"no atom, but {said}; correct that number, or remove what is no atom"
+                        line, f"no atom, but {reason}; correct that number, or remove what is no atom"
                     )
                 raise self.error(
-                    len(self.lines) - 1, f"the file ends, but {said}; correct that number, or add the others"
+                    len(self.lines) - 1,
+                    f"the file ends, but {reason}; correct that number, or add the others",
                 )
             width = columns[-1].part.stop if columns else len(rows[0]) if rows else len(words)
             if columns is None:
@@ -234,6 +241,7 @@ class _Reader:
         return rows
 
     def check_plain(self, line: int, words: list[str], width: int) -> None:
+        """Check the columns of an atom in a plain file; ``width`` is the number of columns of the first atom."""
         further = len(words) - 4
         if further < 0:
             raise self.error(
@@ -252,7 +260,7 @@ class _Reader:
     def elements(self, first: int, rows: list[list[str]], columns: list[_Column] | None) -> np.ndarray:
         places = [0] if columns is None else [c.part.start for c in columns if c.plain in _SPECIES | _NUMBERS]
         known: dict[str, int] = {}
-        found = np.zeros(len(rows), dtype=np.int64)
+        numbers = np.zeros(len(rows), dtype=np.int64)
         for index, row in enumerate(rows):
             for place in places:
                 symbol = row[place]
@@ -261,16 +269,16 @@ class _Reader:
                         known[symbol] = atomic_number(symbol)
                     except ValueError as error:
                         raise self.error(first + index, str(error)) from None
-                if place != places[0] and known[symbol] != found[index]:
+                if place != places[0] and known[symbol] != numbers[index]:
                     raise self.error(
                         first + index, f"the columns of elements differ: {row[places[0]]} and {symbol}"
                     )
-                found[index] = known[symbol]
-        return found
+                numbers[index] = known[symbol]
+        return numbers
 
     def positions(self, first: int, rows: list[list[str]], columns: list[_Column] | None) -> np.ndarray:
         part = slice(1, 4) if columns is None else next(c.part for c in columns if c.plain in _POSITIONS)
-        found = np.empty((len(rows), 3))
+        positions = np.empty((len(rows), 3))
         for index, row in enumerate(rows):
             for axis, word in enumerate(row[part]):
                 value = number(word)
@@ -279,5 +287,5 @@ class _Reader:
                         first + index,
                         f"{word!r} is not a finite number; write x, y, z in angstrom, such as 0.5",
                     )
-                found[index, axis] = value
-        return found
+                positions[index, axis] = value
+        return positions

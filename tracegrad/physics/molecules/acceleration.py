@@ -1,8 +1,8 @@
-"""How much sooner a self-consistent field converges when it starts from a predicted Hamiltonian.
+"""Runs a self-consistent field (SCF) from a predicted Hamiltonian or a standard guess and records its convergence.
 
-Cycles are counted from 0, as PySCF's callback does and as the released numbers are: a run whose callback was called
-five times has 4 cycles. F_k is the Fock matrix that the callback of cycle k sees, rebuilt from the density after
-k + 1 diagonalisations and without DIIS; the matrix of the guess itself is never tested.
+Cycles are counted from 0, as by PySCF's callback and in the released numbers: a run whose callback was called
+five times has 4 cycles. F_k is the Fock matrix that the callback of cycle k receives. It is built without DIIS from
+the density after k + 1 diagonalisations; the Fock matrix of the guess itself is never compared with the reference.
 """
 
 import importlib
@@ -23,12 +23,12 @@ from tracegrad.physics.molecules.dft import BASIS, GRID_LEVEL, XC_CODES, build_m
 
 PREDICTION = "prediction"
 GUESSES = ("minao", "1e")  # PySCF's names
-CONV_TOL = 1e-9  # hartree, PySCF's default, with which the labels were made
+CONV_TOL = 1e-9  # hartree, PySCF's default, with which the labels were computed
 
 
 @dataclass(frozen=True)
 class ScfSettings:
-    """RKS in def2-SVP on the grid of the labels.
+    """Settings of an SCF: RKS in def2-SVP on the integration grid of the labels.
 
     Args:
         functional: `b3lyp5` (QH9 stable, dynamic-300k) or `b3lyp` (dynamic-100k).
@@ -50,7 +50,7 @@ class ScfSettings:
             raise ConfigError(f"max_cycle is {self.max_cycle}; at least 1 is needed")
 
     def describe(self) -> dict[str, Any]:
-        """Everything that fixes the numbers of a run, except for versions and the machine."""
+        """Everything that determines the numbers of a run, except the versions of programs and the machine."""
         return {
             "xc": XC_CODES[self.functional],
             "basis": BASIS,
@@ -69,11 +69,11 @@ class ScfRun:
     energy: float  # hartree, at the end
     energies: Float[np.ndarray, " cycles"]  # hartree, of the density after k + 1 diagonalisations
     errors: Float[np.ndarray, " cycles"]  # mean |F_k - F_ref|, hartree
-    seconds: Float[np.ndarray, " cycles"]  # wall time from the start, the making of the guess included
+    seconds: Float[np.ndarray, " cycles"]  # wall time from the start, with the computation of the guess
     wall_seconds: float  # of the whole run
-    # The wall time on a core of its own: what the one thread of a process has used. On a GPU the wall time.
+    # CPU time of the single thread: the wall time of a run that shares its core with nothing. On a GPU: wall time.
     core_seconds: float
-    # Orthonormal columns S^(1/2) C: spaces of two runs of a molecule can be compared without S.
+    # Orthonormal columns S^(1/2) C, so that the occupied spaces of two runs can be compared without S.
     occupied: Float[np.ndarray, "n n_occ"]
 
     @property
@@ -82,12 +82,12 @@ class ScfRun:
         return len(self.energies) - 1
 
     def first_hit(self, level: float) -> int | None:
-        """The first cycle whose error lies below ``level`` (hartree); None if there is none."""
+        """The first cycle with an error below ``level`` (hartree); None if there is none."""
         below = np.flatnonzero(self.errors < level)
         return int(below[0]) if below.size else None
 
     def energy_after(self, diagonalisations: int) -> float:
-        """Energy (hartree) after so many diagonalisations, or that of the end where fewer were needed."""
+        """Energy (hartree) after a number of diagonalisations, or the last one if the run needed fewer."""
         return float(self.energies[min(diagonalisations, len(self.energies)) - 1])
 
 
@@ -108,11 +108,12 @@ def solve(
         reference: Fock matrix F_ref of the database (hartree, PySCF's orbital order).
         settings: functional, largest number of cycles, device.
         start: minao, 1e or prediction.
-        hamiltonian: the predicted one (hartree, PySCF's orbital order), where the start is the prediction.
-        name: how an error calls the molecule.
+        hamiltonian: the predicted Hamiltonian (hartree, PySCF's orbital order), needed if the start is `prediction`.
+        name: of the molecule in error messages.
 
     Raises:
-        TraceGradError: a molecule or a matrix that no such SCF exists for, an unknown guess, no gpu4pyscf.
+        TraceGradError: the molecule is no neutral closed shell of these elements, the Hamiltonian is missing or not
+            finite, the guess is unknown, or gpu4pyscf is missing.
     """
     check_geometry(numbers, positions_angstrom, name)
     if start not in (PREDICTION, *GUESSES):
@@ -127,7 +128,7 @@ def solve(
     field.chkfile = None
     field.conv_tol = CONV_TOL
     field.max_cycle = settings.max_cycle
-    log = _Log(reference, began)
+    log = _CycleLog(reference, began)
     if settings.gpu:
         _watch(field, log)
     else:
@@ -149,12 +150,15 @@ def solve(
 
 
 def occupied_agreement(one: Float[np.ndarray, "n n_occ"], other: Float[np.ndarray, "n n_occ"]) -> float:
-    """Mean squared cosine of the principal angles between two spaces with orthonormal columns; 1 for the same."""
+    """Mean squared cosine of the principal angles between two occupied spaces (orthonormal columns).
+
+    It is 1 for equal spaces.
+    """
     return float(np.sum((one.T @ other) ** 2) / one.shape[1])
 
 
-class _Log:
-    """What happened in each cycle."""
+class _CycleLog:
+    """Records energy, error of the Fock matrix and time of each cycle."""
 
     def __init__(self, reference: np.ndarray, began: float) -> None:
         self.reference, self.began = reference, began
@@ -163,11 +167,12 @@ class _Log:
         self.seconds: list[float] = []
 
     def cycle(self, local: dict[str, Any]) -> None:
-        """PySCF's callback."""
+        """Called by PySCF after each cycle, with the local variables of its kernel."""
         self.energies.append(float(local["e_tot"]))
         self.add_fock(local["fock"])
 
     def add_fock(self, fock: Any) -> None:
+        """Record error and time of a cycle with this Fock matrix."""
         self.errors.append(mean_absolute(_host(fock), self.reference))
         self.seconds.append(time.perf_counter() - self.began)
 
@@ -176,7 +181,7 @@ def _initial_density(
     molecule: gto.Mole, overlap: np.ndarray, start: str, hamiltonian: np.ndarray | None
 ) -> np.ndarray:
     if start != PREDICTION:
-        # gpu4pyscf's own minao is another one than PySCF's, from which the reference counts are.
+        # gpu4pyscf's minao guess differs from PySCF's, which the released cycle counts belong to.
         return dft.RKS(molecule).get_init_guess(molecule, start)
     if hamiltonian is None:
         raise ConfigError("an SCF from the prediction needs the predicted Hamiltonian")
@@ -189,13 +194,13 @@ def _square_root(overlap: np.ndarray) -> np.ndarray:
 
 
 def _host(array: Any) -> np.ndarray:
-    """A numpy array of an array that may lie on a GPU (cupy)."""
+    """The array in host memory: cupy arrays are copied from the GPU."""
     return np.asarray(array.get() if hasattr(array, "get") else array)
 
 
 @cache
 def _warm_up() -> None:
-    """Load what PySCF loads late, so that the first run of a process is not timed longer than the others."""
+    """Run a small SCF, so that the time of the first run does not contain the modules that PySCF loads late."""
     field = dft.RKS(gto.M(atom="H 0 0 0; H 0 0 0.74", basis=BASIS, verbose=0, parse_arg=False))
     field.xc = XC_CODES["b3lyp"]
     field.chkfile = None
@@ -217,15 +222,15 @@ def _gpu_module() -> Any:
         ) from error
 
 
-def _watch(field: Any, log: _Log) -> None:
-    """Follow a kernel that calls no callback, as that of gpu4pyscf.
+def _watch(field: Any, log: _CycleLog) -> None:
+    """Record the cycles of a solver that calls no callback, such as that of gpu4pyscf.
 
-    In each cycle it asks once for the Fock matrix of the new density, without DIIS, and once for its energy, in
-    either order; the first energy of all is that of the guess.
+    In each cycle such a solver calls `get_fock` once without DIIS, for the new density, and `energy_tot` once, in
+    either order. Its very first call of `energy_tot` is for the guess and is not recorded.
     """
     get_fock: Callable[..., Any] = field.get_fock
     energy_tot: Callable[..., Any] = field.energy_tot
-    guess = [True]
+    guess = [True]  # emptied by the first energy
 
     def watched_fock(h1e=None, s1e=None, vhf=None, dm=None, cycle=-1, diis=None, **options):
         fock = get_fock(h1e, s1e, vhf, dm, cycle, diis, **options)
@@ -249,6 +254,6 @@ def mean_absolute(one: Float[np.ndarray, "n n"], other: Float[np.ndarray, "n n"]
 
 
 def check_guesses(guesses: Sequence[str]) -> None:
-    """Raise `ConfigError` unless these are standard guesses, each once and at least one."""
+    """Raise `ConfigError` unless there is at least one guess and all are different standard guesses."""
     if not guesses or len(set(guesses)) < len(guesses) or not set(guesses) <= set(GUESSES):
         raise ConfigError(f"guesses are {list(guesses)}; give one or more of {', '.join(GUESSES)}, each once")

@@ -1,20 +1,20 @@
-"""Which molecules of a test an acceleration is measured on."""
+"""Chooses the test molecules for which the acceleration of the SCF is measured."""
 
 import numpy as np
 from jaxtyping import Int
 
 from tracegrad.data.qh9.database import SPLIT_NAMES, QH9Database
 
-RELEASED_COUNT = 50
-SEED = 43
+RELEASED_COUNT = 50  # molecules of the QH9 benchmark
+SEED = 43  # of the QH9 benchmark
 
 
 def chosen_rows(database: QH9Database, rows: Int[np.ndarray, " rows"], count: int) -> Int[np.ndarray, " _"]:
-    """``count`` rows of a test, all of them where there are fewer; in the order in which they were drawn.
+    """Draw ``count`` of the test ``rows`` at random (all if there are fewer), in the order in which they were drawn.
 
-    On a released file they are drawn as the benchmark does, from the rows that are in the test parts of both of its
-    splits: 50 of them are exactly those of the benchmark. On other databases, and where those rows are not tested
-    here, the same generator draws from ``rows``.
+    On a released QH9 file they are drawn as the QH9 benchmark does, from the rows that belong to the test parts of
+    both splits: 50 rows are exactly those of the benchmark. On other databases, and if ``rows`` does not contain all
+    of those, the same generator draws from ``rows``.
     """
     pool = np.unique(rows)
     if database.release:

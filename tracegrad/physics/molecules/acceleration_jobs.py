@@ -1,4 +1,4 @@
-"""SCF runs of many molecules in parallel processes of one thread each."""
+"""SCF runs of many molecules in parallel processes with one thread each."""
 
 import signal
 from collections import deque
@@ -19,7 +19,7 @@ from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
 
 @dataclass(frozen=True)
 class PredictedMolecule:
-    """A molecule of a database (angstrom; hartree, PySCF's orbital order) and what a network says of it."""
+    """A molecule of a database with its predicted Hamiltonian (angstrom; hartree, PySCF's orbital order)."""
 
     row: int
     name: str
@@ -28,12 +28,12 @@ class PredictedMolecule:
     positions: Float[np.ndarray, "n_atoms 3"]
     reference: Float[np.ndarray, "n n"]
     predicted: Float[np.ndarray, "n n"]
-    seconds: float  # that the prediction took
+    seconds: float  # wall time of the prediction
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Runs and reasons of failures, by the position of the task."""
+class ScfOutcomes:
+    """The finished runs and the reasons of failures, by the index of the task."""
 
     runs: dict[int, ScfRun]
     failures: dict[int, str]
@@ -47,32 +47,32 @@ def solve_all(
     report: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     work: Callable[[ScfTask, ScfSettings], ScfRun] | None = None,
-) -> Outcome:
-    """Load every run from its store, or compute it and keep it there.
+) -> ScfOutcomes:
+    """Load every run from its store, or compute it and save it there.
 
-    A run that fails, even by the death of its process, does not stop the others.
+    A run that fails, even because its process died, does not stop the others.
 
     Args:
-        tasks: what to do, and where finished runs are kept.
+        tasks: each task with the store of its run.
         settings: of all runs.
-        processes: at most so many at a time.
-        report: takes a line about what goes wrong beside the runs themselves.
-        on_progress: called at the start and after each run with the numbers of runs done and of all.
-        work: in place of `run_task`, for tests.
+        processes: largest number of parallel processes.
+        report: receives a line if finished runs cannot be saved.
+        on_progress: called at the start and after each run with the number of finished runs and of all runs.
+        work: computes a run instead of `run_task`, for tests.
 
     Raises:
-        GenerationError: stopped by a signal; finished runs are kept.
+        GenerationError: stopped by a signal; finished runs are saved.
     """
     runs: dict[int, ScfRun] = {}
     failures: dict[int, str] = {}
     queue: deque[int] = deque()
     for i, (task, store) in enumerate(tasks):
-        found = store.load(task, settings)
-        if found is None:
+        stored = store.load(task, settings)
+        if stored is None:
             queue.append(i)
         else:
-            runs[i] = found
-    kept = True
+            runs[i] = stored
+    saved = True
     with stop_signals() as stopped:
         on_progress(len(runs), len(tasks))
         while queue and not stopped:
@@ -90,10 +90,10 @@ def solve_all(
                                 failures[i] = result.reason
                             else:
                                 runs[i] = result
-                                kept = kept and _keep(tasks[i], settings, result, report)
+                                saved = saved and _save(tasks[i], settings, result, report)
                             on_progress(len(runs) + len(failures), len(tasks))
                 except WorkerDied as error:
-                    # A signal to the whole process group ends workers too.
+                    # Ctrl-C reaches the workers too; their end is no failure then.
                     if not stopped:
                         failures[error.key] = f"its process died ({error})"
                         queue.extendleft(sorted(at_work - {error.key}, reverse=True))
@@ -101,19 +101,19 @@ def solve_all(
     if stopped:
         raise GenerationError(
             f"stopped by {signal.Signals(stopped[0]).name} after {len(runs)} of {len(tasks)} SCF runs; "
-            "those are kept: run the same command again to go on"
+            "those are saved: run the same command again to go on"
         )
-    return Outcome(runs, failures)
+    return ScfOutcomes(runs, failures)
 
 
-def _keep(
+def _save(
     task: tuple[ScfTask, ScfStore], settings: ScfSettings, run: ScfRun, report: Callable[[str], None]
 ) -> bool:
-    """Whether a run could be kept; a full disk is no reason to lose the others."""
+    """Save a run and return whether that was possible; a full disk must not stop the other runs."""
     try:
         task[1].save(task[0], settings, run)
     except TraceGradError as error:
-        report(f"SCF runs are not kept: {error}")
+        report(f"SCF runs are not saved: {error}")
         return False
     return True
 
@@ -123,22 +123,25 @@ def accelerations(
     guesses: Sequence[str],
     settings: ScfSettings,
     baselines: ScfStore,
-    own: ScfStore,
+    predictions: ScfStore,
     *,
     processes: int,
     report: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     work: Callable[[ScfTask, ScfSettings], ScfRun] | None = None,
 ) -> tuple[list[Acceleration], list[str]]:
-    """Run every molecule from its prediction and from the guesses; what could not be run is said, one line each.
+    """Run the SCF of every molecule from its prediction and from the standard guesses.
 
     Args:
         molecules: with predictions.
-        guesses: PySCF's names of standard guesses; same states are judged by the first one.
+        guesses: PySCF's names of standard guesses; the first one decides whether two runs reach the same state.
         settings: of all runs.
-        baselines: keeps runs from the guesses, which other networks share.
-        own: keeps runs from the predictions.
+        baselines: store of runs from the guesses, which do not depend on the network.
+        predictions: store of runs from the predictions.
         processes, report, on_progress, work: see `solve_all`.
+
+    Returns:
+        The results of the molecules whose runs were all computed, and a line on each run that failed.
     """
     starts = (PREDICTION, *guesses)
     tasks: list[tuple[ScfTask, ScfStore]] = []
@@ -147,7 +150,7 @@ def accelerations(
             hamiltonian = molecule.predicted if start == PREDICTION else None
             geometry = (molecule.numbers, molecule.positions, molecule.reference)
             task = ScfTask(molecule.row, *geometry, start, hamiltonian)
-            tasks.append((task, own if start == PREDICTION else baselines))
+            tasks.append((task, predictions if start == PREDICTION else baselines))
     outcome = solve_all(
         tasks, settings, processes=processes, report=report, on_progress=on_progress, work=work
     )

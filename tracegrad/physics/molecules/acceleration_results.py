@@ -1,17 +1,19 @@
-"""What SCF runs from a prediction and from standard guesses say about the prediction.
+"""Measures of the acceleration of the SCF by a prediction, from runs that start at it and at standard guesses.
 
-With 0-based cycles (`tracegrad.physics.molecules.acceleration`):
+With cycles counted from 0 (`tracegrad.physics.molecules.acceleration`):
 
 * achieved ratio = cycles from the prediction / cycles from the guess
-* error-level ratio = first cycle of the guess' run in which mean |F_k - F_ref| lies below the MAE of the prediction /
-  cycles of that run; 1 where that never happens, which is counted. The released code fails there.
+* error-level ratio = k / cycles from the guess, where k is the first cycle of the run from the guess with
+  mean |F_k - F_ref| below the MAE of the prediction. It is 1 if there is no such cycle (`scf_level_not_reached`);
+  the released code fails in this case.
 
-A run that does not converge counts with all the cycles that it was given, and is counted, too.
+A run that does not converge contributes its largest number of cycles and is counted in `scf_not_converged`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -19,31 +21,49 @@ from jaxtyping import Int
 from tracegrad.physics.molecules.acceleration import ScfRun, occupied_agreement
 from tracegrad.units import MEV_PER_HARTREE
 
-# Two converged runs are the same state if they agree to this. Runs that PySCF calls converged differ by some 1e-10
-# hartree in the energy and 1e-10 in the spaces, different states by more than 1e-3 in both.
+# Two converged runs have reached the same state if energies and occupied spaces agree within these tolerances. Runs
+# to the same state differ by about 1e-10 hartree and 1e-10, different states by more than 1e-3 in both.
 SAME_ENERGY = 1e-6  # hartree
 SAME_SPACE = 1e-5
-# A label and the Fock matrix of our own SCF differ by convergence noise, about 1e-7 hartree; two functionals by 1e-3.
+# Hartree. A label and the Fock matrix of our converged SCF differ by about 1e-7, two functionals by about 1e-3.
 LABEL_NOISE = 1e-5
 
+# Columns of `Acceleration.table`. Energies are in hartree, errors (h_mae, energy_error, label_error) in meV.
 COLUMNS = (
-    *("row", "name", "formula", "atoms", "guess", "h_mae", "cycles_prediction", "cycles_guess", "first_hit"),
-    *("achieved_ratio", "error_level_ratio", "seconds_predicting", "seconds_prediction", "seconds_guess"),
-    *("seconds_saved", "wall_seconds_prediction", "wall_seconds_guess", "energy_prediction", "energy_guess"),
-    *(
-        "energy_error_1",
-        "energy_error_2",
-        "converged_prediction",
-        "converged_guess",
-        "same_state",
-        "label_error",
-    ),
+    "row",
+    "name",
+    "formula",
+    "atoms",
+    "guess",
+    "h_mae",
+    "cycles_prediction",
+    "cycles_guess",
+    "first_hit",
+    "achieved_ratio",
+    "error_level_ratio",
+    "seconds_predicting",
+    "seconds_prediction",
+    "seconds_guess",
+    "seconds_saved",
+    "wall_seconds_prediction",
+    "wall_seconds_guess",
+    "energy_prediction",
+    "energy_guess",
+    "energy_error_1",
+    "energy_error_2",
+    "converged_prediction",
+    "converged_guess",
+    "same_state",
+    "label_error",
 )
 
 
 @dataclass(frozen=True)
 class Acceleration:
-    """The runs of one molecule; ``guesses`` maps each guess to its run, the first one is compared with."""
+    """The runs of one molecule from its prediction and from each guess (``guesses``: name -> run).
+
+    The run from the first guess decides about the converged state (`same_state`).
+    """
 
     row: int
     name: str
@@ -55,42 +75,44 @@ class Acceleration:
     guesses: Mapping[str, ScfRun]
 
     def achieved_ratio(self, guess: str) -> float:
-        """1 where the guess leaves no cycle to save."""
+        """Cycles from the prediction / cycles from the guess; 1 if the guess needs none."""
         cycles = self.guesses[guess].cycles
         return self.prediction.cycles / cycles if cycles else 1.0
 
     def error_level_ratio(self, guess: str) -> float:
-        """1 where the level is never reached."""
+        """First cycle from the guess below the MAE of the prediction / its cycles; 1 if there is no such cycle."""
         hit, cycles = self.guesses[guess].first_hit(self.level), self.guesses[guess].cycles
         return hit / cycles if hit is not None and cycles else 1.0
 
     def seconds_saved(self, guess: str) -> float:
-        """Time of one core that the prediction saves, with the wall time of the prediction taken off.
+        """Core time (s) of the run from the guess, less that from the prediction and the time of the prediction.
 
-        Other than wall times it does not depend on what else the machine did, also when the guess was cached.
+        Unlike wall times it does not depend on the load of the machine, even if the run from the guess comes from
+        the store.
         """
         return self.guesses[guess].core_seconds - self.prediction.core_seconds - self.seconds_predicting
 
     def wall_seconds_saved(self, guess: str) -> float:
-        """Wall time that was saved, as it was measured; a guess from a cache has that of its own machine."""
+        """The same with the measured wall times (s), which depend on the load of the machine during each run."""
         return self.guesses[guess].wall_seconds - self.prediction.wall_seconds - self.seconds_predicting
 
     @property
     def runs(self) -> list[ScfRun]:
+        """All runs: from the prediction, then from the guesses."""
         return [self.prediction, *self.guesses.values()]
 
     @property
     def converged_energy(self) -> float:
-        """The lowest energy (hartree) that a run converged to, or that was reached at all."""
+        """The lowest final energy (hartree) of the converged runs, or of all runs if none converged."""
         return min([run.energy for run in self.runs if run.converged] or [run.energy for run in self.runs])
 
     def energy_error(self, diagonalisations: int) -> float:
-        """Error of the energy (hartree) after so many SCF cycles from the prediction."""
+        """Error of the energy (hartree) after a number of diagonalisations from the prediction."""
         return abs(self.prediction.energy_after(diagonalisations) - self.converged_energy)
 
     @property
     def same_state(self) -> bool:
-        """Whether the runs from the prediction and from the first guess converge to one energy and density."""
+        """Whether the runs from the prediction and from the first guess converge to the same energy and density."""
         other = next(iter(self.guesses.values()))
         return (
             self.prediction.converged
@@ -101,65 +123,76 @@ class Acceleration:
 
     @property
     def label_error(self) -> float | None:
-        """Mean |F - F_ref| (hartree) at the end of the first guess that converged."""
+        """Mean |F - F_ref| (hartree) at the end of the first converged run from a guess; None if none converged."""
         return next((float(run.errors[-1]) for run in self.guesses.values() if run.converged), None)
 
     def table(self) -> list[tuple]:
-        """One row of `COLUMNS` for each guess: ratios, cycles, seconds; energies in hartree, errors in meV."""
-        errors = [self.energy_error(k) * MEV_PER_HARTREE for k in (1, 2)]
-        label = self.label_error
-        return [
-            (
-                *(self.row, self.name, self.formula, len(self.numbers), guess, self.level * MEV_PER_HARTREE),
-                *(self.prediction.cycles, run.cycles, run.first_hit(self.level)),
-                *(self.achieved_ratio(guess), self.error_level_ratio(guess), self.seconds_predicting),
-                *(self.prediction.core_seconds, run.core_seconds, self.seconds_saved(guess)),
-                *(
-                    self.prediction.wall_seconds,
-                    run.wall_seconds,
-                    self.prediction.energy,
-                    run.energy,
-                    *errors,
-                ),
-                *(int(self.prediction.converged), int(run.converged), int(self.same_state)),
-                None if label is None else label * MEV_PER_HARTREE,
-            )
-            for guess, run in self.guesses.items()
-        ]
+        """One row of `COLUMNS` for each guess."""
+        return [tuple(self._row(guess)[column] for column in COLUMNS) for guess in self.guesses]
+
+    def _row(self, guess: str) -> dict[str, Any]:
+        prediction, run, label_error = self.prediction, self.guesses[guess], self.label_error
+        return {
+            "row": self.row,
+            "name": self.name,
+            "formula": self.formula,
+            "atoms": len(self.numbers),
+            "guess": guess,
+            "h_mae": self.level * MEV_PER_HARTREE,
+            "cycles_prediction": prediction.cycles,
+            "cycles_guess": run.cycles,
+            "first_hit": run.first_hit(self.level),
+            "achieved_ratio": self.achieved_ratio(guess),
+            "error_level_ratio": self.error_level_ratio(guess),
+            "seconds_predicting": self.seconds_predicting,
+            "seconds_prediction": prediction.core_seconds,
+            "seconds_guess": run.core_seconds,
+            "seconds_saved": self.seconds_saved(guess),
+            "wall_seconds_prediction": prediction.wall_seconds,
+            "wall_seconds_guess": run.wall_seconds,
+            "energy_prediction": prediction.energy,
+            "energy_guess": run.energy,
+            "energy_error_1": self.energy_error(1) * MEV_PER_HARTREE,
+            "energy_error_2": self.energy_error(2) * MEV_PER_HARTREE,
+            "converged_prediction": int(prediction.converged),
+            "converged_guess": int(run.converged),
+            "same_state": int(self.same_state),
+            "label_error": None if label_error is None else label_error * MEV_PER_HARTREE,
+        }
 
 
 def summary(results: Sequence[Acceleration], guesses: Sequence[str]) -> dict[str, float]:
     """Means, sample standard deviations (``_std``) and counts over molecules; energies in meV."""
-    found: dict[str, float] = {}
+    means: dict[str, float] = {}
     for guess in guesses:
         for name in ("achieved_ratio", "error_level_ratio"):
             values = [getattr(result, name)(guess) for result in results]
-            found[f"{name}_{guess}"] = _mean(values)
-            found[f"{name}_{guess}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else nan
-        found[f"scf_seconds_saved_{guess}"] = _mean([result.seconds_saved(guess) for result in results])
+            means[f"{name}_{guess}"] = _mean(values)
+            means[f"{name}_{guess}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else nan
+        means[f"scf_seconds_saved_{guess}"] = _mean([result.seconds_saved(guess) for result in results])
         walls = [result.wall_seconds_saved(guess) for result in results]
-        found[f"scf_wall_seconds_saved_{guess}"] = _mean(walls)
+        means[f"scf_wall_seconds_saved_{guess}"] = _mean(walls)
         hits = [result.guesses[guess].first_hit(result.level) for result in results]
-        found[f"scf_level_not_reached_{guess}"] = float(hits.count(None))
+        means[f"scf_level_not_reached_{guess}"] = float(hits.count(None))
     for k in (1, 2):
         errors = [result.energy_error(k) * MEV_PER_HARTREE for result in results]
-        found[f"scf_energy_error_{k}"] = _mean(errors)
-    found["scf_same_state"] = _mean([float(result.same_state) for result in results])
-    found["scf_not_converged"] = float(sum(not run.converged for result in results for run in result.runs))
-    found["scf_molecules"] = float(len(results))
-    return found
+        means[f"scf_energy_error_{k}"] = _mean(errors)
+    means["scf_same_state"] = _mean([float(result.same_state) for result in results])
+    means["scf_not_converged"] = float(sum(not run.converged for result in results for run in result.runs))
+    means["scf_molecules"] = float(len(results))
+    return means
 
 
 def label_warning(results: Sequence[Acceleration], functional: str) -> str | None:
-    """What to say if labels are not the Fock matrices that the functional gives; None if they are."""
+    """A warning if the labels are not the Fock matrices of the functional; None if they are."""
     errors = [result.label_error for result in results if result.label_error is not None]
     far = [error for error in errors if error > LABEL_NOISE]
     if not far:
         return None
     return (
         f"the converged Fock matrices of {len(far)} of {len(errors)} molecules differ from the labels by "
-        f"{np.median(far):.1e} hartree in the mean (median; noise of convergence is about 1e-7): if those are most "
-        f"of them, {functional} is not the functional of the database and the error-level ratios mean nothing; "
+        f"{np.median(far):.1e} hartree in the mean (median; noise of convergence is about 1e-7): if these are most "
+        f"molecules, {functional} is not the functional of the database and the error-level ratios mean nothing; "
         "set functional to the right one"
     )
 

@@ -1,6 +1,6 @@
-"""Finished SCF runs on the disk, so that none is computed twice.
+"""Stores finished SCF runs on disk, so that none is computed twice.
 
-A run lies in a file named by the hash of all that fixes it (`ScfTask.key`).
+The file of a run is named by the hash of everything that determines the run (`ScfTask.key`).
 """
 
 import zlib
@@ -20,9 +20,9 @@ SUFFIX = ".tracegrad-scf"
 
 
 class ScfStore:
-    """Runs in one of several folders: read from all of them, written into the first that can be written.
+    """Reads runs from several folders and writes them into the first of these that is writable.
 
-    A damaged file counts as absent. Without a folder nothing is kept.
+    A damaged file counts as absent. Without a folder nothing is stored.
     """
 
     def __init__(self, folders: Sequence[Path]):
@@ -30,7 +30,7 @@ class ScfStore:
         self.place = next((folder for folder in self.folders if writable(folder)), None)
 
     def load(self, task: ScfTask, settings: ScfSettings) -> ScfRun | None:
-        """The run of a task, if it is there and whole."""
+        """The stored run of a task; None if there is none or its file is damaged."""
         name = f"{task.key(settings)}.npz"
         for folder in self.folders:
             run = _read(folder / name)
@@ -39,10 +39,10 @@ class ScfStore:
         return None
 
     def save(self, task: ScfTask, settings: ScfSettings, run: ScfRun) -> None:
-        """Keep a run, whole or not at all.
+        """Write the file of a run completely or not at all.
 
         Raises:
-            TraceGradError: the folder cannot be written after all.
+            TraceGradError: the file cannot be written, such as on a full disk.
         """
         if self.place is None:
             return
@@ -51,12 +51,12 @@ class ScfStore:
 
 
 def baseline_folders(database: Path, setting: str | None) -> list[Path]:
-    """Where runs that do not depend on a network are kept, the first place first.
+    """Folders for runs that do not depend on a network, in the order in which they are tried.
 
     Args:
         database: file of the molecules.
-        setting: "auto", a folder, or None for nowhere. Auto is beside the database (unless it comes with TraceGrad,
-            whose folder is left alone), then in the user's folder for caches (`cache_places`).
+        setting: "auto", a folder, or None for no folder. "auto" is beside the database (unless the database comes
+            with TraceGrad), then in the user's folder for caches (`cache_places`).
     """
     if setting is None:
         return []
@@ -68,18 +68,18 @@ def baseline_folders(database: Path, setting: str | None) -> list[Path]:
 def _read(path: Path) -> ScfRun | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {field.name: arrays[field.name] for field in fields(ScfRun)}
+            stored = {field.name: arrays[field.name] for field in fields(ScfRun)}
             run = ScfRun(
-                converged=bool(found["converged"]),
-                energy=float(found["energy"]),
-                energies=found["energies"],
-                errors=found["errors"],
-                seconds=found["seconds"],
-                wall_seconds=float(found["wall_seconds"]),
-                core_seconds=float(found["core_seconds"]),
-                occupied=found["occupied"],
+                converged=bool(stored["converged"]),
+                energy=float(stored["energy"]),
+                energies=stored["energies"],
+                errors=stored["errors"],
+                seconds=stored["seconds"],
+                wall_seconds=float(stored["wall_seconds"]),
+                core_seconds=float(stored["core_seconds"]),
+                occupied=stored["occupied"],
             )
-    # A .npy file gives an array, which is no context manager (TypeError); zipfile raises RuntimeErrors too.
+    # np.load gives a .npy file as an array, which is no context manager (TypeError); zipfile may raise RuntimeErrors.
     except (OSError, KeyError, ValueError, EOFError, TypeError, RuntimeError, BadZipFile, zlib.error):
         return None
     shapes = {run.energies.shape, run.errors.shape, run.seconds.shape}

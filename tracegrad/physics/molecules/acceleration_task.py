@@ -1,4 +1,4 @@
-"""One SCF to do in a worker process, which this module lets start without torch."""
+"""One SCF as a task of a worker process. This module does not import torch, so that workers start fast."""
 
 import hashlib
 import importlib
@@ -18,7 +18,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class ScfTask:
-    """One SCF to do: a molecule (angstrom, hartree) and where it starts."""
+    """One SCF to compute: a molecule (angstrom, hartree) and the start of its SCF, see `acceleration.solve`."""
 
     row: int
     numbers: Int[np.ndarray, " n_atoms"]
@@ -28,9 +28,9 @@ class ScfTask:
     hamiltonian: Float[np.ndarray, "n n"] | None = None
 
     def key(self, settings: ScfSettings) -> str:
-        """Hash of all that fixes the run: molecule, label, start, settings, version of PySCF, and the machine.
+        """Hash of everything that determines the run: molecule, label, start, settings, version of PySCF, machine.
 
-        The last one is for the seconds, which mean nothing on another machine: there the run is made again.
+        The machine is included because of the measured times, which cannot be compared with those of another one.
         """
         described = settings.describe() | {
             "format": FORMAT,
@@ -47,7 +47,7 @@ class ScfTask:
 
 
 def run_task(task: ScfTask, settings: ScfSettings) -> ScfRun:
-    """What a worker process does."""
+    """Compute the run of a task, in a worker process."""
     return solve(
         task.numbers,
         task.positions,
@@ -61,7 +61,7 @@ def run_task(task: ScfTask, settings: ScfSettings) -> ScfRun:
 
 @cache
 def machine(gpu: bool) -> str:
-    """The processor, and the GPU if it is used, whose seconds can be compared."""
+    """Model of the processor, and with ``gpu`` of the GPU too: times are comparable where these are equal."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             lines = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
@@ -70,7 +70,7 @@ def machine(gpu: bool) -> str:
     processor = lines[0] if lines else platform.processor() or platform.machine()
     if not gpu:
         return processor
-    import torch  # here: workers on a processor do without it
+    import torch  # imported here, because workers without a GPU do not need it
 
     gpu4pyscf = importlib.import_module("gpu4pyscf")
     return f"{processor}, {torch.cuda.get_device_name()}, gpu4pyscf {gpu4pyscf.__version__}"

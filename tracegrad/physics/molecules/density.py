@@ -1,4 +1,4 @@
-"""The density matrix that a Hamiltonian implies, which an SCF can start from."""
+"""The density matrix of the occupied orbitals of a Hamiltonian, from which an SCF can start."""
 
 import numpy as np
 import scipy.linalg
@@ -10,16 +10,16 @@ from tracegrad.errors import DataError
 def density(
     hamiltonian: Float[np.ndarray, "n n"], overlap: Float[np.ndarray, "n n"], electrons: int
 ) -> Float[np.ndarray, "n n"]:
-    """Closed-shell density matrix ``2 C_occ C_occ^T`` of the lowest orbitals of ``H C = S C eps``, in float64.
+    """Closed-shell density matrix D = 2 C_occ C_occ^T of the lowest orbitals of H C = S C eps, in float64.
 
     Args:
-        hamiltonian: symmetric up to rounding; its symmetric part is taken.
+        hamiltonian: hartree; its symmetric part is used.
         overlap: in the same orbital order.
-        electrons: an even number, at most two an orbital.
+        electrons: an even number, at most two for each orbital.
 
     Raises:
-        DataError: electrons that cannot be paired in these orbitals, entries that are not finite, shapes that do
-            not fit, an overlap that is not positive definite.
+        DataError: the electrons cannot be paired in these orbitals, entries are not finite, the shapes differ, or the
+            overlap is not positive definite.
     """
     h, s = (np.asarray(matrix, dtype=np.float64) for matrix in (hamiltonian, overlap))
     if h.ndim != 2 or h.shape != h.T.shape or h.shape != s.shape:

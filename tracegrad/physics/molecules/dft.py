@@ -1,4 +1,4 @@
-"""The DFT label of one geometry: the converged Fock matrix of RKS in def2-SVP, as QH9 defines it."""
+"""Computes the DFT label of one geometry, as QH9 defines it: the converged Fock matrix of RKS in def2-SVP."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ BASIS = "def2-svp"
 GRID_LEVEL = 3
 ELEMENTS = {1: "H", 6: "C", 7: "N", 8: "O", 9: "F"}
 
-# The code `b3lyp` changed its meaning between PySCF releases and can be changed by the user's PySCF
-# configuration; the codes on the right always mean the same.
+# The meaning of PySCF's name `b3lyp` has changed between releases and depends on the user's PySCF configuration; the
+# names on the right always mean the same functional.
 XC_CODES = {
     "b3lyp": "b3lypg",  # VWN-RPA: QH9 dynamic-100k
     "b3lyp5": "b3lyp5",  # VWN5: QH9 stable and dynamic-300k
 }
-# Two nuclei are never this close at 300 K (H2: 0.74); such a file is in another unit or damaged.
+# Nuclei are never as close as this at 300 K (H2: 0.74); such a file is damaged or has another unit of length.
 MIN_DISTANCE_ANGSTROM = 0.4
 
 
@@ -32,7 +32,7 @@ class ScfNotConverged(GenerationError):
 
 @dataclass(frozen=True)
 class FockLabel:
-    """What one SCF gives. `forces` is None unless asked for."""
+    """The result of one SCF. `forces` is None unless forces were requested and the SCF has converged."""
 
     hamiltonian: Float[np.ndarray, "n_orb n_orb"]  # hartree, PySCF orbital order
     energy: float  # hartree
@@ -45,7 +45,11 @@ class FockLabel:
 def check_geometry(
     numbers: Int[np.ndarray, "n_atoms"], positions_angstrom: Float[np.ndarray, "n_atoms 3"], name: str
 ) -> None:
-    """Raise a named error unless this is a molecule that a closed-shell QH9 label exists for."""
+    """Check that QH9 labels exist for a molecule: known elements, an even number of electrons, no atoms too close.
+
+    Raises:
+        BasisError, GenerationError, DataError: it is not such a molecule; the message begins with ``name``.
+    """
     check_positions(numbers, positions_angstrom, name, MIN_DISTANCE_ANGSTROM)
     foreign = sorted({int(number) for number in numbers} - ELEMENTS.keys())
     if foreign:
@@ -64,7 +68,7 @@ def check_geometry(
 def build_molecule(
     numbers: Int[np.ndarray, "n_atoms"], positions_angstrom: Float[np.ndarray, "n_atoms 3"]
 ) -> gto.Mole:
-    """The neutral PySCF molecule in def2-SVP with spherical functions, unrotated."""
+    """The neutral PySCF molecule in def2-SVP with spherical functions, in its original orientation."""
     atoms = [(int(z), tuple(xyz)) for z, xyz in zip(numbers, positions_angstrom.tolist(), strict=True)]
     return gto.M(
         atom=atoms, unit="Angstrom", basis=BASIS, charge=0, spin=0, symmetry=False, verbose=0, parse_arg=False
@@ -92,7 +96,11 @@ def fock_label(
         max_cycle: largest number of SCF cycles.
         density_guess: density matrix to start from; PySCF's `minao` guess if None.
         with_forces: compute the nuclear forces too, where the SCF has converged.
-        name: how an error calls the geometry.
+        name: of the geometry in error messages.
+
+    Raises:
+        GenerationError: the functional is unknown, or the electrons cannot be paired.
+        BasisError: an element is not in the basis of QH9.
     """
     if functional not in XC_CODES:
         raise GenerationError(f"functional {functional!r} is unknown; QH9 has {' and '.join(XC_CODES)}")

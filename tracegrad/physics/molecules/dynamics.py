@@ -1,7 +1,7 @@
-"""Born-Oppenheimer dynamics at constant energy: velocity Verlet on the forces of the labels themselves.
+"""Born-Oppenheimer dynamics at constant energy: velocity Verlet with the forces of the SCF that gives the labels.
 
-A trajectory goes from stored frame to stored frame. All that the next frame depends on is in
-`TrajectoryState`, so that a trajectory continued from a saved state is the uninterrupted one.
+A trajectory is computed from one stored frame to the next. `TrajectoryState` holds everything that the next frame
+depends on, so that a trajectory that continues from a saved state equals one without interruption.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from tracegrad.units import BOHR_PER_ANGSTROM
 
 @dataclass(frozen=True)
 class DynamicsSettings:
-    """Time step in atomic units of time (0.02418884 fs), temperature in kelvin, conv_tol in hartree."""
+    """Settings of a trajectory: times in atomic units (0.02418884 fs), temperature in kelvin, conv_tol in hartree."""
 
     functional: str = "b3lyp"
     conv_tol: float | None = None
@@ -32,7 +32,7 @@ class DynamicsSettings:
 
 @dataclass(frozen=True)
 class TrajectoryState:
-    """A trajectory at a stored frame, in ASE units (angstrom, eV, amu), with the SCF of that geometry."""
+    """A trajectory at a stored frame in ASE units (angstrom, eV, amu), with energy, forces and density of its SCF."""
 
     frame: int
     positions: Float[np.ndarray, "n_atoms 3"]
@@ -43,8 +43,8 @@ class TrajectoryState:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One row of a dynamic database: positions in bohr, energies in hartree, time in atomic units."""
+class TrajectoryFrame:
+    """A frame as in a dynamic QH9 database: positions in bohr, energies in hartree, time in atomic units."""
 
     geo_id: int
     positions_bohr: Float[np.ndarray, "n_atoms 3"]
@@ -56,10 +56,10 @@ class Frame:
 
 
 class LabelCalculator(Calculator):
-    """Energy (eV) and forces (eV/angstrom) from the SCF whose Fock matrix is the label of the frame."""
+    """ASE calculator: energy (eV) and forces (eV/angstrom) from the SCF whose Fock matrix is the label."""
 
     implemented_properties: ClassVar[list[str]] = ["energy", "forces"]  # type: ignore[misc]
-    last: FockLabel  # of the latest geometry; not there before the first SCF
+    last: FockLabel  # of the latest geometry; undefined before the first SCF
 
     def __init__(
         self,
@@ -99,17 +99,17 @@ class LabelCalculator(Calculator):
         }
 
     def restore(self, atoms: Atoms, state: TrajectoryState) -> None:
-        """Take the results of a saved state, so that its SCF is not solved a second time."""
+        """Set the results of a saved state, so that its SCF is not solved again."""
         self.atoms = atoms.copy()
         self.results = {"energy": state.energy, "forces": state.forces.copy()}
 
 
 def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
-    """Give velocities of the internal motion at exactly `temperature` (kelvin), in place.
+    """Set velocities of the internal motion at exactly `temperature` (kelvin), in place.
 
-    Drawn from Maxwell-Boltzmann; the momentum of the centre of mass and the angular momentum are taken
-    away; what is left is scaled to kT/2 for each of the 3N - 6 (linear: 3N - 5) internal motions.
-    Without the scaling a small molecule has often a third or thrice the temperature asked for.
+    They are drawn from the Maxwell-Boltzmann distribution. Then the total momentum and the angular momentum are
+    removed, and the rest is scaled to kT/2 for each of the 3N - 6 (linear molecules: 3N - 5) internal motions.
+    Without the scaling the temperature of a small molecule is often wrong by a factor of three.
     """
     masses = atoms.get_masses()[:, None]
     # Velocities in units of sqrt(eV/amu), as ASE has them.
@@ -133,11 +133,11 @@ def first_frame(
     settings: DynamicsSettings,
     seed: list[int],
     name: str = "geometry",
-) -> tuple[Frame, TrajectoryState]:
-    """Draw velocities, run the equilibration steps and give frame 0.
+) -> tuple[TrajectoryFrame, TrajectoryState]:
+    """Draw velocities, run the equilibration steps and return frame 0.
 
-    The temperature is that of the drawn velocities. A start at a minimum gives about half of the kinetic
-    energy to the potential, so that the mean kinetic temperature of such a trajectory is well below it.
+    The temperature of the settings is that of the drawn velocities. From a start at a minimum about half of the
+    kinetic energy becomes potential energy, so that the mean kinetic temperature of the trajectory is well below it.
     """
     atoms = Atoms(numbers, positions=positions_angstrom)
     draw_velocities(atoms, settings.temperature, np.random.default_rng(seed))
@@ -151,8 +151,8 @@ def next_frame(
     state: TrajectoryState,
     settings: DynamicsSettings,
     name: str = "geometry",
-) -> tuple[Frame, TrajectoryState]:
-    """Go on by `settings.stride` time steps from a stored frame to the next one."""
+) -> tuple[TrajectoryFrame, TrajectoryState]:
+    """Run `settings.stride` time steps from a stored frame to the next one."""
     atoms = Atoms(numbers, positions=state.positions, momenta=state.momenta)
     calculator = LabelCalculator(settings, density=state.density, name=name)
     calculator.restore(atoms, state)
@@ -162,14 +162,14 @@ def next_frame(
 
 def _advance(
     atoms: Atoms, calculator: LabelCalculator, steps: int, settings: DynamicsSettings, frame: int
-) -> tuple[Frame, TrajectoryState]:
+) -> tuple[TrajectoryFrame, TrajectoryState]:
     integrator = VelocityVerlet(atoms, timestep=settings.time_step * units.AUT)
     for _ in range(steps):
         integrator.step()
     epot = atoms.get_potential_energy() / units.Hartree
     ekin = atoms.get_kinetic_energy() / units.Hartree
     return (
-        Frame(
+        TrajectoryFrame(
             geo_id=frame,
             positions_bohr=atoms.positions * BOHR_PER_ANGSTROM,
             ekin=float(ekin),

@@ -1,6 +1,6 @@
-"""Reference data in the released QH9 schema: parallel, and continued where it was stopped.
+"""Generates reference data in the schema of the released QH9 files, in parallel, and continues interrupted runs.
 
-One process writes. Frames go into `<output>.partial`, which is turned into the database at the end.
+One process writes. It collects frames in `<output>.partial`, from which it writes the database at the end.
 """
 
 import signal
@@ -25,8 +25,8 @@ from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a generation is; what failed counts as done."""
+class GenerationProgress:
+    """Progress of a generation in frames and in items (geometries or trajectories); failed ones count as done."""
 
     frames_done: int
     frames_total: int
@@ -35,8 +35,8 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a generation wrote."""
+class GenerationSummary:
+    """The written database: file, rows, items (geometries or trajectories), and names of those that were left out."""
 
     output: Path
     rows: int
@@ -54,34 +54,37 @@ def generate(
     strict: bool = False,
     command: str = "",
     report: Callable[[str], None] = print,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Summary:
-    """Compute labels for all geometries (stable) or trajectories from them (dynamic) into `output`.
+    on_progress: Callable[[GenerationProgress], None] = lambda progress: None,
+) -> GenerationSummary:
+    """Compute labels of all geometries (stable) or of trajectories that start there (dynamic) and write `output`.
 
-    Continues `<output>.partial` if it is there. Spawns processes: a script that calls this needs the
+    Continues `<output>.partial` if it exists. Starts processes by spawning: a script that calls this needs the
     guard `if __name__ == "__main__"`.
 
     Args:
+        geometries: molecules, angstrom.
+        settings: of the SCF, and of the disturbed copies or trajectories.
+        output: database file to write.
         processes: number of worker processes, each with one thread.
         overwrite: replace an existing output.
-        strict: raise at the first SCF that does not converge, instead of leaving it out.
-        command: how the provenance says that this was called.
-        report: takes a line about each geometry that is left out.
+        strict: raise at the first SCF that does not converge, instead of leaving its geometry out.
+        command: command line for the provenance.
+        report: receives a line about each geometry that is left out.
         on_progress: called at the start and after each frame.
 
     Raises:
-        GenerationError: the output exists, the partial file has other settings, a worker died,
-            nothing could be written, or the run was stopped by a signal.
+        GenerationError: the output exists, the partial file has other settings, a worker died, every geometry was
+            left out, or the run was stopped by a signal.
     """
     output = Path(output)
-    items = _items(geometries, settings)
+    items = _geometries_to_label(geometries, settings)
     _check_output(output, overwrite)
     partial_path = output.with_name(output.name + ".partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = PartialFile(partial_path, resume_key(settings, items))
         try:
-            _Run(items, settings, partial, strict, report, on_progress).run(processes)
+            _Generation(items, settings, partial, strict, report, on_progress).run(processes)
             return _release(items, settings, partial, output, command)
         finally:
             partial.close()
@@ -89,8 +92,8 @@ def generate(
         raise GenerationError(f"{output}: the generation stopped ({error})") from error
 
 
-def _items(geometries: Sequence[Geometry], settings: GenerationSettings) -> list[Geometry]:
-    """One entry for each row (stable) or trajectory (dynamic)."""
+def _geometries_to_label(geometries: Sequence[Geometry], settings: GenerationSettings) -> list[Geometry]:
+    """The geometry of each row (stable), or the start of each trajectory (dynamic)."""
     if not geometries:
         raise GenerationError("no geometry to compute: give molecules or geometries")
     if settings.flavour == "stable":
@@ -112,8 +115,8 @@ def _check_output(output: Path, overwrite: bool) -> None:
             ) from error
 
 
-class _Run:
-    """Gives frames to workers and stores what comes back, until nothing is left."""
+class _Generation:
+    """Distributes frames to the workers and stores their results, until all items are complete."""
 
     def __init__(
         self,
@@ -122,7 +125,7 @@ class _Run:
         partial: PartialFile,
         strict: bool,
         report: Callable[[str], None],
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[GenerationProgress], None],
     ) -> None:
         self.items, self.settings, self.partial = items, settings, partial
         self.strict, self.report, self.on_progress = strict, report, on_progress
@@ -132,6 +135,11 @@ class _Run:
         self.items_done = sum(count >= settings.frames_per_item for count in self.counts.values())
 
     def run(self, processes: int) -> None:
+        """Compute all missing frames.
+
+        Raises:
+            GenerationError: stopped by a signal, a worker died, or an SCF did not converge and ``strict`` is set.
+        """
         for item, (frame, reason) in self.partial.failures().items():
             self._leave_out(item, frame, reason)
         queue = deque(i for i in range(len(self.items)) if not self._done(i))
@@ -150,7 +158,7 @@ class _Run:
                             queue.appendleft(item)
                         self.on_progress(self._progress())
             except WorkerDied as error:
-                # A signal to the whole process group ends workers too.
+                # Ctrl-C reaches the workers too; their end is no failure then.
                 if not stopped:
                     place = self._place(error.key, self.counts.get(error.key, 0))
                     raise GenerationError(
@@ -189,9 +197,10 @@ class _Run:
             row = StoredFrame(0, pos, None, result.energy, None, None, result.hamiltonian.tobytes())
             self.partial.add(item, row)
         else:
-            made, state = result
-            pos, ham = made.positions_bohr.tobytes(), made.hamiltonian.tobytes()
-            row = StoredFrame(made.geo_id, pos, made.ekin, made.epot, made.etot, made.time, ham)
+            frame_data, state = result
+            pos, ham = frame_data.positions_bohr.tobytes(), frame_data.hamiltonian.tobytes()
+            energies = (frame_data.ekin, frame_data.epot, frame_data.etot)
+            row = StoredFrame(frame_data.geo_id, pos, *energies, frame_data.time, ham)
             self.partial.add(item, row, state)
         self.counts[item] = frame + 1
         self.frames_done += 1
@@ -211,20 +220,22 @@ class _Run:
     def _done(self, item: int) -> bool:
         return item in self.failed or self.counts.get(item, 0) >= self.settings.frames_per_item
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> GenerationProgress:
         items = len(self.items)
-        return Progress(self.frames_done, self.settings.frames_per_item * items, self.items_done, items)
+        return GenerationProgress(
+            self.frames_done, self.settings.frames_per_item * items, self.items_done, items
+        )
 
 
 def _place(items: Sequence[Geometry], settings: GenerationSettings, item: int, frame: int) -> str:
-    """How messages and the provenance call a geometry, such as `H2O (number 3), frame 17`."""
+    """Name of a geometry in messages and in the provenance, such as `H2O (number 3), frame 17`."""
     name = f"{items[item].name} (number {item})"
     return f"{name}, frame {frame}" if settings.flavour == "dynamic" else name
 
 
 def _release(
     items: list[Geometry], settings: GenerationSettings, partial: PartialFile, output: Path, command: str
-) -> Summary:
+) -> GenerationSummary:
     failures = partial.failures()
     left_out = [
         {"geometry": _place(items, settings, item, frame), "formula": items[item].formula, "reason": reason}
@@ -249,7 +260,7 @@ def _release(
         draft.unlink(missing_ok=True)
     sync(output.parent)
     partial.remove()
-    return Summary(output, count, len(kept), [entry["geometry"] for entry in left_out])
+    return GenerationSummary(output, count, len(kept), [entry["geometry"] for entry in left_out])
 
 
 def _label_task(geometry: Geometry, settings: GenerationSettings) -> FockLabel:

@@ -1,4 +1,4 @@
-"""What a generation can be told, what has to agree when it goes on, and what its provenance says."""
+"""Settings of a generation, the key that must be equal when it is continued, and its provenance."""
 
 import platform
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ FUNCTIONAL_OF_FLAVOUR = {"stable": "b3lyp5", "dynamic": "b3lyp"}
 
 @dataclass
 class GenerationSettings:
-    """Everything the numbers of a generated database depend on, besides its geometries.
+    """Everything that determines the numbers of a generated database, besides its geometries.
 
-    Energies are in hartree, `time_step` in atomic units of time (0.02418884 fs), `temperature` in
-    kelvin, `rattle` in angstrom. `functional` None takes the one of the paper's data.
+    Energies are in hartree, `time_step` in atomic units of time (0.02418884 fs), `temperature` in kelvin, `rattle`
+    in angstrom. Without a `functional` it is that of the paper's data.
     """
 
     flavour: str = "stable"
@@ -69,15 +69,17 @@ class GenerationSettings:
 
     @property
     def xc(self) -> str:
-        """The functional, chosen by the flavour where none is set."""
+        """The functional of the settings, or else that of the flavour."""
         return self.functional or FUNCTIONAL_OF_FLAVOUR[self.flavour]
 
     @property
     def frames_per_item(self) -> int:
+        """Frames of each trajectory (dynamic); 1 for a geometry (stable)."""
         return self.frames if self.flavour == "dynamic" else 1
 
     @property
     def dynamics(self) -> DynamicsSettings:
+        """The settings of a trajectory."""
         return DynamicsSettings(
             functional=self.xc,
             conv_tol=self.conv_tol,
@@ -89,12 +91,12 @@ class GenerationSettings:
         )
 
     def in_use(self) -> dict[str, Any]:
-        """The settings that this flavour uses."""
-        other = {
+        """The settings that the flavour uses."""
+        unused = {
             "stable": ("frames", "stride", "equilibration", "time_step", "temperature"),
             "dynamic": ("rattle",),
         }[self.flavour]
-        return {name: value for name, value in asdict(self).items() if name not in other}
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
 def versions() -> dict[str, str]:
@@ -110,13 +112,13 @@ def versions() -> dict[str, str]:
 
 
 def resume_key(settings: GenerationSettings, items: Sequence[Geometry]) -> dict[str, Any]:
-    """What has to be the same for a partial file to be gone on with."""
+    """The settings, geometries and versions that must be equal for a partial file to be continued."""
     needed = {f"{name} version": versions()[name] for name in ("numpy", "pyscf", "libxc", "ase")}
     return {
         **settings.in_use(),
         "basis": BASIS,
         "grid level": GRID_LEVEL,
-        "molecules": _counted(items),
+        "molecules": _molecule_counts(items),
         "geometries (sha256)": fingerprint(items),
         **needed,
     }
@@ -131,7 +133,7 @@ def provenance(
     digest: str,
     command: str,
 ) -> dict[str, Any]:
-    """What the file beside a database says: how it was made, and what it is."""
+    """The content of the provenance file of a database: how it was computed, and what it contains."""
     dynamic = settings.flavour == "dynamic"
     molecules: list[dict[str, Any]] = []
     for item in kept:
@@ -161,7 +163,7 @@ def provenance(
     }
 
 
-def _counted(items: Sequence[Geometry]) -> str:
+def _molecule_counts(items: Sequence[Geometry]) -> str:
     counts: dict[str, int] = {}
     for geometry in items:
         counts[geometry.molecule] = counts.get(geometry.molecule, 0) + 1

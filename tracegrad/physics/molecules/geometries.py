@@ -1,4 +1,4 @@
-"""Where geometries to be labelled come from: files, named molecules, and disturbed copies of both."""
+"""The geometries to be labelled: from files, from named molecules, and disturbed copies of both."""
 
 import difflib
 import hashlib
@@ -19,7 +19,7 @@ from tracegrad.physics.molecules.dft import check_geometry
 
 @dataclass(frozen=True)
 class Geometry:
-    """One geometry: `molecule` names what it is, `name` tells it from the others in messages."""
+    """One geometry of a molecule; `name` is unique and identifies it in messages."""
 
     molecule: str
     name: str
@@ -28,6 +28,7 @@ class Geometry:
 
     @property
     def formula(self) -> str:
+        """Chemical formula in Hill order, such as C2H6O."""
         return Atoms(self.numbers).get_chemical_formula()
 
 
@@ -52,7 +53,7 @@ def read_geometries(paths: Iterable[str | Path]) -> list[Geometry]:
     """All frames of files of neutral closed-shell molecules (angstrom), named `stem` or `stem#frame`.
 
     Raises:
-        DataError: a file that cannot be taken as it stands, or that states a charge or open shells.
+        DataError: a file is not readable without doubt, or states a charge or open shells.
         GenerationError: an odd number of electrons.
     """
     geometries = []
@@ -68,10 +69,10 @@ def read_geometries(paths: Iterable[str | Path]) -> list[Geometry]:
 def disturbed(
     geometries: Sequence[Geometry], rattle: Sequence[float], copies: int, seed: int
 ) -> list[Geometry]:
-    """Copies of each geometry, randomly rotated, with normal displacements of its atoms.
+    """Randomly rotated copies of each geometry, with normally distributed displacements of the atoms.
 
-    Every geometry gives `copies` copies for each standard deviation (angstrom) of `rattle`. With no
-    standard deviation and one copy the geometries stay as they are.
+    There are `copies` copies for each standard deviation (angstrom) in `rattle`. Without standard deviations and with
+    one copy the geometries are returned unchanged.
     """
     if not rattle and copies == 1:
         return list(geometries)
@@ -82,15 +83,15 @@ def disturbed(
                 rng = np.random.default_rng([seed, index, level, copy])
                 shifted = geometry.positions + deviation * rng.standard_normal(geometry.positions.shape)
                 centre = shifted.mean(0)
-                turned = Rotation.from_quat(rng.standard_normal(4)).apply(shifted - centre) + centre
+                rotated = Rotation.from_quat(rng.standard_normal(4)).apply(shifted - centre) + centre
                 name = f"{geometry.name} (rattle {deviation:g}, copy {copy})"
-                result.append(replace(geometry, name=name, positions=turned))
-                check_geometry(geometry.numbers, turned, name)
+                result.append(replace(geometry, name=name, positions=rotated))
+                check_geometry(geometry.numbers, rotated, name)
     return result
 
 
 def fingerprint(geometries: Iterable[Geometry]) -> str:
-    """A hash of names, elements and coordinates, by which a continued run knows its geometries."""
+    """A hash of names, elements and coordinates, by which a continued run recognises its geometries."""
     digest = hashlib.sha256()
     for geometry in geometries:
         digest.update(geometry.name.encode() + b"\0")

@@ -1,7 +1,7 @@
-"""The density matrix from which the SCF of a PySCF molecule starts, from a predicted Hamiltonian.
+"""The start density of the SCF of a PySCF molecule, from a predicted Hamiltonian.
 
-A `Mole` has its own order of atoms and orbitals, and its own unit of length. Orbitals are matched shell by shell with
-those of def2-SVP as PySCF has it, which is the order of the predictions, so nothing is assumed of that order.
+A `Mole` may have any order of shells and any unit of length. Each of its shells is identified with a shell of
+def2-SVP by its degree and primitives, and the orbitals of the prediction are reordered accordingly.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.physics.molecules.density import density
 from tracegrad.physics.molecules.dft import BASIS, MIN_DISTANCE_ANGSTROM
 
-# Digits that two tables of the same basis set share.
+# Relative; published tables of one basis set agree within this rounding.
 _SAME = 1e-5
 
 
 @runtime_checkable
 class PredictsHamiltonians(Protocol):
-    """What is needed of a network, see `HamiltonianModel`."""
+    """The part of `HamiltonianModel` that is needed here."""
 
     @property
     def basis(self) -> OrbitalBasis: ...
@@ -37,10 +37,10 @@ class _Shell:
     """One contracted shell.
 
     Args:
-        atom: to which it belongs, counted from 0.
-        start: its first orbital.
+        atom: index of its atom, from 0.
+        start: index of its first orbital.
         degree: l.
-        primitives: rows (exponent, coefficient), by falling exponent.
+        primitives: rows (exponent, coefficient), by descending exponent.
     """
 
     atom: int
@@ -50,20 +50,21 @@ class _Shell:
 
     @property
     def orbitals(self) -> Int64[np.ndarray, " orbitals"]:
+        """Indices of its 2 l + 1 orbitals."""
         return self.start + np.arange(2 * self.degree + 1)
 
 
 def initial_density(model: PredictsHamiltonians, mol: gto.Mole) -> Float[np.ndarray, "n n"]:
-    """``dm0`` of a closed-shell SCF (RKS or RHF), in the atom and orbital order of ``mol``.
+    """Density matrix ``dm0`` for a closed-shell SCF (RKS or RHF), in the atom and orbital order of ``mol``.
 
     Args:
         model: a network of molecules.
-        mol: a built, neutral molecule without open shells in def2-SVP, with spherical functions, in any unit of
-            length and with the shells of an atom in any order.
+        mol: a built, neutral, closed-shell molecule in def2-SVP with spherical functions; any unit of length, and any
+            order of the shells of an atom.
 
     Raises:
-        BasisError: another basis, cartesian functions, an ECP, ghost atoms, elements that the network does not have.
-        DataError: anything else that is not such a molecule, such as a charge, open shells or overlapping atoms.
+        BasisError: another basis, cartesian functions, an ECP, ghost atoms, elements that the network does not know.
+        DataError: ``mol`` is no such molecule for another reason, such as a charge or overlapping atoms.
     """
     _check(model.basis, mol)
     numbers = mol.atom_charges().astype(np.int64)
@@ -76,7 +77,9 @@ def initial_density(model: PredictsHamiltonians, mol: gto.Mole) -> Float[np.ndar
 
 
 def orbital_order(mol: gto.Mole, basis: OrbitalBasis) -> Int64[np.ndarray, " n"]:
-    """Position of each orbital of ``mol`` in the order of the predictions: ``H[order][:, order]`` is in that of mol.
+    """Index of each orbital of ``mol`` in the order of the predictions.
+
+    A predicted H in the order of ``mol`` is H[order[i], order[j]].
 
     Raises:
         BasisError: the shells of an atom are not those of def2-SVP.
@@ -88,17 +91,17 @@ def orbital_order(mol: gto.Mole, basis: OrbitalBasis) -> Int64[np.ndarray, " n"]
     for shell in _shells(mol):
         same = next((other for other in left[shell.atom] if _same(shell, other)), None)
         if same is None:
-            raise _other_basis(mol, shell.atom, f"has the shell {_described(shell)}, which def2-SVP has not")
+            raise _other_basis(mol, shell.atom, f"has the shell {_description(shell)}, which def2-SVP lacks")
         left[shell.atom].remove(same)
         order[shell.orbitals] = starts[shell.atom] + same.orbitals
     for atom, shells in enumerate(left):
         if shells:
-            raise _other_basis(mol, atom, f"lacks the shell {_described(shells[0])} of def2-SVP")
+            raise _other_basis(mol, atom, f"lacks the shell {_description(shells[0])} of def2-SVP")
     return order
 
 
 def _check(basis: OrbitalBasis, mol: Any) -> None:
-    """Raise unless the predictions are made for molecules like this one, its geometry and basis set aside."""
+    """Raise unless the network can predict for ``mol``; its geometry and shells are not checked here."""
     if basis.convention != "pyscf":
         raise DataError(
             f"this network predicts crystals ({basis.name} in the order of {basis.convention}); "
@@ -136,7 +139,7 @@ def _check(basis: OrbitalBasis, mol: Any) -> None:
 
 @cache
 def _standard_shells(number: int) -> tuple[_Shell, ...]:
-    """def2-SVP of a single atom."""
+    """The shells of an element in def2-SVP, in PySCF's order."""
     atom = gto.M(atom=[(number, (0.0, 0.0, 0.0))], basis=BASIS, spin=number % 2, verbose=0, parse_arg=False)
     shells = tuple(_shells(atom))
     assert tuple(shell.degree for shell in shells) == DEF2_SVP[number]
@@ -144,16 +147,16 @@ def _standard_shells(number: int) -> tuple[_Shell, ...]:
 
 
 def _shells(mol: gto.Mole) -> list[_Shell]:
-    """All contracted shells; one of PySCF's shells holds several where the basis is given as generally contracted."""
-    found = []
+    """All contracted shells; a shell of PySCF contains several of them if the basis is generally contracted."""
+    shells = []
     starts = mol.ao_loc_nr()
     for i in range(mol.nbas):
         degree = int(mol.bas_angular(i))
         for k, coefficients in enumerate(mol.bas_ctr_coeff(i).T):
             rows = np.stack([mol.bas_exp(i), coefficients], axis=1)[coefficients != 0]
             rows = rows[np.argsort(-rows[:, 0])]
-            found.append(_Shell(int(mol.bas_atom(i)), int(starts[i]) + k * (2 * degree + 1), degree, rows))
-    return found
+            shells.append(_Shell(int(mol.bas_atom(i)), int(starts[i]) + k * (2 * degree + 1), degree, rows))
+    return shells
 
 
 def _same(one: _Shell, other: _Shell) -> bool:
@@ -164,7 +167,7 @@ def _same(one: _Shell, other: _Shell) -> bool:
     )
 
 
-def _described(shell: _Shell) -> str:
+def _description(shell: _Shell) -> str:
     exponents = ", ".join(f"{exponent:.6g}" for exponent in shell.primitives[:, 0])
     return f"l = {shell.degree} with exponents {exponents}"
 

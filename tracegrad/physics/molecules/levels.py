@@ -1,4 +1,4 @@
-"""Orbitals of one molecule from its Hamiltonian and overlap, and its frontier levels."""
+"""Orbitals and orbital energies of one molecule from its Hamiltonian and overlap, with HOMO, LUMO and gap."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ from tracegrad.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
-    """Orbitals of a closed shell.
+class MolecularLevels:
+    """Orbital energies and orbitals of a closed-shell molecule.
 
     Args:
         energies: hartree, ascending.
@@ -35,11 +35,11 @@ class Levels:
 
     @property
     def gap(self) -> float:
-        """LUMO less HOMO, hartree."""
+        """Energy of the LUMO minus that of the HOMO, hartree."""
         return self.lumo - self.homo
 
     def label(self, k: int) -> str:
-        """HOMO-1, HOMO, LUMO, LUMO+1, ...; k counts from 0."""
+        """Name of orbital k (from 0) relative to the gap: ..., HOMO-1, HOMO, LUMO, LUMO+1, ..."""
         below, above = self.occupied - 1 - k, k - self.occupied
         name, distance = (f"HOMO-{below}", below) if below >= 0 else (f"LUMO+{above}", above)
         return name if distance else name[:4]
@@ -47,16 +47,16 @@ class Levels:
 
 def molecular_levels(
     hamiltonian: Float[np.ndarray, "n n"], overlap: Float[np.ndarray, "n n"], electrons: int
-) -> Levels:
+) -> MolecularLevels:
     """The solutions of H C = S C eps.
 
     Args:
-        hamiltonian: hartree; its symmetric part is taken.
+        hamiltonian: hartree; its symmetric part is used.
         overlap: in the same orbital order.
         electrons: an even number that leaves at least one orbital empty.
 
     Raises:
-        DataError: electrons that cannot be paired so, entries that are not finite, an overlap of another kind.
+        DataError: the electrons cannot be paired like this, H is not finite, or the overlap is not positive definite.
     """
     if electrons % 2 or not 0 < electrons < 2 * len(hamiltonian):
         raise DataError(
@@ -68,4 +68,4 @@ def molecular_levels(
         energies, coefficients = scipy.linalg.eigh((hamiltonian + hamiltonian.T) / 2, overlap)
     except np.linalg.LinAlgError as error:
         raise DataError(f"H C = S C eps cannot be solved ({error}); are atoms too close?") from error
-    return Levels(energies, coefficients, electrons // 2)
+    return MolecularLevels(energies, coefficients, electrons // 2)

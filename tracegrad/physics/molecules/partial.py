@@ -1,4 +1,4 @@
-"""The unfinished database of a generation: what is done, and the state each trajectory goes on from."""
+"""The unfinished database of a generation: stored frames, failures, and the state of each trajectory."""
 
 import json
 import sqlite3
@@ -24,7 +24,7 @@ _TABLES = (
 
 @dataclass(frozen=True)
 class StoredFrame:
-    """A row as the released database will have it: `pos` in its unit, energies in hartree."""
+    """A frame in the form of a row of the final database: `pos` in its unit, energies in hartree."""
 
     frame: int
     pos: bytes
@@ -36,7 +36,15 @@ class StoredFrame:
 
 
 class PartialFile:
-    """SQLite file beside the output; each frame goes in with the state it leaves, or not at all."""
+    """SQLite file beside the output. A frame and the state of its trajectory are written together or not at all.
+
+    Args:
+        path: of the file, which is created if it does not exist.
+        settings: the key of the generation; an existing file must have the same.
+
+    Raises:
+        GenerationError: the file has other settings, is damaged, or another process has opened it.
+    """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
@@ -69,20 +77,20 @@ class PartialFile:
 
     def _compare(self, settings: dict[str, Any]) -> None:
         stored = {name: json.loads(value) for name, value in self._db.execute("SELECT * FROM settings")}
-        wanted = json.loads(json.dumps(settings))
+        current = json.loads(json.dumps(settings))
         differences = [
-            f"  {name}: {stored.get(name, 'not set')} there, {wanted.get(name, 'not set')} now"
-            for name in sorted(stored.keys() | wanted.keys())
-            if stored.get(name) != wanted.get(name)
+            f"  {name}: {stored.get(name, 'not set')} there, {current.get(name, 'not set')} now"
+            for name in sorted(stored.keys() | current.keys())
+            if stored.get(name) != current.get(name)
         ]
         if differences:
             raise GenerationError(
                 f"{self.path.name} was begun with other settings:\n" + "\n".join(differences) + "\n"
-                "go on with the settings it was begun with, choose another output, or delete it to start over"
+                "continue with those settings, choose another output, or delete the file to start over"
             )
 
     def add(self, item: int, row: StoredFrame, state: TrajectoryState | None = None) -> None:
-        """Store a frame, and the state its trajectory goes on from, in one transaction."""
+        """Store a frame, and the state from which its trajectory continues, in one transaction."""
         with self._db:
             self._db.execute(
                 "INSERT INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -97,12 +105,12 @@ class PartialFile:
                 )
 
     def fail(self, item: int, frame: int, reason: str) -> None:
-        """Record that an item ends here without a label."""
+        """Record that the label of a frame could not be computed, which ends its item."""
         with self._db:
             self._db.execute("INSERT INTO failures VALUES (?, ?, ?)", (item, frame, reason))
 
     def frame_counts(self) -> dict[int, int]:
-        """Number of stored frames of each item begun."""
+        """Number of stored frames of each item that has any."""
         return dict(self._db.execute("SELECT item, count(*) FROM frames GROUP BY item"))
 
     def failures(self) -> dict[int, tuple[int, str]]:
@@ -111,7 +119,7 @@ class PartialFile:
         return {item: (frame, reason) for item, frame, reason in rows}
 
     def state(self, item: int) -> TrajectoryState | None:
-        """The state a trajectory goes on from, or None where it has no frame yet."""
+        """The state from which a trajectory continues; None if it has no frame yet."""
         row = self._db.execute(
             "SELECT frame, energy, positions, momenta, forces, density FROM states WHERE item = ?", (item,)
         ).fetchone()
@@ -130,6 +138,7 @@ class PartialFile:
             yield StoredFrame(*row)
 
     def close(self) -> None:
+        """Close the file, which also releases its lock."""
         self._db.close()
 
     def remove(self) -> None:

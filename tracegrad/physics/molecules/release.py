@@ -1,4 +1,7 @@
-"""Writes a finished database exactly as QH9 is released, and the file that says where it came from."""
+"""Writes a generated database in the SQLite schema of the released QH9 files, and its provenance file.
+
+"Release" means the published data here. The published networks are the subject of `tracegrad.weights.released`.
+"""
 
 import hashlib
 import json
@@ -21,7 +24,7 @@ SCHEMA = {
 
 
 def release_row(flavour: str, number: int, geometry: Geometry, frame: StoredFrame) -> tuple[Any, ...]:
-    """The columns of one row; `number` counts geometries (stable) or trajectories (dynamic)."""
+    """The columns of one row of `SCHEMA`; `number` is that of the geometry (stable) or the trajectory (dynamic)."""
     z = geometry.numbers.astype("<i4").tobytes()
     size = len(geometry.numbers)
     if flavour == "stable":
@@ -42,7 +45,7 @@ def release_row(flavour: str, number: int, geometry: Geometry, frame: StoredFram
 
 
 def write_database(path: Path, flavour: str, rows: Iterable[tuple[Any, ...]]) -> tuple[int, str]:
-    """Write a new database and bring it to the disk.
+    """Write a new database and flush it to the disk.
 
     Returns:
         The number of rows and the SHA-256 of the file.
@@ -63,11 +66,11 @@ def write_database(path: Path, flavour: str, rows: Iterable[tuple[Any, ...]]) ->
 
 
 def provenance_path(output: Path) -> Path:
-    """`name.db` has `name.provenance.json` beside it."""
+    """The path of the provenance file of a database: `name.provenance.json` beside `name.db`."""
     return output.with_name(f"{output.stem}.provenance.json")
 
 
 def write_provenance(output: Path, content: dict[str, Any]) -> None:
-    """Write the provenance of `output` whole or not at all."""
+    """Write the provenance file of the database `output` completely or not at all."""
     with replacing(provenance_path(output)) as draft:
         draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Reference molecules solved: H, S, orbital energies and orbitals of a labelled geometry."""
+"""Solves reference molecules: overlap, orbital energies and orbitals of a labelled geometry."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,16 @@ from tracegrad.physics.molecules.dft import build_molecule
 
 @dataclass(frozen=True, eq=False)
 class SolvedMolecule:
-    """Solution of H C = S C eps for all orbitals; hartree, PySCF's order."""
+    """All solutions of H C = S C eps of a molecule; hartree, PySCF's orbital order.
+
+    The triangles hold element (i, j) with i >= j at index i (i + 1) / 2 + j.
+    """
 
     occupied: int
     energies: Float[np.ndarray, " n"]  # ascending
     orbitals: Float[np.ndarray, "n n"]  # columns, C^T S C = 1
-    overlap: Float[np.ndarray, " packed"]  # lower triangle of S, row after row
-    hamiltonian: Float[np.ndarray, " packed"]  # the same of H
+    overlap: Float[np.ndarray, " packed"]  # lower triangle of S
+    hamiltonian: Float[np.ndarray, " packed"]  # lower triangle of H
 
     @property
     def size(self) -> int:
@@ -28,10 +31,10 @@ class SolvedMolecule:
 
 
 def solve_molecule(molecule: Molecule, where: str) -> SolvedMolecule:
-    """The occupied orbitals are those of the neutral closed-shell molecule; ``where`` names it in errors.
+    """Solve H C = S C eps of a neutral closed-shell molecule; ``where`` names it in error messages.
 
     Raises:
-        DataError: an odd number of electrons, or atoms on top of each other.
+        DataError: an odd number of electrons, or an overlap that is not positive definite.
     """
     electrons = int(molecule.numbers.sum())
     if electrons % 2:

@@ -1,13 +1,14 @@
-"""The file that keeps solved reference molecules of a QH9 database: integrals and diagonalisations are done once.
+"""The cache file of solved reference molecules of a QH9 database: integrals and diagonalisations are computed once.
 
-An SQLite file, as the database itself: rows come in whole or not at all, a killed build leaves those that were
-committed, and more rows can be added later. Of a molecule with n orbitals it holds 2 n (n + 1) numbers in float64:
+It is an SQLite file, like the database: rows are written completely or not at all, a killed process leaves the
+committed rows, and more rows can be added later. For a molecule with n orbitals it holds 2 n (n + 1) float64 numbers:
+energies [n], orbitals [n, n], lower triangle of S [n (n + 1) / 2], lower triangle of H [n (n + 1) / 2]. This is
 0.47 MB for 18 atoms (171 orbitals), 0.7 MB for 25 atoms; about 6 GB for the 9,335 test molecules of the size split
-and 4.7 GB for the 10,100 of the dynamic one.
+and 4.7 GB for the 10,100 of the dynamic database.
 
-Each row carries a CRC-32, which is compared whenever the row is read; the file carries the size of the database, the
-hash of its head and the basis, which tell another database. Rows of earlier versions carry longer checksums, which
-overlook exchanged numbers; they count as missing and are replaced.
+Each row has a CRC-32 checksum, which is verified whenever the row is read. The file has the size of the database, the
+hash of its head and the basis, which identify the database. Rows of earlier versions have longer checksums, which do
+not detect exchanged numbers; they count as missing and are replaced.
 """
 
 import json
@@ -29,32 +30,31 @@ from tracegrad.physics.molecules.solved import SolvedMolecule
 
 SUFFIX = ".tracegrad-orbitals"
 FORMAT = 2
-PAGE = (
-    65536  # bytes, the largest of SQLite: rows of half a megabyte are read five times faster than by default
-)
+# Bytes of a page, the largest of SQLite: rows of half a megabyte are read five times faster than with the default.
+PAGE = 65536
 _TABLES = (
     "CREATE TABLE about (text TEXT)",
     "CREATE TABLE solved (row INTEGER PRIMARY KEY, n INTEGER, occupied INTEGER, checksum BLOB, numbers BLOB)",
 )
-# Which rows are there, without a look at the pages that hold their numbers.
+# Finds the present rows without reading the pages that hold their numbers.
 _CURRENT = "length(checksum) = 4"
 _INDEX = f"CREATE INDEX IF NOT EXISTS current ON solved (row) WHERE {_CURRENT}"
 
 
 class DamagedCache(DataError):
-    """A file that is damaged, of another program or of another database; it can be built anew."""
+    """The cache file is damaged, or belongs to another program or database; it can be built anew."""
 
 
 class SolvedCache:
-    """Solved molecules by their row in the database; processes and threads open files of their own.
+    """Reads and writes solved molecules by their row in the database; every process and thread needs its own object.
 
     Args:
         path: of the file.
-        about: what `about_database` says of the database.
-        create: make the file where there is none, and write into it.
+        about: identity of the database, from `about_database`.
+        create: create the file if it does not exist, and allow writing.
 
     Raises:
-        DamagedCache: the file is no whole cache of this database.
+        DamagedCache: the file is no undamaged cache of this database.
         TraceGradError: it cannot be read or, with ``create``, written.
     """
 
@@ -72,9 +72,9 @@ class SolvedCache:
                         for table in _TABLES:
                             self._connection.execute(table)
                         self._connection.execute("INSERT INTO about VALUES (?)", (about,))
-                found = self._query("SELECT text FROM about")
-            if found != [(about,)]:
-                raise DamagedCache(f"{path}: made from another database, or by another version")
+                stored = self._query("SELECT text FROM about")
+            if stored != [(about,)]:
+                raise DamagedCache(f"{path}: belongs to another database or another version of TraceGrad")
             if create:
                 with self._errors(), self._connection:
                     self._connection.execute(_INDEX)
@@ -83,26 +83,26 @@ class SolvedCache:
             raise
 
     def present(self, rows: Iterable[int]) -> set[int]:
-        """Those of the rows that are there; `get` tells whether one is damaged."""
+        """Which of the rows are in the file; only `get` finds damaged ones."""
         with self._errors():
-            found = {row for (row,) in self._query(f"SELECT row FROM solved WHERE {_CURRENT}")}
-        return found.intersection(rows)
+            stored = {row for (row,) in self._query(f"SELECT row FROM solved WHERE {_CURRENT}")}
+        return stored.intersection(rows)
 
     def add(self, solved: Iterable[tuple[int, SolvedMolecule]]) -> None:
-        """Keep molecules: all of them or, where the process ends before, none."""
+        """Write molecules in one transaction: all of them or, if the process is killed, none."""
         with self._errors(), self._connection:
             self._connection.executemany(
                 "REPLACE INTO solved VALUES (?, ?, ?, ?, ?)",
-                (_packed(row, molecule) for row, molecule in solved),
+                (_row_values(row, molecule) for row, molecule in solved),
             )
 
     def get(self, row: int) -> SolvedMolecule | None:
-        """A molecule; None where it is missing or damaged."""
+        """The molecule of a row; None if it is missing or damaged."""
         with self._errors():
-            found = self._query("SELECT n, occupied, checksum, numbers FROM solved WHERE row = ?", row)
-        if not found:
+            stored = self._query("SELECT n, occupied, checksum, numbers FROM solved WHERE row = ?", row)
+        if not stored:
             return None
-        n, occupied, checksum, content = found[0]
+        n, occupied, checksum, content = stored[0]
         if checksum != _checksum(n, occupied, content) or len(content) != 16 * n * (n + 1):
             return None
         triangle = n * (n + 1) // 2
@@ -112,7 +112,7 @@ class SolvedCache:
         return SolvedMolecule(occupied, energies, orbitals.reshape(n, n), overlap, hamiltonian)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._connection.close()
 
     def _query(self, sql: str, *values: int) -> list[tuple]:
@@ -122,23 +122,23 @@ class SolvedCache:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:  # no file, no right, no room, no table
+        except sqlite3.OperationalError as error:  # no file, no permission, full disk, or no table
             if "no such table" in str(error) or "no such column" in str(error):
                 raise DamagedCache(f"{self.path}: no cache of orbitals ({error})") from error
             raise TraceGradError(
-                f"{self.path}: {error}; make room or choose another callbacks.orbitals.cache"
+                f"{self.path}: {error}; free disk space or choose another callbacks.orbitals.cache"
             ) from error
         except sqlite3.Error as error:
-            raise DamagedCache(f"{self.path}: no whole cache of orbitals ({error})") from error
+            raise DamagedCache(f"{self.path}: damaged, or no cache of orbitals ({error})") from error
 
 
 def solved_paths(database: Path, setting: str | None) -> list[Path]:
-    """Where the cache of a database may lie, the first place first.
+    """Possible paths of the cache of a database, in the order in which they are tried.
 
     Args:
         database: the file.
-        setting: "auto", the path of a file, or None for no cache. Auto is beside the database (unless it comes with
-            TraceGrad, whose folder is left alone), then in the user's folder for caches (`cache_places`).
+        setting: "auto", the path of a file, or None for no cache. "auto" is beside the database (unless the database
+            comes with TraceGrad), then in the user's folder for caches (`cache_places`).
     """
     if setting is None:
         return []
@@ -148,19 +148,19 @@ def solved_paths(database: Path, setting: str | None) -> list[Path]:
 
 
 def about_database(database: Path) -> str:
-    """What a cache belongs to."""
+    """Identity of the database that a cache belongs to, as JSON: size, hash of the head, basis, format."""
     content = {"format": FORMAT, "bytes": database.stat().st_size, "head_sha256": head_hash(database)}
     return json.dumps(content | {"basis": BASIS})
 
 
 def remove(path: Path) -> None:
-    """Remove a cache with what SQLite may have left beside it."""
+    """Remove a cache file and the journal that SQLite may have left beside it."""
     for ending in ("", "-journal"):
         with suppress(FileNotFoundError):
             path.with_name(path.name + ending).unlink()
 
 
-def _packed(row: int, molecule: SolvedMolecule) -> tuple[int, int, int, bytes, bytes]:
+def _row_values(row: int, molecule: SolvedMolecule) -> tuple[int, int, int, bytes, bytes]:
     arrays = (molecule.energies, molecule.orbitals, molecule.overlap, molecule.hamiltonian)
     content = b"".join(np.ascontiguousarray(array, dtype="<f8").tobytes() for array in arrays)
     n, occupied = molecule.size, molecule.occupied

@@ -1,4 +1,4 @@
-"""Solved reference molecules of a database: from the cache where they are in it, else solved on the spot."""
+"""Solved reference molecules of a database: read from the cache, or solved when they are needed."""
 
 import os
 import shutil
@@ -16,19 +16,19 @@ from tracegrad.physics.molecules.solved_cache import SUFFIX, DamagedCache, Solve
 from tracegrad.system.cores import available_cores
 from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
 
-# A cache takes no more of the free room of a disk.
+# A cache is not built if it would take more than this fraction of the free disk space.
 MOST_OF_DISK = 0.5
-COMMIT = 64  # molecules that are written together, and lost together when a build is killed
-# Below so many seconds of work in one process, starting others takes longer.
+COMMIT = 64  # molecules in one transaction, which are lost together if the process is killed
+# Seconds of work in one process; for less, starting further processes takes longer than the work.
 _WORTH_PROCESSES = 20.0
 
 
 class SolvedReferences:
-    """Calling it with a row of the database gives the `SolvedMolecule`.
+    """The solved molecules of a database: ``references(row)`` returns the `SolvedMolecule` of a row.
 
     Args:
         database: with the Hamiltonians.
-        cache: of it, or None.
+        cache: of the database, or None to solve each molecule.
     """
 
     def __init__(self, database: QH9Database, cache: SolvedCache | None = None):
@@ -39,12 +39,12 @@ class SolvedReferences:
             return _solve(self.database, row)
         damaged = False
         try:
-            found = self.cache.get(row)
-            damaged = found is None and bool(self.cache.present([row]))
+            cached = self.cache.get(row)
+            damaged = cached is None and bool(self.cache.present([row]))
         except DamagedCache:
-            found = None
-        if found is not None:
-            return found
+            cached = None
+        if cached is not None:
+            return cached
         solved = _solve(self.database, row)
         if damaged:
             with (
@@ -55,7 +55,7 @@ class SolvedReferences:
         return solved
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the cache file."""
         if self.cache is not None:
             self.cache.close()
 
@@ -69,37 +69,38 @@ def prepare_references(
     report: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SolvedReferences:
-    """References of a database, with the given rows in the cache.
+    """References of a database, with ``rows`` in the cache.
 
-    The first of several places that has all rows or can be written is taken; rows that it lacks are solved in
-    parallel and added. Another process that does so is waited for. Without a place nothing is kept. The rows in a
-    cache are not read here: one that turns out damaged when it is used is solved then, and replaced.
+    Uses the first cache file that has all rows, or else the first path that is writable. Rows that it lacks are
+    solved in parallel and added; if another process is doing this, the function waits for it. Without a writable
+    path nothing is stored. The rows in a cache are not read here: a damaged one is solved again and replaced when it
+    is used.
 
     Args:
         database: with the Hamiltonians.
-        rows: which ones are needed.
-        paths: where the cache may lie, see `solved_paths`.
-        processes: of one thread each; None: one for each core, or this one alone for little work.
-        report: gets lines about what is done and why.
-        on_progress: called with the number of molecules done and of all.
+        rows: the rows that are needed.
+        paths: possible paths of the cache, see `solved_paths`.
+        processes: number of processes of one thread each; None: one for each core, or only this one for little work.
+        report: receives lines about what is done and why.
+        on_progress: called with the number of molecules done and of all molecules.
 
     Raises:
-        DataError: a molecule has no closed shell or is damaged; those solved before are kept.
-        TraceGradError: a single place cannot be written, or a worker process died.
+        DataError: a molecule has no closed shell or is damaged; molecules solved before are kept.
+        TraceGradError: the only path is not writable, or a worker process died.
     """
     if processes is not None and processes < 1:
         raise ConfigError(f"processes is {processes}; at least 1 is needed")
     about = about_database(database.path)
     rows = sorted(set(map(int, rows)))
     for path in paths:
-        cache = _whole(path, about, rows)
+        cache = _complete_cache(path, about, rows)
         if cache is not None:
             return SolvedReferences(database, cache)
     place = next((path for path in paths if writable(path.parent)), None)
     if place is None:
         if len(paths) == 1:
             raise TraceGradError(
-                f"{paths[0]}: cannot be written; choose another callbacks.orbitals.cache, or null for none"
+                f"{paths[0]}: cannot be written; choose another callbacks.orbitals.cache, or null for no cache"
             )
         if paths:
             folders = " and ".join(str(path.parent) for path in paths)
@@ -107,10 +108,10 @@ def prepare_references(
         return SolvedReferences(database)
     lock = place.with_name(f"{place.name}.lock")
     with build_lock(lock, str(place), report):
-        cache = _opened(place, about, rows, report)
+        cache = _writable_cache(place, about, rows, report)
         try:
             missing = sorted(set(rows) - cache.present(rows))
-            needed, free = _bytes(database, missing), shutil.disk_usage(place.parent).free
+            needed, free = _estimated_bytes(database, missing), shutil.disk_usage(place.parent).free
             if needed > MOST_OF_DISK * free:
                 report(
                     f"{len(missing)} molecules are solved as they come: their cache would take "
@@ -119,10 +120,12 @@ def prepare_references(
             elif missing:
                 done = len(rows) - len(missing)
                 if processes is None:
-                    processes = available_cores() if _seconds(database, missing) > _WORTH_PROCESSES else 1
+                    processes = (
+                        available_cores() if _estimated_seconds(database, missing) > _WORTH_PROCESSES else 1
+                    )
                 processes = min(processes, len(missing))
                 report(f"solving {len(missing)} reference molecules for {place}; processes: {processes}")
-                _fill(cache, database, missing, processes, lambda n: on_progress(done + n, len(rows)))
+                _solve_into(cache, database, missing, processes, lambda n: on_progress(done + n, len(rows)))
         except BaseException:
             cache.close()
             raise
@@ -131,8 +134,8 @@ def prepare_references(
     return SolvedReferences(database, cache)
 
 
-def _whole(path: Path, about: str, rows: Sequence[int]) -> SolvedCache | None:
-    """The cache at a place if it needs nothing more."""
+def _complete_cache(path: Path, about: str, rows: Sequence[int]) -> SolvedCache | None:
+    """The cache at a path if it has all rows; None otherwise."""
     if not os.path.isfile(path):
         return None
     try:
@@ -145,14 +148,16 @@ def _whole(path: Path, about: str, rows: Sequence[int]) -> SolvedCache | None:
     return None
 
 
-def _opened(path: Path, about: str, rows: Sequence[int], report: Callable[[str], None]) -> SolvedCache:
-    """The cache at a place, to be written; a file that is none of this database is replaced."""
+def _writable_cache(
+    path: Path, about: str, rows: Sequence[int], report: Callable[[str], None]
+) -> SolvedCache:
+    """The cache at a path, opened for writing; a file that is no cache of this database is replaced."""
     try:
         cache = SolvedCache(path, about, create=True)
-        cache.present(rows)  # shows damage of the file
+        cache.present(rows)  # raises if the file is damaged
         return cache
     except DamagedCache as error:
-        if not path.name.endswith(SUFFIX):  # perhaps something of value
+        if not path.name.endswith(SUFFIX):  # perhaps a valuable file of the user
             raise DataError(
                 f"{error}; remove the file if it is a cache of orbitals, or choose another callbacks.orbitals.cache"
             ) from error
@@ -161,7 +166,7 @@ def _opened(path: Path, about: str, rows: Sequence[int], report: Callable[[str],
     return SolvedCache(path, about, create=True)
 
 
-def _fill(
+def _solve_into(
     cache: SolvedCache,
     database: QH9Database,
     rows: Sequence[int],
@@ -171,7 +176,7 @@ def _fill(
     waiting: list[tuple[int, SolvedMolecule]] = []
     on_progress(0)
     try:
-        for done, solved in enumerate(_solved(database, rows, processes), 1):
+        for done, solved in enumerate(_solve_rows(database, rows, processes), 1):
             waiting.append(solved)
             if len(waiting) == COMMIT:
                 cache.add(waiting)
@@ -181,10 +186,10 @@ def _fill(
         cache.add(waiting)
 
 
-def _solved(
+def _solve_rows(
     database: QH9Database, rows: Sequence[int], processes: int
 ) -> Iterator[tuple[int, SolvedMolecule]]:
-    """Rows and solved molecules in any order."""
+    """Pairs of row and solved molecule, in any order."""
     if processes == 1:
         for row in rows:
             yield row, _solve(database, row)
@@ -220,11 +225,11 @@ def _solve_row(path: Path, row: int) -> SolvedMolecule:
     return _solve(_open(path), row)
 
 
-def _seconds(database: QH9Database, rows: Sequence[int]) -> float:
-    """About how long the rows take in one process: 2 ms for 3 atoms, 17 ms for 18, 35 ms for 25."""
+def _estimated_seconds(database: QH9Database, rows: Sequence[int]) -> float:
+    """Estimated time (s) to solve the rows in one process: 2 ms for 3 atoms, 17 ms for 18, 35 ms for 25."""
     return float((1e-3 + 5e-5 * database.atom_counts[list(rows)].astype(float) ** 2).sum())
 
 
-def _bytes(database: QH9Database, rows: Sequence[int]) -> float:
-    """About what the rows take: 16 bytes for each element of H, which has 9.5 orbitals for each atom."""
+def _estimated_bytes(database: QH9Database, rows: Sequence[int]) -> float:
+    """Estimated size of the rows in the cache: 16 bytes for each element of H, with 9.5 orbitals for each atom."""
     return 16 * 9.5**2 * float((database.atom_counts[list(rows)].astype(float) ** 2).sum())
