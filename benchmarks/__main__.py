@@ -19,7 +19,7 @@ from benchmarks import cells, crystals, data, molecules, orbitals, ranks, traceg
 from benchmarks.products import product_rates
 from benchmarks.table import show, with_floors
 from benchmarks.timing import Timing, processor
-from experiments.training.runs import write_json
+from experiments.reporting.json_file import write_json
 
 TASKS = {
     "molecules": "QHNet, alone and with TraceGrad (low-rank W), against plain e3nn; the arms of the ablation",

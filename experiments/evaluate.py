@@ -8,17 +8,11 @@ from lightning import Callback
 from omegaconf import DictConfig
 
 from callbacks.test_report import TestReport
+from experiments.reporting.json_file import write_json
 from experiments.settings.configuration import command, plain
+from experiments.training.evaluation import evaluate_checkpoint, measure
+from experiments.training.parts import Parts, make_callbacks, make_trainer, rebuild
 from experiments.training.released import build_released
-from experiments.training.runs import (
-    Parts,
-    evaluate_checkpoint,
-    make_callbacks,
-    make_trainer,
-    measure,
-    rebuild,
-    write_json,
-)
 from tracegrad.errors import CheckpointError, ConfigError
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.results import read_result

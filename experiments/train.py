@@ -9,9 +9,10 @@ from experiments.settings.configuration import command, plain
 from experiments.settings.entry import end_by_hangup
 from experiments.training.dry_run import dry_run
 from experiments.training.provenance import process_rank
-from experiments.training.runs import RESULTS, train
+from experiments.training.runs import train
 from experiments.training.wandb_run import print_wandb_hint
 from tracegrad.reports.comparison import results_table
+from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.reports.results import read_result
 from tracegrad.reports.terminal import print_tables
 

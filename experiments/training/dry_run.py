@@ -18,10 +18,11 @@ from experiments.training.forecast import (
     training_length,
     worker_advice,
 )
+from experiments.training.parts import Parts, build, make_callbacks, make_trainer
 from experiments.training.provenance import process_rank
-from experiments.training.runs import Parts, build, make_callbacks, make_trainer, quiet
 from experiments.training.trial import Misfit, Trial
 from experiments.training.warm_start import warm_start
+from experiments.training.warning_filter import quiet
 from tracegrad.errors import ConfigError
 from tracegrad.system.cores import available_cores
 

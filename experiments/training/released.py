@@ -7,9 +7,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.settings.configuration import CONF
+from experiments.training.parts import Parts
 from experiments.training.provenance import process_rank, provenance
-from experiments.training.runs import Parts, quiet
 from experiments.training.warm_start import file_identity
+from experiments.training.warning_filter import quiet
 from tracegrad.data.loading.datamodule import DTYPES
 from tracegrad.data.loading.deeph_module import DeepHDataModule
 from tracegrad.errors import BasisError, CheckpointError, ConfigError

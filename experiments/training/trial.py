@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.step_times import StepTimes
 from experiments.training.forecast import Measured, training_length
-from experiments.training.runs import Parts, make_callbacks, quiet
+from experiments.training.parts import Parts, make_callbacks
 from experiments.training.trial_batches import (
     EPOCHS,
     costs_of,
@@ -34,6 +34,7 @@ from experiments.training.trial_batches import (
     sample_batches,
     spread_batches,
 )
+from experiments.training.warning_filter import quiet
 
 LEAST = 3  # training batches to time, however long they take
 SECONDS = 60.0  # for all of them

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from callbacks.dft_acceleration import DFTAcceleration, _of_all_ranks
-from experiments.training.runs import quiet
+from experiments.training.warning_filter import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import crystal_loaders, make_trainer
 from tracegrad.backbones.qhnet import QHNet

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks.inference_time import InferenceTime, device_clock, mean_seconds
-from experiments.training.runs import quiet
+from experiments.training.warning_filter import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import make_module, make_trainer
 from tracegrad.errors import ConfigError

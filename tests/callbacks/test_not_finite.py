@@ -14,7 +14,9 @@ from lightning import Callback
 from callbacks.revert import RevertAndDecay
 from callbacks.smoothing import SmoothedLoss
 from experiments.settings.configuration import composed, plain
-from experiments.training.runs import build, make_callbacks, make_trainer, quiet, train
+from experiments.training.parts import build, make_callbacks, make_trainer
+from experiments.training.runs import train
+from experiments.training.warning_filter import quiet
 from tests.callbacks.poison import Poison
 from tests.callbacks.toy import same
 from tests.callbacks.toy import train as train_toy

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from callbacks.orbital_metrics import OrbitalMetrics
-from experiments.training.runs import quiet
+from experiments.training.warning_filter import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import crystal_loaders, make_module, make_trainer
 from tracegrad.backbones.qhnet import QHNet

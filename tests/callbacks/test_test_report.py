@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks.test_report import TestReport, drawn_sample, shell_names
-from experiments.training.runs import quiet
+from experiments.training.warning_filter import quiet
 from tests import crystals, molecules
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.hamiltonian.basis import OrbitalBasis

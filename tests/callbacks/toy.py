@@ -11,7 +11,7 @@ from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from experiments.training.runs import quiet
+from experiments.training.warning_filter import quiet
 from tracegrad.training.schedule import Schedule
 
 BATCHES = 3

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from experiments.settings.configuration import composed, plain
 from experiments.training.launch import slurm
-from experiments.training.runs import make_trainer
+from experiments.training.parts import make_trainer
 from experiments.training.wandb_run import STEP
 from tests.experiments.test_train import SMALL
 from tests.experiments.wandb_file import history

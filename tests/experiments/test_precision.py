@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader
 
 from callbacks.smoothing import SmoothedLoss
 from experiments.settings.configuration import CONF, composed, plain
-from experiments.training.runs import build, make_trainer, quiet, rebuild, train
+from experiments.training.parts import build, make_trainer, rebuild
+from experiments.training.runs import train
+from experiments.training.warning_filter import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import make_trainer as small_trainer
 from tests.experiments.test_train import SMALL

@@ -11,7 +11,7 @@ from callbacks.best_checkpoint import BestCheckpoint
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.last_checkpoint import LAST, PREVIOUS
 from experiments.settings.configuration import composed, plain
-from experiments.training.runs import find_run, resume_point
+from experiments.training.resuming import find_run, resume_point
 from tests.experiments.processes import TINY, finished, train
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
 from tracegrad.weights.checkpoint import load_checkpoint
@@ -57,7 +57,7 @@ def test_a_training_killed_at_several_steps_ends_bitwise_the_same(tmp_path, rank
         done = train(killed, *overrides, ranks=ranks, stop_after=step)
         assert {process.returncode for process in done} == {-signal.SIGKILL}
     out = finished(killed, *overrides, ranks=ranks)
-    assert "going on from" in out
+    assert "resuming from" in out
     assert_same(content(straight), content(killed))
     assert content(straight)["global_step"] == 15
     assert (killed / "metrics.csv").read_bytes() == (straight / "metrics.csv").read_bytes()
@@ -137,7 +137,7 @@ def test_a_training_goes_on_from_the_checkpoint_before_to_the_same_end(ended, tm
     last.write_bytes(last.read_bytes()[:-100])
     out = finished(run, "trainer.max_steps=8")
     assert "damaged" in out
-    assert f"going on from {run / 'checkpoints' / PREVIOUS}" in out
+    assert f"resuming from {run / 'checkpoints' / PREVIOUS}" in out
     assert_same(content(ended), content(run))
     assert (run / "metrics.csv").read_bytes() == (ended / "metrics.csv").read_bytes()
 
@@ -161,7 +161,7 @@ def test_force_goes_on_with_other_settings_and_says_so(ended, capsys):
         composed("train", [*TINY, "trainer.max_steps=8", f"run_dir={ended}", "data.batch_size=4"])
     )
     assert find_run(ended, changed, "force")
-    assert "going on with other settings than before:\n  data.batch_size: 8 -> 4" in capsys.readouterr().out
+    assert "continuing with other settings than before:\n  data.batch_size: 8 -> 4" in capsys.readouterr().out
 
 
 def test_a_finished_training_that_is_to_be_longer_goes_on(ended, tmp_path):

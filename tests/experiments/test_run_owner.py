@@ -17,8 +17,9 @@ from hydra.errors import InstantiationException
 from experiments.evaluate import evaluate
 from experiments.settings.configuration import composed, plain
 from experiments.training.dry_run import dry_run
+from experiments.training.resuming import find_run
 from experiments.training.run_length import is_longer, length_of
-from experiments.training.runs import find_run, train
+from experiments.training.runs import train
 from tests.experiments import processes
 from tests.experiments.processes import ROOT, SCRIPT, TINY
 from tests.experiments.sweeping import wait_for
@@ -187,7 +188,7 @@ def test_a_moved_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     moved.parent.mkdir()
     shutil.move(first, moved)
     run(moved, *more, "trainer.max_steps=9", "resume=auto")
-    assert f"going on from {moved}/checkpoints/last.ckpt (step 7)" in capsys.readouterr().out
+    assert f"resuming from {moved}/checkpoints/last.ckpt (step 7)" in capsys.readouterr().out
     assert not first.exists()
     state = load_checkpoint(moved / "checkpoints" / "last.ckpt")
     assert state["global_step"] == 9

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from experiments.settings.configuration import composed, plain
-from experiments.training.runs import build, train
+from experiments.training.parts import build
+from experiments.training.runs import train
 from experiments.training.wandb_run import wandb_mode
 from tracegrad import load_model
 from tracegrad.data.loading.datamodule import database_path
