@@ -22,7 +22,7 @@ from tracegrad.physics.molecules.acceleration_choice import chosen_rows
 from tracegrad.weights.checkpoint import check_architecture, load_checkpoint
 
 
-@command("accelerate", help_alone=True)
+@command("accelerate", help_without_arguments=True)
 def main(config: DictConfig) -> None:
     """Measure what the command line says."""
     accelerate(config)

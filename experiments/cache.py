@@ -12,7 +12,7 @@ from tracegrad.errors import ConfigError
 from tracegrad.system.count_progress import CountProgress
 
 
-@command("cache", help_alone=True)
+@command("cache", help_without_arguments=True)
 def main(config: DictConfig) -> None:
     """Build the cache unless the one there fits, and say where it is."""
     values = plain(config)

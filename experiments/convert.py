@@ -13,7 +13,7 @@ from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import shells_name
 
 
-@command("convert", help_alone=True)
+@command("convert", help_without_arguments=True)
 def main(config: DictConfig) -> None:
     """Read, write, and print what was written."""
     values = plain(config)

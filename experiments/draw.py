@@ -13,7 +13,7 @@ from tracegrad.plots.structures import MOST_PANELS, Picture, picture_of, structu
 from tracegrad.plots.style import save
 
 
-@command("draw", help_alone=True)
+@command("draw", help_without_arguments=True)
 def main(config: DictConfig) -> None:
     """Read the chosen structures and draw them side by side."""
     values = plain(config)

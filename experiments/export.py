@@ -26,7 +26,7 @@ from tracegrad.weights.model_file import ENDING, read_model_file, write_model_fi
 from tracegrad.weights.saved import build_network, network_in
 
 
-@command("export", help_alone=True)
+@command("export", help_without_arguments=True)
 def main(config: DictConfig) -> None:
     """Export what the command line says."""
     export(plain(config))

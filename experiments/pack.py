@@ -19,7 +19,7 @@ from tracegrad.errors import ConfigError, DataError
 from tracegrad.system.whole_files import replacing
 
 
-@command("pack", help_alone=True)
+@command("pack", help_without_arguments=True)
 def main(config: DictConfig) -> None:
     """Pack the structures and write where they come from beside them."""
     values = plain(config)

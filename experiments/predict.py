@@ -13,7 +13,7 @@ from tracegrad import load_model
 from tracegrad.errors import ConfigError, DataError
 
 
-@command("predict", help_alone=True)
+@command("predict", help_without_arguments=True)
 def main(config: DictConfig) -> None:
     """Predict what the command line says."""
     predict(plain(config))

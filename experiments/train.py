@@ -17,7 +17,7 @@ from tracegrad.reports.results import read_result
 from tracegrad.reports.terminal import print_tables
 
 
-@command("train", help_alone=True)
+@command("train", help_without_arguments=True)
 def main(config: DictConfig) -> None:
     """Train the configured model, go on with an interrupted run, or say what it would take."""
     end_by_hangup()  # from its first step to its last one a training saves when its terminal closes

@@ -102,7 +102,7 @@ def test_the_protocol_of_appendix_i_takes_every_sample(tmp_path, loaders, capsys
     assert (callback.protocol["samples"], callback.protocol["repeats"]) == (len(ATOMS), 50)
     # 60 s an inference of the first sample, 51 inferences of each of four.
     assert (
-        "inference time: about 204 min for 50 inferences of each of 4 batches; if interrupted, nothing"
+        "inference time: about 204 min for 50 inferences of each of 4 batches; if interrupted, the same"
         in (capsys.readouterr().out)
     )
 

@@ -177,7 +177,7 @@ def test_crystals_are_left_out_and_it_is_said_once(tmp_path, monkeypatch):
     logs = trainer.test(module, loader, verbose=False)[0]
     assert "test/h_mae" in logs
     assert "test/eps_mae" not in logs
-    assert said == ["orbital metrics: left out, they are defined for molecules and these are crystals"]
+    assert said == ["orbital metrics are left out: they are defined for molecules, and these are crystals"]
     assert not (tmp_path / "orbitals.csv").exists()
 
 

@@ -152,7 +152,7 @@ def test_elements_of_molecules_are_told_apart_by_atoms(basis):
         atom = np.repeat(np.arange(len(numbers)), basis.sizes[numbers])
         same = atom[:, None] == atom[None]
         assert np.array_equal(drawn.dense, [dense, 2 * dense])
-        for found, expected in ((drawn.on_site, dense[same]), (drawn.pairs, dense[~same])):
+        for found, expected in ((drawn.on_site, dense[same]), (drawn.off_site, dense[~same])):
             assert np.array_equal(np.sort(found[0]), np.sort(expected))
             assert np.array_equal(2 * found[0], found[1])
         assert drawn.error == 1.5
@@ -179,7 +179,7 @@ def test_dense_matrix_of_a_crystal_is_that_of_the_cell(basis):
                 expected[start[i] : start[i] + rows, start[j] : start[j] + columns] = block
         np.testing.assert_array_equal(drawn.dense[0], expected)
         np.testing.assert_array_equal(drawn.dense[1], (1j if basis.spinful else -1) * expected)
-        for found, parts in ((drawn.on_site, on_site), (drawn.pairs, pairs)):
+        for found, parts in ((drawn.on_site, on_site), (drawn.off_site, pairs)):
             assert np.array_equal(np.sort(found[0]), np.sort(np.concatenate([[], *parts])))
         assert drawn.periodic
 

@@ -104,14 +104,14 @@ def test_lists_of_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["output", "=", "x y"], 'blanks around =; write "output=x y"'),
-        (["output=", "x"], "blanks around =; write output=x"),
-        (["output", "=x"], "blanks around =; write output=x"),
+        (["output", "=", "x y"], 'there are spaces around =; write "output=x y"'),
+        (["output=", "x"], "there are spaces around =; write output=x"),
+        (["output", "=x"], "there are spaces around =; write output=x"),
         (["--output", "x"], "--output is no option; settings are written key=value: output=x"),
         (["--edge-chunk=5"], "--edge-chunk is no option; settings are written key=value: edge_chunk=5"),
         (["output"], "not understood: output; settings are written key=value, such as output=VALUE"),
         (["output="], "output is empty; give output=PATH"),
-        (["=x"], "blanks around =; write KEY=x"),
+        (["=x"], "there are spaces around =; write KEY=x"),
         (["device=a,b"], "device=a,b are several values; as one text write \"device='a,b'\""),
         (["device=[a"], "device=[a is not understood: do its brackets and quotes match? As text write "),
         (["device='a"], "device='a is not understood: do its brackets and quotes match? As text write "),

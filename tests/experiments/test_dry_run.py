@@ -1,4 +1,4 @@
-"""Forecasts: the counts in them are those of the training, and batches that do not fit are found and answered."""
+"""Forecasts: their counts are those of the training, and batches that need too much memory are named with advice."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ from experiments.training.forecast import (
     training_length,
     worker_advice,
 )
-from experiments.training.trial_batches import dearest_batch, sample_batches, spread_batches
+from experiments.training.trial_batches import most_expensive_batch, sample_batches, spread_batches
 from tests.experiments.processes import ROOT, TINY
 from tests.experiments.test_train_crystals import SMALL as CRYSTALS
 from tracegrad.data.loading.sampler import TrainingBatches
@@ -112,13 +112,12 @@ def test_crystals_with_a_plateau_and_several_processes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = [*PLATEAU, "trainer.max_epochs=5", "data.batch_size=2"]
-    # "trainer.max_epochs=5", "data.batch_size=2"]
     processes = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_steps=-1"]
     fits, out = forecast(tmp_path, capsys, *processes, *settings, settings=CRYSTALS)
     assert fits
     assert "epoch       2 steps of 2 samples" in out
     assert "10 steps in 5 epochs and 5 validations" in out
-    assert "processes   2: an estimate, measured on one of them" in out
+    assert "processes   2: an estimate, measured on one process" in out
 
 
 def test_a_batch_that_does_not_fit(
@@ -143,7 +142,7 @@ def test_a_batch_that_does_not_fit(
 def test_memory_that_only_the_optimizer_needs_is_noticed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first step of the dearest batch fits; with the moments of Adam it does not."""
+    """The first step of the most expensive batch fits; with the moments of Adam it does not."""
     step = HamiltonianModule.training_step
 
     def limited(self: HamiltonianModule, graph: Any, batch_idx: int) -> Any:
@@ -187,7 +186,7 @@ def test_other_errors_are_not_taken_for_memory(
 
 
 def test_settings_that_the_forecast_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match=r"does not know trainer\.limit_train_batches"):
+    with pytest.raises(ConfigError, match=r"does not support trainer\.limit_train_batches"):
         forecast(tmp_path, capsys, "+trainer.limit_train_batches=3")
 
 
@@ -239,7 +238,7 @@ def test_times_are_scaled_by_costs() -> None:
     assert found.total(Length(10, None, None)) is None
 
 
-def test_the_dearest_batch_of_all_epochs_and_a_sample_of_one() -> None:
+def test_the_most_expensive_batch_of_all_epochs_and_a_sample_of_one() -> None:
     costs = np.random.default_rng(0).integers(1, 50, 97).astype(float)
     for world in (1, 3):
         batches = TrainingBatches(costs, 8, seed=3, world=world)
@@ -247,13 +246,13 @@ def test_the_dearest_batch_of_all_epochs_and_a_sample_of_one() -> None:
         for epoch in range(6):
             batches.set_epoch(epoch)
             whole += batches.whole()
-        dearest = max(whole, key=lambda batch: costs[batch].sum())
-        found = dearest_batch(batches, 6)
-        assert set(found) <= set(dearest.tolist())
+        most_expensive = max(whole, key=lambda batch: costs[batch].sum())
+        found = most_expensive_batch(batches, 6)
+        assert set(found) <= set(most_expensive.tolist())
         if world == 1:
-            assert sorted(found) == sorted(dearest.tolist())
+            assert sorted(found) == sorted(most_expensive.tolist())
         else:
-            assert costs[found].sum() >= costs[dearest].sum() / world
+            assert costs[found].sum() >= costs[most_expensive].sum() / world
         sample, mean_cost = sample_batches(batches)
         assert len(sample) == 12
         assert min(costs) <= mean_cost
@@ -261,7 +260,7 @@ def test_the_dearest_batch_of_all_epochs_and_a_sample_of_one() -> None:
             assert mean_cost == pytest.approx(costs.sum() / len(batches))
 
 
-def test_spread_batches_begin_with_the_dearest() -> None:
+def test_spread_batches_begin_with_the_most_expensive() -> None:
     costs = np.arange(10.0)
     batches = [[i] for i in (3, 9, 0, 5, 7)]
     assert spread_batches(batches, costs, 3) == [[9], [5], [0]]

@@ -127,7 +127,7 @@ def test_networks_of_other_data_are_refused(qhnet, carbon, tmp_path):
     ):
         run(f"checkpoint={carbon}", "data=demo")
     other = write_folder(tmp_path / "mos2", state("small"), meta("small"))
-    message = r"is for S s2p2d1, Mo s3p2d2, which the data are not: .*C has shells s2p1d1.* none for it$"
+    message = r"is for S s2p2d1, Mo s3p2d2, which does not fit the data: .*C has shells s2p1d1.* none for it$"
     with pytest.raises(CheckpointError, match=message):
         run(f"checkpoint={other}", "data=demo_crystals")
     bismuth = "data.include=[light_bismuthene_*]"

@@ -50,12 +50,12 @@ class Norms(lightning.Callback):
 @pytest.mark.parametrize(
     ("precision", "message"),
     [
-        ("16-true", "trainer.precision=16-true is not offered; take bf16-mixed (GPUs: 16-mixed, too)"),
-        ("bf16-true", "trainer.precision=bf16-true is not offered; take bf16-mixed"),
-        ("bf16", "trainer.precision=bf16 is not offered; take bf16-mixed"),
-        ("transformer-engine", "trainer.precision=transformer-engine is not offered; take bf16-mixed"),
+        ("16-true", "trainer.precision=16-true is not supported; use bf16-mixed (on GPUs also 16-mixed)"),
+        ("bf16-true", "trainer.precision=bf16-true is not supported; use bf16-mixed"),
+        ("bf16", "trainer.precision=bf16 is not supported; use bf16-mixed"),
+        ("transformer-engine", "trainer.precision=transformer-engine is not supported; use bf16-mixed"),
         ("half", "trainer.precision=half is unknown; choose one of 32-true, 64-true, bf16-mixed, 16-mixed"),
-        ("16-mixed", "trainer.precision=16-mixed needs a GPU; take bf16-mixed or 32-true on CPUs"),
+        ("16-mixed", "trainer.precision=16-mixed needs a GPU; use bf16-mixed or 32-true on CPUs"),
     ],
 )
 def test_what_does_not_work_is_refused_before_the_data_are_read(tmp_path, precision, message):

@@ -29,7 +29,10 @@ def test_the_signal_puts_the_job_into_the_queue_again(tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit) as ended:
         os.kill(os.getpid(), signal.SIGUSR1)
     assert ended.value.code == 0
-    assert "stopped by SIGUSR1; the same command goes on\njob 7 is queued again" in capsys.readouterr().out
+    assert (
+        "stopped by SIGUSR1; the same command resumes the run\njob 7 is queued again"
+        in capsys.readouterr().out
+    )
     assert (tmp_path / "called").read_text() == "requeue 7\n"
 
 

@@ -67,7 +67,7 @@ def test_a_training_killed_at_several_steps_ends_bitwise_the_same(tmp_path, rank
 def test_a_signal_saves_the_step_and_ends_cleanly(tmp_path, number, ranks):
     done = train(tmp_path, "callbacks.last.steps=null", ranks=ranks, stop_after=4, number=number)
     assert done[0].returncode == 128 + number, done[0].stderr
-    assert f"stopped by {number.name}; the same command goes on from step 4" in done[0].stdout
+    assert f"stopped by {number.name}; the same command resumes the run from step 4" in done[0].stdout
     assert "Traceback" not in done[0].stderr
     assert [process.returncode for process in done[1:]] == [0] * (ranks - 1)
     assert content(tmp_path)["global_step"] == 4

@@ -73,7 +73,10 @@ def test_a_training_starts_from_a_run(before, tmp_path, capsys, callbacks):
     new = [
         "tracegrad.blocks.edge.0",
         "tracegrad.blocks.edge.1",
+        "tracegrad.blocks.self.0",
+        "tracegrad.blocks.self.1",
         "tracegrad.decoders.edge",
+        "tracegrad.decoders.self",
     ]
     line = f"init_from: {count} of {total} tensors from {best}; new: {', '.join(new)}"
     assert line in capsys.readouterr().out.splitlines()
