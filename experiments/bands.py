@@ -8,7 +8,7 @@ from experiments.settings.configuration import command, plain
 
 @command("bands", help_without_arguments=True)
 def main(config: DictConfig) -> None:
-    """Make the bands that the command line asks for."""
+    """Compute the bands that the command line asks for."""
     write_bands(plain(config))
 
 

@@ -1,4 +1,4 @@
-"""An OpenMX calculation as a structure folder of DeepH: `python -m experiments.convert --help`."""
+"""Convert an OpenMX calculation to a structure folder: `python -m experiments.convert --help`."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tracegrad.hamiltonian.basis import shells_name
 
 @command("convert", help_without_arguments=True)
 def main(config: DictConfig) -> None:
-    """Read, write, and print what was written."""
+    """Read the calculation, write the structure folder and print a summary of it."""
     values = plain(config)
     shells = values["shells"]
     if shells is not None and not isinstance(shells, list):

@@ -144,7 +144,7 @@ def test_run_and_released_checkpoints_are_kept_apart(qhnet, tmp_path):
         run("checkpoint=last", "data=demo")
     with pytest.raises(ConfigError, match=r"QHNet-small\.pt needs data to be tested on; give data=NAME"):
         run(f"checkpoint={qhnet}")
-    with pytest.raises(ConfigError, match="data is for released checkpoints"):
+    with pytest.raises(ConfigError, match="data= is for released checkpoints"):
         run(f"run={tmp_path / 'run'}", "data=demo")
     with pytest.raises(ConfigError, match=r"data\.path is needed"):
         run(f"checkpoint={qhnet}", "data=custom", "data.split=random")
