@@ -146,7 +146,7 @@ def test_the_card(tmp_path: Path) -> None:
         "Elements: H, C, N, O, F",
         "Neutral molecules with closed shells",
         "tested on molecules with more atoms than those it was trained on",
-        "None was stated",
+        "None is stated",
         "arXiv:2405.05722",
         ORIGIN["git"],
         f"| began with weights of | QHNet.pt (SHA-256 {'fedcba98' * 8}) |",

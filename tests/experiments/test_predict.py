@@ -53,7 +53,7 @@ def test_a_folder(
     printed = capsys.readouterr().out
     assert "8 atoms, 458 blocks, without spin" in printed
     assert re.search(r"estimate: (less than|about) \d+ s", printed)
-    assert "no overlaps, so no bands" in printed
+    assert "no bands without overlaps" in printed
     found = read_structure(output)
     assert np.array_equal(found.edges, bilayer.edges)
     model = load_model(trained)

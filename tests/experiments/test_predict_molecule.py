@@ -136,7 +136,7 @@ def test_levels_of_no_molecule_are_pointed_out(
     model.hamiltonian = lambda numbers, positions: 5 * torch.eye(10, dtype=torch.float64)  # type: ignore[method-assign]
     predict_molecule(model, tmp_path / "h2.xyz", tmp_path / "out", settings())  # type: ignore[arg-type]
     printed = capsys.readouterr().out
-    assert "warning: no neutral molecule has its HOMO at" in printed
+    assert "warning: neutral molecules have no HOMO at" in printed
     assert "not been trained on molecules like this one" in printed
 
 

@@ -116,7 +116,7 @@ def test_figures_of_crystals_and_molecules_have_their_own_names(crystals):
 def test_a_missing_subset_is_told(crystals):
     path = crystals / "grad_seed1" / "block_mae-twisted.csv"
     path.unlink()
-    assert f"{path} is missing: DeepH-E3+Grad, seed 1 is not in that figure" in make_report(crystals).notes
+    assert f"{path} is missing: DeepH-E3+Grad, seed 1 is not in the figure" in make_report(crystals).notes
 
 
 def test_missing_curves_are_told_and_left_out(tmp_path):
