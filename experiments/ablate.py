@@ -1,20 +1,19 @@
-"""Train several arms and seeds of one experiment, each run in a separate process, and compare them in a report.
+"""Train several arms and seeds of one experiment, each in a process of its own, and report them together.
 
   python -m experiments.ablate experiment=demo
   python -m experiments.ablate experiment=mg arms=all seeds=10 gpus=0,1,2,3 data.path=...
   python -m experiments.ablate experiment=qd arms=none,tracegrad seeds=0,1,2 launcher=slurm slurm.time=2-00:00:00
 
 Settings of the ablation itself:
-  arms=all                         the arms to train: all, or some of none,trace,grad,tracegrad
-  seeds=3                          number of runs of every arm; their seeds count up from that of the experiment (42,
-                                   43, 44 for crystals, 0, 1, 2 for molecules); seeds=5,7: the seeds 5 and 7;
-                                   seeds=[7]: only the seed 7
-  equal_seeds=false                true: as many repetitions as seeds=N says, all with one seed, as in the paper: the
-                                   seed of the experiment, or seed=SEED
+  arms=all                         which arms: all, or some of none,trace,grad,tracegrad
+  seeds=3                          number of runs of every arm; seeds count from that of the experiment (42, 43, 44
+                                   for crystals, 0, 1, 2 for molecules); seeds=5,7: these two; seeds=[7]: 7 alone
+  equal_seeds=false                true, with seeds=10: ten repetitions with one seed, as in the paper: that of the
+                                   experiment, or seed=SEED
 {shared}
 
-All other settings are passed on to every run, see python -m experiments.train --help. Finished runs are not
-repeated and interrupted runs are resumed, so that the same command can be given again at any time.
+Everything else is given to every run as it is: see python -m experiments.train --help. Finished runs are not
+repeated and interrupted ones go on, so the same command can be given again at any time.
 """
 
 import sys

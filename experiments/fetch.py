@@ -1,4 +1,4 @@
-"""Download published databases and verify them: `python -m experiments.fetch --help`."""
+"""Published databases, downloaded and verified: `python -m experiments.fetch --help`."""
 
 import difflib
 import sys
@@ -24,7 +24,7 @@ NAMES = sorted(path.stem for path in (CONF / "fetch").glob("*.yaml"))
 
 @clean_errors
 def main() -> None:
-    """Fetch the databases of ``data=NAME``, which becomes ``fetch=NAME``: the group ``data`` belongs to trainings."""
+    """Fetch with ``data=NAME``, which is the group ``fetch`` here: ``data`` is that of trainings."""
     arguments = sys.argv[1:]
     sys.argv[1:] = [_group(argument) for argument in arguments]
     if arguments and not any(argument.startswith(("-", "data=", "fetch=")) for argument in arguments):
@@ -40,7 +40,7 @@ def _fetch(config: DictConfig) -> None:
 def fetch_databases(values: dict[str, Any]) -> None:
     """Fetch the databases of a configuration one after another.
 
-    A database that fails does not prevent the others from being fetched.
+    One that fails does not keep the others from being fetched.
     """
     options = _options(values)
     databases = {name: _wanted(name, entry, values["target"]) for name, entry in values["databases"].items()}
@@ -67,7 +67,7 @@ def fetch_databases(values: dict[str, Any]) -> None:
                     progress.report(_how_to_use(name, fetched))
     if failed:
         names = ", ".join(name for name in databases if name in failed)
-        raise DataError(f"{names} failed, see above; the same command continues with what is missing")
+        raise DataError(f"{names} failed, see above; the same command goes on with what is missing")
 
 
 def _group(argument: str) -> str:
@@ -83,7 +83,7 @@ def _group(argument: str) -> str:
 
 
 def _check_room(databases: dict[str, Wanted], estimates: list[Fetched | Estimate | None]) -> None:
-    """Check the free space for all databases in the same folder together."""
+    """Of all databases in the same folder together."""
     for folder in {wanted.folder for wanted in databases.values()}:
         there = zip(databases.values(), estimates, strict=True)
         require_space_for_all(

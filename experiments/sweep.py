@@ -1,4 +1,4 @@
-"""Train an experiment with every combination of some settings, each run in a separate process, and compare them.
+"""Train an experiment with every combination of some values, each in a process of its own, and compare them.
 
   python -m experiments.sweep experiment=qs sweep=lambda gpus=0,1,2,3 data.path=...
   python -m experiments.sweep experiment=mg sweep=lambda_trace_error seeds=3 dry_run=true
@@ -7,23 +7,20 @@
 
 Settings of the sweep itself:
   sweep=NAME                       a grid of conf/sweep/ (lambda, trace_error, lambda_trace_error), or a .yaml file
-  grid.KEY=VALUE,VALUE,...         values of any setting or group; range(0.1,1.1,0.1) is allowed, too
-  experiment=NAME,NAME,...         a sweep of each experiment in a separate directory (with runs=DIR in DIR/NAME), and
-                                   one choice of values for all of them, from all of their validation sets
+  grid.KEY=VALUE,VALUE,...         values of any setting or group; range(0.1,1.1,0.1) is understood, too
+  experiment=NAME,NAME,...         a sweep of each experiment, in a directory of its own (with runs=DIR in DIR/NAME),
+                                   and one choice of values for all of them, from their validation sets together
   NAME.KEY=VALUE                   a setting for one of several experiments, such as mg.data.path=/data/MG
-  seeds=1                          number of runs of every combination; their seeds count up from that of the
-                                   experiment (42 for crystals, 0 for molecules); seeds=5,7: the seeds 5 and 7;
-                                   seeds=[7]: only the seed 7
-  equal_seeds=false                true: as many repetitions as seeds=N says, all with one seed: the seed of the
-                                   experiment, or seed=SEED
+  seeds=1                          number of runs of every combination; seeds count from that of the experiment (42
+                                   for crystals, 0 for molecules); seeds=5,7: these two; seeds=[7]: 7 alone
+  equal_seeds=false                true, with seeds=3: three repetitions with one seed: the experiment's, or seed=SEED
 {shared}
   wandb_sweep=FILE                 write the grid as a sweep of W&B, for `wandb sweep FILE`, and run nothing
 
-All other settings are passed on to every run, see python -m experiments.train --help. Finished runs are not
-repeated and interrupted runs are resumed, so that the same command can be given again at any time. Values are
-compared on the validation set, as in the paper's Appendices E and F; the table is written into <runs>/report. For
-several experiments the values with the lowest geometric mean of the validation errors are chosen, each error divided
-by the lowest one of its database.
+Everything else is given to every run as it is: see python -m experiments.train --help. Finished runs are not
+repeated and interrupted ones go on, so the same command can be given again at any time. Values are compared on the
+validation set, as in the paper's Appendices E and F; the table goes to <runs>/report. Over several experiments the
+values are chosen by the geometric mean of their validation errors, each divided by the lowest one of its database.
 """
 
 import sys

@@ -59,7 +59,7 @@ def test_the_command(folder, tmp_path):
     assert lines[0].startswith("toy: 2 atoms, 2 orbitals, path GMKG (")
     assert lines[0].endswith("periodic along ab, Fermi level 0.0000 eV")
     assert lines[1].startswith(
-        "gap: 1.0000 eV from K (-0.5000 eV, band 1) to K (0.5000 eV); direct 1.0000 eV at K; band edges change by up to "
+        "gap: 1.0000 eV from K (-0.5000 eV, band 1) to K (0.5000 eV); direct 1.0000 eV at K; band edges change by"
     )
     assert lines[2] == f"wrote {tmp_path / 'out'}: bands.png, bands.csv, bands.json"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
