@@ -1,4 +1,4 @@
-"""The log of a run is never lost: not where a column appears, not where a process is killed, not without a word."""
+"""The log of a run survives new columns and killed processes, and lost rows are reported."""
 
 import csv
 import signal
@@ -12,8 +12,8 @@ from callbacks.csv_log import RunCSVLogger
 from tests.system.test_whole_files import FAULT
 from tracegrad.errors import TraceGradError
 
-# Forks for each folder of the working directory a process that goes on with two rows of an earlier session, appends
-# a row, and then one with another column; it is killed before or after the n-th call of the system.
+# For each folder of the working directory, fork a process that continues a log with two rows of an earlier session,
+# appends a row, and then one with a new column. It is killed before or after its n-th system call.
 SESSIONS = """
     from callbacks.csv_log import RunCSVLogger
 

@@ -47,7 +47,7 @@ def make_molecules(basis):
 
 
 def expected_values(module, data: QH9DataModule, part: str) -> dict[int, dict[str, float]]:
-    """Of every molecule of a part alone, with the overlap from PySCF."""
+    """Metrics of every molecule of a part, computed one by one with the overlap from PySCF."""
     found = {}
     dataset = data.parts[part]
     for row in dataset.rows.tolist():
@@ -106,7 +106,7 @@ def test_figures_can_be_left_out_and_a_prediction_that_is_nan_shows(basis, tmp_p
 
 
 class Watch(lightning.Callback):
-    """The logs of each validation, and the values of its molecules computed one by one."""
+    """The logs of each validation agree with the values of its molecules, computed one by one."""
 
     def __init__(self, data: QH9DataModule):
         self.data = data

@@ -46,7 +46,7 @@ def make_trainer(directory: Path, **options) -> lightning.Trainer:
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    """Without Lightning's advice on choices that were made on purpose."""
+    """Without warnings of Lightning that do not apply."""
     with quiet():
         yield
 
@@ -203,7 +203,7 @@ def test_the_schedule_and_the_validation_losses(tmp_path):
     trainer = make_trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
     trainer.fit(module, make_loader(graphs, 2), make_loader(graphs, 3))
     terms = module.loss(module.model(collate(graphs)), collate(graphs))
-    # Without traces both are means over samples, whatever the batches.
+    # Without traces both are means over samples, however the samples are batched.
     for name in ("val/loss", "val/loss_h"):
         assert float(trainer.callback_metrics[name]) == pytest.approx(float(terms.loss_h.detach()), rel=1e-6)
     assert "val/h_mae_nondiag" in trainer.callback_metrics

@@ -1,4 +1,4 @@
-"""Values as people type them: paths as they stand, other text where Hydra would stumble, and advice that works."""
+"""Arguments as people type them: paths, text that Hydra cannot parse, and advice in messages that works."""
 
 import subprocess
 from pathlib import Path
@@ -47,7 +47,7 @@ COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "pat
 
 
 def shell(line: str) -> list[str]:
-    """The words of a line as bash hands them on."""
+    """The arguments of a command line as bash passes them."""
     done = subprocess.run(
         ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True
     )

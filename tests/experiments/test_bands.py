@@ -22,7 +22,7 @@ FILES = ["bands.csv", "bands.json", "bands.png"]
 
 @pytest.fixture
 def bands(monkeypatch, capsys, tmp_path):
-    """The command in this process: what it prints, or its error."""
+    """Run the command in this process and return what it prints, or its error."""
 
     def call(*arguments) -> str:
         monkeypatch.setattr("sys.argv", ["bands", *map(str, arguments)])

@@ -20,7 +20,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def cache(monkeypatch, capsys):
-    """The command in this process: what it prints, or its error."""
+    """Run the command in this process and return what it prints, or its error."""
 
     def call(*arguments) -> str:
         monkeypatch.setattr("sys.argv", ["cache", *map(str, arguments)])

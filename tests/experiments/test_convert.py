@@ -29,7 +29,7 @@ def test_a_calculation_becomes_a_structure_folder(tmp_path):
 
 @pytest.fixture
 def convert(monkeypatch, capsys):
-    """The command in this process: what it prints, or its error."""
+    """Run the command in this process and return what it prints, or its error."""
 
     def call(*arguments) -> str:
         monkeypatch.setattr("sys.argv", ["convert", *map(str, arguments)])

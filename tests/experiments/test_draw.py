@@ -12,7 +12,7 @@ from tracegrad.data.crystals.deeph import write_structure
 
 @pytest.fixture
 def draw(monkeypatch, capsys):
-    """The command in this process: what it prints, or its error."""
+    """Run the command in this process and return what it prints, or its error."""
 
     def call(*arguments) -> str:
         monkeypatch.setattr("sys.argv", ["draw", *map(str, arguments)])

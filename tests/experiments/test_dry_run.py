@@ -29,14 +29,14 @@ from tracegrad.data.loading.sampler import TrainingBatches
 from tracegrad.errors import ConfigError
 from tracegrad.training.module import HamiltonianModule
 
-# The recipe of the crystals has another schedule, whose settings go.
+# The recipe of the crystals has another schedule, whose settings are removed.
 PLATEAU = ["optim=deeph_e3_plateau", "~optim.schedule.start", "~optim.schedule.interval"]
 
 
 def forecast(
     directory: Path, capsys: pytest.CaptureFixture[str], *overrides: str, settings: list[str] = TINY
 ) -> tuple[bool, str]:
-    """Whether it fits, and what is printed; nothing may be left in the run directory."""
+    """Whether the batches fit, and what is printed; nothing may be left in the run directory."""
     config = composed("train", [*settings, f"run_dir={directory / 'run'}", "dry_run=true", *overrides])
     fits = dry_run(config, plain(config))
     assert not list(directory.iterdir())
@@ -52,14 +52,14 @@ def printed_bytes(out: str) -> tuple[float, float]:
 
 
 def printed_parameters(out: str) -> list[int]:
-    """All parameters, those of the backbone and of TraceGrad."""
+    """Numbers of parameters in all, of the backbone and of TraceGrad."""
     found = re.search(r"parameters  (\S+): backbone (\S+), TraceGrad (\S+)", out)
     assert found, out
     return [int(number.replace(",", "")) for number in found.groups()]
 
 
 def out_of_memory(above: int) -> Callable[..., Any]:
-    """A training step that takes no larger batch."""
+    """A training step that runs out of memory for larger batches."""
     step = HamiltonianModule.training_step
 
     def limited(self: HamiltonianModule, graph: Any, batch_idx: int) -> Any:
@@ -71,7 +71,7 @@ def out_of_memory(above: int) -> Callable[..., Any]:
 
 
 def test_the_counts_are_those_of_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """44 samples in batches of 8: 6 steps an epoch; 15 steps: 2 whole epochs and a validation at the last step."""
+    """44 samples in batches of 8: 6 steps per epoch; 15 steps: 2 whole epochs and a validation at the last step."""
     fits, out = forecast(tmp_path, capsys)
     assert fits
     assert "epoch       6 steps of 7.33 samples" in out
@@ -99,7 +99,7 @@ def test_a_run_that_is_there_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_averages_and_gathered_gradients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A checkpoint with averaged weights holds the others, too; six batches make two steps of three."""
+    """A checkpoint with averaged weights contains the others, too; six batches make two steps of three."""
     _, bare = forecast(tmp_path, capsys, "+trainer.accumulate_grad_batches=3")
     assert "epoch       2 steps of 22 samples" in bare
     assert "15 steps in 7.5 epochs and 8 validations" in bare

@@ -1,4 +1,4 @@
-"""Released networks tested by `experiments.evaluate`: the numbers, the files, and what is refused."""
+"""Released networks tested by `experiments.evaluate`: numbers, files and errors."""
 
 import csv
 import hashlib
@@ -91,7 +91,7 @@ def test_qhnet_on_molecules(qhnet, tmp_path):
 
 
 def test_deeph_e3_on_crystals(carbon, tmp_path, monkeypatch):
-    """MAE recomputed structure by structure, twisted ones apart; the basis is that of the network."""
+    """MAE recomputed structure by structure, separately for twisted ones; the basis is that of the network."""
     monkeypatch.chdir(tmp_path)
     run(f"checkpoint={carbon}", "data=demo_crystals", "edge_chunk=500", "batch_size=2", "accelerator=cpu")
     output = tmp_path / "runs" / "released" / "carbon_demo_test"

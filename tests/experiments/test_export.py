@@ -1,4 +1,4 @@
-"""Model files for others: what is in them and in the card, and that they are the network of the run."""
+"""Model files: their content and that of the card, and that they contain the network of the run."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def finished_run(
     results: dict[str, Any] | None = None,
     ema: bool = False,
 ) -> HamiltonianModel:
-    """A run directory as training leaves it; ``results`` are changes, None is a run without a test."""
+    """A run directory as a training writes it; ``results`` are changes of its results, None: a run without a test."""
     torch.manual_seed(seed)
     model = construct(settings, "settings").double().eval()
     config = {

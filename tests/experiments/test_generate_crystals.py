@@ -33,7 +33,7 @@ def command(*arguments):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """The command in this process, where there is no OpenMX: what it prints, and its error."""
+    """Run the command in this process, without OpenMX, and return what it prints and its error."""
 
     def call(*arguments):
         monkeypatch.setenv("PATH", "/usr/bin:/bin")

@@ -1,4 +1,4 @@
-"""Every precision that is offered trains, with any optimizer and clipping; the others are refused by name."""
+"""Every supported precision trains, with any optimizer and clipping; the message for others names a substitute."""
 
 from functools import partial
 
@@ -30,13 +30,13 @@ from tracegrad.training.module import HamiltonianModule
 from tracegrad.training.schedule import SlipperySlope
 from tracegrad.weights.checkpoint import load_checkpoint
 
-# Every recipe takes one of these, and clips or does not.
+# Every recipe uses one of these optimizers, with or without clipping.
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optim").glob("*.yaml"))
 CLIP = 1e-3  # far below the norm of any gradient here
 
 
 class Norms(lightning.Callback):
-    """Norms of the gradients with which the optimizer has made its steps, and their largest entries."""
+    """Norms and largest entries of the gradients in the steps of the optimizer."""
 
     def __init__(self):
         self.norms, self.largest = [], []
@@ -128,7 +128,7 @@ def test_optimizers_of_all_recipes_train_in_every_precision_of_cpus(tmp_path, op
 
 @pytest.mark.parametrize("clip", [CLIP, None])
 def test_fused_and_plain_optimizers_make_the_same_steps_with_a_scaler(tmp_path, clip):
-    """The scaler and autocast of 16-mixed, which conf offers for GPUs, on a CPU."""
+    """The scaler and autocast of 16-mixed, which is for GPUs, on a CPU."""
     weights, norms = [], []
     for fused in (True, False):
         torch.manual_seed(0)
@@ -152,7 +152,7 @@ def test_fused_and_plain_optimizers_make_the_same_steps_with_a_scaler(tmp_path, 
 
 
 def test_metrics_of_mixed_precision_are_not_rounded_to_16_bits(tmp_path):
-    """Of predictions under autocast, the errors are taken and summed in double precision."""
+    """Errors of predictions under autocast are computed and summed in double precision."""
     config = composed(
         "train",
         [*SMALL, "trainer.precision=bf16-mixed", "trainer.max_steps=6", "test=false", f"run_dir={tmp_path}"],

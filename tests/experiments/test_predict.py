@@ -1,4 +1,4 @@
-"""Predicted Hamiltonians of crystals on the disk: from folders, from files with a cell alone, with an estimate."""
+"""Predicted Hamiltonians of crystals, from structure folders and from geometry files with a cell."""
 
 import re
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_a_folder(
 
 
 def test_a_file_with_a_cell_and_a_checkpoint_file(trained: Path, bilayer: Structure, tmp_path: Path) -> None:
-    """The pairs follow from the radii of the orbitals; the order of the blocks is that of any structure."""
+    """The edges follow from the radii of the orbitals, and the blocks have the usual order."""
     atoms = Atoms(bilayer.numbers, positions=bilayer.positions, cell=bilayer.lattice, pbc=True)
     write(tmp_path / "given.xyz", atoms, format="extxyz")
     checkpoint = trained / "checkpoints" / "last.ckpt"

@@ -1,4 +1,4 @@
-"""Predicted Hamiltonians of molecules on the disk: matrices, orbitals, levels, and the SCF beside them."""
+"""Predicted Hamiltonians of molecules: files with matrices, orbitals and levels, and the SCF for comparison."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ HYDROGEN = (np.array([1, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.1, 0.75]]))
 
 
 class Nearly:
-    """A network that errs by 1e-4 hartree: H is the converged Fock matrix, disturbed."""
+    """A network with an error of 1e-4 hartree: H is the converged Fock matrix with noise."""
 
     basis = OrbitalBasis.def2_svp()
     backbone = SimpleNamespace(label="Nearly")

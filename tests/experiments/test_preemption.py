@@ -1,4 +1,4 @@
-"""Leaving a SLURM job while there is nothing to save."""
+"""End of a SLURM job while there is nothing to save."""
 
 import os
 import signal

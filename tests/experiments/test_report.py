@@ -136,12 +136,12 @@ def test_damaged_curves_are_named(runs):
 
 @pytest.fixture
 def _undrawn(monkeypatch):
-    """Without figures, where only numbers matter."""
+    """No figures, because the tests only need numbers."""
     monkeypatch.setattr(report, "figures", lambda *_: {})
 
 
 def invoke(monkeypatch, *arguments):
-    """The command within this process; its exit status."""
+    """Run the command in this process and return its exit status."""
     monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
     try:
         report.main()

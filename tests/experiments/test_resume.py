@@ -1,4 +1,4 @@
-"""Trainings that are killed go on as if nothing had happened."""
+"""Trainings that are killed and resumed end as if they had not been interrupted."""
 
 import signal
 from pathlib import Path
@@ -24,7 +24,7 @@ def content(directory: Path) -> dict[str, Any]:
 
 
 def assert_same(one: Any, other: Any, where: str = "") -> None:
-    """Bitwise equality of plain data, but for what tells of time and place."""
+    """Assert bitwise equality of plain data, except for entries that depend on time or path."""
     if isinstance(one, dict):
         names = {str(key): key for key in one}
         assert names.keys() == {str(key) for key in other} or "best_k_models" in where, where
@@ -51,8 +51,8 @@ def test_a_training_killed_at_several_steps_ends_bitwise_the_same(tmp_path, rank
     """Weights, averaged weights, optimizer, schedule, loops and random states, and every row of the log."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     finished(straight, *overrides, ranks=ranks)
-    # At the last step of an epoch, before its validation; after a validation, before any other checkpoint; and inside
-    # an epoch, between two checkpoints.
+    # Killed at the last step of an epoch, before its validation; after a validation, before any other checkpoint; and
+    # inside an epoch, between two checkpoints.
     for step in (6, 7, 11):
         done = train(killed, *overrides, ranks=ranks, stop_after=step)
         assert {process.returncode for process in done} == {-signal.SIGKILL}
@@ -99,7 +99,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(ended: Path, tmp_path: Path) -> Path:
-    """Its checkpoints alone."""
+    """Only its checkpoints are copied."""
     for name in (LAST, PREVIOUS):
         target = tmp_path / "checkpoints" / name
         target.parent.mkdir(exist_ok=True)
@@ -130,7 +130,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(ended, tmp_path, 
 
 
 def test_a_training_goes_on_from_the_checkpoint_before_to_the_same_end(ended, tmp_path):
-    """The last file is cut off, as a disk without a journal may leave it."""
+    """The last file is cut off, as can happen on a file system without a journal."""
     run = tmp_path / "run"
     train(run, stop_after=5)
     last = run / "checkpoints" / LAST

@@ -1,4 +1,4 @@
-"""`init_from`: trainings that start from weights, their record, and how they go on."""
+"""`init_from`: trainings that start from existing weights, their record, and how they are resumed."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ SMALL = [
     ),
     *("trainer.max_steps=2", "test=false", "logger.wandb.mode=disabled"),
 ]
-# Steps so small that no weight changes: what is saved is what the training has started from.
+# Steps so small that no weight changes: the saved weights are those from which the training has started.
 STILL = ["optim.schedule.peak=1e-30", "optim.schedule.final=0.0", "optim.schedule.warmup_steps=0"]
 
 
