@@ -10,7 +10,7 @@ from callbacks.last_checkpoint import REQUEUE, TrainingStopped
 from experiments.training.provenance import process_rank
 
 
-def await_requeue() -> None:
+def end_on_requeue_signal() -> None:
     """In a SLURM job, let SLURM's signal to make room end the process at once.
 
     This holds before and after `fit`, when nothing has to be saved; within `fit`, `LastCheckpoint` handles the

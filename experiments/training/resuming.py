@@ -85,7 +85,7 @@ def find_run(directory: Path, values: dict[str, Any], resume: str, *, say: bool 
         )
     if changed and resume != "force":
         ending = (
-            "; choose another run_dir or name, remove it, or continue in spite of that with resume=force"
+            "; choose another run_dir or name, remove it, or continue anyway with resume=force"
             if has_checkpoint
             else " and no checkpoint yet; choose another run_dir or name, remove it, "
             "or start it anew with the new settings by resume=force"

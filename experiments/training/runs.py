@@ -13,7 +13,7 @@ from experiments.reporting.json_file import write_json
 from experiments.training.evaluation import evaluate_checkpoint
 from experiments.training.loggers import log_results, make_loggers
 from experiments.training.parts import build, make_callbacks, make_trainer
-from experiments.training.preemption import await_requeue, end_by_signal
+from experiments.training.preemption import end_by_signal, end_on_requeue_signal
 from experiments.training.provenance import process_rank, provenance
 from experiments.training.resuming import CONFIG, check_data, find_run, is_outgrown, read_config, resume_point
 from experiments.training.run_length import is_longer, length_of
@@ -40,7 +40,7 @@ def train(config: DictConfig, values: dict[str, Any]) -> None:
         InUseError: another training runs in the directory; nothing in it was changed.
         SystemExit: a signal has ended the training; the status is 128 + its number, or 0 if SLURM starts it again.
     """
-    await_requeue()
+    end_on_requeue_signal()
     directory = Path(config.run_dir)
     if _is_finished(directory, values, config.resume):
         return

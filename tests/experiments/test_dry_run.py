@@ -14,8 +14,8 @@ import torch
 from experiments.settings.configuration import composed, plain
 from experiments.training.dry_run import dry_run
 from experiments.training.forecast import (
-    Length,
     Measured,
+    TrainingLength,
     duration,
     log_bytes,
     size,
@@ -207,7 +207,7 @@ def test_settings_that_the_forecast_does_not_know(tmp_path: Path, capsys: pytest
 def test_the_length_of_a_training(
     batches: int, trainer: dict[str, Any], last: bool, expected: tuple[int, int | None, int | None]
 ) -> None:
-    assert training_length(batches, trainer, last_step_validated=last) == Length(*expected)
+    assert training_length(batches, trainer, last_step_validated=last) == TrainingLength(*expected)
 
 
 def test_times_are_scaled_by_costs() -> None:
@@ -234,8 +234,8 @@ def test_times_are_scaled_by_costs() -> None:
     assert found.validation() == pytest.approx(25)
     assert found.test() == pytest.approx(10)
     assert found.spread() == (3, 2, 4)
-    assert found.total(Length(10, 100, 3)) == pytest.approx(1275)
-    assert found.total(Length(10, None, None)) is None
+    assert found.total(TrainingLength(10, 100, 3)) == pytest.approx(1275)
+    assert found.total(TrainingLength(10, None, None)) is None
 
 
 def test_the_most_expensive_batch_of_all_epochs_and_a_sample_of_one() -> None:
@@ -271,7 +271,7 @@ def test_advice_on_workers() -> None:
     assert worker_advice(0.03, 0, 8, 1.0) is None
     assert "data.num_workers=2 (now 0; 8 cores)" in (worker_advice(0.2, 0, 8, 1.0) or "")
     assert "data.num_workers=7 (now 6; 8 cores)" in (worker_advice(0.2, 6, 8, 1.0) or "")
-    assert "no further cores" in (worker_advice(0.2, 7, 8, 1.0) or "")
+    assert "no core is left" in (worker_advice(0.2, 7, 8, 1.0) or "")
 
 
 def test_units() -> None:
@@ -283,5 +283,5 @@ def test_units() -> None:
         "4.6 days",
     ]
     assert [size(n) for n in (5, 5e3, 5.25e6, 8e10)] == ["5 B", "5 kB", "5.25 MB", "80 GB"]
-    assert log_bytes(Length(10, 100, 10), 50) == 24 * 150
-    assert log_bytes(Length(10, None, None), 50) is None
+    assert log_bytes(TrainingLength(10, 100, 10), 50) == 24 * 150
+    assert log_bytes(TrainingLength(10, None, None), 50) is None
