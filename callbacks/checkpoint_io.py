@@ -19,9 +19,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        content = (
-            io.BytesIO()
-        )  # in memory first: torch does not say why it cannot write a file, the system does
+        # In memory first: torch does not report why it cannot write a file, but the operating system does.
+        content = io.BytesIO()
         torch.save(checkpoint, content)
         with replacing(path) as draft:
             draft.write_bytes(content.getbuffer())

@@ -24,11 +24,8 @@ class SeedSteps(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        step = (
-            trainer.global_step,
-            batch_idx,
-            trainer.global_rank,
-        )  # batch_idx tells accumulated batches of one step apart
+        # batch_idx distinguishes the accumulated batches of one step.
+        step = (trainer.global_step, batch_idx, trainer.global_rank)
         state = int(np.random.SeedSequence([self.seed, *step]).generate_state(1, np.uint64)[0])
         torch.manual_seed(state)
         random.seed(state)

@@ -92,9 +92,8 @@ def export(values: dict[str, Any]) -> Path:
         text.write_text(model_card(record, output.name), encoding="utf-8")
         write_model_file(draft, state, record)
         content, tensors = read_model_file(draft)
-        build_network(
-            content["model"], tensors, draft
-        )  # an error in the file must not appear only at its users
+        # An error in the file must not appear only at its users.
+        build_network(content["model"], tensors, draft)
     seeds = f", {len(results)} seeds" if len(results) > 1 else ""
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB) and {card.name}{seeds}")
     if not results:

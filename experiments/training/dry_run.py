@@ -160,9 +160,8 @@ def disk_lines(config: DictConfig, measured: Measured, length: TrainingLength) -
     """Lines about the disk space that the run directory needs, and whether it is free."""
     kept = sum(count for name, count in CHECKPOINTS.items() if config.callbacks.get(name) is not None)
     log = log_bytes(length, config.trainer.log_every_n_steps)
-    need = (kept + 1) * measured.checkpoint_bytes + (
-        log or 0
-    )  # while a checkpoint is written there is one more
+    # While a checkpoint is written there is one more.
+    need = (kept + 1) * measured.checkpoint_bytes + (log or 0)
     place = Path(config.run_dir).absolute()
     while not place.exists():
         place = place.parent

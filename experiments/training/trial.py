@@ -102,9 +102,8 @@ class Trial:
         if reason is not None:
             fitting = self._fitting_eval_batch_size()
             return MemoryShortage("data.eval_batch_size", self.data.eval_batch_size, reason, fitting)
-        timed = (
-            times.validation[1:] or times.validation
-        )  # the first batch contains the start of workers and kernels
+        # The first batch contains the start of workers and kernels.
+        timed = times.validation[1:] or times.validation
         tests = self.data.subsets("test").values()
         return Measured(
             costs=costs_of(loader.batches.costs, [order[entry.index] for entry in times.training]),
@@ -213,9 +212,8 @@ class Trial:
         """Message of the error if ``run`` needs more memory than there is; None if it does not."""
         try:
             with quiet():
-                warnings.filterwarnings(
-                    "ignore", message=".*have no `val_dataloader`.*"
-                )  # the validation is a separate call
+                # The validation is a separate call.
+                warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
                 run()
         except (MemoryError, RuntimeError) as error:
             if not _is_memory_error(error):
