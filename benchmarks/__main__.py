@@ -75,7 +75,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         if getattr(options, name) < 1:
             parser.error(f"--{name} has to be at least 1")
     if options.output is not None and not options.output.absolute().parent.is_dir():
-        parser.error(f"--output: {options.output.parent} is no folder")
+        parser.error(f"--output: {options.output.parent} is not a folder")
     return options
 
 

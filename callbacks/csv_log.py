@@ -80,7 +80,7 @@ def _read(path: str) -> tuple[list[str], list[list[str]]]:
     """Columns and complete rows of a log, without a last row that a kill has cut off; empty if there is no file.
 
     Raises:
-        TraceGradError: the file is no table.
+        TraceGradError: the file is not a table.
     """
     if not os.path.isfile(path):
         return [], []
@@ -90,13 +90,13 @@ def _read(path: str) -> tuple[list[str], list[list[str]]]:
         table = list(csv.reader(io.StringIO(complete.decode("utf-8"), newline="")))
     except (UnicodeDecodeError, csv.Error) as error:
         raise TraceGradError(
-            f"{path}: is no table ({error}); move it elsewhere to continue without it"
+            f"{path}: is not a table ({error}); move it elsewhere to continue without it"
         ) from error
     for number, row in enumerate(table, 1):
         if len(row) != len(table[0]):
             raise TraceGradError(
-                f"{path}: line {number} has {len(row)} cells, but the header {len(table[0])}; it is no log of a run: "
-                "move it elsewhere to continue without it"
+                f"{path}: line {number} has {len(row)} cells, but the header {len(table[0])}; it is not the log "
+                "of a run: move it elsewhere to continue without it"
             )
     return (table[0], table[1:]) if table else ([], [])
 

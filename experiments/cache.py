@@ -18,7 +18,7 @@ def main(config: DictConfig) -> None:
     values = plain(config)
     include, dtype, processes = values["include"], values["dtype"], values["processes"]
     if not all(isinstance(entry, str) for entry in include):
-        raise ConfigError(f"include={include} is no list of text; give one such as ['light_*']")
+        raise ConfigError(f"include={include} is not a list of text; give one such as ['light_*']")
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; choose one of {list(DTYPES)}")
     if not (processes is None or (type(processes) is int and processes > 0)):

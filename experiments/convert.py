@@ -19,7 +19,7 @@ def main(config: DictConfig) -> None:
     values = plain(config)
     shells = values["shells"]
     if shells is not None and not isinstance(shells, list):
-        raise ConfigError(f"shells={shells} is no list; give one such as shells=[Mo-s3p2d2,S-s2p2d1]")
+        raise ConfigError(f"shells={shells} is not a list; give one such as shells=[Mo-s3p2d2,S-s2p2d1]")
     source, output = str(values["source"]), Path(str(values["output"]))
     structure = read_scfout(source, shells=shells, input_file=values["input"])
     write_structure(structure, output, overwrite=values["overwrite"])

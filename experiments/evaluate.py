@@ -57,8 +57,8 @@ def evaluate_run(config: DictConfig) -> None:
     checkpoint = run / "checkpoints" / f"{config.checkpoint}.ckpt" if named else Path(config.checkpoint)
     if not named and (checkpoint.is_dir() or CHECKPOINT_KEY not in load_checkpoint(checkpoint)):
         raise CheckpointError(
-            f"{checkpoint}: is no checkpoint of a run of TraceGrad; to test a released one leave out run={run} and "
-            "give data=NAME"
+            f"{checkpoint}: is not a checkpoint of a run of TraceGrad; to test a released one leave out run={run} "
+            "and give data=NAME"
         )
     output = Path(config.output or run / f"evaluation_{config.part}_{checkpoint.stem}")
     setup, parts = rebuild(run, changes(config))

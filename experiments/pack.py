@@ -29,7 +29,7 @@ def main(config: DictConfig) -> None:
     if not isinstance(patterns, list) or not all(isinstance(entry, str) for entry in patterns):
         raise ConfigError(f"pattern={pattern} is not text; give one such as 'light_*', or a list of them")
     if not (decimals is None or type(decimals) is int):
-        raise ConfigError(f"decimals={decimals} is no whole number; give one, or null for no rounding")
+        raise ConfigError(f"decimals={decimals} is not a whole number; give one, or null for no rounding")
     if output.exists() and not values["overwrite"]:
         raise ConfigError(f"{output} exists; choose another output or set overwrite=true")
     if output.exists():

@@ -39,7 +39,7 @@ def predict(values: dict[str, Any]) -> None:
     structure = Path(str(values["structure"]))
     output = Path(str(values["output"])) if values["output"] is not None else default_output(structure, frame)
     if os.path.lexists(output) and not output.is_dir():
-        raise DataError(f"{output}: exists and is no folder; choose another output")
+        raise DataError(f"{output}: exists and is not a folder; choose another output")
     content = sorted(os.listdir(output)) if output.is_dir() else []
     if content and not values["overwrite"]:  # checked before any work
         raise DataError(

@@ -69,7 +69,10 @@ def test_single_tasks_can_be_chosen(capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--repeats", "0"], "--repeats has to be at least 1"), (["--output", "/no/such/file"], "is no folder")],
+    [
+        (["--repeats", "0"], "--repeats has to be at least 1"),
+        (["--output", "/no/such/file"], "is not a folder"),
+    ],
 )
 def test_impossible_options_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit):

@@ -52,7 +52,7 @@ def write_bands(values: Mapping[str, Any]) -> None:
     window = _window(values["window"])
     points = values["points"]
     if points is not None and not isinstance(points, Mapping):
-        raise ConfigError(f"points={points} is no table; give a table such as 'points={{A: [0.5, 0, 0]}}'")
+        raise ConfigError(f"points={points} is not a table; give a table such as 'points={{A: [0.5, 0, 0]}}'")
     for name in ("bands", "processes"):
         if values[name] is not None and type(values[name]) is not int:
             raise ConfigError(f"{name}={values[name]} is not understood; give a whole number or null")

@@ -187,7 +187,7 @@ def _not_an_option(word: str, waiting: Sequence[str]) -> str:
     key = name.lstrip("-").replace("-", "_")
     if not equals:
         value = waiting[0] if waiting and not _is_setting(waiting[0]) else "VALUE"
-    return f"{name} is no option; settings are written key=value: {shell_word(f'{key}={value}')}"
+    return f"{name} is not an option; settings are written key=value: {shell_word(f'{key}={value}')}"
 
 
 def _not_a_setting(word: str, waiting: Sequence[str]) -> str:

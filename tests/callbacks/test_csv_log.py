@@ -141,7 +141,10 @@ def test_columns_are_in_alphabetical_order_whenever_they_come(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a,step\r\n1,2\r\n1,2,3\r\n", r"line 3 has 3 cells, but the header 2"), (b"a\xff\n", "is no table")],
+    [
+        (b"a,step\r\n1,2\r\n1,2,3\r\n", r"line 3 has 3 cells, but the header 2"),
+        (b"a\xff\n", "is not a table"),
+    ],
 )
 def test_what_is_no_log_is_refused_and_kept(tmp_path, content, message):
     path = tmp_path / "metrics.csv"

@@ -155,7 +155,7 @@ def test_small_overlaps_are_warned_of(tmp_path, bands):
         (["structure=FOLDER", "window=[2,-2]"], "error: window=[2, -2] is not understood; give two numbers"),
         (["structure=FOLDER", "window=[1]"], "error: window=[1] is not understood"),
         (["structure=FOLDER", "window=[a,b]"], "error: window=['a', 'b'] is not understood"),
-        (["structure=FOLDER", "points=[1,2]"], "error: points=[1, 2] is no table"),
+        (["structure=FOLDER", "points=[1,2]"], "error: points=[1, 2] is not a table"),
         (["structure=FOLDER", "points={A: 3}"], "error: points: A is 3; give three numbers"),
         (["structure=FOLDER", "path=GX"], "error: path GX: no special point X; there are G"),
         (["structure=FOLDER", "predicted=none"], "error: none: no such folder"),

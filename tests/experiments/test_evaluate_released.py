@@ -150,7 +150,7 @@ def test_run_and_released_checkpoints_are_kept_apart(qhnet, tmp_path):
         run(f"checkpoint={qhnet}", "data=custom", "data.split=random")
     for released in (qhnet, tmp_path):
         with pytest.raises(
-            CheckpointError, match=r"is no checkpoint of a run of TraceGrad; .* leave out run="
+            CheckpointError, match=r"is not a checkpoint of a run of TraceGrad; .* leave out run="
         ):
             run(f"run={tmp_path / 'run'}", f"checkpoint={released}")
     with pytest.raises(CheckpointError, match=r"a checkpoint of TraceGrad itself.*run=DIRECTORY"):

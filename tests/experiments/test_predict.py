@@ -98,7 +98,7 @@ def test_a_structure_folder_has_no_frames(trained: Path, bilayer: Structure, tmp
     ):
         run(f"checkpoint={trained}", f"structure={tmp_path / 'given'}", f"output={tmp_path / 'x'}", "frame=0")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: is no structure folder"):
+    with pytest.raises(DataError, match="empty: is not a structure folder"):
         run(f"checkpoint={trained}", f"structure={tmp_path / 'empty'}", f"output={tmp_path / 'x'}")
 
 

@@ -103,7 +103,7 @@ def test_files_of_a_prediction(
         run("checkpoint=nowhere", "structure=water.xyz")  # before any work
     run(*given, "overwrite=true")
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="file: exists and is no folder"):
+    with pytest.raises(DataError, match="file: exists and is not a folder"):
         run(*given, "output=file")
 
 
