@@ -133,7 +133,7 @@ def read_geometry(path: Path, model: HamiltonianModel, frame: int | None = None)
         return replace(structure, hamiltonian=None, spinful=basis.spinful)
     if path.is_dir():
         raise DataError(
-            f"{path}: is not a structure folder (element.dat, lat.dat, overlaps.h5...); give one or a crystal file"
+            f"{path}: is not a structure folder (element.dat, lat.dat, overlaps.h5...); give one or a geometry file"
         )
     chosen = one_frame(path, frame)
     check_crystal(chosen)
