@@ -1,7 +1,7 @@
-"""Time the networks, TraceGrad, metrics and the data path on this machine: `python -m benchmarks --help`.
+"""Time networks, TraceGrad, metrics and loading of data on this machine: `python -m benchmarks --help`.
 
-Every ratio compares times of one run, taken in turns, so that other load on the machine falls on both sides.
-Run it from the repository: the plain e3nn forms of the networks are oracles of the tests.
+The implementations of a task are timed alternately in one run, so that other load on the machine affects all of them
+equally. Run it from the repository: the plain e3nn forms of the networks are oracles of the tests.
 """
 
 import argparse
@@ -19,51 +19,53 @@ from benchmarks import cells, crystals, data, molecules, orbitals, ranks, traceg
 from benchmarks.products import product_rates
 from benchmarks.table import show, with_floors
 from benchmarks.timing import Timing, processor
-from experiments.training.runs import write_json
+from experiments.reporting.json_file import write_json
 
 TASKS = {
-    "molecules": "QHNet, alone and with TraceGrad (low-rank W), against plain e3nn; the arms of the ablation",
-    "crystals": "DeepH-E3 on graphene, alone and with TraceGrad (full W), against plain e3nn; the arms",
-    "spinful": "the same on a bilayer of Bi2Te3 with spin-orbit coupling, without the arms",
+    "molecules": "QHNet without and with TraceGrad (low-rank W) against plain e3nn; the arms of the ablation",
+    "crystals": "DeepH-E3 on graphene without and with TraceGrad (full W) against plain e3nn; the arms",
+    "spinful": "the same on a bilayer of Bi2Te3 with spin-orbit coupling, but not the arms",
     "tracegrad": "one TraceGrad block: the closed form of v against automatic differentiation",
     "sizes": "DeepH-E3 on twisted bilayers of graphene of 148 to 1,876 atoms, edges in chunks",
     "data": "reading and batching of molecules and crystals; the cache of crystals",
-    "waiting": "the share of a training that is waited for data, batches of the recipes, 2 workers",
+    "waiting": "share of a training that is spent waiting for data: batches of the recipes, 2 workers",
     "orbitals": "metrics of orbitals, and the cache of references",
-    "ranks": "the step of the slowest of 4 ranks, molecules shared out by number or by pairs",
+    "ranks": "step of the slowest of 4 ranks if molecules are divided by number or by pairs of atoms",
 }
 ABOUT = """\
-For each way to do a task: the median, lowest and highest seconds of the rounds, which are taken in turns; the peak of
-memory that the call takes beyond what stands in memory before (tensors on the CPU, the allocator of CUDA on a GPU);
-the operations of its matrix products, and the floor: the time that these alone take at the best rate of matrix
-products in float32 measured in the same run. Operations of compiled kernels are not counted. Ratios are against the
-first way of the task.
+The table has a row for each implementation ("way") of a task:
+  seconds, lowest, highest  median and range of the timed rounds, in which the implementations alternate
+  peak MiB                  largest memory that the call allocates in addition to what was there before (tensors on
+                            the CPU, CUDA's allocator on a GPU)
+  GFLOP                     operations of its matrix products, except those in compiled kernels
+  floor s                   time of these operations at the best rate of float32 matrix products in the same run
+  relative ...              ratio to the first implementation of the task
 
-On a GPU QHNet predicts one molecule and trains on the batch of the recipe, and both networks run in TF32 and bfloat16
-as well; the errors of H are printed below the table.
+On a GPU, QHNet predicts one molecule and trains on the batch of the recipe. Both networks also run in TF32 and
+bfloat16; the errors of H are printed below the table.
 
 tasks:
 """
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Command line."""
+    """Parse and check the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__.split(":")[0] + ".",
         epilog=ABOUT + "\n".join(f"  {name:10} {what}" for name, what in TASKS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch on the CPU (1)")
-    parser.add_argument("--molecules", type=int, default=4, help="molecules in the batch (4)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (1)")
+    parser.add_argument("--molecules", type=int, default=4, help="number of molecules in the batch (4)")
     parser.add_argument(
         "--atoms", type=int, default=18, help="atoms of each molecule, half of them hydrogen (18)"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="timed rounds of each task (3)")
+    parser.add_argument("--repeats", type=int, default=3, help="number of timed rounds of each task (3)")
     parser.add_argument(
-        "--only", nargs="+", choices=tuple(TASKS), metavar="TASK", help="these tasks alone, see below"
+        "--only", nargs="+", choices=tuple(TASKS), metavar="TASK", help="run only these tasks, see below"
     )
-    parser.add_argument("--small", action="store_true", help="tiny networks: does it run, not how fast")
+    parser.add_argument("--small", action="store_true", help="tiny networks, to test whether it runs")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
     )
@@ -73,12 +75,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         if getattr(options, name) < 1:
             parser.error(f"--{name} has to be at least 1")
     if options.output is not None and not options.output.absolute().parent.is_dir():
-        parser.error(f"--output: {options.output.parent} is no folder")
+        parser.error(f"--output: {options.output.parent} is not a folder")
     return options
 
 
 def tasks_of(options: argparse.Namespace) -> dict[str, Callable[[], tuple[list[Timing], list[str]]]]:
-    """The wanted tasks, each with a random generator of its own: it finds the same sizes alone and among others."""
+    """The chosen tasks. Each has its own random generator, so that its data do not depend on the other tasks."""
     small, repeats, device = options.small, options.repeats, options.device
     sizes = molecules.SMALL if small else molecules.FULL
     crystal = crystals.SMALL if small else crystals.FULL
@@ -106,7 +108,7 @@ def tasks_of(options: argparse.Namespace) -> dict[str, Callable[[], tuple[list[T
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the tasks and print one table."""
+    """Run the chosen tasks and print one table."""
     options = parse(arguments)
     warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # e3nn, in the plain form
     torch.set_num_threads(options.threads)
@@ -115,11 +117,11 @@ def main(arguments: list[str] | None = None) -> None:
     rates = product_rates(options.device)
     for task in tasks_of(options).values():
         torch.manual_seed(0)
-        found, said = task()
-        timings += found
-        notes += said
+        task_timings, task_notes = task()
+        timings += task_timings
+        notes += task_notes
         gc.collect()
-    # Measured again, because other load may have been there at the start.
+    # Measured again, because there may have been other load at the start.
     rates = {shape: max(rate, rates[shape]) for shape, rate in product_rates(options.device).items()}
     timings = with_floors(timings, max(rates.values()))
     products = ", ".join(f"{shape}: {rate:,.1f}" for shape, rate in rates.items())

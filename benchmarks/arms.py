@@ -1,4 +1,4 @@
-"""What the timed tasks of both backbones share: losses, and the arms of the ablation."""
+"""Losses and arms of the ablation, for the tasks of both backbones."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,17 +19,19 @@ SWITCHES = {arm: switches for switches, arm in ARMS.items()}  # (trace, grad)
 def loss_of(
     basis: OrbitalBasis, graph, model: HamiltonianModel | None = None
 ) -> Callable[[Any], torch.Tensor]:
-    """The loss as a function of what a network predicts, blocks alone or with traces."""
+    """The loss as a function of the prediction of a network: blocks, or a `HamiltonianPrediction`."""
     loss = HamiltonianLoss(basis, model.trace_labels if model is not None else None)
-    return lambda found: (
-        loss(found if isinstance(found, HamiltonianPrediction) else HamiltonianPrediction(found), graph).total
+    return lambda output: (
+        loss(
+            output if isinstance(output, HamiltonianPrediction) else HamiltonianPrediction(output), graph
+        ).total
     )
 
 
 def time_arms(
     backbone: str, models: Mapping[str, HamiltonianModel], graph, repeats: int, device: str
 ) -> list[Timing]:
-    """Forward and training step of each arm of the ablation."""
+    """Time forward pass and training step of each arm of the ablation."""
     forwards = {arm: partial(forward, partial(model, traces=False), graph) for arm, model in models.items()}
     timings = compare(f"{backbone} arm forward, without traces", forwards, repeats, device)
     steps = {

@@ -1,4 +1,4 @@
-"""Timed task of size: the forward of DeepH-E3 for twisted bilayers of graphene, edges in chunks."""
+"""Task "sizes": forward pass of DeepH-E3 for twisted bilayers of graphene of different sizes, edges in chunks."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ HEIGHT = 18.0  # angstrom
 
 @dataclass(frozen=True)
 class Cells:
-    """Twists (m, m - 1), and the edges that go through a layer at a time."""
+    """Sizes of the task: m of the twists (m, m - 1), and the number of edges that a layer processes at a time."""
 
     twists: tuple[int, ...]
     edge_chunk: int
@@ -31,7 +31,7 @@ SMALL = Cells((2, 3), 1000)
 def cell_tasks(
     cells: Cells, sizes: CrystalSizes, rng: np.random.Generator, repeats: int, device: str
 ) -> tuple[list[Timing], list[str]]:
-    """Time and memory of each size, and how much the time of an atom differs."""
+    """Time and memory for each size, and by how much the time per atom varies."""
     basis = sizes.basis
     model = sizes.backbone(edge_chunk=cells.edge_chunk).to(device)
     graphs = {}
@@ -44,9 +44,9 @@ def cell_tasks(
     per_atom = [1e3 * t.median / graph.num_nodes for t, graph in zip(timings, graphs.values(), strict=True)]
     lines = [
         f"{way}: {graph.num_edges / graph.num_nodes:.1f} edges, {spent:.2f} ms and "
-        f"{t.peak * 1024 / graph.num_nodes:,.0f} KiB an atom"
+        f"{t.peak * 1024 / graph.num_nodes:,.0f} KiB per atom"
         for (way, graph), spent, t in zip(graphs.items(), per_atom, timings, strict=True)
         if t.peak is not None
     ]
     spread = max(per_atom) / min(per_atom) - 1
-    return timings, [*lines, f"time of an atom: the largest is {spread:.1%} above the smallest"]
+    return timings, [*lines, f"time per atom: the largest is {spread:.1%} above the smallest"]

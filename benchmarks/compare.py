@@ -1,4 +1,4 @@
-"""Ways to do a task against each other: time, memory, operations."""
+"""Time, memory and operations of several implementations of a task."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,7 +11,7 @@ MIB = 2**20
 
 
 def compare(task: str, ways: Mapping[str, Callable[[], object]], repeats: int, device: str) -> list[Timing]:
-    """`measure` with the peak memory and the operations of each way, which are also its rounds to warm up."""
+    """`measure`, with peak memory and operations of each way; these two measurements also warm it up."""
     gflop = {way: product_gflop(call) for way, call in ways.items()}
     peaks = {way: peak_bytes(call, device) / MIB for way, call in ways.items()}
     first = max(next(iter(peaks.values())), 1 / MIB)

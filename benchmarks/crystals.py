@@ -1,4 +1,4 @@
-"""Timed tasks of crystals: DeepH-E3 on graphene and, spinful, on Bi2Te3 against its plain e3nn form; the arms."""
+"""Tasks "crystals" and "spinful": DeepH-E3 on graphene and Bi2Te3 against its plain e3nn form, and the arms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class CrystalSizes:
     blocks: int
     shells: tuple[str, ...]
     tracegrad: Mapping[str, Any]
-    cells: int  # along each lattice vector
+    cells: int  # unit cells along each lattice vector
     spinful: bool = False
 
     @property
@@ -52,7 +52,7 @@ class CrystalSizes:
         return DeepHE3(self.basis, self.irreps, self.embed, self.blocks, **options)
 
     def model(self, *, trace: bool, grad: bool) -> HamiltonianModel:
-        """The same with TraceGrad and a full W, as in the recipes."""
+        """DeepH-E3 of these sizes with TraceGrad and a full W, as in the recipes."""
         return HamiltonianModel(
             self.backbone(), partial(TraceGrad, trace=trace, grad=grad, w="full", **self.tracegrad)
         )
@@ -69,7 +69,7 @@ SPINFUL_SMALL = CrystalSizes(
 
 
 class PlainOnGraph(nn.Module):
-    """The plain form on our graphs. It returns what H is made of, without the blocks of H."""
+    """The plain form for graphs of TraceGrad. It returns the irreps of H and does not assemble the blocks."""
 
     def __init__(self, fast: DeepHE3, sizes: CrystalSizes):
         super().__init__()
@@ -86,12 +86,12 @@ class PlainOnGraph(nn.Module):
 
 
 def shells_of(basis: OrbitalBasis) -> tuple[list[int], list[list[int]]]:
-    """Elements and their shells as the plain form takes them."""
+    """Elements and their shells in the format of the plain form."""
     return list(basis.elements), [list(basis.shells[z]) for z in basis.elements]
 
 
 def plain_copy(fast: DeepHE3, sizes: CrystalSizes) -> PlainDeepHE3:
-    """The plain e3nn form with the same weights; its last node map, which H does not need, is random."""
+    """The plain e3nn form with the same weights, except its last node map, which does not enter H."""
     plain = PlainDeepHE3(
         **default_irreps(
             *shells_of(fast.basis),
@@ -101,42 +101,44 @@ def plain_copy(fast: DeepHE3, sizes: CrystalSizes) -> PlainDeepHE3:
             num_block=sizes.blocks,
         )
     )
-    idle = {key: value for key, value in plain.state_dict().items() if key.startswith("lin_node.")}
-    own = {key: value.view(plain.get_parameter(key).shape) for key, value in export_deeph_e3(fast).items()}
-    plain.load_state_dict(own | idle)
+    unused = {key: value for key, value in plain.state_dict().items() if key.startswith("lin_node.")}
+    weights = {
+        key: value.view(plain.get_parameter(key).shape) for key, value in export_deeph_e3(fast).items()
+    }
+    plain.load_state_dict(weights | unused)
     return plain
 
 
 @torch.inference_mode()
 def difference(plain: PlainOnGraph, fast: DeepHE3, graph) -> float:
-    """Largest difference of the norms of blocks of both forms, in units of the largest norm."""
+    """Largest difference between the norms of the blocks of both forms, relative to the largest norm."""
     elements, shells = shells_of(fast.basis)
     degrees = degrees_of(targets_of(elements, shells), elements, shells)
     h = blocks_from_irreps(plain(graph), degrees, fast.basis.spinful)
-    expected, found = h.flatten(1).norm(dim=1), fast(graph)["edge"].flatten(1).norm(dim=1)
-    return float((expected - found).abs().max() / expected.max())
+    expected, actual = h.flatten(1).norm(dim=1), fast(graph)["edge"].flatten(1).norm(dim=1)
+    return float((expected - actual).abs().max() / expected.max())
 
 
 def against_e3nn(
     name: str, sizes: CrystalSizes, graph, repeats: int, device: str
 ) -> tuple[list[Timing], list[str]]:
-    """DeepH-E3 with its blocks of H, alone and with TraceGrad, against the plain e3nn form without them."""
+    """Time DeepH-E3 without and with TraceGrad against its plain e3nn form, which does not assemble blocks of H."""
     model = sizes.model(trace=True, grad=True)
     assert isinstance(model.backbone, DeepHE3)
     plain = PlainOnGraph(model.backbone, sizes).to(device)
     model.to(device)
     apart = difference(plain, model.backbone, graph)
-    rivals = Rivals(name, plain, lambda _: lambda found: found.square().mean(), model)
+    rivals = Rivals(name, plain, lambda _: lambda output: output.square().mean(), model)
     timings, notes = time_networks(rivals, graph, graph, repeats, device)
     size = f"{graph.num_nodes} atoms, {graph.num_edges} edges, {len(sizes.basis.union) ** 2} blocks of each"
-    said = f"{name}: {size}; norms of the blocks of both forms differ by {apart:.1e} of the largest"
-    return timings, [said, *notes]
+    note = f"{name}: {size}; norms of the blocks of both forms differ by {apart:.1e} of the largest"
+    return timings, [note, *notes]
 
 
 def crystal_of(
     crystal: Crystal, sizes: CrystalSizes, rng: np.random.Generator, *, spacing: float = 30.0
 ) -> HamiltonianGraph:
-    """A labelled graph of some cells, with vacuum between the layers' images."""
+    """A graph of some unit cells with random labels, and with vacuum between periodic images of the layers."""
     cell = crystal_cell(crystal, spacing, (sizes.cells, sizes.cells))
     return labelled(layer_graph(cell, sizes.basis, rng), sizes.basis, rng)
 
@@ -144,7 +146,7 @@ def crystal_of(
 def crystal_tasks(
     sizes: CrystalSizes, rng: np.random.Generator, repeats: int, device: str
 ) -> tuple[list[Timing], list[str]]:
-    """Graphene: DeepH-E3 against its plain form, and what each arm of the ablation adds to it."""
+    """Graphene: DeepH-E3 against its plain form, and the arms of the ablation."""
     graph = collate([crystal_of(GRAPHENE, sizes, rng)]).to(device)
     timings, notes = against_e3nn("DeepH-E3", sizes, graph, repeats, device)
     models = {arm: sizes.model(trace=trace, grad=grad).to(device) for arm, (trace, grad) in SWITCHES.items()}

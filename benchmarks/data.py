@@ -1,4 +1,4 @@
-"""Timed tasks of the data path, in one process: rows of a QH9 database, folders in DeepH's format and their cache."""
+"""Task "data": read rows of a QH9 database, structure folders and their cache, in one process."""
 
 import sqlite3
 import tempfile
@@ -26,7 +26,7 @@ STRUCTURES = 3
 
 
 def write_molecules(path: Path, rng: np.random.Generator, rows: int, atoms: int, basis: OrbitalBasis) -> None:
-    """A database in QH9's schema with random molecules, and matrices that are random but for the 1s levels."""
+    """Write a database in QH9's schema with random molecules and random matrices with realistic 1s levels."""
     with sqlite3.connect(path) as connection:
         connection.execute(
             "CREATE TABLE data (id INTEGER PRIMARY KEY, N INTEGER, Z BLOB, pos BLOB, Ham BLOB)"
@@ -45,7 +45,7 @@ def write_molecules(path: Path, rng: np.random.Generator, rows: int, atoms: int,
 def molecule_data_task(
     sizes: Sizes, rng: np.random.Generator, atoms: int, repeats: int
 ) -> tuple[list[Timing], list[str]]:
-    """From rows of a SQLite file to graphs and batches."""
+    """Time the way from rows of a SQLite file to graphs and batches."""
     basis = OrbitalBasis.def2_svp()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stable.db"
@@ -73,7 +73,7 @@ def molecule_data_task(
 
 
 def structure_of(name: str, graph: HamiltonianGraph, basis: OrbitalBasis) -> Structure:
-    """The labelled graph of one layer as a structure; vectors and cells of the edges tell its lattice vectors."""
+    """The labelled graph of one layer as a structure; the lattice follows from vectors and cells of the edges."""
     numbers, positions = graph.numbers.numpy(), graph.positions.double().numpy()
     edges = np.concatenate([graph.cells.numpy(), graph.edge_index.numpy().T], axis=1)
     order = edge_order(edges)
@@ -83,9 +83,7 @@ def structure_of(name: str, graph: HamiltonianGraph, basis: OrbitalBasis) -> Str
     lattice[2] = [0, 0, 20]
     blocks = graph.h_edge.double().numpy()[order]
     on_site = (edges[:, :3] == 0).all(1) & (edges[:, 3] == edges[:, 4])
-    blocks[on_site] -= 10 * np.eye(
-        blocks.shape[-1]
-    )  # levels near 0 look like another unit, which is warned of
+    blocks[on_site] -= 10 * np.eye(blocks.shape[-1])  # levels near 0 would cause a warning about the unit
     return Structure(
         name=name,
         numbers=numbers,
@@ -100,7 +98,7 @@ def structure_of(name: str, graph: HamiltonianGraph, basis: OrbitalBasis) -> Str
 
 
 def write_crystals(folder: Path, graphs: Sequence[HamiltonianGraph], basis: OrbitalBasis) -> None:
-    """A database of structure folders."""
+    """Write a database of structure folders."""
     for n, graph in enumerate(graphs):
         structure = structure_of(f"{n:03}", graph, basis)
         write_structure(structure, folder / structure.name)
@@ -109,7 +107,7 @@ def write_crystals(folder: Path, graphs: Sequence[HamiltonianGraph], basis: Orbi
 def crystal_data_task(
     sizes: CrystalSizes, rng: np.random.Generator, repeats: int
 ) -> tuple[list[Timing], list[str]]:
-    """Reading, opening and building, with all files in the memory of the system."""
+    """Time reading, opening and building; the files are in the file cache of the system."""
     basis = sizes.basis
     graphs = [crystal_of(GRAPHENE, sizes, rng) for _ in range(STRUCTURES)]
     with tempfile.TemporaryDirectory() as name:
@@ -150,7 +148,7 @@ def crystal_data_task(
 def data_tasks(
     sizes: Sizes, crystal_sizes: CrystalSizes, rng: np.random.Generator, atoms: int, repeats: int
 ) -> tuple[list[Timing], list[str]]:
-    """Both kinds of data, and what to say about them."""
+    """Timings and notes for molecules and crystals."""
     molecules, rates = molecule_data_task(sizes, rng, atoms, repeats)
     crystals, notes = crystal_data_task(crystal_sizes, rng, repeats)
     return molecules + crystals, rates + notes

@@ -1,4 +1,4 @@
-"""Graphs of layered crystals, with the pairs of atoms that OpenMX would store."""
+"""Graphs of layered crystals with the edges that OpenMX would store."""
 
 import numpy as np
 import torch
@@ -8,11 +8,11 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import HamiltonianGraph, crystal_graph
 from tracegrad.hamiltonian.neighbours import edges_within_range
 
-DISPLACEMENT = 0.03  # angstrom, of each coordinate
+DISPLACEMENT = 0.03  # standard deviation of each coordinate (angstrom)
 
 
 def layer_graph(atoms: Atoms, basis: OrbitalBasis, rng: np.random.Generator) -> HamiltonianGraph:
-    """A cell with thermal displacements, in float32 and without labels; the basis has radii."""
+    """The graph of a cell with thermal displacements, in float32 and without labels; the basis needs radii."""
     numbers, lattice = atoms.get_atomic_numbers(), np.asarray(atoms.cell)
     positions = atoms.get_positions() + rng.normal(scale=DISPLACEMENT, size=(len(atoms), 3))
     edges = edges_within_range(numbers, positions, lattice, atoms.pbc, basis)

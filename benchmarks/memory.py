@@ -1,4 +1,4 @@
-"""Peak memory of a call, beyond what stands in memory before it."""
+"""Peak memory of a call in addition to what was allocated before it."""
 
 import os
 import sys
@@ -8,15 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-# On the CPU every allocation of torch's allocator is counted, as the profiler records it: to the byte, the same in
-# every run, and with the tensors of compiled kernels. The resident set of a process that does one thing after another
-# says less: memory that the system's allocator keeps of earlier calls hides the need of this one, or is in pieces too
-# small for it. In a fresh process both agree (363 and 349 MiB for the forward of plain QHNet). Not counted is what
-# matrix libraries keep for themselves.
+# On the CPU the profiler records every allocation of torch: exact, reproducible, and with the tensors of compiled
+# kernels. The resident memory of the process would be less precise, because the system's allocator keeps memory of
+# earlier calls, which may or may not be reused. In a new process both agree (363 and 349 MiB for the forward pass of
+# plain QHNet). Internal buffers of matrix libraries are not counted.
 
 
 def peak_bytes(call: Callable[[], object], device: str) -> int:
-    """The most that a call has allocated at a time; call it once before, so that what stays is there."""
+    """Peak of the bytes that a call allocates; call it once before, so that permanent allocations exist already."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -30,20 +29,20 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
     allocations = [event for event in events if event.name() == "[memory]"]
     now = most = 0
     for event in sorted(allocations, key=lambda event: event.start_ns()):
-        now += event.nbytes()  # negative where memory is given back
+        now += event.nbytes()  # negative where memory is freed
         most = max(most, now)
     return most
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without what the profiler writes past Python."""
+    """A block in which the profiler's own output on stderr, which does not pass through Python, is dropped."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    original = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
             yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(original, 2)
+        os.close(original)

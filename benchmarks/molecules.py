@@ -1,4 +1,4 @@
-"""Timed tasks of molecules: QHNet against its plain e3nn form, and the arms."""
+"""Task "molecules": QHNet against its plain e3nn form, and the arms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,13 +66,13 @@ def random_molecule(rng: np.random.Generator, atoms: int) -> tuple[np.ndarray, n
 
 
 def random_matrix(rng: np.random.Generator, numbers: np.ndarray, basis: OrbitalBasis) -> np.ndarray:
-    """A symmetric matrix in place of a Hamiltonian."""
+    """A random symmetric matrix of the size of a Hamiltonian."""
     matrix = rng.normal(size=(2, basis.sizes[numbers].sum()))
     return matrix.T @ matrix
 
 
 def random_graphs(rng: np.random.Generator, molecules: int, atoms: int, basis) -> list[HamiltonianGraph]:
-    """Labelled graphs in float32."""
+    """Graphs of random molecules with random labels, in float32."""
     drawn = [random_molecule(rng, atoms) for _ in range(molecules)]
     return [
         molecule_graph(numbers, positions, basis, hamiltonian=random_matrix(rng, numbers, basis))
@@ -83,7 +83,7 @@ def random_graphs(rng: np.random.Generator, molecules: int, atoms: int, basis) -
 def against_e3nn(
     sizes: Sizes, graphs: tuple[Any, Any], basis: OrbitalBasis, repeats: int, device: str
 ) -> tuple[list[Timing], list[str]]:
-    """QHNet, alone and with TraceGrad, against its plain e3nn form; a note states how far apart the results are."""
+    """Time QHNet without and with TraceGrad against its plain e3nn form; a note states how much they differ."""
     model = sizes.model(basis, trace=True, grad=True).to(device)
     assert isinstance(model.backbone, QHNet)
     plain = plain_copy(model.backbone)
@@ -93,12 +93,12 @@ def against_e3nn(
     largest = float(b["edge"].abs().max())
     rivals = Rivals("QHNet", plain, partial(loss_of, basis), model)
     timings, notes = time_networks(rivals, *graphs, repeats, device)
-    said = f"QHNet: largest difference of the blocks of both forms {apart:.1e} (values up to {largest:.1e})"
-    return timings, [said, *notes]
+    note = f"QHNet: largest difference of the blocks of both forms {apart:.1e} (values up to {largest:.1e})"
+    return timings, [note, *notes]
 
 
 def cost_of_arms(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device: str) -> list[Timing]:
-    """What each arm of the ablation adds to QHNet: low-rank W, and for the last arm projected W."""
+    """Time each arm of the ablation with QHNet and a low-rank W, and the last arm also with a projected W."""
     models = {
         arm: sizes.model(basis, trace=trace, grad=grad).to(device) for arm, (trace, grad) in SWITCHES.items()
     }
@@ -109,9 +109,9 @@ def cost_of_arms(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device:
 def molecule_tasks(
     sizes: Sizes, rng: np.random.Generator, molecules: int, atoms: int, repeats: int, device: str
 ) -> tuple[list[Timing], list[str]]:
-    """All tasks of molecules, and what to say about them.
+    """Timings and notes for molecules.
 
-    A CPU gets one batch for everything; a GPU one molecule to predict and the batch of the recipe to train on.
+    A CPU uses one batch for everything; a GPU predicts one molecule and trains on the batch of the recipe.
     """
     basis = OrbitalBasis.def2_svp()
     counts = (1, sizes.batch) if device.startswith("cuda") else (molecules, molecules)
@@ -119,7 +119,7 @@ def molecule_tasks(
     predicted, trained = (collate(drawn[:count]).to(device) for count in counts)
     timings, notes = against_e3nn(sizes, (predicted, trained), basis, repeats, device)
     timings += cost_of_arms(sizes, trained, basis, repeats, device)
-    said = f"molecules: {counts[0]} of {atoms} atoms, {predicted.num_edges} pairs"
+    note = f"molecules: {counts[0]} of {atoms} atoms, {predicted.num_edges} pairs"
     if counts[1] != counts[0]:
-        said += f"; in training {counts[1]}, {trained.num_edges} pairs"
-    return timings, [said, *notes]
+        note += f"; in training {counts[1]}, {trained.num_edges} pairs"
+    return timings, [note, *notes]

@@ -1,4 +1,4 @@
-"""A backbone, alone and with TraceGrad, against its plain e3nn form without TraceGrad, in one measurement."""
+"""Time a backbone without and with TraceGrad against its plain e3nn form without TraceGrad."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -24,7 +24,7 @@ class Rivals:
     Args:
         name: of the backbone.
         plain: its plain e3nn form with the same weights, which takes a graph.
-        plain_loss: makes the loss of what ``plain`` returns, from the graph.
+        plain_loss: returns, for a graph, the loss as a function of the output of ``plain``.
         tracegrad: the backbone with the TraceGrad of the recipe.
     """
 
@@ -37,7 +37,10 @@ class Rivals:
 def time_networks(
     rivals: Rivals, forward_graph, step_graph, repeats: int, device: str
 ) -> tuple[list[Timing], list[str]]:
-    """Forward of one graph and training step on another; on a GPU in lower precision, too, with the errors."""
+    """Time the forward pass of one graph and the training step on another; on a GPU also in lower precision.
+
+    Notes state the errors of lower precision.
+    """
     backbone, model = rivals.tracegrad.backbone, rivals.tracegrad
     calls: dict[str, Callable[[], object]] = {
         PLAIN: partial(forward, rivals.plain, forward_graph),
@@ -63,22 +66,22 @@ def lowered(
     device: str,
     makers: Mapping[str, Callable[..., Callable[[], None]]] | None = None,
 ) -> dict[str, Callable[[], object]]:
-    """Our calls in each lower precision of a GPU; none on a CPU.
+    """The calls with and without TraceGrad in each lower precision of a GPU; none on a CPU.
 
-    Autocast holds for the forward pass of a training step alone, as in a training; ``makers`` make such steps.
+    In a training step autocast covers only the forward pass, as in a training; ``makers`` create such steps.
     """
-    found: dict[str, Callable[[], object]] = {}
+    result: dict[str, Callable[[], object]] = {}
     for name, context in lower_precisions(device).items():
         for way in (BACKBONE, TRACEGRAD):
             call: Callable[[], object] = partial(_inside, context, calls[way])
             if makers is not None and context is not tf32:
                 call = makers[way](precision=context)
-            found[f"{way}, {name}"] = call
-    return found
+            result[f"{way}, {name}"] = call
+    return result
 
 
 def lower_precisions(device: str) -> dict[str, Callable[[], AbstractContextManager]]:
-    """Names of precisions, and what switches them on."""
+    """Names of lower precisions and the contexts that switch them on."""
     if not device.startswith("cuda"):
         return {}
     return {"TF32": tf32, "bf16": partial(torch.autocast, "cuda", torch.bfloat16)}
@@ -86,7 +89,7 @@ def lower_precisions(device: str) -> dict[str, Callable[[], AbstractContextManag
 
 @contextmanager
 def tf32() -> Iterator[None]:
-    """Matrix products of float32 with 10 bits of mantissa."""
+    """A block in which float32 matrix products use TF32, with 10 bits of mantissa."""
     previous = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
@@ -97,13 +100,13 @@ def tf32() -> Iterator[None]:
 
 @torch.inference_mode()
 def lower_precision_errors(model: HamiltonianModel, graph, device: str) -> list[str]:
-    """How far the predicted H is off in each lower precision, relative to its root mean square."""
+    """Root mean square error of the predicted H in each lower precision, relative to the root mean square of H."""
     expected = model(graph, traces=False).blocks["edge"]
     lines = []
     for name, context in lower_precisions(device).items():
         with context():
-            found = model(graph, traces=False).blocks["edge"]
-        error, size = (x.abs().square().mean().sqrt() for x in (found - expected, expected))
+            output = model(graph, traces=False).blocks["edge"]
+        error, size = (x.abs().square().mean().sqrt() for x in (output - expected, expected))
         lines.append(f"{name} with TraceGrad: relative error of H {float(error / size):.1e}")
     return lines
 

@@ -1,4 +1,4 @@
-"""Timed tasks of orbital energies and wavefunctions: the released procedure, one by one, against ours."""
+"""Task "orbitals": metrics of orbitals by the released procedure, molecule by molecule, and by TraceGrad."""
 
 import sqlite3
 import tempfile
@@ -23,17 +23,19 @@ from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.dft import build_molecule
 from tracegrad.physics.molecules.solved_references import SolvedReferences, prepare_references
 
-# Noise of the predicted elements (hartree): MAE of about 1.5 meV, that of the paper's networks, and ten times it.
+# Noise of the predicted matrix elements (hartree): MAE of about 1.5 meV, as in the paper, and ten times as much.
 NOISES = {"1.5 meV": 7e-5, "15 meV": 7e-4}
-TAUGHT = 31 * 2**20  # bytes; glibc learns nothing from more
-PREDICTIONS = 16  # of each molecule: two molecules make a batch of the recipe
-SIZES = 4  # molecules of different sizes for each one of equal size; as many predictions in all
+LARGEST_KEPT = 31 * 2**20  # bytes; glibc keeps freed memory up to about this size after it was used once
+PREDICTIONS = 16  # predictions of each molecule: two molecules give a batch of the recipe
+SIZES = (
+    4  # molecules of different sizes for each molecule of equal size; the number of predictions is the same
+)
 
 
 def chain(rng: np.random.Generator, atoms: int) -> tuple[np.ndarray, np.ndarray]:
-    """A saturated chain of CH2 and O with random torsions, closed by hydrogen: a gap, as molecules of QM9 have.
+    """A chain of CH2 and O with random torsions, terminated by hydrogen; it has a gap like molecules of QM9.
 
-    It has at least four atoms.
+    It has at least four atoms. Returns atomic numbers, and positions in angstrom.
     """
     atoms = max(atoms, 4)
     carbons = (atoms - 2) // 4
@@ -42,14 +44,14 @@ def chain(rng: np.random.Generator, atoms: int) -> tuple[np.ndarray, np.ndarray]
     order += [6] * (carbons - order.count(6))
     order = order[:heavy]
     while True:
-        numbers, positions = _closed(order, _backbone(rng, len(order)))
+        numbers, positions = _with_hydrogen(order, _backbone(rng, len(order)))
         distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1) + 9 * np.eye(len(numbers))
         if distances.min() > 0.9:
             return numbers, positions
 
 
 def _backbone(rng: np.random.Generator, heavy: int) -> np.ndarray:
-    """Positions 1.45 angstrom apart with angles of 111 degrees, staggered torsions."""
+    """Positions (angstrom) of the heavy atoms: 1.45 angstrom apart, angles of 111 degrees, staggered torsions."""
     angle = np.deg2rad(111)
     points = [np.array([-1.45 * np.cos(angle), 1.45 * np.sin(angle), 0]), np.zeros(3), np.array([1.45, 0, 0])]
     while len(points) < heavy + 1:
@@ -64,8 +66,8 @@ def _backbone(rng: np.random.Generator, heavy: int) -> np.ndarray:
     return np.array(points[1 : heavy + 1])
 
 
-def _closed(order: list[int], backbone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The chain with its hydrogens: two on each carbon, and one more on each end."""
+def _with_hydrogen(order: list[int], backbone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers and positions of the chain with its hydrogens: two on each carbon, and one more at each end."""
     numbers, positions = list(order), list(backbone)
     for k, z in enumerate(order):
         others = [backbone[i] for i in (k - 1, k + 1) if 0 <= i < len(order)]
@@ -79,15 +81,15 @@ def _closed(order: list[int], backbone: np.ndarray) -> tuple[np.ndarray, np.ndar
             first = np.cross(away[0], [0.3, 0.5, 0.8])
             first /= np.linalg.norm(first)
             second = np.cross(away[0], first)
-            turns = 2 * np.pi * np.arange(3 if z == 6 else 1) / 3
-            directions = [0.33 * away[0] + 0.94 * (np.cos(t) * first + np.sin(t) * second) for t in turns]
+            angles = 2 * np.pi * np.arange(3 if z == 6 else 1) / 3
+            directions = [0.33 * away[0] + 0.94 * (np.cos(t) * first + np.sin(t) * second) for t in angles]
         numbers += [1] * len(directions)
         positions += [backbone[k] + (1.09 if z == 6 else 0.97) * d for d in directions]
     return np.array(numbers), np.array(positions)
 
 
 def fock(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """The Fock matrix of a few cycles on a coarse grid: all that timing needs of a label."""
+    """A Fock matrix (hartree) after a few cycles on a coarse grid, which is enough for timing."""
     field = dft.RKS(build_molecule(numbers, positions), xc="b3lyp").density_fit()
     field.grids.level, field.max_cycle, field.chkfile = 0, 3, None
     field.kernel()
@@ -97,7 +99,7 @@ def fock(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
 def released_orbitals(
     h: Float[torch.Tensor, "1 n n"], overlap: Float[torch.Tensor, "1 n n"]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Energies and orbitals by S^-1/2 with clamped eigenvalues."""
+    """Orbital energies and coefficients by S^-1/2 with clamped eigenvalues, as in the released code."""
     values, vectors = torch.linalg.eigh(overlap)
     half = vectors / values.clamp(min=1e-8).sqrt().unsqueeze(-2)
     energies, orbitals = torch.linalg.eigh(half.mT @ h @ half)
@@ -107,7 +109,7 @@ def released_orbitals(
 def released_metrics(
     numbers: np.ndarray, positions: np.ndarray, label: np.ndarray, predicted: np.ndarray
 ) -> tuple[float, float]:
-    """MAE of occupied energies and mean cosine of one molecule."""
+    """MAE of the occupied energies (hartree) and mean cosine of the occupied orbitals of one molecule."""
     molecule = gto.Mole()
     atoms = [[int(z), tuple(x)] for z, x in zip(numbers, positions.tolist(), strict=True)]
     molecule.build(verbose=0, atom=atoms, basis="def2svp", unit="ang")
@@ -122,7 +124,7 @@ def released_metrics(
 
 @dataclass
 class _Case:
-    """Labelled molecules with predictions, as dense matrices and as a batch."""
+    """Labelled molecules with predictions, as dense matrices and as a batch of blocks."""
 
     molecules: list[Molecule]
     predicted: list[np.ndarray]
@@ -136,7 +138,7 @@ def _case(
     chosen, predicted, graphs, blocks = [], [], [], []
     for molecule in molecules:
         error = noise * rng.normal(size=molecule.hamiltonian.shape)
-        # In single precision, as networks give it.
+        # In single precision, like the output of a network.
         h = (molecule.hamiltonian + (error + error.T) / np.sqrt(2)).astype(np.float32)
         chosen.append(molecule)
         predicted.append(h.astype(np.float64))
@@ -156,17 +158,17 @@ def _case(
     )
 
 
-def _ours(case: _Case, basis: OrbitalBasis, references: SolvedReferences) -> tuple[float, float]:
+def _tracegrad_metrics(case: _Case, basis: OrbitalBasis, references: SolvedReferences) -> tuple[float, float]:
     values = orbital_errors(case.prediction, case.batch, basis, references).values.mean(0)
     return float(values[0]), float(values[6])
 
 
-def _theirs(case: _Case) -> tuple[float, float]:
-    found = [
+def _released_means(case: _Case) -> tuple[float, float]:
+    metrics = [
         released_metrics(m.numbers, m.positions, m.hamiltonian, h)
         for m, h in zip(case.molecules, case.predicted, strict=True)
     ]
-    eps, cosine = np.mean(found, axis=0)
+    eps, cosine = np.mean(metrics, axis=0)
     return float(eps), float(cosine)
 
 
@@ -192,7 +194,7 @@ def _database(path: Path, rng: np.random.Generator, sizes: list[int]) -> QH9Data
 def orbital_tasks(
     rng: np.random.Generator, molecules: int, atoms: int, repeats: int, device: str
 ) -> tuple[list[Timing], list[str]]:
-    """Metrics with a cache made before, the diagonalisation alone, and the making of the cache."""
+    """Time the metrics with an existing cache, the diagonalisation alone, and the building of the cache."""
     basis = OrbitalBasis.def2_svp()
     timings: list[Timing] = []
     notes: list[str] = []
@@ -207,30 +209,35 @@ def orbital_tasks(
 
         references = build()
         every = prepare_references(database, range(len(database)), [path], processes=1)
-        # As after a network, whose large tensors teach malloc to keep memory that is let go.
-        torch.ones(TAUGHT // 8, dtype=torch.float64)
+        # As after a network: once large tensors have been freed, malloc keeps memory instead of returning it.
+        torch.ones(LARGEST_KEPT // 8, dtype=torch.float64)
         count = molecules * PREDICTIONS
-        alike = [database[row] for row in rows for _ in range(PREDICTIONS)]
-        unlike = [
+        same_size = [database[row] for row in rows for _ in range(PREDICTIONS)]
+        other_sizes = [
             database[row] for row in range(molecules, len(database)) for _ in range(PREDICTIONS // SIZES)
         ]
         for name, noise in NOISES.items():
-            for of, chosen in (("one size", alike), (f"{len(sizes)} sizes", unlike)):
+            for of, chosen in (("one size", same_size), (f"{len(sizes)} sizes", other_sizes)):
                 case = _case(chosen, noise, basis, rng, device)
                 ways: dict[str, Callable[[], object]] = {
-                    "released, one by one": partial(_theirs, case),
-                    "tracegrad, cached references": partial(_ours, case, basis, every),
+                    "released, one by one": partial(_released_means, case),
+                    "tracegrad, cached references": partial(_tracegrad_metrics, case, basis, every),
                 }
                 task = f"orbitals of {count} predictions of {of}, error {name}"
-                released, ours = measure(task, ways, repeats, device)
-                timings += [released, ours]
-                apart = max(abs(a - b) for a, b in zip(_theirs(case), _ours(case, basis, every), strict=True))
-                notes.append(
-                    f"{task}: {count / released.median:,.1f} and {count / ours.median:,.1f} molecules a second, "
-                    f"{released.median / ours.median:.1f} times as many; largest difference of eps_mae (hartree) "
-                    f"and psi_cosine {apart:.1e}"
+                released, tracegrad = measure(task, ways, repeats, device)
+                timings += [released, tracegrad]
+                apart = max(
+                    abs(a - b)
+                    for a, b in zip(
+                        _released_means(case), _tracegrad_metrics(case, basis, every), strict=True
+                    )
                 )
-            case = _case(alike, noise, basis, rng, device)
+                notes.append(
+                    f"{task}: {count / released.median:,.1f} and {count / tracegrad.median:,.1f} molecules a second, "
+                    f"{released.median / tracegrad.median:.1f} times as many; largest difference of eps_mae "
+                    f"(hartree) and psi_cosine {apart:.1e}"
+                )
+            case = _case(same_size, noise, basis, rng, device)
             solved = [every(m.row) for m in case.molecules]
             energies, c, label, h = (
                 torch.from_numpy(np.stack(arrays)).to(device)
@@ -241,18 +248,18 @@ def orbital_tasks(
                     case.predicted,
                 )
             )
-            wanted = solved[0].occupied + 1
+            count_states = solved[0].occupied + 1
             ways = {
                 "torch.linalg.eigh": partial(_diagonalised, h, c),
-                "lowest_states": partial(lowest_states, h - label, energies, c, wanted),
+                "lowest_states": partial(lowest_states, h - label, energies, c, count_states),
             }
             timings += measure(f"diagonalisation of {count} matrices, error {name}", ways, repeats, device)
         every.close()
-        making = measure(f"cache of {molecules} molecules", {"one process": build}, repeats, "cpu")
-        timings += making
+        building = measure(f"cache of {molecules} molecules", {"one process": build}, repeats, "cpu")
+        timings += building
         size = sum(len(references(row).orbitals) ** 2 * 16 for row in rows) / molecules
         notes.append(
-            f"making the cache, once: {1e3 * making[0].median / molecules:.1f} ms and about {size / 1e6:.2f} MB "
+            f"building the cache, once: {1e3 * building[0].median / molecules:.1f} ms and about {size / 1e6:.2f} MB "
             f"for a molecule of {atoms} atoms ({references(0).size} orbitals)"
         )
         references.close()

@@ -1,4 +1,4 @@
-"""The TraceGrad block in plain e3nn: Eq. 6 by its tensor products, v by automatic differentiation."""
+"""The TraceGrad block in plain e3nn: u by the tensor product of Eq. 6, v by automatic differentiation."""
 
 import math
 
@@ -12,7 +12,7 @@ from tracegrad.nn.invariant.tracegrad import TraceGradBlock
 
 
 class FullProduct(nn.Module):
-    """u with a full W, one tensor product of the feature with itself."""
+    """u with a full W: one tensor product of the feature with itself."""
 
     def __init__(self, block: TraceGradBlock, irreps: o3.Irreps, channels: int):
         super().__init__()
@@ -25,7 +25,7 @@ class FullProduct(nn.Module):
 
 
 class LowRankProduct(nn.Module):
-    """u with a low-rank W: two linear maps, and their product channel by channel."""
+    """u with a low-rank W: two linear maps, whose results are multiplied channel by channel."""
 
     def __init__(self, form: LowRankInvariants, irreps: o3.Irreps, channels: int):
         super().__init__()
@@ -54,7 +54,7 @@ class LowRankProduct(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """z and v with the weights of a block, for a feature in the layout of e3nn that needs a gradient."""
+    """z and v with the weights of a `TraceGradBlock`, for a feature in e3nn's layout that requires a gradient."""
 
     def __init__(self, block: TraceGradBlock, irreps: o3.Irreps, channels: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Operations of matrix products, and the rate at which this machine does them."""
+"""Number of operations of matrix products, and the rate of matrix products of this machine."""
 
 import time
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from benchmarks.timing import synchronize
 from tracegrad.numerics.matrix_product import product
 
 aten = torch.ops.aten
-# Which argument is the left factor.
+# Operators of matrix products, with the position of the left factor among their arguments.
 PRODUCTS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.addmm_: 1, aten.baddbmm: 1, aten.baddbmm_: 1}
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # see `tracegrad.numerics.matrix_product`
     PRODUCTS[torch.ops.mkldnn._linear_pointwise] = 0
 
-# (rows, inner, columns): a square one, and two of the networks: channels mixed by a Linear for all components of all
-# edges, and a Gram matrix with W.
+# (rows, inner, columns) of products that are timed: a square one; a linear map of channels for all components of all
+# edges; and a Gram matrix times W.
 SHAPES = ((1024, 1024, 1024), (30600, 128, 128), (3312, 2816, 1024))
 ROUNDS = 5
 
 
 class ProductCounter(TorchDispatchMode):
-    """Sums up the operations of matrix products, forward and backward; those inside compiled kernels are not seen.
+    """Counts the operations of matrix products, forward and backward, except those inside compiled kernels.
 
     torch's own `FlopCounterMode` follows modules as well, which fails in inference mode.
     """
@@ -36,10 +36,10 @@ class ProductCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         left = PRODUCTS.get(func._overloadpacket)
         if left is not None:
-            found = func(*args, **kwargs)
-            self.operations += 2 * found.numel() * args[left].shape[-1]
-            return found
-        # Inference mode hands out composite operators whole.
+            result = func(*args, **kwargs)
+            self.operations += 2 * result.numel() * args[left].shape[-1]
+            return result
+        # In inference mode composite operators arrive here without having been decomposed.
         with self:
             parts = func.decompose(*args, **kwargs)
         return func(*args, **kwargs) if parts is NotImplemented else parts
@@ -53,7 +53,7 @@ def product_gflop(call: Callable[[], object]) -> float:
 
 
 def product_rates(device: str) -> dict[str, float]:
-    """GFLOP/s in float32 of each shape, the best of some rounds, by torch's own product or by ours."""
+    """Best rate (GFLOP/s) in float32 for each shape, with torch's product or that of TraceGrad."""
     rates = {}
     for rows, inner, columns in SHAPES:
         a, b = torch.randn(rows, inner, device=device), torch.randn(inner, columns, device=device)

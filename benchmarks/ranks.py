@@ -1,4 +1,4 @@
-"""Timed task of a distributed step: a batch divided among ranks by number of molecules or by pairs of atoms."""
+"""Task "ranks": a batch divided among ranks by number of molecules or by pairs of atoms."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ ATOMS = (18.0, 3.0)
 def rank_tasks(
     sizes: Sizes, rng: np.random.Generator, repeats: int, device: str
 ) -> tuple[list[Timing], list[str]]:
-    """The step time of the slowest rank, each rank timed alone; and how the divisions differ over an epoch."""
+    """Step time of the slowest rank, with the ranks timed one after another, and the imbalance over an epoch."""
     basis = OrbitalBasis.def2_svp()
     drawn = rng.normal(*ATOMS, size=(100, sizes.batch)).round().clip(3, 29)
     atoms = drawn[0].astype(int)
@@ -30,18 +30,23 @@ def rank_tasks(
         for rank, part in enumerate(parts):
             graph = collate([graphs[i] for i in part]).to(device)
             steps[f"{way}, rank {rank}"] = training_step(network, loss_of(basis, graph), graph)
-    found = measure("", steps, repeats, device)
-    slowest = [max(found[i : i + RANKS], key=lambda t: t.median) for i in range(0, len(found), RANKS)]
+    rank_timings = measure("", steps, repeats, device)
+    slowest = [
+        max(rank_timings[i : i + RANKS], key=lambda t: t.median) for i in range(0, len(rank_timings), RANKS)
+    ]
     task = f"step of the slowest of {RANKS} ranks"
     timings = [
         Timing(task, way, t.median, t.lowest, t.highest, t.median / slowest[0].median)
         for way, t in zip(ways, slowest, strict=True)
     ]
-    return timings, [f"ranks: {said}" for said in over_an_epoch(drawn.ravel() ** 2, sizes.batch)]
+    return timings, [f"ranks: {line}" for line in over_an_epoch(drawn.ravel() ** 2, sizes.batch)]
 
 
 def over_an_epoch(costs: np.ndarray, batch: int) -> list[str]:
-    """Time of an epoch by the sums of pairs: each batch takes as long as its dearest share."""
+    """Lines about the imbalance of ranks over an epoch: the most expensive share of a batch over the mean share.
+
+    A batch takes as long as its most expensive share; the cost of a molecule is its number of pairs of atoms.
+    """
     lines = []
     for world in (2, 4, 8, 16):
         if world > batch:
@@ -50,12 +55,12 @@ def over_an_epoch(costs: np.ndarray, batch: int) -> list[str]:
         pairs = [imbalance(costs[b], shares(costs[b], world)) for b in batches.global_batches()]
         numbers = [imbalance(costs[b], by_number(len(b), world)) for b in batches.global_batches()]
         lines.append(
-            f"{world} of them, dearest share over the mean: {np.mean(numbers):.3f} (worst {max(numbers):.3f}) by "
-            f"number, {np.mean(pairs):.3f} (worst {max(pairs):.3f}) by pairs"
+            f"{world} ranks, most expensive share over the mean: {np.mean(numbers):.3f} (worst {max(numbers):.3f}) "
+            f"by number, {np.mean(pairs):.3f} (worst {max(pairs):.3f}) by pairs"
         )
     return lines
 
 
 def by_number(samples: int, world: int = RANKS) -> list[np.ndarray]:
-    """Every rank's molecules where they are dealt out one after another."""
+    """Molecules of each rank if they are dealt out one after another."""
     return [np.arange(rank, samples, world) for rank in range(world)]

@@ -1,4 +1,4 @@
-"""The table of a benchmark."""
+"""Table of the timings."""
 
 import sys
 from collections.abc import Sequence
@@ -26,16 +26,16 @@ COLUMNS = (
 
 
 def with_floors(timings: Sequence[Timing], rate: float) -> list[Timing]:
-    """The time that the matrix products of each way take at ``rate`` GFLOP/s.
+    """Timings with their floors: the time of the matrix products of each way at ``rate`` GFLOP/s.
 
-    The best rate of the measured shapes is the honest floor: the products of a network would run as fast if they
-    were laid out as well, so that a bad layout counts as a loss and not as a limit.
+    ``rate`` is the best one of all measured shapes, because the products of a network could be as fast with another
+    layout: a bad layout counts as a loss, not as a limit.
     """
     return [t if not t.gflop else replace(t, floor=t.gflop / rate) for t in timings]
 
 
 def show(timings: Sequence[Timing], notes: Sequence[str], caption: str) -> None:
-    """Print one row for each way; the name of a task stands in its first one."""
+    """Print one row for each way; the name of the task is in its first row."""
     table = Table(box=SIMPLE, caption=caption)
     for column in ("task", "way"):
         table.add_column(column)

@@ -1,4 +1,4 @@
-"""Times of alternatives, taken in turns so that other load on the machine falls on all of them."""
+"""Times of several implementations, measured alternately so that other load affects all of them equally."""
 
 import platform
 import statistics
@@ -14,24 +14,24 @@ import torch
 
 @dataclass
 class Timing:
-    """Seconds of one way to do a task, and what else was found out about it."""
+    """Seconds, memory and operations of one way (implementation) of a task."""
 
     task: str
     way: str
     median: float
     lowest: float
     highest: float
-    relative: float  # time divided by that of the first way of the task
-    peak: float | None = None  # MiB that it takes at a time
+    relative: float  # median divided by that of the first way of the task
+    peak: float | None = None  # peak memory (MiB)
     relative_peak: float | None = None
     gflop: float | None = None  # 1e9 floating-point operations of its matrix products
-    floor: float | None = None  # seconds that these take at the rate of this machine
+    floor: float | None = None  # seconds of these operations at the best rate of this machine
 
 
 def measure(
     task: str, ways: Mapping[str, Callable[[], object]], repeats: int, device: str, *, warm: bool = True
 ) -> list[Timing]:
-    """Median and spread of each way: a round to warm up, if it is wanted, then ``repeats`` rounds in turns."""
+    """Time each way: one round to warm up if ``warm``, then ``repeats`` rounds, in which the ways alternate."""
     times: dict[str, list[float]] = {way: [] for way in ways}
     for round_ in range(repeats + warm):
         for way, call in ways.items():
@@ -49,7 +49,7 @@ def measure(
 
 
 def forward(model: Callable, *inputs: Any) -> None:
-    """Prediction without gradients."""
+    """Forward pass without gradients."""
     with torch.inference_mode():
         model(*inputs)
 
@@ -60,7 +60,7 @@ def training_step(
     *inputs: Any,
     precision: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Callable[[], None]:
-    """Forward and loss of the output in the context of a precision, backward and an optimizer step outside of it."""
+    """A training step: forward pass and loss in the context ``precision``; backward pass and optimizer outside."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, fused=True)
 
     def step() -> None:
@@ -80,7 +80,7 @@ def synchronize(device: str) -> None:
 
 
 def processor() -> str:
-    """Name of the processor as the system gives it."""
+    """Name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

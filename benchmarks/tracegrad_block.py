@@ -1,4 +1,4 @@
-"""Timed tasks of one TraceGrad block: the closed form of v against automatic differentiation."""
+"""Task "tracegrad": one TraceGrad block with the closed form of v, and with automatic differentiation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tracegrad.nn.invariant.tracegrad import TraceGradBlock
 
 @dataclass(frozen=True)
 class BlockSizes:
-    """A block and the number of edges that go through it."""
+    """Sizes of a block, and the number of edges in its feature."""
 
     name: str
     irreps: str
@@ -28,7 +28,7 @@ class BlockSizes:
     channels: int = 1024
 
 
-# Those of the recipes: QHNet for four molecules of 18 atoms, DeepH-E3 for 72 atoms of graphene.
+# As in the recipes: QHNet for four molecules of 18 atoms, DeepH-E3 for 72 atoms of graphene.
 FULL = (
     BlockSizes("QHNet, low-rank W", "128x0e+128x1e+128x2e+128x3e+128x4e", "low_rank", 36, 1224),
     BlockSizes("DeepH-E3, full W", "64x0e+32x1o+16x2e+8x3o+8x4e", "full", 25, 3312),
@@ -41,7 +41,7 @@ SMALL = (
 
 @dataclass
 class Case:
-    """A block, its plain form, and one feature in the layouts of both."""
+    """A block, its plain form, and the same feature in the layouts of both."""
 
     sizes: BlockSizes
     block: TraceGradBlock
@@ -63,7 +63,7 @@ class Case:
         self.plain(self.flat, differentiable=False)
 
     def by_autograd(self, *, differentiable: bool = False) -> tuple[torch.Tensor, ComponentFirstFeature]:
-        """z and v from the same invariants as in the closed form."""
+        """z and v by automatic differentiation, from the same invariants as in the closed form."""
         z = self.block.encode(self.parts)
         return z, list(torch.autograd.grad(z.sum(), self.parts, create_graph=differentiable))
 
@@ -72,7 +72,7 @@ class Case:
             self.block(self.parts)
 
     def backward(self, way: Callable[[], tuple[torch.Tensor, ComponentFirstFeature]]) -> None:
-        """Gradients of weights and feature through z and v."""
+        """Backward pass through z and v to weights and feature."""
         for parameter in (*self.block.parameters(), *self.plain.parameters(), *self.parts, self.flat):
             parameter.grad = None
         z, v = way()
@@ -83,15 +83,15 @@ class Case:
         return z, [v]
 
     def difference(self) -> float:
-        """Largest difference of v of the plain and the closed form, relative to the largest v."""
+        """Largest difference between v of the plain and the closed form, relative to the largest v."""
         expected = self.plain(self.flat, differentiable=False)[1].detach()
         with torch.inference_mode():
-            found = to_irreps(self.block(self.parts)[1])
-        return float((found - expected).abs().max() / expected.abs().max())
+            actual = to_irreps(self.block(self.parts)[1])
+        return float((actual - expected).abs().max() / expected.abs().max())
 
 
 def block_tasks(sizes: tuple[BlockSizes, ...], repeats: int, device: str) -> tuple[list[Timing], list[str]]:
-    """Forward, and forward with backward, of each block."""
+    """Time the forward pass, and the forward and backward pass, of each block."""
     timings: list[Timing] = []
     notes = []
     for each in sizes:

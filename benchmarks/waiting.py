@@ -1,8 +1,8 @@
-"""Timed task of the way from the data to the device: the share of a training during which a step waits for its batch.
+"""Task "waiting": the share of a training that is spent waiting for batches.
 
 The loaders are those of a training, with the batches of the recipes and two workers. The step is that of the backbone
-alone, which leaves the workers least time; TraceGrad makes it longer and the share smaller. On a CPU the workers
-compete with the step for its cores, as they do in a training.
+without TraceGrad, which gives the workers the least time; with TraceGrad the share is smaller. On a CPU the workers
+compete with the step for cores, as in a training.
 """
 
 import tempfile
@@ -27,26 +27,26 @@ from tracegrad.model.network import HamiltonianModel
 from tracegrad.training.loss import HamiltonianLoss
 
 WORKERS = 2
-LEAST = 3  # steps, however long they take
-SECONDS = 15.0  # for all of them
+AT_LEAST = 3  # steps to time, however long they take
+SECONDS = 15.0  # after which no further step is timed
 STRUCTURES = 14
 
 
 @dataclass
 class Steps:
-    """Seconds of each step: until its batch was on the device, and of the work on it."""
+    """Seconds of each step: of waiting until its batch is on the device, and of the work on it."""
 
     wait: list[float] = field(default_factory=list)
     work: list[float] = field(default_factory=list)
 
     @property
     def share(self) -> float:
-        """Part of the time that was waited."""
+        """Share of the time that was spent waiting."""
         return sum(self.wait) / (sum(self.wait) + sum(self.work))
 
 
 def take_steps(data: HamiltonianDataModule, step: Callable[[object], None], device: str) -> Steps:
-    """Steps of one epoch; the first one starts the workers and is not counted."""
+    """Time steps of one epoch, except the first one, which starts the workers."""
     steps = Steps()
     started = time.perf_counter()
     for graph in data.train_dataloader():
@@ -59,7 +59,7 @@ def take_steps(data: HamiltonianDataModule, step: Callable[[object], None], devi
         steps.wait.append(there - started)
         steps.work.append(ended - there)
         started = ended
-        if len(steps.wait) > LEAST and sum(steps.wait[1:] + steps.work[1:]) > SECONDS:
+        if len(steps.wait) > AT_LEAST and sum(steps.wait[1:] + steps.work[1:]) > SECONDS:
             break
     return Steps(steps.wait[1:], steps.work[1:])
 
@@ -80,29 +80,29 @@ def trained(model: HamiltonianModel) -> Callable[[object], None]:
 def report(
     name: str, data: HamiltonianDataModule, model: HamiltonianModel, device: str
 ) -> tuple[list[Timing], str]:
-    """What was waited for and what was done; a batch is also made once here, alone."""
+    """Time waiting and work of a training; one batch is also built in this process, and its time is in the note."""
     data.prepare_data()
     data.setup("fit")
     dataset = data.parts["train"]
     start = time.perf_counter()
     data.train_dataloader().collate_fn([dataset[i] for i in range(data.batch_size)])  # type: ignore[misc]
-    made = time.perf_counter() - start
+    batch_seconds = time.perf_counter() - start
     steps = take_steps(data, trained(model.to(device)), device)
     task = f"{name} from data to device, batch {data.batch_size}, {data.num_workers} workers"
     parts = {"work on a batch": steps.work, "wait for a batch": steps.wait}
     first = median(steps.work)
     timings = [Timing(task, way, median(t), min(t), max(t), median(t) / first) for way, t in parts.items()]
-    said = (
-        f"{name}: {steps.share:.2%} of the time of {len(steps.work)} steps waited for data; making a batch takes one "
-        f"process {made:.3f} s"
+    note = (
+        f"{name}: {steps.share:.2%} of the time of {len(steps.work)} steps was spent waiting for data; one process "
+        f"builds a batch in {batch_seconds:.3f} s"
     )
-    return timings, said
+    return timings, note
 
 
 def waiting_tasks(
     sizes: Sizes, crystal_sizes: CrystalSizes, rng: np.random.Generator, atoms: int, device: str
 ) -> tuple[list[Timing], list[str]]:
-    """QHNet and DeepH-E3, trained on databases made for it."""
+    """Timings and notes for QHNet and DeepH-E3, trained on temporary databases."""
     loaders: dict[str, Any] = {"num_workers": WORKERS, "pin_memory": device.startswith("cuda")}
     basis = OrbitalBasis.def2_svp()
     with tempfile.TemporaryDirectory() as name:
@@ -116,7 +116,9 @@ def waiting_tasks(
             batch_size=sizes.batch,
             **loaders,
         )
-        timings, said = report("QHNet", molecules, sizes.model(basis, trace=False, grad=False), device)
+        timings, molecule_note = report(
+            "QHNet", molecules, sizes.model(basis, trace=False, grad=False), device
+        )
         folder = Path(name) / "structures"
         graphs = [crystal_of(GRAPHENE, crystal_sizes, rng) for _ in range(STRUCTURES)]
         write_crystals(folder, graphs, crystal_sizes.basis)
@@ -129,5 +131,5 @@ def waiting_tasks(
             **loaders,
         )
         model = crystal_sizes.model(trace=False, grad=False)
-        found, also_said = report("DeepH-E3", crystals, model, device)
-    return timings + found, [said, also_said]
+        crystal_timings, crystal_note = report("DeepH-E3", crystals, model, device)
+    return timings + crystal_timings, [molecule_note, crystal_note]

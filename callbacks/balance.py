@@ -7,23 +7,24 @@ from tracegrad.data.loading.loader import ResumableLoader
 
 
 class RankBalance(Callback):
-    """Logs ``train/rank_imbalance`` each epoch: the largest share of a batch over the mean share, at the worst.
+    """Logs ``train/rank_imbalance`` after each epoch of a training on several ranks.
 
-    Shares are counted in pairs of atoms (see `TrainingBatches`); 1 is perfect, and nothing is logged on one rank.
+    It is the largest share of a batch that a rank gets, divided by the mean share, for the least even batch of the
+    epoch. Shares are counted in pairs of atoms (see `TrainingBatches`); 1 is perfect.
     """
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        found = _imbalance(trainer)
-        if found is not None and trainer.is_global_zero:
+        imbalance = _imbalance(trainer)
+        if imbalance is not None and trainer.is_global_zero:
             print(
-                f"{trainer.world_size} ranks: the largest share of a batch has {found:.3f} times the mean work",
+                f"{trainer.world_size} ranks: the largest share of a batch has {imbalance:.3f} times the mean work",
                 flush=True,
             )
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        found = _imbalance(trainer)
-        if found is not None:
-            pl_module.log("train/rank_imbalance", found)
+        imbalance = _imbalance(trainer)
+        if imbalance is not None:
+            pl_module.log("train/rank_imbalance", imbalance)
 
 
 def _imbalance(trainer: lightning.Trainer) -> float | None:

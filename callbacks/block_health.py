@@ -1,4 +1,4 @@
-"""How the TraceGrad blocks of a network work: whether z tells items apart, and what v adds to f."""
+"""State of the TraceGrad blocks during a training: does z differ between items, and what does v add to f?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ import torch
 from lightning import Callback
 from torch import Tensor
 
+from callbacks.trainer_parts import hamiltonian_module
 from tracegrad.errors import ConfigError
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.interface import ComponentFirstFeature
 from tracegrad.training.loss import HamiltonianLoss
-from tracegrad.training.module import HamiltonianModule
 
-# Below these a block counts as switched off.
-LEAST_SPREAD, LEAST_NONLINEARITY, LEAST_RATIO = 1e-3, 0.05, 1e-3
+# A block with a value below one of these counts as switched off.
+SMALLEST_SPREAD, SMALLEST_NONLINEARITY, SMALLEST_RATIO = 1e-3, 0.05, 1e-3
 
 
 @dataclass
@@ -24,10 +24,11 @@ class BlockState:
     """State of one TraceGrad block on a batch; a block that adds no v has neither ratios nor non-linearities.
 
     Attributes:
-        z_spread: standard deviation of z over the items (edges or atoms), over the mean |z|; means over channels.
-        ratio: |o - f| / |f| for each irrep of the feature, Frobenius norms over the batch.
-        nonlinearity: of the added part w(f) = o - f for each irrep: |w(f + g) - w(f) - w(g)| over |w(f)| + |w(g)|,
-            where g is f with its items in another order. A linear map of f has 0.
+        z_spread: standard deviation of z over the items (edges or atoms), averaged over channels, divided by the mean
+            of |z|.
+        ratio: |o - f| / |f| for each irrep of the feature, with Frobenius norms over the batch.
+        nonlinearity: |w(f + g) - w(f) - w(g)| / (|w(f)| + |w(g)|) for each irrep, where w(f) = o - f is what the
+            block adds and g is f with its items shifted by one. It is 0 if w is a linear map of f.
     """
 
     z_spread: float
@@ -36,22 +37,22 @@ class BlockState:
 
     @property
     def faults(self) -> list[str]:
-        """Why the block counts as switched off; empty: it works."""
-        found = []
-        if self.z_spread < LEAST_SPREAD:
-            found.append(f"z is the same for all items (spread {self.z_spread:.1e})")
-        if self.nonlinearity and max(self.nonlinearity.values()) < LEAST_NONLINEARITY:
-            found.append(f"v is a linear map of f (deviation at most {max(self.nonlinearity.values()):.3f})")
-        if self.ratio and max(self.ratio.values()) < LEAST_RATIO:
-            found.append(f"v is negligible (at most {max(self.ratio.values()):.1e} of f)")
-        return found
+        """Why the block counts as switched off; an empty list if it works."""
+        faults = []
+        if self.z_spread < SMALLEST_SPREAD:
+            faults.append(f"z is the same for all items (spread {self.z_spread:.1e})")
+        if self.nonlinearity and max(self.nonlinearity.values()) < SMALLEST_NONLINEARITY:
+            faults.append(f"v is a linear map of f (deviation at most {max(self.nonlinearity.values()):.3f})")
+        if self.ratio and max(self.ratio.values()) < SMALLEST_RATIO:
+            faults.append(f"v is negligible (at most {max(self.ratio.values()):.1e} of f)")
+        return faults
 
 
 @torch.no_grad()
 def block_states(model: HamiltonianModel, graph: Any) -> dict[str, BlockState]:
-    """The state of each block on a batch, by site and number from 1: "edge1".
+    """State of each block on a batch, by site and number counted from 1, such as "edge1".
 
-    The network runs as in a validation and is left as it was.
+    The network runs in evaluation mode and is put back into its former mode.
     """
     states: dict[str, BlockState] = {}
     tracegrad, training = model.tracegrad, model.training
@@ -87,7 +88,10 @@ def block_states(model: HamiltonianModel, graph: Any) -> dict[str, BlockState]:
 
 
 def trace_share(model: HamiltonianModel, loss: HamiltonianLoss, graph: Any) -> float | None:
-    """|grad mu loss_T| / |grad loss_Q| over the weights of the backbone on a batch; None without loss_T."""
+    """Share of the traces in the gradient of the loss: |grad(mu loss_T)| / |grad(loss_H)| on a batch.
+
+    Both gradients (Eq. 8) are with respect to the weights of the backbone. None if the loss has no term of traces.
+    """
     if not model.tracegrad.trace:
         return None
     weights = [p for p in model.backbone.parameters() if p.requires_grad]
@@ -95,18 +99,18 @@ def trace_share(model: HamiltonianModel, loss: HamiltonianLoss, graph: Any) -> f
         terms = loss(model(graph), graph)
         if terms.loss_t is None or terms.mu is None:
             return None
-        of_h = torch.autograd.grad(terms.loss_h, weights, retain_graph=True, allow_unused=True)
-        of_t = torch.autograd.grad(terms.mu * terms.loss_t, weights, allow_unused=True)
-    return _length(of_t) / _length(of_h)
+        gradient_h = torch.autograd.grad(terms.loss_h, weights, retain_graph=True, allow_unused=True)
+        gradient_t = torch.autograd.grad(terms.mu * terms.loss_t, weights, allow_unused=True)
+    return _norm(gradient_t) / _norm(gradient_h)
 
 
 class BlockHealth(Callback):
     """Logs the state of the blocks at the start of a training and every ``every_n_steps`` optimizer steps.
 
     ``block/{site}{k}/z_spread``, ``.../ratio/{irrep}`` and ``.../nonlinearity/{irrep}`` are those of `BlockState`,
-    ``block/trace_share`` that of `trace_share`, all on the training batch at hand of the first rank. A block that is
-    switched off is named in a warning, the first time and when it works again. Costs four forward passes and
-    two backward passes each time, and changes nothing of the training.
+    ``block/trace_share`` is that of `trace_share`, all on the present training batch of the first rank. A warning
+    names a block when it is first seen switched off, and a line says when it works again. Each measurement costs four
+    forward passes and two backward passes and does not change the training.
     """
 
     def __init__(self, every_n_steps: int = 200):
@@ -121,15 +125,15 @@ class BlockHealth(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, HamiltonianModule)
+        module = hamiltonian_module(pl_module)
         step = trainer.global_step
         due = step % self.every_n_steps == 0 and step != self._measured
-        if not due or not trainer.is_global_zero or not len(pl_module.model.tracegrad.blocks):
+        if not due or not trainer.is_global_zero or not len(module.model.tracegrad.blocks):
             return
         self._measured = step
         with trainer.precision_plugin.forward_context():
-            states = block_states(pl_module.model, batch)
-            share = trace_share(pl_module.model, pl_module.loss, batch)
+            states = block_states(module.model, batch)
+            share = trace_share(module.model, module.loss, batch)
         values = {} if share is None else {"block/trace_share": share}
         for name, state in states.items():
             values[f"block/{name}/z_spread"] = state.z_spread
@@ -139,9 +143,9 @@ class BlockHealth(Callback):
             }
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)
-        self._say(step, states)
+        self._report(step, states)
 
-    def _say(self, step: int, states: dict[str, BlockState]) -> None:
+    def _report(self, step: int, states: dict[str, BlockState]) -> None:
         for name, state in states.items():
             if state.faults and name not in self._off:
                 print(
@@ -159,5 +163,5 @@ def _spread(z: Tensor) -> float:
     return (z.std(0, correction=0).mean() / z.abs().mean()).item()
 
 
-def _length(gradients: Sequence[Tensor | None]) -> float:
+def _norm(gradients: Sequence[Tensor | None]) -> float:
     return sum(x.double().square().sum().item() for x in gradients if x is not None) ** 0.5

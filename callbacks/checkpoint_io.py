@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or absent."""
+"""Checkpoint files that are written completely or not at all."""
 
 import io
 from pathlib import Path
@@ -11,15 +11,16 @@ from tracegrad.system.whole_files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, brings it to the disk, and renames it.
+    """Writes a checkpoint under another name, flushes it to the disk, and renames it.
 
-    A process that is killed, or a disk that is full, leaves what was there before.
+    A process that is killed, or a disk that is full, leaves the checkpoint that was there before.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        content = io.BytesIO()  # torch does not say why it cannot write to a file; the operating system does
+        # In memory first: torch does not report why it cannot write a file, but the operating system does.
+        content = io.BytesIO()
         torch.save(checkpoint, content)
         with replacing(path) as draft:
             draft.write_bytes(content.getbuffer())

@@ -1,4 +1,4 @@
-"""DFT acceleration at the end of a test: SCF from predicted Hamiltonians and from standard guesses."""
+"""DFT acceleration at the end of a test: SCF started from predicted Hamiltonians and from standard guesses."""
 
 import csv
 import time
@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
-from torch.utils.data import DataLoader, Subset
 
 from callbacks.inference_time import device_clock, mean_seconds
 from callbacks.test_report import formula
+from callbacks.trainer_parts import first_molecules, hamiltonian_module
 from tracegrad.data.cache.lookup import AUTO
-from tracegrad.data.loading.datamodule import QH9Dataset
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.metrics.orbitals import dense_predictions
 from tracegrad.model.network import HamiltonianPrediction
@@ -34,34 +32,35 @@ from tracegrad.plots.style import save
 from tracegrad.system.cores import available_cores
 from tracegrad.system.count_progress import CountProgress
 from tracegrad.system.whole_files import replacing
-from tracegrad.training.module import HamiltonianModule
 
-# Ranks wait so long for the one with the most work.
+# How long a rank that has finished its molecules waits for the other ranks.
 PATIENCE = timedelta(days=1)
 
-Found = tuple[list[Acceleration], list[str]]
+Accelerations = tuple[list[Acceleration], list[str]]  # results, and messages of molecules that failed
 
 
 class DFTAcceleration(Callback):
-    """Measures by how much predictions shorten DFT, on some molecules of a test; does nothing for crystals.
+    """Measures by how much predictions shorten SCF calculations of some molecules of a test; only for molecules.
 
     Logs ``test/achieved_ratio_GUESS`` and ``test/error_level_ratio_GUESS`` (means, with ``_std``),
     ``test/scf_seconds_saved_GUESS`` (of a core), ``test/scf_wall_seconds_saved_GUESS``,
     ``test/scf_level_not_reached_GUESS``, ``test/scf_energy_error_1`` and ``_2`` (meV), ``test/scf_same_state``,
     ``test/scf_not_converged`` and ``test/scf_molecules``, as
-    `molecules.acceleration_results` defines them. Files: ``acceleration.csv`` and ``figures/scf.png``; runs
-    from the predictions are kept in ``scf/``, so that a test that was stopped goes on.
+    `tracegrad.physics.molecules.acceleration_results` defines them. Files: ``acceleration.csv`` and
+    ``figures/scf.png``. SCF runs from predictions are stored in ``scf/``, so that a test that was stopped does not
+    repeat them.
 
     Args:
         directory: run directory.
-        molecules: how many, drawn as the benchmark does (`tracegrad.physics.molecules.acceleration_choice`); 0: none.
-        guesses: PySCF's names of the guesses to compare with: minao, 1e.
+        molecules: number of molecules, drawn like those of the benchmark
+            (`tracegrad.physics.molecules.acceleration_choice`); 0: none.
+        guesses: PySCF's names of the initial guesses to compare with: minao, 1e.
         functional: b3lyp5 or b3lyp; None: that of the database.
-        jobs: processes of one thread each; None: one for each core (with gpu: one).
-        cache: folder of runs from the guesses, which other networks share; "auto": beside the database or in
+        jobs: number of processes of one thread each; None: one for each core (with gpu: one).
+        cache: folder of SCF runs from the guesses, which all networks share; "auto": beside the database or in
             ``~/.cache/tracegrad``; None: in ``scf/`` as well.
         max_cycle: cycles after which an SCF counts as not converged.
-        gpu: solve with gpu4pyscf.
+        gpu: whether gpu4pyscf computes.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class DFTAcceleration(Callback):
         gpu: bool = False,
     ):
         if type(molecules) is not int or molecules < 0:
-            raise ConfigError(f"molecules is {molecules!r}; give a whole number of them, or 0 for none")
+            raise ConfigError(f"molecules is {molecules!r}; give a whole number of at least 0")
         if jobs is not None and (type(jobs) is not int or jobs < 1):
             raise ConfigError(
                 f"jobs is {jobs!r}; give a whole number of at least 1, or null for one for each core"
@@ -91,7 +90,7 @@ class DFTAcceleration(Callback):
             check_guesses(self.guesses)
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Refuse at the start of a training what would fail at its end."""
+        """Check at the start of a training what would otherwise fail at its end."""
         if self._applies(pl_module):
             self._settings(pl_module)
             if self.gpu:
@@ -102,8 +101,11 @@ class DFTAcceleration(Callback):
         self._collected: list[PredictedMolecule] = []
         if not self._applies(pl_module):
             return
-        self._data, rows = _tested(trainer)
-        self._chosen = set(chosen_rows(self._data.database, rows, self.molecules).tolist())
+        dataset = first_molecules(
+            trainer.test_dataloaders, "DFT acceleration needs", "callbacks.acceleration.molecules=0"
+        )
+        self._database = dataset.database
+        self._chosen = set(chosen_rows(dataset.database, dataset.rows, self.molecules).tolist())
 
     def on_test_batch_start(
         self,
@@ -113,9 +115,9 @@ class DFTAcceleration(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Time the prediction of H, without the traces that a test may make, too."""
+        """Time the prediction of H, without the traces, which a test may predict as well."""
         if not dataloader_idx and self._chosen & set(batch.sample_id.tolist()):
-            predict = partial(_module(pl_module).model, batch, traces=False)
+            predict = partial(hamiltonian_module(pl_module).model, batch, traces=False)
             with trainer.precision_plugin.forward_context():
                 self._seconds = mean_seconds(predict, 1, device_clock(pl_module.device, time.perf_counter))
 
@@ -131,10 +133,10 @@ class DFTAcceleration(Callback):
         if not self._chosen or dataloader_idx:
             return
         assert isinstance(outputs, HamiltonianPrediction)
-        module = _module(pl_module)
+        module = hamiltonian_module(pl_module)
         for k, row in enumerate(batch.sample_id.tolist()):
             if row in self._chosen:
-                molecule = self._data.database[row]  # float64, unlike the batch
+                molecule = self._database[row]  # in float64, whereas the batch may be in float32
                 self._collected.append(
                     PredictedMolecule(
                         row,
@@ -153,36 +155,36 @@ class DFTAcceleration(Callback):
             return
         bar = trainer.progress_bar_callback
         if isinstance(bar, RichProgressBar) and bar.progress is not None:
-            bar.progress.stop()  # the batches are done, and two bars would write over each other
+            bar.progress.stop()  # the batches are finished, and two bars would overwrite each other
         settings = self._settings(pl_module)
-        self.results, failures = _of_all_ranks(trainer, lambda: self._solved(trainer, settings))
+        self.results, failures = _of_all_ranks(trainer, lambda: self._run_scf(trainer, settings))
         self.summary = summary(self.results, self.guesses)
         for name, value in self.summary.items():
             pl_module.log(f"test/{name}", torch.tensor(value, dtype=torch.float64), sync_dist=False)
         if trainer.is_global_zero:
             for failure in failures:
-                _say(f"left out {failure}")
+                _warn(f"left out {failure}")
             warning = label_warning(self.results, settings.functional)
             if warning:
-                _say(warning)
+                _warn(warning)
             self._write()
 
-    def _solved(self, trainer: lightning.Trainer, settings: ScfSettings) -> Found:
-        """The molecules of this rank."""
-        own = ScfStore([self.directory / "scf"])
-        folders = baseline_folders(self._data.database.path, self.cache)
+    def _run_scf(self, trainer: lightning.Trainer, settings: ScfSettings) -> Accelerations:
+        """Run the SCF calculations of the molecules of this rank."""
+        predicted = ScfStore([self.directory / "scf"])
+        folders = baseline_folders(self._database.path, self.cache)
         name = "DFT acceleration"
         shown = trainer.is_global_zero
-        # A large molecule takes longer than the half minute that a bar averages over.
+        # One large molecule takes longer than the half minute over which a bar estimates its speed by default.
         with CountProgress(name, "SCF runs", name, seconds=600.0, shown=shown) as progress:
             return accelerations(
                 self._collected,
                 self.guesses,
                 settings,
-                ScfStore(folders) if folders else own,
-                own,
+                ScfStore(folders) if folders else predicted,
+                predicted,
                 processes=self._processes(trainer),
-                report=_say,
+                report=_warn,
                 on_progress=progress.on_progress,
             )
 
@@ -197,10 +199,10 @@ class DFTAcceleration(Callback):
             save(scf_figure(self.results), self.directory / "figures" / "scf.png")
 
     def _applies(self, pl_module: lightning.LightningModule) -> bool:
-        return self.molecules > 0 and not _module(pl_module).model.backbone.periodic
+        return self.molecules > 0 and not hamiltonian_module(pl_module).model.backbone.periodic
 
     def _settings(self, pl_module: lightning.LightningModule) -> ScfSettings:
-        recorded = _module(pl_module).record.get("data", {}).get("functional", "unknown")
+        recorded = hamiltonian_module(pl_module).record.get("data", {}).get("functional", "unknown")
         functional = self.functional or recorded
         if functional not in XC_CODES:
             known = " or ".join(XC_CODES)
@@ -218,55 +220,37 @@ class DFTAcceleration(Callback):
 
 
 @rank_zero_only
-def _say(line: str) -> None:
+def _warn(line: str) -> None:
     print(f"warning: DFT acceleration: {line}", flush=True)
 
 
-def _tested(trainer: lightning.Trainer) -> tuple[QH9Dataset, np.ndarray]:
-    """The data set behind the main loader of a test, and the database rows that all ranks test."""
-    loaders = trainer.test_dataloaders
-    loader = loaders[0] if isinstance(loaders, list) else loaders
-    dataset: Any = loader.dataset if isinstance(loader, DataLoader) else None
-    indices: Any = slice(None)
-    if isinstance(dataset, Subset):
-        dataset, indices = dataset.dataset, np.asarray(dataset.indices, dtype=np.int64)
-    if not isinstance(dataset, QH9Dataset):
-        raise ConfigError(
-            "DFT acceleration needs molecules of a QH9 database; set callbacks.acceleration.molecules=0"
-        )
-    return dataset, dataset.rows[indices]
+def _of_all_ranks(trainer: lightning.Trainer, work: Callable[[], Accelerations]) -> Accelerations:
+    """Call ``work`` on every rank and return the results of all, sorted by row, and all messages of failures.
 
-
-def _of_all_ranks(trainer: lightning.Trainer, work: Callable[[], Found]) -> Found:
-    """Results by row and failures of ``work`` of all ranks, the same on each of them.
+    Every rank returns the same.
 
     Raises:
-        TraceGradError: on all ranks, if the work of one has raised; on that one what it has raised.
+        TraceGradError: ``work`` has raised an error on another rank. A rank on which it has raises that error itself.
     """
     if trainer.world_size == 1:
         results, failures = work()
         return sorted(results, key=lambda result: result.row), failures
-    # NCCL would give up long before the slowest rank is done. Connected before the work, so that the others notice
-    # at once where a rank ends.
+    # NCCL would time out long before the slowest rank has finished. The group connects before the work, so that the
+    # other ranks notice at once if a process ends.
     group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
-    own: Exception | None = None
+    failure: Exception | None = None
     part: tuple[list[Acceleration], list[str], str | None] = ([], [], None)
     try:
         part = (*work(), None)
-    except Exception as error:  # as data, for the others wait for this rank
-        own, part = error, ([], [], f"{type(error).__name__}: {error}")
+    except Exception as error:  # sent to the other ranks, which wait for this one
+        failure, part = error, ([], [], f"{type(error).__name__}: {error}")
     parts: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(parts, part, group=group)
     torch.distributed.destroy_process_group(group)
-    if own is not None:
-        raise own
+    if failure is not None:
+        raise failure
     for rank, (_, _, reason) in enumerate(parts):
         if reason is not None:
             raise TraceGradError(f"DFT acceleration failed on rank {rank}: {reason}")
     results = [result for part in parts for result in part[0]]
     return sorted(results, key=lambda result: result.row), [line for part in parts for line in part[1]]
-
-
-def _module(pl_module: lightning.LightningModule) -> HamiltonianModule:
-    assert isinstance(pl_module, HamiltonianModule)
-    return pl_module

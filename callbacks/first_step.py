@@ -1,4 +1,4 @@
-"""What is to be done once a training has shown that it works."""
+"""An action for the moment at which a training has proved to work."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ class AfterFirstStep(Callback):
             self.act(trainer)
 
     def act(self, trainer: lightning.Trainer) -> None:
-        """Call it now, unless that was done."""
+        """Call the action now unless it has been called before."""
         action, self._action = self._action, None
         if action is not None and trainer.is_global_zero:
             action()

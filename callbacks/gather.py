@@ -7,7 +7,7 @@ import torch
 
 
 def gathered(trainer: lightning.Trainer, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """The rows of every rank, on every rank; all ranks have to call it."""
+    """The rows of all ranks, the same list on each of them; every rank has to call this function."""
     if trainer.world_size == 1:
         return rows
     parts: list[Any] = [None] * trainer.world_size

@@ -1,4 +1,4 @@
-"""The time that a trained network takes for a prediction (Appendix I)."""
+"""Time of a prediction of a trained network (Appendix I)."""
 
 import time
 from collections.abc import Callable
@@ -13,37 +13,38 @@ from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
 
 from callbacks.gather import gathered
+from callbacks.trainer_parts import first_dataset, hamiltonian_module
 from tracegrad.data.loading.datamodule import evenly_spaced
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.reports.results import InferenceProtocol
 from tracegrad.system.count_progress import CountProgress
 from tracegrad.system.device import device_name
-from tracegrad.training.module import HamiltonianModule
 
-# A measurement that takes longer than this is announced.
+# A line announces a measurement that is expected to take longer than this.
 LONG = 60.0  # seconds
 
 Clock = Callable[[], float]
 
 
 class InferenceTime(Callback):
-    """Logs ``test/inference_seconds``, a sample, and ``test/inference_batch_size`` at the end of a test.
+    """Logs ``test/inference_seconds`` (per sample) and ``test/inference_batch_size`` at the end of a test.
 
-    The paper takes batches of one sample and 50 inferences of every test sample (``callbacks=appendix_i``). Here
-    each batch first goes through the network once untimed, which loads kernels and fills caches; what is timed is
-    the forward pass alone, on a batch that lies on the device, with the device waited for before and after. Several
-    ranks share the batches. A test that is interrupted keeps none of the times: the next one measures all again.
+    The paper uses batches of one sample and 50 inferences of every test sample (``callbacks=appendix_i``). Each batch
+    first passes through the network once without being timed, which loads kernels and fills caches. Then only the
+    forward pass is timed, with the batch on the device, from the moment at which the device is idle until it is idle
+    again. Several ranks share the batches. A test that is interrupted keeps no times; the next one measures all
+    again.
 
     Args:
         samples: number of samples of the first test set, evenly spread, the same for every arm and seed; None:
-            every sample; 0: no times.
-        repeats: timed inferences of each batch; their mean counts.
+            every sample; 0: nothing is timed.
+        repeats: timed inferences of each batch, of which the mean is taken.
         batch_size: samples of a batch.
-        clock: seconds since some moment.
+        clock: returns seconds since some fixed moment.
 
     Attributes:
-        protocol: how the last test was timed, as plain data; None where nothing was timed.
+        protocol: how the last test was timed (`InferenceProtocol`) as plain data; None if nothing was timed.
     """
 
     def __init__(
@@ -65,16 +66,16 @@ class InferenceTime(Callback):
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.protocol = None
-        dataset = _first_dataset(trainer)
+        dataset = first_dataset(trainer.test_dataloaders)
         count = len(dataset) if self.samples is None else min(self.samples, len(dataset))
         if not count:
             return
         rows = evenly_spaced(len(dataset), count).tolist()
         batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        own = batches[trainer.global_rank :: trainer.world_size]
+        share = batches[trainer.global_rank :: trainer.world_size]
         device = device_name(pl_module.device)
         measured = gathered(
-            trainer, [(seconds, device) for seconds in self._measured(trainer, pl_module, dataset, own)]
+            trainer, [(seconds, device) for seconds in self._measured(trainer, pl_module, dataset, share)]
         )
         devices = ", ".join(dict.fromkeys(name for _, name in measured))
         protocol = InferenceProtocol(count, self.repeats, max(map(len, batches)), devices)
@@ -91,12 +92,12 @@ class InferenceTime(Callback):
         batches: list[list[int]],
     ) -> list[float]:
         """Seconds of an inference of each batch of this rank."""
-        assert isinstance(pl_module, HamiltonianModule)
         bar = trainer.progress_bar_callback
         if isinstance(bar, RichProgressBar) and bar.progress is not None:
             bar.progress.stop()  # the test batches are done, and two bars would write over each other
+        model = hamiltonian_module(pl_module).model
         now = device_clock(pl_module.device, self.clock)
-        found: list[float] = []
+        seconds: list[float] = []
         name, shown = "inference time", trainer.is_global_zero
         with (
             CountProgress(name, "batches", name, seconds=600.0, shown=shown) as progress,
@@ -104,20 +105,20 @@ class InferenceTime(Callback):
         ):
             for batch in batches:
                 graph = collate([dataset[row] for row in batch]).to(pl_module.device)
-                found.append(mean_seconds(partial(pl_module.model, graph, traces=False), self.repeats, now))
-                expected = found[0] * (self.repeats + 1) * len(batches)
-                if shown and len(found) == 1 and expected > LONG:
+                seconds.append(mean_seconds(partial(model, graph, traces=False), self.repeats, now))
+                expected = seconds[0] * (self.repeats + 1) * len(batches)
+                if shown and len(seconds) == 1 and expected > LONG:
                     progress.report(
                         f"inference time: about {expected / 60:.0f} min for {self.repeats} inferences of each of "
-                        f"{len(batches)} batches; if interrupted, nothing of it is kept and the same command "
-                        "measures all again"
+                        f"{len(batches)} batches; if interrupted, the same command measures all "
+                        "again"
                     )
-                progress.on_progress(len(found), len(batches))
-        return found
+                progress.on_progress(len(seconds), len(batches))
+        return seconds
 
 
 def mean_seconds(call: Callable[[], Any], repeats: int, now: Clock) -> float:
-    """Mean time of a call, after one that is not timed; ``now`` waits for the device."""
+    """Mean seconds of ``repeats`` calls, after one call that is not timed; ``now`` waits for the device."""
     call()
     times = []
     for _ in range(repeats):
@@ -128,7 +129,7 @@ def mean_seconds(call: Callable[[], Any], repeats: int, now: Clock) -> float:
 
 
 def device_clock(device: torch.device, clock: Clock) -> Clock:
-    """A clock that is read when all work given to the device is done: a GPU's kernels run on after their call."""
+    """A clock that waits until the device is idle: kernels of a GPU still run when their call has returned."""
 
     def now() -> float:
         if device.type == "cuda":
@@ -136,9 +137,3 @@ def device_clock(device: torch.device, clock: Clock) -> Clock:
         return clock()
 
     return now
-
-
-def _first_dataset(trainer: lightning.Trainer) -> Any:
-    loaders = trainer.test_dataloaders
-    loader = loaders[0] if isinstance(loaders, list | tuple) else loaders
-    return loader.dataset  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The checkpoint from which a training that was stopped, even killed, goes on exactly."""
+"""The checkpoint from which a training that was stopped, even killed, is resumed exactly."""
 
 import os
 import signal
@@ -22,33 +22,35 @@ REQUEUE = signal.SIGUSR1
 
 
 class TrainingStopped(TrainingError):
-    """A run that a signal has ended; ``step`` is where its training goes on."""
+    """A signal has ended the run; ``step`` is the optimizer step from which it can be resumed."""
 
     def __init__(self, number: int, step: int | None = None):
         self.number = number
         where = "" if step is None else f" from step {step}"
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on{where}")
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command resumes the run{where}")
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves ``last.ckpt`` at the end of every validation, between two steps now and then, and when a signal comes.
+    """Saves ``last.ckpt`` after every validation, at intervals between two steps, and when a signal arrives.
 
-    SIGINT, SIGTERM, SIGHUP (unless it is ignored) and, in a SLURM job, SIGUSR1 end the training after the present
-    step, with a checkpoint, as `TrainingStopped`; in a validation on one process they end it at once, without a new
-    one. The checkpoint before is kept as ``previous.ckpt``. A checkpoint holds the number of rows of the CSV log, to
-    which the log is cut when the run goes on.
+    SIGINT, SIGTERM, SIGHUP (unless it is ignored) and, in a SLURM job, SIGUSR1 end the training with
+    `TrainingStopped`: after the present step and with a checkpoint; during a validation on one process at once and
+    without a new checkpoint. The checkpoint that was there before is kept as ``previous.ckpt``. A checkpoint stores
+    the number of rows of the CSV log; a resumed run cuts the log to this number.
 
     Args:
         directory: of the checkpoints.
-        minutes: between two checkpoints, counted from the last one of any kind.
-        steps: save after so many steps, too; null: by time alone.
+        minutes: time between two checkpoints, counted from the last checkpoint of either kind.
+        steps: number of optimizer steps after which a checkpoint is saved, too; None: only the time counts.
     """
 
     def __init__(self, directory: str | Path, minutes: float = 10.0, steps: int | None = None):
         if not minutes > 0:
             raise ConfigError(f"callbacks.last.minutes is {minutes}; choose a time above 0")
         if steps is not None and steps < 1:
-            raise ConfigError(f"callbacks.last.steps is {steps}; choose 1 or more (null: by time alone)")
+            raise ConfigError(
+                f"callbacks.last.steps is {steps}; choose 1 or more (null: only the time counts)"
+            )
         self.directory, self.seconds, self.steps = Path(directory), 60 * minutes, steps
         self._signals: list[int] = []
         self._handlers = ExitStack()
@@ -98,7 +100,7 @@ class LastCheckpoint(Checkpoint):
 
     def _between_steps(self, trainer: lightning.Trainer, batches: int) -> None:
         if batches % trainer.accumulate_grad_batches:
-            return  # gradients that wait for more are in no checkpoint
+            return  # inside an accumulated step: a checkpoint does not contain its gradients
         done = trainer.global_step - self._saved_step
         late = time.monotonic() - self._saved_at >= self.seconds
         stop, due = self._agreed(trainer, due=late or (self.steps is not None and done >= self.steps))
@@ -108,13 +110,13 @@ class LastCheckpoint(Checkpoint):
             raise TrainingStopped(stop, trainer.global_step)
 
     def _agreed(self, trainer: lightning.Trainer, *, due: bool) -> tuple[int, bool]:
-        """What any rank has received and wants, the same on all of them."""
-        own = (self._signals[0] if self._signals else 0, int(due))
+        """Signal (0: none) that any rank has received, and whether for any rank a checkpoint is due."""
+        values = (self._signals[0] if self._signals else 0, int(due))
         if trainer.world_size == 1:
-            return own[0], due
-        found = torch.tensor(own, device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-        stop, late = found.tolist()
+            return values[0], due
+        largest = torch.tensor(values, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+        stop, late = largest.tolist()
         return stop, bool(late)
 
     def _save(self, trainer: lightning.Trainer) -> None:

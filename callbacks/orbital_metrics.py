@@ -1,4 +1,4 @@
-"""Errors of orbital energies and wavefunctions in validation and test; tables and figures of them."""
+"""Errors of orbital energies and wavefunctions in validation and test, with tables and figures."""
 
 import csv
 from pathlib import Path
@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int64
 from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader, Subset
 
 from callbacks.gather import gathered
 from callbacks.test_report import formula
+from callbacks.trainer_parts import first_molecules, hamiltonian_module
 from tracegrad.data.cache.lookup import AUTO
 from tracegrad.data.loading.datamodule import QH9Dataset, evenly_spaced
 from tracegrad.errors import ConfigError
@@ -38,23 +38,26 @@ _FACTORS = torch.tensor([MEV_PER_HARTREE if name in ENERGIES else 1.0 for name i
 
 
 class OrbitalMetrics(Callback):
-    """Compares the orbitals of predictions with those of the database; does nothing for crystals, and says so.
+    """Compares the orbitals of predicted Hamiltonians with those of the database; only for molecules.
 
     Logs ``test/`` and ``val/`` ``eps_mae``, ``eps_mae_shifted``, ``h_mae_shifted``, ``homo_error``, ``lumo_error``,
     ``gap_error`` (meV), ``psi_cosine``, ``psi_overlap`` and ``psi_overlap_levels``, as
-    `tracegrad.metrics.functional.orbital_metrics` defines them: in a test over all molecules of all ranks, in
-    validation over some. Files of a test: ``orbitals.csv`` (every molecule) and ``figures/{eps,levels}.png``.
+    `tracegrad.metrics.functional.orbitals` defines them. In a test the molecules of all ranks count, in a validation
+    a sample of them. Files of a test: ``orbitals.csv`` (every molecule) and ``figures/{eps,levels}.png``. For
+    crystals a line says that these metrics are left out.
 
-    References are solved once for each database and kept in a cache (`tracegrad.physics.molecules.solved_cache`).
+    The references, orbitals of the labels, are solved once for each database and stored in a cache
+    (`tracegrad.physics.molecules.solved_cache`).
 
     Args:
         directory: run directory.
-        every_n_validations: the first validation and every n-th after it.
-        val_molecules: how many, evenly spread over the validation part; 0: none.
-        figure_molecules: of the first batches, one of which stands for all in the figure of levels; 0: no figures.
+        every_n_validations: metrics are computed in the first validation and in every n-th one after it.
+        val_molecules: number of molecules, evenly spread over the validation part; 0: none.
+        figure_molecules: number of molecules, from the first batches, of which the one with the median error is drawn
+            in the figure of levels; 0: no figures.
         cache: "auto": beside the database or in ``~/.cache/tracegrad``; a path, which should end in
             ``.tracegrad-orbitals``; or None: solve the references anew in each test.
-        processes: that solve them; None: one for each core.
+        processes: number of processes that solve the references; None: one for each core.
     """
 
     def __init__(
@@ -70,20 +73,23 @@ class OrbitalMetrics(Callback):
             raise ConfigError(f"every_n_validations is {every_n_validations}; at least 1 is needed")
         for name, value in (("val_molecules", val_molecules), ("figure_molecules", figure_molecules)):
             if value < 0:
-                raise ConfigError(f"{name} is {value}; give a number of molecules, or 0 for none")
+                raise ConfigError(f"{name} is {value}; give a number of molecules of at least 0")
         self.directory = Path(directory)
         self.every_n_validations, self.val_molecules = every_n_validations, val_molecules
         self.figure_molecules, self.cache, self.processes = figure_molecules, cache, processes
         self._validations = 0
-        self._due = False  # the same on all ranks, unlike whether references are open
-        self._told = False
+        # Whether this validation computes the metrics: the same on all ranks, whereas references may be open on some.
+        self._due = False
+        self._said_left_out = False
         self._references: SolvedReferences | None = None
         self._metric = orbitals.MeanOrbitalErrors()
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if _module(pl_module).model.backbone.periodic and not self._told:
-            self._told = True
-            rank_zero_info("orbital metrics: left out, they are defined for molecules and these are crystals")
+        if hamiltonian_module(pl_module).model.backbone.periodic and not self._said_left_out:
+            self._said_left_out = True
+            rank_zero_info(
+                "orbital metrics are left out: they are defined for molecules, and these are crystals"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self._validations}
@@ -108,20 +114,20 @@ class OrbitalMetrics(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """With the first batch, when other callbacks have put in the weights that are validated."""
+        """Validate with the first batch: by then other callbacks have loaded the weights to validate."""
         if self._due and not batch_idx and not dataloader_idx:
             self._validate(trainer, pl_module, batch.num_graphs)
 
     def _validate(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, size: int) -> None:
-        """The share of this rank, in batches of a size."""
-        module = _module(pl_module)
-        dataset = _dataset(trainer.val_dataloaders)
+        """Predict and compare the molecules of this rank, in batches of ``size``."""
+        module = hamiltonian_module(pl_module)
+        dataset = self._molecules(trainer.val_dataloaders)
         count = min(max(self.val_molecules, trainer.world_size), len(dataset))
         chosen = evenly_spaced(len(dataset), count)
         self._open(trainer, pl_module, dataset, dataset.rows[chosen])
-        own = chosen[trainer.global_rank :: trainer.world_size].tolist()
-        for start in range(0, len(own), size):
-            graph = collate([dataset[i] for i in own[start : start + size]]).to(pl_module.device)
+        share = chosen[trainer.global_rank :: trainer.world_size].tolist()
+        for start in range(0, len(share), size):
+            graph = collate([dataset[i] for i in share[start : start + size]]).to(pl_module.device)
             with trainer.precision_plugin.forward_context():
                 prediction = module.model(graph, traces=False)
             self._errors(module, prediction, graph)
@@ -131,7 +137,7 @@ class OrbitalMetrics(Callback):
     ) -> None:
         if not self._due:
             return
-        if self._references is None:  # no batch for this rank, and the others wait for its sums
+        if self._references is None:  # this rank had no batch, but the others wait for its sums
             self._validate(trainer, pl_module, 1)
         self._log(pl_module, "val")
         self._close()
@@ -141,7 +147,7 @@ class OrbitalMetrics(Callback):
         self._energies: list[tuple[np.ndarray, np.ndarray]] = []
         self._drawn: list[tuple[int, np.ndarray]] = []
         if self._applies(pl_module):
-            dataset = _dataset(trainer.test_dataloaders)
+            dataset = self._molecules(trainer.test_dataloaders)
             self._open(trainer, pl_module, dataset, dataset.rows)
 
     def on_test_batch_end(
@@ -156,7 +162,7 @@ class OrbitalMetrics(Callback):
         if self._references is None or dataloader_idx:
             return
         assert isinstance(outputs, HamiltonianPrediction)
-        module = _module(pl_module)
+        module = hamiltonian_module(pl_module)
         errors = self._errors(module, outputs, batch)
         table = (errors.values.cpu() * _FACTORS).tolist()
         samples = torch.split(batch.numbers.cpu(), torch.diff(batch.ptr.cpu()).tolist())
@@ -186,8 +192,11 @@ class OrbitalMetrics(Callback):
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         self._close()
 
+    def _molecules(self, loaders: Any) -> QH9Dataset:
+        return first_molecules(loaders, "orbital metrics need", "callbacks.orbitals=null")
+
     def _applies(self, pl_module: lightning.LightningModule) -> bool:
-        return not _module(pl_module).model.backbone.periodic
+        return not hamiltonian_module(pl_module).model.backbone.periodic
 
     def _open(
         self,
@@ -196,7 +205,7 @@ class OrbitalMetrics(Callback):
         dataset: QH9Dataset,
         rows: Int64[np.ndarray, " rows"],
     ) -> None:
-        """Make the references of these rows ready; each process waits for the one that solves them."""
+        """Load the references of these rows; one process solves those that the cache lacks, the others wait."""
         self._close()
         paths = solved_paths(dataset.database.path, self.cache)
         with CountProgress("solving", "reference molecules", "cache") as progress:
@@ -226,7 +235,7 @@ class OrbitalMetrics(Callback):
         return errors
 
     def _log(self, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Log what has been collected, summed over ranks by torchmetrics."""
+        """Log the means over all molecules of all ranks; torchmetrics sums over the ranks."""
         factors = dict(zip(NAMES, _FACTORS.tolist(), strict=True))
         for name, value in self._metric.compute().items():
             pl_module.log(f"{stage}/{name}", value * factors[name], sync_dist=False)
@@ -238,14 +247,14 @@ class OrbitalMetrics(Callback):
         figures = self.directory / "figures"
         true, predicted = (np.concatenate([pair[i][:-1] for pair in self._energies]) for i in (0, 1))
         save(energies_figure(true, predicted), figures / "eps.png")
-        place = NAMES.index("eps_mae") + len(COLUMNS) - len(NAMES)
-        drawn = [(self._rows[i][place], i, h) for i, h in self._drawn if np.isfinite(self._rows[i][place])]
+        column = NAMES.index("eps_mae") + len(COLUMNS) - len(NAMES)
+        drawn = [(self._rows[i][column], i, h) for i, h in self._drawn if np.isfinite(self._rows[i][column])]
         if drawn:
             error, i, h_pred = sorted(drawn, key=lambda item: item[:2])[len(drawn) // 2]
             save(self._levels(i, h_pred, error), figures / "levels.png")
 
     def _levels(self, i: int, h_pred: Float[np.ndarray, "n n"], error: float) -> Any:
-        """True and predicted levels of one molecule, the median of those that were kept."""
+        """Figure of the true and predicted levels of molecule ``i`` of the table, which has this error (meV)."""
         assert self._references is not None
         row, name, composition = self._rows[i][:3]
         solved = self._references(row)
@@ -258,20 +267,3 @@ class OrbitalMetrics(Callback):
             "predicted": molecular_levels(h_pred, overlap, 2 * solved.occupied),
         }
         return levels_figure(ladders, title=f"{composition}, row {name}: error {error:.1f} meV (occupied)")
-
-
-def _dataset(loaders: Any) -> QH9Dataset:
-    """The molecules of the main loader that all ranks together go through."""
-    loader = loaders[0] if isinstance(loaders, list) else loaders
-    dataset: Any = loader.dataset if isinstance(loader, DataLoader) else None
-    indices: Any = slice(None)
-    if isinstance(dataset, Subset):
-        dataset, indices = dataset.dataset, np.asarray(dataset.indices, dtype=np.int64)
-    if not isinstance(dataset, QH9Dataset):
-        raise ConfigError("orbital metrics need molecules of a QH9 database; set callbacks.orbitals=null")
-    return QH9Dataset(dataset.database, dataset.rows[indices], dataset.basis, dataset.dtype)
-
-
-def _module(pl_module: lightning.LightningModule) -> HamiltonianModule:
-    assert isinstance(pl_module, HamiltonianModule)
-    return pl_module

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class ProgressLines(Callback):
-    """Prints step, validation error and time left after each validation; for logs and pipes."""
+    """Prints step, validation error and remaining time after each validation; for log files and pipes."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._start = time.monotonic()
@@ -30,5 +30,5 @@ class ProgressLines(Callback):
 
 
 def progress() -> Callback:
-    """The fitting kind for this process' standard output."""
+    """A progress bar if the standard output is a terminal, else `ProgressLines`."""
     return RichProgressBar() if sys.stdout.isatty() else ProgressLines()

@@ -1,4 +1,4 @@
-"""A way back for a training whose loss has jumped up and does not come down again."""
+"""Return to an earlier state of a training whose loss has jumped up and does not fall again."""
 
 from math import inf
 from pathlib import Path
@@ -15,22 +15,22 @@ from tracegrad.errors import CheckpointError, ConfigError, TrainingError
 
 
 class RevertAndDecay(Callback):
-    """Returns to the best validation after ``patience`` validations in a row far above it.
+    """Returns to the state of the best validation after ``patience`` validations in a row that are much worse.
 
-    Weights, optimizer, schedule and smoothed loss become those with which the epoch after the best
-    validation began, and the learning rate is multiplied by ``decay``, once more for every return to
-    the same validation. A schedule over optimizer steps (`LambdaLR`) is not turned back: its present
-    rate is multiplied. A schedule that waits for a plateau starts a cooldown. Averaged weights
-    (``callbacks=ema``) are left as they are. Validations stand at the ends of epochs.
+    Weights, optimizer, schedule and smoothed loss are restored to those at the start of the epoch after the best
+    validation. The learning rate is multiplied by ``decay``, and by a further factor ``decay`` for every further
+    return to the same validation. A schedule over optimizer steps (`LambdaLR`) is not set back; its present rate is
+    multiplied. A schedule that waits for a plateau starts a cooldown. Averaged weights (``callbacks=ema``) are not
+    changed. Validations are assumed to be at the ends of epochs.
 
     Args:
-        directory: the best state is kept there, as ``revert.ckpt``, and the one before as ``revert-previous.ckpt``,
-            for a run that goes on from an older checkpoint than its last one.
-        patience: validations in a row with a loss above ``ratio`` times the lowest, or not finite.
-        ratio: how far above the lowest loss counts.
+        directory: where the best state is kept as ``revert.ckpt``, and the one before it as ``revert-previous.ckpt``,
+            for a run that is resumed from an older checkpoint than its last one.
+        patience: number of validations in a row that are much worse.
+        ratio: a validation is much worse if its loss is above ``ratio`` times the lowest loss, or not finite.
         decay: factor of the learning rate.
-        monitor: loss of the validation.
-        max_reverts: one more ends the training with an error; null: no limit.
+        monitor: log name of the loss.
+        max_reverts: number of returns after which a further one ends the training with an error; None: no limit.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class RevertAndDecay(Callback):
         self.monitor, self.max_reverts = monitor, max_reverts
         self.reverts = 0
         self._best = inf
-        self._best_is_new = False  # and not yet on the disk
+        self._best_is_new = False  # the state of the best validation is not yet on the disk
         self._repeats = 0  # reverts to the best validation
-        self._bad = 0  # validations in a row
+        self._bad = 0  # much worse validations in a row
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._best < inf and not self._best_is_new:
-            self._choose(trainer)  # rather now than in need
+            self._choose_state(trainer)  # so that a wrong file is an error now, not when it is needed
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
@@ -78,7 +78,7 @@ class RevertAndDecay(Callback):
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._best_is_new:
             if trainer.is_global_zero:
-                self._keep(trainer, pl_module)
+                self._save_state(trainer, pl_module)
             self._best_is_new = False
         elif self._bad >= self.patience and self._best < inf:
             self._revert(trainer, pl_module)
@@ -100,7 +100,7 @@ class RevertAndDecay(Callback):
         self._best_is_new = state_dict["best_is_new"]
         self._repeats, self._bad = state_dict["repeats"], state_dict["bad"]
 
-    def _keep(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def _save_state(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         state = {
             "loss": self._best,
             "epoch": trainer.current_epoch,
@@ -113,29 +113,33 @@ class RevertAndDecay(Callback):
             self.path.replace(self.before)
         AtomicCheckpointIO().save_checkpoint(state, self.path)
 
-    def _choose(self, trainer: lightning.Trainer) -> None:
-        """Make the state before the kept one, if it is that of this run's best validation."""
-        if trainer.is_global_zero and self.before.exists() and self._read(self.before)["loss"] == self._best:
+    def _choose_state(self, trainer: lightning.Trainer) -> None:
+        """Use ``revert-previous.ckpt`` if it, and not ``revert.ckpt``, belongs to the best validation of this run."""
+        if (
+            trainer.is_global_zero
+            and self.before.exists()
+            and self._read_state(self.before)["loss"] == self._best
+        ):
             self.before.replace(self.path)
         trainer.strategy.barrier("callbacks.revert")
-        self._load()
+        self._load_state()
 
-    def _read(self, path: Path) -> dict[str, Any]:
+    def _read_state(self, path: Path) -> dict[str, Any]:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for damaged files
+        except Exception as error:  # torch raises many types of errors for damaged files
             reason = str(error).split("\n", 1)[0]
             raise CheckpointError(
                 f"{path}: missing or damaged ({reason}); it belongs to the checkpoints of the run: "
-                "put it back, or start the run anew"
+                "restore it, or start the run anew"
             ) from error
 
-    def _load(self) -> dict[str, Any]:
-        state = self._read(self.path)
+    def _load_state(self) -> dict[str, Any]:
+        state = self._read_state(self.path)
         if state["loss"] != self._best:
             raise CheckpointError(
                 f"{self.path} is of a validation with {self.monitor} = {state['loss']:.6g}, but the best one of "
-                f"the run has {self._best:.6g}; put the file back that belongs to the checkpoint, "
+                f"the run has {self._best:.6g}; restore the file that belongs to the checkpoint, "
                 "or start the run anew"
             )
         return state
@@ -150,7 +154,7 @@ class RevertAndDecay(Callback):
                 f"{trouble}, after {self.reverts} reverts; lower optim.schedule.peak, "
                 "or raise callbacks.revert.max_reverts"
             )
-        state = self._load()
+        state = self._load_state()
         self.reverts += 1
         self._repeats += 1
         self._bad = 0

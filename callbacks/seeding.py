@@ -1,4 +1,4 @@
-"""Random numbers of a training as a function of (seed, step, rank)."""
+"""Random numbers of a training that depend only on seed, step and rank."""
 
 import random
 from typing import Any
@@ -10,9 +10,9 @@ from lightning import Callback
 
 
 class SeedSteps(Callback):
-    """Seeds torch, numpy and Python anew before every step, so that no checkpoint has to hold their states.
+    """Seeds torch, numpy and Python anew before every step, so that checkpoints need not store their states.
 
-    A run that goes on after any step then draws what it would have drawn without the interruption.
+    A resumed run draws the same random numbers as it would have drawn without the interruption.
 
     Args:
         seed: of the run.
@@ -24,8 +24,9 @@ class SeedSteps(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        step = (trainer.global_step, batch_idx, trainer.global_rank)  # the batch: of accumulated gradients
+        # batch_idx distinguishes the accumulated batches of one step.
+        step = (trainer.global_step, batch_idx, trainer.global_rank)
         state = int(np.random.SeedSequence([self.seed, *step]).generate_state(1, np.uint64)[0])
         torch.manual_seed(state)
         random.seed(state)
-        np.random.seed(state % 2**32)  # noqa: NPY002  what libraries use is seeded, too
+        np.random.seed(state % 2**32)  # noqa: NPY002  libraries use the global generator

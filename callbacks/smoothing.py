@@ -10,17 +10,16 @@ from tracegrad.errors import ConfigError
 
 
 class SmoothedLoss(Callback):
-    """Logs ``alpha * loss + (1 - alpha) * smoothed loss before`` once per epoch that validated.
+    """Logs s_n = alpha * loss_n + (1 - alpha) * s_(n-1) after every epoch with a validation; s_1 = loss_1.
 
-    The first loss is taken as it is. One that is not finite leaves the smoothed loss as it was (infinite, if it
-    was the first), so that a schedule which waits for a plateau counts a validation without progress. A schedule
-    that watches the smoothed loss makes one step per validation, also where a run is resumed: the checkpoints of a
-    validation are older than that step.
+    A loss that is not finite leaves s unchanged (infinite if there was none before), so that a schedule which waits
+    for a plateau counts a validation without progress. A schedule that watches s makes one step per validation. This
+    holds for a resumed run as well, although the checkpoint of a validation is saved before that step.
 
     Args:
         alpha: weight of the newest loss.
-        monitor: metric to smooth.
-        name: of the smoothed metric.
+        monitor: log name of the loss to smooth.
+        name: log name of the smoothed loss s.
     """
 
     def __init__(self, alpha: float = 0.1, monitor: str = "val/loss_h", name: str = "val/loss_smooth"):
@@ -28,7 +27,7 @@ class SmoothedLoss(Callback):
             raise ConfigError(f"callbacks.smoothing.alpha is {alpha}; choose a weight above 0, at most 1")
         self.alpha, self.monitor, self.name = alpha, monitor, name
         self._smoothed: float | None = None
-        self._newest: float | None = None  # not yet in the smoothed loss
+        self._newest: float | None = None  # loss that is not yet part of the smoothed loss
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         for config in trainer.lr_scheduler_configs:
@@ -47,7 +46,7 @@ class SmoothedLoss(Callback):
             self._smoothed = self.alpha * self._newest + (1 - self.alpha) * before
         self._newest = None
         pl_module.log(self.name, inf if self._smoothed is None else self._smoothed)
-        if trainer.fit_loop.restarting:  # Lightning leaves this step out
+        if trainer.fit_loop.restarting:  # Lightning omits the step of the schedule in a resumed epoch
             for config in trainer.lr_scheduler_configs:
                 if config.monitor == self.name:
                     config.scheduler.step(trainer.callback_metrics[self.name])  # type: ignore[arg-type]
@@ -60,7 +59,16 @@ class SmoothedLoss(Callback):
 
 
 def logged(trainer: lightning.Trainer, metric: str, setting: str) -> float:
-    """A logged metric; ``setting`` is what named it."""
+    """The last logged value of a metric.
+
+    Args:
+        trainer: whose metrics are meant.
+        metric: log name.
+        setting: key of the setting that names the metric, for the message.
+
+    Raises:
+        ConfigError: no metric of this name is logged.
+    """
     if metric not in trainer.callback_metrics:
         known = ", ".join(sorted(trainer.callback_metrics))
         raise ConfigError(f"{setting} is {metric}, which is not logged; choose one of {known}")

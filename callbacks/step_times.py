@@ -1,4 +1,4 @@
-"""What batches take, for a forecast of the whole training."""
+"""Times of batches, from which the time of a whole training is forecast."""
 
 import time
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lightning import Callback
 
 @dataclass(frozen=True)
 class BatchTime:
-    """Seconds of one batch: until it was there, and of the work on it."""
+    """Seconds of waiting for one batch, and of the work on it."""
 
     index: int
     wait: float
@@ -19,19 +19,22 @@ class BatchTime:
 
 
 class StepTimes(Callback):
-    """Times the batches of training and validation, and starts the count of the peak memory of a GPU.
+    """Times the batches of training and validation, and resets the peak memory that a GPU has counted.
 
     Args:
-        warm: training batches that are not timed.
-        least: training batches to time in any case.
-        seconds: after which the training is ended, once so many are timed.
+        warm_up: number of training batches at the start that are not timed.
+        at_least: number of training batches to time even if they take longer than ``seconds``.
+        seconds: timed seconds after which the training ends.
+
+    Attributes:
+        training, validation: times of the batches.
     """
 
-    def __init__(self, warm: int, least: int, seconds: float):
-        self.warm, self.least, self.seconds = warm, least, seconds
+    def __init__(self, warm_up: int, at_least: int, seconds: float):
+        self.warm_up, self.at_least, self.seconds = warm_up, at_least, seconds
         self.training: list[BatchTime] = []
         self.validation: list[BatchTime] = []
-        self._ended = self._started = 0.0
+        self._ended = self._started = 0.0  # of the previous and of the present batch
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if pl_module.device.type == "cuda":
@@ -51,12 +54,12 @@ class StepTimes(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        found = self._time(pl_module, batch_idx)
-        if batch_idx < self.warm:
+        batch_time = self._time(pl_module, batch_idx)
+        if batch_idx < self.warm_up:
             return
-        self.training.append(found)
+        self.training.append(batch_time)
         spent = sum(entry.wait + entry.work for entry in self.training)
-        if len(self.training) >= self.least and spent >= self.seconds:
+        if len(self.training) >= self.at_least and spent >= self.seconds:
             trainer.should_stop = True
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -85,13 +88,13 @@ class StepTimes(Callback):
 
     def _time(self, pl_module: lightning.LightningModule, batch_idx: int) -> BatchTime:
         ended = _now(pl_module)
-        found = BatchTime(batch_idx, self._started - self._ended, ended - self._started)
+        batch_time = BatchTime(batch_idx, self._started - self._ended, ended - self._started)
         self._ended = ended
-        return found
+        return batch_time
 
 
 def _now(pl_module: lightning.LightningModule) -> float:
-    """The time at which all work that was given to the device is done."""
+    """The present time (s), read when the device has finished its work."""
     if pl_module.device.type == "cuda":
         torch.cuda.synchronize(pl_module.device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""The end of a training whose learning rate has become too small to matter."""
+"""End of a training whose learning rate has become too small to change anything."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from tracegrad.errors import ConfigError
 
 
 class StopAtRate(Callback):
-    """Ends the training after the first epoch that began at a rate of at most ``minimum``.
+    """Ends the training after the first epoch that began with a learning rate of at most ``minimum``.
 
-    That epoch still validates and leaves its checkpoints. A rate that has not yet been higher, such as
-    in a warm-up, does not count.
+    That epoch still validates and saves its checkpoints. Low rates before the rate has first been above ``minimum``,
+    as in a warm-up, do not count.
     """
 
     def __init__(self, minimum: float = 3e-5):
@@ -22,12 +22,12 @@ class StopAtRate(Callback):
                 "(callbacks.stop_rate=null: train to the last step)"
             )
         self.minimum = minimum
-        self._rate = 0.0  # of the epoch
+        self._rate = 0.0  # at the start of the epoch
         self._risen = False
         self._over = False
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.should_stop |= self._over  # resumed after its end
+        trainer.should_stop |= self._over  # the run is resumed after its end
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)

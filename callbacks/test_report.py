@@ -1,4 +1,4 @@
-"""Tables and figures of a test, written into the run directory."""
+"""Tables and figures of a test in the run directory."""
 
 import csv
 from collections.abc import Iterable
@@ -14,6 +14,7 @@ from ase.symbols import Symbols
 from lightning import Callback
 
 from callbacks.gather import gathered
+from callbacks.trainer_parts import hamiltonian_module
 from tracegrad.hamiltonian.basis import LETTERS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import orbital_rows
 from tracegrad.hamiltonian.reduction import Masks, is_on_site, site_edges
@@ -24,25 +25,33 @@ from tracegrad.plots.elements import MatrixElements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
 from tracegrad.plots.style import save
 from tracegrad.system.whole_files import replacing
-from tracegrad.training.module import HamiltonianModule
 from tracegrad.units import MEV
 
 COLUMNS = ("row", "name", "subset", "formula", "atoms", "h_mae", "h_mae_diag", "h_mae_nondiag")
-# More matrix elements than this do not change what a figure of them shows.
+# Matrix elements in the figure of elements; more would not change what it shows.
 MOST_ELEMENTS = 5_000_000
-# Of larger cells no dense H(R = 0) is drawn.
+# Largest number of atoms of a crystal whose dense H(R = 0) is drawn.
 LARGEST_CELL = 40
 
 
 @dataclass
 class DrawnSample:
-    """A molecule or crystal for the figures: H true and predicted (first dimension), in the unit of the basis."""
+    """A molecule or crystal for the figures. In arrays of H index 0 is true and 1 predicted; unit: that of the basis.
+
+    Attributes:
+        numbers: atomic numbers.
+        error: MAE over all elements of H.
+        on_site: elements of the on-site blocks, [2, elements].
+        off_site: elements of the off-site blocks, [2, elements].
+        dense: H of a molecule or H(R = 0) of a crystal, [2, n, n], NaN where there are no blocks; None: not drawn.
+        periodic: whether it is a crystal.
+    """
 
     numbers: np.ndarray
-    error: float  # MAE over all elements
-    on_site: np.ndarray  # (2, elements) of the blocks of an atom with itself
-    pairs: np.ndarray  # (2, elements) of the other blocks
-    dense: np.ndarray | None  # (2, n, n); of a crystal H(R = 0), NaN where it has no blocks
+    error: float
+    on_site: np.ndarray
+    off_site: np.ndarray
+    dense: np.ndarray | None
     periodic: bool
 
 
@@ -54,8 +63,8 @@ class TestReport(Callback):
 
     Args:
         directory: run directory.
-        figure_samples: samples of the first batches whose matrix elements are drawn, if they are finite; 0: no
-            figures.
+        figure_samples: number of samples, from the first batches, whose matrix elements are drawn if they are finite;
+            0: no figures.
     """
 
     __test__ = False  # not a test case, in spite of its name
@@ -64,11 +73,11 @@ class TestReport(Callback):
         self.directory = Path(directory)
         self.figure_samples = figure_samples
         self._rows: list[tuple[Any, ...]] = []
-        self._drawn: dict[str, list[DrawnSample]] = {}
+        self._drawn_samples: dict[str, list[DrawnSample]] = {}
 
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        module = _module(pl_module)
-        self._rows, self._drawn = [], {subset: [] for subset in module.test_subsets}
+        module = hamiltonian_module(pl_module)
+        self._rows, self._drawn_samples = [], {subset: [] for subset in module.test_subsets}
         self._masks = Masks(module.model.basis)
 
     def on_test_batch_end(
@@ -81,7 +90,7 @@ class TestReport(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         assert isinstance(outputs, HamiltonianPrediction)
-        module = _module(pl_module)
+        module = hamiltonian_module(pl_module)
         basis, subset = module.model.basis, module.test_subsets[dataloader_idx]
         errors = hamiltonian_errors(outputs.blocks, batch, self._masks, basis)
         table = torch.stack([errors.all, errors.diag, errors.nondiag], dim=1) * MEV[basis.unit]
@@ -90,24 +99,24 @@ class TestReport(Callback):
             self._rows.append(
                 (row, module.sample_name(row), subset, formula(numbers.numpy()), len(numbers), *values)
             )
-        drawn = self._drawn[subset]
+        drawn = self._drawn_samples[subset]
         for k, error in enumerate(errors.all.tolist()):
-            elements = sum(sample.on_site.shape[1] + sample.pairs.shape[1] for sample in drawn)
+            elements = sum(sample.on_site.shape[1] + sample.off_site.shape[1] for sample in drawn)
             if len(drawn) >= self.figure_samples or elements >= MOST_ELEMENTS:
                 break
-            if isfinite(error):  # the tables show the others
+            if isfinite(error):  # the others are only in the tables
                 drawn.append(drawn_sample(outputs, batch, basis, k, error))
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         rows = gathered(trainer, self._rows)
         if not trainer.is_global_zero:
             return
-        module = _module(pl_module)
+        module = hamiltonian_module(pl_module)
         basis = module.model.basis
         rows.sort(key=lambda row: (row[2], row[0]))
         _write_csv(self.directory / "test_samples.csv", COLUMNS, rows)
         names = shell_names(basis)
-        for i, (subset, drawn) in enumerate(self._drawn.items()):
+        for i, (subset, drawn) in enumerate(self._drawn_samples.items()):
             ending = f"-{subset}" if subset else ""
             blocks = module.test_metric(i).compute()["h_mae_block"].cpu().numpy() * MEV[basis.unit]
             table = [(name, *values) for name, values in zip(names, blocks.tolist(), strict=True)]
@@ -118,14 +127,14 @@ class TestReport(Callback):
     def _draw(self, drawn: list[DrawnSample], basis: OrbitalBasis, ending: str) -> None:
         figures = self.directory / "figures"
         on_site = np.concatenate([sample.on_site for sample in drawn], axis=1)
-        pairs = np.concatenate([sample.pairs for sample in drawn], axis=1)
+        off_site = np.concatenate([sample.off_site for sample in drawn], axis=1)
         save(
-            elements_figure(MatrixElements(on_site[0], on_site[1], pairs[0], pairs[1], basis.unit)),
+            elements_figure(MatrixElements(on_site[0], on_site[1], off_site[0], off_site[1], basis.unit)),
             figures / f"elements{ending}.png",
         )
         dense = sorted((sample.error, i) for i, sample in enumerate(drawn) if sample.dense is not None)
         if dense:
-            median = drawn[dense[len(dense) // 2][1]]  # speaks for the others
+            median = drawn[dense[len(dense) // 2][1]]
             assert median.dense is not None
             true, predicted = median.dense
             title = "$H(R = 0)$" if median.periodic else ""
@@ -136,48 +145,57 @@ class TestReport(Callback):
 
 
 def formula(numbers: np.ndarray) -> str:
-    """Hill formula of atomic numbers."""
+    """Chemical formula of a molecule or cell from its atomic numbers, in Hill's order."""
     return Symbols(numbers).get_chemical_formula()
 
 
 def shell_names(basis: OrbitalBasis) -> list[str]:
-    """Names of the union shells, counted per degree: 1s, 2s, 3s, 1p, 2p, 1d; with spin 1s+ .. 1d+, 1s- .. 1d-."""
+    """Names of the shells of the union layout.
+
+    They are numbered within each degree: 1s, 2s, 3s, 1p, 2p, 1d. With spin all are there twice: 1s+ .. 1d+, 1s- ..
+        1d-.
+    """
     spatial = basis.union[: len(basis.union) // basis.spins]
     names = [f"{spatial[:i].count(degree) + 1}{LETTERS[degree]}" for i, degree in enumerate(spatial)]
     return [name + spin for spin in (("+", "-") if basis.spinful else ("",)) for name in names]
 
 
-def _module(pl_module: lightning.LightningModule) -> HamiltonianModule:
-    assert isinstance(pl_module, HamiltonianModule)
-    return pl_module
-
-
 def drawn_sample(
     prediction: HamiltonianPrediction, batch: Any, basis: OrbitalBasis, k: int, error: float
 ) -> DrawnSample:
-    """Sample ``k`` of a batch with labels."""
+    """Collect labels and predictions of one sample for the figures.
+
+    Args:
+        prediction: of the whole batch.
+        batch: with labels.
+        basis: of the network.
+        k: position of the sample in the batch.
+        error: MAE of the sample over all elements, in the unit of the basis.
+    """
     start, end = batch.ptr[k : k + 2].tolist()
     numbers = batch.numbers[start:end].cpu().numpy()
     periodic = "cells" in batch
     orbitals, total = orbital_rows(numbers, basis)
     dtype = torch.complex128 if basis.spinful else torch.float64
     drawable = not periodic or len(numbers) <= LARGEST_CELL
-    # One row and column more than there are orbitals: padding goes there.
+    # One more row and column than orbitals, at the end: they receive the padding of the blocks.
     side = total + 1 if drawable else 0
     dense = torch.full((2, side, side), torch.nan, dtype=dtype).numpy()
-    on_site, pairs = [], []
+    on_site, off_site = [], []
     for site, predicted in prediction.blocks.items():
         edges = site_edges(batch, site)
-        own = (batch.batch[edges[0]] == k).nonzero().flatten()
-        dst, src = (edges[:, own] - start).cpu().numpy()
-        blocks = np.stack([b[own].cpu().to(dtype).numpy() for b in (batch[f"h_{site}"], predicted)])
+        chosen = (batch.batch[edges[0]] == k).nonzero().flatten()
+        dst, src = (edges[:, chosen] - start).cpu().numpy()
+        blocks = np.stack([b[chosen].cpu().to(dtype).numpy() for b in (batch[f"h_{site}"], predicted)])
         mask = basis.mask[numbers[dst]][:, :, None] & basis.mask[numbers[src]][:, None, :]
-        same = is_on_site(batch, site)[own].cpu().numpy()
+        same = is_on_site(batch, site)[chosen].cpu().numpy()
         on_site.append(blocks[:, same][:, mask[same]])
-        pairs.append(blocks[:, ~same][:, mask[~same]])
+        off_site.append(blocks[:, ~same][:, mask[~same]])
         if not drawable:
             continue
-        home = (batch.cells[own] == 0).all(1).cpu().numpy() if periodic else np.ones(len(own), dtype=bool)
+        home = (
+            (batch.cells[chosen] == 0).all(1).cpu().numpy() if periodic else np.ones(len(chosen), dtype=bool)
+        )
         rows, columns = orbitals[dst[home]][:, :, None], orbitals[src[home]][:, None, :]
         dense[:, rows, columns] = blocks[:, home]
     dense = dense[:, :total, :total]
@@ -185,7 +203,7 @@ def drawn_sample(
         numbers,
         error,
         np.concatenate(on_site, axis=1),
-        np.concatenate(pairs, axis=1),
+        np.concatenate(off_site, axis=1),
         None if np.isnan(dense[0]).all() else dense,
         periodic,
     )

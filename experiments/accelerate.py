@@ -10,8 +10,11 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Subset
 
 from callbacks.dft_acceleration import DFTAcceleration
+from experiments.reporting.json_file import write_json
 from experiments.settings.configuration import command, plain
-from experiments.training.runs import check_data, make_trainer, quiet, rebuild, write_json
+from experiments.training.parts import make_trainer, rebuild
+from experiments.training.resuming import check_data
+from experiments.training.warning_filter import quiet
 from tracegrad.data.loading.datamodule import QH9Dataset
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.hamiltonian.graph import collate
@@ -19,14 +22,17 @@ from tracegrad.physics.molecules.acceleration_choice import chosen_rows
 from tracegrad.weights.checkpoint import check_architecture, load_checkpoint
 
 
-@command("accelerate", help_alone=True)
+@command("accelerate", help_without_arguments=True)
 def main(config: DictConfig) -> None:
-    """Measure what the command line says."""
+    """Measure the DFT acceleration that the command line asks for."""
     accelerate(config)
 
 
 def accelerate(config: DictConfig) -> None:
-    """Run the SCF calculations of a run's test molecules, and print and write what they say."""
+    """Run the SCF calculations of test molecules of a run, print the results and write them.
+
+    ``config`` has the settings of ``conf/accelerate.yaml``.
+    """
     plain(config)
     run = Path(str(config.run))
     if config.molecules < 1:
@@ -58,7 +64,7 @@ def accelerate(config: DictConfig) -> None:
     parts.module.load_state_dict(loaded["state_dict"])
     parts.module.sample_name = parts.datamodule.sample_name
     rows = chosen_rows(dataset.database, dataset.rows, config.molecules)
-    # One by one, so that the time of a prediction is what somebody with one molecule waits for.
+    # One molecule per batch, so that the time of a prediction is that of a single molecule.
     chosen = Subset(dataset, np.flatnonzero(np.isin(dataset.rows, rows)).tolist())
     loader = DataLoader(chosen, batch_size=1, collate_fn=collate)
     setup.run_dir = str(output)
@@ -67,7 +73,7 @@ def accelerate(config: DictConfig) -> None:
     with quiet():
         trainer.test(parts.module, loader, verbose=False)
     if not acceleration.results:
-        raise TraceGradError(f"none of the {len(chosen)} molecules could be run; the warnings above say why")
+        raise TraceGradError(f"no SCF of the {len(chosen)} molecules could be run; see the warnings above")
     write_json(
         output / "acceleration.json",
         {
@@ -87,34 +93,34 @@ def accelerate(config: DictConfig) -> None:
 
 
 def show(acceleration: DFTAcceleration, console: Console) -> None:
-    """Print a line for each guess, and what does not depend on it."""
-    found, results = acceleration.summary, acceleration.results
+    """Print a line for each guess, and a summary of what does not depend on the guess."""
+    summary, results = acceleration.summary, acceleration.results
     table = Table(box=None, pad_edge=False)
     table.add_column("guess")
     for name in ("achieved ratio", "error-level ratio", "level not reached", "cycles", "core seconds saved"):
         table.add_column(name, justify="right")
-    mine = np.mean([result.prediction.cycles for result in results])
+    predicted = np.mean([result.prediction.cycles for result in results])
     for guess in acceleration.guesses:
         cycles = np.mean([result.guesses[guess].cycles for result in results])
         table.add_row(
             guess,
-            *(_spread(found, f"{name}_ratio_{guess}") for name in ("achieved", "error_level")),
-            f"{found[f'scf_level_not_reached_{guess}']:.0f}",
-            f"{mine:.1f} / {cycles:.1f}",
-            f"{found[f'scf_seconds_saved_{guess}']:.2f}",
+            *(_mean_and_spread(summary, f"{name}_ratio_{guess}") for name in ("achieved", "error_level")),
+            f"{summary[f'scf_level_not_reached_{guess}']:.0f}",
+            f"{predicted:.1f} / {cycles:.1f}",
+            f"{summary[f'scf_seconds_saved_{guess}']:.2f}",
         )
     console.print(table)
-    one, two = (found[f"scf_energy_error_{k}"] for k in (1, 2))
+    one, two = (summary[f"scf_energy_error_{k}"] for k in (1, 2))
     console.print(
-        f"{found['scf_molecules']:.0f} molecules, mean ± sample standard deviation; cycles counted from 0; "
+        f"{summary['scf_molecules']:.0f} molecules, mean ± sample standard deviation; cycles counted from 0; "
         f"energy error after one and two cycles {one:.3g} and {two:.3g} meV; "
-        f"same state {found['scf_same_state']:.1%}; SCF runs not converged {found['scf_not_converged']:.0f}"
+        f"same state {summary['scf_same_state']:.1%}; SCF runs not converged {summary['scf_not_converged']:.0f}"
     )
 
 
-def _spread(found: dict[str, float], name: str) -> str:
-    spread = found[f"{name}_std"]
-    return f"{found[name]:.3f}" + ("" if isnan(spread) else f" ± {spread:.3f}")
+def _mean_and_spread(summary: dict[str, float], name: str) -> str:
+    spread = summary[f"{name}_std"]
+    return f"{summary[name]:.3f}" + ("" if isnan(spread) else f" ± {spread:.3f}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from experiments.prediction.bands import write_bands
 from experiments.settings.configuration import command, plain
 
 
-@command("bands", help_alone=True)
+@command("bands", help_without_arguments=True)
 def main(config: DictConfig) -> None:
-    """Make the bands that the command line asks for."""
+    """Compute the bands that the command line asks for."""
     write_bands(plain(config))
 
 

@@ -1,4 +1,4 @@
-"""The cache of a database of crystals, built beforehand: `python -m experiments.cache --help`."""
+"""Build the cache of a database of crystals: `python -m experiments.cache --help`."""
 
 import os
 
@@ -12,13 +12,13 @@ from tracegrad.errors import ConfigError
 from tracegrad.system.count_progress import CountProgress
 
 
-@command("cache", help_alone=True)
+@command("cache", help_without_arguments=True)
 def main(config: DictConfig) -> None:
-    """Build the cache unless the one there fits, and say where it is."""
+    """Build the cache unless an up-to-date one exists, and print where it is."""
     values = plain(config)
     include, dtype, processes = values["include"], values["dtype"], values["processes"]
     if not all(isinstance(entry, str) for entry in include):
-        raise ConfigError(f"include={include} is no list of text; give one such as ['light_*']")
+        raise ConfigError(f"include={include} is not a list of text; give one such as ['light_*']")
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; choose one of {list(DTYPES)}")
     if not (processes is None or (type(processes) is int and processes > 0)):
@@ -27,7 +27,9 @@ def main(config: DictConfig) -> None:
     database = CrystalDatabase(source, include=include)
     paths = cache_paths(source, str(values["output"]), include)
     if not paths:
-        raise ConfigError(f"{source} is a packed file, whose cache has no place of its own; give output=PATH")
+        raise ConfigError(
+            f"{source} is a packed file, for whose cache there is no default place; give output=PATH"
+        )
     with CountProgress("reading", "structures", "cache") as progress:
         cache = prepare_cache(
             database,
@@ -38,7 +40,9 @@ def main(config: DictConfig) -> None:
             on_progress=progress.on_progress,
         )
     if cache is None:
-        raise ConfigError("give output=PATH in a folder that can be written")
+        raise ConfigError(
+            f"the cache of {source} could not be written; give output=PATH in a folder that can be"
+        )
     print(f"{cache.path}: {len(cache)} structures, {os.path.getsize(cache.path) / 1e6:.2f} MB")
 
 

@@ -1,4 +1,4 @@
-"""An OpenMX calculation as a structure folder of DeepH: `python -m experiments.convert --help`."""
+"""Convert an OpenMX calculation to a structure folder: `python -m experiments.convert --help`."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import shells_name
 
 
-@command("convert", help_alone=True)
+@command("convert", help_without_arguments=True)
 def main(config: DictConfig) -> None:
-    """Read, write, and print what was written."""
+    """Read the calculation, write the structure folder and print a summary of it."""
     values = plain(config)
     shells = values["shells"]
     if shells is not None and not isinstance(shells, list):
-        raise ConfigError(f"shells={shells} is no list; give one such as shells=[Mo-s3p2d2,S-s2p2d1]")
+        raise ConfigError(f"shells={shells} is not a list; give one such as shells=[Mo-s3p2d2,S-s2p2d1]")
     source, output = str(values["source"]), Path(str(values["output"]))
     structure = read_scfout(source, shells=shells, input_file=values["input"])
     write_structure(structure, output, overwrite=values["overwrite"])

@@ -1,4 +1,4 @@
-"""Crystals of a database or a geometry file from above and from the side: `python -m experiments.draw --help`."""
+"""Draw crystals of a database or a geometry file: `python -m experiments.draw --help`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tracegrad.plots.structures import MOST_PANELS, Picture, picture_of, structu
 from tracegrad.plots.style import save
 
 
-@command("draw", help_alone=True)
+@command("draw", help_without_arguments=True)
 def main(config: DictConfig) -> None:
     """Read the chosen structures and draw them side by side."""
     values = plain(config)
@@ -31,7 +31,7 @@ def _of_file(source: Path, values: dict[str, Any]) -> list[Picture]:
         raise ConfigError(f"frame is {frame!r}; give a whole number, 0 for the first frame, or null")
     if values["name"] != "*":
         raise ConfigError(
-            f"name={values['name']} is of structures in a database; choose one of {source} with frame=0"
+            f"name={values['name']} chooses structures of a database; choose a frame of {source} with frame=0"
         )
     chosen = one_frame(source, frame)
     check_cell(chosen)
@@ -39,10 +39,10 @@ def _of_file(source: Path, values: dict[str, Any]) -> list[Picture]:
 
 
 def _of_database(source: Path, values: dict[str, Any]) -> list[Picture]:
-    """The structures of a database whose names fit."""
+    """The structures of a database whose names match."""
     if values["frame"] is not None:
         raise ConfigError(
-            f"frame={values['frame']} is of geometry files; choose structures of {source} with name="
+            f"frame={values['frame']} chooses a frame of a geometry file; choose structures of {source} with name="
         )
     chosen = values["name"]
     names = [chosen] if isinstance(chosen, str) else chosen
@@ -53,7 +53,7 @@ def _of_database(source: Path, values: dict[str, Any]) -> list[Picture]:
     database = CrystalDatabase(str(source), include=names)
     if len(database) > MOST_PANELS:
         raise ConfigError(
-            f"name={chosen} fits {len(database)} structures ({', '.join(database.names[:8])}, ...); at most "
+            f"name={chosen} matches {len(database)} structures ({', '.join(database.names[:8])}, ...); at most "
             f"{MOST_PANELS} are drawn"
         )
     return [picture_of(database[i]) for i in range(len(database))]

@@ -1,4 +1,4 @@
-"""Test a trained run again, on any part of its data, or a released network on the data that it is for."""
+"""Test the network of a run on any part of its data, or a released network on a database."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,11 @@ from lightning import Callback
 from omegaconf import DictConfig
 
 from callbacks.test_report import TestReport
+from experiments.reporting.json_file import write_json
 from experiments.settings.configuration import command, plain
+from experiments.training.evaluation import evaluate_checkpoint, measure
+from experiments.training.parts import Parts, make_callbacks, make_trainer, rebuild
 from experiments.training.released import build_released
-from experiments.training.runs import (
-    Parts,
-    evaluate_checkpoint,
-    make_callbacks,
-    make_trainer,
-    measure,
-    rebuild,
-    write_json,
-)
 from tracegrad.errors import CheckpointError, ConfigError
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.results import read_result
@@ -30,12 +24,15 @@ OF_A_RUN = ("best", "last")
 
 @command("evaluate")
 def main(config: DictConfig) -> None:
-    """Evaluate what the command line says."""
+    """Test the network that the command line names."""
     evaluate(config)
 
 
 def evaluate(config: DictConfig) -> None:
-    """Test a checkpoint of a run directory, or a released one, and write what was found."""
+    """Test a checkpoint of a run directory, or a released one, and write the results.
+
+    ``config`` has the settings of ``conf/evaluate.yaml``.
+    """
     _check_callbacks(config)
     plain(config)
     if config.run is not None:
@@ -50,18 +47,18 @@ def evaluate(config: DictConfig) -> None:
 
 
 def evaluate_run(config: DictConfig) -> None:
-    """Test a checkpoint of a run of this code, on the data of its training."""
+    """Test a checkpoint of a run of TraceGrad on the data of its training."""
     if config.get("data") is not None:
         raise ConfigError(
-            "data is for released checkpoints; the data of a run stand in its settings (path=PATH if they have moved)"
+            "data= is for released checkpoints; the settings of a run name its data (path=PATH if they were moved)"
         )
     run = Path(config.run)
     named = config.checkpoint in OF_A_RUN
     checkpoint = run / "checkpoints" / f"{config.checkpoint}.ckpt" if named else Path(config.checkpoint)
     if not named and (checkpoint.is_dir() or CHECKPOINT_KEY not in load_checkpoint(checkpoint)):
         raise CheckpointError(
-            f"{checkpoint}: is no checkpoint of a run of TraceGrad; for a released one leave out run={run} and give "
-            "data=NAME"
+            f"{checkpoint}: is not a checkpoint of a run of TraceGrad; to test a released one leave out run={run} "
+            "and give data=NAME"
         )
     output = Path(config.output or run / f"evaluation_{config.part}_{checkpoint.stem}")
     setup, parts = rebuild(run, changes(config))
@@ -85,18 +82,18 @@ def evaluate_released(config: DictConfig) -> None:
 
 
 def changes(config: DictConfig) -> dict[str, Any]:
-    """Settings of data and trainer that the command line changes, by dotted keys."""
-    given = {
+    """Settings of data and trainer that the command line changes, by dotted key."""
+    values = {
         "data.path": config.path,
         "data.eval_batch_size": config.batch_size,
         "trainer.devices": config.devices,
         "trainer.accelerator": config.accelerator,
     }
-    return {key: value for key, value in given.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _check_callbacks(config: DictConfig) -> None:
-    """Raise `ConfigError` for callbacks of a training."""
+    """Raise `ConfigError` for callbacks that belong to a training."""
     foreign = sorted(str(name) for name in (config.get("callbacks") or {}) if name != "inference_time")
     if foreign:
         raise ConfigError(
@@ -106,9 +103,16 @@ def _check_callbacks(config: DictConfig) -> None:
 
 
 def prepared(setup: DictConfig, parts: Parts, config: DictConfig, output: Path) -> lightning.Trainer:
-    """The trainer that tests ``config.part`` and writes tables and figures to ``output``.
+    """The trainer that tests ``config.part`` and writes tables and figures into ``output``.
 
-    Callbacks of ``config`` are added, whatever those of the training were.
+    Args:
+        setup: settings of the run; its ``run_dir`` becomes ``output``. Its callbacks are not used.
+        parts: data and network.
+        config: settings of `experiments.evaluate`, whose callbacks are used.
+        output: directory of tables and figures.
+
+    Raises:
+        ConfigError: the data have no such part.
     """
     part = config.part
     if part not in parts.datamodule.parts:
@@ -116,7 +120,7 @@ def prepared(setup: DictConfig, parts: Parts, config: DictConfig, output: Path) 
     setup.run_dir = str(output)
     reports: list[Callback] = [TestReport(output)]
     if not parts.module.model.backbone.periodic:
-        from callbacks.orbital_metrics import OrbitalMetrics  # here: crystals do not need PySCF
+        from callbacks.orbital_metrics import OrbitalMetrics  # here, because crystals do not need PySCF
 
         reports.append(OrbitalMetrics(output))
     reports += make_callbacks(config) if config.get("callbacks") else []
@@ -126,7 +130,7 @@ def prepared(setup: DictConfig, parts: Parts, config: DictConfig, output: Path) 
 
 
 def write_report(trainer: lightning.Trainer, output: Path, results: dict[str, Any]) -> None:
-    """Write and print what a test has found."""
+    """Write and print the results of a test."""
     if trainer.is_global_zero:
         write_json(output / "evaluation.json", results)
         print_tables(results_table([read_result(output / "evaluation.json")]))

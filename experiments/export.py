@@ -1,4 +1,4 @@
-"""A trained network as a file for others: `python -m experiments.export --help`."""
+"""Export a trained network as one file for others: `python -m experiments.export --help`."""
 
 import json
 import os
@@ -26,19 +26,22 @@ from tracegrad.weights.model_file import ENDING, read_model_file, write_model_fi
 from tracegrad.weights.saved import build_network, network_of_checkpoint
 
 
-@command("export", help_alone=True)
+@command("export", help_without_arguments=True)
 def main(config: DictConfig) -> None:
-    """Export what the command line says."""
+    """Export the network that the command line names."""
     export(plain(config))
 
 
 def export(values: dict[str, Any]) -> Path:
-    """Write the model file and its card; ``values`` are the settings of ``conf/export.yaml``.
+    """Write the model file and its card, and return the path of the file.
+
+    Args:
+        values: settings of ``conf/export.yaml``.
 
     Raises:
-        ConfigError: an output of another kind, or one that exists.
-        CheckpointError: a checkpoint that is missing or damaged, or of no run of TraceGrad.
-        ResultsError: other seeds that are not of the same arm and data.
+        ConfigError: the output is no .safetensors file, or it exists and ``overwrite`` is false.
+        CheckpointError: the checkpoint is missing, damaged, or not of a run of TraceGrad.
+        ResultsError: one of ``runs`` is not of the same arm and data.
     """
     run = Path(str(values["run"]))
     output = Path(str(values["output"] or run / f"model{ENDING}"))
@@ -49,7 +52,7 @@ def export(values: dict[str, Any]) -> Path:
         if os.path.lexists(path) and (path.is_dir() or not values["overwrite"]):
             raise ConfigError(f"{path}: exists; choose another output or set overwrite=true")
     if output.exists():
-        read_model_file(output)  # nothing else is overwritten
+        read_model_file(output)  # raises for a file that is no model: only model files are overwritten
     chosen = str(values["checkpoint"])
     checkpoint = run / "checkpoints" / f"{chosen}.ckpt" if chosen in ("best", "last") else Path(chosen)
     content = load_checkpoint(checkpoint)
@@ -88,21 +91,24 @@ def export(values: dict[str, Any]) -> Path:
         draft = files.enter_context(replacing(output))
         text.write_text(model_card(record, output.name), encoding="utf-8")
         write_model_file(draft, state, record)
-        found, tensors = read_model_file(draft)
-        build_network(found["model"], tensors, draft)  # rather now than at its users
+        content, tensors = read_model_file(draft)
+        # An error in the file must not appear only at its users.
+        build_network(content["model"], tensors, draft)
     seeds = f", {len(results)} seeds" if len(results) > 1 else ""
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB) and {card.name}{seeds}")
     if not results:
         print(
-            f"no test results of step {step} were found, and the card says so; see python -m experiments.evaluate"
+            f"there are no test results of step {step}, and the card says so; see python -m experiments.evaluate"
         )
     if values["licence"] is None:
-        print("no licence was given, and the card says so: set licence=NAME to allow others something")
+        print(
+            "no licence is set, and the card says so: set licence=NAME, or others have no right to use the file"
+        )
     return output
 
 
 def _training(content: dict[str, Any], checkpoint: Path, run: Path) -> dict[str, Any]:
-    """What the checkpoint and the run directory say about the training."""
+    """Record of the training from the checkpoint and the run directory."""
     saved = content[CHECKPOINT_KEY]
     config, data = saved["config"], saved.get("data")
     try:
@@ -148,28 +154,28 @@ def _basis(basis: OrbitalBasis) -> dict[str, Any]:
 
 
 def _results(run: Path, checkpoint: Path, step: Any, others: list[Path]) -> list[RunResult]:
-    """Test results of this very checkpoint, if there are any, and of the other seeds."""
-    found = []
+    """Test results of the checkpoint, if there are any, followed by those of the other runs."""
+    results = []
     for path in (run / RESULTS, run / f"evaluation_test_{checkpoint.stem}" / "evaluation.json"):
         result = read_result(path) if path.is_file() else None
         if result and (result.checkpoint, result.step, result.part) == (checkpoint.stem, step, "test"):
-            found = [result]
+            results = [result]
             break
     if not others:
-        return found
-    if not found:
-        raise ResultsError(f"{run}: no test results of {checkpoint.name}, beside which runs could be quoted")
-    found += [read_run(other) for other in others]
-    for other in found[1:]:
-        if data_of(other) != data_of(found[0]) or other.arm != found[0].arm:
+        return results
+    if not results:
+        raise ResultsError(f"{run}: no test results of {checkpoint.name}, with which runs= could be averaged")
+    results += [read_run(other) for other in others]
+    for other in results[1:]:
+        if data_of(other) != data_of(results[0]) or other.arm != results[0].arm:
             raise ResultsError(
                 f"{other.directory} is a run of {other.label} on {other.database} ({other.split} split "
-                f"{other.split_hash}), not of {found[0].label} on {found[0].database} ({found[0].split} split "
-                f"{found[0].split_hash}) as {run}; give runs of the same arm and data"
+                f"{other.split_hash}), not of {results[0].label} on {results[0].database} ({results[0].split} split "
+                f"{results[0].split_hash}) as {run}; give runs of the same arm and data"
             )
-    check_row(found)
-    check_data(found)
-    return found
+    check_row(results)
+    check_data(results)
+    return results
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main() -> None:
     _fetch()
 
 
-@command("fetch", help_alone=True)
+@command("fetch", help_without_arguments=True)
 def _fetch(config: DictConfig) -> None:
     fetch_databases(plain(config))
 

@@ -1,4 +1,4 @@
-"""Compute reference data in the released QH9 schema: `python -m experiments.generate --help`."""
+"""Compute reference data of molecules in the released QH9 schema: `python -m experiments.generate --help`."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ from tracegrad.system.cores import available_cores
 
 @dataclass
 class GenerateConfig(GenerationSettings):
-    """All settings of the command, with the types that values are checked against."""
+    """All settings of the command, with their types, which OmegaConf checks."""
 
     output: str = "???"
     kind: str = "molecules"
@@ -34,7 +34,7 @@ class GenerateConfig(GenerationSettings):
 
 @command("generate")
 def molecules(config: DictConfig) -> None:
-    """Read the geometries, print what will be computed, compute it."""
+    """Read the geometries, print a summary of what will be computed, and compute it."""
     config = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(GenerateConfig), config))
     values = plain(config)
     if config.kind != "molecules":
@@ -42,7 +42,7 @@ def molecules(config: DictConfig) -> None:
     settings = GenerationSettings(**{entry.name: values[entry.name] for entry in fields(GenerationSettings)})
     processes = config.processes if config.processes is not None else available_cores()
     if processes < 1:
-        raise ConfigError(f"processes={processes} has to be at least 1")
+        raise ConfigError(f"processes is {processes}; give a whole number of at least 1")
     geometries = [
         *named_molecules(_listed(config, "molecules")),
         *read_geometries(_listed(config, "geometries")),
@@ -83,9 +83,9 @@ def _listed(config: DictConfig, name: str) -> list[str]:
 
 
 class _ProgressReport:
-    """Moves the bar; where there is no terminal for one, as in a batch job, prints a line a minute.
+    """Shows progress as a bar on a terminal, and elsewhere, as in a batch job, as one line a minute.
 
-    The heading comes with the first call, when output and geometries have been checked.
+    The heading is printed at the first call, when output and geometries have been checked.
     """
 
     def __init__(self, bar: Progress, flavour: str, heading: str) -> None:
@@ -107,7 +107,7 @@ class _ProgressReport:
 
 
 def main() -> None:
-    """Molecules, or crystals with kind=crystals."""
+    """Compute molecules, or crystals with kind=crystals."""
     if "kind=crystals" in sys.argv[1:]:
         crystals()
     else:

@@ -1,4 +1,4 @@
-"""Databases of crystals with OpenMX: `python -m experiments.generate kind=crystals --help`."""
+"""Compute databases of crystals with OpenMX: `python -m experiments.generate kind=crystals --help`."""
 
 import sys
 import time
@@ -25,7 +25,7 @@ from tracegrad.plots.style import save
 
 @dataclass
 class GenerateCrystalsConfig(CrystalSettings):
-    """All settings of the command, with the types that values are checked against."""
+    """All settings of the command, with their types, which OmegaConf checks."""
 
     output: str = "???"
     kind: str = "crystals"
@@ -42,12 +42,12 @@ class GenerateCrystalsConfig(CrystalSettings):
 
 @command("generate_crystals")
 def main(config: DictConfig) -> None:
-    """Make the structures, print what will be computed, compute it."""
+    """Create the structures, print a summary of what will be computed, and compute it."""
     config = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(GenerateCrystalsConfig), config))
     values = plain(config)
     settings = CrystalSettings(**{entry.name: values[entry.name] for entry in fields(CrystalSettings)})
     if not 0 <= config.figure <= MOST_PANELS:
-        raise ConfigError(f"figure={config.figure}: 0 to {MOST_PANELS} structures can be drawn")
+        raise ConfigError(f"figure is {config.figure}; give a number of structures from 0 to {MOST_PANELS}")
     program = find_program(
         config.openmx, launcher=config.launcher, threads=config.threads, time_limit=config.time_limit
     )
@@ -91,7 +91,7 @@ def _ending(summary: CrystalSummary) -> str:
         return done
     return (
         f"{len(summary.waiting)} structures wait for OpenMX, which is not installed here. Their inputs are "
-        f"{summary.output / 'work' / '*' / INPUT}. Go on in one of two ways:\n"
+        f"{summary.output / 'work' / '*' / INPUT}. Continue in one of two ways:\n"
         "- install OpenMX (https://www.openmx-square.org) and give the same command with openmx=PATH and "
         "data_path=PATH/DFT_DATA19;\n"
         f"- run OpenMX in each of these folders (with DATA.PATH set in {INPUT} or by data_path=PATH) and give the "
@@ -110,9 +110,9 @@ def _draw(structures: Sequence[CrystalStructure], path: Path) -> None:
 
 
 class _ProgressReport:
-    """Moves the bar; where there is no terminal for one, as in a batch job, prints a line a minute.
+    """Shows progress as a bar on a terminal, and elsewhere, as in a batch job, as one line a minute.
 
-    The heading comes with the first call, when the output has been checked.
+    The heading is printed at the first call, when the output has been checked.
     """
 
     def __init__(self, bar: Progress, heading: str) -> None:

@@ -1,4 +1,4 @@
-"""Many structure folders in one file: `python -m experiments.pack --help`."""
+"""Pack many structure folders into one file: `python -m experiments.pack --help`."""
 
 import json
 import os
@@ -10,18 +10,18 @@ import h5py
 import numpy as np
 from omegaconf import DictConfig
 
+from experiments.reporting.json_file import write_json
 from experiments.settings.arguments import quoted, shell_word
 from experiments.settings.configuration import command, plain
 from tracegrad import __version__
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.packed import pack, packed_names
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.system.whole_files import replacing
 
 
-@command("pack", help_alone=True)
+@command("pack", help_without_arguments=True)
 def main(config: DictConfig) -> None:
-    """Pack the structures and write where they come from beside them."""
+    """Pack the structures, and write their provenance beside the packed file."""
     values = plain(config)
     output = Path(str(values["output"]))
     pattern, decimals = values["pattern"], values["decimals"]
@@ -29,13 +29,13 @@ def main(config: DictConfig) -> None:
     if not isinstance(patterns, list) or not all(isinstance(entry, str) for entry in patterns):
         raise ConfigError(f"pattern={pattern} is not text; give one such as 'light_*', or a list of them")
     if not (decimals is None or type(decimals) is int):
-        raise ConfigError(f"decimals={decimals} is no whole number; give one, or null for no rounding")
+        raise ConfigError(f"decimals={decimals} is not a whole number; give one, or null for no rounding")
     if output.exists() and not values["overwrite"]:
         raise ConfigError(f"{output} exists; choose another output or set overwrite=true")
     if output.exists():
-        packed_names(output)  # nothing else is overwritten
+        packed_names(output)  # raises for other files: only packed files are overwritten
     database = CrystalDatabase(str(values["source"]), include=patterns, overlap=values["overlap"])
-    made = {} if database.packed else {name: _made(database.folder(name)) for name in database.names}
+    origins = {} if database.packed else {name: _provenance(database.folder(name)) for name in database.names}
     provenance = {
         "description": values["description"],
         "command": _public_command(database.path.name, output, patterns, decimals, values["overlap"]),
@@ -43,18 +43,17 @@ def main(config: DictConfig) -> None:
         "rounding": "none" if decimals is None else f"matrices to multiples of 1e-{decimals} eV",
         "units": {"hamiltonian": "eV", "positions, lattice": "angstrom"},
         "versions": {"tracegrad": __version__, "numpy": np.__version__, "h5py": h5py.__version__},
-        "structures": {name: made.get(name) for name in database.names},
+        "structures": {name: origins.get(name) for name in database.names},
     }
     names = pack(
         (database[i] for i in range(len(database))), output, decimals=decimals, provenance=provenance
     )
-    with replacing(output.with_name(f"{output.stem}.provenance.json")) as draft:
-        draft.write_text(json.dumps(provenance, indent=2) + "\n")
+    write_json(output.with_name(f"{output.stem}.provenance.json"), provenance)
     print(f"wrote {output}: {len(names)} structures, {os.path.getsize(output) / 1e6:.2f} MB")
 
 
-def _made(folder: Path) -> Any:
-    """What provenance.json of a structure folder says; None where there is none."""
+def _provenance(folder: Path) -> Any:
+    """Content of provenance.json of a structure folder; None if there is none."""
     path = folder / "provenance.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -67,7 +66,7 @@ def _made(folder: Path) -> Any:
 def _public_command(
     source: str, output: Path, patterns: list[str], decimals: int | None, overlap: bool
 ) -> str:
-    """The command line for the provenance, without the folders of this machine."""
+    """The command line for the provenance, without folders of this machine."""
     settings = [f"source={source}", f"output={output.name}", f"pattern=[{','.join(map(quoted, patterns))}]"]
     settings += [] if decimals is None else [f"decimals={decimals}"]
     settings += ["overlap=true"] if overlap else []

@@ -1,4 +1,4 @@
-"""Hamiltonians of molecules and crystals from a trained network: `python -m experiments.predict --help`."""
+"""Predict Hamiltonians of molecules and crystals: `python -m experiments.predict --help`."""
 
 import os
 from pathlib import Path
@@ -13,14 +13,22 @@ from tracegrad import load_model
 from tracegrad.errors import ConfigError, DataError
 
 
-@command("predict", help_alone=True)
+@command("predict", help_without_arguments=True)
 def main(config: DictConfig) -> None:
-    """Predict what the command line says."""
+    """Predict the Hamiltonian that the command line asks for."""
     predict(plain(config))
 
 
 def predict(values: dict[str, Any]) -> None:
-    """Load the network and predict a molecule or a crystal, whichever it was trained on."""
+    """Load the network and predict a molecule or a crystal, depending on what it was trained on.
+
+    Args:
+        values: settings of ``conf/predict.yaml``.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+        DataError: the output exists already.
+    """
     for name in ("threads", "edge_chunk"):
         value = values[name]
         if value is not None and (type(value) is not int or value < 1):
@@ -31,31 +39,31 @@ def predict(values: dict[str, Any]) -> None:
     structure = Path(str(values["structure"]))
     output = Path(str(values["output"])) if values["output"] is not None else default_output(structure, frame)
     if os.path.lexists(output) and not output.is_dir():
-        raise DataError(f"{output}: exists and is no folder; choose another place")
+        raise DataError(f"{output}: exists and is not a folder; choose another output")
     content = sorted(os.listdir(output)) if output.is_dir() else []
-    if content and not values["overwrite"]:  # before any work
+    if content and not values["overwrite"]:  # checked before any work
         raise DataError(
-            f"{output}: exists and holds {content[:5]}; choose another place or set overwrite=true"
+            f"{output}: exists and holds {content[:5]}; choose another output or set overwrite=true"
         )
     if values["threads"] is not None:
         torch.set_num_threads(values["threads"])
     model = load_model(str(values["checkpoint"]))
     try:
         model.to(values["device"])
-    except (RuntimeError, AssertionError) as error:  # as torch answers unknown and missing devices
+    except (RuntimeError, AssertionError) as error:  # torch raises these for unknown and missing devices
         raise ConfigError(
             f"device={values['device']} cannot be used ({str(error).splitlines()[0]}); give cpu or cuda"
         ) from error
     if model.backbone.periodic:
         predict_crystal(model, structure, output, values)
         return
-    from experiments.prediction.molecule import predict_molecule  # here: crystals do not need PySCF
+    from experiments.prediction.molecule import predict_molecule  # here, because crystals do not need PySCF
 
     predict_molecule(model, structure, output, values)
 
 
 def default_output(structure: Path, frame: int | None) -> Path:
-    """predicted/NAME, where NAME is that of the file or folder, with the number of the frame."""
+    """predicted/NAME, where NAME is the name of the file or folder, followed by the number of the frame if given."""
     name = structure.name if structure.is_dir() else structure.stem
     return Path("predicted") / (name + ("" if frame is None else f"_{frame}"))
 

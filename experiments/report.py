@@ -1,4 +1,4 @@
-"""Tables and figures of finished runs: `python -m experiments.report --help`."""
+"""Compare finished runs in tables and figures: `python -m experiments.report --help`."""
 
 import sys
 from collections.abc import Sequence
@@ -39,9 +39,16 @@ _AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": T
 
 @dataclass(frozen=True)
 class Report:
-    """What was found and written.
+    """Content of a report and the files that were written.
 
-    ``notes`` says which figures and runs are missing, ``absent`` which tables and figures of the paper, and why.
+    Attributes:
+        tables: a table for each set of comparable runs.
+        compared: tables of the paper with its numbers and ours.
+        grids: all tables as text.
+        output: directory of the files.
+        files: what was written.
+        notes: which figures and runs are missing, and why.
+        absent: which tables and figures of the paper are missing, and why.
     """
 
     tables: list[ResultsTable]
@@ -54,9 +61,9 @@ class Report:
 
 
 def main() -> None:
-    """Make the report, print its tables and where the files are, and check its numbers if asked to.
+    """Write the report, print its tables and files, and check its numbers if asked to.
 
-    A directory may stand without ``runs=``, and ``--check`` for ``check=paper``.
+    A directory may be given without ``runs=``, and ``--check`` means ``check=paper``.
     """
     sys.argv[1:] = _settings(sys.argv[1:])
     _report()
@@ -82,12 +89,16 @@ def _report(config: DictConfig) -> None:
 def make_report(
     runs: Path, output: Path | None = None, baseline: Path | None = None, worst: int = 1
 ) -> Report:
-    """Tables and figures of all runs below ``runs``, written into ``output`` (None: ``runs``/report).
+    """Write tables and figures of all runs below a directory.
 
-    ``baseline`` is the run directory whose ``worst`` samples make MAE_cha, see `results_table`.
+    Args:
+        runs: directory that is searched.
+        output: directory of the files; None: ``runs``/report.
+        baseline: run whose ``worst`` samples define MAE_cha, see `results_table`; None: chosen for each table.
+        worst: number of these samples.
 
     Raises:
-        TraceGradError: no results, results that are damaged or cannot be compared, or no place to write to.
+        TraceGradError: there are no results, they are damaged or cannot be compared, or the output cannot be written.
     """
     manifests = read_manifests(runs)
     results, notes = with_inference(with_acceleration(with_variants(collect_results(runs), manifests)))
@@ -122,7 +133,7 @@ def make_report(
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
-    """The tables, what was left out, and the names of the files."""
+    """Print the tables, what was left out, and the names of the files."""
     console = console or Console()
     print_grids(report.grids, console)
     console.print(f"{TITLE}:", *(f"  {line}" for line in report.absent), sep="\n", **_AS_IT_IS)
@@ -134,7 +145,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
 
 
 def print_outcomes(outcomes: Sequence[CheckOutcome], console: Console | None = None) -> None:
-    """One line a check."""
+    """Print one line for each check."""
     console = console or Console()
     for outcome in outcomes:
         style = "green" if outcome.passed else "bold red"
@@ -144,24 +155,24 @@ def print_outcomes(outcomes: Sequence[CheckOutcome], console: Console | None = N
 def _with_missing(
     tables: Sequence[ResultsTable], manifests: Sequence[SweepPlan]
 ) -> tuple[list[ResultsTable], list[str]]:
-    """The tables with a note on each point of their sweep that has no result; notes on points of no table."""
-    found, notes = list(tables), []
+    """Tables with a footnote for each point of their sweep without a result, and notes on points of no table."""
+    result, notes = list(tables), []
     for manifest in manifests:
         missing = [f"missing: {point.state}" for point in manifest.points if point.missing]
-        own = [
+        swept = [
             i
-            for i, table in enumerate(found)
+            for i, table in enumerate(result)
             if any(run.directory.is_relative_to(manifest.directory) for row in table.arms for run in row.runs)
         ]
-        for i in own:
-            found[i] = replace(found[i], footnotes=(*found[i].footnotes, *missing))
-        if not own:
+        for i in swept:
+            result[i] = replace(result[i], footnotes=(*result[i].footnotes, *missing))
+        if not swept:
             notes += [f"{manifest.directory}: {line}" for line in missing]
-    return found, notes
+    return result, notes
 
 
 def _unfinished(runs: Path, manifests: Sequence[SweepPlan]) -> list[str]:
-    """Notes on runs of no sweep that have begun and have no results."""
+    """Notes on runs outside of sweeps that have begun but have no results."""
     swept = {point.directory for manifest in manifests for point in manifest.points}
     return [
         f"{run}: no results yet (it runs, was interrupted, or has test=false); it is in no table"
@@ -171,7 +182,7 @@ def _unfinished(runs: Path, manifests: Sequence[SweepPlan]) -> list[str]:
 
 
 def _settings(arguments: Sequence[str]) -> list[str]:
-    """Hydra's settings for arguments as they are usually typed: a bare directory, ``--check`` and its file."""
+    """Arguments in Hydra's grammar: a directory becomes ``runs=``, ``--check`` with or without a file ``check=``."""
     settings: list[str] = []
     waiting = list(arguments)
     while waiting:
@@ -189,11 +200,10 @@ def _settings(arguments: Sequence[str]) -> list[str]:
 
 
 def _check_file(name: str | None) -> Path | None:
-    """The file of tolerances: a path, or one that comes with TraceGrad; None: none, or the paper."""
+    """Path of the file of tolerances, the user's or one that comes with TraceGrad; None for null and the paper."""
     if name is None or name == PAPER:
         return None
-    own = CHECKS / f"{name}.yaml"
-    path = Path(name) if Path(name).exists() else own
+    path = Path(name) if Path(name).exists() else CHECKS / f"{name}.yaml"
     if not path.is_file():
         names = [PAPER, *sorted(file.stem for file in CHECKS.glob("*.yaml"))]
         raise ConfigError(f"check is {name!r}: no such file; give a path or one of {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""Train and sum up a registered comparison of arms: `python -m experiments.study --help`."""
+"""Train and summarise a registered comparison of arms: `python -m experiments.study --help`."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -27,14 +27,22 @@ from tracegrad.reports.results import RunResult, read_result
 from tracegrad.system.whole_files import replacing
 
 CURVE = "val/h_mae"
-SHOWN = 5  # names of missing runs
-WIDTH = 110  # of the table, at least
+SHOWN = 5  # number of missing runs that are printed by name
+WIDTH = 110  # least width of the table in characters
 Runs = dict[tuple[str, str, int], RunResult]  # by part, arm and seed
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One metric of one arm against another, each of a part of the study."""
+class StudyComparison:
+    """Relative change of one metric from one arm to another, over the seeds that both have.
+
+    Attributes:
+        part: of the study.
+        first, second: the arms.
+        metric: log name.
+        seeds: that both arms have.
+        change: mean over seeds with its confidence interval.
+    """
 
     part: str
     first: str
@@ -46,9 +54,9 @@ class Comparison:
 
 @command("study")
 def main(config: DictConfig) -> None:
-    """Train what is missing and write results and figures."""
+    """Train the missing runs and write results and figures."""
     values = plain(config)
-    GlobalHydra.instance().clear()  # the sweeps compose the settings of their runs
+    GlobalHydra.instance().clear()  # the sweeps compose the settings of their runs with Hydra again
     study = read_study(values["study"])
     chosen = _chosen(study, values["parts"])
     runs = Path(values["runs"] or Path("runs") / study.name)
@@ -63,8 +71,8 @@ def main(config: DictConfig) -> None:
             run_sweep(settings, _no_report)
         except TrainingError as error:
             errors.append(f"{part.name}: {error}")
-        summed_up(study, runs, output)
-    table, missing = summed_up(study, runs, output)
+        summarise(study, runs, output)
+    table, missing = summarise(study, runs, output)
     print_comparisons(table, study, Console(width=max(Console().width, WIDTH)))
     if missing:
         more = f" and {len(missing) - SHOWN} others" if len(missing) > SHOWN else ""
@@ -74,8 +82,8 @@ def main(config: DictConfig) -> None:
         raise TrainingError("\n".join(errors))
 
 
-def summed_up(study: Study, runs: Path, output: Path) -> tuple[list[Comparison], list[str]]:
-    """Compare the runs that there are, and write ``results.json`` and the figures.
+def summarise(study: Study, runs: Path, output: Path) -> tuple[list[StudyComparison], list[str]]:
+    """Compare the finished runs, and write ``results.json`` and the figures into ``output``.
 
     Returns:
         All comparisons, and the names of the runs that are missing.
@@ -126,9 +134,9 @@ def summed_up(study: Study, runs: Path, output: Path) -> tuple[list[Comparison],
     return comparisons, missing
 
 
-def compare(study: Study, results: Runs) -> list[Comparison]:
+def compare(study: Study, results: Runs) -> list[StudyComparison]:
     """Every comparison of the study, over the seeds that both arms have."""
-    found = []
+    comparisons = []
     for part in study.parts:
         for (first_part, first), (second_part, second) in part.pairs:
             ones, others = (
@@ -143,12 +151,12 @@ def compare(study: Study, results: Runs) -> list[Comparison]:
                 known = {seed: pair for seed, pair in pairs.items() if None not in pair}
                 if known:
                     change = relative_change(*map(list, zip(*known.values(), strict=True)))  # type: ignore[arg-type]
-                    found.append(Comparison(part.name, first, second, name, tuple(known), change))
-    return found
+                    comparisons.append(StudyComparison(part.name, first, second, name, tuple(known), change))
+    return comparisons
 
 
-def print_comparisons(comparisons: list[Comparison], study: Study, console: Console) -> None:
-    """A line for each comparison."""
+def print_comparisons(comparisons: list[StudyComparison], study: Study, console: Console) -> None:
+    """Print a line for each comparison."""
     table = Table(box=SIMPLE_HEAD)
     for name in ("data", "arms", "metric", "change (%)", "95 % interval", "detectable", "seeds", ""):
         table.add_column(name, no_wrap=True)
@@ -168,20 +176,21 @@ def print_comparisons(comparisons: list[Comparison], study: Study, console: Cons
 
 
 def _results(study: Study, runs: Path) -> tuple[Runs, list[str]]:
-    found, missing = {}, []
+    results: Runs = {}
+    missing = []
     for part in study.parts:
         for arm in part.arms:
             for seed in part.seeds:
                 path = runs / part.name / f"{arm}_seed{seed}" / RESULTS
                 if path.is_file():
-                    found[part.name, arm, seed] = read_result(path)
+                    results[part.name, arm, seed] = read_result(path)
                 else:
                     missing.append(f"{part.name}/{arm}_seed{seed}")
-    return found, missing
+    return results, missing
 
 
 def _curve(result: RunResult) -> list[tuple[int, float]]:
-    """Validation MAE (meV) by step."""
+    """Pairs of step and validation MAE (meV)."""
     steps, values = read_metrics(result.directory / "metrics.csv").get(CURVE, ([], []))
     return [(int(step), round(float(value), 4)) for step, value in zip(steps, values, strict=True)]
 
@@ -199,13 +208,13 @@ def _chosen(study: Study, names: Any) -> list[Part]:
     return [known[name] for name in listed]
 
 
-def _plain(comparison: Comparison) -> dict[str, Any]:
+def _plain(comparison: StudyComparison) -> dict[str, Any]:
     values = asdict(comparison)
     return values | values.pop("change") | {"finding": comparison.change.finding}
 
 
 def _no_report(_manifest: Manifest, _console: Console) -> None:
-    """The study has its own."""
+    """Sweeps of a study print no report; the study prints its comparisons."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train a model, test it, and leave a run directory that can be understood alone."""
+"""Train a network, test it, and write everything about the run into one directory."""
 
 import sys
 from pathlib import Path
@@ -9,17 +9,18 @@ from experiments.settings.configuration import command, plain
 from experiments.settings.entry import end_by_hangup
 from experiments.training.dry_run import dry_run
 from experiments.training.provenance import process_rank
-from experiments.training.runs import RESULTS, train
+from experiments.training.runs import train
 from experiments.training.wandb_run import print_wandb_hint
 from tracegrad.reports.comparison import results_table
+from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.reports.results import read_result
 from tracegrad.reports.terminal import print_tables
 
 
-@command("train", help_alone=True)
+@command("train", help_without_arguments=True)
 def main(config: DictConfig) -> None:
-    """Train the configured model, go on with an interrupted run, or say what it would take."""
-    end_by_hangup()  # from its first step to its last one a training saves when its terminal closes
+    """Train a network, resume an interrupted run, or print a forecast of its cost."""
+    end_by_hangup()  # during its steps a training itself saves a checkpoint when the terminal closes
     if config.dry_run:
         sys.exit(0 if dry_run(config, plain(config)) else 1)
     train(config, plain(config))

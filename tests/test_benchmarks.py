@@ -54,8 +54,8 @@ def test_small_benchmark_runs_and_writes_its_table(tmp_path, capsys):
     assert entry["peak"] > 0
     assert entry["floor"] == pytest.approx(entry["gflop"] / max(content["product_rates"].values()))
     assert {task.partition(" ")[0] for task, _ in rows} >= {"orbitals", "step", "collation", "opening"}
-    assert any("waited for data" in note for note in content["notes"])
-    assert any(note.startswith("time of an atom") for note in content["notes"])
+    assert any("waiting for data" in note for note in content["notes"])
+    assert any(note.startswith("time per atom") for note in content["notes"])
 
 
 def test_single_tasks_can_be_chosen(capsys):
@@ -69,7 +69,10 @@ def test_single_tasks_can_be_chosen(capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--repeats", "0"], "--repeats has to be at least 1"), (["--output", "/no/such/file"], "is no folder")],
+    [
+        (["--repeats", "0"], "--repeats has to be at least 1"),
+        (["--output", "/no/such/file"], "is not a folder"),
+    ],
 )
 def test_impossible_options_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit):

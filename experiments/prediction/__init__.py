@@ -1,1 +1,1 @@
-"""Predictions of molecules and crystals by a trained network."""
+"""Prediction of Hamiltonians and bands with a trained network."""

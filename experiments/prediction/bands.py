@@ -1,7 +1,6 @@
-"""Band structure of a crystal, and errors of predicted bands: table, figure and summary."""
+"""Band structure of a crystal and errors of predicted bands, written as table, figure and summary."""
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from experiments.reporting.json_file import write_json
 from experiments.settings.paths import CONF
 from tracegrad.errors import ConfigError
 from tracegrad.physics.bands.band_errors import BandErrors, band_errors, with_hamiltonian
@@ -39,15 +39,20 @@ from tracegrad.units import MEV
 
 
 def write_bands(values: Mapping[str, Any]) -> None:
-    """Read, solve, compare, write, and print what was found.
+    """Compute the bands of a structure and of a predicted Hamiltonian, print a summary and write the files.
 
-    ``values`` are the settings of ``conf/bands.yaml``; what is absent has its default there.
+    Args:
+        values: settings of ``conf/bands.yaml``; those that are absent have their default there.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+        DataError: the structure or the predicted Hamiltonian cannot be read.
     """
     values = {**defaults(), **values}
     window = _window(values["window"])
     points = values["points"]
     if points is not None and not isinstance(points, Mapping):
-        raise ConfigError(f"points={points} is no table; give one such as 'points={{A: [0.5, 0, 0]}}'")
+        raise ConfigError(f"points={points} is not a table; give a table such as 'points={{A: [0.5, 0, 0]}}'")
     for name in ("bands", "processes"):
         if values[name] is not None and type(values[name]) is not int:
             raise ConfigError(f"{name}={values[name]} is not understood; give a whole number or null")
@@ -78,15 +83,15 @@ def write_bands(values: Mapping[str, Any]) -> None:
             processes=values["processes"],
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    axes = "".join(name for name, there in zip("abc", periodic, strict=True) if there)
+    axes = "".join(name for name, is_periodic in zip("abc", periodic, strict=True) if is_periodic)
     console.print(
         f"{structure.name}: {len(structure.numbers)} atoms, {bands.total} orbitals, path {path.name} "
-        f"({len(path.points)} points), periodic along {axes or 'nothing'}, Fermi level {bands.fermi_level:.4f} eV"
+        f"({len(path.points)} points), periodic along {axes or 'no axis'}, Fermi level {bands.fermi_level:.4f} eV"
     )
     if bands.smallest_overlap < SMALL_OVERLAP:
         console.print(
             f"warning: the smallest eigenvalue of S(k) is {bands.smallest_overlap:.1e}: "
-            "a nearly dependent basis, whose high bands amplify errors of H"
+            "the basis is nearly linearly dependent, so that high bands amplify errors of H"
         )
     summary = _summary(bands, axes)
     console.print(_gap_line("gap", summary["gap"]))
@@ -105,8 +110,7 @@ def write_bands(values: Mapping[str, Any]) -> None:
         shown = replace(prediction.bands, energies=prediction.bands.energies - shift)
     save(bands_figure(bands, shown, window=window, title=structure.name), output / "bands.png")
     _write_table(bands, prediction, output / "bands.csv")
-    with replacing(output / "bands.json") as draft:
-        draft.write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(output / "bands.json", summary)
     console.print(f"wrote {output}: bands.png, bands.csv, bands.json")
 
 
@@ -157,16 +161,16 @@ def _summary(bands: BandStructure, axes: str) -> dict[str, Any]:
 
 
 def _gap(bands: BandStructure, gap: BandGap) -> dict[str, Any]:
-    """A gap with places as text."""
-    found = asdict(gap)
+    """A gap as plain data, with its k-points as text."""
+    values = asdict(gap)
     for name in ("valence", "conduction", "direct"):
-        point = found.pop(f"{name}_point")
-        found[f"{name}_at"] = None if point is None else _place(bands.path, point)
-    return found
+        point = values.pop(f"{name}_point")
+        values[f"{name}_at"] = None if point is None else _point_name(bands.path, point)
+    return values
 
 
-def _place(path: KPath, point: int) -> str:
-    """The special point, or k."""
+def _point_name(path: KPath, point: int) -> str:
+    """Name of a special point, or k in units of the reciprocal lattice."""
     for distance, name in path.ticks:
         if abs(path.distances[point] - distance) < 1e-9:
             return name
@@ -182,7 +186,7 @@ def _gap_line(what: str, gap: Mapping[str, Any]) -> str:
     conduction = f"{gap['conduction_at']} ({gap['conduction']:.4f} eV)"
     return (
         f"{what}: {gap['gap']:.4f} eV from {valence} to {conduction}; direct {gap['direct_gap']:.4f} eV at "
-        f"{gap['direct_at']}; edges change by up to {gap['step']:.4f} eV to the next points"
+        f"{gap['direct_at']}; band edges change by up to {gap['step']:.4f} eV between neighbouring points"
     )
 
 
@@ -214,13 +218,13 @@ def _error_lines(errors: BandErrors) -> str:
         )
     for name, counts in (("", errors.extra), (", without the mean", errors.aligned_extra)):
         lines.append(
-            f"  predicted less true states in the window at a point{name}: {counts.min():+d} to {counts.max():+d}"
+            f"  predicted minus true number of states in the window{name}: {counts.min():+d} to {counts.max():+d}"
         )
     return "\n".join(lines)
 
 
 def _write_table(bands: BandStructure, prediction: PredictedBands | None, path: Path) -> None:
-    """A row for each point: k, distance, and the energies (eV, as in the files) by number of the band."""
+    """Write a row for each k-point: k, distance along the path (1/angstrom), and the energies of the bands (eV)."""
     tables = [("band", bands)] + ([("predicted", prediction.bands)] if prediction is not None else [])
     columns = [bands.path.points, bands.path.distances[:, None], *(one.energies for _, one in tables)]
     names = ["k1", "k2", "k3", "distance_per_angstrom"]

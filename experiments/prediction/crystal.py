@@ -1,4 +1,4 @@
-"""Hamiltonians of crystals from a trained network, written as structure folders."""
+"""Predict Hamiltonians of crystals and write them as structure folders."""
 
 import time
 from dataclasses import replace
@@ -24,22 +24,26 @@ from tracegrad.model.network import HamiltonianModel
 from tracegrad.physics.geometry_files.reading import check_crystal, one_frame
 
 
-def predict_crystal(model: HamiltonianModel, given: Path, output: Path, values: dict[str, Any]) -> None:
-    """Read the structure, say what the prediction will cost, predict, and write.
+def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values: dict[str, Any]) -> None:
+    """Read a structure, print an estimate of the cost, predict its Hamiltonian and write it.
 
-    ``values`` are the settings of ``conf/predict.yaml``.
+    Args:
+        model: network of crystals.
+        source: structure folder, or geometry file with a cell.
+        output: structure folder to write.
+        values: settings of ``conf/predict.yaml``.
     """
     if values["reference"]:
         raise ConfigError(
             f"{values['checkpoint']} is a {model.backbone.label} for crystals; reference is for molecules"
         )
     check_free(output, overwrite=values["overwrite"])
-    # A file holds H(R, i, j) and its adjoint H(-R, j, i).
+    # A structure folder contains H(R, i, j) as well as its adjoint H(-R, j, i); both must agree.
     settings = {"edge_chunk": values["edge_chunk"], "hermitian": True}
     for name, value in settings.items():
-        if hasattr(model.backbone, name):  # as the class has them
+        if hasattr(model.backbone, name):  # not every backbone has these options
             setattr(model.backbone, name, value)
-    structure = read_geometry(given, model, values["frame"])
+    structure = read_geometry(source, model, values["frame"])
     print(
         f"{structure.name}: {len(structure.numbers)} atoms, {len(structure.edges)} blocks, "
         f"{'with spin-orbit coupling' if structure.spinful else 'without spin'}",
@@ -52,46 +56,64 @@ def predict_crystal(model: HamiltonianModel, given: Path, output: Path, values: 
     if not hasattr(model.backbone, "hermitian"):
         blocks = hermitian(blocks, structure.edges)
     seconds = time.perf_counter() - started
-    kind = np.complex128 if structure.spinful else np.float64
-    entries = np.concatenate([block.ravel() for block in blocks]).astype(kind)
+    dtype = np.complex128 if structure.spinful else np.float64
+    entries = np.concatenate([block.ravel() for block in blocks]).astype(dtype)
     write_structure(replace(structure, hamiltonian=entries), output, overwrite=values["overwrite"])
     print(f"predicted in {seconds:.1f} s; wrote {output} in DeepH's format")
     if values["bands"]:
-        predicted_bands(given, output, structure, values)
+        predicted_bands(source, output, structure, values)
 
 
 def hermitian(blocks: list[np.ndarray], edges: Int64[np.ndarray, "edges 5"]) -> list[np.ndarray]:
-    """The mean of each block H(R, i, j) and the adjoint of H(-R, j, i), which a network predicts apart."""
-    place = {tuple(edge): index for index, edge in enumerate(edges.tolist())}
-    reverse = [place[-x, -y, -z, j, i] for x, y, z, i, j in edges.tolist()]
+    """The mean of each block H(R, i, j) and the adjoint of H(-R, j, i), which a network predicts independently.
+
+    Args:
+        blocks: of the edges.
+        edges: rows (Rx, Ry, Rz, i, j), in any order, with the reverse of every edge among them.
+    """
+    index_of = {tuple(edge): index for index, edge in enumerate(edges.tolist())}
+    reverse = [index_of[-x, -y, -z, j, i] for x, y, z, i, j in edges.tolist()]
     return [(block + blocks[k].conj().T) / 2 for block, k in zip(blocks, reverse, strict=True)]
 
 
-def predicted_bands(given: Path, output: Path, structure: Structure, values: dict[str, Any]) -> None:
-    """Bands of a prediction, beside those of DFT where the given folder has its H."""
+def predicted_bands(source: Path, output: Path, structure: Structure, values: dict[str, Any]) -> None:
+    """Write the bands of a prediction, compared with those of DFT if the source folder has the Hamiltonian of DFT.
+
+    Args:
+        source: structure folder or geometry file that was predicted.
+        output: structure folder with the prediction.
+        structure: geometry with overlaps, if there are any.
+        values: settings of ``conf/predict.yaml``.
+    """
     if structure.overlap is None:
-        print("no overlaps, so no bands; give a structure folder with overlaps.h5 for them")
+        print("no bands without overlaps; give a structure folder with overlaps.h5 to get them")
         return
     settings = {
         "output": output.with_name(f"{output.name}_bands"),
         "window": values["window"],
         "processes": values["processes"],
     }
-    if matrix_path(given, "hamiltonian").is_file():
-        write_bands(settings | {"structure": given, "predicted": output})
+    if matrix_path(source, "hamiltonian").is_file():
+        write_bands(settings | {"structure": source, "predicted": output})
     elif structure.fermi_level is None:
-        print(f"no Fermi level in {given}, so no bands; see python -m experiments.bands")
+        print(f"no bands without a Fermi level in {source}; see fermi_level of python -m experiments.bands")
     else:
         write_bands(settings | {"structure": output})
 
 
 def read_geometry(path: Path, model: HamiltonianModel, frame: int | None = None) -> Structure:
-    """A structure without H: a folder with overlaps (or H, which is ignored), or one frame of a file with a cell.
+    """Read a structure without its Hamiltonian.
+
+    Args:
+        path: structure folder with overlaps (or with H, which is ignored), or geometry file with a cell. For a file
+            the edges are all pairs within the radii of the basis.
+        model: the network, whose basis the structure has to have.
+        frame: number of the frame in a file with several.
 
     Raises:
-        ConfigError: a frame of a structure folder, which has one.
-        DataError: nothing to read, several frames and none chosen, no cell, a charge or magnetic moments, or elements
-            and shells that the network does not have.
+        ConfigError: a frame is chosen for a structure folder.
+        DataError: there is nothing to read, the file has several frames and none is chosen, or no cell, or a charge
+            or magnetic moments, or the network has not been trained on its elements and shells.
     """
     basis = model.basis
     if is_structure_folder(path):
@@ -100,18 +122,18 @@ def read_geometry(path: Path, model: HamiltonianModel, frame: int | None = None)
                 f"{path}: is a structure folder, which holds one structure; leave out frame={frame}"
             )
         overlap = matrix_path(path, "overlap").is_file()
-        found = read_structure(path, hamiltonian=not overlap, overlap=overlap)
-        basis.check(found.numbers, str(path), trained=True)
-        for number, degrees in found.shells.items():
+        structure = read_structure(path, hamiltonian=not overlap, overlap=overlap)
+        basis.check(structure.numbers, str(path), trained=True)
+        for number, degrees in structure.shells.items():
             if basis.shells[number] != degrees:
                 raise DataError(
                     f"{path}: atomic number {number} has shells {degrees}, the network was trained with "
                     f"{basis.shells[number]}; use the basis of the training"
                 )
-        return replace(found, hamiltonian=None, spinful=basis.spinful)
+        return replace(structure, hamiltonian=None, spinful=basis.spinful)
     if path.is_dir():
         raise DataError(
-            f"{path}: is no structure folder (element.dat, lat.dat, overlaps.h5 ...); give one, or a file with a cell"
+            f"{path}: is not a structure folder (element.dat, lat.dat, overlaps.h5...); give one or a geometry file"
         )
     chosen = one_frame(path, frame)
     check_crystal(chosen)

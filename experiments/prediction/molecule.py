@@ -1,7 +1,6 @@
-"""The Hamiltonian of a molecule from a trained network: matrix, orbitals, levels, and what it saves an SCF."""
+"""Predict the Hamiltonian of a molecule: matrix, orbital energies, and how much an SCF from it is shorter."""
 
 import csv
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from ase import Atoms
 from jaxtyping import Float
 from pyscf import gto, lib
 
+from experiments.reporting.json_file import write_json
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.model.network import HamiltonianModel
@@ -30,20 +30,20 @@ from tracegrad.plots.style import save
 from tracegrad.system.whole_files import replacing
 from tracegrad.units import MEV
 
-SHOWN = 5  # levels on either side of the gap that are printed
-LOWEST_HOMO = -20.0  # eV; helium, the lowest of all, has its at -18 eV in B3LYP
+SHOWN = 5  # number of levels on each side of the gap that are printed
+LOWEST_HOMO = -20.0  # eV; the lowest HOMO of all in B3LYP is that of helium at -18 eV
 _EV = MEV["hartree"] / MEV["eV"]
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
-    """The SCF of the molecule from PySCF's own guess and from the prediction.
+class ScfReference:
+    """The SCF of a molecule from PySCF's default guess and from the prediction.
 
-    Args:
-        standard: from minao.
-        predicted: from the prediction.
-        seconds: of both, without the prediction.
-        levels: of the Fock matrix at the end of ``standard``.
+    Attributes:
+        standard: SCF from the guess minao.
+        predicted: SCF from the prediction.
+        seconds: of both, without the time of the prediction.
+        levels: orbitals of the converged Fock matrix of ``standard``.
     """
 
     standard: FockLabel
@@ -52,19 +52,23 @@ class Reference:
     levels: MolecularLevels
 
 
-def predict_molecule(model: HamiltonianModel, given: Path, output: Path, values: dict[str, Any]) -> None:
-    """Read the molecule, predict, solve for its orbitals, write, and print what was found.
+def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values: dict[str, Any]) -> None:
+    """Read a molecule, predict its Hamiltonian, solve for its orbitals, print the levels and write the files.
 
-    ``values`` are the settings of ``conf/predict.yaml``.
+    Args:
+        model: network of molecules.
+        source: geometry file.
+        output: folder to write.
+        values: settings of ``conf/predict.yaml``.
     """
     functional = values["functional"]
     if functional not in XC_CODES:
         raise ConfigError(f"functional is {functional!r}; choose {' or '.join(XC_CODES)}")
     if values["threads"] is not None:
         lib.num_threads(values["threads"])
-    atoms = read_molecule(given, values["frame"])
+    atoms = read_molecule(source, values["frame"])
     numbers, positions = atoms.numbers.astype(np.int64), atoms.positions.astype(np.float64)
-    model.basis.check(numbers, str(given), trained=True)
+    model.basis.check(numbers, str(source), trained=True)
     molecule = build_molecule(numbers, positions)
     overlap = molecule.intor_symmetric("int1e_ovlp")
     started = time.perf_counter()
@@ -73,22 +77,22 @@ def predict_molecule(model: HamiltonianModel, given: Path, output: Path, values:
     levels = molecular_levels(hamiltonian, overlap, molecule.nelectron)
     formula = atoms.get_chemical_formula()
     print(
-        f"{given}: {formula}, {len(numbers)} atoms, {len(hamiltonian)} orbitals, {molecule.nelectron} electrons\n"
+        f"{source}: {formula}, {len(numbers)} atoms, {len(hamiltonian)} orbitals, {molecule.nelectron} electrons\n"
         f"predicted by {model.backbone.label} in {seconds:.2f} s",
         flush=True,
     )
     reference = None
     if values["reference"]:
         guess = density(hamiltonian, overlap, molecule.nelectron)
-        reference = solve_reference(numbers, positions, overlap, guess, functional, str(given))
+        reference = solve_reference(numbers, positions, overlap, guess, functional, str(source))
     print(_table(levels, reference))
     if not LOWEST_HOMO < levels.homo * _EV < 0:
         print(
-            f"warning: no neutral molecule has its HOMO at {levels.homo * _EV:.1f} eV; the network has probably not "
+            f"warning: neutral molecules have no HOMO at {levels.homo * _EV:.1f} eV; the network has probably not "
             "been trained on molecules like this one"
         )
     summary = {
-        "structure": given.name,
+        "structure": source.name,
         "frame": values["frame"],
         "formula": formula,
         "electrons": molecule.nelectron,
@@ -97,28 +101,31 @@ def predict_molecule(model: HamiltonianModel, given: Path, output: Path, values:
         "predicted": _frontier(levels),
     }
     if reference is not None:
-        found = _reference_summary(reference, hamiltonian, functional, seconds)
-        print(_reference_lines(found))
-        summary["reference"] = found
+        comparison = _reference_summary(reference, hamiltonian, functional, seconds)
+        print(_reference_lines(comparison))
+        summary["reference"] = comparison
     _write_matrices(output / "hamiltonian.npz", hamiltonian, overlap, molecule, levels, numbers, positions)
     _write_table(output / "orbitals.csv", levels, reference)
-    with replacing(output / "summary.json") as draft:
-        draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_json(output / "summary.json", summary)
     ladders = {"predicted": levels} | ({"DFT": reference.levels} if reference is not None else {})
-    save(levels_figure(ladders, title=f"{given.stem} ({formula})"), output / "levels.png")
+    save(levels_figure(ladders, title=f"{source.stem} ({formula})"), output / "levels.png")
     print(f"wrote {output}: hamiltonian.npz, orbitals.csv, levels.png, summary.json")
 
 
 def read_molecule(path: Path, number: int | None) -> Atoms:
-    """One frame of a file; its ``number`` counts from 0, or from the end where negative.
+    """Read one frame of a geometry file.
+
+    Args:
+        path: of the file.
+        number: of the frame, counted from 0, or from the end if negative; None: the file has only one.
 
     Raises:
-        DataError: nothing to read, several frames and none chosen, a frame that does not exist, or no neutral
-            molecule with paired electrons.
+        DataError: there is nothing to read, the file has several frames and none is chosen, the frame does not exist,
+            or it is no neutral molecule with paired electrons.
     """
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "no such file"
-        raise DataError(f"{path}: {found}; a network of molecules takes a file with one, such as a .xyz")
+        problem = "is a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {problem}; a network of molecules needs a geometry file, such as a .xyz")
     frame = one_frame(path, number)
     stated = check_molecule(frame)
     atoms = frame.atoms
@@ -139,11 +146,19 @@ def solve_reference(
     guess: Float[np.ndarray, "n n"],
     functional: str,
     name: str,
-) -> Reference:
-    """RKS of a molecule, from PySCF's guess (minao) and from a density matrix."""
+) -> ScfReference:
+    """Restricted Kohn-Sham SCF of a molecule, from PySCF's guess (minao) and from a density matrix.
+
+    Args:
+        numbers, positions: atomic numbers, and positions in angstrom.
+        overlap: of the orbitals.
+        guess: density matrix to start from.
+        functional: b3lyp5 or b3lyp.
+        name: of the molecule, for messages.
+    """
     fock_label(
         np.array([1, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.74]]), functional
-    )  # what PySCF loads late
+    )  # PySCF loads some of its libraries at the first SCF, which must not be timed
     labels, seconds = [], []
     for start in (None, guess):
         began = time.perf_counter()
@@ -151,10 +166,10 @@ def solve_reference(
         seconds.append(time.perf_counter() - began)
     standard, predicted = labels
     levels = molecular_levels(standard.hamiltonian, overlap, int(numbers.sum()))
-    return Reference(standard, predicted, (seconds[0], seconds[1]), levels)
+    return ScfReference(standard, predicted, (seconds[0], seconds[1]), levels)
 
 
-def _table(levels: MolecularLevels, reference: Reference | None) -> str:
+def _table(levels: MolecularLevels, reference: ScfReference | None) -> str:
     first, last = max(levels.occupied - SHOWN, 0), levels.occupied + SHOWN
     head = f"{'':>10}{'hartree':>12}{'eV':>10}" + (f"{'DFT (eV)':>12}" if reference is not None else "")
     lines = [head]
@@ -177,7 +192,7 @@ def _frontier(levels: MolecularLevels) -> dict[str, float]:
 
 
 def _reference_summary(
-    reference: Reference, hamiltonian: np.ndarray, functional: str, prediction_seconds: float
+    reference: ScfReference, hamiltonian: np.ndarray, functional: str, prediction_seconds: float
 ) -> dict[str, Any]:
     runs = {
         name: {
@@ -201,9 +216,11 @@ def _reference_summary(
     }
 
 
-def _reference_lines(found: dict[str, Any]) -> str:
-    minao, guess = found["scf"]["minao"], found["scf"]["prediction"]
-    lines = [f"{found['functional']}, {found['threads']} threads; MAE of H: {found['h_mae_mev']:.1f} meV"]
+def _reference_lines(comparison: dict[str, Any]) -> str:
+    minao, guess = comparison["scf"]["minao"], comparison["scf"]["prediction"]
+    lines = [
+        f"{comparison['functional']}, {comparison['threads']} threads; MAE of H: {comparison['h_mae_mev']:.1f} meV"
+    ]
     for name, run in (("minao", minao), ("prediction", guess)):
         state = "" if run["converged"] else ", not converged"
         extra = f" (and {run['prediction_seconds']:.2f} s for H)" if "prediction_seconds" in run else ""
@@ -211,7 +228,7 @@ def _reference_lines(found: dict[str, Any]) -> str:
             f"SCF from {name:<11}{run['cycles']:>3} cycles (counted from 1){run['seconds']:>8.2f} s{extra}{state}"
         )
     difference = guess["energy_hartree"] - minao["energy_hartree"]
-    lines.append(f"energies at the end differ by {difference:.1e} hartree")
+    lines.append(f"converged energies differ by {difference:.1e} hartree")
     return "\n".join(lines)
 
 
@@ -241,7 +258,7 @@ def _write_matrices(
         )  # fmt: skip
 
 
-def _write_table(path: Path, levels: MolecularLevels, reference: Reference | None) -> None:
+def _write_table(path: Path, levels: MolecularLevels, reference: ScfReference | None) -> None:
     with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         head = ["orbital", "label", "occupation", "energy_hartree", "energy_ev"]

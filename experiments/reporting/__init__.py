@@ -1,1 +1,1 @@
-"""What reports and cards are made of."""
+"""Contents of reports, model cards and studies."""

@@ -1,4 +1,4 @@
-"""The figures of a report."""
+"""Figures of a report."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from tracegrad.reports.results import BlockMAE, RunResult, block_file, read_bloc
 from tracegrad.reports.table import ResultsTable, Row
 
 TRACEGRAD = "tracegrad"
-# The databases of Figs. 5 and 6; Fig. 7 shows MM with other backbones than this.
+# Databases of Figs. 5 and 6 of the paper, which are of this backbone; Fig. 7 shows MM with other backbones.
 FIGURES = {"figure5": ("MG", "MM"), "figure6": ("BG", "BB", "BT", "BS")}
 USUAL_BACKBONE = "DeepH-E3"
 
@@ -29,8 +29,14 @@ USUAL_BACKBONE = "DeepH-E3"
 def figures(
     tables: Sequence[ResultsTable], pairs: Sequence[Sequence[ArmPair]], notes: list[str]
 ) -> dict[str, Figure]:
-    """All figures by the names of their files; ``notes`` gets what is left out and why."""
-    found: dict[str, Figure] = {}
+    """All figures of a report, by the names of their files without ending.
+
+    Args:
+        tables: of the report.
+        pairs: paired differences of each table.
+        notes: the function appends which figures and runs are left out, and why.
+    """
+    result: dict[str, Figure] = {}
     changes = {}
     for i, (table, ending) in enumerate(zip(tables, _endings(tables), strict=True)):
         drawn = {"ablation": _ablation(table, notes), "learning_curves": _learning_curves(table, notes)}
@@ -44,12 +50,12 @@ def figures(
             if change is not None:
                 changes[i, subset] = change
                 drawn[name.replace("block_mae", "block_change")] = block_change_figure([change])
-        found |= {f"{name}{ending}": figure for name, figure in drawn.items() if figure is not None}
-    return found | _figures_of_the_paper(tables, changes)
+        result |= {f"{name}{ending}": figure for name, figure in drawn.items() if figure is not None}
+    return result | _figures_of_the_paper(tables, changes)
 
 
 def absent_figures(tables: Sequence[ResultsTable]) -> list[Absence]:
-    """The paper's figures of results that the report lacks, or lacks a part of, and why."""
+    """Figures of the paper that the report lacks, completely or in part, and why."""
     drawable = {
         (paper_database(table)[0], table.backbone)
         for table in tables
@@ -61,22 +67,22 @@ def absent_figures(tables: Sequence[ResultsTable]) -> list[Absence]:
         }
     }
     any_data = bool(by_database(tables))
-    found = []
+    absent = []
     for name, databases in FIGURES.items():
         missing = [database for database in databases if (database, USUAL_BACKBONE) not in drawable]
         if missing:
             needed = f"runs of {USUAL_BACKBONE} and {USUAL_BACKBONE}+TraceGrad with block_mae.csv"
             reason = f"no {needed} on {joined(missing, 'or')}" if any_data else NO_PAPER_DATA
-            found.append(Absence("Fig.", name.removeprefix("figure"), reason))
+            absent.append(Absence("Fig.", name.removeprefix("figure"), reason))
     others = {backbone.label for backbone in known_backbones() if backbone.periodic}
     others |= {table.backbone for table in tables if table.crystal}
     others -= {USUAL_BACKBONE}
     if not others:
-        found.append(
+        absent.append(
             Absence(
                 "Fig.",
                 "7",
-                f"shows a backbone of crystals beside {USUAL_BACKBONE}; no other one is implemented",
+                f"shows a backbone of crystals other than {USUAL_BACKBONE}; none is implemented",
             )
         )
     elif not any(backbone in others and database for database, backbone in drawable):
@@ -84,14 +90,14 @@ def absent_figures(tables: Sequence[ResultsTable]) -> list[Absence]:
         reason = (
             f"no runs of {names}, with and without TraceGrad, with block_mae.csv on a database of the paper"
         )
-        found.append(Absence("Fig.", "7", reason))
-    return [*found, Absence("Fig.", "1", "is a sketch of the method, which no command draws")]
+        absent.append(Absence("Fig.", "7", reason))
+    return [*absent, Absence("Fig.", "1", "is a sketch of the method, which no command draws")]
 
 
 def _figures_of_the_paper(
     tables: Sequence[ResultsTable], changes: dict[tuple[int, str], BlockChange]
 ) -> dict[str, Figure]:
-    """Figs. 5 to 7 with the databases that there are runs of."""
+    """Figs. 5 to 7 of the paper, with those databases for which there are runs."""
     panels: dict[str, list[tuple[tuple[int, int, str], BlockChange]]] = {}
     for (i, subset), change in changes.items():
         table = tables[i]
@@ -104,8 +110,8 @@ def _figures_of_the_paper(
             order = (databases.index(database), list(MARKS).index(subset) if subset in MARKS else 9, subset)
             panels.setdefault(name, []).append((order, change))
     return {
-        name: block_change_figure([change for _, change in sorted(found, key=lambda entry: entry[0])])
-        for name, found in sorted(panels.items())
+        name: block_change_figure([change for _, change in sorted(panel, key=lambda entry: entry[0])])
+        for name, panel in sorted(panels.items())
     }
 
 
@@ -137,11 +143,11 @@ def _learning_curves(table: ResultsTable, notes: list[str]) -> Figure | None:
 
 
 def _blocks(table: ResultsTable, subset: str, notes: list[str]) -> dict[str, tuple[Row, BlockMAE]]:
-    """The errors of the blocks of each row, means over seeds."""
+    """Errors of the basic blocks for each row of a table, averaged over seeds."""
     by_row: dict[str, tuple[Row, list[BlockMAE]]] = {}
     for row, _, path in _with_file(table, block_file(subset), notes):
         by_row.setdefault(row.name, (row, []))[1].append(read_block_mae(path))
-    return {name: (row, mean_block_mae(found)) for name, (row, found) in by_row.items()}
+    return {name: (row, mean_block_mae(errors)) for name, (row, errors) in by_row.items()}
 
 
 def _block_mae(table: ResultsTable, subset: str, blocks: dict[str, tuple[Row, BlockMAE]]) -> Figure | None:
@@ -158,20 +164,20 @@ def _change(table: ResultsTable, subset: str, blocks: dict[str, tuple[Row, Block
 
 
 def _with_file(table: ResultsTable, name: str, notes: list[str]) -> list[tuple[Row, RunResult, Path]]:
-    """Runs of a table that have a file of this name; the others are noted."""
-    found = []
+    """Runs of a table that have a file of this name; a note says which do not."""
+    runs = []
     for row in table.arms:
         for run in row.runs:
             path = run.directory / name
             if path.is_file():
-                found.append((row, run, path))
+                runs.append((row, run, path))
             else:
-                notes.append(f"{path} is missing: {row.label}, {run.repetition_name} is not in that figure")
-    return found
+                notes.append(f"{path} is missing: {row.label}, {run.repetition_name} is not in the figure")
+    return runs
 
 
 def _endings(tables: Sequence[ResultsTable]) -> list[str]:
-    """What goes behind the names of the figures of each table: nothing if there is only one."""
+    """Endings of the names of figures, one for each table; empty if there is only one table."""
     if len(tables) == 1:
         return [""]
     names = [re.sub(r"[^A-Za-z0-9]+", "_", f"{table.database_label} {table.split}") for table in tables]

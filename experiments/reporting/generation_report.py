@@ -1,4 +1,4 @@
-"""What the two generating commands show and record: a progress bar, and their command line."""
+"""Progress bar and recorded command line of the two commands that generate data."""
 
 import re
 import shlex
@@ -18,14 +18,14 @@ from rich.text import Text
 
 
 class _RateColumn(ProgressColumn):
-    """Units a second."""
+    """Items per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.2g}/s" if task.speed else "")
 
 
 def progress_bar(console: Console, unit: str) -> Progress:
-    """A bar that counts ``unit``, such as frames."""
+    """A progress bar that counts items called ``unit``, such as frames."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -35,12 +35,12 @@ def progress_bar(console: Console, unit: str) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        # One label of a large molecule takes longer than the half minute that Rich averages over.
+        # One label of a large molecule takes longer than the half minute over which Rich estimates the speed.
         speed_estimate_period=600,
     )
 
 
 def public_command(arguments: list[str]) -> str:
-    """The command line for the provenance, with folders outside of the working folder left away."""
+    """The command line for the provenance; of absolute paths only the last part remains."""
     shortened = [re.sub(r"(^|[=,\[\s'\"])/[^,\]'\"]*/", r"\1", argument) for argument in arguments]
     return shlex.join(["python", "-m", "experiments.generate", *shortened])

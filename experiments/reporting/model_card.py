@@ -1,4 +1,4 @@
-"""The model card: what a model file predicts, where it comes from, how good it is and how to use it."""
+"""Model card: what a model file predicts, how it was trained, how accurate it is and how to use it."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
@@ -11,7 +11,7 @@ ORDERS = {
     "openmx": "OpenMX's (p as x, y, z; d as z2, x2-y2, xy, xz, yz; f as 5z3-3zr2, 5xz2-xr2, 5yz2-yr2, zx2-zy2, xyz, "
     "x3-3xy2, 3yx2-y3)",
 }
-# What the test set of a split shows; the names are those of the splits of QH9.
+# What the test set consists of, by the names of the splits of QH9.
 SPLITS = {
     "ood": "molecules with more atoms than those it was trained on",
     "random": "other molecules, drawn at random from the same database",
@@ -25,7 +25,12 @@ backbone and of the data, too."""
 
 
 def model_card(record: Mapping[str, Any], name: str) -> str:
-    """Markdown text for a model file called ``name`` with this record, see `experiments.export`."""
+    """Markdown text of a model card.
+
+    Args:
+        record: what `experiments.export` writes into the model file.
+        name: of the model file.
+    """
     data, training = record["data"], record["training"]
     crystal = record["crystal"]
     things = "crystals" if crystal else "molecules"
@@ -43,8 +48,8 @@ def model_card(record: Mapping[str, Any], name: str) -> str:
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(record, crystal)),
         "## Licence",
-        record["licence"] or "None was stated: ask whoever gave you this file.",
-        "The licence of the training data may bind what is made of them.",
+        record["licence"] or "None is stated: ask whoever gave you this file.",
+        "The licence of the training data may apply to this network as well.",
         "## Citation",
         CITATION,
     ]
@@ -123,23 +128,23 @@ def _training_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _metrics(record: Mapping[str, Any], crystal: bool) -> str:
-    """Metrics of this network, and mean and spread over the seeds."""
-    found = record["metrics"]
-    if not found:
+    """Metrics of this network, with mean and spread over the seeds."""
+    results = record["metrics"]
+    if not results:
         return "This checkpoint was not tested."
-    first = found[0]["values"]
+    first = results[0]["values"]
     subsets = list(dict.fromkeys(key.split("/")[2] if key.count("/") > 1 else "" for key in first))
-    seeds = ", ".join(str(entry["seed"]) for entry in found)
-    head = ["metric", "unit", f"this network (seed {found[0]['seed']})"]
-    if len(found) > 1:
+    seeds = ", ".join(str(entry["seed"]) for entry in results)
+    head = ["metric", "unit", f"this network (seed {results[0]['seed']})"]
+    if len(results) > 1:
         head.append(f"mean ± sample standard deviation over seeds {seeds}")
     rows = []
     for column in columns_of(crystal, subsets):
         if column.key not in first:
             continue
-        values = [entry["values"][column.key] for entry in found if column.key in entry["values"]]
+        values = [entry["values"][column.key] for entry in results if column.key in entry["values"]]
         row = [column.name, column.unit, f"{values[0]:.{column.digits}f}"]
-        if len(found) > 1:
+        if len(results) > 1:
             spread = f" ± {stdev(values):.{column.digits}f}" if len(values) > 1 else ""
             row.append(f"{fmean(values):.{column.digits}f}{spread}")
         trivial = record["trivial"].get(column.key)
@@ -177,9 +182,7 @@ def _limits(record: Mapping[str, Any], crystal: bool) -> list[str]:
             f"{basis['name']} is not what it predicts.",
             f"It was tested on {SPLITS.get(data['split'], 'what ' + str(data['split']) + ' lists for it')}.",
         ]
-    lines.append(
-        "Nothing is known of its errors outside of the test set, and it gives no estimate of them itself."
-    )
+    lines.append("Its errors outside of the test set are unknown, and it does not estimate them itself.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""A registered study: which data, arms, seeds and metrics are compared, written down before the runs."""
+"""File of a registered study: data, arms, seeds and metrics to compare, fixed before the runs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,14 +19,20 @@ Side = tuple[str, str]  # part and arm
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of the tests. ``complement``: a similarity s, whose error is 1 - s. ``drawn``: in the figure."""
+    """A metric of the tests.
+
+    Attributes:
+        label: name in tables and figures.
+        complement: whether it is a similarity s, whose error is 1 - s.
+        drawn: whether it is in the figure.
+    """
 
     label: str
     complement: bool = False
     drawn: bool = True
 
     def error(self, value: float | None) -> float | None:
-        """What is to be small."""
+        """The error, which a better network makes smaller, for a value of the metric."""
         return 1 - value if value is not None and self.complement else value
 
 
@@ -35,12 +41,12 @@ class Part:
     """One database with its arms and seeds.
 
     Attributes:
-        name: of the directory of its runs.
-        title: in tables and figures.
+        name: also the name of the directory of its runs.
+        title: name in tables and figures.
         arms, seeds: of the runs.
-        settings: arguments of every run; "{databases}" stands for the folder of the databases.
-        pairs: what is compared, as (part, arm) against (part, arm).
-        curves: whether the learning curves are drawn.
+        settings: arguments of every run, in which "{databases}" stands for the folder of the databases.
+        pairs: comparisons of (part, arm) with (part, arm).
+        curves: whether learning curves are drawn.
     """
 
     name: str
@@ -52,7 +58,7 @@ class Part:
     curves: bool = False
 
     def arguments(self, data: Path) -> list[str]:
-        """Command line of the sweep of this part, without its directory."""
+        """Arguments of `experiments.ablate` for this part, without the directory of the runs."""
         settings = []
         for setting in self.settings:
             key, equals, value = setting.partition("=")
@@ -68,7 +74,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything a ``study.yaml`` says."""
+    """Content of a ``study.yaml``."""
 
     name: str
     file: Path
@@ -78,10 +84,13 @@ class Study:
 
 
 def read_study(name: str) -> Study:
-    """A study of ``studies/`` or of a file.
+    """Read a study.
+
+    Args:
+        name: of a folder in ``studies/``, or path of a .yaml file.
 
     Raises:
-        ConfigError: there is none, or it is not one.
+        ConfigError: there is no such study, or the file is not a valid study.
     """
     file = Path(name) if name.endswith((".yaml", ".yml")) else STUDIES / name / FILE
     try:
@@ -116,7 +125,7 @@ def _part(name: str, entry: dict[str, Any]) -> Part:
 
 
 def _flat(settings: Any) -> Iterator[str]:
-    """The texts in a list of texts and lists."""
+    """The texts in nested lists of texts."""
     for entry in settings:
         if isinstance(entry, list):
             yield from _flat(entry)
@@ -125,7 +134,7 @@ def _flat(settings: Any) -> Iterator[str]:
 
 
 def _side(text: str, part: str) -> Side:
-    """``arm`` of the same part, or ``part/arm``."""
+    """Part and arm of a text ``part/arm``, or ``arm`` for the same part."""
     owner, slash, arm = str(text).rpartition("/")
     return (owner if slash else part), arm
 

@@ -1,1 +1,1 @@
-"""The settings of a command: composed by Hydra, checked, and the errors that name what is wrong."""
+"""Settings of the commands: read from the command line, composed by Hydra and checked."""

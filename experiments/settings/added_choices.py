@@ -1,6 +1,6 @@
-"""Options of a group that are added to the option of a recipe instead of taking its place.
+"""Options of a group that are added to the option of a recipe instead of replacing it.
 
-``experiment=mg callbacks=appendix_i`` means ``callbacks=[deeph_e3,appendix_i]``: the callbacks of MG's recipe, with
+``experiment=mg callbacks=appendix_i`` means ``callbacks=[deeph_e3,appendix_i]``: the callbacks of MG's recipe, and
 inference times as in Appendix I.
 """
 
@@ -12,20 +12,25 @@ ADDED = {"callbacks": ("appendix_i", "block_health")}
 
 
 def with_added(config_name: str, overrides: Sequence[str]) -> list[str]:
-    """Overrides in which an added option stands behind the option of the recipe; Hydra has been initialised.
+    """Overrides in which an added option follows the option of the recipe in a list.
 
-    Where the configuration chooses no option of the group, the added one stands alone.
+    If the configuration chooses no option of the group, the added option is the only one. Hydra has to be
+    initialised.
+
+    Args:
+        config_name: name of the command.
+        overrides: arguments in Hydra's grammar.
     """
-    found = list(overrides)
+    result = list(overrides)
     for group, options in ADDED.items():
-        named = [override for override in found if override in {f"{group}={option}" for option in options}]
+        named = [override for override in result if override in {f"{group}={option}" for option in options}]
         if not named:
             continue
-        rest = [override for override in found if override not in named]
-        # Keys of the added option do not exist yet, and no setting of a key changes a choice.
-        whole = [override for override in rest if "." not in override.partition("=")[0]]
-        choices = compose(config_name, whole, return_hydra_config=True).hydra.runtime.choices
+        rest = [override for override in result if override not in named]
+        # Only choices of groups: keys of the added option do not exist yet, and keys do not change a choice.
+        groups = [override for override in rest if "." not in override.partition("=")[0]]
+        choices = compose(config_name, groups, return_hydra_config=True).hydra.runtime.choices
         base = choices.get(group)
         if base:
-            found = [*rest, f"{group}=[{str(base).strip('[]')},{named[-1].partition('=')[2]}]"]
-    return found
+            result = [*rest, f"{group}=[{str(base).strip('[]')},{named[-1].partition('=')[2]}]"]
+    return result

@@ -1,4 +1,4 @@
-"""The words of a command line as settings that Hydra reads: paths as they stand, other text quoted where needed."""
+"""Arguments of a command line in the grammar of Hydra: paths as typed, other text in quotes where needed."""
 
 import os
 import re
@@ -12,8 +12,8 @@ from hydra.errors import HydraException
 from experiments.settings.paths import path_keys
 from tracegrad.errors import ConfigError
 
-# Options of Hydra; those in VALUED are followed by a value.
-VALUED = (
+# Options of Hydra that are followed by a value.
+WITH_VALUE = (
     "--cfg",
     "-c",
     "--package",
@@ -26,64 +26,79 @@ VALUED = (
     "-cd",
 )
 OPTIONS = (
-    *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
-    *("--shell-completion", "-sc", "--info", "-i", "--experimental-rerun", *VALUED),
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--version",
+    "--resolve",
+    "--run",
+    "-r",
+    "--multirun",
+    "-m",
+    "--shell-completion",
+    "-sc",
+    "--info",
+    "-i",
+    "--experimental-rerun",
+    *WITH_VALUE,
 )
 _BRACKETS = ("[", "{", "(", "'", '"')
 
 
 def readable(words: Sequence[str], command: str, own: Collection[str] = ()) -> list[str]:
-    """The words with which a command was called, each of which Hydra understands.
+    """The arguments of a command, rewritten so that Hydra reads each as the user means it.
 
-    The value of a path is what stands behind the first ``=``, unless it is null or quoted as Hydra does it;
-    ``${...}`` is filled in. Of other values those that Hydra cannot read are text. The result may be read again.
+    The value of a path is everything after the first ``=``, unless it is null or in quotes of Hydra's grammar; in it
+    Hydra still replaces ``${...}``. Other values that Hydra cannot parse become text in quotes. Calling the function
+    on its result changes nothing.
 
     Args:
-        words: as the shell has passed them on.
-        command: whose settings they are, a name in ``conf/paths.yaml``.
-        own: keys, and beginnings of keys that end in a dot, whose values are not for Hydra and stay as they are.
+        words: arguments as the shell has passed them.
+        command: name of the command in ``conf/paths.yaml``.
+        own: keys, and prefixes of keys that end in a dot, that the command reads itself; their values do not change.
 
     Raises:
-        ConfigError: a word that is no setting, or a value whose brackets or quotes do not match, with what to type.
+        ConfigError: an argument that is no setting, or a value whose brackets or quotes do not match; the message has
+            an argument to type instead.
     """
     settings, waiting = [], list(words)
-    hydras = any(_is_option(word) for word in words)
+    has_options = any(_is_option(word) for word in words)
     while waiting:
         word = waiting.pop(0)
         if word.startswith("-"):
             if not _is_option(word):
-                raise ConfigError(_no_option(word, waiting))
+                raise ConfigError(_not_an_option(word, waiting))
             settings.append(word)
-            if word in VALUED and waiting:
+            if word in WITH_VALUE and waiting:
                 settings.append(waiting.pop(0))
         elif "=" not in word:
-            if not word.startswith("~"):  # Hydra's way to leave out a setting
-                raise ConfigError(_no_setting(word, waiting))
+            if not word.startswith("~"):  # ~KEY removes a setting in Hydra's grammar
+                raise ConfigError(_not_a_setting(word, waiting))
             settings.append(word)
         else:
-            settings.append(_setting(word, waiting, command, own, sweeps=hydras))
+            settings.append(_setting(word, waiting, command, own, sweeps=has_options))
     return settings
 
 
 def quoted(value: object) -> str:
-    """A value in the quotes of Hydra's grammar: paths may hold spaces, commas or equals signs."""
-    # A backslash is itself there unless it stands before a quote.
+    """A value in quotes of Hydra's grammar, for text with spaces, commas or equals signs."""
+    # In Hydra's grammar a backslash is special only before a quote.
     escaped = re.sub(r"(\\*)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def shell_word(text: str) -> str:
-    """A text as one word for a shell, in quotes if it needs them."""
+    """A text as one argument for a shell, in quotes if it needs them."""
     if shlex.quote(text) == text:
         return text
     return shlex.quote(text) if re.search(r'["$`\\!\n]', text) else f'"{text}"'
 
 
 def path_value(key: str, text: str) -> str:
-    """A path as it was meant: what the quotes of Hydra's grammar hold, else the text itself.
+    """The path that the user means by a value: the text in quotes of Hydra's grammar, else the value as typed.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the value is empty.
     """
     if not text.strip():
         raise ConfigError(f"{key} is empty; give {key}=PATH")
@@ -99,7 +114,7 @@ def _setting(word: str, waiting: Sequence[str], command: str, own: Collection[st
     key = key.strip()
     name = key.lstrip("+~")
     if not name or (not value and waiting and not _is_setting(waiting[0])):
-        raise ConfigError(_blanks(name or "KEY", value or (waiting[0] if waiting else "VALUE")))
+        raise ConfigError(_spaces_message(name or "KEY", value or (waiting[0] if waiting else "VALUE")))
     if name in own or any(name.startswith(entry) for entry in own if entry.endswith(".")):
         return f"{key}={value}"
     known = path_keys(command)
@@ -124,15 +139,15 @@ def _setting(word: str, waiting: Sequence[str], command: str, own: Collection[st
 
 
 def _path(key: str, text: str) -> str:
-    """A path in Hydra's grammar, as it is where Hydra reads it so."""
-    meant = path_value(key, text)
+    """A path in Hydra's grammar, in quotes only if Hydra would read it differently without them."""
+    path = path_value(key, text)
     parsed = _parsed(key, text)
-    plain = parsed is not None and not parsed.is_sweep_override() and parsed.value() == meant
-    return text if plain else quoted(meant)
+    plain = parsed is not None and not parsed.is_sweep_override() and parsed.value() == path
+    return text if plain else quoted(path)
 
 
 def _list(key: str, text: str, *, paths: bool) -> str | None:
-    """A list in Hydra's grammar, its entries in quotes where needed; None: the text is no list."""
+    """A list in Hydra's grammar with its entries in quotes where needed; None if the text is no list."""
     entries = text.strip()
     if not (entries.startswith("[") and entries.endswith("]")) or (paths and os.path.exists(text)):
         return None
@@ -142,17 +157,17 @@ def _list(key: str, text: str, *, paths: bool) -> str | None:
     if re.search(r"""[\[\]{}'"]""", entries):
         return None
     words = [entry.strip() for entry in entries.split(",")]
-    return f"[{','.join(word if _text(key, word) else quoted(word) for word in words)}]"
+    return f"[{','.join(word if _is_one_value(key, word) else quoted(word) for word in words)}]"
 
 
-def _text(key: str, word: str) -> bool:
-    """Whether Hydra reads a word as one value."""
+def _is_one_value(key: str, word: str) -> bool:
+    """Whether Hydra parses a word as one value."""
     parsed = _parsed(key, word)
     return parsed is not None and not parsed.is_sweep_override()
 
 
 def _parsed(key: str, value: str) -> Override | None:
-    """A setting as Hydra understands it; None: it does not."""
+    """A setting as Hydra parses it; None if it cannot."""
     try:
         return OverridesParser.create().parse_override(f"{key}={value}")
     except HydraException:
@@ -167,20 +182,20 @@ def _is_setting(word: str) -> bool:
     return word.startswith("-") or "=" in word[1:]
 
 
-def _no_option(word: str, waiting: Sequence[str]) -> str:
+def _not_an_option(word: str, waiting: Sequence[str]) -> str:
     name, equals, value = word.partition("=")
     key = name.lstrip("-").replace("-", "_")
     if not equals:
         value = waiting[0] if waiting and not _is_setting(waiting[0]) else "VALUE"
-    return f"{name} is no option; settings are written key=value: {shell_word(f'{key}={value}')}"
+    return f"{name} is not an option; settings are written key=value: {shell_word(f'{key}={value}')}"
 
 
-def _no_setting(word: str, waiting: Sequence[str]) -> str:
+def _not_a_setting(word: str, waiting: Sequence[str]) -> str:
     if waiting and waiting[0].startswith("="):
         rest = [waiting[0][1:], *waiting[1:2]]
-        return _blanks(word, next((value for value in rest if value), "VALUE"))
+        return _spaces_message(word, next((value for value in rest if value), "VALUE"))
     return f"not understood: {word}; settings are written key=value, such as {shell_word(f'{word}=VALUE')}"
 
 
-def _blanks(key: str, value: str) -> str:
-    return f"blanks around =; write {shell_word(f'{key}={value}')}"
+def _spaces_message(key: str, value: str) -> str:
+    return f"there are spaces around =; write {shell_word(f'{key}={value}')}"

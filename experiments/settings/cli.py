@@ -1,4 +1,4 @@
-"""What every command shares: an error a user can cause is one clean line, not a traceback."""
+"""Errors that a user can cause are one line on stderr instead of a traceback, for every command."""
 
 import functools
 import os
@@ -14,37 +14,37 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.settings.entry import interruptible, missing_package
 from tracegrad.errors import TraceGradError
 
-# How the libraries of a configuration refuse a value.
+# Errors with which the constructors of libraries refuse a setting.
 REFUSALS = (ValueError, MisconfigurationException, ImportError)
 
 
 def user_error(error: BaseException | None) -> str | None:
-    """The message of the user's error in a chain of causes, or None where the error is a bug.
+    """The message of an error that the user has caused, or None if the error is a bug.
 
-    `hydra.utils.instantiate` wraps what a constructor raises, so that the chain has to be walked.
+    `hydra.utils.instantiate` wraps the errors of constructors, so that the chain of causes is searched.
     """
     if missing := missing_package(error):
         return missing
     configuration: Exception | None = None
     while error is not None:
         if isinstance(error, TraceGradError):
-            return _original_words(error)
+            return _without_worker_traceback(error)
         if isinstance(error, HydraException | OmegaConfBaseException):
             configuration = configuration or error
         elif configuration is not None:
             return _refused_setting(configuration, error)
         error = error.__cause__
-    return _first_line(configuration) if configuration is not None else None
+    return _first_line_with_key(configuration) if configuration is not None else None
 
 
-def _original_words(error: TraceGradError) -> str:
-    """The message without the traceback that a DataLoader puts around an error of its workers."""
+def _without_worker_traceback(error: TraceGradError) -> str:
+    """The message of an error, without the traceback that a DataLoader adds to errors of its workers."""
     kind = type(error)
     return str(error).rsplit(f"{kind.__module__}.{kind.__qualname__}: ", 1)[-1].strip()
 
 
 def _refused_setting(configuration: Exception, cause: BaseException) -> str | None:
-    """What a library's constructor says of a value it refuses; other causes are bugs."""
+    """The key of a setting and why a constructor refuses its value; None for other causes, which are bugs."""
     if not isinstance(cause, REFUSALS):
         return None
     key = re.search(r"^full_key: (\S+)$", str(configuration), re.MULTILINE)
@@ -52,9 +52,13 @@ def _refused_setting(configuration: Exception, cause: BaseException) -> str | No
     return where + " ".join(str(cause).split())
 
 
-def _first_line(error: BaseException) -> str:
-    """OmegaConf explains its types over several lines; the first one and the key are what helps."""
-    line = str(error).split("\n", 1)[0]
+def first_line(error: BaseException) -> str:
+    """The first line of a message; those of OmegaConf go on for several lines with types of no interest to users."""
+    return str(error).split("\n", 1)[0]
+
+
+def _first_line_with_key(error: BaseException) -> str:
+    line = first_line(error)
     key = getattr(error, "full_key", None)
     return f"{key}: {line}" if key and key not in line else line
 
@@ -62,7 +66,7 @@ def _first_line(error: BaseException) -> str:
 def clean_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     """Print an error that a user can cause as `error: ...` on stderr and exit with status 1.
 
-    Goes under `hydra.main`:
+    It is applied below `hydra.main`:
 
         @hydra.main(config_path="../conf", config_name="train", version_base="1.3")
         @clean_errors
@@ -83,8 +87,8 @@ def clean_errors(main: Callable[..., Any]) -> Callable[..., Any]:
             print(f"error: {message}", file=sys.stderr)
         except KeyboardInterrupt:
             _interrupted()
-        except SystemExit as leaving:  # so Lightning ends after Ctrl-C
-            if leaving.code != 1 or not isinstance(leaving.__context__, KeyboardInterrupt):
+        except SystemExit as end:  # Lightning ends like this after Ctrl-C
+            if end.code != 1 or not isinstance(end.__context__, KeyboardInterrupt):
                 raise
             _interrupted()
         sys.exit(1)

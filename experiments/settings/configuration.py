@@ -1,4 +1,4 @@
-"""Composition of configurations with errors that help."""
+"""Composition of the settings of a command, with errors that name the nearest existing settings."""
 
 import difflib
 import functools
@@ -15,7 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.settings.added_choices import with_added
 from experiments.settings.arguments import readable
-from experiments.settings.cli import clean_errors
+from experiments.settings.cli import clean_errors, first_line
 from experiments.settings.paths import CONF, expand
 from tracegrad.errors import ConfigError
 from tracegrad.reports import arms
@@ -27,20 +27,23 @@ OmegaConf.register_new_resolver("arm", lambda trace, grad: ARMS[bool(trace), boo
 
 
 def command(
-    config_name: str, *, help_alone: bool = False
+    config_name: str, *, help_without_arguments: bool = False
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
-    """Make a command line program of a function of a configuration.
+    """A decorator that turns a function of the settings into a command line program.
 
-    Overrides are checked first, so that a wrong key or name is answered with the nearest right ones, and values that
-    Hydra would misread are put into quotes. ~ in paths becomes the home directory. With ``help_alone`` a call
-    without arguments prints the help.
+    The arguments are checked before Hydra sees them, so that the error for a wrong key or name can list the nearest
+    existing ones, and values that Hydra would misread are put into quotes. ~ in paths becomes the home directory.
+
+    Args:
+        config_name: name of the command and of its file in ``conf/``.
+        help_without_arguments: whether a call without arguments prints the help.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         @clean_errors
         def entry() -> Any:
             arguments = readable(sys.argv[1:], config_name)
-            if help_alone and not arguments:
+            if help_without_arguments and not arguments:
                 arguments = ["--help"]
             sys.argv[1:] = arguments
             if not any(argument.startswith("-") for argument in arguments):
@@ -61,11 +64,15 @@ def command(
 
 
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of a command with overrides as they are typed, and ~ in its paths replaced.
+    """The settings of a command, composed by Hydra from ``conf/`` and overrides, with ~ in paths replaced.
+
+    Args:
+        config_name: name of the command.
+        overrides: arguments as they are typed.
 
     Raises:
-        ConfigError: an override that is none, an unknown key, group option or experiment (with the nearest names), or
-            a value of another kind than the default.
+        ConfigError: an argument that is no setting, an unknown key, group option or experiment (the message has the
+            nearest names), or a value of another type than the default.
     """
     overrides = readable(overrides, config_name)
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -79,35 +86,44 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
                 f"not understood: {error.override!s}; settings are written key=value"
             ) from error
         except ConfigCompositionException as error:
-            raise ConfigError(_unknown_key(config_name, overrides) or _first_line(error)) from error
+            raise ConfigError(_unknown_key(config_name, overrides) or first_line(error)) from error
         groups = [o for o in overrides if _is_group(o)]
-        _check_kinds(config, compose(config_name, groups), overrides)
+        _check_types(config, compose(config_name, groups), overrides)
     return expand(config, config_name)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as plain Python data; a missing value is a `ConfigError`."""
+    """The settings as plain Python data, with interpolations resolved.
+
+    Raises:
+        ConfigError: a setting without a value, or an interpolation that fails.
+    """
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "a setting"
         if isinstance(error, MissingMandatoryValue):
             raise ConfigError(f"{key} is needed; give {key}=VALUE") from error
-        raise ConfigError(f"{key}: {_first_line(error)}") from error
+        raise ConfigError(f"{key}: {first_line(error)}") from error
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of nested mappings; lists count as values."""
+    """A nested mapping as one mapping with dotted keys; lists count as values."""
     if not isinstance(values, dict) or not values:
         return {prefix: values}
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        entries |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return entries
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], ignore: Sequence[str] = ()) -> list[str]:
-    """Lines ``key: old -> new`` for settings that differ; ``ignore`` holds keys and prefixes of keys."""
+    """Lines ``key: old -> new`` for the settings in which two configurations differ.
+
+    Args:
+        old, new: nested or flat settings.
+        ignore: dotted keys that are left out, together with all keys below them.
+    """
     before, after = flat(old), flat(new)
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return [
@@ -140,19 +156,19 @@ def _unknown_key(config_name: str, overrides: Sequence[str]) -> str | None:
     return None
 
 
-def _check_kinds(config: DictConfig, base: DictConfig, overrides: Sequence[str]) -> None:
+def _check_types(config: DictConfig, base: DictConfig, overrides: Sequence[str]) -> None:
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if _is_group(override.input_line or "") or override.is_delete():
             continue
         default = OmegaConf.select(base, key, default=None, throw_on_missing=False)
         value = OmegaConf.select(config, key, default=None)
-        if default is None or value is None or _same_kind(default, value):
+        if default is None or value is None or _same_type(default, value):
             continue
-        raise ConfigError(f"{key} is {value!r}, but it must be {_kind(default)} (default: {default!r})")
+        raise ConfigError(f"{key} is {value!r}, but it must be {_type_name(default)} (default: {default!r})")
 
 
-def _same_kind(default: Any, value: Any) -> bool:
+def _same_type(default: Any, value: Any) -> bool:
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) == isinstance(value, bool)
     if isinstance(default, int | float):
@@ -163,7 +179,7 @@ def _same_kind(default: Any, value: Any) -> bool:
     return True
 
 
-def _kind(default: Any) -> str:
+def _type_name(default: Any) -> str:
     names = {bool: "true or false", int: "a whole number", float: "a number", ListConfig: "a list"}
     return names.get(type(default), "a mapping")
 
@@ -180,7 +196,3 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
 def _is_group(override: str) -> bool:
     key = override.split("=", 1)[0].lstrip("+~").split("@")[0]
     return (CONF / key).is_dir()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0]

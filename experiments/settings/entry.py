@@ -1,6 +1,6 @@
-"""What `python -m experiments.NAME` sets up before it imports anything large: Ctrl-C, output, missing packages.
+"""Set-up of `python -m experiments.NAME` before any large import: Ctrl-C, output, missing packages.
 
-`experiments/__init__.py` calls `prepare` for a command only; as a library the package changes nothing.
+`experiments/__init__.py` calls `prepare` for a command; if the package is imported as a library nothing changes.
 """
 
 import errno
@@ -13,16 +13,16 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TextIO
 
-# Packages that not every command needs, and what needs them.
+# Packages that only some commands need, and what needs them.
 OPTIONAL = {
     "wandb": "logger.wandb.mode=online or offline",
     "submitit": "launcher=slurm",
     "pyscf": "work on molecules",
 }
-# Packages that pip knows by another name.
+# Packages whose name for pip differs from the name of the import.
 DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "PyYAML", "torch_geometric": "torch-geometric"}
 OWN = ("tracegrad", "callbacks", "experiments", "conf", "tests")
-# How a terminal or a pipe answers once nobody reads it any more.
+# Errors of a terminal or a pipe that nobody reads any more.
 NO_READER = (errno.EPIPE, errno.EIO)
 
 HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
@@ -31,11 +31,11 @@ _prepared = False
 
 
 def prepare() -> None:
-    """Make a process end without a traceback by Ctrl-C, and work on when nobody reads its output any more."""
+    """Let Ctrl-C end the process without a traceback, and let it continue if nobody reads its output any more."""
     global _prepared
     _prepared = True
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # A KeyboardInterrupt in the middle of an import is shown as a traceback, or swallowed by the import.
+        # A KeyboardInterrupt during an import is printed as a traceback, or the import suppresses it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
     sys.excepthook = _except_hook
@@ -43,9 +43,9 @@ def prepare() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt in the block, and ends the process at once before and after it.
+    """A block in which Ctrl-C raises KeyboardInterrupt; before and after it, Ctrl-C ends the process at once.
 
-    In the block a terminal that closes does not end the work, as under nohup; before and after it does.
+    A terminal that closes does not end the work in the block, as under nohup; before and after the block it does.
     """
     if not _prepared or signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
         yield
@@ -53,7 +53,7 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     hangup = HANGUP if HANGUP is not None and signal.getsignal(HANGUP) is signal.SIG_DFL else None
     if hangup is not None:
-        signal.signal(hangup, _work_on)
+        signal.signal(hangup, _ignore_hangup)
     try:
         yield
     finally:
@@ -63,19 +63,19 @@ def interruptible() -> Iterator[None]:
 
 
 def end_by_hangup() -> None:
-    """Let a terminal that closes end the process: for work that is not lost by it."""
-    if HANGUP is not None and signal.getsignal(HANGUP) is _work_on:
+    """From now on, let a terminal that closes end the process: for work that is not lost by this."""
+    if HANGUP is not None and signal.getsignal(HANGUP) is _ignore_hangup:
         signal.signal(HANGUP, signal.SIG_DFL)
 
 
-def _work_on(number: int, frame: object) -> None:
-    """Unlike SIG_IGN, which means nohup, this is not passed on to programs that the process starts."""
+def _ignore_hangup(number: int, frame: object) -> None:
+    """A handler that does nothing. Unlike SIG_IGN, programs that the process starts do not inherit it."""
 
 
 def lasting(stream: TextIO) -> TextIO:
-    """The same standard stream, whose errors do not end the work: see `_Output`."""
+    """The same standard stream; an error of writing does not end the process, see `_Output`."""
     if not isinstance(stream, io.TextIOWrapper) or isinstance(getattr(stream.buffer, "raw", None), _Output):
-        return stream  # None where the stream is closed
+        return stream  # also None, for a closed stream
     raw = _Output(stream.fileno(), "wb", closefd=False)
     return io.TextIOWrapper(
         raw if stream.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def lasting(stream: TextIO) -> TextIO:
 
 
 class _Output(io.FileIO):
-    """A standard stream that becomes /dev/null, also for child processes, at the first error of writing."""
+    """A standard stream that is redirected to /dev/null, also for child processes, at the first error of writing."""
 
     def write(self, data: object) -> int | None:  # type: ignore[override]
         try:
@@ -105,7 +105,7 @@ class _Output(io.FileIO):
 
 
 def missing_package(error: BaseException | None) -> str | None:
-    """What to say of a package that is not installed, if that is the cause of an error."""
+    """The message about a package that is not installed, if that is the cause of an error; else None."""
     while error is not None:
         name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         if name and name not in OWN:
@@ -118,7 +118,7 @@ def missing_package(error: BaseException | None) -> str | None:
 
 
 def _except_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """One line for a package that is missing at the import of a command; other errors as ever."""
+    """Print one line if a package is missing at the import of a command; print other errors as usual."""
     message = missing_package(error)
     if message is None:
         sys.__excepthook__(kind, error, trace)

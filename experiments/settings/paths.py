@@ -1,4 +1,4 @@
-"""Which settings of a command are paths, and ~ in them: the same for what is read and what is written."""
+"""Settings of a command that are paths, and ~ in them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -18,22 +18,22 @@ LIST = "[]"
 
 @cache
 def path_keys(command: str) -> dict[str, bool]:
-    """Keys of the settings of a command (``conf/paths.yaml``) that are paths; True: a list of paths, too."""
+    """Keys of the settings of a command that are paths (``conf/paths.yaml``); True: a list of paths is allowed."""
     keys = yaml.safe_load((CONF / "paths.yaml").read_text(encoding="utf-8")).get(command, [])
     return {key.removesuffix(LIST): key.endswith(LIST) for key in keys}
 
 
 def expand(config: DictConfig, command: str) -> DictConfig:
-    """Replace ~ and ~user at the beginning of every path in the configuration of a command, in place.
+    """Replace ~ and ~user at the beginning of every path in the settings of a command, in place.
 
     Raises:
-        ConfigError: ~ of a user who does not exist.
+        ConfigError: there is no such user.
     """
     for key in (name for pattern in path_keys(command) for name in _matching(config, pattern)):
         try:
             value = OmegaConf.select(config, key, throw_on_missing=False)
         except OmegaConfBaseException:
-            continue  # an interpolation that fails is named when the settings are read
+            continue  # `plain` reports interpolations that fail
         if isinstance(value, ListConfig):
             value = list(value)
         new = [_home(key, entry) for entry in value] if isinstance(value, list) else _home(key, value)
@@ -45,18 +45,22 @@ def expand(config: DictConfig, command: str) -> DictConfig:
 def home(key: str, path: str) -> str:
     """A path with the home directory in place of ~ or ~user at its beginning.
 
+    Args:
+        key: of the setting, for the message.
+        path: as typed.
+
     Raises:
-        ConfigError: there is no such user; ``key`` is named.
+        ConfigError: there is no such user.
     """
     if not path.startswith("~"):
         return path
-    found = os.path.expanduser(path)
-    if found.startswith("~"):
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
         user = path[1:].split("/", 1)[0]
         raise ConfigError(
             f"{key}={path}: there is no user {user!r}; for a folder of that name write ./{path}"
         )
-    return found
+    return expanded
 
 
 def _home(key: str, value: Any) -> Any:
@@ -64,7 +68,7 @@ def _home(key: str, value: Any) -> Any:
 
 
 def _matching(config: DictConfig, pattern: str) -> Iterator[str]:
-    """Keys of a configuration for a pattern with at most one * in place of a name."""
+    """Keys of a configuration that match a pattern with at most one * in place of a name."""
     before, star, after = pattern.partition("*")
     if not star:
         yield pattern

@@ -21,10 +21,11 @@ from experiments.sweeps.settings import SweepSettings
 from experiments.sweeps.status import FAILED, FINISHED, RUNNING, STOPPED, WAITING
 from experiments.sweeps.summary import missing_error, print_states
 from experiments.sweeps.wandb_file import write_wandb_sweep
+from experiments.training.resuming import CONFIG, find_run
 from experiments.training.run_length import length_of
-from experiments.training.runs import CONFIG, RESULTS, find_run
 from experiments.training.wandb_run import print_wandb_hint
 from tracegrad.errors import ConfigError, TrainingError
+from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.system.ownership import take_ownership
 
 Report = Callable[[Manifest, Console], None]

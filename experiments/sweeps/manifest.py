@@ -21,7 +21,7 @@ from experiments.sweeps.status import (
     Status,
     read_status,
 )
-from experiments.training.runs import is_outgrown
+from experiments.training.resuming import is_outgrown
 from tracegrad.errors import ConfigError
 from tracegrad.system.ownership import Owner, OwnerWatch
 from tracegrad.system.whole_files import replacing

@@ -1,1 +1,1 @@
-"""A run: built, trained, resumed, logged, tried out."""
+"""A training run: its parts, resuming, evaluation, loggers and the dry run."""

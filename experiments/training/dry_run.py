@@ -1,4 +1,4 @@
-"""What a training will take, before it is started: `python -m experiments.train ... dry_run=true`."""
+"""Forecast of a training before it is started: `python -m experiments.train ... dry_run=true`."""
 
 import shutil
 from pathlib import Path
@@ -10,46 +10,64 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.last_checkpoint import LAST
 from experiments.settings.configuration import ARM_LABELS, ARMS
 from experiments.training.forecast import (
-    Length,
     Measured,
+    TrainingLength,
     duration,
     log_bytes,
     size,
     training_length,
     worker_advice,
 )
+from experiments.training.parts import Parts, build, make_callbacks, make_trainer
 from experiments.training.provenance import process_rank
-from experiments.training.runs import Parts, build, make_callbacks, make_trainer, quiet
-from experiments.training.trial import Misfit, Trial
+from experiments.training.trial import MemoryShortage, Trial
 from experiments.training.warm_start import warm_start
+from experiments.training.warning_filter import quiet
 from tracegrad.errors import ConfigError
 from tracegrad.system.cores import available_cores
 
-# Settings of the trainer that change what a run consists of, and that the forecast does not follow.
-UNKNOWN = (
-    *("limit_train_batches", "limit_val_batches", "val_check_interval", "overfit_batches", "fast_dev_run"),
-    *("max_time", "min_steps", "min_epochs"),
-)
+# Settings of the trainer that change the number of steps or validations and that the forecast does not support.
+UNSUPPORTED = [
+    "limit_train_batches",
+    "limit_val_batches",
+    "val_check_interval",
+    "overfit_batches",
+    "fast_dev_run",
+    "max_time",
+    "min_steps",
+    "min_epochs",
+]
+# Callbacks whose time the forecast does not contain.
 UNCOUNTED = ("orbitals", "acceleration", "inference_time", "test_report")
-# Files that a callback keeps.
+# Number of checkpoints that each callback keeps on the disk.
 CHECKPOINTS = {"best": 1, "last": 2, "revert": 1}
+# Settings that save memory by computing again instead of storing.
 RECOMPUTE = ("tracegrad.recompute", "model.backbone.recompute")
 
 
 def dry_run(config: DictConfig, values: dict[str, Any]) -> bool:
-    """Run some steps and print the forecast; whether the batches fit into the memory.
+    """Run some steps and print a forecast of the time, memory and disk space of the training.
 
-    Leaves nothing in the run directory; the cache of a database is built, as by the training. Of several
-    processes only the first one does anything.
+    Writes nothing into the run directory; the cache of a database is built as by a training. Of several processes
+    only the first one does anything.
+
+    Args:
+        config: settings of the run.
+        values: the same as plain data.
+
+    Returns:
+        Whether the batches fit into the memory.
 
     Raises:
-        ConfigError: settings of the trainer that the forecast does not know.
+        ConfigError: settings of the trainer that the forecast does not support.
     """
     if process_rank() != 0:
         return True
-    unknown = [f"trainer.{key}" for key in UNKNOWN if config.trainer.get(key) is not None]
-    if unknown:
-        raise ConfigError(f"dry_run=true does not know {', '.join(unknown)}; leave it out of the forecast")
+    unsupported = [f"trainer.{key}" for key in UNSUPPORTED if config.trainer.get(key) is not None]
+    if unsupported:
+        raise ConfigError(
+            f"dry_run=true does not support {', '.join(unsupported)}; leave it out of the dry run"
+        )
     parts = build(config, values)
     with quiet():
         parts.datamodule.prepare_data()
@@ -59,94 +77,97 @@ def dry_run(config: DictConfig, values: dict[str, Any]) -> bool:
     warm_start(parts.module.model, config.init_from, directory, resumed=started)
     planned = make_trainer(config, make_callbacks(config), [])
     parts.datamodule.trainer = planned  # the loaders ask it for the number of processes
-    found = Trial(config, parts, planned.world_size).measure()
-    if isinstance(found, Misfit):
-        print("\n".join(misfit_lines(found, config)))
+    measured = Trial(config, parts, planned.world_size).measure()
+    if isinstance(measured, MemoryShortage):
+        print("\n".join(shortage_lines(measured, config)))
         return False
     length = training_length(
         len(parts.datamodule.train_dataloader()),
         config.trainer,
         last_step_validated=config.callbacks.get("final_validation") is not None,
     )
-    lines = forecast_lines(config, parts, found, length) + disk_lines(config, found, length)
-    wait = sum(found.waits) / len(found.waits)
-    advice = worker_advice(found.waiting, parts.datamodule.num_workers, available_cores(), wait)
+    lines = forecast_lines(config, parts, measured, length) + disk_lines(config, measured, length)
+    wait = sum(measured.waits) / len(measured.waits)
+    advice = worker_advice(measured.waiting, parts.datamodule.num_workers, available_cores(), wait)
     print("\n".join(lines + ([f"  advice      {advice}"] if advice else [])))
     return True
 
 
-def misfit_lines(misfit: Misfit, config: DictConfig) -> list[str]:
-    """What does not fit, and what to do."""
-    given = f"{misfit.setting}={misfit.size}"
-    lines = [f"does not fit: {given} needs more memory than there is ({misfit.reason})"]
-    if misfit.fits is None:
-        lines.append(f"  no smaller {misfit.setting} fits either")
+def shortage_lines(shortage: MemoryShortage, config: DictConfig) -> list[str]:
+    """Lines that say which setting needs too much memory, and what to do."""
+    setting = f"{shortage.setting}={shortage.size}"
+    lines = [f"does not fit: {setting} needs more memory than this machine has ({shortage.reason})"]
+    if shortage.fitting_size is None:
+        lines.append(f"  no smaller {shortage.setting} fits either")
     else:
-        lines.append(f"  {misfit.setting}={misfit.fits} fits: it was tried with its dearest batch")
-    if misfit.setting == "data.batch_size":
+        lines.append(f"  {shortage.setting}={shortage.fitting_size} fits: its most expensive batch was tried")
+    if shortage.setting == "data.batch_size":
         savers = [f"{key}=true" for key in RECOMPUTE if OmegaConf.select(config, key) is False]
     else:
         savers = []
     if "edge_chunk" in config.model.backbone:
         savers.append("a smaller model.backbone.edge_chunk, such as 8192")
     if savers:
-        lines.append(f"  may help with {given}, and was not tried: {', '.join(savers)}")
+        lines.append(f"  may help with {setting}, but was not tried: {', '.join(savers)}")
     return lines
 
 
-def forecast_lines(config: DictConfig, parts: Parts, found: Measured, length: Length) -> list[str]:
-    """Time, memory and parameters."""
+def forecast_lines(config: DictConfig, parts: Parts, measured: Measured, length: TrainingLength) -> list[str]:
+    """Lines about time, memory and parameters."""
     model = parts.module.model
     arm = ARM_LABELS[ARMS[bool(config.tracegrad.trace), bool(config.tracegrad.grad)]]
-    middle, least, most = found.spread()
+    middle, lowest, highest = measured.spread()
+    unit = "batch" if measured.accumulated > 1 else "step"
+    step_samples = measured.accumulated * measured.batch_size
     lines = [
         f"dry run of {config.name}, {model.backbone.label}{arm}, on "
-        + (found.device or f"the CPU ({torch.get_num_threads()} threads)"),
-        f"  {'batch' if found.accumulated > 1 else 'step':<12}{middle:.3g} s (median; {least:.3g} to {most:.3g} s of "
-        f"{len(found.costs)}), {found.samples_per_second:.3g} samples/s; {found.waiting:.1%} is waiting for data",
-        f"  epoch       {length.steps_per_epoch:,} steps of {found.accumulated * found.batch_size:.3g} samples: "
-        f"{duration(length.steps_per_epoch * found.mean_step)}; "
-        f"validation of {parts.fingerprint['counts']['val']:,} samples: {duration(found.validation())}",
+        + (measured.device or f"the CPU ({torch.get_num_threads()} threads)"),
+        f"  {unit:<12}{middle:.3g} s (median; {lowest:.3g} to {highest:.3g} s of {len(measured.costs)}), "
+        f"{measured.samples_per_second:.3g} samples/s; {measured.waiting:.1%} of the time is spent waiting for data",
+        f"  epoch       {length.steps_per_epoch:,} steps of {step_samples:.3g} samples: "
+        f"{duration(length.steps_per_epoch * measured.mean_step)}; "
+        f"validation of {parts.fingerprint['counts']['val']:,} samples: {duration(measured.validation())}",
     ]
-    total = found.total(length)
+    total = measured.total(length)
     if length.steps is None or total is None:
-        lines.append("  training    without end: set trainer.max_steps or trainer.max_epochs")
+        lines.append("  training    has no end: set trainer.max_steps or trainer.max_epochs")
     else:
         lines.append(
             f"  training    {length.steps:,} steps in {length.steps / length.steps_per_epoch:,.4g} epochs and "
             f"{length.validations:,} validations: {duration(total)}"
-            + (f"; then the test: {duration(found.test())}" if config.test else "")
+            + (f"; then the test: {duration(measured.test())}" if config.test else "")
         )
     skipped = [f"callbacks.{name}" for name in UNCOUNTED if config.callbacks.get(name) is not None]
-    lines.append(f"              not in it: {', '.join(['saving', *skipped])}")
-    if found.world > 1:
+    lines.append(f"              not included: {', '.join(['saving', *skipped])}")
+    if measured.world > 1:
         gradients = sum(p.numel() * p.element_size() for p in model.parameters())
         lines.append(
-            f"  processes   {found.world}: an estimate, measured on one of them with the largest share of each "
-            f"batch, without the exchange of {size(gradients)} of gradients a step"
+            f"  processes   {measured.world}: an estimate, measured on one process with the largest share of each "
+            f"batch, without the exchange of {size(gradients)} of gradients in each step"
         )
     named = {"backbone": model.backbone, "TraceGrad": model.tracegrad}
     numbers = {name: sum(p.numel() for p in part.parameters()) for name, part in named.items()}
     return [
         *lines,
-        f"  memory      {size(found.peak_bytes)} of {size(found.memory_bytes)} at most, with the dearest batch"
-        + ("" if found.device else " (resident, of this process as a whole)"),
+        f"  memory      {size(measured.peak_bytes)} of {size(measured.memory_bytes)} at most, with the most "
+        "expensive batch" + ("" if measured.device else " (resident memory of the whole process)"),
         f"  parameters  {sum(numbers.values()):,}: "
         + ", ".join(f"{name} {n:,}" for name, n in numbers.items()),
     ]
 
 
-def disk_lines(config: DictConfig, found: Measured, length: Length) -> list[str]:
-    """What the run directory needs, and whether its disk has it."""
+def disk_lines(config: DictConfig, measured: Measured, length: TrainingLength) -> list[str]:
+    """Lines about the disk space that the run directory needs, and whether it is free."""
     kept = sum(count for name, count in CHECKPOINTS.items() if config.callbacks.get(name) is not None)
     log = log_bytes(length, config.trainer.log_every_n_steps)
-    need = (kept + 1) * found.checkpoint_bytes + (log or 0)  # one more while it is written
+    # While a checkpoint is written there is one more.
+    need = (kept + 1) * measured.checkpoint_bytes + (log or 0)
     place = Path(config.run_dir).absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
     line = (
-        f"  disk        {size(need)}: {kept} checkpoints of {size(found.checkpoint_bytes)}, one more while it is "
+        f"  disk        {size(need)}: {kept} checkpoints of {size(measured.checkpoint_bytes)}, one more while it is "
         "written" + (f", a log of {size(log)}" if log is not None else "") + f"; {size(free)} are free"
     )
     return [line, *(["  warning     the disk of run_dir is too small"] if need > free else [])]

@@ -1,4 +1,4 @@
-"""Training processes that SLURM has started."""
+"""Environment of training processes that SLURM has started."""
 
 import os
 
@@ -10,12 +10,12 @@ NEEDED = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLUR
 
 
 def slurm() -> SLURMEnvironment:
-    """What srun says about this process and its partners.
+    """Lightning's environment of a process that srun has started: its rank and those of the other processes.
 
-    Lightning's own queueing again is off: the checkpoints of the run and `experiments.training.preemption` do that.
+    Lightning does not requeue the job; the checkpoints of the run and `experiments.training.preemption` do.
 
     Raises:
-        ConfigError: srun has not started this process, or not with a number of tasks a node.
+        ConfigError: srun has not started this process, or without a number of tasks per node.
     """
     missing = [name for name in NEEDED if name not in os.environ]
     if missing:
@@ -25,7 +25,7 @@ def slurm() -> SLURMEnvironment:
         )
     if int(os.environ["SLURM_NTASKS"]) > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ConfigError(
-            f"trainer=slurm with {os.environ['SLURM_NTASKS']} tasks, but nothing says how many there are on a node; "
-            "give sbatch or srun --ntasks-per-node"
+            f"trainer=slurm with {os.environ['SLURM_NTASKS']} tasks, but without their number per node; "
+            "give sbatch or srun the option --ntasks-per-node"
         )
     return SLURMEnvironment(auto_requeue=False)

@@ -1,4 +1,4 @@
-"""The loggers of a run: a CSV file always, Weights & Biases beside it."""
+"""The loggers of a run: always a CSV file, and Weights & Biases unless it is disabled."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +12,14 @@ from experiments.training.wandb_run import start_wandb, wandb_mode
 
 
 def make_loggers(config: DictConfig, values: dict[str, Any], origin: dict[str, Any]) -> list[Logger]:
-    """CSV and, unless disabled, W&B with the whole configuration and the provenance of the run.
+    """A CSV logger and, unless disabled, a W&B logger with the settings and the provenance of the run.
 
     Of several processes only the first one starts a W&B run.
+
+    Args:
+        config: settings of the run.
+        values: the same as plain data.
+        origin: provenance of the run.
     """
     loggers: list[Logger] = [instantiate(config.logger.csv)]
     mode = wandb_mode(config.logger.wandb.mode)
@@ -28,17 +33,17 @@ def make_loggers(config: DictConfig, values: dict[str, Any], origin: dict[str, A
 def log_results(
     loggers: Sequence[Logger], config: DictConfig, results: dict[str, Any], origin: dict[str, Any]
 ) -> None:
-    """Put the table of the test, the figures and, on request, the model into W&B.
+    """Send the table of the test, the figures and, if ``logger.wandb.artifact`` is set, the model to W&B.
 
     Args:
-        loggers: of the run; others than W&B are passed over.
-        config: of the run.
-        results: what the test found.
-        origin: provenance, for the metadata of the model.
+        loggers: of the run; those of other kinds are ignored.
+        config: settings of the run.
+        results: of the test, see `evaluation.measure`.
+        origin: provenance of the run, for the metadata of the model.
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            # Here: runs without W&B do not need its package.
+            # Imported here: runs without W&B do not need its package.
             from experiments.training.wandb_results import send_results
 
             send_results(logger.experiment, config, results, origin)

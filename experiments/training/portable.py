@@ -1,4 +1,4 @@
-"""What may leave the machine: plain data without its paths and its keys."""
+"""Plain data that may leave the machine: without its paths and without secret keys."""
 
 import os
 import re
@@ -6,26 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# How a path outside the working directory begins.
+# Beginning of a path outside the working directory.
 _ROOT = r"(?:file://)?(?:~[\w.-]*|\.\.)?/"
 _BEGINNING = re.compile(_ROOT)
 _QUOTED = re.compile(rf"""(['"])({_ROOT}[^'"]*)\1""")
 _PATH = re.compile(rf"""(?:(?<=[\s=,;'"(\[{{<])|^){_ROOT}[^\s,;'")\]}}>]+""")
 _SETTING = re.compile(r"([+~\w.@-]+=)(.+)", re.DOTALL)
 _SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
-# Shorter values of such variables are switches and counts.
+# Shorter values of variables with such names are switches and counts.
 _SHORTEST_SECRET = 8
 
 
 def portable(value: Any, run_dir: Path) -> Any:
-    """A copy of plain data in which no text names a place of this machine.
+    """A copy of plain data in which no text contains a path or a secret of this machine.
 
-    Absolute paths and those that begin with ``~`` or ``..`` become their last part, the run directory becomes
-    ``<run_dir>``, and the values of environment variables that are called keys, tokens, secrets or
-    passwords become ``<secret>``. Relative paths, names and numbers stay.
+    Absolute paths and paths that begin with ``~`` or ``..`` become their last part, the run directory becomes
+    ``<run_dir>``, and the values of environment variables whose names contain key, token, secret, password or
+    credential become ``<secret>``. Relative paths, names and numbers do not change.
 
     Args:
-        value: mappings, lists, texts, numbers.
+        value: mappings, lists, texts and numbers, nested.
         run_dir: directory of the run.
     """
     return _portable(value, run_dir, _secrets())
@@ -45,7 +45,7 @@ def _text(text: str, run_dir: Path, secrets: list[str]) -> str:
     text = text.replace(str(run_dir.resolve()), "<run_dir>")
     if run_dir.is_absolute():
         text = text.replace(str(run_dir), "<run_dir>")
-    setting = _SETTING.fullmatch(text)  # an argument of the command line
+    setting = _SETTING.fullmatch(text)  # key=value of a command line
     head, text = setting.groups() if setting else ("", text)
     if _BEGINNING.match(text):
         return head + Path(text).name
@@ -56,7 +56,7 @@ def _text(text: str, run_dir: Path, secrets: list[str]) -> str:
 
 
 def _secrets() -> list[str]:
-    """Values of the environment that must not be told; those that are files are paths, which go anyway."""
+    """Secret values of the environment; those that are files are left out, because paths are removed anyway."""
     return [
         value
         for name, value in os.environ.items()

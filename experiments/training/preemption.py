@@ -1,4 +1,4 @@
-"""What is left to do when a signal has ended a training."""
+"""End of a training by a signal, and SLURM's request to make room for another job."""
 
 import os
 import signal
@@ -10,8 +10,12 @@ from callbacks.last_checkpoint import REQUEUE, TrainingStopped
 from experiments.training.provenance import process_rank
 
 
-def await_requeue() -> None:
-    """In a SLURM job, leave at once when SLURM asks for room and there is nothing to save: before and after `fit`."""
+def end_on_requeue_signal() -> None:
+    """In a SLURM job, let SLURM's signal to make room end the process at once.
+
+    This holds before and after `fit`, when nothing has to be saved; within `fit`, `LastCheckpoint` handles the
+    signal.
+    """
 
     def leave(number: int, _: object) -> NoReturn:
         end_by_signal(TrainingStopped(number))
@@ -21,10 +25,10 @@ def await_requeue() -> None:
 
 
 def end_by_signal(stop: TrainingStopped) -> NoReturn:
-    """Say where the run goes on, put a SLURM job that is asked to make room into the queue again, and leave.
+    """Print from which step the run can be resumed, requeue a SLURM job that has to make room, and exit.
 
-    The status is 128 + the number of the signal; 0 on all ranks but the first, whose launcher would otherwise kill
-    it, and where the job is queued again.
+    The exit status is 128 + the number of the signal, and 0 if the job is requeued. On ranks other than the first it
+    is 0, because the launcher would otherwise kill the first rank.
     """
     if process_rank() != 0:
         sys.exit(0)
@@ -35,7 +39,7 @@ def end_by_signal(stop: TrainingStopped) -> NoReturn:
 
 
 def requeue() -> bool:
-    """Ask SLURM to start this job again; False where it does not."""
+    """Ask SLURM to put this job into the queue again; returns whether it does."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
     try:

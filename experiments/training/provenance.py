@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, hardware."""
+"""Provenance of a result: code, command, versions and hardware."""
 
 import os
 import platform
@@ -27,9 +27,9 @@ PACKAGES = (
 
 
 def process_rank() -> int:
-    """Rank of this process in a distributed run, before and after the trainer is made; 0 when alone.
+    """Rank of this process in a distributed run, before and after the trainer is built; 0 in a single process.
 
-    Before it is made, the first process of a further node that was started by hand knows only NODE_RANK.
+    Before the trainer is built, the first process of a further node that was started by hand knows only NODE_RANK.
     """
     return int(getattr(rank_zero_only, "rank", 0)) or int(os.environ.get("NODE_RANK", 0))
 
@@ -50,12 +50,12 @@ def git_revision() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages of a run that are installed."""
-    found = {}
+    """Versions of those of `PACKAGES` that are installed."""
+    versions = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def provenance() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A released network with the data that it is tested on."""
+"""A released network together with the data on which it is tested."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.settings.configuration import CONF
+from experiments.training.parts import Parts
 from experiments.training.provenance import process_rank, provenance
-from experiments.training.runs import Parts, quiet
 from experiments.training.warm_start import file_identity
+from experiments.training.warning_filter import quiet
 from tracegrad.data.loading.datamodule import DTYPES
 from tracegrad.data.loading.deeph_module import DeepHDataModule
 from tracegrad.errors import BasisError, CheckpointError, ConfigError
@@ -20,13 +21,17 @@ from tracegrad.weights.released import ReleasedNetwork, load_released
 
 
 def build_released(config: DictConfig, changes: dict[str, Any]) -> tuple[DictConfig, Parts, dict[str, Any]]:
-    """Settings, parts and provenance of a test of ``config.checkpoint`` on ``config.data``, with changes of both.
+    """Settings, parts and provenance of a test of the released network ``config.checkpoint`` on ``config.data``.
 
-    The basis of the data is that of the network.
+    The data get the basis of the network.
+
+    Args:
+        config: settings of `experiments.evaluate`.
+        changes: settings of data and trainer to replace, by dotted key.
 
     Raises:
-        CheckpointError: no released network, or one that is not for these data.
-        ConfigError: no data.
+        CheckpointError: the file is no released network, or one for other data.
+        ConfigError: no data are chosen.
     """
     if config.get("data") is None:
         raise ConfigError(
@@ -45,29 +50,29 @@ def build_released(config: DictConfig, changes: dict[str, Any]) -> tuple[DictCon
         OmegaConf.update(setup, key, value)
     if setup.data.dtype == "float64":
         setup.trainer.precision = "64-true"
-    found = load_released(config.checkpoint, config.legacy_e3nn, edge_chunk=config.edge_chunk)
-    datamodule = _data(setup.data, found)
-    found.model.to(DTYPES[setup.data.dtype])
-    # A test needs neither of them; the module asks for how it would be trained.
-    module = HamiltonianModule(found.model, HamiltonianLoss, torch.optim.Adam, SlipperySlope(peak=1.0))
+    released = load_released(config.checkpoint, config.legacy_e3nn, edge_chunk=config.edge_chunk)
+    datamodule = _data(setup.data, released)
+    released.model.to(DTYPES[setup.data.dtype])
+    # The module requires loss, optimizer and schedule, which a test does not use.
+    module = HamiltonianModule(released.model, HamiltonianLoss, torch.optim.Adam, SlipperySlope(peak=1.0))
     parts = Parts(datamodule, module, datamodule.fingerprint())
     setup.name = parts.fingerprint["label"]
     origin = provenance() | {
         "data": parts.fingerprint,
-        "checkpoint": {"name": found.name, **file_identity(found.file)},
+        "checkpoint": {"name": released.name, **file_identity(released.file)},
     }
     return setup, parts, origin
 
 
-def _data(settings: DictConfig, found: ReleasedNetwork) -> Any:
-    """The data module in the basis of the network, set up."""
-    model = found.model
+def _data(settings: DictConfig, released: ReleasedNetwork) -> Any:
+    """The data module in the basis of the network, after its setup."""
+    model = released.model
     make = instantiate({key: value for key, value in settings.items() if key != "basis"}, _partial_=True)
     crystals = issubclass(make.func, DeepHDataModule)
     if crystals != model.backbone.periodic:
         kinds = ("molecules", "crystals")
         raise CheckpointError(
-            f"{found.file}: holds a {model.backbone.label}, a network of {kinds[not crystals]}, and the data are "
+            f"{released.file}: holds a {model.backbone.label}, a network of {kinds[not crystals]}, and the data are "
             f"{kinds[crystals]} ({settings.path}); choose other data, or a checkpoint of the other family"
         )
     datamodule = make(basis=model.basis)
@@ -76,7 +81,7 @@ def _data(settings: DictConfig, found: ReleasedNetwork) -> Any:
             datamodule.setup()
     except BasisError as error:
         raise CheckpointError(
-            f"{found.file}: is for {model.basis.name}, which the data are not: {str(error).split(';', 1)[0]}"
+            f"{released.file}: is for {model.basis.name}, which does not fit the data: {str(error).split(';', 1)[0]}"
         ) from error
     if process_rank() == 0:
         for line in datamodule.differences + datamodule.remarks:

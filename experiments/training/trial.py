@@ -1,4 +1,4 @@
-"""A few real steps and validations of a training, which leave nothing behind."""
+"""A few real steps and validation batches of a training, without anything written."""
 
 import gc
 import io
@@ -25,40 +25,48 @@ from torch.utils.data import DataLoader
 
 from callbacks.step_times import StepTimes
 from experiments.training.forecast import Measured, training_length
-from experiments.training.runs import Parts, make_callbacks, quiet
+from experiments.training.parts import Parts, make_callbacks
 from experiments.training.trial_batches import (
     EPOCHS,
     costs_of,
-    dearest_batch,
     largest_share,
+    most_expensive_batch,
     sample_batches,
     spread_batches,
 )
+from experiments.training.warning_filter import quiet
 
-LEAST = 3  # training batches to time, however long they take
-SECONDS = 60.0  # for all of them
-VALIDATED = 4  # validation batches, the dearest among them
-# What torch says where it raises no error of a kind of its own.
+AT_LEAST = 3  # training batches to time, however long they take
+SECONDS = 60.0  # after which no further training batch is timed
+VALIDATED = 4  # validation batches to time, with the most expensive one among them
+# Messages of torch where it has no own type of error for missing memory.
 MEMORY_ERRORS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
-class Misfit:
-    """A batch that needs more memory than there is; ``fits`` is the first of the halved sizes that does not."""
+class MemoryShortage:
+    """A batch needs more memory than there is.
+
+    Attributes:
+        setting: key of the batch size.
+        size: its value.
+        reason: message of the error.
+        fitting_size: the largest of size/2, size/4, ... that fits; None: none of them.
+    """
 
     setting: str
     size: int
     reason: str
-    fits: int | None
+    fitting_size: int | None
 
 
 class Trial:
-    """Trains and validates on some batches, on one process, whatever the number of processes of the training.
+    """Trains and validates on some batches on one process, even if the training itself will have several.
 
     Args:
-        config: of the training.
-        parts: what it builds; the loaders of the data know the number of processes.
-        world: this number.
+        config: settings of the training.
+        parts: its data and network; the loaders give each process its share of a batch.
+        world: number of processes of the training.
     """
 
     def __init__(self, config: DictConfig, parts: Parts, world: int):
@@ -66,34 +74,36 @@ class Trial:
         self.data, self.module = parts.datamodule, parts.module
         self.accumulated = config.trainer.get("accumulate_grad_batches") or 1
 
-    def measure(self) -> Measured | Misfit:
-        """Times, memory and the size of a checkpoint; or what does not fit."""
+    def measure(self) -> Measured | MemoryShortage:
+        """Times, memory and size of a checkpoint, or the batch size that needs too much memory."""
         loader = self.data.train_dataloader()
         sample, mean_cost = sample_batches(loader.batches)
-        # The dearest one again when the optimizer has its state: memory is decided there.
-        order = [self._dearest()] * (self.accumulated + 1)
-        # Not timed either: one more, and as many as the workers have ready when the first one is there.
-        warm = len(order) + 1 + 2 * loader.num_workers
-        order += islice(cycle(sample), warm - len(order) + len(sample))
+        # The most expensive batch comes first and again when the optimizer has its state, which needs the most
+        # memory.
+        order = [self._most_expensive_batch()] * (self.accumulated + 1)
+        # One more batch is not timed, nor are those that the workers have prepared by the time of the first one.
+        warm_up = len(order) + 1 + 2 * loader.num_workers
+        order += islice(cycle(sample), warm_up - len(order) + len(sample))
         order += islice(cycle(sample), -len(order) % self.accumulated)
-        times, weigher = StepTimes(warm, LEAST, SECONDS), _Weigher()
+        times, checkpoint = StepTimes(warm_up, AT_LEAST, SECONDS), _CheckpointSize()
         memory: dict[str, Any] = {}
 
         def train() -> None:
-            trainer = self._fit(loader, order, [times], weigher)
+            trainer = self._fit(loader, order, [times], checkpoint)
             memory.update(_memory(trainer.strategy.root_device))
             trainer.save_checkpoint("nowhere")
 
         reason = self._memory_error(train)
         if reason is not None:
-            return Misfit("data.batch_size", self.data.batch_size, reason, self._fitting_batch_size())
+            return MemoryShortage("data.batch_size", self.data.batch_size, reason, self._fitting_batch_size())
 
         batches, costs = self._validation_batches(VALIDATED)
         reason = self._memory_error(partial(self._validate, batches, times))
         if reason is not None:
-            fits = self._fitting_eval_batch_size()
-            return Misfit("data.eval_batch_size", self.data.eval_batch_size, reason, fits)
-        timed = times.validation[1:] or times.validation  # the first one starts what is slow at the start
+            fitting = self._fitting_eval_batch_size()
+            return MemoryShortage("data.eval_batch_size", self.data.eval_batch_size, reason, fitting)
+        # The first batch contains the start of workers and kernels.
+        timed = times.validation[1:] or times.validation
         tests = self.data.subsets("test").values()
         return Measured(
             costs=costs_of(loader.batches.costs, [order[entry.index] for entry in times.training]),
@@ -104,7 +114,7 @@ class Trial:
             val_seconds=[entry.wait + entry.work for entry in timed],
             val_cost=largest_share(costs, self.world),
             test_cost=sum(largest_share(self._costs(part), self.world) for part in tests),
-            checkpoint_bytes=weigher.bytes,
+            checkpoint_bytes=checkpoint.bytes,
             batch_size=len(loader.batches.costs) / len(loader.batches),
             accumulated=self.accumulated,
             world=self.world,
@@ -112,21 +122,24 @@ class Trial:
         )
 
     def _fitting_batch_size(self) -> int | None:
-        """The first of the halved batch sizes whose dearest batch can be trained on, with an optimizer's state."""
-        given = self.data.batch_size
+        """The first of the halved batch sizes whose most expensive batch can be trained on.
+
+        Two steps are needed: the optimizer has its state from the second one on.
+        """
+        original = self.data.batch_size
         try:
             while self.data.batch_size // 2 >= self.world:
                 self.data.batch_size //= 2
-                steps = [self._dearest()] * (2 * self.accumulated)
+                steps = [self._most_expensive_batch()] * (2 * self.accumulated)
                 if self._memory_error(partial(self._fit, self.data.train_dataloader(), steps)) is None:
                     return self.data.batch_size
             return None
         finally:
-            self.data.batch_size = given
+            self.data.batch_size = original
 
     def _fitting_eval_batch_size(self) -> int | None:
-        """The first of the halved evaluation batch sizes whose dearest validation batch can be predicted."""
-        given = self.data.eval_batch_size
+        """The first of the halved evaluation batch sizes whose most expensive validation batch can be predicted."""
+        original = self.data.eval_batch_size
         try:
             while self.data.eval_batch_size > 1:
                 self.data.eval_batch_size //= 2
@@ -135,16 +148,16 @@ class Trial:
                     return self.data.eval_batch_size
             return None
         finally:
-            self.data.eval_batch_size = given
+            self.data.eval_batch_size = original
 
-    def _dearest(self) -> list[int]:
+    def _most_expensive_batch(self) -> list[int]:
         batches = self.data.train_dataloader().batches
         length = training_length(len(batches), self.config.trainer, last_step_validated=False)
         epochs = EPOCHS if length.steps is None else -(-length.steps // length.steps_per_epoch)
-        return dearest_batch(batches, max(epochs, 1))
+        return most_expensive_batch(batches, max(epochs, 1))
 
     def _validation_batches(self, count: int) -> tuple[list[list[int]], np.ndarray]:
-        """Some batches of the first process, the dearest first, and the costs of all samples."""
+        """Validation batches of the first process, the most expensive one first, and the costs of all samples."""
         costs = self._costs("val")
         batches = self.data.loader("val").batch_sampler
         assert batches is not None
@@ -170,7 +183,7 @@ class Trial:
             max_epochs=-1,
             limit_val_batches=0,
         )
-        # One batch more, so that no epoch ends: schedules may wait for a validation then.
+        # One more batch than steps, so that the epoch does not end: a schedule could expect a validation there.
         trainer.fit(self.module, _loader(loader, [*batches, batches[0]]))
         return trainer
 
@@ -181,7 +194,7 @@ class Trial:
     def _trainer(
         self, callbacks: Sequence[Callback], plugins: Sequence[Any], **changes: Any
     ) -> lightning.Trainer:
-        """The trainer of the configuration on one process, which writes and says nothing."""
+        """The trainer of the configuration on one process, which writes and prints nothing."""
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         settings = OmegaConf.to_container(self.config.trainer, resolve=True)
         assert isinstance(settings, dict)
@@ -196,12 +209,11 @@ class Trial:
         )
 
     def _memory_error(self, run: Callable[[], Any]) -> str | None:
-        """What the error says if the memory is too small for what is run."""
+        """Message of the error if ``run`` needs more memory than there is; None if it does not."""
         try:
             with quiet():
-                warnings.filterwarnings(
-                    "ignore", message=".*have no `val_dataloader`.*"
-                )  # it comes later, alone
+                # The validation is a separate call.
+                warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
                 run()
         except (MemoryError, RuntimeError) as error:
             if not _is_memory_error(error):
@@ -209,7 +221,7 @@ class Trial:
             reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         else:
             return None
-        # Here, where the error and what its traceback holds are gone.
+        # Not in the except block, whose error keeps the tensors of its traceback alive.
         self.module.zero_grad(set_to_none=True)
         gc.collect()
         if torch.cuda.is_available():
@@ -217,8 +229,8 @@ class Trial:
         return reason
 
 
-class _Scales(io.BufferedIOBase):
-    """A file that keeps nothing but the count of its bytes."""
+class _ByteCounter(io.BufferedIOBase):
+    """A file that stores nothing and counts the bytes that are written to it."""
 
     bytes = 0
 
@@ -227,17 +239,17 @@ class _Scales(io.BufferedIOBase):
         return len(data)
 
 
-class _Weigher(TorchCheckpointIO):
-    """Counts the bytes of a checkpoint in place of writing it."""
+class _CheckpointSize(TorchCheckpointIO):
+    """Counts the bytes of a checkpoint instead of writing it."""
 
     bytes = 0
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        scales = _Scales()
-        torch.save(checkpoint, scales)  # type: ignore[arg-type]
-        self.bytes = scales.bytes
+        counter = _ByteCounter()
+        torch.save(checkpoint, counter)  # type: ignore[arg-type]
+        self.bytes = counter.bytes
 
 
 def _is_memory_error(error: Exception) -> bool:
@@ -246,20 +258,20 @@ def _is_memory_error(error: Exception) -> bool:
     return any(text in str(error) for text in MEMORY_ERRORS)
 
 
-def _loader(like: DataLoader, batches: Sequence[list[int]]) -> DataLoader:
-    """A loader with the settings of another one and these batches."""
+def _loader(template: DataLoader, batches: Sequence[list[int]]) -> DataLoader:
+    """A loader of these batches with the settings of the loader ``template``."""
     return DataLoader(
-        like.dataset,
+        template.dataset,
         batch_sampler=batches,  # type: ignore[arg-type]
-        num_workers=like.num_workers,
-        pin_memory=like.pin_memory,
-        persistent_workers=like.persistent_workers,
-        collate_fn=like.collate_fn,
+        num_workers=template.num_workers,
+        pin_memory=template.pin_memory,
+        persistent_workers=template.persistent_workers,
+        collate_fn=template.collate_fn,
     )
 
 
 def _memory(device: torch.device) -> dict[str, Any]:
-    """Name of the device, the most memory that was in use, and how much there is."""
+    """Name of the device, largest memory in use, and memory of the device (bytes), for `Measured`."""
     if device.type == "cuda":
         return {
             "device": torch.cuda.get_device_name(device),

@@ -1,4 +1,4 @@
-"""What W&B gets at the end of a run: the table of the test, the figures and, on request, the model."""
+"""Results that are sent to W&B at the end of a run: table of the test, figures and, if asked for, the model."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from tracegrad.system.whole_files import replacing
 from tracegrad.weights.checkpoint import CHECKPOINT_KEY, load_checkpoint
 
 ARTIFACT_FILE = "wandb/model.ckpt"
-# States of the optimizer, of loops and of callbacks stay here, and with them the paths they hold.
+# Entries of a checkpoint that are sent. States of optimizer, loops and callbacks are not: they contain paths.
 KEPT = ("state_dict", "global_step", "epoch", "pytorch-lightning_version")
 
 
@@ -43,11 +43,11 @@ def _test_table(run: wandb.Run, results: dict[str, Any]) -> wandb.Table:
 
 
 def _model(config: DictConfig, results: dict[str, Any], origin: dict[str, Any]) -> wandb.Artifact:
-    """The best checkpoint as an artifact: weights and settings, which are what `load_model` needs."""
+    """The best checkpoint as an artifact with weights and settings, all that `load_model` needs."""
     directory = Path(config.run_dir)
-    whole = load_checkpoint(directory / "checkpoints" / f"{results['checkpoint']}.ckpt")
-    kept = {key: whole[key] for key in KEPT if key in whole}
-    kept[CHECKPOINT_KEY] = portable(whole[CHECKPOINT_KEY], directory)
+    content = load_checkpoint(directory / "checkpoints" / f"{results['checkpoint']}.ckpt")
+    kept = {key: content[key] for key in KEPT if key in content}
+    kept[CHECKPOINT_KEY] = portable(content[CHECKPOINT_KEY], directory)
     with replacing(directory / ARTIFACT_FILE) as draft:
         torch.save(kept, draft)
     names = ("experiment", "label", "seed", "step", "part", "metrics", "parameters", "counts")
@@ -57,6 +57,6 @@ def _model(config: DictConfig, results: dict[str, Any], origin: dict[str, Any]) 
         "model",
         metadata=portable(metadata | {"data": origin["data"]}, directory),
     )
-    # The file stays where it is until it is uploaded; a copy would lie in the home directory.
+    # "immutable": W&B uploads this file itself; otherwise it would put a copy into the home directory.
     artifact.add_file(str(directory / ARTIFACT_FILE), name="model.ckpt", policy="immutable")
     return artifact

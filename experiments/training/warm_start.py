@@ -1,4 +1,4 @@
-"""The start of a training from weights that exist: ``init_from``, what was taken over, and its record."""
+"""Start of a training from existing weights (``init_from``), and its record in the provenance."""
 
 import hashlib
 import json
@@ -15,20 +15,28 @@ KEY = "init_from"
 def warm_start(
     model: HamiltonianModel, source: str | None, directory: Path, *, resumed: bool
 ) -> dict[str, Any]:
-    """Start a network from ``source`` unless its run goes on from a checkpoint, which has all weights.
+    """Load weights of ``source`` into a network, unless its run is resumed from a checkpoint with all weights.
+
+    Args:
+        model: receives the weights.
+        source: the setting ``init_from``; None: nothing is loaded.
+        directory: of the run.
+        resumed: whether the run is resumed.
 
     Returns:
-        What the provenance of the run says of it: nothing, or file, SHA-256 and what was loaded.
+        The entry for the provenance: empty, or file, SHA-256 and the tensors that were loaded.
     """
     if source is None:
         return {}
     if resumed:
         return _recorded(directory)
-    found = start_from(model, source)
+    loaded = start_from(model, source)
     if process_rank() == 0:
-        new = f"; new: {', '.join(found.new)}" if found.new else ""
-        print(f"init_from: {len(found.loaded)} of {found.total} tensors from {found.file}{new}", flush=True)
-    return {KEY: file_identity(found.file) | {"tensors": len(found.loaded), "new": found.new}}
+        new = f"; new: {', '.join(loaded.new)}" if loaded.new else ""
+        print(
+            f"init_from: {len(loaded.loaded)} of {loaded.total} tensors from {loaded.file}{new}", flush=True
+        )
+    return {KEY: file_identity(loaded.file) | {"tensors": len(loaded.loaded), "new": loaded.new}}
 
 
 def file_identity(path: Path) -> dict[str, str]:
@@ -38,7 +46,7 @@ def file_identity(path: Path) -> dict[str, str]:
 
 
 def _recorded(directory: Path) -> dict[str, Any]:
-    """What the first start of the run has recorded."""
+    """The entry that the first start of the run has recorded."""
     try:
         content = json.loads((directory / "provenance.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

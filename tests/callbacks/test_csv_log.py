@@ -1,4 +1,4 @@
-"""The log of a run is never lost: not where a column appears, not where a process is killed, not without a word."""
+"""The log of a run survives new columns and killed processes, and lost rows are reported."""
 
 import csv
 import signal
@@ -12,8 +12,8 @@ from callbacks.csv_log import RunCSVLogger
 from tests.system.test_whole_files import FAULT
 from tracegrad.errors import TraceGradError
 
-# Forks for each folder of the working directory a process that goes on with two rows of an earlier session, appends
-# a row, and then one with another column; it is killed before or after the n-th call of the system.
+# For each folder of the working directory, fork a process that continues a log with two rows of an earlier session,
+# appends a row, and then one with a new column. It is killed before or after its n-th system call.
 SESSIONS = """
     from callbacks.csv_log import RunCSVLogger
 
@@ -108,9 +108,7 @@ def test_missing_rows_are_named(tmp_path, capsys, gone):
         path.unlink()
     RunCSVLogger(str(tmp_path)).keep_rows(3)
     found = 0 if gone else 2
-    assert (
-        f"warning: {path}: has {found} rows, but 3 stood in it at the checkpoint" in capsys.readouterr().out
-    )
+    assert f"warning: {path}: has {found} rows, but had 3 at the checkpoint" in capsys.readouterr().out
     assert gone or table(tmp_path) == FIRST
 
 
@@ -143,7 +141,10 @@ def test_columns_are_in_alphabetical_order_whenever_they_come(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a,step\r\n1,2\r\n1,2,3\r\n", r"line 3 has 3 cells, but the header 2"), (b"a\xff\n", "is no table")],
+    [
+        (b"a,step\r\n1,2\r\n1,2,3\r\n", r"line 3 has 3 cells, but the header 2"),
+        (b"a\xff\n", "is not a table"),
+    ],
 )
 def test_what_is_no_log_is_refused_and_kept(tmp_path, content, message):
     path = tmp_path / "metrics.csv"

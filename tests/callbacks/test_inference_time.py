@@ -1,4 +1,4 @@
-"""The time of a prediction: what is measured, on what, how it is recorded, and that it is logged."""
+"""Time of a prediction: which samples are measured, and how the time is recorded and logged."""
 
 import lightning
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks.inference_time import InferenceTime, device_clock, mean_seconds
-from experiments.training.runs import quiet
+from experiments.training.warning_filter import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import make_module, make_trainer
 from tracegrad.errors import ConfigError
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class Clock:
-    """Stands still but for what is added to it."""
+    """A clock that moves only when time is added to it."""
 
     def __init__(self) -> None:
         self.time = 100.0
@@ -60,7 +60,7 @@ def loaders():
 
 
 class Slow(crystals.SmallBackbone):
-    """Takes 20 s an atom of the clock, and 300 s more for the first call of all."""
+    """A network that needs 20 s of the clock per atom, and 300 s more for its first call."""
 
     clock: Clock
     calls: list[int]
@@ -100,9 +100,9 @@ def test_the_protocol_of_appendix_i_takes_every_sample(tmp_path, loaders, capsys
     assert calls == [1] * (len(ATOMS) * (50 + 1))
     assert logs["test/inference_seconds"] == pytest.approx(20 * sum(ATOMS) / len(ATOMS))
     assert (callback.protocol["samples"], callback.protocol["repeats"]) == (len(ATOMS), 50)
-    # 60 s an inference of the first sample, 51 inferences of each of four.
+    # One inference of the first sample takes 60 s, and there are 51 inferences of each of four samples.
     assert (
-        "inference time: about 204 min for 50 inferences of each of 4 batches; if interrupted, nothing"
+        "inference time: about 204 min for 50 inferences of each of 4 batches; if interrupted, the same"
         in (capsys.readouterr().out)
     )
 

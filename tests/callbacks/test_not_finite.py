@@ -14,7 +14,9 @@ from lightning import Callback
 from callbacks.revert import RevertAndDecay
 from callbacks.smoothing import SmoothedLoss
 from experiments.settings.configuration import composed, plain
-from experiments.training.runs import build, make_callbacks, make_trainer, quiet, train
+from experiments.training.parts import build, make_callbacks, make_trainer
+from experiments.training.runs import train
+from experiments.training.warning_filter import quiet
 from tests.callbacks.poison import Poison
 from tests.callbacks.toy import same
 from tests.callbacks.toy import train as train_toy
@@ -24,7 +26,7 @@ from tracegrad.errors import TrainingError
 from tracegrad.training.schedule import Plateau
 from tracegrad.weights.checkpoint import load_checkpoint
 
-# Four steps an epoch.
+# Four steps per epoch.
 CRYSTALS = [*SMALL_CRYSTALS, "callbacks.learning_rate=null", "trainer.max_steps=24", "test=false"]
 
 
@@ -86,7 +88,7 @@ def test_a_training_without_any_finite_validation_ends_and_says_so(tmp_path):
 
 
 def test_logs_checkpoints_and_results_of_molecules(tmp_path):
-    """The first validation, too, the one before the training, and a test; orbital metrics are on."""
+    """Also for the first validation, the one before the training, and a test; with orbital metrics."""
     poison = "+callbacks.poison={_target_: tests.callbacks.poison.Poison, epochs: [0, 2], sanity: true, test: true}"
     config = composed(
         "train",
@@ -119,7 +121,7 @@ def test_a_training_loss_that_is_not_finite_names_its_rows(tmp_path):
 
 @pytest.mark.parametrize("bad", [nan, inf])
 def test_a_plateau_counts_it_as_a_validation_without_progress(tmp_path, bad):
-    """The first finite loss is the first one of the smoothed loss, and no bad one enters it."""
+    """The smoothed loss begins with the first finite loss, and losses that are not finite do not enter it."""
     schedule = Plateau(0.08, patience=1, cooldown=0, threshold=0.0)
     smoothing = SmoothedLoss(0.5)
     toy = train_toy(tmp_path, schedule, [bad, 2.0, 1.0, bad, bad, 1.0, 0.5, 0.25], [smoothing])
@@ -136,7 +138,7 @@ def test_the_smoothed_loss_is_infinite_before_the_first_finite_one(tmp_path):
 
 
 def test_weights_of_the_network_are_as_before(tmp_path):
-    """What is judged is the validation alone: trainings with and without a bad one end the same."""
+    """Only validation is affected: trainings with and without a bad validation end with the same weights."""
     for name, more in (("bad", [Poison(epochs=[1])]), ("good", [])):
         fit(tmp_path / name, "trainer.max_steps=12", more=more)
     bad, good = (

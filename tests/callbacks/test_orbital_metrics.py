@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from callbacks.orbital_metrics import OrbitalMetrics
-from experiments.training.runs import quiet
+from experiments.training.warning_filter import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import crystal_loaders, make_module, make_trainer
 from tracegrad.backbones.qhnet import QHNet
@@ -47,7 +47,7 @@ def make_molecules(basis):
 
 
 def expected_values(module, data: QH9DataModule, part: str) -> dict[int, dict[str, float]]:
-    """Of every molecule of a part alone, with the overlap from PySCF."""
+    """Metrics of every molecule of a part, computed one by one with the overlap from PySCF."""
     found = {}
     dataset = data.parts[part]
     for row in dataset.rows.tolist():
@@ -106,7 +106,7 @@ def test_figures_can_be_left_out_and_a_prediction_that_is_nan_shows(basis, tmp_p
 
 
 class Watch(lightning.Callback):
-    """The logs of each validation, and the values of its molecules computed one by one."""
+    """The logs of each validation agree with the values of its molecules, computed one by one."""
 
     def __init__(self, data: QH9DataModule):
         self.data = data
@@ -177,7 +177,7 @@ def test_crystals_are_left_out_and_it_is_said_once(tmp_path, monkeypatch):
     logs = trainer.test(module, loader, verbose=False)[0]
     assert "test/h_mae" in logs
     assert "test/eps_mae" not in logs
-    assert said == ["orbital metrics: left out, they are defined for molecules and these are crystals"]
+    assert said == ["orbital metrics are left out: they are defined for molecules, and these are crystals"]
     assert not (tmp_path / "orbitals.csv").exists()
 
 

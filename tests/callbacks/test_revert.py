@@ -8,7 +8,7 @@ from tracegrad.errors import CheckpointError, ConfigError, TrainingError
 from tracegrad.training.schedule import Plateau, SlipperySlope, WarmupLinear
 
 FLAT = SlipperySlope(0.08, start=1000)
-# Epoch 1 is the best; 2 to 4 are bad, so epoch 5 begins like epoch 2.
+# Epoch 1 is the best; 2 to 4 are much worse, so that epoch 5 begins like epoch 2.
 JUMP = [2.0, 1.0, 2.1, 3.0, 9.0, 1.5, 1.4, 1.3]
 
 
@@ -55,7 +55,7 @@ def test_rate_falls_with_every_return_to_the_same_validation(tmp_path):
 
 
 def test_slope_is_turned_back(tmp_path):
-    """The best validation stands one epoch before the drop; so it does again after the return."""
+    """The best validation is one epoch before the drop of the rate, and again so after the return."""
     toy = train(tmp_path, SlipperySlope(0.08, start=2, interval=4), JUMP + [1.3] * 4, [revert(tmp_path)])
     assert list(toy.rates.values()) == pytest.approx(
         [0.08, 0.08, 0.08, 0.04, 0.04, 0.064, 0.032, 0.032, 0.032, 0.032, 0.016, 0.016]
@@ -67,7 +67,7 @@ def test_plateau_cools_down_and_forgets_the_jump(tmp_path):
     schedule = Plateau(0.08, patience=1, cooldown=3, threshold=0.0)
     losses = JUMP[:5] + [2.0] * 6
     toy = train(tmp_path, schedule, losses, [smoothing, revert(tmp_path)])
-    # 1.5 (2.0 and 1.0 smoothed) is the lowest; the drop for epoch 4 goes, and 3 validations do not count.
+    # 1.5 (2.0 and 1.0 smoothed) is the lowest; the drop in epoch 4 is undone, and 3 validations do not count.
     assert list(toy.rates.values()) == pytest.approx([0.08] * 4 + [0.04] + [0.064] * 5 + [0.032])
     assert smoothing.state_dict()["smoothed"] == pytest.approx(2 - 0.5**7)
 

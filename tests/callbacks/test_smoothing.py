@@ -11,7 +11,7 @@ PLATEAU = Plateau(0.01, factor=0.5, patience=1, cooldown=1, threshold=0.1)
 
 
 class Watch(SmoothedLoss):
-    """Remembers what a schedule or a checkpoint would see."""
+    """Records what a schedule or a checkpoint would see."""
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks.test_report import TestReport, drawn_sample, shell_names
-from experiments.training.runs import quiet
+from experiments.training.warning_filter import quiet
 from tests import crystals, molecules
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.hamiltonian.basis import OrbitalBasis
@@ -46,7 +46,7 @@ def make_trainer(directory: Path, **options) -> lightning.Trainer:
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    """Without Lightning's advice on choices that were made on purpose."""
+    """Without warnings of Lightning that do not apply."""
     with quiet():
         yield
 
@@ -152,7 +152,7 @@ def test_elements_of_molecules_are_told_apart_by_atoms(basis):
         atom = np.repeat(np.arange(len(numbers)), basis.sizes[numbers])
         same = atom[:, None] == atom[None]
         assert np.array_equal(drawn.dense, [dense, 2 * dense])
-        for found, expected in ((drawn.on_site, dense[same]), (drawn.pairs, dense[~same])):
+        for found, expected in ((drawn.on_site, dense[same]), (drawn.off_site, dense[~same])):
             assert np.array_equal(np.sort(found[0]), np.sort(expected))
             assert np.array_equal(2 * found[0], found[1])
         assert drawn.error == 1.5
@@ -179,7 +179,7 @@ def test_dense_matrix_of_a_crystal_is_that_of_the_cell(basis):
                 expected[start[i] : start[i] + rows, start[j] : start[j] + columns] = block
         np.testing.assert_array_equal(drawn.dense[0], expected)
         np.testing.assert_array_equal(drawn.dense[1], (1j if basis.spinful else -1) * expected)
-        for found, parts in ((drawn.on_site, on_site), (drawn.pairs, pairs)):
+        for found, parts in ((drawn.on_site, on_site), (drawn.off_site, pairs)):
             assert np.array_equal(np.sort(found[0]), np.sort(np.concatenate([[], *parts])))
         assert drawn.periodic
 
@@ -206,7 +206,7 @@ def test_the_schedule_and_the_validation_losses(tmp_path):
     trainer = make_trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
     trainer.fit(module, make_loader(graphs, 2), make_loader(graphs, 3))
     terms = module.loss(module.model(collate(graphs)), collate(graphs))
-    # Without traces both are means over samples, whatever the batches.
+    # Without traces both are means over samples, however the samples are batched.
     for name in ("val/loss", "val/loss_h"):
         assert float(trainer.callback_metrics[name]) == pytest.approx(float(terms.loss_h.detach()), rel=1e-6)
     assert "val/h_mae_nondiag" in trainer.callback_metrics

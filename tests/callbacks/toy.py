@@ -1,4 +1,4 @@
-"""A training of a second: real weights and a real optimizer, validation losses as one likes."""
+"""A training of a second with real weights, a real optimizer, and chosen validation losses."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -11,7 +11,7 @@ from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from experiments.training.runs import quiet
+from experiments.training.warning_filter import quiet
 from tracegrad.training.schedule import Schedule
 
 BATCHES = 3
@@ -55,7 +55,7 @@ def train(
     resume: bool = False,
     **settings: Any,
 ) -> Toy:
-    """Train for so many epochs (all by default), or go on after the last validation."""
+    """Train for a number of epochs (all by default), or continue after the last validation."""
     torch.manual_seed(0)
     toy = Toy(schedule, losses)
     data = torch.randn(BATCHES * 4, 3, generator=torch.Generator().manual_seed(1))
@@ -88,7 +88,7 @@ def train(
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal to the last bit: nested containers of tensors and numbers."""
+    """Assert bitwise equality of nested containers of tensors and numbers."""
     if isinstance(left, torch.Tensor):
         return torch.equal(left, right)
     if isinstance(left, dict):

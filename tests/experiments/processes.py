@@ -1,4 +1,4 @@
-"""The train command in processes of its own, alone or as the ranks of a distributed run."""
+"""The train command in separate processes, a single one or the ranks of a distributed run."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("killed_train.py")
-# A narrow QHNet, six steps an epoch, one checkpoint every two steps.
+# A narrow QHNet, six steps per epoch, a checkpoint after every two steps.
 TINY = [
     *(
         "experiment=demo",
@@ -74,7 +74,7 @@ def train(
 
 
 def finished(*args, **kwargs) -> str:
-    """The same for a training that must reach its end; what the first rank printed."""
+    """The same for a training that must reach its end; returns what the first rank printed."""
     done = train(*args, **kwargs)
     assert [process.returncode for process in done] == [0] * len(done), "\n".join(p.stderr for p in done)
     return done[0].stdout

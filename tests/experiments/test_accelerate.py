@@ -1,4 +1,4 @@
-"""The command, and two ranks of a training that share the molecules."""
+"""DFT acceleration by the command, and by two ranks of a training that divide the molecules."""
 
 import csv
 import json
@@ -30,13 +30,13 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where runs from the guesses are cached."""
+    """Folder where SCF runs from the guesses are cached."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
-    """Trained for a step and tested by two ranks."""
+    """A run that was trained for one step and tested by two ranks."""
     directory = tmp_path_factory.mktemp("runs") / "run"
     environment = {"XDG_CACHE_HOME": str(home)}
     processes.finished(directory, ranks=2, settings=SETTINGS, environment=environment)

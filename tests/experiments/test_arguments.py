@@ -1,4 +1,4 @@
-"""Values as people type them: paths as they stand, other text where Hydra would stumble, and advice that works."""
+"""Arguments as people type them: paths, text that Hydra cannot parse, and advice in messages that works."""
 
 import subprocess
 from pathlib import Path
@@ -47,7 +47,7 @@ COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "pat
 
 
 def shell(line: str) -> list[str]:
-    """The words of a line as bash hands them on."""
+    """The arguments of a command line as bash passes them."""
     done = subprocess.run(
         ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True
     )
@@ -104,14 +104,14 @@ def test_lists_of_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["output", "=", "x y"], 'blanks around =; write "output=x y"'),
-        (["output=", "x"], "blanks around =; write output=x"),
-        (["output", "=x"], "blanks around =; write output=x"),
-        (["--output", "x"], "--output is no option; settings are written key=value: output=x"),
-        (["--edge-chunk=5"], "--edge-chunk is no option; settings are written key=value: edge_chunk=5"),
+        (["output", "=", "x y"], 'there are spaces around =; write "output=x y"'),
+        (["output=", "x"], "there are spaces around =; write output=x"),
+        (["output", "=x"], "there are spaces around =; write output=x"),
+        (["--output", "x"], "--output is not an option; settings are written key=value: output=x"),
+        (["--edge-chunk=5"], "--edge-chunk is not an option; settings are written key=value: edge_chunk=5"),
         (["output"], "not understood: output; settings are written key=value, such as output=VALUE"),
         (["output="], "output is empty; give output=PATH"),
-        (["=x"], "blanks around =; write KEY=x"),
+        (["=x"], "there are spaces around =; write KEY=x"),
         (["device=a,b"], "device=a,b are several values; as one text write \"device='a,b'\""),
         (["device=[a"], "device=[a is not understood: do its brackets and quotes match? As text write "),
         (["device='a"], "device='a is not understood: do its brackets and quotes match? As text write "),

@@ -20,7 +20,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def cache(monkeypatch, capsys):
-    """The command in this process: what it prints, or its error."""
+    """Run the command in this process and return what it prints, or its error."""
 
     def call(*arguments) -> str:
         monkeypatch.setattr("sys.argv", ["cache", *map(str, arguments)])
@@ -58,8 +58,8 @@ def test_settings(folder, cache, tmp_path):
         (["output=a"], "error: source is needed; give source=VALUE"),
         (["source={folder}", "dtype=half"], "error: dtype is 'half'; choose one of"),
         (["source={folder}", "processes=0"], "error: processes=0"),
-        (["source={folder}", "include=[1]"], "error: include=[1] is no list of text"),
-        (["source=embedded:demo_crystals.h5"], "is a packed file, whose cache has no place of its own"),
+        (["source={folder}", "include=[1]"], "error: include=[1] is not a list of text"),
+        (["source=embedded:demo_crystals.h5"], "is a packed file, for whose cache there is no default place"),
         (["sauce=a"], "error: there is no setting 'sauce'; nearest: source"),
     ],
 )

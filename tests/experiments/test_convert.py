@@ -29,7 +29,7 @@ def test_a_calculation_becomes_a_structure_folder(tmp_path):
 
 @pytest.fixture
 def convert(monkeypatch, capsys):
-    """The command in this process: what it prints, or its error."""
+    """Run the command in this process and return what it prints, or its error."""
 
     def call(*arguments) -> str:
         monkeypatch.setattr("sys.argv", ["convert", *map(str, arguments)])
@@ -61,7 +61,7 @@ def test_shells_and_input_from_elsewhere(tmp_path, convert):
             "error: none.scfout: cannot be read (No such file or directory)",
         ),
         (["source=none.scfout"], "error: output is needed; give output=VALUE"),
-        (["source=a", "output=x", "shells=s2p1d1"], "error: shells=s2p1d1 is no list"),
+        (["source=a", "output=x", "shells=s2p1d1"], "error: shells=s2p1d1 is not a list"),
         (["sauce=a"], "error: there is no setting 'sauce'; nearest: source"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Two processes compute what one computes."""
+"""Two processes compute the same as one."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import torch
 from tests.experiments.processes import DOUBLE, TINY, finished, train
 from tracegrad.weights.checkpoint import load_checkpoint
 
-# 43 samples in six batches of 7 and 8, so that the ranks hold different numbers of molecules, atoms and elements.
+# 43 samples in six batches of 7 and 8, so that the ranks have different numbers of molecules, atoms and elements.
 SETTINGS = [
     *TINY,
     *DOUBLE,
@@ -46,7 +46,7 @@ def test_steps_are_those_of_one_process(runs):
 
 
 def test_logged_losses_and_metrics_are_those_of_one_process(runs):
-    """train/mu too; and no row is written twice."""
+    """Also train/mu; and no row is written twice."""
     alone, together = map(rows, runs)
     imbalances = [float(row.pop("train/rank_imbalance") or 1) for row in together]
     assert 1 <= max(imbalances) < 1.5
@@ -80,14 +80,14 @@ def test_results_and_tables_are_those_of_one_process(runs):
     assert len(tables[0]) == results[0]["counts"]["test"]
 
 
-# On one rank alone.
+# Only on one rank.
 POISON = "+callbacks.poison={_target_: tests.callbacks.poison.Poison, rank: 1, %s: %s}"
 REVERT = "+callbacks.revert={_target_: callbacks.revert.RevertAndDecay, directory: %s, patience: 1}"
 ORBITALS = "+callbacks.orbitals={_target_: callbacks.orbital_metrics.OrbitalMetrics, directory: %s, val_molecules: 4}"
 
 
 def test_a_validation_that_is_not_finite_on_one_rank_is_survived_by_both(tmp_path):
-    """It is logged, never the best, and reverted; nobody waits for anybody."""
+    """It is logged, never the best, and reverted; no rank waits for another one for ever."""
     more = [REVERT % (tmp_path / "checkpoints"), ORBITALS % tmp_path]
     out = finished(tmp_path, POISON % ("epochs", [1]), *more, ranks=2)
     assert out.count("not finite, in 1 validations in a row; back to the start of epoch 1") == 1

@@ -12,7 +12,7 @@ from tracegrad.data.crystals.deeph import write_structure
 
 @pytest.fixture
 def draw(monkeypatch, capsys):
-    """The command in this process: what it prints, or its error."""
+    """Run the command in this process and return what it prints, or its error."""
 
     def call(*arguments) -> str:
         monkeypatch.setattr("sys.argv", ["draw", *map(str, arguments)])
@@ -32,7 +32,7 @@ def test_structures_of_a_database_are_drawn(tmp_path, draw):
     assert draw(source, f"output={output}", "name=[s1,s3]") == f"wrote {output}: s1, s3\n"
     with Image.open(output) as image:
         assert image.width > 1000
-    assert draw(source, f"output={output}").startswith("error: name=* fits 7 structures (s0, s1")
+    assert draw(source, f"output={output}").startswith("error: name=* matches 7 structures (s0, s1")
     assert draw(source, f"output={output}", "name=7").startswith("error: name=7 is not text")
     assert draw(f"source={tmp_path / 'db' / 's2'}", f"output={tmp_path / 'x.gif'}").startswith(
         f"error: {tmp_path / 'x.gif'}: figures are written as .png or .pdf"
@@ -51,12 +51,12 @@ def test_frames_of_a_geometry_file_are_drawn(tmp_path, draw):
     )
     assert draw(*words, "frame=-1") == f"wrote {output}: md -1\n"
     assert output.stat().st_size > 5000
-    assert draw(*words, "name=x").startswith("error: name=x is of structures in a database")
+    assert draw(*words, "name=x").startswith("error: name=x chooses structures of a database")
     assert draw(*words, "frame=x").startswith("error: frame is 'x'; give a whole number")
     assert "the cell has 0 vectors; give three" in draw(f"source={tmp_path / 'w.xyz'}", f"output={output}")
     write_structure(small_structure(), tmp_path / "s")
     assert draw(f"source={tmp_path / 's'}", f"output={output}", "frame=0").startswith(
-        "error: frame=0 is of geometry"
+        "error: frame=0 chooses a frame of a geometry file"
     )
 
 

@@ -1,4 +1,4 @@
-"""Forecasts: the counts in them are those of the training, and batches that do not fit are found and answered."""
+"""Forecasts: their counts are those of the training, and batches that need too much memory are named with advice."""
 
 import re
 import subprocess
@@ -14,29 +14,29 @@ import torch
 from experiments.settings.configuration import composed, plain
 from experiments.training.dry_run import dry_run
 from experiments.training.forecast import (
-    Length,
     Measured,
+    TrainingLength,
     duration,
     log_bytes,
     size,
     training_length,
     worker_advice,
 )
-from experiments.training.trial_batches import dearest_batch, sample_batches, spread_batches
+from experiments.training.trial_batches import most_expensive_batch, sample_batches, spread_batches
 from tests.experiments.processes import ROOT, TINY
 from tests.experiments.test_train_crystals import SMALL as CRYSTALS
 from tracegrad.data.loading.sampler import TrainingBatches
 from tracegrad.errors import ConfigError
 from tracegrad.training.module import HamiltonianModule
 
-# The recipe of the crystals has another schedule, whose settings go.
+# The recipe of the crystals has another schedule, whose settings are removed.
 PLATEAU = ["optim=deeph_e3_plateau", "~optim.schedule.start", "~optim.schedule.interval"]
 
 
 def forecast(
     directory: Path, capsys: pytest.CaptureFixture[str], *overrides: str, settings: list[str] = TINY
 ) -> tuple[bool, str]:
-    """Whether it fits, and what is printed; nothing may be left in the run directory."""
+    """Whether the batches fit, and what is printed; nothing may be left in the run directory."""
     config = composed("train", [*settings, f"run_dir={directory / 'run'}", "dry_run=true", *overrides])
     fits = dry_run(config, plain(config))
     assert not list(directory.iterdir())
@@ -52,14 +52,14 @@ def printed_bytes(out: str) -> tuple[float, float]:
 
 
 def printed_parameters(out: str) -> list[int]:
-    """All parameters, those of the backbone and of TraceGrad."""
+    """Numbers of parameters in all, of the backbone and of TraceGrad."""
     found = re.search(r"parameters  (\S+): backbone (\S+), TraceGrad (\S+)", out)
     assert found, out
     return [int(number.replace(",", "")) for number in found.groups()]
 
 
 def out_of_memory(above: int) -> Callable[..., Any]:
-    """A training step that takes no larger batch."""
+    """A training step that runs out of memory for larger batches."""
     step = HamiltonianModule.training_step
 
     def limited(self: HamiltonianModule, graph: Any, batch_idx: int) -> Any:
@@ -71,7 +71,7 @@ def out_of_memory(above: int) -> Callable[..., Any]:
 
 
 def test_the_counts_are_those_of_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """44 samples in batches of 8: 6 steps an epoch; 15 steps: 2 whole epochs and a validation at the last step."""
+    """44 samples in batches of 8: 6 steps per epoch; 15 steps: 2 whole epochs and a validation at the last step."""
     fits, out = forecast(tmp_path, capsys)
     assert fits
     assert "epoch       6 steps of 7.33 samples" in out
@@ -99,7 +99,7 @@ def test_a_run_that_is_there_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_averages_and_gathered_gradients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A checkpoint with averaged weights holds the others, too; six batches make two steps of three."""
+    """A checkpoint with averaged weights contains the others, too; six batches make two steps of three."""
     _, bare = forecast(tmp_path, capsys, "+trainer.accumulate_grad_batches=3")
     assert "epoch       2 steps of 22 samples" in bare
     assert "15 steps in 7.5 epochs and 8 validations" in bare
@@ -112,13 +112,12 @@ def test_crystals_with_a_plateau_and_several_processes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = [*PLATEAU, "trainer.max_epochs=5", "data.batch_size=2"]
-    # "trainer.max_epochs=5", "data.batch_size=2"]
     processes = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_steps=-1"]
     fits, out = forecast(tmp_path, capsys, *processes, *settings, settings=CRYSTALS)
     assert fits
     assert "epoch       2 steps of 2 samples" in out
     assert "10 steps in 5 epochs and 5 validations" in out
-    assert "processes   2: an estimate, measured on one of them" in out
+    assert "processes   2: an estimate, measured on one process" in out
 
 
 def test_a_batch_that_does_not_fit(
@@ -143,7 +142,7 @@ def test_a_batch_that_does_not_fit(
 def test_memory_that_only_the_optimizer_needs_is_noticed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first step of the dearest batch fits; with the moments of Adam it does not."""
+    """The first step of the most expensive batch fits; with the moments of Adam it does not."""
     step = HamiltonianModule.training_step
 
     def limited(self: HamiltonianModule, graph: Any, batch_idx: int) -> Any:
@@ -187,7 +186,7 @@ def test_other_errors_are_not_taken_for_memory(
 
 
 def test_settings_that_the_forecast_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match=r"does not know trainer\.limit_train_batches"):
+    with pytest.raises(ConfigError, match=r"does not support trainer\.limit_train_batches"):
         forecast(tmp_path, capsys, "+trainer.limit_train_batches=3")
 
 
@@ -208,7 +207,7 @@ def test_settings_that_the_forecast_does_not_know(tmp_path: Path, capsys: pytest
 def test_the_length_of_a_training(
     batches: int, trainer: dict[str, Any], last: bool, expected: tuple[int, int | None, int | None]
 ) -> None:
-    assert training_length(batches, trainer, last_step_validated=last) == Length(*expected)
+    assert training_length(batches, trainer, last_step_validated=last) == TrainingLength(*expected)
 
 
 def test_times_are_scaled_by_costs() -> None:
@@ -235,11 +234,11 @@ def test_times_are_scaled_by_costs() -> None:
     assert found.validation() == pytest.approx(25)
     assert found.test() == pytest.approx(10)
     assert found.spread() == (3, 2, 4)
-    assert found.total(Length(10, 100, 3)) == pytest.approx(1275)
-    assert found.total(Length(10, None, None)) is None
+    assert found.total(TrainingLength(10, 100, 3)) == pytest.approx(1275)
+    assert found.total(TrainingLength(10, None, None)) is None
 
 
-def test_the_dearest_batch_of_all_epochs_and_a_sample_of_one() -> None:
+def test_the_most_expensive_batch_of_all_epochs_and_a_sample_of_one() -> None:
     costs = np.random.default_rng(0).integers(1, 50, 97).astype(float)
     for world in (1, 3):
         batches = TrainingBatches(costs, 8, seed=3, world=world)
@@ -247,13 +246,13 @@ def test_the_dearest_batch_of_all_epochs_and_a_sample_of_one() -> None:
         for epoch in range(6):
             batches.set_epoch(epoch)
             whole += batches.global_batches()
-        dearest = max(whole, key=lambda batch: costs[batch].sum())
-        found = dearest_batch(batches, 6)
-        assert set(found) <= set(dearest.tolist())
+        most_expensive = max(whole, key=lambda batch: costs[batch].sum())
+        found = most_expensive_batch(batches, 6)
+        assert set(found) <= set(most_expensive.tolist())
         if world == 1:
-            assert sorted(found) == sorted(dearest.tolist())
+            assert sorted(found) == sorted(most_expensive.tolist())
         else:
-            assert costs[found].sum() >= costs[dearest].sum() / world
+            assert costs[found].sum() >= costs[most_expensive].sum() / world
         sample, mean_cost = sample_batches(batches)
         assert len(sample) == 12
         assert min(costs) <= mean_cost
@@ -261,7 +260,7 @@ def test_the_dearest_batch_of_all_epochs_and_a_sample_of_one() -> None:
             assert mean_cost == pytest.approx(costs.sum() / len(batches))
 
 
-def test_spread_batches_begin_with_the_dearest() -> None:
+def test_spread_batches_begin_with_the_most_expensive() -> None:
     costs = np.arange(10.0)
     batches = [[i] for i in (3, 9, 0, 5, 7)]
     assert spread_batches(batches, costs, 3) == [[9], [5], [0]]
@@ -272,7 +271,7 @@ def test_advice_on_workers() -> None:
     assert worker_advice(0.03, 0, 8, 1.0) is None
     assert "data.num_workers=2 (now 0; 8 cores)" in (worker_advice(0.2, 0, 8, 1.0) or "")
     assert "data.num_workers=7 (now 6; 8 cores)" in (worker_advice(0.2, 6, 8, 1.0) or "")
-    assert "no further cores" in (worker_advice(0.2, 7, 8, 1.0) or "")
+    assert "no core is left" in (worker_advice(0.2, 7, 8, 1.0) or "")
 
 
 def test_units() -> None:
@@ -284,5 +283,5 @@ def test_units() -> None:
         "4.6 days",
     ]
     assert [size(n) for n in (5, 5e3, 5.25e6, 8e10)] == ["5 B", "5 kB", "5.25 MB", "80 GB"]
-    assert log_bytes(Length(10, 100, 10), 50) == 24 * 150
-    assert log_bytes(Length(10, None, None), 50) is None
+    assert log_bytes(TrainingLength(10, 100, 10), 50) == 24 * 150
+    assert log_bytes(TrainingLength(10, None, None), 50) is None

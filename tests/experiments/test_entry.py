@@ -1,4 +1,4 @@
-"""Commands as processes: Ctrl-C while they start, a reader that goes away, packages that are not there."""
+"""Commands as processes: Ctrl-C while they start, a reader that goes away, missing packages."""
 
 import os
 import signal
@@ -170,7 +170,7 @@ except Exception as error:
 
 
 def test_what_needs_no_optional_package_works_without(tmp_path: Path) -> None:
-    """A folder named wandb, as W&B leaves it, is not mistaken for the package."""
+    """A folder named wandb, which W&B creates, is not mistaken for the package."""
     (tmp_path / "wandb").mkdir()
     done = subprocess.run(
         [sys.executable, "-S", "-c", WITHOUT],

@@ -1,4 +1,4 @@
-"""Released networks tested by `experiments.evaluate`: the numbers, the files, and what is refused."""
+"""Released networks tested by `experiments.evaluate`: numbers, files and errors."""
 
 import csv
 import hashlib
@@ -91,7 +91,7 @@ def test_qhnet_on_molecules(qhnet, tmp_path):
 
 
 def test_deeph_e3_on_crystals(carbon, tmp_path, monkeypatch):
-    """MAE recomputed structure by structure, twisted ones apart; the basis is that of the network."""
+    """MAE recomputed structure by structure, separately for twisted ones; the basis is that of the network."""
     monkeypatch.chdir(tmp_path)
     run(f"checkpoint={carbon}", "data=demo_crystals", "edge_chunk=500", "batch_size=2", "accelerator=cpu")
     output = tmp_path / "runs" / "released" / "carbon_demo_test"
@@ -127,7 +127,7 @@ def test_networks_of_other_data_are_refused(qhnet, carbon, tmp_path):
     ):
         run(f"checkpoint={carbon}", "data=demo")
     other = write_folder(tmp_path / "mos2", state("small"), meta("small"))
-    message = r"is for S s2p2d1, Mo s3p2d2, which the data are not: .*C has shells s2p1d1.* none for it$"
+    message = r"is for S s2p2d1, Mo s3p2d2, which does not fit the data: .*C has shells s2p1d1.* none for it$"
     with pytest.raises(CheckpointError, match=message):
         run(f"checkpoint={other}", "data=demo_crystals")
     bismuth = "data.include=[light_bismuthene_*]"
@@ -144,13 +144,13 @@ def test_run_and_released_checkpoints_are_kept_apart(qhnet, tmp_path):
         run("checkpoint=last", "data=demo")
     with pytest.raises(ConfigError, match=r"QHNet-small\.pt needs data to be tested on; give data=NAME"):
         run(f"checkpoint={qhnet}")
-    with pytest.raises(ConfigError, match="data is for released checkpoints"):
+    with pytest.raises(ConfigError, match="data= is for released checkpoints"):
         run(f"run={tmp_path / 'run'}", "data=demo")
     with pytest.raises(ConfigError, match=r"data\.path is needed"):
         run(f"checkpoint={qhnet}", "data=custom", "data.split=random")
     for released in (qhnet, tmp_path):
         with pytest.raises(
-            CheckpointError, match=r"is no checkpoint of a run of TraceGrad; .* leave out run="
+            CheckpointError, match=r"is not a checkpoint of a run of TraceGrad; .* leave out run="
         ):
             run(f"run={tmp_path / 'run'}", f"checkpoint={released}")
     with pytest.raises(CheckpointError, match=r"a checkpoint of TraceGrad itself.*run=DIRECTORY"):

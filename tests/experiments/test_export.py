@@ -1,4 +1,4 @@
-"""Model files for others: what is in them and in the card, and that they are the network of the run."""
+"""Model files: their content and that of the card, and that they contain the network of the run."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def finished_run(
     results: dict[str, Any] | None = None,
     ema: bool = False,
 ) -> HamiltonianModel:
-    """A run directory as training leaves it; ``results`` are changes, None is a run without a test."""
+    """A run directory as a training writes it; ``results`` are changes of its results, None: a run without a test."""
     torch.manual_seed(seed)
     model = construct(settings, "settings").double().eval()
     config = {
@@ -146,7 +146,7 @@ def test_the_card(tmp_path: Path) -> None:
         "Elements: H, C, N, O, F",
         "Neutral molecules with closed shells",
         "tested on molecules with more atoms than those it was trained on",
-        "None was stated",
+        "None is stated",
         "arXiv:2405.05722",
         ORIGIN["git"],
         f"| began with weights of | QHNet.pt (SHA-256 {'fedcba98' * 8}) |",

@@ -32,7 +32,7 @@ def rows(path):
 
 
 def stored_frames(partial):
-    """Frames of a partial file that another process holds the lock of; 0 where it cannot be read now."""
+    """Number of frames in a partial file that another process has locked; 0 if it cannot be read at the moment."""
     db = None
     try:
         db = sqlite3.connect(f"file:{partial}?mode=ro&immutable=1", uri=True)

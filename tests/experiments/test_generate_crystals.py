@@ -33,7 +33,7 @@ def command(*arguments):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """The command in this process, where there is no OpenMX: what it prints, and its error."""
+    """Run the command in this process, without OpenMX, and return what it prints and its error."""
 
     def call(*arguments):
         monkeypatch.setenv("PATH", "/usr/bin:/bin")
@@ -120,7 +120,7 @@ def test_what_is_left_out_is_said(tmp_path, fake, run):
         (["output=x"], "nothing to compute: give crystal or geometries"),
         (["output=x", "crystal=water"], "crystal=water is unknown; it is one of MG"),
         (["output=x", "crystal=BG", "angles=[1.0]"], "no commensurate twist within 0.1 of 1 degrees"),
-        (["output=x", "crystal=BG", "figure=9"], "figure=9: 0 to 6 structures can be drawn"),
+        (["output=x", "crystal=BG", "figure=9"], "figure is 9; give a number of structures from 0 to 6"),
         (["output=x", "crystal=BG", "openmx=/no/openmx"], "openmx=/no/openmx: no such program"),
         (["output=x", "flavour=dynamic"], "there is no setting 'flavour'"),
         (["output=x", "jobs=many"], "jobs is 'many', but it must be a whole number"),

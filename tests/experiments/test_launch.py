@@ -1,4 +1,4 @@
-"""One training, started in every way there is: by hand, by torchrun, by srun; on two processes without a GPU."""
+"""One training started in every possible way: by hand, by torchrun and by srun; on two processes without a GPU."""
 
 import csv
 import os
@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from experiments.settings.configuration import composed, plain
 from experiments.training.launch import slurm
-from experiments.training.runs import make_trainer
+from experiments.training.parts import make_trainer
 from experiments.training.wandb_run import STEP
 from tests.experiments.test_train import SMALL
 from tests.experiments.wandb_file import history
@@ -37,7 +37,7 @@ TASK = {
 
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a process that srun has started."""
+    """The environment of a process that srun has started."""
     for name, value in TASK.items():
         monkeypatch.setenv(name, value)
 
@@ -155,7 +155,7 @@ def test_slurm_without_srun_is_named(task: None, monkeypatch: pytest.MonkeyPatch
 def test_batch_script_gives_a_configuration_that_composes(
     tmp_path: Path, task: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The script is run with an srun that only prints what it was told."""
+    """The script is run with an srun that only prints its arguments."""
     fake = tmp_path / "srun"
     fake.write_text('#!/bin/bash\nprintf "%s\\n" "$SRUN_CPUS_PER_TASK" "$@"\n')
     fake.chmod(0o755)
@@ -181,7 +181,7 @@ def test_batch_script_gives_a_configuration_that_composes(
 
 
 def test_batch_script_saves_before_the_job_ends() -> None:
-    """The signal that the checkpoints listen to, to the tasks (not ``B:``), and a job that may start again."""
+    """The script requests the signal that triggers checkpoints, for the tasks (not ``B:``), and allows requeueing."""
     options = dict(
         line.removeprefix("#SBATCH --").split("#")[0].strip().partition("=")[::2]
         for line in SBATCH.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""W&B: one run after restarts, nothing twice, nothing of the machine in what may be uploaded."""
+"""W&B: one run even after restarts, nothing logged twice, no information about the machine in what is uploaded."""
 
 import json
 import os
@@ -102,7 +102,7 @@ def test_group_tags_and_job_type_are_sent(pieces: list[Path]) -> None:
 
 
 def test_nothing_of_the_machine_is_in_what_is_uploaded(home: Path, pieces: list[Path]) -> None:
-    """Every byte of both pieces but the logs of W&B itself, which `wandb sync` leaves where they are."""
+    """Every byte of both sessions, except the logs of W&B itself, which `wandb sync` does not upload."""
     secrets = [str(home), str(home.parent), str(ROOT), "alice", "secret_project", KEY]
     host = socket.gethostname()
     secrets += [host] if len(host) > 5 else []  # shorter ones are in random letters
@@ -133,7 +133,7 @@ for first in (0, 3):
 
 
 def test_an_online_run_is_joined_and_tells_nothing_of_the_machine(tmp_path: Path) -> None:
-    """Started twice in a directory: the server gets one history and no path."""
+    """A run that is started twice in a directory: the server receives one history and no path."""
     home = tmp_path / "alice"
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}

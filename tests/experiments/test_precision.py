@@ -1,4 +1,4 @@
-"""Every precision that is offered trains, with any optimizer and clipping; the others are refused by name."""
+"""Every supported precision trains, with any optimizer and clipping; the message for others names a substitute."""
 
 from functools import partial
 
@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader
 
 from callbacks.smoothing import SmoothedLoss
 from experiments.settings.configuration import CONF, composed, plain
-from experiments.training.runs import build, make_trainer, quiet, rebuild, train
+from experiments.training.parts import build, make_trainer, rebuild
+from experiments.training.runs import train
+from experiments.training.warning_filter import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import make_trainer as small_trainer
 from tests.experiments.test_train import SMALL
@@ -28,13 +30,13 @@ from tracegrad.training.module import HamiltonianModule
 from tracegrad.training.schedule import SlipperySlope
 from tracegrad.weights.checkpoint import load_checkpoint
 
-# Every recipe takes one of these, and clips or does not.
+# Every recipe uses one of these optimizers, with or without clipping.
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optim").glob("*.yaml"))
 CLIP = 1e-3  # far below the norm of any gradient here
 
 
 class Norms(lightning.Callback):
-    """Norms of the gradients with which the optimizer has made its steps, and their largest entries."""
+    """Norms and largest entries of the gradients in the steps of the optimizer."""
 
     def __init__(self):
         self.norms, self.largest = [], []
@@ -48,12 +50,12 @@ class Norms(lightning.Callback):
 @pytest.mark.parametrize(
     ("precision", "message"),
     [
-        ("16-true", "trainer.precision=16-true is not offered; take bf16-mixed (GPUs: 16-mixed, too)"),
-        ("bf16-true", "trainer.precision=bf16-true is not offered; take bf16-mixed"),
-        ("bf16", "trainer.precision=bf16 is not offered; take bf16-mixed"),
-        ("transformer-engine", "trainer.precision=transformer-engine is not offered; take bf16-mixed"),
+        ("16-true", "trainer.precision=16-true is not supported; use bf16-mixed (on GPUs also 16-mixed)"),
+        ("bf16-true", "trainer.precision=bf16-true is not supported; use bf16-mixed"),
+        ("bf16", "trainer.precision=bf16 is not supported; use bf16-mixed"),
+        ("transformer-engine", "trainer.precision=transformer-engine is not supported; use bf16-mixed"),
         ("half", "trainer.precision=half is unknown; choose one of 32-true, 64-true, bf16-mixed, 16-mixed"),
-        ("16-mixed", "trainer.precision=16-mixed needs a GPU; take bf16-mixed or 32-true on CPUs"),
+        ("16-mixed", "trainer.precision=16-mixed needs a GPU; use bf16-mixed or 32-true on CPUs"),
     ],
 )
 def test_what_does_not_work_is_refused_before_the_data_are_read(tmp_path, precision, message):
@@ -126,7 +128,7 @@ def test_optimizers_of_all_recipes_train_in_every_precision_of_cpus(tmp_path, op
 
 @pytest.mark.parametrize("clip", [CLIP, None])
 def test_fused_and_plain_optimizers_make_the_same_steps_with_a_scaler(tmp_path, clip):
-    """The scaler and autocast of 16-mixed, which conf offers for GPUs, on a CPU."""
+    """The scaler and autocast of 16-mixed, which is for GPUs, on a CPU."""
     weights, norms = [], []
     for fused in (True, False):
         torch.manual_seed(0)
@@ -150,7 +152,7 @@ def test_fused_and_plain_optimizers_make_the_same_steps_with_a_scaler(tmp_path, 
 
 
 def test_metrics_of_mixed_precision_are_not_rounded_to_16_bits(tmp_path):
-    """Of predictions under autocast, the errors are taken and summed in double precision."""
+    """Errors of predictions under autocast are computed and summed in double precision."""
     config = composed(
         "train",
         [*SMALL, "trainer.precision=bf16-mixed", "trainer.max_steps=6", "test=false", f"run_dir={tmp_path}"],

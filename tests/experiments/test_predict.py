@@ -1,4 +1,4 @@
-"""Predicted Hamiltonians of crystals on the disk: from folders, from files with a cell alone, with an estimate."""
+"""Predicted Hamiltonians of crystals, from structure folders and from geometry files with a cell."""
 
 import re
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_a_folder(
     printed = capsys.readouterr().out
     assert "8 atoms, 458 blocks, without spin" in printed
     assert re.search(r"estimate: (less than|about) \d+ s", printed)
-    assert "no overlaps, so no bands" in printed
+    assert "no bands without overlaps" in printed
     found = read_structure(output)
     assert np.array_equal(found.edges, bilayer.edges)
     model = load_model(trained)
@@ -67,7 +67,7 @@ def test_a_folder(
 
 
 def test_a_file_with_a_cell_and_a_checkpoint_file(trained: Path, bilayer: Structure, tmp_path: Path) -> None:
-    """The pairs follow from the radii of the orbitals; the order of the blocks is that of any structure."""
+    """The edges follow from the radii of the orbitals, and the blocks have the usual order."""
     atoms = Atoms(bilayer.numbers, positions=bilayer.positions, cell=bilayer.lattice, pbc=True)
     write(tmp_path / "given.xyz", atoms, format="extxyz")
     checkpoint = trained / "checkpoints" / "last.ckpt"
@@ -98,7 +98,7 @@ def test_a_structure_folder_has_no_frames(trained: Path, bilayer: Structure, tmp
     ):
         run(f"checkpoint={trained}", f"structure={tmp_path / 'given'}", f"output={tmp_path / 'x'}", "frame=0")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: is no structure folder"):
+    with pytest.raises(DataError, match="empty: is not a structure folder"):
         run(f"checkpoint={trained}", f"structure={tmp_path / 'empty'}", f"output={tmp_path / 'x'}")
 
 

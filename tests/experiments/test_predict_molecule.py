@@ -1,4 +1,4 @@
-"""Predicted Hamiltonians of molecules on the disk: matrices, orbitals, levels, and the SCF beside them."""
+"""Predicted Hamiltonians of molecules: files with matrices, orbitals and levels, and the SCF for comparison."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ HYDROGEN = (np.array([1, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.1, 0.75]]))
 
 
 class Nearly:
-    """A network that errs by 1e-4 hartree: H is the converged Fock matrix, disturbed."""
+    """A network with an error of 1e-4 hartree: H is the converged Fock matrix with noise."""
 
     basis = OrbitalBasis.def2_svp()
     backbone = SimpleNamespace(label="Nearly")
@@ -103,7 +103,7 @@ def test_files_of_a_prediction(
         run("checkpoint=nowhere", "structure=water.xyz")  # before any work
     run(*given, "overwrite=true")
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="file: exists and is no folder"):
+    with pytest.raises(DataError, match="file: exists and is not a folder"):
         run(*given, "output=file")
 
 
@@ -136,7 +136,7 @@ def test_levels_of_no_molecule_are_pointed_out(
     model.hamiltonian = lambda numbers, positions: 5 * torch.eye(10, dtype=torch.float64)  # type: ignore[method-assign]
     predict_molecule(model, tmp_path / "h2.xyz", tmp_path / "out", settings())  # type: ignore[arg-type]
     printed = capsys.readouterr().out
-    assert "warning: no neutral molecule has its HOMO at" in printed
+    assert "warning: neutral molecules have no HOMO at" in printed
     assert "not been trained on molecules like this one" in printed
 
 

@@ -1,11 +1,11 @@
-"""Leaving a SLURM job while there is nothing to save."""
+"""End of a SLURM job while there is nothing to save."""
 
 import os
 import signal
 
 import pytest
 
-from experiments.training.preemption import await_requeue, requeue
+from experiments.training.preemption import end_on_requeue_signal, requeue
 
 
 @pytest.fixture
@@ -25,11 +25,14 @@ def fake_scontrol(tmp_path, monkeypatch, line: str) -> None:
 def test_the_signal_puts_the_job_into_the_queue_again(tmp_path, monkeypatch, capsys, handler):
     fake_scontrol(tmp_path, monkeypatch, f'echo "$@" > {tmp_path}/called')
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    await_requeue()
+    end_on_requeue_signal()
     with pytest.raises(SystemExit) as ended:
         os.kill(os.getpid(), signal.SIGUSR1)
     assert ended.value.code == 0
-    assert "stopped by SIGUSR1; the same command goes on\njob 7 is queued again" in capsys.readouterr().out
+    assert (
+        "stopped by SIGUSR1; the same command resumes the run\njob 7 is queued again"
+        in capsys.readouterr().out
+    )
     assert (tmp_path / "called").read_text() == "requeue 7\n"
 
 
@@ -55,5 +58,5 @@ def test_a_job_that_slurm_does_not_take_is_named(tmp_path, monkeypatch, capsys):
 def test_outside_slurm_nothing_changes(monkeypatch, handler):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     before = signal.getsignal(signal.SIGUSR1)
-    await_requeue()
+    end_on_requeue_signal()
     assert signal.getsignal(signal.SIGUSR1) is before

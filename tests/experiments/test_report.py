@@ -116,7 +116,7 @@ def test_figures_of_crystals_and_molecules_have_their_own_names(crystals):
 def test_a_missing_subset_is_told(crystals):
     path = crystals / "grad_seed1" / "block_mae-twisted.csv"
     path.unlink()
-    assert f"{path} is missing: DeepH-E3+Grad, seed 1 is not in that figure" in make_report(crystals).notes
+    assert f"{path} is missing: DeepH-E3+Grad, seed 1 is not in the figure" in make_report(crystals).notes
 
 
 def test_missing_curves_are_told_and_left_out(tmp_path):
@@ -136,12 +136,12 @@ def test_damaged_curves_are_named(runs):
 
 @pytest.fixture
 def _undrawn(monkeypatch):
-    """Without figures, where only numbers matter."""
+    """No figures, because the tests only need numbers."""
     monkeypatch.setattr(report, "figures", lambda *_: {})
 
 
 def invoke(monkeypatch, *arguments):
-    """The command within this process; its exit status."""
+    """Run the command in this process and return its exit status."""
     monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
     try:
         report.main()

@@ -1,4 +1,4 @@
-"""Trainings that are killed go on as if nothing had happened."""
+"""Trainings that are killed and resumed end as if they had not been interrupted."""
 
 import signal
 from pathlib import Path
@@ -11,7 +11,7 @@ from callbacks.best_checkpoint import BestCheckpoint
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.last_checkpoint import LAST, PREVIOUS
 from experiments.settings.configuration import composed, plain
-from experiments.training.runs import find_run, resume_point
+from experiments.training.resuming import find_run, resume_point
 from tests.experiments.processes import TINY, finished, train
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
 from tracegrad.weights.checkpoint import load_checkpoint
@@ -24,7 +24,7 @@ def content(directory: Path) -> dict[str, Any]:
 
 
 def assert_same(one: Any, other: Any, where: str = "") -> None:
-    """Bitwise equality of plain data, but for what tells of time and place."""
+    """Assert bitwise equality of plain data, except for entries that depend on time or path."""
     if isinstance(one, dict):
         names = {str(key): key for key in one}
         assert names.keys() == {str(key) for key in other} or "best_k_models" in where, where
@@ -51,13 +51,13 @@ def test_a_training_killed_at_several_steps_ends_bitwise_the_same(tmp_path, rank
     """Weights, averaged weights, optimizer, schedule, loops and random states, and every row of the log."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     finished(straight, *overrides, ranks=ranks)
-    # At the last step of an epoch, before its validation; after a validation, before any other checkpoint; and inside
-    # an epoch, between two checkpoints.
+    # Killed at the last step of an epoch, before its validation; after a validation, before any other checkpoint; and
+    # inside an epoch, between two checkpoints.
     for step in (6, 7, 11):
         done = train(killed, *overrides, ranks=ranks, stop_after=step)
         assert {process.returncode for process in done} == {-signal.SIGKILL}
     out = finished(killed, *overrides, ranks=ranks)
-    assert "going on from" in out
+    assert "resuming from" in out
     assert_same(content(straight), content(killed))
     assert content(straight)["global_step"] == 15
     assert (killed / "metrics.csv").read_bytes() == (straight / "metrics.csv").read_bytes()
@@ -67,7 +67,7 @@ def test_a_training_killed_at_several_steps_ends_bitwise_the_same(tmp_path, rank
 def test_a_signal_saves_the_step_and_ends_cleanly(tmp_path, number, ranks):
     done = train(tmp_path, "callbacks.last.steps=null", ranks=ranks, stop_after=4, number=number)
     assert done[0].returncode == 128 + number, done[0].stderr
-    assert f"stopped by {number.name}; the same command goes on from step 4" in done[0].stdout
+    assert f"stopped by {number.name}; the same command resumes the run from step 4" in done[0].stdout
     assert "Traceback" not in done[0].stderr
     assert [process.returncode for process in done[1:]] == [0] * (ranks - 1)
     assert content(tmp_path)["global_step"] == 4
@@ -99,7 +99,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(ended: Path, tmp_path: Path) -> Path:
-    """Its checkpoints alone."""
+    """Only its checkpoints are copied."""
     for name in (LAST, PREVIOUS):
         target = tmp_path / "checkpoints" / name
         target.parent.mkdir(exist_ok=True)
@@ -130,14 +130,14 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(ended, tmp_path, 
 
 
 def test_a_training_goes_on_from_the_checkpoint_before_to_the_same_end(ended, tmp_path):
-    """The last file is cut off, as a disk without a journal may leave it."""
+    """The last file is cut off, as can happen on a file system without a journal."""
     run = tmp_path / "run"
     train(run, stop_after=5)
     last = run / "checkpoints" / LAST
     last.write_bytes(last.read_bytes()[:-100])
     out = finished(run, "trainer.max_steps=8")
     assert "damaged" in out
-    assert f"going on from {run / 'checkpoints' / PREVIOUS}" in out
+    assert f"resuming from {run / 'checkpoints' / PREVIOUS}" in out
     assert_same(content(ended), content(run))
     assert (run / "metrics.csv").read_bytes() == (ended / "metrics.csv").read_bytes()
 
@@ -161,7 +161,7 @@ def test_force_goes_on_with_other_settings_and_says_so(ended, capsys):
         composed("train", [*TINY, "trainer.max_steps=8", f"run_dir={ended}", "data.batch_size=4"])
     )
     assert find_run(ended, changed, "force")
-    assert "going on with other settings than before:\n  data.batch_size: 8 -> 4" in capsys.readouterr().out
+    assert "continuing with other settings than before:\n  data.batch_size: 8 -> 4" in capsys.readouterr().out
 
 
 def test_a_finished_training_that_is_to_be_longer_goes_on(ended, tmp_path):

@@ -1,4 +1,4 @@
-"""One training in a run directory: real trainings beside each other, killed, moved, lengthened."""
+"""Exclusive use of a run directory: real trainings at the same time, killed, moved and made longer."""
 
 import csv
 import os
@@ -17,8 +17,9 @@ from hydra.errors import InstantiationException
 from experiments.evaluate import evaluate
 from experiments.settings.configuration import composed, plain
 from experiments.training.dry_run import dry_run
+from experiments.training.resuming import find_run
 from experiments.training.run_length import is_longer, length_of
-from experiments.training.runs import find_run, train
+from experiments.training.runs import train
 from tests.experiments import processes
 from tests.experiments.processes import ROOT, SCRIPT, TINY
 from tests.experiments.sweeping import wait_for
@@ -50,7 +51,7 @@ def steps(directory: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen]]:
-    """A training that has a checkpoint and stands still after its third step."""
+    """A training that has saved a checkpoint and is stopped after its third step."""
     directory = tmp_path_factory.mktemp("runs") / "run"
     command = [sys.executable, str(SCRIPT), "3", "SIGSTOP", *TINY]
     process = subprocess.Popen(
@@ -116,7 +117,7 @@ def test_a_killed_training_leaves_no_owner(running: tuple[Path, subprocess.Popen
 
 
 def test_further_ranks_of_a_refused_start_end_too(tmp_path: Path) -> None:
-    """Started as by torchrun, but with nobody who would end them."""
+    """Started as by torchrun, but without a launcher that would end them."""
     directory = tmp_path / "run"
     values = elsewhere(directory, launch="another")
     with renewed(directory, values):
@@ -176,7 +177,7 @@ def test_other_settings_are_refused_from_the_first_step(tmp_path: Path) -> None:
 
 
 def test_a_moved_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In another folder and under another name; with a way back and W&B's files."""
+    """Moved to another folder and renamed, with the files of callbacks.revert and of W&B."""
     first, moved = tmp_path / "runs" / "first", tmp_path / "other place" / "renamed"
     more = [
         "+callbacks.revert={_target_: callbacks.revert.RevertAndDecay, directory: '${run_dir}/checkpoints'}",
@@ -187,7 +188,7 @@ def test_a_moved_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     moved.parent.mkdir()
     shutil.move(first, moved)
     run(moved, *more, "trainer.max_steps=9", "resume=auto")
-    assert f"going on from {moved}/checkpoints/last.ckpt (step 7)" in capsys.readouterr().out
+    assert f"resuming from {moved}/checkpoints/last.ckpt (step 7)" in capsys.readouterr().out
     assert not first.exists()
     state = load_checkpoint(moved / "checkpoints" / "last.ckpt")
     assert state["global_step"] == 9

@@ -1,4 +1,4 @@
-"""Real runs on the embedded data: trained, resumed, evaluated, compared; the tables on disk are right."""
+"""Real runs on the embedded data: trained, resumed, evaluated and compared, with correct tables on the disk."""
 
 import csv
 import json
@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from experiments.settings.configuration import composed, plain
-from experiments.training.runs import build, train
+from experiments.training.parts import build
+from experiments.training.runs import train
 from experiments.training.wandb_run import wandb_mode
 from tracegrad import load_model
 from tracegrad.data.loading.datamodule import database_path
@@ -119,7 +120,7 @@ def test_metrics_do_not_depend_on_the_evaluation_batch_size(finished: Path, tmp_
     for name in again:
         if name != "test/inference_seconds":
             assert again[name] == pytest.approx(reference[name], rel=1e-5)
-    # Appendix I, asked for afterwards: every sample of the test, whatever the training measured.
+    # Times as in Appendix I, measured afterwards: every test sample, whatever the training has timed.
     assert (found["inference"]["samples"], found["inference"]["repeats"]) == (found["counts"]["test"], 2)
     assert json.loads((finished / "results.json").read_text())["inference"]["repeats"] == 5
     assert again["test/inference_seconds"] > 0
@@ -154,7 +155,7 @@ def test_other_settings_in_a_used_directory_are_refused(finished: Path) -> None:
 
 
 def test_training_goes_on_from_the_last_epoch(tmp_path: Path, finished: Path) -> None:
-    """Stopped after an epoch and continued: the same schedule, the same log, the same end."""
+    """A run that is stopped after an epoch and resumed has the same schedule, the same log and the same end."""
     config = composed("train", [*SMALL, f"run_dir={tmp_path}"])
     values = plain(config)
     first = config.copy()

@@ -1,4 +1,4 @@
-"""Real runs on the embedded crystals: twisted structures apart, spin, resume, the published recipes."""
+"""Real runs on the embedded crystals: separate tests of twisted structures, spin, resuming, published recipes."""
 
 import csv
 import json
@@ -117,7 +117,7 @@ def test_training_goes_on_from_the_last_epoch(finished: Path, tmp_path: Path) ->
 
 
 def test_spin_orbit_coupling(tmp_path: Path) -> None:
-    """Complex Hamiltonians through training, metrics and files, for an ablation of two arms with its report."""
+    """Complex Hamiltonians in training, metrics and files, for an ablation of two arms with its report."""
     for arm in ("none", "tracegrad"):
         run(tmp_path / f"{arm}_seed0", *BISMUTHENE, f"tracegrad={arm}", "trainer.max_steps=2")
     model = load_model(tmp_path / "tracegrad_seed0")

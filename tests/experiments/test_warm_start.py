@@ -1,4 +1,4 @@
-"""`init_from`: trainings that start from weights, their record, and how they go on."""
+"""`init_from`: trainings that start from existing weights, their record, and how they are resumed."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ SMALL = [
     ),
     *("trainer.max_steps=2", "test=false", "logger.wandb.mode=disabled"),
 ]
-# Steps so small that no weight changes: what is saved is what the training has started from.
+# Steps so small that no weight changes: the saved weights are those from which the training has started.
 STILL = ["optim.schedule.peak=1e-30", "optim.schedule.final=0.0", "optim.schedule.warmup_steps=0"]
 
 
@@ -73,7 +73,10 @@ def test_a_training_starts_from_a_run(before, tmp_path, capsys, callbacks):
     new = [
         "tracegrad.blocks.edge.0",
         "tracegrad.blocks.edge.1",
+        "tracegrad.blocks.self.0",
+        "tracegrad.blocks.self.1",
         "tracegrad.decoders.edge",
+        "tracegrad.decoders.self",
     ]
     line = f"init_from: {count} of {total} tensors from {best}; new: {', '.join(new)}"
     assert line in capsys.readouterr().out.splitlines()

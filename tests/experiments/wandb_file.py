@@ -1,4 +1,4 @@
-"""Reads the files of offline W&B runs, whose own reader is not part of its Python package."""
+"""Reader of the files of offline W&B runs; the Python package of W&B contains none."""
 
 import json
 import struct
@@ -14,7 +14,7 @@ FULL, LAST = 1, 4
 
 
 def records(piece: Path) -> Iterator[Record]:
-    """Records of one offline directory: a LevelDB log behind seven bytes that name the format."""
+    """Records of one offline directory: a LevelDB log after a header of seven bytes."""
     (path,) = piece.glob("*.wandb")
     data = path.read_bytes()
     position, content = 7, b""

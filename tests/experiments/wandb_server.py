@@ -1,4 +1,4 @@
-"""As much of a W&B server as a run needs to think that it is online; it keeps what it is sent."""
+"""A minimal W&B server that stores what a run sends."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ PROJECT = {"id": "p", "name": "tracegrad", "entity": {"id": "e", "name": "team"}
 
 
 class Server(ThreadingHTTPServer):
-    """``bodies`` holds the content of every request, ``lines`` the history as the server would keep it."""
+    """``bodies`` is the content of every request, ``lines`` the history as a real server would store it."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

@@ -37,7 +37,7 @@ def test_other_data_than_the_paper_s(tmp_path):
     assert absent == [
         "Tables 1, 2, 3, 6, 7 and 8, Appendix I, Figs. 5 and 6: no run is on a database of the paper",
         "Table 8: DeepH-2 and HarmoSE are not implemented",
-        "Fig. 7: shows a backbone of crystals beside DeepH-E3; no other one is implemented",
+        "Fig. 7: shows a backbone of crystals other than DeepH-E3; none is implemented",
         SKETCH,
     ]
 

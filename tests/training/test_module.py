@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from experiments.training.runs import quiet
+from experiments.training.warning_filter import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import make_trainer
 from tracegrad.hamiltonian.graph import collate

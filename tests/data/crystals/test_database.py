@@ -381,7 +381,7 @@ def test_the_pack_command(folder, tmp_path, monkeypatch, capsys):
     for arguments, message in (
         ([], f"error: {output} exists; choose another output or set overwrite=true"),
         (["pattern=[5]"], "error: pattern=[5] is not text"),
-        (["decimals=x"], "error: decimals=x is no whole number"),
+        (["decimals=x"], "error: decimals=x is not a whole number"),
     ):
         with pytest.raises(SystemExit):
             run(*arguments)
