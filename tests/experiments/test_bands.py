@@ -1,8 +1,6 @@
 import contextlib
 import csv
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +9,12 @@ import pytest
 from PIL import Image
 
 from experiments import bands as module
+from tests import forked
 from tests.physics.bands.test_bands import chain, graphene
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.physics.bands.bands import band_structure
 from tracegrad.physics.bands.kpath import k_path, periodic_axes
 
-ROOT = Path(__file__).parents[2]
 FILES = ["bands.csv", "bands.json", "bands.png"]
 
 
@@ -52,8 +50,7 @@ def gapped(difference=0.5, shift=0.0):
 
 
 def test_the_command(folder, tmp_path):
-    command = [sys.executable, "-m", "experiments.bands", f"structure={folder}", f"output={tmp_path / 'out'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = forked.run("experiments.bands", f"structure={folder}", f"output={tmp_path / 'out'}")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("toy: 2 atoms, 2 orbitals, path GMKG (")

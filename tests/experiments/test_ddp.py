@@ -12,6 +12,7 @@ import torch
 from tests.experiments.processes import DOUBLE, TINY, finished, train
 from tracegrad.weights.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
 # 43 samples in six batches of 7 and 8, so that the ranks hold different numbers of molecules, atoms and elements.
 SETTINGS = [
     *TINY,
@@ -80,7 +81,7 @@ def test_results_and_tables_are_those_of_one_process(runs):
     assert len(tables[0]) == results[0]["counts"]["test"]
 
 
-# On one rank alone.
+# On one of the ranks.
 POISON = "+callbacks.poison={_target_: tests.callbacks.poison.Poison, rank: 1, %s: %s}"
 REVERT = "+callbacks.revert={_target_: callbacks.revert.RevertAndDecay, directory: %s, patience: 1}"
 ORBITALS = "+callbacks.orbitals={_target_: callbacks.orbital_metrics.OrbitalMetrics, directory: %s, val_molecules: 4}"

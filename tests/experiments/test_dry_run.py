@@ -1,8 +1,6 @@
 """Forecasts: the counts in them are those of the training, and batches that do not fit are found and answered."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from experiments.training.forecast import (
     worker_advice,
 )
 from experiments.training.trial_batches import dearest_batch, sample_batches, spread_batches
-from tests.experiments.processes import ROOT, TINY
+from tests import forked
+from tests.experiments.processes import TINY
 from tests.experiments.test_train_crystals import SMALL as CRYSTALS
 from tracegrad.data.loading.sampler import TrainingBatches
 from tracegrad.errors import ConfigError
@@ -90,8 +89,7 @@ def test_the_counts_are_those_of_the_training(tmp_path: Path, capsys: pytest.Cap
 def test_a_run_that_is_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").write_text("of another run")
-    command = [sys.executable, "-m", "experiments.train", *TINY, f"run_dir={tmp_path}", "dry_run=true"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    done = forked.run("experiments.train", *TINY, f"run_dir={tmp_path}", "dry_run=true")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.startswith("dry run of demo, QHNet+TraceGrad, on the CPU (1 threads)\n")
@@ -112,7 +110,6 @@ def test_crystals_with_a_plateau_and_several_processes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = [*PLATEAU, "trainer.max_epochs=5", "data.batch_size=2"]
-    # "trainer.max_epochs=5", "data.batch_size=2"]
     processes = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_steps=-1"]
     fits, out = forecast(tmp_path, capsys, *processes, *settings, settings=CRYSTALS)
     assert fits

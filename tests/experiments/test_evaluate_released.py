@@ -3,8 +3,6 @@
 import csv
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 
 from experiments.evaluate import evaluate
 from experiments.settings.configuration import composed
-from tests import checkpoints
+from tests import checkpoints, forked
 from tests.deeph_e3_folders import write_folder
 from tests.weights.released.test_deeph_e3 import meta, plain_network, state
 from tests.weights.released.test_loading import qhnet_state
@@ -164,8 +162,7 @@ def test_run_and_released_checkpoints_are_kept_apart(qhnet, tmp_path):
 def test_the_command_answers_with_one_line(tmp_path):
     path = tmp_path / "unsafe.pt"
     torch.save({"state_dict": qhnet_state(), "place": Path("x")}, path)
-    command = [sys.executable, "-m", "experiments.evaluate", f"checkpoint={path}", "data=demo"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run("experiments.evaluate", f"checkpoint={path}", "data=demo")
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith(f"error: {path}: not loaded: it holds pathlib")

@@ -14,6 +14,7 @@ import torch
 from experiments.training.portable import portable
 from experiments.training.provenance import process_rank
 from experiments.training.wandb_run import ID_FILE, STEP, print_wandb_hint, wandb_mode
+from tests import forked
 from tests.experiments.test_train import SMALL
 from tests.experiments.wandb_file import history, records
 from tests.experiments.wandb_server import wandb_server
@@ -36,12 +37,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment |= {"HOME": str(home), "USER": "alice", "PYTHONPATH": str(ROOT)}
     environment |= {"WANDB_API_KEY": KEY, "WANDB_HOST": "alices-machine", "WANDB_EMAIL": "alice@example.org"}
     overrides = [override for override in SMALL if "wandb.mode" not in override]
-    command = [sys.executable, "-m", "experiments.train", *overrides, f"data.path={database}"]
+    command = ["experiments.train", *overrides, f"data.path={database}"]
     command += [f"run_dir={RUN}", "logger.wandb.mode=offline", "logger.wandb.tags=[a,b]", "test=true"]
     for more in (("trainer.max_steps=6", "test=false"), ("logger.wandb.artifact=true",)):
-        done = subprocess.run(
-            [*command, *more], cwd=home, env=environment, capture_output=True, text=True, check=False
-        )
+        done = forked.run(*command, *more, environment=environment, folder=home)
         assert done.returncode == 0, done.stderr
     (home / "stdout").write_text(done.stdout)
     return home

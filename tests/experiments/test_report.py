@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,13 +9,13 @@ from PIL import Image
 from experiments import report
 from experiments.report import make_report
 from experiments.reporting.figures import figures
+from tests import forked
 from tests.run_directories import LABELS, crystal_result, paper_result, result, write_blocks, write_run
 from tracegrad.errors import TraceGradError
 from tracegrad.reports.check import read_checks
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.results import collect_results
 
-ROOT = Path(__file__).parents[2]
 TABLES = {"table.md", "table.tex", "table.csv", "table.json", "paired.csv"}
 SINGLE = {"ablation.png", "learning_curves.png", "block_mae.png"}
 FIGURES = SINGLE | {"differences.png", "block_change.png"}
@@ -36,9 +35,8 @@ def runs(tmp_path):
     return directory
 
 
-def run(*arguments, cwd=ROOT):
-    command = [sys.executable, "-m", "experiments.report", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+def run(*arguments, cwd):
+    return forked.run("experiments.report", *arguments, folder=cwd)
 
 
 def names(directory):

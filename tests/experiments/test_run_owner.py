@@ -19,8 +19,9 @@ from experiments.settings.configuration import composed, plain
 from experiments.training.dry_run import dry_run
 from experiments.training.run_length import is_longer, length_of
 from experiments.training.runs import find_run, train
+from tests import forked
 from tests.experiments import processes
-from tests.experiments.processes import ROOT, SCRIPT, TINY
+from tests.experiments.processes import MAIN, ROOT, TINY
 from tests.experiments.sweeping import wait_for
 from tests.system.test_ownership import elsewhere, renewed
 from tracegrad.data.loading.datamodule import database_path
@@ -52,7 +53,7 @@ def steps(directory: Path) -> list[int]:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen]]:
     """A training that has a checkpoint and stands still after its third step."""
     directory = tmp_path_factory.mktemp("runs") / "run"
-    command = [sys.executable, str(SCRIPT), "3", "SIGSTOP", *TINY]
+    command = [sys.executable, "-m", MAIN, "3", "SIGSTOP", *TINY]
     process = subprocess.Popen(
         [*command, "callbacks.last.steps=1", f"run_dir={directory}"],
         cwd=ROOT,
@@ -73,13 +74,7 @@ def test_a_second_training_ends_at_once_and_touches_nothing(running: tuple[Path,
     for overrides in ([], ["data.batch_size=4", "tracegrad=none"], ["resume=force"]):
         with pytest.raises(InUseError, match=who):
             run(directory, *overrides)
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.train", *TINY, f"run_dir={directory}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run("experiments.train", *TINY, f"run_dir={directory}")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {directory} is in use by training, process {process.pid}")
     assert done.stderr.count("\n") == 1

@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ import torch
 from experiments.settings.configuration import composed, plain
 from experiments.training.runs import build, train
 from experiments.training.wandb_run import wandb_mode
+from tests import forked
 from tracegrad import load_model
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import CheckpointError, ConfigError, TrainingError
@@ -107,11 +106,9 @@ def test_results_follow_the_released_definition(finished: Path) -> None:
 
 def test_metrics_do_not_depend_on_the_evaluation_batch_size(finished: Path, tmp_path: Path) -> None:
     reference = json.loads((finished / "results.json").read_text())["metrics"]
-    command = [sys.executable, "-m", "experiments.evaluate", f"run={finished}", "batch_size=7"]
     timed = ("callbacks=appendix_i", "callbacks.inference_time.repeats=2")
-    done = subprocess.run(
-        [*command, *timed, f"output={tmp_path}"], capture_output=True, text=True, check=True
-    )
+    done = forked.run("experiments.evaluate", f"run={finished}", "batch_size=7", *timed, f"output={tmp_path}")
+    assert done.returncode == 0, done.stderr
     assert "QHNet+TraceGrad" in done.stdout
     found = json.loads((tmp_path / "evaluation.json").read_text())
     again = found["metrics"]
@@ -199,12 +196,12 @@ def test_another_database_is_refused_on_resume_and_in_evaluation(tmp_path: Path)
     with pytest.raises(CheckpointError, match=r"trained on first\.db .* the data now are other\.db"):
         run(directory, f"data.path={other}", "trainer.max_steps=6")
     run(directory, f"data.path={first}", "trainer.max_steps=6")
-    command = [sys.executable, "-m", "experiments.evaluate", f"run={directory}", f"path={other}"]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["experiments.evaluate", f"run={directory}", f"path={other}"]
+    refused = forked.run(*command)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: ")
     assert "the data now are other.db" in refused.stderr
-    subprocess.run([*command, "other_data=true"], capture_output=True, check=True)
+    assert forked.run(*command, "other_data=true").returncode == 0
 
 
 def test_bad_row_in_a_worker_is_one_line(tmp_path: Path) -> None:
@@ -213,10 +210,8 @@ def test_bad_row_in_a_worker_is_one_line(tmp_path: Path) -> None:
     with sqlite3.connect(broken) as connection:
         connection.execute("UPDATE data SET Ham = x'00'")
     connection.close()
-    command = [sys.executable, "-m", "experiments.train", *SMALL, f"run_dir={tmp_path / 'run'}"]
-    done = subprocess.run(
-        [*command, f"data.path={broken}", "data.num_workers=1"], capture_output=True, text=True, check=False
-    )
+    more = (f"run_dir={tmp_path / 'run'}", f"data.path={broken}", "data.num_workers=1")
+    done = forked.run("experiments.train", *SMALL, *more)
     assert done.returncode == 1
     assert re.fullmatch(r"error: \S+broken\.db: row \d+: column Ham .*\n", done.stderr), done.stderr
 
@@ -230,14 +225,10 @@ def test_trained_model_predicts_without_its_data(finished: Path) -> None:
 
 
 def test_wandb_offline_files_stand_in_the_run_directory(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.train", *SMALL, f"run_dir={tmp_path}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    subprocess.run(
-        [*command, "logger.wandb.mode=offline", "trainer.max_steps=6"],
-        capture_output=True,
-        check=True,
-        env=environment,
-    )
+    more = (f"run_dir={tmp_path}", "logger.wandb.mode=offline", "trainer.max_steps=6")
+    done = forked.run("experiments.train", *SMALL, *more, environment=environment)
+    assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     with pytest.raises(ConfigError, match=r"logger\.wandb\.mode is 'onlin'"):
         wandb_mode("onlin")
@@ -247,10 +238,7 @@ def test_checkpoint_of_another_architecture_is_named(finished: Path, tmp_path: P
     state = load_checkpoint(finished / "checkpoints" / "best.ckpt")
     del state["state_dict"]["model.backbone.embedding.weight"]
     torch.save(state, tmp_path / "other.ckpt")
-    command = [sys.executable, "-m", "experiments.evaluate", f"run={finished}"]
-    done = subprocess.run(
-        [*command, f"checkpoint={tmp_path / 'other.ckpt'}"], capture_output=True, text=True, check=False
-    )
+    done = forked.run("experiments.evaluate", f"run={finished}", f"checkpoint={tmp_path / 'other.ckpt'}")
     assert done.returncode == 1
     assert "of another architecture (missing: model.backbone.embedding.weight)" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from experiments.report import make_report
 from experiments.settings.configuration import composed, plain
 from experiments.training.runs import train
+from tests import forked
 from tracegrad import load_model
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.loading.datamodule import database_path
@@ -92,12 +91,13 @@ def test_twisted_structures_are_tested_apart(finished: Path) -> None:
 
 
 def test_evaluation_of_the_twisted_structures_alone(finished: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.evaluate", f"run={finished}", f"output={tmp_path}"]
-    done = subprocess.run([*command, "part=twisted"], capture_output=True, text=True, check=True)
+    command = ["experiments.evaluate", f"run={finished}", f"output={tmp_path}"]
+    done = forked.run(*command, "part=twisted")
+    assert done.returncode == 0, done.stderr
     assert "DeepH-E3" in done.stdout
     again = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]
     assert again["test/h_mae"] == pytest.approx(results(finished)["metrics"]["test/h_mae/twisted"], rel=1e-6)
-    wrong = subprocess.run([*command, "part=twist"], capture_output=True, text=True)
+    wrong = forked.run(*command, "part=twist")
     assert wrong.returncode == 1
     assert "choose one of ['train', 'val', 'test', 'twisted']" in wrong.stderr
 

@@ -10,7 +10,7 @@ from e3nn import o3
 
 from tracegrad.nn.invariant.tracegrad import TraceGradBlock
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 WHOLE_MODEL = """
