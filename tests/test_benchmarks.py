@@ -33,6 +33,7 @@ def uncompiled():
     e3nn.set_optimization_defaults(jit_script_fx=before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 def test_small_benchmark_runs_and_writes_its_table(tmp_path, capsys):
     path = tmp_path / "benchmark.json"

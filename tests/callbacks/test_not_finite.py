@@ -61,6 +61,7 @@ def fit(directory: Path, *overrides: str, more: list[Callback]) -> list[Callback
     return callbacks
 
 
+@pytest.mark.slow
 def test_the_training_goes_back_to_the_best_validation(tmp_path, capsys):
     starts = Starts()
     poisons = [Poison(epochs=[2], value=nan), Poison(epochs=[3], value=inf)]
@@ -80,6 +81,7 @@ def test_the_training_goes_back_to_the_best_validation(tmp_path, capsys):
     assert "val/h_mae nan meV" in out
 
 
+@pytest.mark.slow
 def test_a_training_without_any_finite_validation_ends_and_says_so(tmp_path):
     every = "+callbacks.poison={_target_: tests.callbacks.poison.Poison, epochs: [0, 1]}"
     config = composed("train", [*CRYSTALS, every, "trainer.max_steps=4", "test=true", f"run_dir={tmp_path}"])
@@ -91,6 +93,7 @@ def test_a_training_without_any_finite_validation_ends_and_says_so(tmp_path):
     assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4
 
 
+@pytest.mark.slow
 def test_logs_checkpoints_and_results_of_molecules(tmp_path):
     """The first validation, too, the one before the training, and a test; orbital metrics are on."""
     poison = "+callbacks.poison={_target_: tests.callbacks.poison.Poison, epochs: [0, 2], sanity: true, test: true}"
@@ -143,6 +146,7 @@ def test_the_smoothed_loss_is_infinite_before_the_first_finite_one(tmp_path):
     assert toy.trainer.lr_scheduler_configs[0].scheduler.best == inf
 
 
+@pytest.mark.slow
 def test_weights_of_the_network_are_as_before(tmp_path):
     """What is judged is the validation alone: trainings with and without a bad one end the same."""
     for name, more in (("bad", [Poison(epochs=[1])]), ("good", [])):

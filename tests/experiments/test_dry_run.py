@@ -86,6 +86,7 @@ def test_the_counts_are_those_of_the_training(tmp_path: Path, capsys: pytest.Cap
     assert 0 < least <= step <= most
 
 
+@pytest.mark.slow
 def test_a_run_that_is_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").write_text("of another run")
@@ -96,6 +97,7 @@ def test_a_run_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["checkpoints", "last.ckpt"]
 
 
+@pytest.mark.slow
 def test_averages_and_gathered_gradients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A checkpoint with averaged weights holds the others, too; six batches make two steps of three."""
     _, bare = forecast(tmp_path, capsys, "+trainer.accumulate_grad_batches=3")
@@ -106,6 +108,7 @@ def test_averages_and_gathered_gradients(tmp_path: Path, capsys: pytest.CaptureF
     assert more == pytest.approx(4 * printed_parameters(bare)[0], rel=0.3)
 
 
+@pytest.mark.slow
 def test_crystals_with_a_plateau_and_several_processes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +121,7 @@ def test_crystals_with_a_plateau_and_several_processes(
     assert "processes   2: an estimate, measured on one of them" in out
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +141,7 @@ def test_a_batch_that_does_not_fit(
     assert "model.backbone.recompute=true, a smaller model.backbone.edge_chunk" in out
 
 
+@pytest.mark.slow
 def test_memory_that_only_the_optimizer_needs_is_noticed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +160,7 @@ def test_memory_that_only_the_optimizer_needs_is_noticed(
     assert "data.batch_size=4 fits" in out
 
 
+@pytest.mark.slow
 def test_a_validation_that_does_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def carbon(tmp_path_factory) -> Path:
     return write_folder(tmp_path_factory.mktemp("released") / "carbon", weights, info, r_max=6.9)
 
 
+@pytest.mark.slow
 def test_qhnet_on_molecules(qhnet, tmp_path):
     """MAE recomputed molecule by molecule from the matrices of the database."""
     run(f"checkpoint={qhnet}", *FEW, f"output={tmp_path}", "data.dtype=float64", "seed=3")
@@ -88,6 +89,7 @@ def test_qhnet_on_molecules(qhnet, tmp_path):
     assert figures >= {"elements.png", "hamiltonian.png", "block_mae.png", "eps.png"}
 
 
+@pytest.mark.slow
 def test_deeph_e3_on_crystals(carbon, tmp_path, monkeypatch):
     """MAE recomputed structure by structure, twisted ones apart; the basis is that of the network."""
     monkeypatch.chdir(tmp_path)

@@ -51,7 +51,7 @@ def start(directory: Path, command: list[str], *overrides: str, **environment: s
             *(override for override in SMALL if "wandb.mode" not in override),
             *("trainer.accelerator=cpu", "trainer.max_steps=4", "logger.wandb.mode=offline"),
             *("callbacks.test_report.figure_samples=0", "callbacks.orbitals=null"),
-            *("data.fractions=[.92,.04,.04]", f"run_dir={directory}", *overrides),
+            *(f"run_dir={directory}", *overrides),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -102,7 +102,7 @@ def test_every_launch_is_the_same_training_logged_once(tmp_path: Path) -> None:
         ]
     assert tables["plain"] == tables["torchrun"] == tables["slurm"]
     samples = [row["row"] for row in _rows(tmp_path / "torchrun" / "test_samples.csv")]
-    assert len(set(samples)) == len(samples) == 12
+    assert len(set(samples)) == len(samples) == 20
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -51,6 +51,7 @@ def pieces(home: Path) -> list[Path]:
     return sorted((home / RUN / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.slow
 def test_restarted_run_stays_one_run(home: Path, pieces: list[Path]) -> None:
     assert len(pieces) == 2
     (name,) = {record.run.run_id for piece in pieces for record in records(piece) if record.HasField("run")}
@@ -59,6 +60,7 @@ def test_restarted_run_stays_one_run(home: Path, pieces: list[Path]) -> None:
     assert f"wandb sync --id {name} {paths}\n" in (home / "stdout").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_is_logged_twice(pieces: list[Path]) -> None:
     rows = [history(piece) for piece in pieces]
     for key, steps in (("train/loss", [range(6), range(6, 12)]), ("val/h_mae", [[5], [11]])):
@@ -70,18 +72,21 @@ def test_nothing_is_logged_twice(pieces: list[Path]) -> None:
     assert last[0]["figures/elements"]["_type"] == "image-file"
 
 
+@pytest.mark.slow
 def test_rows_of_both_pieces_are_counted_on(pieces: list[Path]) -> None:
     counts = [row["_step"] for piece in pieces for row in history(piece)]
     assert counts == sorted(set(counts))
     assert counts[0] == 0
 
 
+@pytest.mark.slow
 def test_plots_are_over_the_steps_of_the_training(pieces: list[Path]) -> None:
     for piece in pieces:
         metrics = [record.metric for record in records(piece) if record.HasField("metric")]
         assert any(metric.glob_name == "*" and metric.step_metric == STEP for metric in metrics)
 
 
+@pytest.mark.slow
 def test_table_of_the_test_holds_the_results(home: Path, pieces: list[Path]) -> None:
     results = json.loads((home / RUN / "results.json").read_text())
     (entry,) = (row["test_table"] for row in history(pieces[1]) if "test_table" in row)
@@ -92,6 +97,7 @@ def test_table_of_the_test_holds_the_results(home: Path, pieces: list[Path]) -> 
     assert results["trivial"]["test/h_mae"] in table["data"][0]
 
 
+@pytest.mark.slow
 def test_group_tags_and_job_type_are_sent(pieces: list[Path]) -> None:
     for piece in pieces:
         (run,) = (record.run for record in records(piece) if record.HasField("run"))
@@ -100,6 +106,7 @@ def test_group_tags_and_job_type_are_sent(pieces: list[Path]) -> None:
         assert list(run.tags) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_nothing_of_the_machine_is_in_what_is_uploaded(home: Path, pieces: list[Path]) -> None:
     """Every byte of both pieces but the logs of W&B itself, which `wandb sync` leaves where they are."""
     secrets = [str(home), str(home.parent), str(ROOT), "alice", "secret_project", KEY]
@@ -131,6 +138,7 @@ for first in (0, 3):
 """
 
 
+@pytest.mark.slow
 def test_an_online_run_is_joined_and_tells_nothing_of_the_machine(tmp_path: Path) -> None:
     """Started twice in a directory: the server gets one history and no path."""
     home = tmp_path / "alice"
@@ -154,6 +162,7 @@ def test_an_online_run_is_joined_and_tells_nothing_of_the_machine(tmp_path: Path
         assert secret.encode() not in sent, secret
 
 
+@pytest.mark.slow
 def test_offline_pieces_are_one_history_after_the_upload(home: Path, pieces: list[Path]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= {"HOME": str(home), "WANDB_API_KEY": KEY}
@@ -171,6 +180,7 @@ def test_offline_pieces_are_one_history_after_the_upload(home: Path, pieces: lis
     assert len(server.lines) == len(rows)
 
 
+@pytest.mark.slow
 def test_model_goes_along_on_request(home: Path, pieces: list[Path]) -> None:
     artifacts = [[r.artifact for r in records(piece) if r.HasField("artifact")] for piece in pieces]
     assert artifacts[0] == []

@@ -66,6 +66,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, su
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_second_training_ends_at_once_and_touches_nothing(running: tuple[Path, subprocess.Popen]) -> None:
     directory, process = running
     before = contents(directory)
@@ -81,6 +82,7 @@ def test_a_second_training_ends_at_once_and_touches_nothing(running: tuple[Path,
     assert contents(directory) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_being_trained_can_be_read(
     running: tuple[Path, subprocess.Popen], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +101,7 @@ def test_a_run_that_is_being_trained_can_be_read(
     assert contents(directory) == before
 
 
+@pytest.mark.slow
 def test_a_killed_training_leaves_no_owner(running: tuple[Path, subprocess.Popen]) -> None:
     directory, process = running
     process.kill()
@@ -110,6 +113,7 @@ def test_a_killed_training_leaves_no_owner(running: tuple[Path, subprocess.Popen
     assert steps(directory) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_further_ranks_of_a_refused_start_end_too(tmp_path: Path) -> None:
     """Started as by torchrun, but with nobody who would end them."""
     directory = tmp_path / "run"
@@ -123,6 +127,7 @@ def test_further_ranks_of_a_refused_start_end_too(tmp_path: Path) -> None:
     assert [path.name for path in directory.iterdir()] == [".owner"]
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_before_its_first_step_leaves_no_run(tmp_path: Path) -> None:
     """Here in the first batch; with an optimizer that cannot be made: see test_train."""
     broken = tmp_path / "broken.db"
@@ -137,6 +142,7 @@ def test_a_start_that_fails_before_its_first_step_leaves_no_run(tmp_path: Path) 
     assert not directory.exists()
 
 
+@pytest.mark.slow
 def test_a_failed_start_does_not_cost_the_results_of_a_shorter_training(tmp_path: Path) -> None:
     directory, short = tmp_path / "run", ["test=true", "trainer.max_steps=2", "data.fractions=[.8,.1,.1]"]
     run(directory, *short)
@@ -146,6 +152,7 @@ def test_a_failed_start_does_not_cost_the_results_of_a_shorter_training(tmp_path
     assert contents(directory) == before
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_from_the_first_step(tmp_path: Path) -> None:
     """Killed before the first checkpoint."""
     directory = tmp_path / "run"
@@ -170,6 +177,7 @@ def test_other_settings_are_refused_from_the_first_step(tmp_path: Path) -> None:
     assert yaml.safe_load((directory / "config.yaml").read_text())["data"]["batch_size"] == 4
 
 
+@pytest.mark.slow
 def test_a_moved_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In another folder and under another name; with a way back and W&B's files."""
     first, moved = tmp_path / "runs" / "first", tmp_path / "other place" / "renamed"

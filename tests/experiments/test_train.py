@@ -26,6 +26,7 @@ from tracegrad.weights.checkpoint import load_checkpoint
 SMALL = [
     "experiment=demo",
     "data.train_size=48",
+    "data.fractions=[.92,.04,.04]",
     "model.backbone.channels=4",
     "model.backbone.bottleneck=4",
     "tracegrad.channels=8",
@@ -150,6 +151,7 @@ def test_other_settings_in_a_used_directory_are_refused(finished: Path) -> None:
         run(finished, "resume=never")
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_last_epoch(tmp_path: Path, finished: Path) -> None:
     """Stopped after an epoch and continued: the same schedule, the same log, the same end."""
     config = composed("train", [*SMALL, f"run_dir={tmp_path}"])
@@ -168,6 +170,7 @@ def test_training_goes_on_from_the_last_epoch(tmp_path: Path, finished: Path) ->
     assert steps == list(range(12))
 
 
+@pytest.mark.slow
 def test_training_that_ends_inside_an_epoch_keeps_its_last_step(tmp_path: Path) -> None:
     run(tmp_path, "trainer.max_steps=8")  # an epoch has 6 steps
     assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 8
@@ -177,6 +180,7 @@ def test_training_that_ends_inside_an_epoch_keeps_its_last_step(tmp_path: Path) 
     assert (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_failed_start_does_not_block_the_right_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="weight_decay"):
         run(tmp_path, "optim.optimizer.weight_decay=-1")
@@ -184,6 +188,7 @@ def test_failed_start_does_not_block_the_right_one(tmp_path: Path) -> None:
     assert (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_another_database_is_refused_on_resume_and_in_evaluation(tmp_path: Path) -> None:
     first, other = tmp_path / "first.db", tmp_path / "other.db"
     shutil.copy(database_path("embedded:demo_dynamic.db"), first)
@@ -224,6 +229,7 @@ def test_trained_model_predicts_without_its_data(finished: Path) -> None:
     assert torch.equal(h, h.T)
 
 
+@pytest.mark.slow
 def test_wandb_offline_files_stand_in_the_run_directory(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     more = (f"run_dir={tmp_path}", "logger.wandb.mode=offline", "trainer.max_steps=6")
@@ -262,6 +268,7 @@ def test_nan_loss_stops_and_names_the_rows(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_every_arm_trains_without_unused_parameters(tmp_path: Path) -> None:
     for arm in ("none", "trace", "grad"):
         run(tmp_path / arm, f"tracegrad={arm}", "trainer.max_steps=6", "test=false")
@@ -278,6 +285,7 @@ def test_precisions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             run(tmp_path, setting)
 
 
+@pytest.mark.slow
 def test_ema_weights_are_what_the_best_checkpoint_holds(tmp_path: Path) -> None:
     run(tmp_path, "callbacks=ema")
     last = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")

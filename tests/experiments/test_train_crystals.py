@@ -102,6 +102,7 @@ def test_evaluation_of_the_twisted_structures_alone(finished: Path, tmp_path: Pa
     assert "choose one of ['train', 'val', 'test', 'twisted']" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_last_epoch(finished: Path, tmp_path: Path) -> None:
     config = composed("train", [*SMALL, f"run_dir={tmp_path}", "tracegrad=none"])
     values = plain(config)
@@ -116,6 +117,7 @@ def test_training_goes_on_from_the_last_epoch(finished: Path, tmp_path: Path) ->
         assert torch.equal(ended["state_dict"][name], tensor), name
 
 
+@pytest.mark.slow
 def test_spin_orbit_coupling(tmp_path: Path) -> None:
     """Complex Hamiltonians through training, metrics and files, for an ablation of two arms with its report."""
     for arm in ("none", "tracegrad"):

@@ -12,7 +12,7 @@ import pytest
 
 LOADING = """
 import sys
-from tracegrad.nn import native
+from tracegrad.numerics import native
 library = native.library('extern "C" int twelve() { return 12; }')
 print(library.twelve())
 """
@@ -42,6 +42,7 @@ def start(path: Path, script: Path) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_compile_once(tmp_path):
     script = compiler(tmp_path, 2)
     processes = [start(tmp_path, script) for _ in range(3)]
@@ -51,6 +52,7 @@ def test_processes_that_start_together_compile_once(tmp_path):
     assert kept == {".so", ".sha256"}
 
 
+@pytest.mark.slow
 def test_a_compilation_that_is_killed_stands_in_nobodys_way(tmp_path):
     log = tmp_path / "compilations"
     first = start(tmp_path, compiler(tmp_path, 60))

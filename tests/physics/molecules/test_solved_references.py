@@ -236,7 +236,7 @@ def test_a_killed_build_keeps_what_was_committed(database, path, counted):
     """Killed without mercy while it solves; the next build takes over the whole rows and solves the others alone."""
     script = (
         "import sys; from pathlib import Path; from tracegrad.data.qh9.database import QH9Database\n"
-        "from tracegrad.physics import solved_references as s\n"
+        "from tracegrad.physics.molecules import solved_references as s\n"
         "s.COMMIT = 5\n"
         "s.prepare_references(QH9Database(Path(sys.argv[1])), range(500), [Path(sys.argv[2])], processes=1,"
         " on_progress=lambda done, total: print(done, flush=True))\n"
