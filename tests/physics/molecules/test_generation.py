@@ -44,6 +44,7 @@ def both(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_stable_database_has_the_released_schema_and_the_labels(both):
     schema, rows = table(both / "stable.db")
     assert schema == [STABLE]
@@ -56,6 +57,7 @@ def test_a_stable_database_has_the_released_schema_and_the_labels(both):
         np.testing.assert_allclose(np.frombuffer(ham), label.hamiltonian.ravel(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_dynamic_database_has_the_released_schema_and_contiguous_trajectories(both):
     schema, rows = table(both / "dynamic.db")
     assert schema == [DYNAMIC]
@@ -71,6 +73,7 @@ def test_a_dynamic_database_has_the_released_schema_and_contiguous_trajectories(
     np.testing.assert_allclose(lengths[3:], 0.74 * 1.89, atol=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flavour", "functional"), [("stable", "b3lyp5"), ("dynamic", "b3lyp")])
 def test_the_provenance_says_what_was_made(both, flavour, functional):
     text = (both / f"{flavour}.provenance.json").read_text()
@@ -85,6 +88,7 @@ def test_the_provenance_says_what_was_made(both, flavour, functional):
     assert str(both) not in text
 
 
+@pytest.mark.slow
 def test_nothing_else_stays_beside_the_database(both):
     assert {path.name for path in both.iterdir()} == {
         "stable.db",
@@ -94,6 +98,7 @@ def test_nothing_else_stays_beside_the_database(both):
     }
 
 
+@pytest.mark.slow
 def test_an_existing_output_is_replaced_only_when_told(both):
     before = (both / "stable.db").read_bytes()
     with pytest.raises(GenerationError, match=r"exists; choose another output or set overwrite=true"):

@@ -129,6 +129,7 @@ def unordered(names: list[str]):
     return Names(names)
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same(database, path, tmp_path):
     rows = [0, 150, 260, 370, 480]
     prepare(database, rows, path, processes=2)
@@ -232,6 +233,7 @@ def test_what_is_no_cache_is_not_removed(database, tmp_path):
     assert other.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_killed_build_keeps_what_was_committed(database, path, counted):
     """Killed without mercy while it solves; the next build takes over the whole rows and solves only the others."""
     script = (
@@ -323,6 +325,7 @@ def test_processes_are_checked(database, path):
         prepare(database, [1], path, processes=0)
 
 
+@pytest.mark.slow
 def test_two_builds_at_the_same_time_share_the_work(database, path):
     script = (
         "import sys; from pathlib import Path; from tracegrad.data.qh9.database import QH9Database\n"
