@@ -125,19 +125,6 @@ def test_nothing_of_the_machine_is_in_what_is_uploaded(home: Path, pieces: list[
     assert b"0.01" in sent
 
 
-ONLINE = """
-import sys
-from experiments.settings.configuration import composed, plain
-from experiments.training.provenance import provenance
-from experiments.training.wandb_run import start_wandb
-config = composed("train", ["experiment=demo", *sys.argv[1:]])
-for first in (0, 3):
-    run = start_wandb(config, "online", {"config": plain(config), "provenance": provenance()})
-    for step in range(first, first + 3):
-        run.log({"train/loss": 1.0, "trainer/global_step": step})
-"""
-
-
 @pytest.mark.slow
 def test_an_online_run_is_joined_and_tells_nothing_of_the_machine(tmp_path: Path) -> None:
     """Started twice in a directory: the server gets one history and no path."""
@@ -147,12 +134,8 @@ def test_an_online_run_is_joined_and_tells_nothing_of_the_machine(tmp_path: Path
     environment |= {"HOME": str(home), "USER": "alice", "PYTHONPATH": str(ROOT), "WANDB_API_KEY": KEY}
     with wandb_server() as server:
         environment["WANDB_BASE_URL"] = server.url
-        done = subprocess.run(
-            [sys.executable, "-c", ONLINE, f"run_dir={home / 'run'}", f"data.path={home}/mine.db"],
-            env=environment,
-            capture_output=True,
-            check=False,
-        )
+        settings = (f"run_dir={home / 'run'}", f"data.path={home}/mine.db")
+        done = forked.run("tests.experiments.online_runs", *settings, environment=environment)
         assert done.returncode == 0, done.stderr
         assert [server.lines[i][STEP] for i in range(6)] == list(range(6))
         assert [server.lines[i]["_step"] for i in range(6)] == list(range(6))
