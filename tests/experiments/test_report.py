@@ -43,6 +43,7 @@ def names(directory):
     return {path.name for path in directory.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_and_writes_files(runs, tmp_path):
     done = run("runs=runs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -59,6 +60,7 @@ def test_the_command_prints_tables_and_writes_files(runs, tmp_path):
             assert image.width > 1000
 
 
+@pytest.mark.slow
 def test_the_report_can_be_made_again_and_elsewhere(runs, tmp_path):
     first = make_report(runs)
     texts = {name: (runs / "report" / name).read_bytes() for name in TABLES | FIGURES}
@@ -72,6 +74,7 @@ def test_the_report_can_be_made_again_and_elsewhere(runs, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_figures_of_several_tables_have_their_own_names(runs):
     write_run(runs / "qs", result("none", 0, 1.0, database_label="QS", database="s.db", split="ood"))
     write_run(runs / "other", result("none", 0, 1.0, split_hash="f" * 16))
@@ -104,6 +107,7 @@ def test_the_command_reports_crystals(crystals, tmp_path):
     assert [len(part["samples"]) for part in content["challenges"][0]["subsets"]] == [2, 2]
 
 
+@pytest.mark.slow
 def test_figures_of_crystals_and_molecules_have_their_own_names(crystals):
     write_run(crystals / "qd", result("none", 0, 1.0))
     made = make_report(crystals)
