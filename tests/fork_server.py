@@ -15,6 +15,8 @@ import sys
 import time
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 MODULES = (
     "experiments.settings.configuration",
     "experiments.settings.entry",
@@ -73,6 +75,7 @@ def become(request: dict[str, Any]) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    rank_zero_only.rank = int(os.environ.get("RANK", 0))  # Lightning reads it when it is imported
     sys.argv = [request["main"], *request["arguments"]]
 
 
