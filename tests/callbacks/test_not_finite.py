@@ -18,7 +18,7 @@ from experiments.training.runs import build, make_callbacks, make_trainer, quiet
 from tests.callbacks.poison import Poison
 from tests.callbacks.toy import same
 from tests.callbacks.toy import train as train_toy
-from tests.experiments.test_train import SMALL
+from tests.experiments.test_train import trained
 from tests.experiments.test_train_crystals import SMALL as SMALL_CRYSTALS
 from tracegrad.errors import TrainingError
 from tracegrad.training.schedule import Plateau
@@ -97,20 +97,15 @@ def test_a_training_without_any_finite_validation_ends_and_says_so(tmp_path):
 def test_logs_checkpoints_and_results_of_molecules(tmp_path):
     """The first validation, too, the one before the training, and a test; orbital metrics are on."""
     poison = "+callbacks.poison={_target_: tests.callbacks.poison.Poison, epochs: [0, 2], sanity: true, test: true}"
-    config = composed(
-        "train",
-        [
-            *SMALL,
-            poison,
-            "trainer.num_sanity_val_steps=1",
-            "callbacks.orbitals.every_n_validations=1",
-            "data.train_size=16",
-            "data.fractions=[.96,.02,.02]",
-            f"run_dir={tmp_path}",
-        ],
+    trained(
+        tmp_path,
+        poison,
+        "trainer.num_sanity_val_steps=1",
+        "callbacks.orbitals.every_n_validations=1",
+        "data.train_size=16",
+        "data.fractions=[.96,.02,.02]",
+        "trainer.max_steps=6",  # two an epoch
     )
-    config.trainer.max_steps = 6  # two an epoch
-    train(config, plain(config))
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["val/loss"]]
     for name in ("val/loss", "val/loss_h", "val/loss_t", "val/h_mae", "val/eps_mae"):

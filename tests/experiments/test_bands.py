@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import bands as module
+from experiments.bands import main
+from experiments.prediction import bands as prediction
 from tests import forked
 from tests.physics.bands.test_bands import chain, graphene
 from tracegrad.data.crystals.deeph import write_structure
@@ -25,7 +26,7 @@ def bands(monkeypatch, capsys, tmp_path):
     def call(*arguments) -> str:
         monkeypatch.setattr("sys.argv", ["bands", *map(str, arguments)])
         with contextlib.suppress(SystemExit):
-            module.main()
+            main()
         captured = capsys.readouterr()
         return captured.err or captured.out
 
@@ -91,13 +92,13 @@ def test_the_files(folder, tmp_path, bands):
 @pytest.mark.parametrize("align", [False, True])
 def test_a_prediction(folder, tmp_path, bands, align, monkeypatch):
     shown = []
-    draw = module.bands_figure
+    draw = prediction.bands_figure
 
     def figure(own, other, **rest):
         shown.append((own, other))
         return draw(own, other, **rest)
 
-    monkeypatch.setattr(module, "bands_figure", figure)
+    monkeypatch.setattr(prediction, "bands_figure", figure)
     write_structure(replace(gapped(shift=0.02), overlap=None), tmp_path / "network")
     out = tmp_path / "out"
     text = bands(

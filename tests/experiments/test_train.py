@@ -40,16 +40,22 @@ SMALL = [
 ]
 
 
+def trained(directory: Path, *overrides: str) -> Path:
+    """A training by the command."""
+    done = forked.run("experiments.train", *SMALL, f"run_dir={directory}", *overrides)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
 def run(directory: Path, *overrides: str) -> None:
+    """The same in this process, where an error is an exception."""
     config = composed("train", [*SMALL, f"run_dir={directory}", *overrides])
     train(config, plain(config))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("runs") / "tracegrad_seed0"
-    run(directory)
-    return directory
+    return trained(tmp_path_factory.mktemp("runs") / "tracegrad_seed0")
 
 
 def test_run_directory_stands_alone(finished: Path) -> None:
@@ -154,13 +160,8 @@ def test_other_settings_in_a_used_directory_are_refused(finished: Path) -> None:
 @pytest.mark.slow
 def test_training_goes_on_from_the_last_epoch(tmp_path: Path, finished: Path) -> None:
     """Stopped after an epoch and continued: the same schedule, the same log, the same end."""
-    config = composed("train", [*SMALL, f"run_dir={tmp_path}"])
-    values = plain(config)
-    first = config.copy()
-    first.trainer.max_steps = 6  # 48 rows in batches of 8: one epoch
-    first.test = False
-    train(first, values)
-    train(config, values)
+    trained(tmp_path, "trainer.max_steps=6", "test=false")  # 48 rows in batches of 8: one epoch
+    trained(tmp_path)
     ended, straight = (load_checkpoint(path / "checkpoints" / "last.ckpt") for path in (tmp_path, finished))
     assert ended["global_step"] == straight["global_step"] == 12
     for name, tensor in straight["state_dict"].items():
@@ -172,7 +173,7 @@ def test_training_goes_on_from_the_last_epoch(tmp_path: Path, finished: Path) ->
 
 @pytest.mark.slow
 def test_training_that_ends_inside_an_epoch_keeps_its_last_step(tmp_path: Path) -> None:
-    run(tmp_path, "trainer.max_steps=8")  # an epoch has 6 steps
+    trained(tmp_path, "trainer.max_steps=8")  # an epoch has 6 steps
     assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 8
     with (tmp_path / "metrics.csv").open(newline="") as file:
         validated = [int(row["step"]) for row in csv.DictReader(file) if row["val/h_mae"]]
@@ -184,7 +185,7 @@ def test_training_that_ends_inside_an_epoch_keeps_its_last_step(tmp_path: Path) 
 def test_failed_start_does_not_block_the_right_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="weight_decay"):
         run(tmp_path, "optim.optimizer.weight_decay=-1")
-    run(tmp_path, "trainer.max_steps=6")
+    trained(tmp_path, "trainer.max_steps=6")
     assert (tmp_path / "results.json").exists()
 
 
@@ -197,10 +198,10 @@ def test_another_database_is_refused_on_resume_and_in_evaluation(tmp_path: Path)
         connection.execute("UPDATE data SET etot = 0")
     connection.close()
     directory = tmp_path / "run"
-    run(directory, f"data.path={first}", "trainer.max_steps=6", "test=false")
+    trained(directory, f"data.path={first}", "trainer.max_steps=6", "test=false")
     with pytest.raises(CheckpointError, match=r"trained on first\.db .* the data now are other\.db"):
         run(directory, f"data.path={other}", "trainer.max_steps=6")
-    run(directory, f"data.path={first}", "trainer.max_steps=6")
+    trained(directory, f"data.path={first}", "trainer.max_steps=6")
     command = ["experiments.evaluate", f"run={directory}", f"path={other}"]
     refused = forked.run(*command)
     assert refused.returncode == 1
@@ -271,7 +272,7 @@ def test_nan_loss_stops_and_names_the_rows(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_arm_trains_without_unused_parameters(tmp_path: Path) -> None:
     for arm in ("none", "trace", "grad"):
-        run(tmp_path / arm, f"tracegrad={arm}", "trainer.max_steps=6", "test=false")
+        trained(tmp_path / arm, f"tracegrad={arm}", "trainer.max_steps=6", "test=false")
         last = load_checkpoint(tmp_path / arm / "checkpoints" / "last.ckpt")
         moments = last["optimizer_states"][0]["state"]
         parameters = [key for key in last["state_dict"] if not key.startswith(("val_", "test_"))]
@@ -287,7 +288,7 @@ def test_precisions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ema_weights_are_what_the_best_checkpoint_holds(tmp_path: Path) -> None:
-    run(tmp_path, "callbacks=ema")
+    trained(tmp_path, "callbacks=ema")
     last = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     averaged, raw = last["state_dict"], last["current_model_state"]
     assert any(not torch.equal(averaged[name], raw[name]) for name in averaged)

@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from experiments.report import make_report
-from experiments.settings.configuration import composed, plain
-from experiments.training.runs import train
 from tests import forked
 from tracegrad import load_model
 from tracegrad.data.crystals.database import CrystalDatabase
@@ -43,8 +41,8 @@ BISMUTHENE = [
 
 
 def run(directory: Path, *overrides: str) -> None:
-    config = composed("train", [*SMALL, f"run_dir={directory}", *overrides])
-    train(config, plain(config))
+    done = forked.run("experiments.train", *SMALL, f"run_dir={directory}", *overrides)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +102,8 @@ def test_evaluation_of_the_twisted_structures_alone(finished: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_training_goes_on_from_the_last_epoch(finished: Path, tmp_path: Path) -> None:
-    config = composed("train", [*SMALL, f"run_dir={tmp_path}", "tracegrad=none"])
-    values = plain(config)
-    first = config.copy()
-    first.trainer.max_steps = 4  # 4 structures: one epoch
-    first.test = False
-    train(first, values)
-    train(config, values)
+    run(tmp_path, "tracegrad=none", "trainer.max_steps=4", "test=false")  # 4 structures: one epoch
+    run(tmp_path, "tracegrad=none")
     ended, straight = (load_checkpoint(path / "checkpoints" / "last.ckpt") for path in (tmp_path, finished))
     assert ended["global_step"] == straight["global_step"] == 8
     for name, tensor in straight["state_dict"].items():

@@ -9,6 +9,7 @@ import torch
 
 from experiments.settings.configuration import composed, plain
 from experiments.training.runs import train
+from tests import forked
 from tests.experiments.test_evaluate_released import sha256
 from tracegrad.errors import CheckpointError
 from tracegrad.weights.checkpoint import load_checkpoint
@@ -43,7 +44,8 @@ def provenance(directory: Path) -> dict:
 @pytest.fixture(scope="module")
 def before(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "none_seed0"
-    run(directory, "tracegrad=none")
+    done = forked.run("experiments.train", *SMALL, f"run_dir={directory}", "tracegrad=none")
+    assert done.returncode == 0, done.stderr
     return directory
 
 
