@@ -98,19 +98,26 @@ def _server() -> tuple[subprocess.Popen, str]:
     )
 
     def end() -> None:
-        process.communicate()  # it ends where its input ends
+        if process.poll() is None:
+            process.communicate()  # it ends where its input ends
         folder.cleanup()
 
     atexit.register(end)
     return process, folder.name
 
 
-def _ask(**request) -> int | None:
+def _ask(**request: object) -> int | None:
     process, _ = _server()
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(json.dumps(request) + "\n")
-    process.stdin.flush()
-    answer = process.stdout.readline()
+    try:
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+    except BaseException:  # a timeout of pytest, say: the next line would be the answer to this request
+        process.kill()
+        process.communicate()
+        _server.cache_clear()
+        raise
     assert answer, "the process of tests.fork_server has ended"
     return json.loads(answer)

@@ -115,6 +115,7 @@ def test_figures_of_crystals_and_molecules_have_their_own_names(crystals):
     assert {path.name for path in made.files} == TABLES | expected | {"challenge.json"}
 
 
+@pytest.mark.slow
 def test_a_missing_subset_is_told(crystals):
     path = crystals / "grad_seed1" / "block_mae-twisted.csv"
     path.unlink()
