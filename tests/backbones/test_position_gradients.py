@@ -22,7 +22,7 @@ from tracegrad.numerics import native
 
 STEP = 1e-5  # angstrom
 # Distances of atoms 0 and 1 across the z axis: on it, almost on it, and well away.
-OFFSETS = (0.0, 1e-12, 1e-9, 1e-6, 1e-3, 0.7)
+OFFSETS = [0.0, *(pytest.param(x, marks=pytest.mark.slow) for x in (1e-12, 1e-9, 1e-6, 1e-3)), 0.7]
 
 
 def crystal(offset: float) -> crystals.Crystal:
@@ -96,6 +96,7 @@ def test_gradients_are_finite_differences_near_the_axis(offset):
     compare(Energy(make_model(SPINLESS, "tracegrad"), crystal(offset)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.0, 1e-9])
 @pytest.mark.parametrize(
     ("basis", "options", "kernels"),
@@ -115,6 +116,7 @@ def test_other_forms_have_the_same_gradients_near_the_axis(basis, options, offse
 SPINLESS_OPTIONS, SPINFUL_OPTIONS = {"legacy_e3nn": True, "edge_chunk": 40}, {"recompute": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("basis", "options", "arm"),
     [
@@ -148,6 +150,7 @@ def test_an_on_site_block_of_an_atom_alone_does_not_depend_on_its_place():
     assert torch.equal(strain, torch.zeros_like(strain))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("offset", "kernels"), [(0.0, "0"), (0.0, "1"), (1e-9, "1")])
 def test_losses_of_forces_train_parameters(offset, kernels, monkeypatch):
     """Second derivatives, once by positions and once by parameters or positions, and forward mode."""
@@ -247,6 +250,7 @@ def test_frames_follow_their_edges(degree):
 # --- molecules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arm", "kernels"), [*((arm, "1") for arm in ARMS), ("tracegrad", "0")])
 def test_molecules(basis, arm, kernels, monkeypatch):
     """Atoms on one line along z, and others."""
