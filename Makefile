@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test lint demo
+.PHONY: setup check test lint demo
 
 setup: $(VENV)/.installed
 
@@ -14,8 +14,13 @@ $(VENV)/.installed: requirements.txt setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
+# What a change breaks most, in a few minutes.
+check: setup lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network" --durations=10
+
+# Everything. Tests of one file run in the same process, which trains the networks that they share once.
 test: setup lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
 
 lint: setup
 	$(BIN)/ruff check .

@@ -23,10 +23,20 @@ def _reproducible():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Caches of the tests, also those of processes they start, are not the user's."""
+def _own_caches(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[None]:
+    """Caches of the tests, also those of processes they start, are not the user's.
+
+    Compiled kernels alone are shared by the workers and kept for the next session, in pytest's cache: their names are
+    hashes of the source and the compiler. `pytest --cache-clear` compiles all of them again.
+    """
+    caches = tmp_path_factory.mktemp("caches")
+    if pytestconfig.pluginmanager.hasplugin("cacheprovider"):
+        kernels = pytestconfig.cache.mkdir("kernels")
+        kernels.chmod(0o700)  # the package loads no code from a folder that others can write
+        (caches / "tracegrad").mkdir()
+        (caches / "tracegrad" / "kernels").symlink_to(kernels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        patch.setenv("XDG_CACHE_HOME", str(caches))
         yield
 
 

@@ -33,6 +33,7 @@ def uncompiled():
     e3nn.set_optimization_defaults(jit_script_fx=before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 def test_small_benchmark_runs_and_writes_its_table(tmp_path, capsys):
     path = tmp_path / "benchmark.json"
@@ -159,17 +160,17 @@ def test_plain_block_has_the_same_gradient():
 
 
 def test_lower_precisions_are_compared(monkeypatch):
-    """With the autocast of a CPU in place of that of a GPU."""
+    """With the autocast of a CPU, which the benchmark leaves out."""
     low = {"bf16": partial(torch.autocast, "cpu", torch.bfloat16)}
     monkeypatch.setattr(networks, "lower_precisions", lambda device: low)
     torch.manual_seed(0)
     model = SMALL.model(trace=True, grad=True)
     graph = collate([crystal_of(GRAPHENE, SMALL, np.random.default_rng(0))])
-    (line,) = networks.lower_precision_errors(model, graph, "cuda")
+    (line,) = networks.lower_precision_errors(model, graph, "cpu")
     assert 1e-5 < float(line.rpartition(" ")[2]) < 0.3
     seen = []
     calls = {way: lambda: seen.append(torch.is_autocast_enabled("cpu")) for way in NETWORKS}
-    variants = networks.lowered(calls, "cuda")
+    variants = networks.lowered(calls, "cpu")
     assert list(variants) == ["backbone, bf16", "backbone + TraceGrad, bf16"]
     for call in (*variants.values(), *calls.values()):
         call()

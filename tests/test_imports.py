@@ -1,6 +1,7 @@
 """Imports run one way: experiments -> callbacks -> tracegrad, and the core knows no framework."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ FILES = sorted(
 )
 
 
+@cache
 def imported(file: str) -> set[str]:
     """Dotted names of all modules that a file imports, wherever the import stands."""
     found: set[str] = set()

@@ -22,8 +22,7 @@ from tracegrad.numerics import native
 
 STEP = 1e-5  # angstrom
 # Distances of atoms 0 and 1 across the z axis: on it, almost on it, and well away.
-OFFSETS = (0.0, 1e-12, 1e-9, 1e-6, 1e-3, 0.7)
-FORMS = pytest.mark.parametrize("kernels", ["0", "1"], ids=["plain", "kernels"])
+OFFSETS = [0.0, *(pytest.param(x, marks=pytest.mark.slow) for x in (1e-12, 1e-9, 1e-6, 1e-3)), 0.7]
 
 
 def crystal(offset: float) -> crystals.Crystal:
@@ -92,29 +91,38 @@ def compare(energy: Energy) -> None:
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
+def test_gradients_are_finite_differences_near_the_axis(offset):
+    torch.manual_seed(1)
+    compare(Energy(make_model(SPINLESS, "tracegrad"), crystal(offset)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", [0.0, 1e-9])
 @pytest.mark.parametrize(
     ("basis", "options", "kernels"),
     [
         (SPINLESS, {}, "0"),
-        (SPINLESS, {}, "1"),
         (SPINFUL, {"hermitian": True, "time_reversal": True, "legacy_e3nn": True}, "1"),
     ],
-    ids=["spinless plain", "spinless", "spinful"],
+    ids=["plain", "spinful"],
 )
-def test_gradients_are_finite_differences_near_the_axis(basis, options, offset, kernels, monkeypatch):
+def test_other_forms_have_the_same_gradients_near_the_axis(basis, options, offset, kernels, monkeypatch):
+    """The frame of an edge, which decides about them, is the same in all forms: no need of every offset."""
     monkeypatch.setenv(native.SWITCH, kernels)
     torch.manual_seed(1)
     compare(Energy(make_model(basis, "tracegrad", **options), crystal(offset)))
 
 
-@pytest.mark.parametrize("arm", ARMS)
+SPINLESS_OPTIONS, SPINFUL_OPTIONS = {"legacy_e3nn": True, "edge_chunk": 40}, {"recompute": True}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("basis", "options"),
+    ("basis", "options", "arm"),
     [
-        (SPINLESS, {"legacy_e3nn": True, "edge_chunk": 40}),
-        (SPINFUL, {"recompute": True}),
+        *((SPINLESS, SPINLESS_OPTIONS, arm) for arm in ARMS),
+        *((SPINFUL, SPINFUL_OPTIONS, arm) for arm in ("none", "tracegrad")),
     ],
-    ids=["spinless", "spinful"],
 )
 def test_gradients_of_all_arms_are_finite_differences(basis, options, arm):
     torch.manual_seed(2)
@@ -142,8 +150,8 @@ def test_an_on_site_block_of_an_atom_alone_does_not_depend_on_its_place():
     assert torch.equal(strain, torch.zeros_like(strain))
 
 
-@FORMS
-@pytest.mark.parametrize("offset", [0.0, 1e-9])
+@pytest.mark.slow
+@pytest.mark.parametrize(("offset", "kernels"), [(0.0, "0"), (0.0, "1"), (1e-9, "1")])
 def test_losses_of_forces_train_parameters(offset, kernels, monkeypatch):
     """Second derivatives, once by positions and once by parameters or positions, and forward mode."""
     monkeypatch.setenv(native.SWITCH, kernels)
@@ -242,8 +250,8 @@ def test_frames_follow_their_edges(degree):
 # --- molecules
 
 
-@FORMS
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.slow
+@pytest.mark.parametrize(("arm", "kernels"), [*((arm, "1") for arm in ARMS), ("tracegrad", "0")])
 def test_molecules(basis, arm, kernels, monkeypatch):
     """Atoms on one line along z, and others."""
     monkeypatch.setenv(native.SWITCH, kernels)

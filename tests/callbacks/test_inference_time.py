@@ -35,6 +35,7 @@ def test_the_first_call_is_not_timed():
     assert mean_seconds(call, 2, device_clock(CPU, clock)) == 3.0
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_waited_for():
     device = torch.device("cuda")

@@ -1,7 +1,8 @@
-"""The train command, ended by a signal after a chosen step: python killed_train.py STEP SIGNAL override ...
+"""The train command with an end by a signal after a chosen step.
 
-STEP 0 leaves the training alone. The signal comes after the optimizer's step and before anything that follows it.
-With LIMIT_FILE_BYTES in the environment no file may grow beyond that.
+`python -m tests.experiments.killed_train STEP SIGNAL override ...`: the signal comes after the optimizer's step and
+before anything that follows it; STEP 0 sends none. With LIMIT_FILE_BYTES in the environment no file may grow beyond
+that.
 """
 
 import os

@@ -1,16 +1,17 @@
-"""The train command in separate processes, a single one or the ranks of a distributed run."""
+"""The train command as one process or as the ranks of a distributed training."""
 
 import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests import forked
+
 ROOT = Path(__file__).parents[2]
-SCRIPT = Path(__file__).with_name("killed_train.py")
-# A narrow QHNet, six steps per epoch, a checkpoint after every two steps.
+MAIN = "tests.experiments.killed_train"
+# A narrow QHNet, six steps an epoch, one checkpoint every two steps.
 TINY = [
     *(
         "experiment=demo",
@@ -47,7 +48,7 @@ def train(
 ) -> list[subprocess.CompletedProcess]:
     """Run the command as ``ranks`` processes, which a signal ends after step ``stop_after`` (0: none)."""
     arguments = [*settings, f"run_dir={directory}", *overrides]
-    shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})}
+    shared = {**os.environ, **(environment or {})}
     if ranks > 1:
         arguments += ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={ranks}"]
         with socket.socket() as probe:
@@ -56,21 +57,14 @@ def train(
         shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
         shared |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(stop_after), number.name, *arguments],
-            cwd=ROOT,
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else shared,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        forked.start(
+            MAIN,
+            *(str(stop_after), number.name, *arguments),
+            environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else shared,
         )
         for rank in range(ranks)
     ]
-    done = []
-    for process in processes:
-        out, err = process.communicate(timeout=240)
-        done.append(subprocess.CompletedProcess(arguments, process.returncode, out, err))
-    return done
+    return [process.wait() for process in processes]
 
 
 def finished(*args, **kwargs) -> str:

@@ -18,6 +18,7 @@ from tests.experiments import processes
 from tests.experiments.processes import DOUBLE, ROOT, TINY
 from tracegrad.errors import CheckpointError, ConfigError
 
+pytestmark = pytest.mark.slow
 MOLECULES = 3
 SETTINGS = [
     *(entry for entry in TINY if entry not in ("callbacks=default", "test=false")),
@@ -68,16 +69,16 @@ def test_two_ranks_and_the_command_find_the_same(run, home, accelerate, tmp_path
     assert cycles(tmp_path / "acceleration.csv") == cycles(run / "acceleration.csv")
     assert len(cycles(run / "acceleration.csv")) == MOLECULES
     ranks = json.loads((run / "results.json").read_text())["metrics"]
-    alone = json.loads((tmp_path / "acceleration.json").read_text())
-    assert (alone["database"], alone["functional"]) == ("demo_dynamic.db", "b3lyp")
-    for name, value in alone["metrics"].items():
+    command = json.loads((tmp_path / "acceleration.json").read_text())
+    assert (command["database"], command["functional"]) == ("demo_dynamic.db", "b3lyp")
+    for name, value in command["metrics"].items():
         if "seconds" not in name:
             assert ranks[name] == pytest.approx(value, rel=1e-5), name
     assert ranks["test/scf_molecules"] == MOLECULES
     assert ranks["test/scf_not_converged"] > 0  # five cycles are not enough
     printed = capsys.readouterr().out
     assert "achieved ratio" in printed
-    assert f"{alone['metrics']['test/achieved_ratio_minao']:.3f} ± " in printed
+    assert f"{command['metrics']['test/achieved_ratio_minao']:.3f} ± " in printed
     assert (tmp_path / "figures" / "scf.png").is_file()
 
 

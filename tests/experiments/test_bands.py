@@ -1,8 +1,6 @@
 import contextlib
 import csv
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import bands as module
+from experiments.bands import main
+from experiments.prediction import bands as prediction
+from tests import forked
 from tests.physics.bands.test_bands import chain, graphene
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.physics.bands.bands import band_structure
 from tracegrad.physics.bands.kpath import k_path, periodic_axes
 
-ROOT = Path(__file__).parents[2]
 FILES = ["bands.csv", "bands.json", "bands.png"]
 
 
@@ -27,7 +26,7 @@ def bands(monkeypatch, capsys, tmp_path):
     def call(*arguments) -> str:
         monkeypatch.setattr("sys.argv", ["bands", *map(str, arguments)])
         with contextlib.suppress(SystemExit):
-            module.main()
+            main()
         captured = capsys.readouterr()
         return captured.err or captured.out
 
@@ -52,8 +51,7 @@ def gapped(difference=0.5, shift=0.0):
 
 
 def test_the_command(folder, tmp_path):
-    command = [sys.executable, "-m", "experiments.bands", f"structure={folder}", f"output={tmp_path / 'out'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = forked.run("experiments.bands", f"structure={folder}", f"output={tmp_path / 'out'}")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("toy: 2 atoms, 2 orbitals, path GMKG (")
@@ -94,13 +92,13 @@ def test_the_files(folder, tmp_path, bands):
 @pytest.mark.parametrize("align", [False, True])
 def test_a_prediction(folder, tmp_path, bands, align, monkeypatch):
     shown = []
-    draw = module.bands_figure
+    draw = prediction.bands_figure
 
     def figure(own, other, **rest):
         shown.append((own, other))
         return draw(own, other, **rest)
 
-    monkeypatch.setattr(module, "bands_figure", figure)
+    monkeypatch.setattr(prediction, "bands_figure", figure)
     write_structure(replace(gapped(shift=0.02), overlap=None), tmp_path / "network")
     out = tmp_path / "out"
     text = bands(

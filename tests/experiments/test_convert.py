@@ -1,24 +1,19 @@
 import contextlib
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from experiments.convert import main
+from tests import forked
 from tests.data.crystals.scfout import INPUT, scfout, small_structure
 from tests.data.crystals.test_openmx import assert_same
 from tracegrad.data.crystals.deeph import read_structure
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_a_calculation_becomes_a_structure_folder(tmp_path):
     structure = small_structure(spinful=True)
     source, output = tmp_path / "openmx.scfout", tmp_path / "structures" / "00"
     source.write_bytes(scfout(structure))
-    command = [sys.executable, "-m", "experiments.convert", f"source={source}", f"output={output}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = forked.run("experiments.convert", f"source={source}", f"output={output}")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(
         f"wrote {output}: 3 atoms (2 S s1p1, 1 Mo s2p1d1), {len(structure.edges)} blocks, with spin-orbit coupling, "

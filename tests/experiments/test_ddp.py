@@ -12,7 +12,8 @@ import torch
 from tests.experiments.processes import DOUBLE, TINY, finished, train
 from tracegrad.weights.checkpoint import load_checkpoint
 
-# 43 samples in six batches of 7 and 8, so that the ranks have different numbers of molecules, atoms and elements.
+pytestmark = pytest.mark.slow
+# 43 samples in six batches of 7 and 8, so that the ranks hold different numbers of molecules, atoms and elements.
 SETTINGS = [
     *TINY,
     *DOUBLE,
@@ -39,23 +40,21 @@ def rows(directory: Path) -> list[dict[str, str]]:
 
 def test_steps_are_those_of_one_process(runs):
     """Weights after seven steps: gradients and mu of Eq. 8 are those of the whole batch."""
-    alone, together = (load_checkpoint(run / "checkpoints" / "last.ckpt") for run in runs)
-    assert alone["global_step"] == together["global_step"] == 7
-    for name, tensor in alone["state_dict"].items():
-        torch.testing.assert_close(together["state_dict"][name], tensor, rtol=1e-8, atol=1e-11, msg=name)
+    single, both = (load_checkpoint(run / "checkpoints" / "last.ckpt") for run in runs)
+    assert single["global_step"] == both["global_step"] == 7
+    for name, tensor in single["state_dict"].items():
+        torch.testing.assert_close(both["state_dict"][name], tensor, rtol=1e-8, atol=1e-11, msg=name)
 
 
 def test_logged_losses_and_metrics_are_those_of_one_process(runs):
-    """Also train/mu; and no row is written twice."""
-    alone, together = map(rows, runs)
-    imbalances = [float(row.pop("train/rank_imbalance") or 1) for row in together]
+    """train/mu too; and no row is written twice."""
+    single, both = map(rows, runs)
+    imbalances = [float(row.pop("train/rank_imbalance") or 1) for row in both]
     assert 1 <= max(imbalances) < 1.5
-    together = [
-        row for row in together if any(value for key, value in row.items() if key not in ("step", "epoch"))
-    ]
-    assert len(alone) == len(together)
+    both = [row for row in both if any(value for key, value in row.items() if key not in ("step", "epoch"))]
+    assert len(single) == len(both)
     compared = set()
-    for one, other in zip(alone, together, strict=True):
+    for one, other in zip(single, both, strict=True):
         assert one.keys() == other.keys()
         for key in one:
             assert (one[key] == "") == (other[key] == ""), key
@@ -80,7 +79,7 @@ def test_results_and_tables_are_those_of_one_process(runs):
     assert len(tables[0]) == results[0]["counts"]["test"]
 
 
-# Only on one rank.
+# On one of the ranks.
 POISON = "+callbacks.poison={_target_: tests.callbacks.poison.Poison, rank: 1, %s: %s}"
 REVERT = "+callbacks.revert={_target_: callbacks.revert.RevertAndDecay, directory: %s, patience: 1}"
 ORBITALS = "+callbacks.orbitals={_target_: callbacks.orbital_metrics.OrbitalMetrics, directory: %s, val_molecules: 4}"

@@ -1,8 +1,6 @@
 """Forecasts: their counts are those of the training, and batches that need too much memory are named with advice."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from experiments.training.forecast import (
     worker_advice,
 )
 from experiments.training.trial_batches import most_expensive_batch, sample_batches, spread_batches
-from tests.experiments.processes import ROOT, TINY
+from tests import forked
+from tests.experiments.processes import TINY
 from tests.experiments.test_train_crystals import SMALL as CRYSTALS
 from tracegrad.data.loading.sampler import TrainingBatches
 from tracegrad.errors import ConfigError
@@ -87,17 +86,18 @@ def test_the_counts_are_those_of_the_training(tmp_path: Path, capsys: pytest.Cap
     assert 0 < least <= step <= most
 
 
+@pytest.mark.slow
 def test_a_run_that_is_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").write_text("of another run")
-    command = [sys.executable, "-m", "experiments.train", *TINY, f"run_dir={tmp_path}", "dry_run=true"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    done = forked.run("experiments.train", *TINY, f"run_dir={tmp_path}", "dry_run=true")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.startswith("dry run of demo, QHNet+TraceGrad, on the CPU (1 threads)\n")
     assert [path.name for path in tmp_path.rglob("*")] == ["checkpoints", "last.ckpt"]
 
 
+@pytest.mark.slow
 def test_averages_and_gathered_gradients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A checkpoint with averaged weights contains the others, too; six batches make two steps of three."""
     _, bare = forecast(tmp_path, capsys, "+trainer.accumulate_grad_batches=3")
@@ -108,6 +108,7 @@ def test_averages_and_gathered_gradients(tmp_path: Path, capsys: pytest.CaptureF
     assert more == pytest.approx(4 * printed_parameters(bare)[0], rel=0.3)
 
 
+@pytest.mark.slow
 def test_crystals_with_a_plateau_and_several_processes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +121,7 @@ def test_crystals_with_a_plateau_and_several_processes(
     assert "processes   2: an estimate, measured on one process" in out
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_batch_that_does_not_fit(
     assert "model.backbone.recompute=true, a smaller model.backbone.edge_chunk" in out
 
 
+@pytest.mark.slow
 def test_memory_that_only_the_optimizer_needs_is_noticed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +160,7 @@ def test_memory_that_only_the_optimizer_needs_is_noticed(
     assert "data.batch_size=4 fits" in out
 
 
+@pytest.mark.slow
 def test_a_validation_that_does_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ def command(name: str, *words: str, python: tuple[str, ...] = ()) -> list[str]:
     return [sys.executable, *python, "-m", f"experiments.{name}", *words]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["experiments", "numpy", "torch"])
 def test_an_interrupt_while_a_command_starts_is_no_traceback(module: str, tmp_path: Path) -> None:
     """Sent when this module has been imported; Python tells of each import on stderr."""
@@ -96,6 +97,7 @@ print("never")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "printed"), [("pass", "goes on\nto its end\n"), ("end_by_hangup()", "goes on\n")]
 )
@@ -112,6 +114,7 @@ def test_a_terminal_that_closes_ends_a_command_only_where_nothing_is_lost(
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGHUP, printed, "")
 
 
+@pytest.mark.slow
 def test_a_command_runs_from_a_checkout_that_is_not_installed(tmp_path: Path) -> None:
     done = subprocess.run(
         command("pack", *PACK, python=("-S",)),
@@ -125,6 +128,7 @@ def test_a_command_runs_from_a_checkout_that_is_not_installed(tmp_path: Path) ->
     assert done.stdout.startswith("wrote packed.h5: ")
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_named(tmp_path: Path) -> None:
     done = subprocess.run(
         command("accelerate", "run=x", python=("-S",)),
@@ -169,6 +173,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 def test_what_needs_no_optional_package_works_without(tmp_path: Path) -> None:
     """A folder named wandb, which W&B creates, is not mistaken for the package."""
     (tmp_path / "wandb").mkdir()

@@ -3,8 +3,6 @@
 import csv
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 
 from experiments.evaluate import evaluate
 from experiments.settings.configuration import composed
-from tests import checkpoints
+from tests import checkpoints, forked
 from tests.deeph_e3_folders import write_folder
 from tests.weights.released.test_deeph_e3 import meta, plain_network, state
 from tests.weights.released.test_loading import qhnet_state
@@ -60,6 +58,7 @@ def carbon(tmp_path_factory) -> Path:
     return write_folder(tmp_path_factory.mktemp("released") / "carbon", weights, info, r_max=6.9)
 
 
+@pytest.mark.slow
 def test_qhnet_on_molecules(qhnet, tmp_path):
     """MAE recomputed molecule by molecule from the matrices of the database."""
     run(f"checkpoint={qhnet}", *FEW, f"output={tmp_path}", "data.dtype=float64", "seed=3")
@@ -90,6 +89,7 @@ def test_qhnet_on_molecules(qhnet, tmp_path):
     assert figures >= {"elements.png", "hamiltonian.png", "block_mae.png", "eps.png"}
 
 
+@pytest.mark.slow
 def test_deeph_e3_on_crystals(carbon, tmp_path, monkeypatch):
     """MAE recomputed structure by structure, separately for twisted ones; the basis is that of the network."""
     monkeypatch.chdir(tmp_path)
@@ -164,8 +164,7 @@ def test_run_and_released_checkpoints_are_kept_apart(qhnet, tmp_path):
 def test_the_command_answers_with_one_line(tmp_path):
     path = tmp_path / "unsafe.pt"
     torch.save({"state_dict": qhnet_state(), "place": Path("x")}, path)
-    command = [sys.executable, "-m", "experiments.evaluate", f"checkpoint={path}", "data=demo"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run("experiments.evaluate", f"checkpoint={path}", "data=demo")
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith(f"error: {path}: not loaded: it holds pathlib")

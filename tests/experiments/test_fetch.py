@@ -462,6 +462,7 @@ def killed(script: str, *arguments: str) -> Iterator[None]:
             process.send_signal(signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_command_killed_in_the_download_goes_on(fetch, site, database, tmp_path):
     data = tmp_path / "data"
     with killed(DOWNLOAD, str(data), site.address):
@@ -472,6 +473,7 @@ def test_a_command_killed_in_the_download_goes_on(fetch, site, database, tmp_pat
     assert site.ranges("/QH9Stable.zip.003") == [None, "bytes=100-"]
 
 
+@pytest.mark.slow
 def test_a_command_killed_while_unpacking_goes_on(fetch, site, database, tmp_path):
     data = tmp_path / "data"
     with killed(WHOLE, str(data), site.address):

@@ -1,27 +1,36 @@
+import contextlib
 import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.generate import public_command
+from experiments.generate import main, public_command
+from tests import forked
 
-ROOT = Path(__file__).parents[2]
 TRAJECTORIES = ["flavour=dynamic", "molecules=[H2,HF]", "frames=7", "conv_tol=1e-11", "seed=4"]
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "experiments.generate", *arguments]
-
-
 def run(*arguments):
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return forked.run("experiments.generate", *arguments)
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The command in this process: what it prints, and its error."""
+
+    def call(*arguments):
+        monkeypatch.chdir(forked.ROOT)
+        monkeypatch.setattr("sys.argv", ["generate", *arguments])
+        with contextlib.suppress(SystemExit):
+            main()
+        return capsys.readouterr()
+
+    return call
 
 
 def rows(path):
@@ -46,22 +55,18 @@ def stored_frames(partial):
 
 def stop_at(output, frames, number):
     """Start the command, send a signal once it has stored some frames, and return its error output."""
-    process = subprocess.Popen(
-        command(f"output={output}", *TRAJECTORIES, "processes=2"),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = forked.start("experiments.generate", f"output={output}", *TRAJECTORIES, "processes=2")
     end = time.monotonic() + 60
     while stored_frames(f"{output}.partial") < frames and process.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.01)
     assert process.poll() is None, "the command ended before it could be stopped"
     os.kill(process.pid, number)
-    return process.communicate(timeout=30)[1], process.returncode
+    done = process.wait(60)
+    return done.stderr, done.returncode
 
 
+@pytest.mark.slow
 def test_a_stopped_and_killed_run_goes_on_to_the_uninterrupted_result(tmp_path):
     whole, broken = tmp_path / "whole.db", tmp_path / "broken.db"
     assert run(f"output={whole}", *TRAJECTORIES, "processes=2").returncode == 0
@@ -91,6 +96,7 @@ def test_a_stopped_and_killed_run_goes_on_to_the_uninterrupted_result(tmp_path):
     assert not Path(f"{broken}.partial").exists()
 
 
+@pytest.mark.slow
 def test_files_and_copies_from_the_command_line(tmp_path):
     (tmp_path / "bond.xyz").write_text("2\n\nH 0 0 0\nH 0 0 0.74\n")
     output = tmp_path / "a.db"
@@ -114,19 +120,18 @@ def test_files_and_copies_from_the_command_line(tmp_path):
         (["output=a.db", "molecules=[H2]", "frames=many"], "frames is 'many', but it must be a whole number"),
     ],
 )
-def test_errors_are_one_clean_line(arguments, message):
-    done = run(*arguments)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {message}")
-    assert done.stderr.count("\n") == 1
-    assert "flavour" not in done.stdout
+def test_errors_are_one_clean_line(here, arguments, message):
+    out, error = here(*arguments)
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
+    assert "flavour" not in out
 
 
-def test_help_says_what_the_command_does():
-    done = run("--help")
-    assert done.returncode == 0
-    assert "python -m experiments.generate output=" in done.stdout
-    assert "temperature: 300.0" in done.stdout
+def test_help_says_what_the_command_does(here):
+    out, error = here("--help")
+    assert error == ""
+    assert "python -m experiments.generate output=" in out
+    assert "temperature: 300.0" in out
 
 
 def test_the_command_of_the_provenance_has_no_absolute_paths():

@@ -70,6 +70,7 @@ def test_without_openmx_it_says_how_to_go_on(tmp_path, run):
         assert image.width > 1500
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_calculation_behind_and_goes_on(tmp_path, fake, run):
     output = tmp_path / "out"
     words = [f"output={output}", *WORDS, f"openmx={fake.path}"]
@@ -142,6 +143,7 @@ def test_both_helps_name_the_other(run):
     assert run("kind=solid", "output=x").err == "error: kind=solid is unknown; it is molecules or crystals\n"
 
 
+@pytest.mark.slow
 def test_the_signal_of_the_terminal_stops_the_command(tmp_path, fake):
     fake.will("hang", "MG_0")
     words = [f"output={tmp_path / 'out'}", *WORDS, f"openmx={fake.path}"]

@@ -14,6 +14,7 @@ import torch
 from experiments.training.portable import portable
 from experiments.training.provenance import process_rank
 from experiments.training.wandb_run import ID_FILE, STEP, print_wandb_hint, wandb_mode
+from tests import forked
 from tests.experiments.test_train import SMALL
 from tests.experiments.wandb_file import history, records
 from tests.experiments.wandb_server import wandb_server
@@ -36,12 +37,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment |= {"HOME": str(home), "USER": "alice", "PYTHONPATH": str(ROOT)}
     environment |= {"WANDB_API_KEY": KEY, "WANDB_HOST": "alices-machine", "WANDB_EMAIL": "alice@example.org"}
     overrides = [override for override in SMALL if "wandb.mode" not in override]
-    command = [sys.executable, "-m", "experiments.train", *overrides, f"data.path={database}"]
+    command = ["experiments.train", *overrides, f"data.path={database}"]
     command += [f"run_dir={RUN}", "logger.wandb.mode=offline", "logger.wandb.tags=[a,b]", "test=true"]
     for more in (("trainer.max_steps=6", "test=false"), ("logger.wandb.artifact=true",)):
-        done = subprocess.run(
-            [*command, *more], cwd=home, env=environment, capture_output=True, text=True, check=False
-        )
+        done = forked.run(*command, *more, environment=environment, folder=home)
         assert done.returncode == 0, done.stderr
     (home / "stdout").write_text(done.stdout)
     return home
@@ -52,6 +51,7 @@ def pieces(home: Path) -> list[Path]:
     return sorted((home / RUN / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.slow
 def test_restarted_run_stays_one_run(home: Path, pieces: list[Path]) -> None:
     assert len(pieces) == 2
     (name,) = {record.run.run_id for piece in pieces for record in records(piece) if record.HasField("run")}
@@ -60,6 +60,7 @@ def test_restarted_run_stays_one_run(home: Path, pieces: list[Path]) -> None:
     assert f"wandb sync --id {name} {paths}\n" in (home / "stdout").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_is_logged_twice(pieces: list[Path]) -> None:
     rows = [history(piece) for piece in pieces]
     for key, steps in (("train/loss", [range(6), range(6, 12)]), ("val/h_mae", [[5], [11]])):
@@ -71,18 +72,21 @@ def test_nothing_is_logged_twice(pieces: list[Path]) -> None:
     assert last[0]["figures/elements"]["_type"] == "image-file"
 
 
+@pytest.mark.slow
 def test_rows_of_both_pieces_are_counted_on(pieces: list[Path]) -> None:
     counts = [row["_step"] for piece in pieces for row in history(piece)]
     assert counts == sorted(set(counts))
     assert counts[0] == 0
 
 
+@pytest.mark.slow
 def test_plots_are_over_the_steps_of_the_training(pieces: list[Path]) -> None:
     for piece in pieces:
         metrics = [record.metric for record in records(piece) if record.HasField("metric")]
         assert any(metric.glob_name == "*" and metric.step_metric == STEP for metric in metrics)
 
 
+@pytest.mark.slow
 def test_table_of_the_test_holds_the_results(home: Path, pieces: list[Path]) -> None:
     results = json.loads((home / RUN / "results.json").read_text())
     (entry,) = (row["test_table"] for row in history(pieces[1]) if "test_table" in row)
@@ -93,6 +97,7 @@ def test_table_of_the_test_holds_the_results(home: Path, pieces: list[Path]) -> 
     assert results["trivial"]["test/h_mae"] in table["data"][0]
 
 
+@pytest.mark.slow
 def test_group_tags_and_job_type_are_sent(pieces: list[Path]) -> None:
     for piece in pieces:
         (run,) = (record.run for record in records(piece) if record.HasField("run"))
@@ -101,6 +106,7 @@ def test_group_tags_and_job_type_are_sent(pieces: list[Path]) -> None:
         assert list(run.tags) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_nothing_of_the_machine_is_in_what_is_uploaded(home: Path, pieces: list[Path]) -> None:
     """Every byte of both sessions, except the logs of W&B itself, which `wandb sync` does not upload."""
     secrets = [str(home), str(home.parent), str(ROOT), "alice", "secret_project", KEY]
@@ -119,19 +125,7 @@ def test_nothing_of_the_machine_is_in_what_is_uploaded(home: Path, pieces: list[
     assert b"0.01" in sent
 
 
-ONLINE = """
-import sys
-from experiments.settings.configuration import composed, plain
-from experiments.training.provenance import provenance
-from experiments.training.wandb_run import start_wandb
-config = composed("train", ["experiment=demo", *sys.argv[1:]])
-for first in (0, 3):
-    run = start_wandb(config, "online", {"config": plain(config), "provenance": provenance()})
-    for step in range(first, first + 3):
-        run.log({"train/loss": 1.0, "trainer/global_step": step})
-"""
-
-
+@pytest.mark.slow
 def test_an_online_run_is_joined_and_tells_nothing_of_the_machine(tmp_path: Path) -> None:
     """A run that is started twice in a directory: the server receives one history and no path."""
     home = tmp_path / "alice"
@@ -140,12 +134,8 @@ def test_an_online_run_is_joined_and_tells_nothing_of_the_machine(tmp_path: Path
     environment |= {"HOME": str(home), "USER": "alice", "PYTHONPATH": str(ROOT), "WANDB_API_KEY": KEY}
     with wandb_server() as server:
         environment["WANDB_BASE_URL"] = server.url
-        done = subprocess.run(
-            [sys.executable, "-c", ONLINE, f"run_dir={home / 'run'}", f"data.path={home}/mine.db"],
-            env=environment,
-            capture_output=True,
-            check=False,
-        )
+        settings = (f"run_dir={home / 'run'}", f"data.path={home}/mine.db")
+        done = forked.run("tests.experiments.online_runs", *settings, environment=environment)
         assert done.returncode == 0, done.stderr
         assert [server.lines[i][STEP] for i in range(6)] == list(range(6))
         assert [server.lines[i]["_step"] for i in range(6)] == list(range(6))
@@ -155,6 +145,7 @@ def test_an_online_run_is_joined_and_tells_nothing_of_the_machine(tmp_path: Path
         assert secret.encode() not in sent, secret
 
 
+@pytest.mark.slow
 def test_offline_pieces_are_one_history_after_the_upload(home: Path, pieces: list[Path]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= {"HOME": str(home), "WANDB_API_KEY": KEY}
@@ -172,6 +163,7 @@ def test_offline_pieces_are_one_history_after_the_upload(home: Path, pieces: lis
     assert len(server.lines) == len(rows)
 
 
+@pytest.mark.slow
 def test_model_goes_along_on_request(home: Path, pieces: list[Path]) -> None:
     artifacts = [[r.artifact for r in records(piece) if r.HasField("artifact")] for piece in pieces]
     assert artifacts[0] == []

@@ -86,6 +86,7 @@ def test_a_run_of_16_mixed_is_evaluated_in_single_precision_on_cpus(tmp_path):
     assert config.trainer.precision == "32-true"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "overrides"),
     [
@@ -151,6 +152,7 @@ def test_fused_and_plain_optimizers_make_the_same_steps_with_a_scaler(tmp_path, 
             assert found.norms == pytest.approx([CLIP] * 3, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_metrics_of_mixed_precision_are_not_rounded_to_16_bits(tmp_path):
     """Errors of predictions under autocast are computed and summed in double precision."""
     config = composed(

@@ -13,8 +13,7 @@ from e3nn.o3 import Irreps
 from experiments.predict import predict
 from experiments.prediction.crystal import predict_crystal
 from experiments.settings.configuration import composed, plain
-from experiments.training.runs import train
-from tests.experiments.test_train_crystals import SMALL
+from tests.experiments.test_train_crystals import run as train
 from tracegrad import load_model
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.deeph import read_structure, write_structure
@@ -30,8 +29,7 @@ from tracegrad.nn.interface import Backbone, keep
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "tracegrad_seed0"
-    config = composed("train", [*SMALL, f"run_dir={directory}", "trainer.max_steps=2", "test=false"])
-    train(config, plain(config))
+    train(directory, "trainer.max_steps=2", "test=false")
     return directory
 
 

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +14,7 @@ from ase.io import write
 from experiments.predict import predict
 from experiments.prediction.molecule import predict_molecule
 from experiments.settings.configuration import composed, plain
+from tests import forked
 from tests.checkpoints import write_run
 from tests.molecules import WATER
 from tracegrad.errors import ConfigError, DataError, TraceGradError
@@ -216,13 +215,7 @@ def test_impossible_settings(
 
 def test_the_command_line(trained: Path, tmp_path: Path) -> None:
     write(tmp_path / "h2.xyz", Atoms(*HYDROGEN))
-    command = [sys.executable, "-m", "experiments.predict", f"checkpoint={trained}"]
-    done = subprocess.run(
-        [*command, f"structure={tmp_path / 'h2.xyz'}", f"output={tmp_path / 'out'}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
+    settings = (f"checkpoint={trained}", f"structure={tmp_path / 'h2.xyz'}", f"output={tmp_path / 'out'}")
+    done = forked.run("experiments.predict", *settings)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "levels.png").stat().st_size > 5000

@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,13 +9,13 @@ from PIL import Image
 from experiments import report
 from experiments.report import make_report
 from experiments.reporting.figures import figures
+from tests import forked
 from tests.run_directories import LABELS, crystal_result, paper_result, result, write_blocks, write_run
 from tracegrad.errors import TraceGradError
 from tracegrad.reports.check import read_checks
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.results import collect_results
 
-ROOT = Path(__file__).parents[2]
 TABLES = {"table.md", "table.tex", "table.csv", "table.json", "paired.csv"}
 SINGLE = {"ablation.png", "learning_curves.png", "block_mae.png"}
 FIGURES = SINGLE | {"differences.png", "block_change.png"}
@@ -36,15 +35,15 @@ def runs(tmp_path):
     return directory
 
 
-def run(*arguments, cwd=ROOT):
-    command = [sys.executable, "-m", "experiments.report", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+def run(*arguments, cwd):
+    return forked.run("experiments.report", *arguments, folder=cwd)
 
 
 def names(directory):
     return {path.name for path in directory.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_and_writes_files(runs, tmp_path):
     done = run("runs=runs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -61,6 +60,7 @@ def test_the_command_prints_tables_and_writes_files(runs, tmp_path):
             assert image.width > 1000
 
 
+@pytest.mark.slow
 def test_the_report_can_be_made_again_and_elsewhere(runs, tmp_path):
     first = make_report(runs)
     texts = {name: (runs / "report" / name).read_bytes() for name in TABLES | FIGURES}
@@ -74,6 +74,7 @@ def test_the_report_can_be_made_again_and_elsewhere(runs, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_figures_of_several_tables_have_their_own_names(runs):
     write_run(runs / "qs", result("none", 0, 1.0, database_label="QS", database="s.db", split="ood"))
     write_run(runs / "other", result("none", 0, 1.0, split_hash="f" * 16))
@@ -106,6 +107,7 @@ def test_the_command_reports_crystals(crystals, tmp_path):
     assert [len(part["samples"]) for part in content["challenges"][0]["subsets"]] == [2, 2]
 
 
+@pytest.mark.slow
 def test_figures_of_crystals_and_molecules_have_their_own_names(crystals):
     write_run(crystals / "qd", result("none", 0, 1.0))
     made = make_report(crystals)
@@ -113,6 +115,7 @@ def test_figures_of_crystals_and_molecules_have_their_own_names(crystals):
     assert {path.name for path in made.files} == TABLES | expected | {"challenge.json"}
 
 
+@pytest.mark.slow
 def test_a_missing_subset_is_told(crystals):
     path = crystals / "grad_seed1" / "block_mae-twisted.csv"
     path.unlink()

@@ -16,6 +16,7 @@ from tests.experiments.processes import TINY, finished, train
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
 from tracegrad.weights.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
 EMA = ["callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}"]
 
 
@@ -43,17 +44,17 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "overrides"),
-    [(1, [*EMA, "data.num_workers=1"]), (2, [])],
+    ("ranks", "overrides", "steps"),
+    # At the last step of an epoch, before its validation; after a validation, before any other checkpoint; and inside
+    # an epoch, between two checkpoints.
+    [(1, [*EMA, "data.num_workers=1"], (6, 7, 11)), (2, [], (6, 11))],
     ids=["ema and a worker", "two ranks"],
 )
-def test_a_training_killed_at_several_steps_ends_bitwise_the_same(tmp_path, ranks, overrides):
+def test_a_training_killed_at_several_steps_ends_bitwise_the_same(tmp_path, ranks, overrides, steps):
     """Weights, averaged weights, optimizer, schedule, loops and random states, and every row of the log."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     finished(straight, *overrides, ranks=ranks)
-    # Killed at the last step of an epoch, before its validation; after a validation, before any other checkpoint; and
-    # inside an epoch, between two checkpoints.
-    for step in (6, 7, 11):
+    for step in steps:
         done = train(killed, *overrides, ranks=ranks, stop_after=step)
         assert {process.returncode for process in done} == {-signal.SIGKILL}
     out = finished(killed, *overrides, ranks=ranks)
@@ -99,7 +100,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(ended: Path, tmp_path: Path) -> Path:
-    """Only its checkpoints are copied."""
+    """Its two checkpoints, in another directory."""
     for name in (LAST, PREVIOUS):
         target = tmp_path / "checkpoints" / name
         target.parent.mkdir(exist_ok=True)

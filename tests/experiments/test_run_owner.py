@@ -19,9 +19,10 @@ from experiments.settings.configuration import composed, plain
 from experiments.training.dry_run import dry_run
 from experiments.training.resuming import find_run
 from experiments.training.run_length import is_longer, length_of
-from experiments.training.runs import train
+from experiments.training.runs import find_run, train
+from tests import forked
 from tests.experiments import processes
-from tests.experiments.processes import ROOT, SCRIPT, TINY
+from tests.experiments.processes import MAIN, ROOT, TINY
 from tests.experiments.sweeping import wait_for
 from tests.system.test_ownership import elsewhere, renewed
 from tracegrad.data.loading.datamodule import database_path
@@ -53,7 +54,7 @@ def steps(directory: Path) -> list[int]:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen]]:
     """A training that has saved a checkpoint and is stopped after its third step."""
     directory = tmp_path_factory.mktemp("runs") / "run"
-    command = [sys.executable, str(SCRIPT), "3", "SIGSTOP", *TINY]
+    command = [sys.executable, "-m", MAIN, "3", "SIGSTOP", *TINY]
     process = subprocess.Popen(
         [*command, "callbacks.last.steps=1", f"run_dir={directory}"],
         cwd=ROOT,
@@ -66,6 +67,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, su
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_second_training_ends_at_once_and_touches_nothing(running: tuple[Path, subprocess.Popen]) -> None:
     directory, process = running
     before = contents(directory)
@@ -74,19 +76,14 @@ def test_a_second_training_ends_at_once_and_touches_nothing(running: tuple[Path,
     for overrides in ([], ["data.batch_size=4", "tracegrad=none"], ["resume=force"]):
         with pytest.raises(InUseError, match=who):
             run(directory, *overrides)
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.train", *TINY, f"run_dir={directory}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run("experiments.train", *TINY, f"run_dir={directory}")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {directory} is in use by training, process {process.pid}")
     assert done.stderr.count("\n") == 1
     assert contents(directory) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_being_trained_can_be_read(
     running: tuple[Path, subprocess.Popen], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +102,7 @@ def test_a_run_that_is_being_trained_can_be_read(
     assert contents(directory) == before
 
 
+@pytest.mark.slow
 def test_a_killed_training_leaves_no_owner(running: tuple[Path, subprocess.Popen]) -> None:
     directory, process = running
     process.kill()
@@ -116,6 +114,7 @@ def test_a_killed_training_leaves_no_owner(running: tuple[Path, subprocess.Popen
     assert steps(directory) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_further_ranks_of_a_refused_start_end_too(tmp_path: Path) -> None:
     """Started as by torchrun, but without a launcher that would end them."""
     directory = tmp_path / "run"
@@ -129,6 +128,7 @@ def test_further_ranks_of_a_refused_start_end_too(tmp_path: Path) -> None:
     assert [path.name for path in directory.iterdir()] == [".owner"]
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_before_its_first_step_leaves_no_run(tmp_path: Path) -> None:
     """Here in the first batch; with an optimizer that cannot be made: see test_train."""
     broken = tmp_path / "broken.db"
@@ -143,6 +143,7 @@ def test_a_start_that_fails_before_its_first_step_leaves_no_run(tmp_path: Path) 
     assert not directory.exists()
 
 
+@pytest.mark.slow
 def test_a_failed_start_does_not_cost_the_results_of_a_shorter_training(tmp_path: Path) -> None:
     directory, short = tmp_path / "run", ["test=true", "trainer.max_steps=2", "data.fractions=[.8,.1,.1]"]
     run(directory, *short)
@@ -152,6 +153,7 @@ def test_a_failed_start_does_not_cost_the_results_of_a_shorter_training(tmp_path
     assert contents(directory) == before
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_from_the_first_step(tmp_path: Path) -> None:
     """Killed before the first checkpoint."""
     directory = tmp_path / "run"
@@ -176,6 +178,7 @@ def test_other_settings_are_refused_from_the_first_step(tmp_path: Path) -> None:
     assert yaml.safe_load((directory / "config.yaml").read_text())["data"]["batch_size"] == 4
 
 
+@pytest.mark.slow
 def test_a_moved_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Moved to another folder and renamed, with the files of callbacks.revert and of W&B."""
     first, moved = tmp_path / "runs" / "first", tmp_path / "other place" / "renamed"

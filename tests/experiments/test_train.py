@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from experiments.settings.configuration import composed, plain
 from experiments.training.parts import build
 from experiments.training.runs import train
 from experiments.training.wandb_run import wandb_mode
+from tests import forked
 from tracegrad import load_model
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import CheckpointError, ConfigError, TrainingError
@@ -28,6 +27,7 @@ from tracegrad.weights.checkpoint import load_checkpoint
 SMALL = [
     "experiment=demo",
     "data.train_size=48",
+    "data.fractions=[.92,.04,.04]",
     "model.backbone.channels=4",
     "model.backbone.bottleneck=4",
     "tracegrad.channels=8",
@@ -41,16 +41,22 @@ SMALL = [
 ]
 
 
+def trained(directory: Path, *overrides: str) -> Path:
+    """A training by the command."""
+    done = forked.run("experiments.train", *SMALL, f"run_dir={directory}", *overrides)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
 def run(directory: Path, *overrides: str) -> None:
+    """The same in this process, where an error is an exception."""
     config = composed("train", [*SMALL, f"run_dir={directory}", *overrides])
     train(config, plain(config))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("runs") / "tracegrad_seed0"
-    run(directory)
-    return directory
+    return trained(tmp_path_factory.mktemp("runs") / "tracegrad_seed0")
 
 
 def test_run_directory_stands_alone(finished: Path) -> None:
@@ -108,11 +114,9 @@ def test_results_follow_the_released_definition(finished: Path) -> None:
 
 def test_metrics_do_not_depend_on_the_evaluation_batch_size(finished: Path, tmp_path: Path) -> None:
     reference = json.loads((finished / "results.json").read_text())["metrics"]
-    command = [sys.executable, "-m", "experiments.evaluate", f"run={finished}", "batch_size=7"]
     timed = ("callbacks=appendix_i", "callbacks.inference_time.repeats=2")
-    done = subprocess.run(
-        [*command, *timed, f"output={tmp_path}"], capture_output=True, text=True, check=True
-    )
+    done = forked.run("experiments.evaluate", f"run={finished}", "batch_size=7", *timed, f"output={tmp_path}")
+    assert done.returncode == 0, done.stderr
     assert "QHNet+TraceGrad" in done.stdout
     found = json.loads((tmp_path / "evaluation.json").read_text())
     again = found["metrics"]
@@ -154,15 +158,11 @@ def test_other_settings_in_a_used_directory_are_refused(finished: Path) -> None:
         run(finished, "resume=never")
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_last_epoch(tmp_path: Path, finished: Path) -> None:
-    """A run that is stopped after an epoch and resumed has the same schedule, the same log and the same end."""
-    config = composed("train", [*SMALL, f"run_dir={tmp_path}"])
-    values = plain(config)
-    first = config.copy()
-    first.trainer.max_steps = 6  # 48 rows in batches of 8: one epoch
-    first.test = False
-    train(first, values)
-    train(config, values)
+    """Stopped after an epoch and continued: the same schedule, the same log, the same end."""
+    trained(tmp_path, "trainer.max_steps=6", "test=false")  # 48 rows in batches of 8: one epoch
+    trained(tmp_path)
     ended, straight = (load_checkpoint(path / "checkpoints" / "last.ckpt") for path in (tmp_path, finished))
     assert ended["global_step"] == straight["global_step"] == 12
     for name, tensor in straight["state_dict"].items():
@@ -172,8 +172,9 @@ def test_training_goes_on_from_the_last_epoch(tmp_path: Path, finished: Path) ->
     assert steps == list(range(12))
 
 
+@pytest.mark.slow
 def test_training_that_ends_inside_an_epoch_keeps_its_last_step(tmp_path: Path) -> None:
-    run(tmp_path, "trainer.max_steps=8")  # an epoch has 6 steps
+    trained(tmp_path, "trainer.max_steps=8")  # an epoch has 6 steps
     assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 8
     with (tmp_path / "metrics.csv").open(newline="") as file:
         validated = [int(row["step"]) for row in csv.DictReader(file) if row["val/h_mae"]]
@@ -181,13 +182,15 @@ def test_training_that_ends_inside_an_epoch_keeps_its_last_step(tmp_path: Path) 
     assert (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_failed_start_does_not_block_the_right_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="weight_decay"):
         run(tmp_path, "optim.optimizer.weight_decay=-1")
-    run(tmp_path, "trainer.max_steps=6")
+    trained(tmp_path, "trainer.max_steps=6")
     assert (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_another_database_is_refused_on_resume_and_in_evaluation(tmp_path: Path) -> None:
     first, other = tmp_path / "first.db", tmp_path / "other.db"
     shutil.copy(database_path("embedded:demo_dynamic.db"), first)
@@ -196,16 +199,16 @@ def test_another_database_is_refused_on_resume_and_in_evaluation(tmp_path: Path)
         connection.execute("UPDATE data SET etot = 0")
     connection.close()
     directory = tmp_path / "run"
-    run(directory, f"data.path={first}", "trainer.max_steps=6", "test=false")
+    trained(directory, f"data.path={first}", "trainer.max_steps=6", "test=false")
     with pytest.raises(CheckpointError, match=r"trained on first\.db .* the data now are other\.db"):
         run(directory, f"data.path={other}", "trainer.max_steps=6")
-    run(directory, f"data.path={first}", "trainer.max_steps=6")
-    command = [sys.executable, "-m", "experiments.evaluate", f"run={directory}", f"path={other}"]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    trained(directory, f"data.path={first}", "trainer.max_steps=6")
+    command = ["experiments.evaluate", f"run={directory}", f"path={other}"]
+    refused = forked.run(*command)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: ")
     assert "the data now are other.db" in refused.stderr
-    subprocess.run([*command, "other_data=true"], capture_output=True, check=True)
+    assert forked.run(*command, "other_data=true").returncode == 0
 
 
 def test_bad_row_in_a_worker_is_one_line(tmp_path: Path) -> None:
@@ -214,10 +217,8 @@ def test_bad_row_in_a_worker_is_one_line(tmp_path: Path) -> None:
     with sqlite3.connect(broken) as connection:
         connection.execute("UPDATE data SET Ham = x'00'")
     connection.close()
-    command = [sys.executable, "-m", "experiments.train", *SMALL, f"run_dir={tmp_path / 'run'}"]
-    done = subprocess.run(
-        [*command, f"data.path={broken}", "data.num_workers=1"], capture_output=True, text=True, check=False
-    )
+    more = (f"run_dir={tmp_path / 'run'}", f"data.path={broken}", "data.num_workers=1")
+    done = forked.run("experiments.train", *SMALL, *more)
     assert done.returncode == 1
     assert re.fullmatch(r"error: \S+broken\.db: row \d+: column Ham .*\n", done.stderr), done.stderr
 
@@ -230,15 +231,12 @@ def test_trained_model_predicts_without_its_data(finished: Path) -> None:
     assert torch.equal(h, h.T)
 
 
+@pytest.mark.slow
 def test_wandb_offline_files_stand_in_the_run_directory(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.train", *SMALL, f"run_dir={tmp_path}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    subprocess.run(
-        [*command, "logger.wandb.mode=offline", "trainer.max_steps=6"],
-        capture_output=True,
-        check=True,
-        env=environment,
-    )
+    more = (f"run_dir={tmp_path}", "logger.wandb.mode=offline", "trainer.max_steps=6")
+    done = forked.run("experiments.train", *SMALL, *more, environment=environment)
+    assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     with pytest.raises(ConfigError, match=r"logger\.wandb\.mode is 'onlin'"):
         wandb_mode("onlin")
@@ -248,10 +246,7 @@ def test_checkpoint_of_another_architecture_is_named(finished: Path, tmp_path: P
     state = load_checkpoint(finished / "checkpoints" / "best.ckpt")
     del state["state_dict"]["model.backbone.embedding.weight"]
     torch.save(state, tmp_path / "other.ckpt")
-    command = [sys.executable, "-m", "experiments.evaluate", f"run={finished}"]
-    done = subprocess.run(
-        [*command, f"checkpoint={tmp_path / 'other.ckpt'}"], capture_output=True, text=True, check=False
-    )
+    done = forked.run("experiments.evaluate", f"run={finished}", f"checkpoint={tmp_path / 'other.ckpt'}")
     assert done.returncode == 1
     assert "of another architecture (missing: model.backbone.embedding.weight)" in done.stderr
     assert "Traceback" not in done.stderr
@@ -275,9 +270,10 @@ def test_nan_loss_stops_and_names_the_rows(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_every_arm_trains_without_unused_parameters(tmp_path: Path) -> None:
     for arm in ("none", "trace", "grad"):
-        run(tmp_path / arm, f"tracegrad={arm}", "trainer.max_steps=6", "test=false")
+        trained(tmp_path / arm, f"tracegrad={arm}", "trainer.max_steps=6", "test=false")
         last = load_checkpoint(tmp_path / arm / "checkpoints" / "last.ckpt")
         moments = last["optimizer_states"][0]["state"]
         parameters = [key for key in last["state_dict"] if not key.startswith(("val_", "test_"))]
@@ -291,8 +287,9 @@ def test_precisions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             run(tmp_path, setting)
 
 
+@pytest.mark.slow
 def test_ema_weights_are_what_the_best_checkpoint_holds(tmp_path: Path) -> None:
-    run(tmp_path, "callbacks=ema")
+    trained(tmp_path, "callbacks=ema")
     last = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     averaged, raw = last["state_dict"], last["current_model_state"]
     assert any(not torch.equal(averaged[name], raw[name]) for name in averaged)

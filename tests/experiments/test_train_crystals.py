@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +9,7 @@ import pytest
 import torch
 
 from experiments.report import make_report
-from experiments.settings.configuration import composed, plain
-from experiments.training.runs import train
+from tests import forked
 from tracegrad import load_model
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.loading.datamodule import database_path
@@ -44,8 +41,8 @@ BISMUTHENE = [
 
 
 def run(directory: Path, *overrides: str) -> None:
-    config = composed("train", [*SMALL, f"run_dir={directory}", *overrides])
-    train(config, plain(config))
+    done = forked.run("experiments.train", *SMALL, f"run_dir={directory}", *overrides)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -92,30 +89,28 @@ def test_twisted_structures_are_tested_apart(finished: Path) -> None:
 
 
 def test_evaluation_of_the_twisted_structures_alone(finished: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.evaluate", f"run={finished}", f"output={tmp_path}"]
-    done = subprocess.run([*command, "part=twisted"], capture_output=True, text=True, check=True)
+    command = ["experiments.evaluate", f"run={finished}", f"output={tmp_path}"]
+    done = forked.run(*command, "part=twisted")
+    assert done.returncode == 0, done.stderr
     assert "DeepH-E3" in done.stdout
     again = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]
     assert again["test/h_mae"] == pytest.approx(results(finished)["metrics"]["test/h_mae/twisted"], rel=1e-6)
-    wrong = subprocess.run([*command, "part=twist"], capture_output=True, text=True)
+    wrong = forked.run(*command, "part=twist")
     assert wrong.returncode == 1
     assert "choose one of ['train', 'val', 'test', 'twisted']" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_last_epoch(finished: Path, tmp_path: Path) -> None:
-    config = composed("train", [*SMALL, f"run_dir={tmp_path}", "tracegrad=none"])
-    values = plain(config)
-    first = config.copy()
-    first.trainer.max_steps = 4  # 4 structures: one epoch
-    first.test = False
-    train(first, values)
-    train(config, values)
+    run(tmp_path, "tracegrad=none", "trainer.max_steps=4", "test=false")  # 4 structures: one epoch
+    run(tmp_path, "tracegrad=none")
     ended, straight = (load_checkpoint(path / "checkpoints" / "last.ckpt") for path in (tmp_path, finished))
     assert ended["global_step"] == straight["global_step"] == 8
     for name, tensor in straight["state_dict"].items():
         assert torch.equal(ended["state_dict"][name], tensor), name
 
 
+@pytest.mark.slow
 def test_spin_orbit_coupling(tmp_path: Path) -> None:
     """Complex Hamiltonians in training, metrics and files, for an ablation of two arms with its report."""
     for arm in ("none", "tracegrad"):

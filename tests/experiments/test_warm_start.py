@@ -9,6 +9,7 @@ import torch
 
 from experiments.settings.configuration import composed, plain
 from experiments.training.runs import train
+from tests import forked
 from tests.experiments.test_evaluate_released import sha256
 from tracegrad.errors import CheckpointError
 from tracegrad.weights.checkpoint import load_checkpoint
@@ -43,7 +44,8 @@ def provenance(directory: Path) -> dict:
 @pytest.fixture(scope="module")
 def before(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "none_seed0"
-    run(directory, "tracegrad=none")
+    done = forked.run("experiments.train", *SMALL, f"run_dir={directory}", "tracegrad=none")
+    assert done.returncode == 0, done.stderr
     return directory
 
 
@@ -53,6 +55,7 @@ def check_backbone(directory: Path, before: Path, rtol: float) -> None:
         torch.testing.assert_close(found[name], tensor, rtol=rtol, atol=0, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("callbacks", ["default", "ema"])
 def test_a_training_starts_from_a_run(before, tmp_path, capsys, callbacks):
     more = ["callbacks.acceleration=null", "callbacks.orbitals=null"] if callbacks == "ema" else []
@@ -89,6 +92,7 @@ def test_a_training_starts_from_a_run(before, tmp_path, capsys, callbacks):
     assert len(gains) == 2
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_does_not_start_again(before, tmp_path, capsys):
     source = shutil.copytree(before, tmp_path / "source")
     settings = [f"init_from={source}", "tracegrad=grad"]
@@ -107,6 +111,7 @@ def test_a_training_that_goes_on_does_not_start_again(before, tmp_path, capsys):
     assert provenance(tmp_path / "run")["init_from"] == record
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_leaves_no_run(before, tmp_path):
     with pytest.raises(CheckpointError, match=r"of another architecture .*other shape: backbone"):
         run(tmp_path / "run", f"init_from={before}", "model.backbone.channels=5")

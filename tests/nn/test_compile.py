@@ -1,47 +1,13 @@
 """The models compile into one graph, forward and backward, because the closed form needs no second derivative."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from e3nn import o3
 
+from tests import forked
 from tracegrad.nn.invariant.tracegrad import TraceGradBlock
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
-ROOT = Path(__file__).parents[2]
-WHOLE_MODEL = """
-from functools import partial
-import torch
-from tests import molecules
-from tracegrad.backbones.qhnet import QHNet
-from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.hamiltonian.graph import collate
-from tracegrad.training.loss import HamiltonianLoss
-from tracegrad.model.network import HamiltonianModel
-from tracegrad.nn.invariant.tracegrad import TraceGrad
-
-torch.set_num_threads(1)
-basis = OrbitalBasis.def2_svp()
-make = partial(TraceGrad, trace=True, grad=True, channels=5, hidden=6)
-backbone = QHNet(basis, lmax=1, channels=3, bottleneck=2, layers=2, pair_layers=1, radial=4)
-model, loss = HamiltonianModel(backbone, make), HamiltonianLoss(basis)
-graph = collate([molecules.labelled_graph(m, basis, dtype=torch.float32) for m in molecules.ALL[:2]])
-compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-gradients = []
-for module in (compiled, model):
-    model.zero_grad()
-    loss(module(graph), graph).total.backward()
-    gradients.append([p.grad.clone() for p in model.parameters()])
-for actual, expected in zip(*gradients, strict=True):
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
-with torch.inference_mode():
-    assert compiled(graph, traces=False).blocks["edge"].isfinite().all()
-print("equal")
-"""
+pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)
@@ -68,14 +34,7 @@ def test_a_block_compiles_into_one_graph(w):
 
 
 def test_the_whole_model_compiles_into_one_graph():
-    """In a separate process, because torch.compile cannot trace the type checks of the tests."""
-    run = subprocess.run(
-        [sys.executable, "-c", WHOLE_MODEL],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == "equal"
+    """In a process of its own: torch.compile cannot look through the type checks of the tests."""
+    done = forked.run("tests.nn.compiled_model")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "equal"

@@ -42,6 +42,7 @@ def start(path: Path, script: Path) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_compile_once(tmp_path):
     script = compiler(tmp_path, 2)
     processes = [start(tmp_path, script) for _ in range(3)]
@@ -51,7 +52,8 @@ def test_processes_that_start_together_compile_once(tmp_path):
     assert kept == {".so", ".sha256"}
 
 
-def test_a_killed_compilation_blocks_no_other_process(tmp_path):
+@pytest.mark.slow
+def test_a_compilation_that_is_killed_stands_in_nobodys_way(tmp_path):
     log = tmp_path / "compilations"
     first = start(tmp_path, compiler(tmp_path, 60))
     while not log.exists() or not log.read_text().endswith("\n"):

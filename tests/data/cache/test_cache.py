@@ -276,6 +276,7 @@ def test_a_folder_in_place_of_the_file(folder, tmp_path):
         build_cache(CrystalDatabase(folder), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_structure_is_named_and_the_others_are_kept(folder, path):
     database = CrystalDatabase(folder)
     bad = folder / database.names[2] / "hamiltonians.h5"
@@ -309,7 +310,8 @@ def start_build(folder: Path, path: Path) -> subprocess.Popen:
     )
 
 
-def test_a_killed_build_is_resumed(folder, path):
+@pytest.mark.slow
+def test_a_killed_build_goes_on(folder, path):
     process = start_build(folder, path)
     assert process.stdout is not None
     for line in process.stdout:
@@ -328,6 +330,7 @@ def test_a_killed_build_is_resumed(folder, path):
     assert os.listdir(path.parent) == ["a.cache"]
 
 
+@pytest.mark.slow
 def test_two_builds_at_once(folder, path):
     first = start_build(folder, path)
     assert first.stdout is not None
@@ -343,6 +346,7 @@ def test_two_builds_at_once(folder, path):
     assert os.listdir(path.parent) == ["a.cache"]
 
 
+@pytest.mark.slow
 def test_processes_do_not_run_the_script_again(folder, path, tmp_path):
     """A script without ``if __name__ == "__main__"``."""
     script = tmp_path / "script.py"
@@ -357,6 +361,7 @@ def test_processes_do_not_run_the_script_again(folder, path, tmp_path):
     assert path.is_file()
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_an_error_and_the_rest_is_kept(folder, path):
     with pytest.raises(TraceGradError, match="a process that reads structures died") as caught:
         build_cache(DeadlyDatabase(folder), path, processes=2)
@@ -390,6 +395,7 @@ def test_structures_that_change_while_they_are_read(folder, path):
         build_cache(Restless(folder), path)
 
 
+@pytest.mark.slow
 def test_many_workers_read_what_many_workers_built(folder, path):
     database = CrystalDatabase(folder)
     cache = build_cache(database, path, processes=2)

@@ -1,5 +1,5 @@
 import itertools
-import os
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
@@ -15,6 +15,7 @@ from scipy.sparse.linalg import ArpackError
 from scipy.spatial.transform import Rotation
 
 from tests.data.crystals.scfout import small_structure
+from tests.processes import workers
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.data.crystals.structure import Structure, edge_order
@@ -31,7 +32,6 @@ from tracegrad.physics.bands.bands import (
 )
 from tracegrad.physics.bands.bloch import BlochMatrix, KPointBands, levels_around, smallest_eigenvalue
 from tracegrad.physics.bands.kpath import KPath, k_path, periodic_axes, standard_path
-from tracegrad.system.workers import TaskFailure, WorkerDied
 
 EMBEDDED = Path(str(resources.files("tracegrad.data"))) / "embedded" / "demo_crystals.h5"
 GOLDEN = Path(__file__).parents[2] / "golden" / "openmx_graphene.h5"
@@ -587,6 +587,7 @@ def test_some_bands_are_the_same_as_those_of_all():
     assert found.eigenvalues.mae == pytest.approx(expected.eigenvalues.mae, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_processes_give_the_same():
     structure = graphene()
     path = k_path(structure.lattice, LAYER, npoints=6)
@@ -600,49 +601,34 @@ def test_processes_give_the_same():
     assert seen == [(n, len(path.points)) for n in range(len(path.points) + 1)]
 
 
-def test_failures_of_processes(monkeypatch):
-    class Pool:
-        busy, idle = True, 1
-        failure: object = TaskFailure("toy: k = [0, 0, 0]: S is not positive definite")
+class Deadly(str):
+    """A name that kills the process that unpickles it."""
 
-        def __init__(self, processes):
-            assert processes == 1
+    def __reduce__(self):
+        return signal.raise_signal, (signal.SIGKILL,)
 
-        def __enter__(self):
-            return self
 
-        def __exit__(self, *_):
-            pass
-
-        def submit(self, key, *task):
-            assert key == 0
-
-        def finished(self, timeout):
-            if isinstance(self.failure, Exception):
-                raise self.failure
-            yield 0, self.failure
-
-    monkeypatch.setattr(bands_module, "WorkerPool", Pool)
-    with pytest.raises(DataError, match=r"toy: k = \[0, 0, 0\]: S is not positive definite"):
-        band_structure(graphene(), points_of([0, 0, 0]), processes=2)
-    Pool.failure = WorkerDied("killed by SIGKILL", 0)
+@pytest.mark.slow
+def test_failures_of_processes():
+    with pytest.raises(DataError, match=r"k = \[0\.0, 0\.0, 0\.0\]: S is not positive definite"):
+        band_structure(graphene(overlap=0.5), points_of([0, 0, 0]), processes=2)
     with pytest.raises(TraceGradError, match=r"toy: a worker process died \(killed by SIGKILL\); fewer"):
-        band_structure(graphene(), points_of([0, 0, 0]), processes=2)
+        band_structure(replace(graphene(), name=Deadly("toy")), points_of([0, 0, 0]), processes=2)
 
 
-def test_many_processes_only_for_long_work(monkeypatch):
-    counts = []
+@pytest.mark.slow
+def test_processes_are_started_for_long_work_only(monkeypatch):
+    """Asked for no number of processes; there is one point, so that there is work for one of them."""
+    monkeypatch.setattr(bands_module, "available_cores", lambda: 2)
 
-    def solved(solver, points, processes):
-        counts.append(processes)
-        return ((i, solver(point)) for i, point in enumerate(points))
+    def most_workers() -> int:
+        counts: list[int] = []
+        band_structure(graphene(), points_of([0, 0, 0]), on_progress=lambda *_: counts.append(len(workers())))
+        return max(counts)
 
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(5))
-    monkeypatch.setattr(bands_module, "_solved", solved)
-    for limit in (1e10, 1.0):
-        monkeypatch.setattr(bands_module, "_WORTH_PROCESSES", limit)
-        band_structure(graphene(), points_of([0, 0, 0]))
-    assert counts == [1, 5]
+    assert most_workers() == 0
+    monkeypatch.setattr(bands_module, "_WORTH_PROCESSES", 1.0)
+    assert most_workers() == 1
 
 
 def test_large_cells_get_bands_around_the_fermi_level(monkeypatch):

@@ -44,6 +44,7 @@ def water(golden):
     return {start: run(golden, "H2O", start) for start in STARTS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("molecule", ["H2O", "HCN", "NH3", "CH4", "C2H2", "H2CO", "CH3OH", "HCONH2"])
 def test_reference_cycle_counts(golden, water, molecule):
     level = mean_absolute(golden[f"{molecule}/predicted"], golden[f"{molecule}/reference"])

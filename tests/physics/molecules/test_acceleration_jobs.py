@@ -35,6 +35,7 @@ def task(row: int, start: str = "minao") -> ScfTask:
     return ScfTask(row, *HYDROGEN, np.eye(10) * row, start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "key"),
     [
@@ -124,6 +125,7 @@ def test_where_baselines_are_kept(tmp_path, monkeypatch):
     assert [place.parent for place in embedded] == [tmp_path / "cache" / "tracegrad"]
 
 
+@pytest.mark.slow
 def test_real_runs_in_parallel_are_computed_once(tmp_path):
     store = ScfStore([tmp_path])
     tasks = [(task(0, start), store) for start in ("minao", "1e")]
@@ -140,6 +142,7 @@ def test_real_runs_in_parallel_are_computed_once(tmp_path):
     np.testing.assert_allclose(again.runs[0].errors, first.runs[0].errors, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_task_that_fails_or_kills_its_process_does_not_stop_the_others(tmp_path):
     rows = [4, scf_work.KILLED, scf_work.FAILED, 5, 6]
     store = ScfStore([tmp_path])
@@ -163,6 +166,7 @@ def test_a_folder_that_cannot_be_written_costs_no_results(tmp_path):
     assert "SCF runs are not saved" in lines[0]
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_work_and_finished_runs_are_kept(tmp_path):
     store = ScfStore([tmp_path])
     tasks = [(task(row), store) for row in (4, scf_work.SLOW)]

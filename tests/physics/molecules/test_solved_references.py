@@ -45,13 +45,13 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.rows: list[int] = []
-        original = solved_references._solve
+        original = solved_references.solve_molecule
 
-        def solve(database, row):
-            self.rows.append(row)
-            return original(database, row)
+        def solve(molecule, where):
+            self.rows.append(int(where.rpartition(" row ")[2]))
+            return original(molecule, where)
 
-        monkeypatch.setattr(solved_references, "_solve", solve)
+        monkeypatch.setattr(solved_references, "solve_molecule", solve)
 
 
 @pytest.fixture
@@ -129,6 +129,7 @@ def unordered(names: list[str]):
     return Names(names)
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same(database, path, tmp_path):
     rows = [0, 150, 260, 370, 480]
     prepare(database, rows, path, processes=2)
@@ -232,8 +233,9 @@ def test_what_is_no_cache_is_not_removed(database, tmp_path):
     assert other.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_killed_build_keeps_what_was_committed(database, path, counted):
-    """After SIGKILL the next process keeps the complete rows and solves only the others."""
+    """Killed without mercy while it solves; the next build takes over the whole rows and solves only the others."""
     script = (
         "import sys; from pathlib import Path; from tracegrad.data.qh9.database import QH9Database\n"
         "from tracegrad.physics.molecules import solved_references as s\n"
@@ -258,16 +260,13 @@ def test_a_killed_build_keeps_what_was_committed(database, path, counted):
     assert counted.rows == [kept, kept + 1, kept + 2]
 
 
-def test_a_molecule_that_fails_leaves_those_before_it(database, path, monkeypatch):
-    original = solved_references._solve
-
-    def solve(source, row):
-        if row == 5:
-            raise DataError("row 5 is bad")
-        return original(source, row)
-
-    monkeypatch.setattr(solved_references, "_solve", solve)
-    with pytest.raises(DataError, match="row 5 is bad"):
+def test_a_molecule_that_fails_leaves_those_before_it(database, path):
+    with sqlite3.connect(database.path) as connection:
+        connection.execute(
+            "UPDATE data SET Ham = x'00' WHERE rowid = (SELECT rowid FROM data LIMIT 1 OFFSET 5)"
+        )
+    connection.close()
+    with pytest.raises(DataError, match=r"demo\.db: row 5: column Ham"):
         prepare(database, range(8), path)
     cache = SolvedCache(path, about_database(database.path))
     assert cache.present(range(8)) == {0, 1, 2, 3, 4}
@@ -326,6 +325,7 @@ def test_processes_are_checked(database, path):
         prepare(database, [1], path, processes=0)
 
 
+@pytest.mark.slow
 def test_two_builds_at_the_same_time_share_the_work(database, path):
     script = (
         "import sys; from pathlib import Path; from tracegrad.data.qh9.database import QH9Database\n"

@@ -1,0 +1,94 @@
+"""A Python that has imported what the commands need, and forks a process for each command that it is asked for.
+
+Importing torch, Lightning and the rest takes longer than the training of a test; here it happens once. The processes
+are as real as others: they can be killed, and they share nothing. `tests.forked` talks to it.
+
+Requests are lines of JSON on the standard input. One with "main" (a module) starts a process and is answered with its
+number; one with "wait" (that number) is answered with the exit status, or with null once "seconds" are over.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+MODULES = (
+    "experiments.settings.configuration",
+    "experiments.settings.entry",
+    "experiments.training.dry_run",
+    "experiments.training.runs",
+    "tracegrad.reports.comparison",
+    "tracegrad.reports.terminal",
+    "tracegrad.backbones.qhnet",
+    "tracegrad.backbones.deeph_e3",
+    "callbacks.dft_acceleration",
+    "callbacks.final_validation",
+    "callbacks.orbital_metrics",
+    "callbacks.progress",
+    "callbacks.seeding",
+    "callbacks.test_report",
+    "pyscf.dft",
+    "matplotlib.pyplot",
+)
+
+
+def requests() -> dict[str, Any]:
+    """Answer requests until one starts a process; returns, in that process, the request."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            answer = status(request["wait"], request["seconds"])
+        else:
+            answer = os.fork()
+            if not answer:
+                return request
+        print(json.dumps(answer), flush=True)
+    sys.exit()
+
+
+def status(process: int, seconds: float) -> int | None:
+    """Exit status of a process as `subprocess` gives it; None where it is still running after ``seconds``."""
+    end = time.monotonic() + seconds
+    while True:
+        ended, state = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(state)
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.02)
+
+
+def become(request: dict[str, Any]) -> None:
+    """Make this process what a new Python would be: its input and output, environment, folder and arguments."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        target = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(target, number)
+        os.close(target)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    for number in (
+        signal.SIGHUP,
+        signal.SIGINT,
+    ):  # the tests themselves may run under nohup or in the background
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    rank_zero_only.rank = int(os.environ.get("RANK", 0))  # Lightning reads it when it is imported
+    sys.argv = [request["main"], *request["arguments"]]
+
+
+if __name__ == "__main__":
+    for module in MODULES:
+        importlib.import_module(module)
+    request = requests()
+    become(request)
+    runpy.run_module(request["main"], run_name="__main__", alter_sys=True)
