@@ -25,6 +25,7 @@ from experiments.sweeps.status import (
     RUNNING,
     STOPPED,
     Status,
+    read_log,
     read_status,
     write_status,
 )
@@ -36,7 +37,6 @@ BUSY = 75  # EX_TEMPFAIL
 STOP_CODES = (-signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGINT)
 # Each point starts its own processes on one machine, also inside an allocation of SLURM.
 DETACHED = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID")
-TAIL = 64 * 1024  # bytes of a log that are searched for an error
 ERROR = re.compile(r"^error: (.+)$", re.MULTILINE)
 
 
@@ -112,7 +112,7 @@ class Attempts:
             self.child.terminate()
         write_status(self.directory, replace(status, child=self.child.pid))
         code = self.child.wait()
-        text = _tail(log, start)
+        text = read_log(self.directory, start)
         outcome = self._outcome(code, before=result)
         error = "" if outcome == FINISHED else _reason(text, code, outcome)
         status = replace(status, status=outcome, error=error, ended=_now())
@@ -142,29 +142,15 @@ class Attempts:
             self.child.terminate()
 
 
-def last_error(text: str) -> str:
-    """The last ``error: ...`` of a log, or else its last line."""
-    mistakes = ERROR.findall(text)
-    if mistakes:
-        return mistakes[-1]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
-
-
 def _reason(text: str, code: int, outcome: str) -> str:
+    """Why a run has no result: the signal that ended it, the last ``error: ...`` of its log, or the last line."""
     if outcome == STOPPED:
         return "stopped before its end"
     if code < 0:
         memory = "; was the memory full?" if code == -signal.SIGKILL else ""
         return f"killed by {signal.Signals(-code).name}{memory}"
-    return last_error(text) or f"no output, exit status {code}"
-
-
-def _tail(log: Path, start: int) -> str:
-    with log.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(start, end - TAIL))
-        return file.read().decode("utf-8", errors="replace")
+    lines = ERROR.findall(text) or [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else f"no output, exit status {code}"
 
 
 def _now() -> str:
