@@ -74,30 +74,30 @@ def read_settings(command: str, arguments: Sequence[str]) -> SweepSettings:
     """The settings that a command line describes.
 
     Args:
-        command: "ablate", which varies arms, or "sweep", which varies a grid. The settings of its file in conf/ are
-            those of the sweep; all others are settings of the runs.
+        command: "ablate", whose grid begins with arms, or "sweep". The keys of its file in conf/ are settings of the
+            sweep, ``sweep`` and ``grid.KEY`` describe the grid, and all others are settings of the runs.
         arguments: words ``key=value``.
 
     Raises:
         ConfigError: a value that is not possible, or a key that the sweep itself sets.
     """
-    files = [OmegaConf.load(CONF / f"{name}.yaml") for name in {SWEEP, command}]
+    files = [OmegaConf.load(CONF / f"{name}.yaml") for name in (SWEEP, command)]
     known = {str(key) for file in files for key in file} - {"defaults", "hydra"}
-    prefixes = ("slurm.", "grid.") if command == SWEEP else ("slurm.",)
-    own_words, overrides, grid, sweep = [], [], {}, None
-    for word in readable(arguments, "train", own=(*known, *prefixes, *([SWEEP] if command == SWEEP else []))):
+    own_words, overrides, grid, named, sweep = [], [], {}, {}, ""
+    for word in readable(arguments, "train", own=(*known, SWEEP, "slurm.", "grid.")):
         key, _, value = word.partition("=")
         if key in known or key.startswith("slurm."):
             own_words.append(_hydra_word(key, value.strip()))
-        elif key.startswith("grid.") and command == SWEEP:
+        elif key.startswith("grid."):
             grid[key.removeprefix("grid.")] = parse_values(key.removeprefix("grid."), value)
-        elif key == SWEEP and command == SWEEP:
-            sweep = None if value.lower() == "null" else Path(home(key, path_value(key, value)))
-        else:
+        elif key == SWEEP and value.lower() != "null":
+            path = Path(home(key, path_value(key, value)))
+            named, sweep = read_sweep(str(path)), path.stem
+        elif key != SWEEP:
             overrides.append(word)
     values = plain(composed(command, own_words))
-    named = read_sweep(str(sweep)) if sweep else {}
-    grid = {ARM: _arms(values.pop("arms"))} if command == ABLATE else {**named.get("grid", {}), **grid}
+    arms = {ARM: _arms(values.pop("arms"))} if "arms" in values else {}
+    grid = {**arms, **named.get("grid", {}), **grid}
     if not grid:
         raise ConfigError("nothing to vary; give sweep=NAME (see conf/sweep/) or grid.KEY=VALUE,VALUE,...")
     values["seeds"], overrides = _seeds(values["seeds"], values["equal_seeds"], overrides, grid)
@@ -108,13 +108,8 @@ def read_settings(command: str, arguments: Sequence[str]) -> SweepSettings:
     values["gpus"] = [str(gpu) for gpu in values["gpus"]]
     if "time" in values["slurm"]:
         values["slurm"]["time"] = _minutes(str(values["slurm"]["time"]))
-    settings = SweepSettings(
-        **values,
-        grid=grid,
-        overrides=overrides,
-        sweep=sweep.stem if sweep else "",
-        description=named.get("description", ""),
-    )
+    description = named.get("description", "")
+    settings = SweepSettings(**values, grid=grid, overrides=overrides, sweep=sweep, description=description)
     _check_keys(settings)
     _check_launcher(settings)
     return settings

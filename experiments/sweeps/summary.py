@@ -88,17 +88,16 @@ def print_grid(rows: Sequence[GridRow], console: Console) -> None:
 
 def write_grid(rows: Sequence[GridRow], output: Path) -> list[Path]:
     """Write the table as sweep.md and, with unrounded numbers, as sweep.csv."""
-    numbers = []
-    for row in rows:
-        (mean, std), (test_mean, test_std) = _moments(row.validation), _moments(row.test)
-        statistic = {
-            "validation_mean": mean,
-            "validation_std": std,
-            "test_mean": test_mean,
-            "test_std": test_std,
+    numbers = [
+        {
+            **texts(row.values),
+            **_moments("validation", row.validation),
+            **_moments("test", row.test),
+            "finished": len(row.validation),
+            "runs": row.runs,
         }
-        counts = {"finished": len(row.validation), "runs": row.runs}
-        numbers.append({**texts(row.values), **statistic, **counts})
+        for row in rows
+    ]
     notes = [UNIT.replace(" (meV)", " in meV") + "; *: best on the validation set"]
     return write_table(output, "sweep", *_texts(rows), notes, numbers)
 
@@ -186,11 +185,13 @@ def missing_error(state: SweepState) -> str | None:
 
 
 def _mean(values: Sequence[float]) -> str:
-    mean, std = _moments(values)
-    return "-" if mean is None else f"{mean:.4g}" if std is None else f"{mean:.4g} ± {std:.2g}"
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):.4g}"
+    return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
 
 
-def _moments(values: Sequence[float]) -> tuple[float | None, float | None]:
+def _moments(name: str, values: Sequence[float]) -> dict[str, float | None]:
     """Mean and standard deviation; None where there are too few values."""
     mean = statistics.fmean(values) if values else None
-    return mean, statistics.stdev(values) if len(values) > 1 else None
+    return {f"{name}_mean": mean, f"{name}_std": statistics.stdev(values) if len(values) > 1 else None}

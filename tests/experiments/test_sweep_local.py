@@ -127,7 +127,7 @@ def test_each_run_has_gpus_of_its_own(
 
     thread = threading.Thread(target=let_go)
     thread.start()
-    run(state, jobs=jobs, gpus=sum(gpus, []), gpus_per_run=len(gpus[0]))
+    run(state, jobs=jobs, gpus=[gpu for group in gpus for gpu in group], gpus_per_run=len(gpus[0]))
     thread.join()
     seen = sorted(calls(tmp_path, name)[0] for name in "abcd")
     assert set(seen) == set(expected)
