@@ -104,7 +104,9 @@ def read_settings(command: str, arguments: Sequence[str]) -> SweepSettings:
     for key in ("runs", "wandb_sweep"):
         values[key] = values[key] and Path(values[key])
     for key, least in {"jobs": 1, "gpus_per_run": 1, "retries": 0, "stop_limit": 0}.items():
-        _check_number(key, values[key], least)
+        number = values[key]
+        if number is not None and (type(number) is not int or number < least):
+            raise ConfigError(f"{key}={number} must be a whole number of at least {least}")
     values["gpus"] = [str(gpu) for gpu in values["gpus"]]
     if "time" in values["slurm"]:
         values["slurm"]["time"] = _minutes(str(values["slurm"]["time"]))
@@ -156,8 +158,11 @@ def read_sweep(name: str) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not readable ({error})") from error
     grid = content.get("grid") if isinstance(content, dict) else None
-    lists = isinstance(grid, dict) and all(isinstance(values, list) and values for values in grid.values())
-    if not lists or content.keys() - {"description", "grid"}:
+    if (
+        not isinstance(grid, dict)
+        or not all(isinstance(values, list) and values for values in grid.values())
+        or content.keys() - {"description", "grid"}
+    ):
         raise ConfigError(
             f"{path}: a sweep has description and grid, which holds a list of values for each key"
         )
@@ -213,8 +218,9 @@ def _seeds(
         raise ConfigError("seeds=0 asks for no run; for the seed 0 write seeds=[0]")
     if seed_words:
         text = seed_words[-1].removeprefix("seed=")
-        first = int(text) if text.isdigit() else text
-        _check_number("seed", first, 0)
+        if not text.isdigit():
+            raise ConfigError(f"seed={text} must be a whole number of at least 0")
+        first = int(text)
     else:
         first = composed("train", first_point(overrides, grid)).seed
     if equal:
@@ -260,8 +266,3 @@ def _minutes(text: str) -> int:
         parts = [0, *parts, 0]  # they begin with minutes
     hours, minutes, seconds = parts[:3]
     return 60 * (24 * int(match[1] or 0) + hours) + minutes + (seconds > 0)
-
-
-def _check_number(key: str, value: Any, least: int) -> None:
-    if value is not None and (type(value) is not int or value < least):
-        raise ConfigError(f"{key}={value} must be a whole number of at least {least}")
