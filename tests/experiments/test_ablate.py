@@ -63,6 +63,13 @@ def test_arms_and_seeds_are_trained_and_reported(
     assert "1 of them finished" in capsys.readouterr().out
 
 
+def test_help_without_arguments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(monkeypatch) == 0
+    text = capsys.readouterr().out
+    assert "arms=all" in text
+    assert "gpus_per_run=1" in text
+
+
 def test_mistakes_stop_before_the_first_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -174,6 +174,19 @@ def test_places_and_slurm() -> None:
         "launcher=slurm", "slurm.partition=gpu", "slurm.gpus_per_node=4", "slurm.exclusive=true"
     )
     assert settings.slurm == {"partition": "gpu", "gpus_per_node": 4, "exclusive": True}
+    settings = ablation("launcher=slurm", "slurm.partition=gpu,long", "slurm.constraint=a100&nvlink")
+    assert settings.slurm == {"partition": "gpu,long", "constraint": "a100&nvlink"}
+
+
+def test_settings_that_are_not_given_are_those_of_conf() -> None:
+    settings = sweep("grid.loss.t=mae,mse", "seeds=[0]")
+    assert (settings.runs, settings.jobs, settings.gpus, settings.launcher) == (None, None, [], "local")
+    assert (settings.retries, settings.stop_limit, settings.wait, settings.dry_run) == (1, 120, False, False)
+
+
+def test_an_ablation_may_vary_a_grid_beside_the_arms() -> None:
+    settings = ablation("arms=none,grad", "grid.loss.t=mae,mse", "seeds=[0]")
+    assert settings.grid == {"tracegrad": ["none", "grad"], "loss.t": ["mae", "mse"]}
 
 
 @pytest.mark.parametrize(
