@@ -14,8 +14,8 @@ from rich.table import Table
 from experiments.reporting.study_file import Part, Study, read_study
 from experiments.settings.configuration import ARM_LABELS, command, plain
 from experiments.sweeps.engine import run_sweep
-from experiments.sweeps.manifest import Manifest
-from experiments.sweeps.settings import read_settings
+from experiments.sweeps.manifest import SweepState
+from experiments.sweeps.settings import ABLATE, read_settings
 from tracegrad.errors import ConfigError, TrainingError
 from tracegrad.plots.changes import ChangeRow, changes_figure
 from tracegrad.plots.learning_curves import read_metrics
@@ -66,7 +66,7 @@ def main(config: DictConfig) -> None:
         print(f"{part.name}: {part.title}", flush=True)
         arguments = part.arguments(Path(values["databases"]))
         arguments += [f"runs={runs / part.name}", f"jobs={values['jobs']}"]
-        settings = read_settings(arguments, {}, ("arms",))
+        settings = read_settings(ABLATE, arguments)
         try:
             run_sweep(settings, _no_report)
         except TrainingError as error:
@@ -213,8 +213,8 @@ def _plain(comparison: StudyComparison) -> dict[str, Any]:
     return values | values.pop("change") | {"finding": comparison.change.finding}
 
 
-def _no_report(_manifest: Manifest, _console: Console) -> None:
-    """Sweeps of a study print no report; the study prints its comparisons."""
+def _no_report(_state: SweepState, _console: Console) -> None:
+    """The study has its own."""
 
 
 if __name__ == "__main__":

@@ -25,30 +25,30 @@ from experiments.sweeps.status import (
     RUNNING,
     STOPPED,
     Status,
+    read_log,
     read_status,
     write_status,
 )
 from tracegrad.errors import InUseError, TraceGradError
 from tracegrad.system.ownership import Ownership, take_ownership
 
-BUSY = 75  # EX_TEMPFAIL
-# How a process ends that was asked to.
+BUSY = 75  # exit status: another process owns the directory
+# Exit statuses of a training that SIGTERM or SIGINT has ended.
 STOP_CODES = (-signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGINT)
-# Each point starts its own processes on one machine, also inside an allocation of SLURM.
-DETACHED = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID")
-TAIL = 64 * 1024  # bytes of a log that are searched for an error
+# Not passed on to the training, which starts its ranks itself, also in a job of SLURM.
+SLURM_RANKS = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID")
 ERROR = re.compile(r"^error: (.+)$", re.MULTILINE)
 
 
 class Attempts:
-    """Runs ``command`` until it has ended well, ``retries`` times more, or the same mistake shows twice.
+    """Runs ``command`` until it has finished, was stopped, has failed ``retries`` + 1 times or twice by one error.
 
     Args:
         directory: of the point, for its status, owner and log.
         command: of the training.
         retries: tries after the first.
         result: file in ``directory`` that a finished run leaves; None: a run that exits with 0 is finished.
-        job: SLURM job, for the status.
+        job: SLURM job, for the status file.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Attempts:
         self.child: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
-        """0 when finished, 1 when failed or stopped, `BUSY` when another process runs this point."""
+        """Run the point; the exit status is 0: finished, 1: failed or stopped, `BUSY`: another process runs it."""
         try:
             ownership = take_ownership(self.directory, KIND, command=" ".join(self.command))
         except TraceGradError as error:
@@ -69,26 +69,24 @@ class Attempts:
         with ownership:
             signal.signal(signal.SIGTERM, self._stop)
             signal.signal(signal.SIGINT, self._stop)
-            # SLURM sends the warning of its time limit to every process of a job; the job answers with SIGTERM.
+            # SLURM warns every process of a job before its time limit; the job itself answers, with SIGTERM.
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-            with (self.directory / LOG).open("ab") as log:  # only now: another owner's log is left alone
+            with (self.directory / LOG).open("ab") as log:  # not before: the log may belong to another owner
                 os.dup2(log.fileno(), sys.stderr.fileno())
             status = read_status(self.directory)
-            before = None
+            last_error = None
             for _ in range(self.retries + 1):
-                status, mistake = self._attempt(status, ownership)
-                if status.status != FAILED or self.stopping or (mistake and mistake == before):
+                status, user_error = self._attempt(status, ownership)
+                if status.status != FAILED or self.stopping or (user_error and user_error == last_error):
                     break
-                before = mistake
+                last_error = user_error
         return 0 if status.status == FINISHED else 1
 
     def _attempt(self, status: Status, ownership: Ownership) -> tuple[Status, str | None]:
-        """One try: the status after it, and the mistake of the user that it named, if any."""
-        log = self.directory / LOG
-        start = log.stat().st_size if log.exists() else 0
-        result = self._result()
-        environment = {name: value for name, value in os.environ.items() if name not in DETACHED}
+        """Try once; the status afterwards, and the last ``error: ...`` of the log, if any."""
+        earlier_result = self._result()
+        environment = {name: value for name, value in os.environ.items() if name not in SLURM_RANKS}
         status = Status(
             RUNNING,
             status.attempts + 1,
@@ -98,7 +96,8 @@ class Attempts:
             job=self.job,
             started=_now(),
         )
-        with log.open("ab") as output:
+        with (self.directory / LOG).open("ab") as output:
+            start = output.tell()
             # The training owns the directory, too: it stays owned if only this process is killed.
             self.child = subprocess.Popen(
                 self.command,
@@ -112,29 +111,28 @@ class Attempts:
             self.child.terminate()
         write_status(self.directory, replace(status, child=self.child.pid))
         code = self.child.wait()
-        text = _tail(log, start)
-        outcome = self._outcome(code, before=result)
+        text = read_log(self.directory, start)
+        outcome = self._outcome(code, earlier_result)
         error = "" if outcome == FINISHED else _reason(text, code, outcome)
         status = replace(status, status=outcome, error=error, ended=_now())
         write_status(self.directory, status)
-        mistakes = ERROR.findall(text)
-        return status, mistakes[-1] if mistakes else None
+        return status, next(reversed(ERROR.findall(text)), None)
 
-    def _outcome(self, code: int, before: tuple[int, int] | None) -> str:
-        done = code == 0 and not self.stopping
-        if self.result is not None:  # one of a shorter training may have been there before
-            now = self._result()
-            done = now is not None and (code == 0 or now != before)
-        if done:
+    def _outcome(self, code: int, earlier_result: tuple[int, int] | None) -> str:
+        finished = code == 0 and not self.stopping
+        if self.result is not None:  # that of a shorter training may have been there before
+            result = self._result()
+            finished = result is not None and (code == 0 or result != earlier_result)
+        if finished:
             return FINISHED
         return STOPPED if self.stopping or code == 0 or code in STOP_CODES else FAILED
 
     def _result(self) -> tuple[int, int] | None:
-        """What tells the result from another one; None where there is none."""
+        """Inode and time of the file of the result, which differ for another one; None where there is none."""
         if self.result is None or not (self.directory / self.result).exists():
             return None
-        found = (self.directory / self.result).stat()
-        return found.st_ino, found.st_mtime_ns
+        file = (self.directory / self.result).stat()
+        return file.st_ino, file.st_mtime_ns
 
     def _stop(self, _signal: int, _frame: object) -> None:
         self.stopping = True
@@ -142,29 +140,15 @@ class Attempts:
             self.child.terminate()
 
 
-def last_error(text: str) -> str:
-    """The last ``error: ...`` of a log, or else its last line."""
-    mistakes = ERROR.findall(text)
-    if mistakes:
-        return mistakes[-1]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
-
-
 def _reason(text: str, code: int, outcome: str) -> str:
+    """Why a run has no result: the signal that ended it, the last ``error: ...`` of its log, or the last line."""
     if outcome == STOPPED:
         return "stopped before its end"
     if code < 0:
         memory = "; was the memory full?" if code == -signal.SIGKILL else ""
         return f"killed by {signal.Signals(-code).name}{memory}"
-    return last_error(text) or f"no output, exit status {code}"
-
-
-def _tail(log: Path, start: int) -> str:
-    with log.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(start, end - TAIL))
-        return file.read().decode("utf-8", errors="replace")
+    lines = ERROR.findall(text) or [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else f"no output, exit status {code}"
 
 
 def _now() -> str:
@@ -179,8 +163,7 @@ def main() -> None:
     parser.add_argument("--job", default="")
     parser.add_argument("directory", type=Path)
     parser.add_argument("command", nargs="+")
-    given = parser.parse_args()
-    sys.exit(Attempts(given.directory, given.command, given.retries, given.result, given.job).run())
+    sys.exit(Attempts(**vars(parser.parse_args())).run())
 
 
 if __name__ == "__main__":

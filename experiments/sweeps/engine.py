@@ -14,9 +14,8 @@ from rich.console import Console
 from experiments.settings.configuration import CONF, composed, plain
 from experiments.sweeps import slurm
 from experiments.sweeps.local import TRAIN, LocalRunner
-from experiments.sweeps.manifest import FILE, Manifest
-from experiments.sweeps.points import ARM, Point, first_point, literal, make_points
-from experiments.sweeps.progress import SweepProgress
+from experiments.sweeps.manifest import FILE, SweepState
+from experiments.sweeps.points import ARM, SweepPoint, first_point, make_points
 from experiments.sweeps.settings import SweepSettings
 from experiments.sweeps.status import FAILED, FINISHED, RUNNING, STOPPED, WAITING
 from experiments.sweeps.summary import missing_error, print_states
@@ -28,11 +27,9 @@ from tracegrad.errors import ConfigError, TrainingError
 from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.system.ownership import take_ownership
 
-Report = Callable[[Manifest, Console], None]
+Report = Callable[[SweepState, Console], None]
+Plan = tuple[list[SweepPoint], Path, DictConfig]
 WATCH = 15.0  # seconds between two questions to SLURM
-
-
-Plan = tuple[list[Point], Path, DictConfig]
 
 
 def run_sweep(
@@ -44,10 +41,10 @@ def run_sweep(
         settings: of the sweep.
         report: is called when there are finished points.
         train: command of a training.
-        planned: what `plan` says of the settings; None: it is asked.
+        planned: what `plan` has returned for the settings; None: it is called here.
 
     Raises:
-        ConfigError: a setting that cannot be, of the sweep or of a run, before anything starts.
+        ConfigError: a setting of the sweep or of a run that is not possible, before anything starts.
         TrainingError: points have failed; the others and the report are done by then.
     """
     began = time.monotonic()
@@ -63,36 +60,38 @@ def run_sweep(
     about = {
         "name": runs.name,
         "command": [Path(sys.argv[0]).stem, *sys.argv[1:]],
-        "definition": _definition(settings),
+        "definition": {
+            "overrides": settings.overrides,
+            "grid": settings.grid,
+            "seeds": settings.seeds,
+        },
     }
     if settings.dry_run:
-        print_states(Manifest(runs, points, about, slurm.queued_jobs), console, everything=True)
+        print_states(SweepState(runs, points, about, slurm.queued_jobs), console, everything=True)
         return
     with take_ownership(runs, "sweep"):
-        manifest = Manifest(runs, points, about, slurm.queued_jobs)
-        manifest.settle()
-        manifest.save()
-        print(
-            f"{len(points)} runs in {runs}, {len(manifest.with_state(FINISHED))} of them finished", flush=True
-        )
-        if settings.seeds.repetitions:
+        state = SweepState(runs, points, about, slurm.queued_jobs)
+        state.settle()
+        state.save()
+        print(f"{len(points)} runs in {runs}, {len(state.with_state(FINISHED))} of them finished", flush=True)
+        if settings.equal_seeds:
             print(
-                f"all seeds are {settings.seeds.values[0]}, as in the paper: the spread over repetitions is that of "
+                f"all seeds are {settings.seeds[0]['seed']}, as in the paper: the spread over repetitions is that of "
                 "the hardware's rounding, not that of training; on a CPU it is zero"
             )
         try:
-            _launch(manifest, settings, train)
+            _launch(state, settings, train)
         except KeyboardInterrupt:
-            print_states(manifest, console)
+            print_states(state, console)
             raise
-        manifest.look()
-        manifest.save()
-        if len(manifest.with_state(FINISHED)) < len(points):
-            print_states(manifest, console)
-        if manifest.with_state(FINISHED):
-            report(manifest, console)
-            print_wandb_hint([point.directory for point in manifest.with_state(FINISHED)])
-    error = missing_error(manifest)
+        state.update()
+        finished = [point.directory for point in state.with_state(FINISHED)]
+        if len(finished) < len(points):
+            print_states(state, console)
+        if finished:
+            report(state, console)
+            print_wandb_hint(finished)
+    error = missing_error(state)
     if error:
         raise TrainingError(error)
     print(f"runs: {runs} (state of each in {FILE}; each with config.yaml, metrics.csv, {RESULTS}, figures/)")
@@ -100,28 +99,23 @@ def run_sweep(
 
 
 def plan(settings: SweepSettings) -> Plan:
-    """The points, their directory and the configuration of the first.
+    """The points of a sweep, the directory of its runs, and the configuration of the first point.
 
-    A mistake in any of their configurations, or runs with other settings in their places, show here.
+    Raises:
+        ConfigError: the configuration of a point is wrong, or its directory holds a run with other settings.
     """
     overrides = settings.overrides
     config = composed("train", first_point(overrides, settings.grid))
     _check_machine(settings, config)
     _check_values(overrides, settings.grid)
     runs = settings.runs or _directory(settings, Path(config.run_dir).parent)
-    points = make_points(
-        runs,
-        overrides,
-        settings.grid,
-        settings.seeds,
-        group=runs.name,
-        result=RESULTS if config.test else None,
-    )
-    return _checked(points), runs, config
+    result = RESULTS if config.test else None
+    points = make_points(runs, overrides, settings.grid, settings.seeds, group=runs.name, result=result)
+    return _with_lengths(points), runs, config
 
 
 def _directory(settings: SweepSettings, base: Path) -> Path:
-    """Where the runs go: an ablation is the experiment itself, a grid stands beside it."""
+    """Where the runs go: those of an ablation into ``base``, those of a grid into a directory beside it."""
     if set(settings.grid) == {ARM}:
         return base
     name = settings.sweep or "_".join(sorted(key.rpartition(".")[2] for key in settings.grid))
@@ -129,41 +123,35 @@ def _directory(settings: SweepSettings, base: Path) -> Path:
 
 
 def _check_values(overrides: Sequence[str], grid: Mapping[str, Sequence[Any]]) -> None:
-    """Compose with every option of a group, and with every kind of value of a setting, which is what can be wrong."""
-    first = {key: f"{key}={literal(values[0])}" for key, values in grid.items()}
+    """Compose with every option of a group and every type of value, because these are what can be wrong."""
     for key, values in grid.items():
-        group = (CONF / key).is_dir()
-        seen = {values[0] if group else type(values[0])}
-        for value in values[1:]:
-            if (kind := value if group else type(value)) in seen:
-                continue
-            seen.add(kind)
-            composed("train", [*overrides, *(first | {key: f"{key}={literal(value)}"}).values()])
+        is_group = (CONF / key).is_dir()
+        kinds = {value if is_group else type(value): value for value in reversed(values)}
+        for value in kinds.values():
+            if value is not values[0]:  # the first point was composed before
+                composed("train", first_point(overrides, {**grid, key: [value]}))
 
 
-def _checked(points: Sequence[Point]) -> list[Point]:
-    """The points, with their lengths where they have run before; runs with other settings are refused.
-
-    Seeds of a point differ in plain settings only, so that few configurations have to be composed.
-    """
-    own_settings = ("seed", "run_dir", "repetition")
+def _with_lengths(points: Sequence[SweepPoint]) -> list[SweepPoint]:
+    """The points, with their lengths where they have run before; runs with other settings are refused."""
     known: dict[tuple[str, ...], DictConfig] = {}
-    checked = []
+    result = []
     for point in points:
         if not (point.directory / CONFIG).exists():
-            checked.append(point)
+            result.append(point)
             continue
-        shared = tuple(entry for entry in point.overrides if entry.partition("=")[0] not in own_settings)
+        # Composing takes long, so that the seeds of a combination share one configuration.
+        own_settings = {**point.seed, "run_dir": str(point.directory)}
+        shared = tuple(word for word in point.overrides if word.partition("=")[0] not in own_settings)
         if shared not in known:
             known[shared] = composed("train", shared)
         config = known[shared]
-        OmegaConf.update(config, "seed", point.seed)
-        OmegaConf.update(config, "run_dir", str(point.directory))
-        OmegaConf.update(config, "repetition", point.repetition)
+        for key, value in own_settings.items():
+            OmegaConf.update(config, key, value)
         values = plain(config)
         find_run(point.directory, values, config.resume)
-        checked.append(replace(point, length=length_of(values)))
-    return checked
+        result.append(replace(point, length=length_of(values)))
+    return result
 
 
 def _check_machine(settings: SweepSettings, config: DictConfig) -> None:
@@ -181,60 +169,27 @@ def _check_machine(settings: SweepSettings, config: DictConfig) -> None:
         raise ConfigError(f"every run gets {many} GPUs but uses one (trainer.devices=1); add trainer=ddp")
 
 
-def _launch(manifest: Manifest, settings: SweepSettings, train: Sequence[str]) -> None:
-    states = manifest.states
-    queued = [point for point in manifest.with_state(WAITING) if states[point.name].job]
-    todo = [point for point in manifest.with_state(WAITING, FAILED, STOPPED) if point not in queued]
+def _launch(state: SweepState, settings: SweepSettings, train: Sequence[str]) -> None:
+    def in_queue(point: SweepPoint) -> bool:
+        status = state.states[point.name]
+        return status.status == WAITING and bool(status.job)
+
+    waiting = [point for point in state.with_state(WAITING, FAILED, STOPPED) if not in_queue(point)]
     if settings.launcher == "local":
-        groups = settings.gpu_groups
-        with SweepProgress() as progress:
-            LocalRunner(
-                manifest,
-                settings.jobs or max(1, len(groups)),
-                gpu_groups=groups,
-                retries=settings.retries,
-                stop_limit=settings.stop_limit,
-                train=train,
-                watcher=progress,
-            ).run(todo)
+        LocalRunner(state, settings, train).run(waiting)
         return
-    if todo:
-        jobs = slurm.submit(
-            todo,
-            manifest.runs / "slurm",
-            settings.slurm,
-            name=manifest.runs.name,
-            at_a_time=settings.jobs,
-            retries=settings.retries,
-            stop_limit=settings.stop_limit,
-            train=train,
-        )
-        manifest.submitted(jobs)
-        print(
-            f"{len(jobs)} jobs given to SLURM: {', '.join(sorted({job.split('_')[0] for job in jobs.values()}))}"
-        )
+    if waiting:
+        jobs = slurm.submit(waiting, state.runs, settings, train)
+        state.submitted(jobs)
+        arrays = sorted({job.split("_")[0] for job in jobs.values()})
+        print(f"{len(jobs)} jobs given to SLURM: {', '.join(arrays)}")
     if not settings.wait:
         print(
             "the same command says how far they are, submits again what has failed, and reports what is finished"
         )
         return
-    while manifest.with_state(RUNNING) or any(
-        manifest.states[point.name].job for point in manifest.with_state(WAITING)
-    ):
+    while state.with_state(RUNNING) or any(map(in_queue, state.points)):
         time.sleep(WATCH)
-        if changed := manifest.look():
-            manifest.save()
-            for point in changed:
-                print(
-                    f"{point.name}: {states[point.name].status} {states[point.name].error}".rstrip(),
-                    flush=True,
-                )
-
-
-def _definition(settings: SweepSettings) -> dict[str, object]:
-    return {
-        "overrides": settings.overrides,
-        "grid": settings.grid,
-        "seeds": list(settings.seeds.values),
-        "repetitions": settings.seeds.repetitions,
-    }
+        for point in state.update():
+            status = state.states[point.name]
+            print(f"{point.name}: {status.status} {status.error}".rstrip(), flush=True)

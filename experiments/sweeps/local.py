@@ -1,185 +1,173 @@
-"""Points of a sweep as processes of this machine, a given number at a time, each on its own GPUs."""
+"""Points of a sweep as processes of this machine, several at a time, each on its own GPUs."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
 from experiments.sweeps.attempt import BUSY
-from experiments.sweeps.manifest import Manifest
-from experiments.sweeps.points import Point
-from experiments.sweeps.status import FINISHED, RUNNING, Status
+from experiments.sweeps.manifest import SweepState
+from experiments.sweeps.points import SweepPoint
+from experiments.sweeps.progress import SweepProgress
+from experiments.sweeps.settings import SweepSettings
+from experiments.sweeps.status import FINISHED, RUNNING
 
 TRAIN = (sys.executable, "-m", "experiments.train")
-GONE = 5.0  # seconds that killed processes may take to be gone
+GONE = 5.0  # seconds until killed processes have disappeared
 
 
 @dataclass(frozen=True)
-class Running:
-    """A point that runs; ``process`` is None where an earlier sweep, killed since, has started it.
+class RunningPoint:
+    """A point that runs.
 
-    One that runs ``elsewhere``, on another machine or started by hand, takes no place here and gets no signals.
+    Attributes:
+        point: that runs.
+        process: around its training; None where an earlier command, killed since, has started it.
+        gpus: that it uses; empty where the sweep hands out none.
+        elsewhere: it runs on another machine or was started by hand: it counts as none of the jobs, and gets no
+            signals.
     """
 
-    point: Point
+    point: SweepPoint
     process: subprocess.Popen[bytes] | None = None
     gpus: tuple[str, ...] = ()
     elsewhere: bool = False
 
 
-class Watcher:
-    """What is told about a sweep while it runs; does nothing."""
-
-    def started(self, point: Point) -> None:
-        """A point was started, or runs already."""
-
-    def looked(self, point: Point) -> None:
-        """A point still runs."""
-
-    def ended(self, point: Point, status: Status) -> None:
-        """A point has ended, one way or another."""
-
-
 class LocalRunner:
-    """Keeps ``jobs`` points running until all have ended.
+    """Keeps several points running until all have ended; more ``jobs`` than groups of GPUs share them.
 
     Args:
-        manifest: of the sweep.
-        jobs: points at a time.
-        gpu_groups: GPUs of each place; empty: the runs choose themselves. More jobs than places share them.
-        retries: tries of a point after the first.
-        stop_limit: seconds that a point may take for its checkpoint when the sweep is stopped.
+        state: of the sweep.
+        settings: of the sweep.
         train: command of a training, to which the overrides of a point are added.
-        watcher: is told what happens.
-        pause: seconds between two looks.
+        pause: seconds between two looks at the processes.
     """
 
     def __init__(
         self,
-        manifest: Manifest,
-        jobs: int,
-        *,
-        gpu_groups: Sequence[Sequence[str]] = (),
-        retries: int = 1,
-        stop_limit: float = 120.0,
+        state: SweepState,
+        settings: SweepSettings,
         train: Sequence[str] = TRAIN,
-        watcher: Watcher | None = None,
         pause: float = 0.2,
     ) -> None:
-        self.manifest, self.jobs, self.retries = manifest, jobs, retries
-        self.groups = [tuple(group) for group in gpu_groups]
-        self.stop_limit, self.train, self.pause = stop_limit, tuple(train), pause
-        self.watcher = watcher or Watcher()
-        self.running: list[Running] = []
-        self.queue: list[Point] = []
+        self.state, self.settings, self.train, self.pause = state, settings, train, pause
+        self.jobs = settings.jobs or max(1, len(settings.gpu_groups))
+        self.progress = SweepProgress()
+        self.running: list[RunningPoint] = []
+        self.queue: list[SweepPoint] = []
 
-    def run(self, waiting: Sequence[Point]) -> None:
-        """Run these points, and wait for those that an earlier sweep has left running.
+    def run(self, waiting: Sequence[SweepPoint]) -> None:
+        """Run these points, and wait for those that an earlier command has left running.
 
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM; the points have been stopped by then.
         """
         self.queue = list(waiting)
-        try:
-            with _termination_as_interrupt():
-                for point in self.manifest.with_state(RUNNING):
-                    state = self.manifest.states[point.name]
-                    if not state.job:
-                        self._adopt(point, tuple(filter(None, state.device.split(","))))
-                while self.queue or self.running:
-                    while self.queue and sum(not run.elsewhere for run in self.running) < self.jobs:
-                        self._start(self.queue.pop(0))
-                    time.sleep(self.pause)
-                    for run in list(self.running):
-                        self._look(run)
-        finally:
-            self._stop()
+        with self.progress:
+            try:
+                with _termination_as_interrupt():
+                    for point in self.state.with_state(RUNNING):
+                        status = self.state.states[point.name]
+                        if not status.job:
+                            self._adopt(point, tuple(filter(None, status.device.split(","))))
+                    while self.queue or self.running:
+                        while self.queue and sum(not run.elsewhere for run in self.running) < self.jobs:
+                            self._start(self.queue.pop(0))
+                        time.sleep(self.pause)
+                        for run in list(self.running):
+                            self._look(run)
+            finally:
+                self._stop()
 
-    def _adopt(self, point: Point, gpus: tuple[str, ...] = ()) -> None:
+    def _adopt(self, point: SweepPoint, gpus: tuple[str, ...] = ()) -> None:
         """Wait for a point that runs already."""
-        elsewhere = not self.manifest.pids(point)
-        self.running.append(Running(point, None, gpus, elsewhere))
-        self.watcher.started(point)
-        owner = self.manifest.owner(point)
+        elsewhere = not self.state.pids(point)
+        self.running.append(RunningPoint(point, None, gpus, elsewhere))
+        self.progress.show_start(point)
+        owner = self.state.owner(point)
         if elsewhere and owner is not None:
             print(f"{point.name}: waiting for the end of {owner}", flush=True)
 
-    def _start(self, point: Point) -> None:
-        group = self._free_group()
+    def _start(self, point: SweepPoint) -> None:
+        gpus = self._free_gpus()
         environment = dict(os.environ)
-        if group:
-            environment |= {"CUDA_VISIBLE_DEVICES": ",".join(group), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        if gpus:
+            environment |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         process = subprocess.Popen(
-            attempt_command(point, self.retries, self.train),
+            attempt_command(point, self.settings.retries, self.train),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env=environment,
             start_new_session=True,  # Ctrl-C reaches only the sweep, which stops its points in order
         )
-        self.running.append(Running(point, process, group))
-        self.watcher.started(point)
-        self.manifest.started(point, process.pid, environment.get("CUDA_VISIBLE_DEVICES", ""))
+        self.running.append(RunningPoint(point, process, gpus))
+        self.progress.show_start(point)
+        self.state.started_here(point)
 
-    def _free_group(self) -> tuple[str, ...]:
-        """The GPUs with the fewest runs."""
-        if not self.groups:
-            return ()
-        return min(self.groups, key=lambda group: sum(bool({*run.gpus} & {*group}) for run in self.running))
+    def _free_gpus(self) -> tuple[str, ...]:
+        """The group of GPUs with the fewest runs."""
+        return min(
+            self.settings.gpu_groups,
+            key=lambda group: sum(bool({*run.gpus} & {*group}) for run in self.running),
+            default=(),
+        )
 
-    def _look(self, run: Running) -> None:
+    def _look(self, run: RunningPoint) -> None:
         if run.process is not None and run.process.poll() is None:
-            self.watcher.looked(run.point)
+            self.progress.show_step(run.point)
             return
         busy = run.process is not None and run.process.returncode == BUSY
-        if self.manifest.owner(run.point) is None:
-            self.running.remove(run)
-            state = self.manifest.update(run.point)
-            self.watcher.ended(run.point, state)
-            if (busy or run.elsewhere) and state.status != FINISHED:
+        if self.state.owner(run.point) is None:
+            self._end(run)
+            finished = self.state.states[run.point.name].status == FINISHED
+            if (busy or run.elsewhere) and not finished:
                 self.queue.append(run.point)
         elif busy:  # somebody else has started it first
             self.running.remove(run)
-            self.manifest.update(run.point)
+            self.state.update()
             self._adopt(run.point)
         else:
-            self.watcher.looked(run.point)
+            self.progress.show_step(run.point)
+
+    def _end(self, run: RunningPoint) -> None:
+        self.running.remove(run)
+        self.state.update()
+        self.progress.show_end(run.point, self.state.states[run.point.name])
 
     def _stop(self) -> None:
-        """End what this sweep has started and still runs: it may write a checkpoint first, but not for ever."""
-        mine = [run for run in self.running if not run.elsewhere]
+        """End what this sweep has started and what still runs of it, after ``stop_limit`` seconds by force."""
+        own = [run for run in self.running if not run.elsewhere]
         try:
-            told = [run for run in mine if self._terminate(run)]
-            until = time.monotonic() + self.stop_limit
-            while any(map(self._alive, told)) and time.monotonic() < until:
-                time.sleep(min(self.pause, 0.1))
+            asked = [run for run in own if self._terminate(run)]
+            self._await_end(asked, self.settings.stop_limit)
         finally:
-            for run in mine:
+            for run in own:
                 self._kill(run)
-            for run in mine:
+            for run in own:
                 if run.process is not None:
                     run.process.wait()
-            until = time.monotonic() + GONE
-            while any(map(self._alive, mine)) and time.monotonic() < until:
-                time.sleep(0.02)
-            for run in self.running:
-                self.watcher.ended(run.point, self.manifest.update(run.point))
-            self.running = []
+            self._await_end(own, GONE)
+            for run in list(self.running):
+                self._end(run)
 
-    def _alive(self, run: Running) -> bool:
-        return bool(self._pids(run))
+    def _await_end(self, runs: Sequence[RunningPoint], seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while any(map(self._pids, runs)) and time.monotonic() < until:
+            time.sleep(min(self.pause, 0.1))
 
-    def _pids(self, run: Running) -> list[int]:
-        """Its processes that are known to be its own: their numbers may have gone to others since."""
+    def _pids(self, run: RunningPoint) -> list[int]:
+        """Its processes that live and are known to be its own: other processes may have got their numbers since."""
         if run.process is not None and run.process.poll() is None:
             return [run.process.pid]
-        return self.manifest.pids(run.point)  # the training alone, where the process around it was killed
+        return self.state.pids(run.point)  # only the training, where the process around it was killed
 
-    def _terminate(self, run: Running) -> bool:
+    def _terminate(self, run: RunningPoint) -> bool:
         """Ask it to end; False where it has ended, or belongs to another user."""
         with suppress(ProcessLookupError, PermissionError):
             for pid in self._pids(run)[:1]:
@@ -187,9 +175,9 @@ class LocalRunner:
                 return True
         return False
 
-    def _kill(self, run: Running) -> None:
-        """All processes of a point: the one around it leads their group."""
-        owner = self.manifest.owner(run.point)
+    def _kill(self, run: RunningPoint) -> None:
+        """All processes of a point: the one around the training leads their group."""
+        owner = self.state.owner(run.point)
         leaders = {owner.processes[0][0]} if owner is not None else set()
         leaders |= {run.process.pid} if run.process is not None else set()
         for pid in self._pids(run):
@@ -201,7 +189,7 @@ class LocalRunner:
                     os.kill(pid, signal.SIGKILL)
 
 
-def attempt_command(point: Point, retries: int, train: Sequence[str] = TRAIN) -> list[str]:
+def attempt_command(point: SweepPoint, retries: int, train: Sequence[str]) -> list[str]:
     """The command that runs a point, tries again and writes its status."""
     options = ["--retries", str(retries), *(["--result", point.result] if point.result else [])]
     attempt = [sys.executable, "-m", "experiments.sweeps.attempt", *options]
@@ -215,7 +203,7 @@ def _termination_as_interrupt() -> Iterator[None]:
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before: Callable | int | None = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

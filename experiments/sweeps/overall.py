@@ -6,8 +6,6 @@ database counts by ratios, because their errors differ in size: overall is the g
 validation MAE^H_all divided by the lowest of that database. 1 means best everywhere, 1.05 five percent above.
 """
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,14 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
-from experiments.sweeps.points import plain_text
-from experiments.sweeps.summary import GridRow
-from tracegrad.errors import ConfigError
-from tracegrad.system.whole_files import replacing
+from experiments.sweeps.points import label
+from experiments.sweeps.summary import GridRow, listed, print_table, texts, write_table
 
 RULE = (
     "validation MAE^H_all in meV (divided by the lowest of its column); "
@@ -36,54 +30,47 @@ class OverallRow:
 
     Attributes:
         values: of the keys of the grid.
-        validation: mean over runs of the best validation MAE^H_all (meV) by database; none without a run.
-        ratios: the same divided by the lowest of the database.
+        validation: by database, the mean over runs of the lowest validation MAE^H_all (meV); None without a run.
+        ratios: the same divided by the lowest of the database; None without a run or a finite lowest error.
         overall: geometric mean of the ratios; None where a database has none.
     """
 
-    values: dict[str, Any]
-    validation: dict[str, float]
-    ratios: dict[str, float]
+    values: Mapping[str, Any]
+    validation: dict[str, float | None]
+    ratios: dict[str, float | None]
     overall: float | None
 
 
 def overall(grids: Mapping[str, Sequence[GridRow]]) -> list[OverallRow]:
-    """The rows of all databases together.
-
-    Args:
-        grids: rows of each database.
-
-    Raises:
-        ConfigError: the grids differ.
-    """
-    named = {name: {_key(row): row for row in rows} for name, rows in grids.items()}
-    first = next(iter(named.values()))
-    for name, rows in named.items():
-        if rows.keys() != first.keys():
-            raise ConfigError(
-                f"the grid of {name} has other values than that of {next(iter(named))}; give the same"
-            )
+    """The rows of all databases together; ``grids`` holds those of each database, which have the same values."""
     means = {
-        name: {key: statistics.fmean(row.validation) for key, row in rows.items() if row.validation}
-        for name, rows in named.items()
-    }
-    lowest = {name: min(found.values(), default=math.inf) for name, found in means.items()}
-    made = []
-    for key, row in first.items():
-        validation = {name: found[key] for name, found in means.items() if key in found}
-        # A database whose runs all diverged has no lowest error, and tells nothing.
-        ratios = {
-            name: value / lowest[name] for name, value in validation.items() if math.isfinite(lowest[name])
+        name: {
+            label(row.values): statistics.fmean(row.validation) if row.validation else None for row in rows
         }
-        mean = statistics.geometric_mean(ratios.values()) if len(ratios) == len(grids) else None
-        made.append(OverallRow(dict(row.values), validation, ratios, mean))
-    return made
+        for name, rows in grids.items()
+    }
+    lowest = {
+        name: min((mean for mean in column.values() if mean is not None), default=math.inf)
+        for name, column in means.items()
+    }
+    result = []
+    for row in next(iter(grids.values())):
+        validation = {name: column[label(row.values)] for name, column in means.items()}
+        # A database whose runs all diverged has no finite lowest error, and decides nothing.
+        ratios = {
+            name: None if mean is None or math.isinf(lowest[name]) else mean / lowest[name]
+            for name, mean in validation.items()
+        }
+        known = [ratio for ratio in ratios.values() if ratio is not None]
+        mean_ratio = statistics.geometric_mean(known) if len(known) == len(ratios) else None
+        result.append(OverallRow(row.values, validation, ratios, mean_ratio))
+    return result
 
 
 def unfinished(grids: Mapping[str, Sequence[GridRow]]) -> list[str]:
-    """A line for each combination of each database with runs that have no result; without any the choice is made."""
+    """A line for each combination of each database with runs that have no result."""
     return [
-        f"{name}: {named(row.values)}: {len(row.validation)} of {row.runs} runs finished"
+        f"{name}: {listed(row.values)}: {len(row.validation)} of {row.runs} runs finished"
         for name, rows in grids.items()
         for row in rows
         if not row.complete
@@ -91,86 +78,56 @@ def unfinished(grids: Mapping[str, Sequence[GridRow]]) -> list[str]:
 
 
 def chosen(rows: Sequence[OverallRow], missing: Sequence[str]) -> OverallRow | None:
-    """The row with the lowest overall error; none as long as runs are missing or a database has no finite error."""
-    known = [row for row in rows if row.overall is not None]
-    return None if missing or len(known) < len(rows) else min(known, key=_overall)
+    """The row with the lowest overall error; None as long as runs are missing or a database has no finite error."""
+    errors = [row.overall for row in rows if row.overall is not None]
+    return None if missing or len(errors) < len(rows) else rows[errors.index(min(errors))]
 
 
-def named(values: Mapping[str, Any]) -> str:
-    """Values for people."""
-    return ", ".join(f"{key}={plain_text(value)}" for key, value in values.items())
-
-
-def print_overall(
-    rows: Sequence[OverallRow], databases: Sequence[str], missing: Sequence[str], console: Console
-) -> None:
-    """The table of all databases, and the choice or why there is none."""
-    table = Table(box=SIMPLE_HEAD)
-    for name in rows[0].values:
-        table.add_column(name)
-    for name in (*databases, "overall"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for line in _cells(rows, databases, missing):
-        table.add_row(*line)
-    console.print(table)
+def print_overall(rows: Sequence[OverallRow], missing: Sequence[str], console: Console) -> None:
+    """Print the table of all databases, and the choice or why there is none."""
+    print_table(*_texts(rows, missing), console, left=len(rows[0].values))
     for text in (RULE, *_conclusion(rows, missing)):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def write_overall(
-    rows: Sequence[OverallRow], databases: Sequence[str], missing: Sequence[str], output: Path
-) -> list[Path]:
-    """The table as overall.md and overall.csv."""
-    head = [*rows[0].values, *databases, "overall"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(rows, databases, missing)]
-    lines += ["", RULE, *(f"\n{text}" for text in _conclusion(rows, missing))]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [*rows[0].values, *databases, *(f"{name}/ratio" for name in databases), "overall", "chosen"]
-    )
+def write_overall(rows: Sequence[OverallRow], missing: Sequence[str], output: Path) -> list[Path]:
+    """Write the table as overall.md and, with unrounded numbers, as overall.csv."""
     best = chosen(rows, missing)
-    for row in rows:
-        values = [plain_text(value) for value in row.values.values()]
-        for numbers in (row.validation, row.ratios):
-            values += [repr(numbers[name]) if name in numbers else "" for name in databases]
-        writer.writerow([*values, "" if row.overall is None else repr(row.overall), int(row is best)])
-    files = {"overall.md": "\n".join(lines) + "\n", "overall.csv": text.getvalue()}
-    for name, content in files.items():
-        with replacing(output / name) as draft:
-            draft.write_text(content, encoding="utf-8")
-    return [output / name for name in files]
+    numbers = [
+        {
+            **texts(row.values),
+            **row.validation,
+            **{f"{name}/ratio": ratio for name, ratio in row.ratios.items()},
+            "overall": row.overall,
+            "chosen": int(row is best),
+        }
+        for row in rows
+    ]
+    notes = [RULE, *(f"\n{text}" for text in _conclusion(rows, missing))]
+    return write_table(output, "overall", *_texts(rows, missing), notes, numbers)
 
 
 def _conclusion(rows: Sequence[OverallRow], missing: Sequence[str]) -> list[str]:
     best = chosen(rows, missing)
     if best is not None:
-        return [f"*: the choice for all databases: {named(best.values)}"]
+        return [f"*: the choice for all databases: {listed(best.values)}"]
     if missing:
         return ["no choice yet: runs are missing; the same command goes on with them", *missing]
     return ["no choice: no run of a database has a finite validation error"]
 
 
-def _cells(rows: Sequence[OverallRow], databases: Sequence[str], missing: Sequence[str]) -> list[list[str]]:
+def _texts(rows: Sequence[OverallRow], missing: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of the table."""
     best = chosen(rows, missing)
     lines = []
     for row in rows:
-        cells = [
-            f"{row.validation[name]:.4g}" + (f" ({row.ratios[name]:.3f})" if name in row.ratios else "")
-            if name in row.validation
-            else "-"
-            for name in databases
-        ]
-        mean = "-" if row.overall is None else f"{row.overall:.4f}" + ("*" if row is best else "")
-        lines.append([*(plain_text(value) for value in row.values.values()), *cells, mean])
-    return lines
+        cells = [_cell(mean, row.ratios[name]) for name, mean in row.validation.items()]
+        mean_ratio = "-" if row.overall is None else f"{row.overall:.4f}" + ("*" if row is best else "")
+        lines.append([*texts(row.values).values(), *cells, mean_ratio])
+    return [*rows[0].values, *rows[0].validation, "overall"], lines
 
 
-def _key(row: GridRow) -> str:
-    return str(sorted(row.values.items()))
-
-
-def _overall(row: OverallRow) -> float:
-    assert row.overall is not None
-    return row.overall
+def _cell(mean: float | None, ratio: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.4g}" + ("" if ratio is None else f" ({ratio:.3f})")

@@ -1,4 +1,4 @@
-"""The points of a sweep: settings, and a directory that follows from them alone."""
+"""The points of a sweep: settings, and a directory whose name follows from them."""
 
 import hashlib
 import re
@@ -18,38 +18,25 @@ KEYWORDS = {"null", "true", "false", "inf", "nan"}
 
 
 @dataclass(frozen=True)
-class Seeds:
-    """Which seeds every combination of values is run with.
-
-    ``repetitions`` > 0: so many runs with the same seed, as in the paper; else one run for each seed.
-    """
-
-    values: tuple[int, ...]
-    repetitions: int = 0
-
-
-@dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One run of a sweep.
 
     Attributes:
         name: for people, such as "grad seed 0".
         directory: of the run.
-        values: what tells it from points with the same seed, by key.
-        seed: of the run.
+        values: of the keys of the grid.
+        seed: ``seed``, with equal seeds also ``repetition``.
         overrides: all arguments of its training.
-        result: file in ``directory`` that says that it is finished; None if it leaves none.
-        repetition: of runs with equal seeds.
-        length: how long the run is to be, see `run_length`; empty where none has run there before.
+        result: file in ``directory`` that says that the run is finished; None: the run leaves none.
+        length: how long the run is to be, see `length_of`; empty where none has run there before.
     """
 
     name: str
     directory: Path
     values: Mapping[str, Any]
-    seed: int
+    seed: Mapping[str, int]
     overrides: tuple[str, ...] = field(repr=False)
     result: str | None = None
-    repetition: int | None = None
     length: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -57,36 +44,35 @@ def make_points(
     runs: Path,
     fixed: Sequence[str],
     grid: Mapping[str, Sequence[Any]],
-    seeds: Seeds,
+    seeds: Sequence[Mapping[str, int]],
     *,
     group: str,
     result: str | None,
-) -> list[Point]:
-    """All points of a grid, seeds slow, so that the first seeds of all are there first.
+) -> list[SweepPoint]:
+    """All points of a grid: every combination of values with the first seed, then with the second, and so on.
 
     Args:
         runs: directory of all runs.
         fixed: arguments of every run.
         grid: values of each key that varies.
-        seeds: of every combination.
+        seeds: of every combination, see `SweepPoint.seed`.
         group: of the runs in W&B, unless ``fixed`` names one.
         result: file that a finished run leaves.
     """
-    combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    repetitions = range(seeds.repetitions) if seeds.repetitions else (None,)
     if not any(override.startswith("logger.wandb.group=") for override in fixed):
         fixed = [*fixed, f"logger.wandb.group={literal(group)}"]
     points = []
-    for seed, repetition, values in product(seeds.values, repetitions, combinations):
-        ending = "" if repetition is None else f"_rep{repetition}"
-        directory = runs / (folder(values) + f"_seed{seed}{ending}")
-        overrides = [*fixed, *(f"{key}={literal(value)}" for key, value in values.items())]
-        overrides.append(f"seed={seed}")
-        if repetition is not None:
-            overrides.append(f"repetition={repetition}")
-        overrides.append(f"run_dir={quoted(directory)}")
-        title = f"{label(values)} seed {seed}" + ("" if repetition is None else f" repetition {repetition}")
-        points.append(Point(title, directory, values, seed, tuple(overrides), result, repetition))
+    for seed, combination in product(seeds, product(*grid.values())):
+        values = dict(zip(grid, combination, strict=True))
+        repetition = f"_rep{seed['repetition']}" if "repetition" in seed else ""
+        directory = runs / f"{folder(values)}_seed{seed['seed']}{repetition}"
+        overrides = [
+            *fixed,
+            *(f"{key}={literal(value)}" for key, value in {**values, **seed}.items()),
+            f"run_dir={quoted(directory)}",
+        ]
+        name = " ".join([label(values), *(f"{key} {number}" for key, number in seed.items())])
+        points.append(SweepPoint(name, directory, values, seed, tuple(overrides), result))
     return points
 
 
@@ -96,7 +82,7 @@ def first_point(fixed: Sequence[str], grid: Mapping[str, Sequence[Any]]) -> list
 
 
 def label(values: Mapping[str, Any]) -> str:
-    """Values for people: ``key=value`` by key; an arm is known by its value alone."""
+    """Values for people: ``key=value`` in the order of the keys; of an arm only its name."""
     return " ".join(f"{_key(key)}{plain_text(value)}" for key, value in sorted(values.items()))
 
 
@@ -118,18 +104,14 @@ def literal(value: Any) -> str:
         return f"[{','.join(map(literal, value))}]"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{literal(entry)}" for key, entry in value.items()) + "}"
-    return plain_text(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def plain_text(value: Any) -> str:
     """A value as OmegaConf writes it into a text."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return value if isinstance(value, str) else literal(value) if _nested(value) else str(value)
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, list | tuple | Mapping)
+    return value if isinstance(value, str) else literal(value)
 
 
 def _key(key: str) -> str:

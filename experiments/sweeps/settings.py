@@ -1,49 +1,48 @@
-"""The settings of a sweep itself; everything else on its command line belongs to the runs."""
+"""The settings of a sweep, separated from those of its runs on the same command line."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hydra
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from experiments.settings.arguments import path_value, quoted, readable, shell_word
-from experiments.settings.configuration import ARMS, CONF, composed
+from experiments.settings.configuration import ARMS, CONF, composed, plain
 from experiments.settings.paths import home
-from experiments.sweeps.points import ARM, Seeds, first_point
+from experiments.sweeps.points import ARM, first_point
 from tracegrad.errors import ConfigError
 
+ABLATE, SWEEP = "ablate", "sweep"
 LAUNCHERS = ("local", "slurm")
-# Set by the sweep for every run.
-TAKEN = ("run_dir", "seed", "repetition")
-SHARED = (
-    *("seeds", "equal_seeds", "runs", "jobs", "gpus", "gpus_per_run", "retries", "stop_limit"),
-    *("launcher", "wait", "dry_run"),
-)
-HELP = """\
-  runs=runs/NAME                   directory of the runs; a report goes to <runs>/report
-  jobs=1                           runs at a time; with gpus= as many as there are places on them
-  gpus=0,1,2,3                     GPUs to use, one for each run
-  gpus_per_run=1                   more than one for each run, with trainer=ddp
-  retries=1                        tries of a failed run after the first; a mistake that shows twice ends them
-  stop_limit=120                   seconds that a run may take to save when the sweep is stopped
-  launcher=local                   slurm: one array of jobs; settings of sbatch are slurm.partition=, slurm.time=,
-                                   slurm.gpus_per_node=, slurm.cpus_per_task=, slurm.mem=, slurm.account=, ...
-  wait=false                       with SLURM: true stays until all jobs have ended
-  dry_run=false                    true: list all runs, their directories and states, and start nothing
-"""
+SET_BY_SWEEP = ("run_dir", "seed", "repetition")  # settings of a run that no grid may vary
+LISTS = ("arms", "gpus")  # written without brackets, too
 
 
-@dataclass
+@dataclass(frozen=True)
 class SweepSettings:
-    """What is run, and how; the command's help says what each means."""
+    """What is run, and how. Fields without a description here are explained in conf/sweep.yaml.
 
-    grid: dict[str, list[Any]] = field(default_factory=dict)
-    overrides: list[str] = field(default_factory=list)
-    seeds: Seeds = field(default_factory=lambda: Seeds((0,)))
+    Attributes:
+        grid: values of each key that varies.
+        overrides: settings of every run, as on a command line.
+        seeds: settings of the repeated runs of each combination: ``seed``, with equal seeds also ``repetition``.
+        sweep: name of the sweep; "" where the command line alone describes the grid.
+        description: of the sweep.
+    """
+
+    grid: dict[str, list[Any]]
+    overrides: list[str]
+    seeds: list[dict[str, int]]
+    sweep: str = ""
+    description: str = ""
+    equal_seeds: bool = False
     runs: Path | None = None
     jobs: int | None = None
     gpus: list[str] = field(default_factory=list)
@@ -55,75 +54,76 @@ class SweepSettings:
     wait: bool = False
     dry_run: bool = False
     wandb_sweep: Path | None = None
-    sweep: str = ""
-    description: str = ""
 
     @property
-    def gpu_groups(self) -> list[list[str]]:
-        """The GPUs of each place for a run."""
+    def gpu_groups(self) -> list[tuple[str, ...]]:
+        """The GPUs in groups, each of which serves one run at a time."""
         size = self.gpus_per_run
-        return [self.gpus[i : i + size] for i in range(0, len(self.gpus) - size + 1, size)]
+        return [tuple(self.gpus[i : i + size]) for i in range(0, len(self.gpus) - size + 1, size)]
 
 
-def read_settings(arguments: Sequence[str], defaults: dict[str, str], more: Collection[str]) -> SweepSettings:
-    """Take the settings of the sweep out of a command line.
+def show_help_if_asked(command: str) -> None:
+    """Print the help of a command (`hydra.help` of its file in conf/) and exit, if it has no arguments or --help."""
+    arguments = sys.argv[1:]
+    if not arguments or "-h" in arguments or "--help" in arguments:
+        sys.argv[1:] = ["--help"]
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(lambda _: None)()
+
+
+def read_settings(command: str, arguments: Sequence[str]) -> SweepSettings:
+    """The settings that a command line describes.
 
     Args:
-        arguments: key=value.
-        defaults: of settings that are not given.
-        more: settings of this command beside the shared ones: arms; or sweep, and with it ``grid.KEY``.
+        command: "ablate", whose grid begins with arms, or "sweep". The keys of its file in conf/ are settings of the
+            sweep, ``sweep`` and ``grid.KEY`` describe the grid, and all others are settings of the runs.
+        arguments: words ``key=value``.
 
     Raises:
-        ConfigError: a value that cannot be, or a key that the sweep itself sets.
+        ConfigError: a value that is not possible, or a key that the sweep itself sets.
     """
-    own, slurm, grid, overrides = dict(defaults), {}, {}, []
-    for argument in readable(arguments, "train", own=(*SHARED, *more, "slurm.", "grid.")):
-        key, _, value = argument.partition("=")
-        if key in SHARED or key in more:
-            own[key] = value.strip()
-        elif key.startswith("slurm."):
-            slurm[key.removeprefix("slurm.")] = _slurm_value(key, value)
-        elif key.startswith("grid.") and "sweep" in more:
+    files = [OmegaConf.load(CONF / f"{name}.yaml") for name in (SWEEP, command)]
+    known = {str(key) for file in files for key in file} - {"defaults", "hydra"}
+    own_words, overrides, grid, named, sweep = [], [], {}, {}, ""
+    for word in readable(arguments, "train", own=(*known, SWEEP, "slurm.", "grid.")):
+        key, _, value = word.partition("=")
+        if key in known or key.startswith("slurm."):
+            own_words.append(_hydra_word(key, value.strip()))
+        elif key.startswith("grid."):
             grid[key.removeprefix("grid.")] = parse_values(key.removeprefix("grid."), value)
-        else:
-            overrides.append(argument)
-    settings = SweepSettings(slurm=slurm)
-    if "arms" in more:
-        settings.grid = {ARM: _arms(own["arms"])}
-    else:
-        sweep = _path(own, "sweep")
-        named = read_sweep(str(sweep)) if sweep else {}
-        settings.sweep = sweep.stem if sweep else ""
-        settings.description = named.get("description", "")
-        settings.grid = {**named.get("grid", {}), **grid}
-        if not settings.grid:
-            raise ConfigError(
-                "nothing to vary; give sweep=NAME (see conf/sweep/) or grid.KEY=VALUE,VALUE,..."
-            )
-    equal = _switch("equal_seeds", own.get("equal_seeds", "false"))
-    settings.seeds, settings.overrides = _seeds(own["seeds"], equal, overrides, settings.grid)
-    _refuse_taken(settings)
-    settings.runs = _path(own, "runs")
-    settings.jobs = _whole("jobs", own["jobs"], 1) if own.get("jobs") else None
-    settings.gpus = _gpus(own.get("gpus", ""))
-    settings.gpus_per_run = _whole("gpus_per_run", own.get("gpus_per_run", "1"), 1)
-    settings.retries = _whole("retries", own.get("retries", "1"), 0)
-    settings.stop_limit = float(_whole("stop_limit", own.get("stop_limit", "120"), 0))
-    settings.wait = _switch("wait", own.get("wait", "false"))
-    settings.dry_run = _switch("dry_run", own.get("dry_run", "false"))
-    settings.wandb_sweep = _path(own, "wandb_sweep")
-    settings.launcher = own.get("launcher", "local")
-    _check_places(settings)
+        elif key == SWEEP and value.lower() != "null":
+            path = Path(home(key, path_value(key, value)))
+            named, sweep = read_sweep(str(path)), path.stem
+        elif key != SWEEP:
+            overrides.append(word)
+    values = plain(composed(command, own_words))
+    arms = {ARM: _arms(values.pop("arms"))} if "arms" in values else {}
+    grid = {**arms, **named.get("grid", {}), **grid}
+    if not grid:
+        raise ConfigError("nothing to vary; give sweep=NAME (see conf/sweep/) or grid.KEY=VALUE,VALUE,...")
+    values["seeds"], overrides = _seeds(values["seeds"], values["equal_seeds"], overrides, grid)
+    for key in ("runs", "wandb_sweep"):
+        values[key] = values[key] and Path(values[key])
+    for key, least in {"jobs": 1, "gpus_per_run": 1, "retries": 0, "stop_limit": 0}.items():
+        number = values[key]
+        if number is not None and (type(number) is not int or number < least):
+            raise ConfigError(f"{key}={number} must be a whole number of at least {least}")
+    values["gpus"] = [str(gpu) for gpu in values["gpus"]]
+    if "time" in values["slurm"]:
+        values["slurm"]["time"] = _minutes(str(values["slurm"]["time"]))
+    description = named.get("description", "")
+    settings = SweepSettings(**values, grid=grid, overrides=overrides, sweep=sweep, description=description)
+    _check_keys(settings)
+    _check_launcher(settings)
     return settings
 
 
 def parse_values(key: str, text: str) -> list[Any]:
     """Values of a key in the grammar of Hydra's sweeps: ``0.1,0.2``, ``range(0,1,0.1)``, ``[mse],[mse,mae]``.
 
-    What Hydra cannot read is text with a comma between two values.
+    Text that Hydra cannot read is split at its commas.
 
     Raises:
-        ConfigError: not understood, or the same value twice.
+        ConfigError: brackets or quotes do not match, or a value stands twice.
     """
     if not text.strip():
         raise ConfigError(f"grid.{key} has no values; write grid.{key}=VALUE,VALUE,...")
@@ -144,33 +144,39 @@ def parse_values(key: str, text: str) -> list[Any]:
 
 
 def read_sweep(name: str) -> dict[str, Any]:
-    """A sweep of ``conf/sweep/`` or of a file of one's own.
+    """The ``description`` and ``grid`` of a sweep of ``conf/sweep/`` or of the path of a .yaml file.
 
     Raises:
-        ConfigError: there is none, or it is not one.
+        ConfigError: there is no such file, or it describes no sweep.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONF / "sweep" / f"{name}.yaml"
+    if not path.exists():
+        names = ", ".join(sorted(file.stem for file in (CONF / "sweep").glob("*.yaml")))
+        raise ConfigError(f"no sweep {name!r}; there are {names}, or give the path of a .yaml file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        names = ", ".join(sorted(file.stem for file in (CONF / "sweep").glob("*.yaml")))
-        raise ConfigError(
-            f"no sweep {name!r}; there are {names}, or give the path of a .yaml file"
-        ) from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not readable ({error})") from error
-    if not isinstance(content, dict) or content.keys() - {"description", "grid"}:
-        raise ConfigError(f"{path}: a sweep has description and grid, and nothing else")
-    grid = content.get("grid")
-    if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
-        raise ConfigError(f"{path}: grid must hold a list of values for each key")
+    grid = content.get("grid") if isinstance(content, dict) else None
+    if (
+        not isinstance(grid, dict)
+        or not all(isinstance(values, list) and values for values in grid.values())
+        or content.keys() - {"description", "grid"}
+    ):
+        raise ConfigError(
+            f"{path}: a sweep has description and grid, which holds a list of values for each key"
+        )
     return {**content, "grid": {str(key): _distinct(key, values) for key, values in grid.items()}}
 
 
-def _path(own: dict[str, str], key: str) -> Path | None:
-    """A setting of the sweep that is a path; None: not given."""
-    text = own.get(key, "null")
-    return None if text.lower() == "null" else Path(home(key, path_value(key, text)))
+def _hydra_word(key: str, value: str) -> str:
+    """A setting of the sweep in Hydra's grammar, which asks for brackets around lists and quotes around text."""
+    if key in LISTS or (key == "seeds" and "," in value):
+        return f"{key}=[{value.strip('[], ')}]"
+    if key.startswith("slurm."):
+        readable_value = re.fullmatch(r"\d+|true|false", value.lower())
+        return f"+{key}={value if readable_value else quoted(value)}"
+    return f"{key}={value}"
 
 
 def _distinct(key: str, values: list[Any]) -> list[Any]:
@@ -179,9 +185,8 @@ def _distinct(key: str, values: list[Any]) -> list[Any]:
     return values
 
 
-def _arms(text: str) -> list[str]:
-    arms = [arm.strip() for arm in text.strip("[] ").split(",")]
-    arms = list(ARMS.values()) if arms == ["all"] else list(dict.fromkeys(arms))
+def _arms(names: Sequence[Any]) -> list[str]:
+    arms = list(ARMS.values()) if names == ["all"] else list(dict.fromkeys(map(str, names)))
     unknown = sorted(set(arms) - set(ARMS.values()))
     if unknown:
         raise ConfigError(f"unknown arms {unknown}; choose from {','.join(ARMS.values())}, or all")
@@ -189,92 +194,75 @@ def _arms(text: str) -> list[str]:
 
 
 def _seeds(
-    text: str, equal: bool, overrides: list[str], grid: Mapping[str, Sequence[Any]]
-) -> tuple[Seeds, list[str]]:
-    """The seeds, and the arguments of the runs without ``seed``; a number of seeds counts from the experiment's."""
-    given = [override for override in overrides if override.startswith("seed=")]
-    rest = [override for override in overrides if override not in given]
-    if given and not equal:
+    value: Any, equal: bool, overrides: Sequence[str], grid: Mapping[str, Sequence[Any]]
+) -> tuple[list[dict[str, int]], list[str]]:
+    """The seeds of a sweep, and the settings of its runs without ``seed``.
+
+    ``value`` is a list of seeds or their number, which are then counted from the seed of the experiment.
+    """
+    seed_words = [word for word in overrides if word.startswith("seed=")]
+    overrides = [word for word in overrides if word not in seed_words]
+    if seed_words and not equal:
         raise ConfigError("seed is set by the sweep; choose with seeds=")
-    if not re.fullmatch(r"\d+|\[?\s*\d+\s*(,\s*\d+\s*)*,?\s*\]?", text):
-        raise ConfigError(f"seeds={text} must be whole numbers separated by commas, or how many: seeds=10")
-    if text.isdigit():
-        count = int(text)
-        if count < 1:
-            raise ConfigError("seeds=0 asks for no run; for the seed 0 alone write seeds=[0]")
-        if given:
-            return Seeds((_whole("seed", given[-1].removeprefix("seed="), 0),), count), rest
-        first = composed("train", first_point(rest, grid)).seed
-        return (Seeds((first,), count) if equal else Seeds(tuple(range(first, first + count)))), rest
+    if isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value):
+        if equal:
+            raise ConfigError(
+                "equal_seeds=true repeats one seed; say how often, seeds=10, and which, seed=42, not "
+                f"seeds={','.join(map(str, value))}"
+            )
+        return [{"seed": seed} for seed in dict.fromkeys(value)], overrides
+    if not str(value).isdigit():
+        raise ConfigError(f"seeds={value} must be whole numbers separated by commas, or how many: seeds=10")
+    count = int(value)
+    if count < 1:
+        raise ConfigError("seeds=0 asks for no run; for the seed 0 write seeds=[0]")
+    if seed_words:
+        text = seed_words[-1].removeprefix("seed=")
+        if not text.isdigit():
+            raise ConfigError(f"seed={text} must be a whole number of at least 0")
+        first = int(text)
+    else:
+        first = composed("train", first_point(overrides, grid)).seed
     if equal:
-        raise ConfigError(
-            f"equal_seeds=true repeats one seed; say how often, seeds=10, and which, seed=42, not seeds={text}"
-        )
-    return Seeds(tuple(dict.fromkeys(map(int, re.findall(r"\d+", text))))), rest
+        return [{"seed": first, "repetition": i} for i in range(count)], overrides
+    return [{"seed": first + i} for i in range(count)], overrides
 
 
-def _refuse_taken(settings: SweepSettings) -> None:
+def _check_keys(settings: SweepSettings) -> None:
     for key in settings.grid:
-        if key in TAKEN:
+        if key in SET_BY_SWEEP:
             raise ConfigError(f"{key} cannot be varied: every run gets its own; vary seeds with seeds=")
-    for override in settings.overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if key in settings.grid or key in ("run_dir", "repetition"):
+    for word in settings.overrides:
+        key = word.partition("=")[0].lstrip("+~")
+        if key in settings.grid or key in SET_BY_SWEEP:
             hint = "arms=, seeds= and runs=" if key == ARM or key not in settings.grid else f"grid.{key}="
             raise ConfigError(f"{key} is set by the sweep; choose with {hint}")
 
 
-def _gpus(text: str) -> list[str]:
-    gpus = [gpu.strip() for gpu in text.strip("[] ").split(",") if gpu.strip()]
-    if len(set(gpus)) < len(gpus):
-        raise ConfigError(f"gpus={text} names a GPU twice; for several runs on one give jobs=")
-    return gpus
-
-
-def _check_places(settings: SweepSettings) -> None:
+def _check_launcher(settings: SweepSettings) -> None:
     if settings.launcher not in LAUNCHERS:
         raise ConfigError(f"launcher={settings.launcher} is unknown; choose from {','.join(LAUNCHERS)}")
     if settings.slurm and settings.launcher != "slurm":
         raise ConfigError("slurm.* is for launcher=slurm")
     if settings.gpus and settings.launcher == "slurm":
         raise ConfigError("gpus= is for this machine; with launcher=slurm give slurm.gpus_per_node=")
+    if len(set(settings.gpus)) < len(settings.gpus):
+        raise ConfigError(
+            f"gpus={','.join(settings.gpus)} names a GPU twice; for several runs on one give jobs="
+        )
     if settings.gpus and not settings.gpu_groups:
         raise ConfigError(f"gpus_per_run={settings.gpus_per_run}, but there are {len(settings.gpus)} gpus")
 
 
-def _slurm_value(key: str, text: str) -> Any:
-    if key == "slurm.time":
-        return _minutes(text)
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    return int(text) if text.isdigit() else text
-
-
 def _minutes(text: str) -> int:
     """Minutes of SLURM's ways to write a time: minutes, [days-]hours:minutes[:seconds], days-hours."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if not match:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", text)
+    if not match or not re.search(r"[1-9]", text):
         raise ConfigError(f"slurm.time={text} must be minutes, HH:MM:SS or D-HH:MM:SS")
-    days, first, second, third = (int(part) if part else None for part in match.groups())
-    assert first is not None
-    if days is None and second is None:
-        minutes = first
-    elif days is None and third is None:
-        minutes = first + (1 if second else 0)  # MM:SS
-    else:
-        minutes = 60 * (24 * (days or 0) + first) + (second or 0) + (1 if third else 0)
-    if minutes < 1:
-        raise ConfigError(f"slurm.time={text} is no time")
-    return minutes
-
-
-def _whole(key: str, text: str, least: int) -> int:
-    if not text.isdigit() or int(text) < least:
-        raise ConfigError(f"{key}={text} must be a whole number of at least {least}")
-    return int(text)
-
-
-def _switch(key: str, text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ConfigError(f"{key}={text} must be true or false")
-    return text.lower() == "true"
+    parts = [int(part) for part in match[2].split(":")]
+    if match[1]:
+        parts = [*parts, 0, 0]  # they begin with hours
+    elif len(parts) < 3:
+        parts = [0, *parts, 0]  # they begin with minutes
+    hours, minutes, seconds = parts[:3]
+    return 60 * (24 * int(match[1] or 0) + hours) + minutes + (seconds > 0)

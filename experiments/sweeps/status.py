@@ -1,6 +1,7 @@
-"""What is known of one point of a sweep: a small file in its directory."""
+"""What the process around one point of a sweep writes into its directory: status and log."""
 
 import json
+import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -9,8 +10,11 @@ from tracegrad.system.whole_files import replacing
 
 FILE = "status.json"
 LOG = "train.log"
-KIND = "training of a sweep"  # of the owner of a point's directory; one that was started by hand has another
+KIND = (
+    "training of a sweep"  # of the owner of a point's directory; a training started by hand has another kind
+)
 WAITING, RUNNING, FINISHED, FAILED, STOPPED = "waiting", "running", "finished", "failed", "stopped"
+TAIL = 64 * 1024  # bytes at the end of a log that are read
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Status:
 
 
 def read_status(directory: Path) -> Status:
-    """The status that a point's own process has written; waiting where there is none.
+    """The status that the process around a point has written; waiting where there is none.
 
     Raises:
         TrainingError: the file is damaged.
@@ -49,3 +53,13 @@ def write_status(directory: Path, status: Status) -> None:
     """Replace the status of a point; only the process that owns its directory does this."""
     with replacing(directory / FILE) as draft:
         draft.write_text(json.dumps(asdict(status), indent=2) + "\n", encoding="utf-8")
+
+
+def read_log(directory: Path, start: int = 0) -> str:
+    """The end of a point's log from byte ``start`` on; nothing where there is no log."""
+    try:
+        with (directory / LOG).open("rb") as file:
+            file.seek(max(start, file.seek(0, os.SEEK_END) - TAIL))
+            return file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -1,4 +1,4 @@
-"""The same grid as a sweep of Weights & Biases, for its agent."""
+"""The grid of a sweep as a sweep of Weights & Biases, for its agent."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +19,8 @@ def write_wandb_sweep(
 ) -> None:
     """Write a file for ``wandb sweep``.
 
-    The agent starts the same trainings in the same directories as the sweep itself, so that either goes on
-    with what the other has begun.
+    The agent starts the same trainings in the same directories as the sweep itself, so that either continues what
+    the other has begun.
 
     Args:
         path: of the file.
@@ -30,10 +30,18 @@ def write_wandb_sweep(
         project: settings of logger.wandb.
 
     Raises:
-        ConfigError: a value that has no name in a directory, or repetitions with one seed.
+        ConfigError: a value that cannot name a directory, or repetitions with one seed.
     """
-    if settings.seeds.repetitions:
+    if settings.equal_seeds:
         raise ConfigError("wandb_sweep knows no runs that are all the same; leave out equal_seeds")
+    for key, values in settings.grid.items():
+        _check(key, values)
+    # The training itself fills the values into the name of its directory.
+    arm = "${arm:${tracegrad.trace},${tracegrad.grad}}"
+    name = ",".join(arm if key == ARM else f"{key}=${{{key}}}" for key in sorted(settings.grid))
+    fixed = [*settings.overrides, f"run_dir={quoted(f'{runs}/{name}_seed${{seed}}')}"]
+    if not any(override.startswith("logger.wandb.group=") for override in fixed):
+        fixed.insert(-1, f"logger.wandb.group={literal(runs.name)}")
     content = {
         "description": settings.description or f"grid over {', '.join(settings.grid)} of {experiment}",
         "name": runs.name,
@@ -42,39 +50,21 @@ def write_wandb_sweep(
         "method": "grid",
         "metric": {"name": "val/h_mae", "goal": "minimize"},
         "parameters": {
-            **{
-                key: {"values": [_value(key, value) for value in values]}
-                for key, values in settings.grid.items()
-            },
-            "seed": {"values": list(settings.seeds.values)},
+            **{key: {"values": values} for key, values in settings.grid.items()},
+            "seed": {"values": [seed["seed"] for seed in settings.seeds]},
         },
-        "command": [
-            *("${env}", "${interpreter}", "-m", "experiments.train"),
-            *_fixed(settings, runs),
-            "${args_no_hyphens}",
-        ],
+        "command": ["${env}", "${interpreter}", "-m", "experiments.train", *fixed, "${args_no_hyphens}"],
     }
     with replacing(path) as draft:
         draft.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _fixed(settings: SweepSettings, runs: Path) -> list[str]:
-    """Arguments of every run; the training itself fills the values into its directory."""
-    arm = "${arm:${tracegrad.trace},${tracegrad.grad}}"
-    places = {key: arm if key == ARM else f"{key}=${{{key}}}" for key in sorted(settings.grid)}
-    fixed = list(settings.overrides)
-    if not any(override.startswith("logger.wandb.group=") for override in fixed):
-        fixed.append(f"logger.wandb.group={literal(runs.name)}")
-    name = ",".join(places.values())
-    return [*fixed, f"run_dir={quoted(f'{runs}/{name}_seed${{seed}}')}"]
-
-
-def _value(key: str, value: Any) -> Any:
-    """A value that reads the same in YAML, in Hydra's grammar and in the name of a directory."""
+def _check(key: str, values: list[Any]) -> None:
+    """Values must read the same in YAML, in Hydra's grammar and in the name of a directory."""
     if key != ARM and (CONF / key).is_dir():
         raise ConfigError(f"wandb_sweep cannot vary the group {key}; vary a setting in it")
-    if not literal(value) == plain_text(value) == folder({ARM: value}):
-        raise ConfigError(
-            f"wandb_sweep cannot hold the value {plain_text(value)!r} of {key}; use plain words and numbers"
-        )
-    return value
+    for value in values:
+        if not literal(value) == plain_text(value) == folder({ARM: value}):
+            raise ConfigError(
+                f"wandb_sweep cannot hold the value {plain_text(value)!r} of {key}; use plain words and numbers"
+            )

@@ -7,20 +7,21 @@ from pathlib import Path
 
 from experiments.settings.arguments import quoted
 from experiments.sweeps.local import LocalRunner
-from experiments.sweeps.manifest import Manifest
-from experiments.sweeps.points import Point
+from experiments.sweeps.manifest import SweepState
+from experiments.sweeps.points import SweepPoint
+from experiments.sweeps.settings import SweepSettings
 from experiments.sweeps.status import FAILED, STOPPED, WAITING
 
 TRAIN = (sys.executable, "-S", str(Path(__file__).with_name("fake_train.py")))
 
 
-def point(runs: Path, name: str, mode: str) -> Point:
+def point(runs: Path, name: str, mode: str) -> SweepPoint:
     """A point of the fake training."""
     overrides = (f"mode={mode}", f"run_dir={quoted(runs / name)}")
-    return Point(name, runs / name, {"mode": mode}, 0, overrides, "results.json")
+    return SweepPoint(name, runs / name, {"mode": mode}, {"seed": 0}, overrides, "results.json")
 
 
-def points(runs: Path, modes: Iterable[str]) -> list[Point]:
+def points(runs: Path, modes: Iterable[str]) -> list[SweepPoint]:
     """Points named a, b, c, ... of these modes."""
     return [point(runs, chr(ord("a") + i), mode) for i, mode in enumerate(modes)]
 
@@ -30,15 +31,15 @@ def no_queue() -> set[str]:
     raise AssertionError("SLURM was asked")
 
 
-def make_manifest(runs: Path, found: list[Point], queue: Callable[[], set[str]] = no_queue) -> Manifest:
-    """A manifest as the engine makes it."""
-    return Manifest(runs, found, {"name": runs.name}, queue)
+def make_state(runs: Path, found: list[SweepPoint], queue: Callable[[], set[str]] = no_queue) -> SweepState:
+    """The state of a sweep as the engine makes it."""
+    return SweepState(runs, found, {"name": runs.name}, queue)
 
 
-def run(manifest: Manifest, jobs: int = 4, **options: object) -> None:
+def run(state: SweepState, jobs: int = 4, **options: object) -> None:
     """Run what is not finished on this machine, as the engine does."""
-    runner = LocalRunner(manifest, jobs, train=TRAIN, pause=0.02, **options)  # type: ignore[arg-type]
-    runner.run(manifest.with_state(WAITING, FAILED, STOPPED))
+    settings = SweepSettings({}, [], [], jobs=jobs, **options)  # type: ignore[arg-type]
+    LocalRunner(state, settings, TRAIN, pause=0.02).run(state.with_state(WAITING, FAILED, STOPPED))
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:

@@ -70,6 +70,13 @@ def test_arms_and_seeds_are_trained_and_reported(
     assert "1 of them finished" in capsys.readouterr().out
 
 
+def test_help_without_arguments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(monkeypatch) == 0
+    text = capsys.readouterr().out
+    assert "arms=all" in text
+    assert "gpus_per_run=1" in text
+
+
 def test_mistakes_stop_before_the_first_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,17 +105,14 @@ def test_a_run_that_fails_is_named_with_its_log(
 def test_what_is_finished_is_reported_although_others_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = read_settings(
-        ["experiment=demo", "arms=none,grad", "seeds=2", "equal_seeds=true", f"runs={tmp_path}"],
-        {},
-        ("arms",),
-    )
+    arguments = ["experiment=demo", "arms=none,grad", "seeds=2", "equal_seeds=true", f"runs={tmp_path}"]
+    settings = read_settings("ablate", arguments)
     reported = []
     train = (sys.executable, "-S", "-c", ONE_ARM)
     with pytest.raises(TrainingError, match="2 of 4 runs failed"):
-        engine.run_sweep(settings, lambda manifest, _: reported.append(manifest), train)
-    (manifest,) = reported
-    assert [point.name for point in manifest.with_state("finished")] == [
+        engine.run_sweep(settings, lambda state, _: reported.append(state), train)
+    (state,) = reported
+    assert [point.name for point in state.with_state("finished")] == [
         "none seed 0 repetition 0",
         "none seed 0 repetition 1",
     ]

@@ -132,22 +132,19 @@ def test_options_of_hydra_are_left_alone() -> None:
 
 
 def test_a_sweep_keeps_its_own_values_and_hands_on_what_can_be_read(tmp_path: Path) -> None:
-    settings = read_settings(
-        ["experiment=demo", f"runs={tmp_path}/a=b [1] ü", "data.path=x (1)=y.db", "grid.name=a=1,b c"],
-        {"seeds": "[0]"},
-        ("sweep", "wandb_sweep"),
-    )
+    words = [f"runs={tmp_path}/a=b [1] ü", "data.path=x (1)=y.db", "grid.name=a=1,b c", "seeds=[0]"]
+    settings = read_settings("sweep", ["experiment=demo", *words])
     assert settings.runs == tmp_path / "a=b [1] ü"
     assert settings.grid == {"name": ["a=1", "b c"]}
     assert composed("train", settings.overrides).data.path == "x (1)=y.db"
-    assert read_settings(["runs='a b'", "grid.name=x"], {"seeds": "[0]"}, ("sweep",)).runs == Path("a b")
+    assert read_settings("sweep", ["runs='a b'", "grid.name=x", "seeds=[0]"]).runs == Path("a b")
 
 
 def test_a_mistake_in_a_grid_names_what_works() -> None:
     with pytest.raises(ConfigError, match="do its brackets and quotes match") as caught:
-        read_settings(["grid.name=[a,b"], {"seeds": "[0]"}, ("sweep",))
+        read_settings("sweep", ["grid.name=[a,b", "seeds=[0]"])
     (word,) = shell(str(caught.value).split("is written ")[1])
-    assert read_settings([word], {"seeds": "[0]"}, ("sweep",)).grid == {"name": ["a b", "c=d"]}
+    assert read_settings("sweep", [word, "seeds=[0]"]).grid == {"name": ["a b", "c=d"]}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -170,7 +167,7 @@ def test_home_in_the_environment_and_in_a_sweep(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("QH9_DIR", "~/data")
     assert composed("train", ["experiment=qs"]).data.path == f"{tmp_path}/data/QH9Stable.db"
     assert composed("fetch", ["fetch=qs"]).databases.qs.path == f"{tmp_path}/data/QH9Stable.db"
-    assert read_settings(["runs=~/r", "grid.name=x"], {"seeds": "[0]"}, ("sweep",)).runs == tmp_path / "r"
+    assert read_settings("sweep", ["runs=~/r", "grid.name=x", "seeds=[0]"]).runs == tmp_path / "r"
 
 
 def test_home_of_nobody_is_refused() -> None:

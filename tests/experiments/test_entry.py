@@ -153,6 +153,7 @@ for name in ("train", "evaluate", "report", "predict", "sweep", "ablate", "expor
 from experiments.settings.configuration import composed, plain
 from experiments.training.loggers import make_loggers
 from experiments.training.provenance import provenance
+from experiments.sweeps.settings import SweepSettings
 from experiments.sweeps.slurm import submit
 print(sorted({"torch", "pyscf"} & provenance()["packages"].keys()))
 for mode in ("auto", "disabled", "offline"):
@@ -167,7 +168,7 @@ for name in ("sbatch", "srun"):
     Path(name).touch(mode=0o755)
 os.environ["PATH"] = os.getcwd()
 try:
-    submit([], Path("slurm"), {}, name="a", at_a_time=None, retries=0, stop_limit=1.0)
+    submit([], Path("runs"), SweepSettings({}, [], []))
 except Exception as error:
     print(user_error(error))
 """

@@ -19,7 +19,7 @@ from experiments.settings.configuration import composed, plain
 from experiments.training.dry_run import dry_run
 from experiments.training.resuming import find_run
 from experiments.training.run_length import is_longer, length_of
-from experiments.training.runs import find_run, train
+from experiments.training.runs import train
 from tests import forked
 from tests.experiments import processes
 from tests.experiments.processes import MAIN, ROOT, TINY

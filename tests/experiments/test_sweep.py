@@ -10,8 +10,8 @@ from wandb.sdk.launch.sweeps import utils as agent
 
 from experiments import sweep
 from experiments.settings.configuration import composed, plain
-from experiments.sweeps.manifest import Manifest
-from experiments.sweeps.points import Seeds, make_points
+from experiments.sweeps.manifest import SweepState
+from experiments.sweeps.points import make_points
 from experiments.sweeps.settings import read_settings
 from experiments.sweeps.summary import (
     best_row,
@@ -61,23 +61,23 @@ def test_help_and_mistakes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 @pytest.fixture
-def grid(tmp_path: Path) -> Manifest:
+def grid(tmp_path: Path) -> SweepState:
     """Two of three values with results; validation and test would choose differently."""
     runs = tmp_path / "qs_lambda"
     values = {"loss.trace_weight": [0.1, 0.2, 0.3]}
-    found = make_points(runs, [], values, Seeds((0, 1)), group="g", result="results.json")
+    found = make_points(runs, [], values, [{"seed": 0}, {"seed": 1}], group="g", result="results.json")
     errors = {0.1: (5.0, 10.0), 0.2: (7.0, 9.0)}
     for point in found:
-        weight = point.values["loss.trace_weight"]
+        weight, seed = point.values["loss.trace_weight"], point.seed["seed"]
         if weight in errors:
             validation, test = errors[weight]
-            write_run(point.directory, result("tracegrad", point.seed, test + point.seed))
-            table = f"step,val/h_mae\n10,{validation + point.seed}\n20,{validation + 3}\n"
+            write_run(point.directory, result("tracegrad", seed, test + seed))
+            table = f"step,val/h_mae\n10,{validation + seed}\n20,{validation + 3}\n"
             (point.directory / "metrics.csv").write_text(table)
-    return Manifest(runs, found, {"name": runs.name}, no_queue)
+    return SweepState(runs, found, {"name": runs.name}, no_queue)
 
 
-def test_a_grid_is_chosen_on_the_validation_set(grid: Manifest, tmp_path: Path) -> None:
+def test_a_grid_is_chosen_on_the_validation_set(grid: SweepState, tmp_path: Path) -> None:
     rows = grid_rows(grid)
     assert [row.values["loss.trace_weight"] for row in rows] == [0.1, 0.2, 0.3]
     assert [(row.validation, row.test) for row in rows] == [
@@ -101,7 +101,7 @@ def test_a_grid_is_chosen_on_the_validation_set(grid: Manifest, tmp_path: Path) 
     assert table[1].split(",")[:2] == ["0.1", "5.5"]
 
 
-def test_what_is_missing_is_said(grid: Manifest, tmp_path: Path) -> None:
+def test_what_is_missing_is_said(grid: SweepState, tmp_path: Path) -> None:
     console = Console(width=300, record=True, file=(tmp_path / "out").open("w"))
     print_states(grid, console)
     console.file.close()
@@ -141,11 +141,11 @@ def test_the_file_for_wandb_starts_the_same_runs(
     assert words[:4] == ["${env}", "${interpreter}", "-m", "experiments.train"]
     assert words[-1] == "${args_no_hyphens}"
     theirs = plain(composed("train", [*words[4:-1], *given["args_no_hyphens"]]))
-    settings = read_settings(arguments, {"seeds": "1"}, ("sweep", "wandb_sweep"))
+    settings = read_settings("sweep", arguments)
     ours = make_points(
         runs, settings.overrides, settings.grid, settings.seeds, group=runs.name, result="results.json"
     )
-    (same,) = (point for point in ours if {**point.values, "seed": point.seed} == chosen)
+    (same,) = (point for point in ours if {**point.values, **point.seed} == chosen)
     assert theirs == plain(composed("train", same.overrides))
 
 

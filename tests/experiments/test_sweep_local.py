@@ -15,18 +15,20 @@ from pathlib import Path
 import pytest
 
 from experiments.sweeps.local import LocalRunner
+from experiments.sweeps.manifest import SweepState
 from experiments.sweeps.progress import progress_of
+from experiments.sweeps.settings import SweepSettings
 from experiments.sweeps.status import KIND, Status, read_status, write_status
 from experiments.sweeps.summary import missing_error
-from tests.experiments.sweeping import TRAIN, make_manifest, point, points, run, wait_for
+from tests.experiments.sweeping import TRAIN, make_state, point, points, run, wait_for
 from tests.system.test_ownership import elsewhere, renewed
 from tracegrad.errors import ConfigError, InUseError, TrainingError
 from tracegrad.system.ownership import OwnerWatch, take_ownership
 from tracegrad.system.processes import start_time
 
 
-def states(manifest: object) -> dict[str, str]:
-    return {name: state.status for name, state in manifest.states.items()}  # type: ignore[attr-defined]
+def states(state: SweepState) -> dict[str, str]:
+    return {name: status.status for name, status in state.states.items()}
 
 
 def calls(runs: Path, name: str) -> list[str]:
@@ -38,17 +40,18 @@ def on_disk(runs: Path) -> dict[str, dict]:
 
 
 def test_a_crash_does_not_stop_the_others(tmp_path: Path) -> None:
-    manifest = make_manifest(tmp_path, points(tmp_path, ["ok", "crash", "ok", "killed", "quiet"]))
-    run(manifest, jobs=2, retries=0)
-    assert list(states(manifest).values()) == ["finished", "failed", "finished", "failed", "stopped"]
+    state = make_state(tmp_path, points(tmp_path, ["ok", "crash", "ok", "killed", "quiet"]))
+    run(state, jobs=2, retries=0)
+    assert list(states(state).values()) == ["finished", "failed", "finished", "failed", "stopped"]
     written = on_disk(tmp_path)
-    assert {name: entry["status"] for name, entry in written.items()} == states(manifest)
+    assert {name: entry["status"] for name, entry in written.items()} == states(state)
     assert written["b"]["error"] == "ValueError: boom"
     assert written["d"]["error"] == "killed by SIGKILL; was the memory full?"
     assert written["b"]["directory"] == "b"
     assert written["b"]["overrides"][0] == "mode=crash"
-    assert written["a"]["started"] <= written["a"]["ended"]
-    message = missing_error(manifest) or ""
+    status = read_status(tmp_path / "a")
+    assert status.started <= status.ended  # type: ignore[operator]
+    message = missing_error(state) or ""
     assert message.startswith("3 of 5 runs failed; the same command goes on with them:")
     assert f"b: ValueError: boom ({tmp_path / 'b' / 'train.log'})" in message
 
@@ -64,29 +67,29 @@ def test_a_crash_does_not_stop_the_others(tmp_path: Path) -> None:
     ],
 )
 def test_retries(tmp_path: Path, mode: str, retries: int, tries: int, status: str) -> None:
-    manifest = make_manifest(tmp_path, points(tmp_path, [mode]))
-    run(manifest, retries=retries)
+    state = make_state(tmp_path, points(tmp_path, [mode]))
+    run(state, retries=retries)
     assert len(calls(tmp_path, "a")) == tries
-    state = manifest.states["a"]
-    assert (state.status, state.attempts) == (status, tries)
+    reached = state.states["a"]
+    assert (reached.status, reached.attempts) == (status, tries)
     if mode == "mistake":
-        assert state.error == "optim.lr is wrong"
+        assert reached.error == "optim.lr is wrong"
 
 
 def test_finished_points_are_not_repeated_and_failed_ones_are(tmp_path: Path) -> None:
     found = points(tmp_path, ["ok", "flaky", "ok"])
-    run(make_manifest(tmp_path, found), retries=0)
-    again = make_manifest(tmp_path, found)
+    run(make_state(tmp_path, found), retries=0)
+    again = make_state(tmp_path, found)
     assert states(again) == {"a": "finished", "b": "failed", "c": "finished"}
     (tmp_path / "c" / "results.json").unlink()  # by someone who wants it anew
-    run(make_manifest(tmp_path, found), retries=0)
+    run(make_state(tmp_path, found), retries=0)
     assert [len(calls(tmp_path, name)) for name in "abc"] == [1, 2, 2]
-    assert on_disk(tmp_path)["b"]["attempts"] == 2
+    assert read_status(tmp_path / "b").attempts == 2
 
 
 def test_points_of_earlier_commands_stay_in_the_manifest(tmp_path: Path) -> None:
-    run(make_manifest(tmp_path, points(tmp_path, ["ok"])))
-    run(make_manifest(tmp_path, [point(tmp_path, "z", "ok")]))
+    run(make_state(tmp_path, points(tmp_path, ["ok"])))
+    run(make_state(tmp_path, [point(tmp_path, "z", "ok")]))
     assert {name: entry["status"] for name, entry in on_disk(tmp_path).items()} == {
         "a": "finished",
         "z": "finished",
@@ -95,11 +98,11 @@ def test_points_of_earlier_commands_stay_in_the_manifest(tmp_path: Path) -> None
 
 def test_a_run_without_results_is_finished_by_its_exit(tmp_path: Path) -> None:
     (quiet,) = points(tmp_path, ["quiet"])
-    quiet = type(quiet)(quiet.name, quiet.directory, {}, 0, quiet.overrides, None)
-    manifest = make_manifest(tmp_path, [quiet])
-    run(manifest)
-    assert states(manifest) == {"a": "finished"}
-    assert states(make_manifest(tmp_path, [quiet])) == {"a": "finished"}
+    quiet = replace(quiet, result=None)
+    state = make_state(tmp_path, [quiet])
+    run(state)
+    assert states(state) == {"a": "finished"}
+    assert states(make_state(tmp_path, [quiet])) == {"a": "finished"}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,7 @@ def test_a_run_without_results_is_finished_by_its_exit(tmp_path: Path) -> None:
 def test_each_run_has_gpus_of_its_own(
     tmp_path: Path, gpus: list[list[str]], jobs: int, expected: list[str]
 ) -> None:
-    manifest = make_manifest(tmp_path, points(tmp_path, ["wait"] * 4))
+    state = make_state(tmp_path, points(tmp_path, ["wait"] * 4))
     together: list[str] = []
 
     def let_go() -> None:
@@ -124,23 +127,23 @@ def test_each_run_has_gpus_of_its_own(
 
     thread = threading.Thread(target=let_go)
     thread.start()
-    run(manifest, jobs=jobs, gpu_groups=gpus)
+    run(state, jobs=jobs, gpus=[gpu for group in gpus for gpu in group], gpus_per_run=len(gpus[0]))
     thread.join()
     seen = sorted(calls(tmp_path, name)[0] for name in "abcd")
     assert set(seen) == set(expected)
     assert {group: together.count(group) for group in together} == dict.fromkeys(
         (",".join(group) for group in gpus), jobs // len(gpus)
     )
-    assert {entry["device"] for entry in on_disk(tmp_path).values()} == set(expected)
+    assert {read_status(tmp_path / name).device for name in "abcd"} == set(expected)
 
 
 def sweep_in_a_process(runs: Path, modes: list[str], **options: object) -> multiprocessing.Process:
     def work() -> None:
         with take_ownership(runs, "sweep"):
             try:
-                manifest = make_manifest(runs, points(runs, modes))
-                manifest.settle()
-                run(manifest, **options)
+                state = make_state(runs, points(runs, modes))
+                state.settle()
+                run(state, **options)
             except KeyboardInterrupt:
                 os._exit(130)
 
@@ -164,12 +167,12 @@ def test_a_killed_sweep_is_taken_up_without_starting_anything_twice(tmp_path: Pa
     wait_for(lambda: OwnerWatch(tmp_path / "b").owner() is None)
     found = points(tmp_path, modes)
     with take_ownership(tmp_path, "sweep"):
-        manifest = make_manifest(tmp_path, found)
-        assert states(manifest) == {"a": "running", "b": "stopped", "c": "waiting"}
-        assert manifest.states["b"].error.startswith("ended without a word")
+        state = make_state(tmp_path, found)
+        assert states(state) == {"a": "running", "b": "stopped", "c": "waiting"}
+        assert state.states["b"].error.startswith("ended without a word")
         (tmp_path / "go").touch()
-        run(manifest, jobs=1)
-    assert set(states(manifest).values()) == {"finished"}
+        run(state, jobs=1)
+    assert set(states(state).values()) == {"finished"}
     assert [len(calls(tmp_path, name)) for name in "abc"] == [1, 2, 1]
 
 
@@ -179,11 +182,11 @@ def test_a_training_outlives_the_process_around_it(tmp_path: Path) -> None:
     sweep.kill()
     sweep.join()
     os.kill(read_status(tmp_path / "a").pid, signal.SIGKILL)
-    manifest = make_manifest(tmp_path, points(tmp_path, ["wait"]))
-    assert states(manifest) == {"a": "running"}  # its lock went over to the training
+    state = make_state(tmp_path, points(tmp_path, ["wait"]))
+    assert states(state) == {"a": "running"}  # its lock went over to the training
     (tmp_path / "go").touch()
-    run(manifest)
-    assert states(manifest) == {"a": "finished"}
+    run(state)
+    assert states(state) == {"a": "finished"}
     assert len(calls(tmp_path, "a")) == 1
 
 
@@ -199,19 +202,19 @@ def test_a_stopped_sweep_lets_its_runs_save(tmp_path: Path, number: int) -> None
     assert [written[name]["status"] for name in "abc"] == ["stopped", "stopped", "waiting"]
     assert written["a"]["error"] == "stopped before its end"
     assert not any(OwnerWatch(tmp_path / name).owner() for name in "ab")
-    manifest = make_manifest(tmp_path, points(tmp_path, ["wait", "ok", "ok"]))
+    state = make_state(tmp_path, points(tmp_path, ["wait", "ok", "ok"]))
     (tmp_path / "go").touch()
-    run(manifest)
-    assert set(states(manifest).values()) == {"finished"}
+    run(state)
+    assert set(states(state).values()) == {"finished"}
 
 
 def test_a_point_that_was_started_by_hand_is_waited_for_and_left_alone(tmp_path: Path) -> None:
     """Its end without results is no failed try: the sweep goes on with it."""
     ownership = take_ownership(tmp_path / "a", "training")
     (tmp_path / "a" / "config.yaml").write_text("seed: 0\n")
-    manifest = make_manifest(tmp_path, points(tmp_path, ["ok", "ok"]))
-    assert states(manifest) == {"a": "running", "b": "waiting"}
-    assert manifest.states["a"].error.startswith(f"training, process {os.getpid()} on ")
+    state = make_state(tmp_path, points(tmp_path, ["ok", "ok"]))
+    assert states(state) == {"a": "running", "b": "waiting"}
+    assert state.states["a"].error.startswith(f"training, process {os.getpid()} on ")
     held: list[list[str]] = []
 
     def end() -> None:
@@ -221,33 +224,33 @@ def test_a_point_that_was_started_by_hand_is_waited_for_and_left_alone(tmp_path:
 
     thread = threading.Thread(target=end)
     thread.start()
-    run(manifest, jobs=1)
+    run(state, jobs=1)
     thread.join()
     assert held == [[".owner", "config.yaml"]]
-    assert states(manifest) == {"a": "finished", "b": "finished"}
-    assert manifest.states["a"].attempts == 1
+    assert states(state) == {"a": "finished", "b": "finished"}
+    assert state.states["a"].attempts == 1
 
 
 def test_a_start_by_hand_that_comes_first_is_not_disturbed(tmp_path: Path) -> None:
     """The sweep has looked before."""
-    manifest = make_manifest(tmp_path, points(tmp_path, ["ok"]))
-    waiting = manifest.with_state("waiting")
+    state = make_state(tmp_path, points(tmp_path, ["ok"]))
+    waiting = state.with_state("waiting")
     ownership = take_ownership(tmp_path / "a", "training")
     held: list[list[str]] = []
 
     def end() -> None:
-        wait_for(lambda: manifest.states["a"].error.startswith("training, process"))
+        wait_for(lambda: state.states["a"].error.startswith("training, process"))
         held.append([path.name for path in (tmp_path / "a").iterdir()])
         (tmp_path / "a" / "results.json").write_text("{}")
         ownership.release()
 
     thread = threading.Thread(target=end)
     thread.start()
-    LocalRunner(manifest, 1, train=TRAIN, pause=0.02).run(waiting)
+    LocalRunner(state, SweepSettings({}, [], []), TRAIN, pause=0.02).run(waiting)
     thread.join()
     assert held == [[".owner"]]
-    assert states(manifest) == {"a": "finished"}
-    assert manifest.states["a"].attempts == 0
+    assert states(state) == {"a": "finished"}
+    assert state.states["a"].attempts == 0
 
 
 def test_points_on_another_machine_get_no_signals_and_go_on_here_when_it_is_gone(tmp_path: Path) -> None:
@@ -257,10 +260,10 @@ def test_points_on_another_machine_get_no_signals_and_go_on_here_when_it_is_gone
         values = elsewhere(tmp_path / "a", kind=KIND, processes=[[victim.pid, start_time(victim.pid)]])
         write_status(tmp_path / "a", Status("running", 1, host="node17", pid=victim.pid, child=victim.pid))
         with renewed(tmp_path / "a", values):
-            manifest = make_manifest(tmp_path, points(tmp_path, ["ok"]))
-            manifest.settle()
-            assert manifest.states["a"].status == "running"
-            assert manifest.states["a"].error.startswith(f"{KIND}, process {victim.pid} on node17")
+            state = make_state(tmp_path, points(tmp_path, ["ok"]))
+            state.settle()
+            assert state.states["a"].status == "running"
+            assert state.states["a"].error.startswith(f"{KIND}, process {victim.pid} on node17")
             sweep = sweep_in_a_process(tmp_path, ["ok"], stop_limit=0.1)
             wait_for(lambda: (tmp_path / ".owner").exists())
             time.sleep(0.5)
@@ -268,9 +271,9 @@ def test_points_on_another_machine_get_no_signals_and_go_on_here_when_it_is_gone
             sweep.join(60)
             assert sweep.exitcode == 130
             assert victim.poll() is None
-            manifest.look()
-            assert states(manifest) == {"a": "running"}
-        again = make_manifest(tmp_path, points(tmp_path, ["ok"]))
+            state.look()
+            assert states(state) == {"a": "running"}
+        again = make_state(tmp_path, points(tmp_path, ["ok"]))
         again.settle()
         assert states(again) == {"a": "stopped"}
         assert again.states["a"].error.startswith("ended without a word")
@@ -307,22 +310,22 @@ def test_a_number_that_another_process_has_by_now_gets_no_signal(tmp_path: Path)
 def test_a_result_of_a_shorter_training_is_none_of_a_longer_one(tmp_path: Path) -> None:
     """Nor is it one when the longer training fails."""
     found = points(tmp_path, ["ok", "ok"])
-    run(make_manifest(tmp_path, found))
+    run(make_state(tmp_path, found))
     for name in "ab":
         (tmp_path / name / "config.yaml").write_text("trainer: {max_steps: 400, max_epochs: -1}\n")
     shorter = [replace(each, length={"trainer.max_steps": 200, "trainer.max_epochs": -1}) for each in found]
-    assert set(states(make_manifest(tmp_path, shorter)).values()) == {"finished"}
+    assert set(states(make_state(tmp_path, shorter)).values()) == {"finished"}
     length = {"trainer.max_steps": 800, "trainer.max_epochs": -1}
     longer = [
         replace(each, length=length, overrides=(f"mode={mode}", *each.overrides[1:]))
         for each, mode in zip(found, ("ok", "crash"), strict=True)
     ]
-    manifest = make_manifest(tmp_path, longer)
-    assert set(states(manifest).values()) == {"waiting"}
-    run(manifest, retries=0)
+    state = make_state(tmp_path, longer)
+    assert set(states(state).values()) == {"waiting"}
+    run(state, retries=0)
     assert [read_status(tmp_path / name).status for name in "ab"] == ["finished", "failed"]
     (tmp_path / "a" / "config.yaml").write_text("trainer: {max_steps: 800, max_epochs: -1}\n")
-    assert states(make_manifest(tmp_path, longer)) == {"a": "finished", "b": "failed"}
+    assert states(make_state(tmp_path, longer)) == {"a": "finished", "b": "failed"}
 
 
 def test_a_place_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
@@ -338,11 +341,11 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "status.json").write_text("{}")
     with pytest.raises(TrainingError, match=r"a/status\.json: not a status of a run"):
-        make_manifest(tmp_path, points(tmp_path, ["ok"]))
+        make_state(tmp_path, points(tmp_path, ["ok"]))
     (tmp_path / "a" / "status.json").unlink()
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"manifest\.json: not a manifest of a sweep"):
-        make_manifest(tmp_path, points(tmp_path, ["ok"]))
+        make_state(tmp_path, points(tmp_path, ["ok"]))
 
 
 def test_progress_is_read_from_the_log(tmp_path: Path) -> None:

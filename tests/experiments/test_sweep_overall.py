@@ -3,7 +3,6 @@
 import csv
 import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from experiments.settings.configuration import composed
 from experiments.sweeps.databases import by_experiment, sweep_together
 from experiments.sweeps.engine import plan
 from experiments.sweeps.overall import chosen, overall, unfinished
-from experiments.sweeps.settings import SweepSettings, read_settings
+from experiments.sweeps.settings import read_settings
 from experiments.sweeps.summary import GridRow
 from tests.run_directories import crystal_result, result, write_run
 from tracegrad.errors import ConfigError, TrainingError
@@ -28,10 +27,6 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
-
-
-def settings(arguments: Sequence[str]) -> SweepSettings:
-    return read_settings(arguments, {"seeds": "1"}, ("sweep", "wandb_sweep"))
 
 
 def test_one_experiment_is_an_ordinary_sweep() -> None:
@@ -65,7 +60,7 @@ def test_each_experiment_has_its_own_settings_and_place() -> None:
             wandb,
         ],
     }
-    points, runs, config = plan(settings(parts["bb"]))
+    points, runs, config = plan(read_settings("sweep", parts["bb"]))
     assert (runs, len(points), config.data.path) == (Path("/somewhere/bb"), 10, "/data/b = b")
     assert composed("train", points[2].overrides).loss.trace_weight == 0.3
 
@@ -120,11 +115,6 @@ def test_a_value_that_diverges_is_not_chosen() -> None:
     assert chosen(rows, []) is None
 
 
-def test_grids_must_be_the_same() -> None:
-    with pytest.raises(ConfigError, match="the grid of b has other values than that of a"):
-        overall({"a": [row(0.1, 1.0)], "b": [row(0.2, 1.0)]})
-
-
 ERRORS = {"demo": {0.1: 100.0, 0.2: 110.0, 0.3: 104.0}, "demo_crystals": {0.1: 0.3, 0.2: 0.2, 0.3: 0.21}}
 SEARCH = ("experiment=demo,demo_crystals", f"grid.{WEIGHT}=0.1,0.2,0.3")
 
@@ -170,9 +160,7 @@ def test_failed_runs_withhold_the_choice_and_stop_no_other_database(
     with pytest.raises(
         TrainingError, match=r"^demo: 2 of 3 runs failed; the same command goes on with them:"
     ):
-        sweep_together(
-            parts, settings, tmp_path, lambda manifest, _: reported.append(manifest.runs.name), train
-        )
+        sweep_together(parts, tmp_path, lambda state, _: reported.append(state.runs.name), train)
     assert reported == ["demo", "demo_crystals"]
     out = capsys.readouterr().out
     assert "no choice yet: runs are missing; the same command goes on with them" in out

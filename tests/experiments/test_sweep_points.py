@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.settings.configuration import composed, plain
 from experiments.sweeps.engine import plan
-from experiments.sweeps.points import Seeds, folder, literal, make_points
+from experiments.sweeps.points import folder, literal, make_points
 from experiments.sweeps.settings import SweepSettings, parse_values, read_settings
 from tracegrad.errors import ConfigError
 
@@ -31,11 +31,11 @@ AWKWARD = [
 
 
 def ablation(*arguments: str) -> SweepSettings:
-    return read_settings(arguments, {"arms": "all", "seeds": "3"}, ("arms",))
+    return read_settings("ablate", arguments)
 
 
 def sweep(*arguments: str) -> SweepSettings:
-    return read_settings(arguments, {"seeds": "1"}, ("sweep", "wandb_sweep"))
+    return read_settings("sweep", arguments)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_run_has_its_value_and_its_directory(tmp_path: Path) -> None:
     runs = tmp_path / "with a space, [brackets] and it's = signs"
     for value in ("a b", "[1,2], 'x'"):
         grid = {"data.label": [value]}
-        (point,) = make_points(runs, ["experiment=demo"], grid, Seeds((3,)), group="a, b", result=None)
+        (point,) = make_points(runs, ["experiment=demo"], grid, [{"seed": 3}], group="a, b", result=None)
         config = plain(composed("train", point.overrides))
         assert config["data"]["label"] == value
         assert config["run_dir"] == str(point.directory)
@@ -100,26 +100,26 @@ def test_ablation_points_keep_their_directories() -> None:
     ],
 )
 def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
-    assert ablation("experiment=mg", f"seeds={text}").seeds == Seeds(seeds)
+    assert ablation("experiment=mg", f"seeds={text}").seeds == [{"seed": seed} for seed in seeds]
 
 
 def test_a_number_of_seeds_counts_from_that_of_the_experiment() -> None:
-    assert ablation("experiment=bs").seeds == Seeds((42, 43, 44))
-    assert sweep("experiment=bs", "tracegrad=grad", "sweep=lambda").seeds == Seeds((42,))
-    assert (
-        ablation("experiment=qs", "seeds=2").seeds
-        == ablation("experiment=demo", "seeds=2").seeds
-        == Seeds((0, 1))
-    )
-    assert sweep("grid.experiment=mg,bg", "seeds=2").seeds == Seeds((42, 43))
-    assert ablation("experiment=mg", "seeds=10", "equal_seeds=true").seeds == Seeds((42,), 10)
+    def seeds(settings: SweepSettings) -> list[int]:
+        return [seed["seed"] for seed in settings.seeds]
+
+    assert seeds(ablation("experiment=bs")) == [42, 43, 44]
+    assert seeds(sweep("experiment=bs_grad", "sweep=lambda")) == [42]
+    assert seeds(ablation("experiment=qs", "seeds=2")) == [0, 1]
+    assert seeds(ablation("experiment=demo", "seeds=2")) == [0, 1]
+    assert seeds(sweep("grid.experiment=mg,bg", "seeds=2")) == [42, 43]
+    assert seeds(ablation("experiment=mg", "seeds=10", "equal_seeds=true")) == [42] * 10
     points, _, _ = plan(ablation("experiment=mg", "arms=none", "seeds=10", "equal_seeds=true"))
     assert [composed("train", point.overrides).seed for point in points[:2]] == [42, 42]
 
 
 def test_equal_seeds_are_repetitions(tmp_path: Path) -> None:
     settings = ablation("experiment=demo", "seeds=10", "equal_seeds=true", "seed=42", f"runs={tmp_path}")
-    assert settings.seeds == Seeds((42,), 10)
+    assert settings.seeds == [{"seed": 42, "repetition": i} for i in range(10)]
     points, _, _ = plan(settings)
     assert len(points) == 40
     assert len({point.directory for point in points}) == 40
@@ -169,11 +169,24 @@ def test_a_sweep_file_of_ones_own(tmp_path: Path) -> None:
 
 def test_places_and_slurm() -> None:
     settings = ablation("gpus=0,1,2,3,4", "gpus_per_run=2")
-    assert settings.gpu_groups == [["0", "1"], ["2", "3"]]
+    assert settings.gpu_groups == [("0", "1"), ("2", "3")]
     settings = ablation(
         "launcher=slurm", "slurm.partition=gpu", "slurm.gpus_per_node=4", "slurm.exclusive=true"
     )
     assert settings.slurm == {"partition": "gpu", "gpus_per_node": 4, "exclusive": True}
+    settings = ablation("launcher=slurm", "slurm.partition=gpu,long", "slurm.constraint=a100&nvlink")
+    assert settings.slurm == {"partition": "gpu,long", "constraint": "a100&nvlink"}
+
+
+def test_settings_that_are_not_given_are_those_of_conf() -> None:
+    settings = sweep("grid.loss.t=mae,mse", "seeds=[0]")
+    assert (settings.runs, settings.jobs, settings.gpus, settings.launcher) == (None, None, [], "local")
+    assert (settings.retries, settings.stop_limit, settings.wait, settings.dry_run) == (1, 120, False, False)
+
+
+def test_an_ablation_may_vary_a_grid_beside_the_arms() -> None:
+    settings = ablation("arms=none,grad", "grid.loss.t=mae,mse", "seeds=[0]")
+    assert settings.grid == {"tracegrad": ["none", "grad"], "loss.t": ["mae", "mse"]}
 
 
 @pytest.mark.parametrize(
@@ -191,7 +204,7 @@ def test_times_of_slurm(text: str, minutes: int) -> None:
         (["seeds=a"], "seeds=a must be whole numbers"),
         (["seeds=0"], r"write seeds=\[0\]"),
         (["seeds=0,1", "equal_seeds=true"], "equal_seeds=true repeats one seed"),
-        (["equal_seeds=yes"], "equal_seeds=yes must be true or false"),
+        (["equal_seeds=yes"], "equal_seeds is 'yes', but it must be true or false"),
         (["jobs=0"], "jobs=0 must be"),
         (["retries=-1"], "retries=-1 must be"),
         (["gpus=0,0"], "names a GPU twice"),

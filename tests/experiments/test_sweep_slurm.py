@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from experiments.sweeps import engine
-from experiments.sweeps.manifest import Manifest
-from experiments.sweeps.points import Point
-from experiments.sweeps.settings import read_settings
+from experiments.sweeps.manifest import SweepState
+from experiments.sweeps.points import SweepPoint
+from experiments.sweeps.settings import SweepSettings, read_settings
 from experiments.sweeps.slurm import queued_jobs, submit
 from experiments.sweeps.status import FAILED, STOPPED, WAITING, read_status
-from tests.experiments.sweeping import TRAIN, make_manifest, points, wait_for
+from tests.experiments.sweeping import TRAIN, make_state, points, wait_for
 from tracegrad.errors import ConfigError, TrainingError
 
 # Starts every job of an array at once; a job runs again if scontrol has said so.
@@ -62,31 +62,31 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def give(manifest: Manifest, at_a_time: int | None = None, **settings: object) -> list[Point]:
+def give(state: SweepState, at_a_time: int | None = None, **settings: object) -> list[SweepPoint]:
     """Submit what is not finished and not queued, as the engine does."""
-    states = manifest.states
+    states = state.states
     todo = [
         point
-        for point in manifest.with_state(WAITING, FAILED, STOPPED)
+        for point in state.with_state(WAITING, FAILED, STOPPED)
         if states[point.name].status != WAITING or not states[point.name].job
     ]
     if todo:
-        folder, options = manifest.runs / "slurm", {"name": "my sweep", "at_a_time": at_a_time}
-        manifest.submitted(submit(todo, folder, settings, **options, retries=0, stop_limit=60, train=TRAIN))
+        sweep = SweepSettings({}, [], [], jobs=at_a_time, retries=0, stop_limit=60, slurm=settings)
+        state.submitted(submit(todo, state.runs, sweep, TRAIN))
     return todo
 
 
-def states(manifest: Manifest) -> dict[str, str]:
-    manifest.look()
-    return {name: state.status for name, state in manifest.states.items()}
+def states(state: SweepState) -> dict[str, str]:
+    state.look()
+    return {name: status.status for name, status in state.states.items()}
 
 
 def test_an_array_of_jobs_from_the_same_manifest(tmp_path: Path, cluster: Path) -> None:
-    runs = tmp_path / "runs"
+    runs = tmp_path / "my sweep"
     found = points(runs, ["ok", "crash", "wait"])
-    manifest = make_manifest(runs, found, queued_jobs)
+    state = make_state(runs, found, queued_jobs)
     settings = {"partition": "gpu", "time": 90, "gpus_per_node": 1, "mem": "8GB", "reservation": "mine"}
-    give(manifest, 2, **settings)
+    give(state, 2, **settings)
     script = (cluster / "submitted.sh").read_text()
     for line in (
         "--partition=gpu",
@@ -100,12 +100,12 @@ def test_an_array_of_jobs_from_the_same_manifest(tmp_path: Path, cluster: Path) 
     ):
         assert f"#SBATCH {line}\n" in script
     wait_for(lambda: (runs / "c" / "ready").exists() and not list(cluster.glob("queue/4000_[01]")))
-    assert states(manifest) == {"a": "finished", "b": "failed", "c": "running"}
-    assert [manifest.states[name].job for name in "abc"] == ["4000_0", "4000_1", "4000_2"]
-    assert [manifest.states[name].device for name in "abc"] == ["0", "1", "2"]
-    assert manifest.states["b"].error == "ValueError: boom"
+    assert states(state) == {"a": "finished", "b": "failed", "c": "running"}
+    assert [state.states[name].job for name in "abc"] == ["4000_0", "4000_1", "4000_2"]
+    assert [state.states[name].device for name in "abc"] == ["0", "1", "2"]
+    assert state.states["b"].error == "ValueError: boom"
 
-    later = make_manifest(runs, found, queued_jobs)  # another command, while the last job runs
+    later = make_state(runs, found, queued_jobs)  # another command, while the last job runs
     assert [point.name for point in give(later)] == ["b"]
     assert states(later)["c"] == "running"
     (runs / "go").touch()
@@ -117,8 +117,8 @@ def test_an_array_of_jobs_from_the_same_manifest(tmp_path: Path, cluster: Path) 
 
 def test_a_job_whose_time_is_over_saves_and_goes_on_in_the_queue(tmp_path: Path, cluster: Path) -> None:
     runs = tmp_path / "runs"
-    manifest = make_manifest(runs, points(runs, ["wait"]), queued_jobs)
-    give(manifest)
+    state = make_state(runs, points(runs, ["wait"]), queued_jobs)
+    give(state)
     wait_for(lambda: (runs / "a" / "ready").exists() and read_status(runs / "a").child)
     first = read_status(runs / "a")
     parent = int(Path(f"/proc/{first.pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -130,19 +130,19 @@ def test_a_job_whose_time_is_over_saves_and_goes_on_in_the_queue(tmp_path: Path,
     wait_for(lambda: read_status(runs / "a").attempts == 2)
     (runs / "go").touch()
     wait_for(lambda: not list(cluster.glob("queue/*")))
-    assert states(manifest) == {"a": "finished"}
-    assert manifest.states["a"].job == first.job == "4000"
+    assert states(state) == {"a": "finished"}
+    assert state.states["a"].job == first.job == "4000"
 
 
 def test_jobs_that_never_started_are_failed_and_submitted_again(tmp_path: Path, cluster: Path) -> None:
     runs = tmp_path / "runs"
-    manifest = make_manifest(runs, points(runs, ["ok", "ok"]), queued_jobs)
+    state = make_state(runs, points(runs, ["ok", "ok"]), queued_jobs)
     (cluster / "lost").touch()
-    give(manifest)
-    assert states(manifest) == {"a": "failed", "b": "failed"}
-    assert manifest.states["a"].error.startswith("job 4000_0 left the queue without a start")
+    give(state)
+    assert states(state) == {"a": "failed", "b": "failed"}
+    assert state.states["a"].error.startswith("job 4000_0 left the queue without a start")
     (cluster / "lost").unlink()
-    again = make_manifest(runs, manifest.points, queued_jobs)
+    again = make_state(runs, state.points, queued_jobs)
     assert len(give(again)) == 2
     wait_for(lambda: not list(cluster.glob("queue/*")))
     assert states(again) == {"a": "finished", "b": "finished"}
@@ -155,10 +155,10 @@ def test_the_command_submits_says_and_reports(
     reported: list[int] = []
 
     def command(mode: str, *more: str) -> str:
-        settings = read_settings([*arguments, "launcher=slurm", *more], {}, ("arms",))
+        settings = read_settings("ablate", [*arguments, "launcher=slurm", *more])
         engine.run_sweep(
             settings,
-            lambda manifest, _: reported.append(len(manifest.with_state("finished"))),
+            lambda state, _: reported.append(len(state.with_state("finished"))),
             (*TRAIN, mode),
         )
         return capsys.readouterr().out
@@ -183,14 +183,14 @@ def test_the_command_submits_says_and_reports(
 
 
 def test_what_slurm_refuses(tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = make_manifest(tmp_path, points(tmp_path, ["ok"]), queued_jobs)
+    state = make_state(tmp_path, points(tmp_path, ["ok"]), queued_jobs)
     with pytest.raises(ConfigError, match=re.escape("slurm.nodes is set by the sweep")):
-        give(manifest, nodes=2)
+        give(state, nodes=2)
     (cluster / "refuse").touch()
     with pytest.raises(TrainingError, match=r"SLURM refuses the jobs: .*invalid partition"):
-        give(manifest, partition="nowhere")
+        give(state, partition="nowhere")
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ConfigError, match="needs sbatch and srun"):
-        give(manifest)
+        give(state)
     with pytest.raises(ConfigError, match="there is no squeue here"):
         queued_jobs()
