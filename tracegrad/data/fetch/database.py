@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pooch
 from tracegrad.data.crystals.deeph import is_structure_folder
 from tracegrad.data.fetch.archive import archive_stem, unpack, whole_archives
 from tracegrad.data.fetch.checksums import Checksums
-from tracegrad.data.fetch.downloader import ResumingDownloader, partial_path
+from tracegrad.data.fetch.downloader import ResumingDownloader
 from tracegrad.data.fetch.entry import DatabaseEntry, FetchOptions
 from tracegrad.data.fetch.folder import DownloadFolder
 from tracegrad.data.fetch.layout import arrange_structures, single_file
@@ -89,7 +88,8 @@ class _Fetcher:
         paths = [self.downloads.path / file.name for file in listing.files]
         whole_archives(paths)  # refuses names that do not fit together before a long download
         sizes = [file.size for file in listing.files if file.size is not None]
-        self._require_space(paths, float(sum(sizes)) if len(sizes) == len(paths) else entry.download_size)
+        size = float(sum(sizes)) if len(sizes) == len(paths) else entry.download_size
+        require_space(entry.folder, paths, size, entry.unpacked_size, self.report)
         for line in download_commands(listing.files):
             self.report(line)
         if options.dry_run:
@@ -103,33 +103,32 @@ class _Fetcher:
         return fetched
 
     def _from_local_archives(self, paths: list[Path]) -> FetchedDatabase | None:
+        entry = self.entry
         self._report_terms()
-        self._require_space(paths, float(sum(path.stat().st_size for path in paths)))
+        size = float(sum(path.stat().st_size for path in paths))
+        require_space(entry.folder, paths, size, entry.unpacked_size, self.report)
         if self.options.dry_run:
             return None
         for path in paths:
-            self._compare_checksum(path, self.entry.published_checksum(path.name))
+            self._compare_checksum(path, entry.published_checksum(path.name))
         return self._from_archives(paths, {"archives": [str(path) for path in paths]})
 
     def _report_terms(self) -> None:
         self.report(f"licence: {self.licence or f'not known here; it stands on {self.entry.page}'}")
         self.report(f"cite: {self.entry.citation}")
 
-    def _require_space(self, paths: Sequence[Path], size: float | None) -> None:
-        """Compare the disk with the size of the archives (None: not known)."""
-        if size is None:
-            self.report("disk: the size of the download is not known before it begins")
-            return
-        files = [file for path in paths for file in (path, partial_path(path)) if file.exists()]
-        there = float(sum(file.stat().st_size for file in files))
-        require_space(self.entry.folder, size, there, self.entry.unpacked_size, self.report)
-
     def _download(self, file: RemoteFile, path: Path) -> None:
         """Download an archive that is missing, or has another checksum than the published one."""
         downloader = ResumingDownloader(path, self.options.retry, self.report, self.progress.step(file.name))
         pooch.get_logger().setLevel("WARNING")
         try:
-            pooch.retrieve(file.url, file.checksum, file.name, path.parent, downloader=downloader)
+            pooch.retrieve(
+                file.url,
+                file.checksum,
+                file.name,
+                path.parent,
+                downloader=downloader,  # type: ignore[arg-type]  # pooch's type names the arguments wrongly
+            )
         except ValueError as error:  # the checksum differs
             downloader.discard()
             raise DataError(f"{path}: {error} Give the same command to download it again.") from error

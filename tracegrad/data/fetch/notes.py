@@ -19,12 +19,9 @@ def write_notes(
     licence: str | None,
     verification: Verification | None,
 ) -> None:
-    """Write the notes on a database.
+    """Write the notes on the database at ``path``; ``files`` are the digests of its archives by their names.
 
-    Args:
-        path: of the database.
-        source: where it comes from; None: it was there before, and its notes keep the origin they state.
-        files: digests of its archives by their names.
+    Without a ``source`` the database was there before, and its notes keep the origin that they state.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     file = entry.folder / f"{entry.path.stem}.fetched.json"

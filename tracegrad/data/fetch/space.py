@@ -1,9 +1,10 @@
 """Compare free disk space with what the archives and the unpacked database need."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tracegrad.data.fetch.downloader import partial_path
 from tracegrad.data.fetch.progress import readable_size
 from tracegrad.errors import DataError
 
@@ -12,7 +13,11 @@ UNPACKED_RATIO = 2.0
 
 
 def require_space(
-    folder: Path, download: float, there: float, unpacked: float | None, report: Callable[[str], None]
+    folder: Path,
+    archives: Sequence[Path],
+    download: float | None,
+    unpacked: float | None,
+    report: Callable[[str], None],
 ) -> None:
     """Report what a database needs and what is free, and raise `DataError` where that is too little.
 
@@ -20,10 +25,15 @@ def require_space(
 
     Args:
         folder: of the database; it need not exist.
-        download: bytes of all archives.
-        there: bytes of them that are on the disk already.
+        archives: where they are, complete or partial, or will be.
+        download: bytes of all archives; None: not known.
         unpacked: bytes of the database; None: estimated.
     """
+    if download is None:
+        report("disk: the size of the download is not known before it begins")
+        return
+    files = [file for path in archives for file in (path, partial_path(path)) if file.exists()]
+    there = float(sum(file.stat().st_size for file in files))
     free = shutil.disk_usage(
         next(place for place in (folder, *folder.absolute().parents) if place.exists())
     ).free
