@@ -205,10 +205,12 @@ def test_a_refused_database_does_not_replace_a_good_one(fetch, site, tmp_path):
 
 
 def test_only_what_was_downloaded_is_removed(fetch, site, tmp_path):
-    """Of four parts the user has put one there; another is downloaded by a command that fails."""
+    """The user has put one of four parts there, after a download of it was interrupted."""
     folder = tmp_path / "data" / "downloads" / "qs"
     folder.mkdir(parents=True)
     (folder / "QH9Stable.zip.003").write_bytes(site.files["/QH9Stable.zip.003"])
+    (folder / "QH9Stable.zip.003.part").write_bytes(b"half")
+    (folder / "QH9Stable.zip.003.part.json").write_text("{}")
     site.answers["/QH9Stable.zip.002"] = [Answer(status=403)]
     assert "403" in fetch(EXPECT).splitlines()[-1]
     assert "QH9Stable.zip.001" in names(folder)

@@ -120,6 +120,8 @@ class _Fetcher:
     def _download(self, file: RemoteFile, path: Path) -> None:
         """Download an archive that is missing, or has another checksum than the published one."""
         downloader = ResumingDownloader(path, self.options.retry, self.report, self.progress.step(file.name))
+        if path.exists() and downloader.part.exists():  # the user has added the archive meanwhile
+            downloader.origin.unlink(missing_ok=True)
         pooch.get_logger().setLevel("WARNING")
         try:
             pooch.retrieve(

@@ -4,7 +4,7 @@ import json
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,12 +22,6 @@ class RemoteFile:
     url: str
     size: int | None = None
     checksum: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.name or self.name != Path(self.name).name or self.name.startswith("."):
-            raise ConfigError(f"{self.name!r} is no name of a file; give one without folders (files)")
-        if self.checksum is not None:
-            require_checksum(self.checksum)
 
 
 @dataclass(frozen=True)
@@ -51,21 +45,24 @@ def list_files(
         DataError: no answer, an answer that is not understood, or no such file in any record.
     """
     if entry.files:
-        for file in entry.files:
-            if not file.get("name") or not (options.mirror or file.get("url")):
-                raise ConfigError(f"files: {dict(file)} needs a name and a url (or give mirror=URL)")
         files = [
-            (file["name"], file.get("url"), file.get("size"), file.get("checksum")) for file in entry.files
+            RemoteFile(
+                str(file.get("name") or ""),
+                str(file.get("url") or ""),
+                file.get("size"),
+                file.get("checksum"),
+            )
+            for file in entry.files
         ]
-        return RecordListing(_remote_files(files, options.mirror))
+        return _listing(files, options.mirror)
     if not entry.records:
         raise ConfigError(f"{entry.name}: neither files nor records are known; give source=PATH")
     names: dict[int, list[str]] = {}
     for record in entry.records:
         files, licence = _read_record(f"{options.api.rstrip('/')}/{record}", options.retry, report)
-        if chosen := [file for file in files if entry.matches(file[0])]:
-            return RecordListing(_remote_files(chosen, options.mirror), licence, str(record))
-        names[record] = [name for name, *_ in files]
+        if chosen := [file for file in files if entry.matches(file.name)]:
+            return _listing(chosen, options.mirror, licence, str(record))
+        names[record] = [file.name for file in files]
     there = "; ".join(f"{record} has {', '.join(held) or 'no files'}" for record, held in names.items())
     raise DataError(
         f"no file like {list(entry.patterns)} in the records: {there}; correct patterns or records"
@@ -79,19 +76,26 @@ def download_commands(files: Sequence[RemoteFile]) -> list[str]:
     return ["to download with other tools (then give source=FOLDER):", *commands, f"or with aria2c: {first}"]
 
 
-def _remote_files(
-    files: Sequence[tuple[str, str | None, int | None, str | None]], mirror: str | None
-) -> tuple[RemoteFile, ...]:
-    return tuple(
-        RemoteFile(name, f"{mirror.rstrip('/')}/{quote(name)}" if mirror else str(url), size, checksum)
-        for name, url, size, checksum in files
-    )
+def _listing(
+    files: list[RemoteFile], mirror: str | None, licence: str | None = None, record: str | None = None
+) -> RecordListing:
+    """Check names, addresses and checksums of the files, after the mirror has replaced the addresses."""
+    if mirror is not None:
+        files = [replace(file, url=f"{mirror.rstrip('/')}/{quote(file.name)}") for file in files]
+    for file in files:
+        if not file.name or not file.url:
+            raise ConfigError(f"files: {file} needs a name and a url (or give mirror=URL)")
+        if file.name != Path(file.name).name or file.name.startswith("."):
+            raise ConfigError(f"{file.name!r} is no name of a file; give one without folders (files)")
+        if file.checksum is not None:
+            require_checksum(file.checksum)
+    return RecordListing(tuple(files), licence, record)
 
 
 def _read_record(
     url: str, retry: RetryPolicy, report: Callable[[str], None]
-) -> tuple[list[tuple[str, str | None, int | None, str | None]], str | None]:
-    """Name, address, size and checksum of each file of a Zenodo record, and its licence."""
+) -> tuple[list[RemoteFile], str | None]:
+    """The files of a Zenodo record by their names, and its licence."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / f"record {url.rpartition('/')[2]}"
         ResumingDownloader(answer, retry, report)(url, answer)
@@ -99,7 +103,7 @@ def _read_record(
     try:
         record = json.loads(text)
         files = [
-            (str(file["key"]), str(file["links"]["self"]), int(file["size"]), str(file["checksum"]))
+            RemoteFile(str(file["key"]), str(file["links"]["self"]), int(file["size"]), str(file["checksum"]))
             for file in record["files"]
         ]
         licence = (record.get("metadata") or {}).get("license")
@@ -109,4 +113,5 @@ def _read_record(
             "addresses and checksums (files), or source=PATH"
         ) from error
     licence = licence.get("id") if isinstance(licence, dict) else licence
-    return sorted(files), None if licence is None else str(licence)
+    files.sort(key=lambda file: file.name)
+    return files, None if licence is None else str(licence)
