@@ -2,7 +2,6 @@
 
 import difflib
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ from omegaconf import DictConfig
 from experiments.settings.arguments import quoted, shell_word
 from experiments.settings.cli import clean_errors
 from experiments.settings.configuration import CONF, command, plain
-from tracegrad.data.fetch.database import Fetched, fetch
-from tracegrad.data.fetch.download import Patience
+from tracegrad.data.fetch.database import FetchedDatabase, fetch
+from tracegrad.data.fetch.downloader import RetryPolicy
+from tracegrad.data.fetch.entry import DatabaseEntry, FetchOptions
 from tracegrad.data.fetch.progress import FetchProgress
-from tracegrad.data.fetch.space import Estimate, require_space_for_all
 from tracegrad.data.fetch.verify import Expectation
-from tracegrad.data.fetch.wanted import Options, Wanted
 from tracegrad.errors import ConfigError, DataError
 
 NAMES = sorted(path.stem for path in (CONF / "fetch").glob("*.yaml"))
@@ -41,33 +39,32 @@ def fetch_databases(values: dict[str, Any]) -> None:
     """Fetch the databases of a configuration one after another.
 
     One that fails does not keep the others from being fetched.
+
+    Raises:
+        ConfigError: a setting that is not understood.
+        DataError: at least one database could not be fetched; others may have been.
     """
     options = _options(values)
-    databases = {name: _wanted(name, entry, values["target"]) for name, entry in values["databases"].items()}
-    if len(databases) > 1 and options.source is not None:
+    entries = [_entry(name, entry, values["target"]) for name, entry in values["databases"].items()]
+    if len(entries) > 1 and options.source is not None:
         raise ConfigError("source is of one database; give one data=NAME with it")
     failed: list[str] = []
-
-    def attempt(name: str, options: Options) -> Fetched | Estimate | None:
-        try:
-            return fetch(databases[name], options, progress)
-        except DataError as error:
-            if len(databases) == 1:
-                raise
-            progress.report(f"{databases[name].table} failed: {error}")
-            failed.append(name)
-            return None
-
     with FetchProgress() as progress:
-        if len(databases) > 1:
-            _check_room(databases, [attempt(name, replace(options, dry_run=True)) for name in databases])
-        if len(databases) == 1 or not options.dry_run:
-            for name in [name for name in databases if name not in failed]:
-                if isinstance(fetched := attempt(name, options), Fetched):
-                    progress.report(_how_to_use(name, fetched))
+        for entry in entries:
+            try:
+                fetched = fetch(entry, options, progress)
+            except DataError as error:
+                if len(entries) == 1:
+                    raise
+                progress.report(f"{entry.table} failed: {error}")
+                failed.append(entry.name)
+            else:
+                if fetched is not None:
+                    progress.report(_how_to_use(entry.name, fetched))
     if failed:
-        names = ", ".join(name for name in databases if name in failed)
-        raise DataError(f"{names} failed, see above; the same command goes on with what is missing")
+        raise DataError(
+            f"{', '.join(failed)} failed, see above; the same command goes on with what is missing"
+        )
 
 
 def _group(argument: str) -> str:
@@ -82,22 +79,13 @@ def _group(argument: str) -> str:
     return f"fetch={value}"
 
 
-def _check_room(databases: dict[str, Wanted], estimates: list[Fetched | Estimate | None]) -> None:
-    """Of all databases in the same folder together."""
-    for folder in {wanted.folder for wanted in databases.values()}:
-        there = zip(databases.values(), estimates, strict=True)
-        require_space_for_all(
-            folder, [one for wanted, one in there if wanted.folder == folder and isinstance(one, Estimate)]
-        )
-
-
-def _options(values: dict[str, Any]) -> Options:
+def _options(values: dict[str, Any]) -> FetchOptions:
     if values["retries"] < 0 or values["timeout"] <= 0 or values["pause"] < 0:
         raise ConfigError("retries, timeout and pause must be positive; correct them")
     mirror = values["mirror"]
     if mirror is not None and not str(mirror).startswith(("http://", "https://")):
         raise ConfigError(f"mirror={mirror} is no address; give http(s)://..., or source=PATH for a folder")
-    return Options(
+    return FetchOptions(
         source=None if values["source"] is None else Path(str(values["source"])),
         mirror=mirror,
         api=values["api"],
@@ -105,11 +93,11 @@ def _options(values: dict[str, Any]) -> Options:
         keep=values["keep"],
         overwrite=values["overwrite"],
         dry_run=values["dry_run"],
-        patience=Patience(values["retries"], float(values["pause"]), timeout=float(values["timeout"])),
+        retry=RetryPolicy(values["retries"], float(values["pause"]), float(values["timeout"])),
     )
 
 
-def _wanted(name: str, entry: dict[str, Any], target: str | None) -> Wanted:
+def _entry(name: str, entry: dict[str, Any], target: str | None) -> DatabaseEntry:
     path, expect = Path(entry["path"]), entry["expect"]
     for file in entry["files"]:
         if not isinstance(file, dict) or not isinstance(file.get("size"), int | None):
@@ -118,7 +106,7 @@ def _wanted(name: str, entry: dict[str, Any], target: str | None) -> Wanted:
                 "checksum: md5:...}, and its size in bytes if you know it"
             )
     texts = {key: entry[key] for key in ("title", "table", "page", "citation", "licence")}
-    return Wanted(
+    return DatabaseEntry(
         name=name,
         path=path if target is None else Path(str(target)) / path.name,
         release=entry.get("release"),
@@ -127,7 +115,7 @@ def _wanted(name: str, entry: dict[str, Any], target: str | None) -> Wanted:
         files=tuple(entry["files"]),
         download_size=_number(entry["download_size"]),
         unpacked_size=_number(entry["unpacked_size"]),
-        expect=None if expect is None else Expectation.of(expect),
+        expect=None if expect is None else Expectation.from_config(expect),
         **texts,
     )
 
@@ -136,7 +124,7 @@ def _number(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _how_to_use(name: str, fetched: Fetched) -> str:
+def _how_to_use(name: str, fetched: FetchedDatabase) -> str:
     """The settings of a training with the database."""
     settings = [f"data={name}", f"data.path={fetched.path.absolute()}"]
     if fetched.verification is not None and fetched.verification.twisted:

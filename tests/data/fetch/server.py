@@ -11,27 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Answer:
-    """How to answer one request.
+    """How to answer one request."""
 
-    Args:
-        status: other than 200: an error with this status.
-        after: body bytes after which the connection is closed; None: all are sent.
-        stall: wait after these bytes, for ever, in place of closing.
-        ranges: False: send the whole file whatever was asked for.
-        kind: of the content.
-        etag: False: neither an ETag nor a date.
-        headers: more of them.
-        damage: change a byte at this place of the body.
-    """
-
-    status: int = 200
-    after: int | None = None
-    stall: bool = False
-    ranges: bool = True
+    status: int = 200  # other than 200: an error with this status
+    after: int | None = None  # close the connection after these bytes of the body
+    ranges: bool = True  # False: send the whole file whatever was asked for
     kind: str = "application/octet-stream"
     etag: bool = True
-    headers: tuple[tuple[str, str], ...] = ()
-    damage: int | None = None
+    damage: int | None = None  # change a byte at this position of the body
 
 
 @dataclass
@@ -43,7 +30,6 @@ class Site:
     default: Answer = Answer()
     asked: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
     address: str = ""
-    closing: threading.Event = field(default_factory=threading.Event)
 
     def ranges(self, path: str) -> list[str | None]:
         """The ranges that were asked for of a file."""
@@ -69,7 +55,6 @@ def serving(site: Site) -> Iterator[Site]:
     try:
         yield site
     finally:
-        site.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -83,8 +68,7 @@ def _answer(handler: BaseHTTPRequestHandler, site: Site) -> None:
     body = site.files.get(path)
     if answer.status != 200 or body is None:
         handler.send_response(answer.status if answer.status != 200 else 404)
-        for header in (*answer.headers, ("Content-Length", "0")):
-            handler.send_header(*header)
+        handler.send_header("Content-Length", "0")
         handler.end_headers()
         return
     etag = f'"{hashlib.md5(body).hexdigest()}"'
@@ -107,13 +91,9 @@ def _answer(handler: BaseHTTPRequestHandler, site: Site) -> None:
         handler.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
     if answer.etag:
         handler.send_header("ETag", etag)
-    for header in answer.headers:
-        handler.send_header(*header)
     handler.end_headers()
     sent = body[start:]
     handler.wfile.write(sent if answer.after is None else sent[: answer.after])
     handler.wfile.flush()
-    if answer.stall:
-        site.closing.wait(60)
     if answer.after is not None:
         handler.close_connection = True

@@ -4,7 +4,7 @@ from tracegrad.data.fetch.layout import arrange_structures, single_file
 from tracegrad.errors import DataError
 
 
-def made(folder, *names):
+def write_files(folder, *names):
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,32 +28,32 @@ def made(folder, *names):
     ],
 )
 def test_structures_end_where_databases_are_read(tmp_path, files, names):
-    draft = made(tmp_path / "draft", *files, "README.md")
+    draft = write_files(tmp_path / "draft", *files, "README.md")
     assert arrange_structures(draft, tmp_path / "BG") == names
     for name in names:
         assert any((tmp_path / "BG" / name).iterdir())
 
 
 def test_everything_else_is_kept_apart(tmp_path):
-    draft = made(tmp_path / "draft", "top/a/element.dat", "top/README.md")
+    draft = write_files(tmp_path / "draft", "top/a/element.dat", "top/README.md")
     arrange_structures(draft, tmp_path / "BG")
     assert (tmp_path / "BG" / "other_files" / "top" / "README.md").is_file()
 
 
 def test_archives_of_something_else(tmp_path):
-    draft = made(tmp_path / "draft", *(f"{name}.txt" for name in "abcdef"))
+    draft = write_files(tmp_path / "draft", *(f"{name}.txt" for name in "abcdef"))
     with pytest.raises(
         DataError, match=r"holds a.txt, b.txt, c.txt, d.txt, e.txt, ... and no folder of a structure"
     ):
         arrange_structures(draft, tmp_path / "BG")
     with pytest.raises(DataError, match=r"holds a.txt, .* and not QH9Stable.db; it is of another database"):
         single_file(draft, "QH9Stable.db")
-    made(draft, "x/QH9Stable.db", "y/QH9Stable.db")
+    write_files(draft, "x/QH9Stable.db", "y/QH9Stable.db")
     with pytest.raises(DataError, match=r"and not one QH9Stable\.db"):
         single_file(draft, "QH9Stable.db")
 
 
 def test_names_that_meet(tmp_path):
-    draft = made(tmp_path / "draft", "p/q/a/element.dat", "p_q/a/element.dat")
+    draft = write_files(tmp_path / "draft", "p/q/a/element.dat", "p_q/a/element.dat")
     with pytest.raises(DataError, match="would both become p_q/a"):
         arrange_structures(draft, tmp_path / "BG")

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from tracegrad.data.fetch import progress
-from tracegrad.data.fetch.progress import FetchProgress, readable
+from tracegrad.data.fetch.progress import FetchProgress, readable_size
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,8 @@ from tracegrad.data.fetch.progress import FetchProgress, readable
         (3e12, "3,000.0 GB"),
     ],
 )
-def test_sizes_for_people(size, text):
-    assert readable(size) == text
+def test_sizes_in_decimal_units(size, text):
+    assert readable_size(size) == text
 
 
 def test_lines_now_and_then_where_there_is_no_terminal(monkeypatch):

@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.data.fetch.server import Answer
-from tracegrad.data.fetch.download import Patience
-from tracegrad.data.fetch.records import named_files, zenodo_files
+from tracegrad.data.fetch.downloader import RetryPolicy
+from tracegrad.data.fetch.entry import DatabaseEntry, FetchOptions
+from tracegrad.data.fetch.records import RemoteFile, download_commands, list_files
 from tracegrad.errors import ConfigError, DataError
 
 MD5 = "md5:0cc175b9c0f1b6a831c399e269772661"
@@ -19,40 +21,41 @@ def record(*names: str, licence: object = None) -> bytes:
     return json.dumps({"id": 1, "files": files, "metadata": {"license": licence}}).encode()
 
 
+def entry(**values) -> DatabaseEntry:
+    return DatabaseEntry("bg", "graphene", "BG", Path("BG"), "page", "citation", **values)
+
+
 @pytest.fixture
-def listing(site, tmp_path):
+def listing(site):
     def call(records, patterns, **options):
-        patience = Patience(retries=1, pause=0.001)
-        return zenodo_files(
-            records, patterns, tmp_path, api=f"{site.address}/api", patience=patience, **options
-        )
+        options = {"api": f"{site.address}/api", "retry": RetryPolicy(retries=1, pause=0.001)} | options
+        return list_files(entry(records=records, patterns=patterns), FetchOptions(**options))
 
     return call
 
 
 def test_files_of_a_record(site, listing):
     site.files["/api/12"] = record("README.md", "B2.zip", "b1.zip", licence={"id": "cc-by-4.0"})
-    found = listing([12], ["B*.zip"])
-    assert [(file.name, file.url, file.size, file.checksum) for file in found.files] == [
-        ("B2.zip", "https://zenodo.org/B2.zip/content", 7, MD5),
-        ("b1.zip", "https://zenodo.org/b1.zip/content", 7, MD5),
-    ]
-    assert (found.licence, found.record) == ("cc-by-4.0", "12")
+    site.answers["/api/12"] = [Answer(status=504)]  # the record is asked again
+    listed = listing((12,), ("B*.zip",))
+    assert listed.files == (
+        RemoteFile("B2.zip", "https://zenodo.org/B2.zip/content", 7, MD5),
+        RemoteFile("b1.zip", "https://zenodo.org/b1.zip/content", 7, MD5),
+    )
+    assert (listed.licence, listed.record) == ("cc-by-4.0", "12")
 
 
 def test_the_first_record_with_such_files_counts_and_a_mirror_has_its_names(site, listing):
     site.files["/api/1"], site.files["/api/2"] = record("a.zip"), record("b c.zip")
-    found = listing([1, 2], ["b*"], mirror="https://example.org/x/")
-    assert [file.url for file in found.files] == ["https://example.org/x/b%20c.zip"]
-    assert (found.licence, found.record) == (None, "2")
+    listed = listing((1, 2), ("b*",), mirror="https://example.org/x/")
+    assert [file.url for file in listed.files] == ["https://example.org/x/b%20c.zip"]
+    assert (listed.licence, listed.record) == (None, "2")
 
 
 def test_a_record_without_such_files_says_what_it_has(site, listing):
     site.files["/api/1"], site.files["/api/2"] = record("a.zip", "c.zip"), record()
-    with pytest.raises(
-        DataError, match=r"no file like \['b\*'\] in the records: 1 has a.zip, c.zip; 2 has no"
-    ):
-        listing([1, 2], ["b*"])
+    with pytest.raises(DataError, match=r"no file like \['b\*'\] .*: 1 has a.zip, c.zip; 2 has no files"):
+        listing((1, 2), ("b*",))
 
 
 @pytest.mark.parametrize(
@@ -61,29 +64,33 @@ def test_a_record_without_such_files_says_what_it_has(site, listing):
 def test_an_answer_that_is_no_listing(site, listing, answer):
     site.files["/api/1"] = answer
     with pytest.raises(DataError, match=r"/api/1: the answer is no listing of files .*source=PATH"):
-        listing([1], ["*"])
+        listing((1,), ("*",))
 
 
-def test_a_listing_is_asked_for_again(site, listing):
-    site.files["/api/1"] = record("a.zip")
-    site.answers["/api/1"] = [Answer(status=504)]
-    assert len(listing([1], ["*"]).files) == 1
-
-
-@pytest.mark.parametrize("name", ["../a.zip", "a/b.zip", "", ".hidden"])
-def test_names_lead_nowhere_else(site, listing, name):
+@pytest.mark.parametrize("name", ["../a.zip", "a/b.zip", ".hidden"])
+def test_names_with_folders_are_refused(site, listing, name):
     site.files["/api/1"] = record(name)
     with pytest.raises(ConfigError, match="is no name of a file"):
-        listing([1], ["*", ""])
+        listing((1,), ("*",))
 
 
-def test_named_files():
-    entries = [{"name": "a.zip", "url": "https://a", "checksum": MD5, "size": 3}, {"name": "b"}]
-    found = named_files(entries, "https://m")
-    assert [(file.url, file.size, file.checksum) for file in found.files] == [
-        ("https://m/a.zip", 3, MD5),
-        ("https://m/b", None, None),
-    ]
-    assert named_files(entries[:1], None).files[0].url == "https://a"
+def test_files_of_the_configuration():
+    files = ({"name": "a.zip", "url": "https://a", "checksum": MD5, "size": 3}, {"name": "b"})
+    assert list_files(entry(files=files), FetchOptions(mirror="https://m")).files == (
+        RemoteFile("a.zip", "https://m/a.zip", 3, MD5),
+        RemoteFile("b", "https://m/b"),
+    )
+    assert list_files(entry(files=files[:1]), FetchOptions()).files[0].url == "https://a"
     with pytest.raises(ConfigError, match=r"needs a name and a url \(or give mirror=URL\)"):
-        named_files(entries, None)
+        list_files(entry(files=files), FetchOptions())
+    with pytest.raises(ConfigError, match="bg: neither files nor records are known; give source=PATH"):
+        list_files(entry(), FetchOptions())
+
+
+def test_commands_of_other_tools():
+    lines = download_commands([RemoteFile("a.zip", "https://m/a?x=1&y"), RemoteFile("b.zip", "https://m/b")])
+    assert lines[1:] == [
+        "curl -C - -L -o a.zip 'https://m/a?x=1&y'",
+        "curl -C - -L -o b.zip https://m/b",
+        "or with aria2c: aria2c -c -x 4 -o a.zip 'https://m/a?x=1&y'",
+    ]

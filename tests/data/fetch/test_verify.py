@@ -11,7 +11,7 @@ from tracegrad.data.fetch.verify import Expectation, verify_crystals, verify_mol
 from tracegrad.data.published import PartNumbers, PublishedDatabase
 from tracegrad.errors import ConfigError, DataError
 
-EXPECTED = Expectation.of({"samples": 3, "elements": ["O", "H"], "atoms": [2, 3]})
+EXPECTED = Expectation.from_config({"samples": 3, "elements": ["O", "H"], "atoms": [2, 3]})
 
 
 def test_the_released_file_is_as_in_the_table_and_another_one_is_not(tmp_path):
@@ -19,9 +19,9 @@ def test_the_released_file_is_as_in_the_table_and_another_one_is_not(tmp_path):
     atoms = [n for (low, high), rows in sizes.items() for n in [low] * (rows - 1) + [high]]
     path = write_released_stable(tmp_path / "QH9Stable.db", atoms)
     alter(path, "UPDATE data SET Z = ?", np.array([1, 6, 7, 8, 9], "<i4").tobytes())
-    found = verify_molecules(path, "QS", "stable")
-    assert found.differences == ()
-    assert str(found) == "130,831 samples of 3 to 29 atoms (H, C, N, O, F), as in Table 5"
+    verification = verify_molecules(path, "QS", "stable")
+    assert verification.differences == ()
+    assert str(verification) == "130,831 samples of 3 to 29 atoms (H, C, N, O, F), as in Table 5"
     alter(path, "UPDATE data SET Z = ?", np.array([1, 6], "<i4").tobytes())
     alter(path, "UPDATE data SET N = 30 WHERE N = 29")
     assert verify_molecules(path, "QS", "stable").differences == (
@@ -44,7 +44,7 @@ def test_a_tiny_file_is_not_the_released_one(tiny):
 
 def test_other_expectations(tiny):
     assert verify_molecules(tiny, "QS", "stable", EXPECTED).differences == ()
-    wrong = Expectation.of({"samples": 4, "elements": ["O", "C"], "atoms": [2, 5]})
+    wrong = Expectation.from_config({"samples": 4, "elements": ["O", "C"], "atoms": [2, 5]})
     assert verify_molecules(tiny, "QS", "stable", wrong).differences == (
         "samples: 3, expected 4",
         "elements: ['H', 'O'], expected ['C', 'O']",
@@ -55,7 +55,7 @@ def test_other_expectations(tiny):
 @pytest.mark.parametrize("values", [{}, 3, {"samples": 1, "elements": ["Xx"], "atoms": [1, 2]}])
 def test_expectations_that_are_not_understood(values):
     with pytest.raises(ConfigError, match=r"is not understood; give \{samples: 5"):
-        Expectation.of(values)
+        Expectation.from_config(values)
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,9 @@ def table(parts, elements=(6,)):
 def test_structures_and_twisted_ones(layers, monkeypatch):
     monkeypatch.setattr(verify, "PUBLISHED", table({"twisted": PartNumbers(1, 28, 28)}))
     monkeypatch.setattr("tracegrad.data.published.PUBLISHED", verify.PUBLISHED)
-    found = verify_crystals(layers, "BG")
-    assert (found.differences, found.twisted) == ((), ("twisted/*",))
-    assert found.found == {"samples": 4, "elements": ["C"], "atoms": [8, 28]}
+    verification = verify_crystals(layers, "BG")
+    assert (verification.differences, verification.twisted) == ((), ("twisted/*",))
+    assert verification.numbers == {"samples": 4, "elements": ["C"], "atoms": [8, 28]}
     monkeypatch.setattr(verify, "PUBLISHED", table({"twisted": PartNumbers(2, 28, 84)}, (6, 7)))
     monkeypatch.setattr("tracegrad.data.published.PUBLISHED", verify.PUBLISHED)
     assert verify_crystals(layers, "BG").differences == (

@@ -1,4 +1,4 @@
-"""Unpacked archives in the places where a database is read from."""
+"""Move unpacked files to the places where a database is read from."""
 
 import os
 from collections.abc import Sequence
@@ -11,26 +11,22 @@ OTHER_FILES = "other_files"
 
 
 def single_file(folder: Path, name: str) -> Path:
-    """The file of a name below ``folder``.
+    """The only file of this name below ``folder``.
 
     Raises:
-        DataError: it is not there, or twice.
+        DataError: there is none, or more than one.
     """
-    found = sorted(folder.rglob(name))
-    if len(found) != 1:
-        held = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        raise DataError(
-            f"the archive holds {', '.join(held[:5]) or 'nothing'}{', ...' * (len(held) > 5)} and not "
-            f"{'one ' * (len(found) > 1)}{name}; it is of another database: give the files of the record"
-        )
-    return found[0]
+    paths = sorted(folder.rglob(name))
+    if len(paths) != 1:
+        raise _other_database(folder, f"not {'one ' * (len(paths) > 1)}{name}")
+    return paths[0]
 
 
 def arrange_structures(unpacked: Path, folder: Path) -> list[str]:
-    """Move the structure folders below ``unpacked`` to where `CrystalDatabase` finds them.
+    """Move the structure folders below ``unpacked`` to where `CrystalDatabase` reads them.
 
     They become ``folder/structure``, or ``folder/group/structure`` where the archives have them in several folders;
-    deeper folders are joined with an underscore. Everything else goes to ``folder/other_files``.
+    the names of nested folders are joined with an underscore. Everything else goes to ``folder/other_files``.
 
     Returns:
         Names of the structures.
@@ -38,23 +34,14 @@ def arrange_structures(unpacked: Path, folder: Path) -> list[str]:
     Raises:
         DataError: there are none, or two would get the same name.
     """
-    found = _structures(unpacked)
-    if not found:
-        held = sorted(path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file())
-        raise DataError(
-            f"the archive holds {', '.join(held[:5]) or 'nothing'}{', ...' * (len(held) > 5)} and no folder of a "
-            "structure (hamiltonians.h5, element.dat, ...); it is of another database: give the files of the record"
-        )
-    groups = [path.relative_to(unpacked).parts[:-1] for path in found]
-    shared = _shared(groups)
+    paths = _structure_folders(unpacked)
+    if not paths:
+        raise _other_database(unpacked, "no folder of a structure (hamiltonians.h5, element.dat, ...)")
+    parents = [path.relative_to(unpacked).parts[:-1] for path in paths]
+    common = _common_depth(parents)
     names: dict[str, Path] = {}
-    for path, group in zip(found, groups, strict=True):
-        own = [
-            part
-            for before, part in zip(("", *group[shared:]), group[shared:], strict=False)
-            if part != before
-        ]
-        name = "/".join([*(["_".join(own)] if own else []), path.name])
+    for path, parent in zip(paths, parents, strict=True):
+        name = "/".join([*_group(parent[common:]), path.name])
         if name in names:
             raise DataError(f"{path} and {names[name]} would both become {name}; rename one in the archive")
         names[name] = path
@@ -67,16 +54,30 @@ def arrange_structures(unpacked: Path, folder: Path) -> list[str]:
     return sorted(names)
 
 
-def _shared(groups: Sequence[tuple[str, ...]]) -> int:
-    """How many folders, from the top, all groups have in common."""
-    levels = zip(*groups, strict=False)
-    return next((depth for depth, names in enumerate(levels) if len({*names}) > 1), min(map(len, groups)))
+def _group(folders: Sequence[str]) -> list[str]:
+    """The name of a group from its nested folders (empty: no group), without repetitions of the one before."""
+    parts = [name for before, name in zip(("", *folders), folders, strict=False) if name != before]
+    return ["_".join(parts)] if parts else []
 
 
-def _structures(root: Path) -> list[Path]:
-    found = []
+def _common_depth(parents: Sequence[tuple[str, ...]]) -> int:
+    """How many folders, from the top, are the same for all."""
+    levels = zip(*parents, strict=False)
+    return next((depth for depth, names in enumerate(levels) if len({*names}) > 1), min(map(len, parents)))
+
+
+def _structure_folders(root: Path) -> list[Path]:
+    paths = []
     for place, subfolders, _ in os.walk(root):
         if is_structure_folder(place):
-            found.append(Path(place))
+            paths.append(Path(place))
             subfolders.clear()
-    return sorted(found)
+    return sorted(paths)
+
+
+def _other_database(folder: Path, missing: str) -> DataError:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return DataError(
+        f"the archive holds {', '.join(names[:5]) or 'nothing'}{', ...' * (len(names) > 5)} and {missing}; it is of "
+        "another database: give the files of the record"
+    )

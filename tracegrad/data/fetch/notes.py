@@ -1,4 +1,4 @@
-"""``NAME.fetched.json`` beside a database: where it comes from, its licence, and how it was verified."""
+"""``NAME.fetched.json`` beside a database: its origin, its licence, and how it was verified."""
 
 import json
 from datetime import UTC, datetime
@@ -6,48 +6,50 @@ from pathlib import Path
 from typing import Any
 
 from tracegrad import __version__
+from tracegrad.data.fetch.entry import DatabaseEntry
 from tracegrad.data.fetch.verify import Verification
-from tracegrad.data.fetch.wanted import Wanted
 from tracegrad.system.whole_files import replacing
 
 
 def write_notes(
-    wanted: Wanted,
+    entry: DatabaseEntry,
     path: Path,
     source: dict[str, Any] | None,
     files: dict[str, dict[str, str]],
     licence: str | None,
     verification: Verification | None,
 ) -> None:
-    """Of a database that was there before (``source`` None), what is noted of its origin stays."""
+    """Write the notes on the database at ``path``; ``files`` are the digests of its archives by their names.
+
+    Without a ``source`` the database was there before, and its notes keep the origin that they state.
+    """
     now = datetime.now(UTC).isoformat(timespec="seconds")
+    file = entry.folder / f"{entry.path.stem}.fetched.json"
     origin = {"source": source, "files": files, "licence": licence, "date": now}
     if source is None:
-        origin = _noted(wanted.notes) or origin | {"source": {"database": "was there before"}, "date": None}
-    checked = None
-    if verification is not None:
-        checked = {
-            "against": verification.against,
-            "found": verification.found,
-            "differences": list(verification.differences),
-            "date": now,
-        }
-    text = {
+        origin = _noted_origin(file) or origin | {"source": {"database": "was there before"}, "date": None}
+    verified = verification and {
+        "against": verification.against,
+        "found": verification.numbers,
+        "differences": list(verification.differences),
+        "date": now,
+    }
+    notes = {
         "database": str(path),
-        "table": wanted.table,
-        "page": wanted.page,
-        "citation": wanted.citation,
+        "table": entry.table,
+        "page": entry.page,
+        "citation": entry.citation,
         **origin,
-        "verification": checked,
+        "verification": verified,
         "tracegrad": __version__,
     }
-    with replacing(wanted.notes) as draft:
-        draft.write_text(json.dumps(text, indent=2) + "\n")
+    with replacing(file) as draft:
+        draft.write_text(json.dumps(notes, indent=2) + "\n")
 
 
-def _noted(path: Path) -> dict[str, Any] | None:
+def _noted_origin(path: Path) -> dict[str, Any] | None:
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return {key: known[key] for key in ("source", "files", "licence", "date")}
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        return {key: notes[key] for key in ("source", "files", "licence", "date")}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""Progress of a download for people: a bar on a terminal, lines elsewhere."""
+"""Shows the progress of a download: a bar on a terminal, lines elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from rich.progress import (
 SECONDS_A_LINE = 30
 
 
-def readable(size: int | float) -> str:
-    """Bytes in decimal units, as archives state them."""
+def readable_size(size: int | float) -> str:
+    """A number of bytes in decimal units, as archive records state them."""
     for unit in ("bytes", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
@@ -26,7 +26,7 @@ def readable(size: int | float) -> str:
 
 
 class FetchProgress:
-    """Prints lines, and shows how far a file is; a context manager."""
+    """Prints lines, and shows how many bytes of a file are done; a context manager."""
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(soft_wrap=True, highlight=False, markup=False)
@@ -47,7 +47,7 @@ class FetchProgress:
         self.console.print(line)
 
     def step(self, what: str) -> Callable[[int, int | None], None]:
-        """A new bar; call what comes back with the bytes done and those in all (None: not known)."""
+        """Begin a new bar and return its update function of the bytes done and of all bytes (None: not known)."""
         for old in self._bar.task_ids:
             self._bar.remove_task(old)
         task = self._bar.add_task(what, total=None)
@@ -56,8 +56,8 @@ class FetchProgress:
             self._bar.update(task, completed=done, total=total)
             if not self.console.is_terminal and time.monotonic() > self._printed + SECONDS_A_LINE:
                 self._printed = time.monotonic()
-                of = "" if total is None else f" of {readable(total)}"
-                self.console.print(f"{what}: {readable(done)}{of}")
+                of = "" if total is None else f" of {readable_size(total)}"
+                self.console.print(f"{what}: {readable_size(done)}{of}")
 
         return on_progress
 

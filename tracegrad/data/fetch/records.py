@@ -1,109 +1,117 @@
-"""Which files make up a database: from the configuration, or from the listing of an archive record."""
+"""Which files make up a database: from the configuration, or from an archive record of Zenodo."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+import shlex
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-from tracegrad.data.fetch.checksums import parsed
-from tracegrad.data.fetch.download import Patience, download
+from tracegrad.data.fetch.checksums import require_checksum
+from tracegrad.data.fetch.downloader import ResumingDownloader, RetryPolicy
+from tracegrad.data.fetch.entry import DatabaseEntry, FetchOptions
 from tracegrad.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to download.
-
-    Args:
-        size: bytes; None: not known.
-        checksum: such as ``md5:0cc1...``; None: not known.
-    """
+    """A file to download; size in bytes and checksum (such as ``md5:0cc1...``) are None where not known."""
 
     name: str
     url: str
     size: int | None = None
     checksum: str | None = None
 
-    def __post_init__(self) -> None:
-        if not self.name or self.name != Path(self.name).name or self.name.startswith("."):
-            raise ConfigError(f"{self.name!r} is no name of a file; give one without folders (files)")
-        if self.checksum is not None:
-            parsed(self.checksum)
-
 
 @dataclass(frozen=True)
-class Listing:
-    """The files of a database, and the licence that their record states."""
+class RecordListing:
+    """The files of a database, and the licence and number of their record where one was asked."""
 
     files: tuple[RemoteFile, ...]
     licence: str | None = None
     record: str | None = None
 
 
-def named_files(entries: Sequence[Mapping[str, Any]], mirror: str | None) -> Listing:
-    """Files that the configuration names, from their own addresses or from a mirror."""
-    files = []
-    for entry in entries:
-        name, own, size, checksum = (entry.get(key) for key in ("name", "url", "size", "checksum"))
-        url = mirrored(mirror, str(name)) if mirror else own
-        if not name or not url:
-            raise ConfigError(f"files: {dict(entry)} needs a name and a url (or give mirror=URL)")
-        files.append(RemoteFile(str(name), str(url), size, checksum))
-    return Listing(tuple(files))
+def list_files(
+    entry: DatabaseEntry, options: FetchOptions, report: Callable[[str], None] = print
+) -> RecordListing:
+    """The files of the configuration, or else those of the first record that has names like the patterns.
 
-
-def mirrored(mirror: str, name: str) -> str:
-    """The address of a file in a folder on the web."""
-    return f"{mirror.rstrip('/')}/{quote(name)}"
-
-
-def zenodo_files(
-    records: Sequence[int],
-    patterns: Sequence[str],
-    folder: str | Path,
-    *,
-    api: str,
-    mirror: str | None = None,
-    patience: Patience | None = None,
-    report: Callable[[str], None] = print,
-) -> Listing:
-    """Files of the first of some Zenodo records that has names like ``patterns`` (upper and lower case are equal).
-
-    Args:
-        folder: where the answers of the server are kept as ``record-NUMBER.json``.
-        api: address of the records, such as ``https://zenodo.org/api/records``.
-        mirror: take the files from this folder on the web; names, sizes and checksums are those of the record.
+    With ``options.mirror`` their addresses are in that folder on the web.
 
     Raises:
-        DataError: no answer, an answer that is not understood, or no such file.
+        ConfigError: a file without name or address, or neither files nor records.
+        DataError: no answer, an answer that is not understood, or no such file in any record.
     """
-    seen: dict[int, list[str]] = {}
-    for record in records:
-        url, answer = f"{api.rstrip('/')}/{record}", Path(folder) / f"record-{record}.json"
-        download(url, answer, patience=patience, report=report)
-        try:
-            listing = json.loads(answer.read_text(encoding="utf-8"))
-            entries = [
-                (str(file["key"]), str(file["links"]["self"]), int(file["size"]), str(file["checksum"]))
-                for file in listing["files"]
-            ]
-            licence = (listing.get("metadata") or {}).get("license")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(
-                f"{url}: the answer is no listing of files ({type(error).__name__}: {error}); give their names, "
-                "addresses and checksums (files), or source=PATH"
-            ) from error
-        chosen = tuple(
-            RemoteFile(name, mirrored(mirror, name) if mirror else address, size, checksum)
-            for name, address, size, checksum in sorted(entries)
-            if any(fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)
-        )
-        if chosen:
-            stated = licence.get("id") if isinstance(licence, dict) else licence
-            return Listing(chosen, None if stated is None else str(stated), str(record))
-        seen[record] = [name for name, *_ in entries]
-    held = "; ".join(f"{record} has {', '.join(names) or 'no files'}" for record, names in seen.items())
-    raise DataError(f"no file like {list(patterns)} in the records: {held}; correct patterns or records")
+    if entry.files:
+        files = [
+            RemoteFile(
+                str(file.get("name") or ""),
+                str(file.get("url") or ""),
+                file.get("size"),
+                file.get("checksum"),
+            )
+            for file in entry.files
+        ]
+        return _listing(files, options.mirror)
+    if not entry.records:
+        raise ConfigError(f"{entry.name}: neither files nor records are known; give source=PATH")
+    names: dict[int, list[str]] = {}
+    for record in entry.records:
+        files, licence = _read_record(f"{options.api.rstrip('/')}/{record}", options.retry, report)
+        if chosen := [file for file in files if entry.matches(file.name)]:
+            return _listing(chosen, options.mirror, licence, str(record))
+        names[record] = [file.name for file in files]
+    there = "; ".join(f"{record} has {', '.join(held) or 'no files'}" for record, held in names.items())
+    raise DataError(
+        f"no file like {list(entry.patterns)} in the records: {there}; correct patterns or records"
+    )
+
+
+def download_commands(files: Sequence[RemoteFile]) -> list[str]:
+    """Lines with shell commands that download the files, and resume where they are given again."""
+    commands = [shlex.join(["curl", "-C", "-", "-L", "-o", file.name, file.url]) for file in files]
+    first = shlex.join(["aria2c", "-c", "-x", "4", "-o", files[0].name, files[0].url])
+    return ["to download with other tools (then give source=FOLDER):", *commands, f"or with aria2c: {first}"]
+
+
+def _listing(
+    files: list[RemoteFile], mirror: str | None, licence: str | None = None, record: str | None = None
+) -> RecordListing:
+    """Check names, addresses and checksums of the files, after the mirror has replaced the addresses."""
+    if mirror is not None:
+        files = [replace(file, url=f"{mirror.rstrip('/')}/{quote(file.name)}") for file in files]
+    for file in files:
+        if not file.name or not file.url:
+            raise ConfigError(f"files: {file} needs a name and a url (or give mirror=URL)")
+        if file.name != Path(file.name).name or file.name.startswith("."):
+            raise ConfigError(f"{file.name!r} is no name of a file; give one without folders (files)")
+        if file.checksum is not None:
+            require_checksum(file.checksum)
+    return RecordListing(tuple(files), licence, record)
+
+
+def _read_record(
+    url: str, retry: RetryPolicy, report: Callable[[str], None]
+) -> tuple[list[RemoteFile], str | None]:
+    """The files of a Zenodo record by their names, and its licence."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / f"record {url.rpartition('/')[2]}"
+        ResumingDownloader(answer, retry, report)(url, answer)
+        text = answer.read_bytes()
+    try:
+        record = json.loads(text)
+        files = [
+            RemoteFile(str(file["key"]), str(file["links"]["self"]), int(file["size"]), str(file["checksum"]))
+            for file in record["files"]
+        ]
+        licence = (record.get("metadata") or {}).get("license")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{url}: the answer is no listing of files ({type(error).__name__}: {error}); give their names, "
+            "addresses and checksums (files), or source=PATH"
+        ) from error
+    licence = licence.get("id") if isinstance(licence, dict) else licence
+    files.sort(key=lambda file: file.name)
+    return files, None if licence is None else str(licence)
