@@ -674,7 +674,7 @@ def test_wrong_inputs():
 def test_bands_of_no_common_number():
     points = points_of([0, 0, 0], [0, 0, 0])
     with pytest.raises(ConfigError, match=r"toy: no band is among those nearest .*set more bands"):
-        bands_module._collected(
+        bands_module._band_structures(
             graphene(), points, 0.0, 9, [KPointBands(n, np.zeros(2), 1.0) for n in (1, 3)]
         )
 

@@ -133,7 +133,7 @@ def test_k_points_are_closer_than_the_spacing():
         ({"energy_cutoff": 0.0}, r"energy_cutoff=0\.0 has to be positive"),
         ({"max_iter": 0}, "max_iter=0"),
         ({"kmesh": [5, 5]}, r"kmesh=\[5, 5\] has to be three"),
-        ({"keywords": {"hs.fileout": "off"}}, r"keywords: hs\.fileout is set from the structure"),
+        ({"keywords": {"hs.fileout": "off"}}, r"keywords: hs\.fileout follows from the structure"),
     ],
 )
 def test_settings_without_sense_are_refused(changed, message):
