@@ -146,7 +146,9 @@ def test_an_online_run_is_joined_and_tells_nothing_of_the_machine(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_offline_pieces_are_one_history_after_the_upload(home: Path, pieces: list[Path]) -> None:
+def test_offline_pieces_are_one_history_after_the_upload(
+    home: Path, pieces: list[Path], tmp_path: Path
+) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= {"HOME": str(home), "WANDB_API_KEY": KEY}
     with wandb_server() as server:
@@ -154,6 +156,7 @@ def test_offline_pieces_are_one_history_after_the_upload(home: Path, pieces: lis
         done = subprocess.run(
             [sys.executable, "-m", "wandb", "sync", "--id", name, *map(str, pieces)],
             env=environment | {"WANDB_BASE_URL": server.url},
+            cwd=tmp_path,  # where it leaves a log
             capture_output=True,
             check=False,
         )

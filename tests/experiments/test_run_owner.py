@@ -85,7 +85,7 @@ def test_a_second_training_ends_at_once_and_touches_nothing(running: tuple[Path,
 
 @pytest.mark.slow
 def test_a_run_that_is_being_trained_can_be_read(
-    running: tuple[Path, subprocess.Popen], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    running: tuple[Path, subprocess.Popen], tmp_path: Path
 ) -> None:
     directory, _ = running
     before = contents(directory)
@@ -97,8 +97,8 @@ def test_a_run_that_is_being_trained_can_be_read(
     assert (tmp_path / "found" / "evaluation.json").exists()
     other = composed("train", [*TINY, f"run_dir={directory}", f"init_from={directory}"])
     assert dry_run(other, plain(other))
-    run(tmp_path / "new", f"init_from={directory}/checkpoints/last.ckpt", "trainer.max_steps=1")
-    assert "tensors from" in capsys.readouterr().out
+    settings = (f"init_from={directory}/checkpoints/last.ckpt", "trainer.max_steps=1")
+    assert "tensors from" in processes.finished(tmp_path / "new", *settings)
     assert contents(directory) == before
 
 
@@ -108,7 +108,7 @@ def test_a_killed_training_leaves_no_owner(running: tuple[Path, subprocess.Popen
     process.kill()
     process.wait()
     assert OwnerWatch(directory).owner() is None
-    run(directory, "trainer.max_steps=4", "callbacks.last.steps=1")
+    processes.finished(directory, "trainer.max_steps=4", "callbacks.last.steps=1")
     assert not (directory / ".owner").exists()
     assert load_checkpoint(directory / "checkpoints" / "last.ckpt")["global_step"] == 4
     assert steps(directory) == [0, 1, 2, 3]
@@ -146,7 +146,7 @@ def test_a_start_that_fails_before_its_first_step_leaves_no_run(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_failed_start_does_not_cost_the_results_of_a_shorter_training(tmp_path: Path) -> None:
     directory, short = tmp_path / "run", ["test=true", "trainer.max_steps=2", "data.fractions=[.8,.1,.1]"]
-    run(directory, *short)
+    processes.finished(directory, *short)
     before = contents(directory)
     with pytest.raises(InstantiationException, match=r"callbacks\.last\.minutes is 0"):
         run(directory, *short, "trainer.max_steps=3", "callbacks.last.minutes=0")
@@ -170,28 +170,29 @@ def test_other_settings_are_refused_from_the_first_step(tmp_path: Path) -> None:
         find_run(directory, other, "auto")
     with pytest.raises(ConfigError, match="holds a run already"):
         find_run(directory, values(directory), "never")
-    run(directory, *early)
+    processes.finished(directory, *early)
     assert steps(directory) == [0, 1, 2]
     shutil.rmtree(directory / "checkpoints")
-    run(directory, *early, "data.batch_size=4", "optim.schedule.peak=0.5", "resume=force")
+    changed = ("data.batch_size=4", "optim.schedule.peak=0.5", "resume=force")
+    processes.finished(directory, *early, *changed)
     assert steps(directory) == [0, 1, 2]
     assert yaml.safe_load((directory / "config.yaml").read_text())["data"]["batch_size"] == 4
 
 
 @pytest.mark.slow
-def test_a_moved_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Moved to another folder and renamed, with the files of callbacks.revert and of W&B."""
+def test_a_moved_run_goes_on(tmp_path: Path) -> None:
+    """In another folder and under another name; with a way back and W&B's files."""
     first, moved = tmp_path / "runs" / "first", tmp_path / "other place" / "renamed"
     more = [
         "+callbacks.revert={_target_: callbacks.revert.RevertAndDecay, directory: '${run_dir}/checkpoints'}",
         "logger.wandb.mode=offline",
     ]
-    run(first, *more, "trainer.max_steps=7")
+    processes.finished(first, *more, "trainer.max_steps=7")
     assert (first / "checkpoints" / "revert.ckpt").exists()
     moved.parent.mkdir()
     shutil.move(first, moved)
-    run(moved, *more, "trainer.max_steps=9", "resume=auto")
-    assert f"resuming from {moved}/checkpoints/last.ckpt (step 7)" in capsys.readouterr().out
+    out = processes.finished(moved, *more, "trainer.max_steps=9", "resume=auto")
+    assert f"going on from {moved}/checkpoints/last.ckpt (step 7)" in out
     assert not first.exists()
     state = load_checkpoint(moved / "checkpoints" / "last.ckpt")
     assert state["global_step"] == 9
