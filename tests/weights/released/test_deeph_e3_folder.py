@@ -163,7 +163,7 @@ def other_elements(folder: Path) -> None:
             "train.ini: not readable as settings .*far",
         ),
         (lambda folder: edit(folder / "src" / "train.ini", "= 6.4", "= -1"), "cutoff_radius is -1.0"),
-        (with_objects, r"best_model.pkl: not loaded: it holds pathlib.* state_dict alone"),
+        (with_objects, r"best_model.pkl: not loaded: it holds pathlib.* only its state_dict"),
         (partial(rewrite, "best_model.pkl", "text"), "best_model.pkl: damaged, or not a checkpoint"),
         (other_elements, r"best_model.pkl: not a released DeepH-E3 for this dataset_info"),
     ],
