@@ -105,7 +105,7 @@ def test_averages_and_gathered_gradients(tmp_path: Path, capsys: pytest.CaptureF
     assert "15 steps in 7.5 epochs and 8 validations" in bare
     _, averaged = forecast(tmp_path, capsys, "callbacks=ema")
     more = printed_bytes(averaged)[1] - printed_bytes(bare)[1]
-    assert more == pytest.approx(4 * printed_parameters(bare)[0], rel=0.3)
+    assert more == pytest.approx(4 * printed_parameters(bare)[0], rel=0.4)  # and headers of tensors
 
 
 @pytest.mark.slow
