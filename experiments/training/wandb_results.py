@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import wandb
 from omegaconf import DictConfig
 
-import wandb
 from experiments.training.portable import portable
 from tracegrad.system.whole_files import replacing
 from tracegrad.weights.checkpoint import CHECKPOINT_KEY, load_checkpoint
