@@ -32,7 +32,7 @@ class Forked:
         self.arguments = [main, *arguments]
         self.code: int | None = None
         _, outputs = _server()
-        self._outputs = [Path(tempfile.mkstemp(dir=outputs)[1]) for _ in range(2)]
+        self._outputs = [_empty_file(outputs) for _ in range(2)]
         stdout, stderr = map(str, self._outputs)
         self.pid = _ask(
             main=main,
@@ -83,6 +83,12 @@ def run(
 ) -> subprocess.CompletedProcess:
     """The same, and wait for its end."""
     return start(main, *arguments, environment=environment, folder=folder).wait()
+
+
+def _empty_file(folder: str) -> Path:
+    handle, path = tempfile.mkstemp(dir=folder)
+    os.close(handle)
+    return Path(path)
 
 
 @cache

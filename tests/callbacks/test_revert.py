@@ -153,7 +153,9 @@ def test_resuming_needs_the_kept_state(tmp_path):
     kept = tmp_path / "revert.ckpt"
     other = torch.load(kept, weights_only=True) | {"loss": 0.5}
     torch.save(other, kept)
-    with pytest.raises(CheckpointError, match=r"val/loss_h = 0.5, but the best one of the run has 1; put"):
+    with pytest.raises(
+        CheckpointError, match=r"val/loss_h = 0.5, but the best one of the run has 1; restore"
+    ):
         train(tmp_path, FLAT, JUMP, [revert(tmp_path)], resume=True)
     for content in (b"nonsense", None):
         kept.unlink()

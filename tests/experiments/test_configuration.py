@@ -90,13 +90,13 @@ def test_the_arm_of_a_recipe_is_chosen_by_one_word(recipe: str, arm: str) -> Non
 
 def test_full_size_deeph_e3_has_the_published_size() -> None:
     """627,981 parameters as published, minus the 65 of the unused map of the last nodes."""
-    model: HamiltonianModel = instantiate(composed("train", ["experiment=mg_deeph_e3"]).model)
+    model: HamiltonianModel = instantiate(composed("train", ["experiment=mg", "tracegrad=none"]).model)
     assert sum(p.numel() for p in model.parameters()) == 627_981 - 65
 
 
 def test_full_size_model_has_the_published_size() -> None:
     """20,415,673 parameters as released, minus those that its forward pass never uses."""
-    model: HamiltonianModel = instantiate(composed("train", ["experiment=qs_qhnet"]).model)
+    model: HamiltonianModel = instantiate(composed("train", ["experiment=qs", "tracegrad=none"]).model)
     linear = 128 * 128
     first_convolution = 2 * (linear + 128) + 2 * (linear + 128)  # its gate, and two linear maps of scalars
     pair_layers = 2 * (65 * 128 + 5 * linear + 128)  # a second product and its linear map

@@ -129,7 +129,7 @@ def test_a_batch_that_does_not_fit(
     fits, out = forecast(tmp_path, capsys)
     assert not fits
     assert out.startswith(
-        "does not fit: data.batch_size=8 needs more memory than there is (CUDA out of memory)\n"
+        "does not fit: data.batch_size=8 needs more memory than this machine has (CUDA out of memory)\n"
     )
     assert "data.batch_size=2 fits" in out  # 8, 4, 2
     assert "tracegrad.recompute=true" in out

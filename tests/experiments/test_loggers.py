@@ -247,7 +247,7 @@ def test_hint_names_each_way_to_upload(tmp_path: Path, capsys: pytest.CaptureFix
     later.mkdir()
     print_wandb_hint(runs)
     said = capsys.readouterr().out
-    whole = [f"'{runs[0]}'/wandb/offline-run-*", f"{runs[2]}/wandb/offline-run-*"]
+    whole = [f'"{runs[0]}"/wandb/offline-run-*', f"{runs[2]}/wandb/offline-run-*"]
     assert f"  upload: wandb sync {' '.join(whole)}\n" in said
     assert f"wandb sync --id id1 {runs[1]}/wandb/offline-run-20260101_000001-id1 {later}\n" in said
     print_wandb_hint([tmp_path / "without"])

@@ -192,7 +192,7 @@ def test_a_moved_run_goes_on(tmp_path: Path) -> None:
     moved.parent.mkdir()
     shutil.move(first, moved)
     out = processes.finished(moved, *more, "trainer.max_steps=9", "resume=auto")
-    assert f"going on from {moved}/checkpoints/last.ckpt (step 7)" in out
+    assert f"resuming from {moved}/checkpoints/last.ckpt (step 7)" in out
     assert not first.exists()
     state = load_checkpoint(moved / "checkpoints" / "last.ckpt")
     assert state["global_step"] == 9

@@ -108,7 +108,7 @@ def test_a_number_of_seeds_counts_from_that_of_the_experiment() -> None:
         return [seed["seed"] for seed in settings.seeds]
 
     assert seeds(ablation("experiment=bs")) == [42, 43, 44]
-    assert seeds(sweep("experiment=bs_grad", "sweep=lambda")) == [42]
+    assert seeds(sweep("experiment=bs", "tracegrad=grad", "sweep=lambda")) == [42]
     assert seeds(ablation("experiment=qs", "seeds=2")) == [0, 1]
     assert seeds(ablation("experiment=demo", "seeds=2")) == [0, 1]
     assert seeds(sweep("grid.experiment=mg,bg", "seeds=2")) == [42, 43]

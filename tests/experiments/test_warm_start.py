@@ -89,7 +89,7 @@ def test_a_training_starts_from_a_run(before, tmp_path, capsys, callbacks):
         before
     )
     gains = [tensor for name, tensor in weights(tmp_path).items() if ".gains." in name]
-    assert len(gains) == 2
+    assert len(gains) == 4
 
 
 @pytest.mark.slow

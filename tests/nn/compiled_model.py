@@ -13,11 +13,12 @@ from tracegrad.nn.invariant.tracegrad import TraceGrad
 from tracegrad.training.loss import HamiltonianLoss
 
 torch.set_num_threads(1)
+torch.manual_seed(0)
 basis = OrbitalBasis.def2_svp()
 make = partial(TraceGrad, trace=True, grad=True, channels=5, hidden=6)
 backbone = QHNet(basis, lmax=1, channels=3, bottleneck=2, layers=2, pair_layers=1, radial=4)
-model, loss = HamiltonianModel(backbone, make), HamiltonianLoss(basis)
-graph = collate([molecules.labelled_graph(m, basis, dtype=torch.float32) for m in molecules.ALL[:2]])
+model, loss = HamiltonianModel(backbone, make).double(), HamiltonianLoss(basis)
+graph = collate([molecules.labelled_graph(m, basis, dtype=torch.float64) for m in molecules.ALL[:2]])
 compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
 gradients = []
 for module in (compiled, model):
@@ -25,7 +26,7 @@ for module in (compiled, model):
     loss(module(graph), graph).total.backward()
     gradients.append([p.grad.clone() for p in model.parameters()])
 for found, expected in zip(*gradients, strict=True):
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10 * float(expected.abs().max()))
 with torch.inference_mode():
     assert compiled(graph, traces=False).blocks["edge"].isfinite().all()
 print("equal")

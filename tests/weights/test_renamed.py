@@ -19,7 +19,9 @@ def test_settings_of_an_earlier_version_have_the_present_names():
             "backbone": {"_target_": "tracegrad.backbones.qhnet.QHNet", "lmax": 4},
             "tracegrad": {"_target_": "tracegrad.nn.tracegrad.TraceGrad", "_partial_": True},
         },
-        "callbacks": [{"_target_": "callbacks.seeding.SeedSteps", "note": "tracegrad.model.HamiltonianModel"}],
+        "callbacks": [
+            {"_target_": "callbacks.seeding.SeedSteps", "note": "tracegrad.model.HamiltonianModel"}
+        ],
         "basis": {"_target_": "tracegrad.basis.OrbitalBasis.openmx", "shells": ["C6.0-s2p2d1"]},
     }
     new = with_new_names(old)

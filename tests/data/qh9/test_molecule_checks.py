@@ -97,7 +97,9 @@ def test_angstrom_in_a_dynamic_database(tmp_path):
 def test_bohr_in_a_stable_database(tmp_path):
     """A single row could be a molecule with broken bonds; the database as a whole could not."""
     path = altered(tmp_path, "stable", "pos", lambda p: p * BOHR_PER_ANGSTROM)
-    message = r"a\.db: column pos: in 32 of 32 rows .* read in bohr \(a stable database has angstrom\)"
+    message = (
+        r"a\.db: column pos: in 32 of 32 checked rows .* read in bohr \(a stable database has angstrom\)"
+    )
     with pytest.raises(DataError, match=message):
         module(path, "stable").setup()
 
@@ -125,7 +127,8 @@ def test_broken_bonds_are_accepted(tmp_path):
         assert [len(molecule.numbers) for molecule in QH9Database(path)][:10] == [2] * 10
     module(mixed, "stable").setup()
     with pytest.warns(
-        UserWarning, match=r"pulled\.db: column pos: in \d+ of 10 rows .*, unless bonds are meant to be"
+        UserWarning,
+        match=r"pulled\.db: column pos: in \d+ of 10 checked rows .*, unless bonds are meant to be",
     ):
         module(pulled, "stable").setup()
 
