@@ -12,11 +12,12 @@ from ase.data import chemical_symbols
 from omegaconf import DictConfig
 
 from experiments.reporting.model_card import model_card
-from experiments.settings.configuration import ARM_LABELS, ARMS, command, plain
+from experiments.settings.configuration import ARMS, command, plain
 from experiments.training.portable import portable
 from tracegrad import __version__
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
 from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
+from tracegrad.reports.arms import ARM_LABELS
 from tracegrad.reports.compatible import check_data, check_row, data_of
 from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.reports.results import ResultsError, RunResult, read_result, read_run

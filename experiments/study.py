@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.reporting.study_file import Part, Study, read_study
-from experiments.settings.configuration import ARM_LABELS, command, plain
+from experiments.settings.configuration import command, plain
 from experiments.sweeps.engine import run_sweep
 from experiments.sweeps.manifest import SweepState
 from experiments.sweeps.settings import ABLATE, read_settings
@@ -21,6 +21,7 @@ from tracegrad.plots.changes import ChangeRow, changes_figure
 from tracegrad.plots.learning_curves import read_metrics
 from tracegrad.plots.mean_curves import mean_curves_figure
 from tracegrad.plots.style import save
+from tracegrad.reports.arms import arm_name
 from tracegrad.reports.relative import RelativeChange, relative_change
 from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.reports.results import RunResult, read_result
@@ -164,7 +165,7 @@ def print_comparisons(comparisons: list[StudyComparison], study: Study, console:
         low, high, detectable = (c.change.low, c.change.high, c.change.detectable)
         table.add_row(
             c.part,
-            f"{ARM_LABELS[c.first] or 'baseline'} - {ARM_LABELS[c.second] or 'baseline'}",
+            f"{arm_name(c.first)} - {arm_name(c.second)}",
             study.metrics[c.metric].label,
             f"{100 * c.change.mean:+.1f}",
             "" if low is None or high is None else f"[{100 * low:+.1f}, {100 * high:+.1f}]",

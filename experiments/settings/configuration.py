@@ -21,7 +21,6 @@ from tracegrad.errors import ConfigError
 from tracegrad.reports import arms
 
 ARMS = {switches: arm for arm, switches in arms.ARMS.items()}  # by (trace, grad)
-ARM_LABELS = {"none": "", "trace": "+Trace", "grad": "+Grad", "tracegrad": "+TraceGrad"}
 
 OmegaConf.register_new_resolver("arm", lambda trace, grad: ARMS[bool(trace), bool(grad)], replace=True)
 

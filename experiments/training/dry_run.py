@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.last_checkpoint import LAST
-from experiments.settings.configuration import ARM_LABELS, ARMS
+from experiments.settings.configuration import ARMS
 from experiments.training.forecast import (
     Measured,
     TrainingLength,
@@ -24,6 +24,7 @@ from experiments.training.trial import MemoryShortage, Trial
 from experiments.training.warm_start import warm_start
 from experiments.training.warning_filter import quiet
 from tracegrad.errors import ConfigError
+from tracegrad.reports.arms import ARM_LABELS
 from tracegrad.system.cores import available_cores
 
 # Settings of the trainer that change the number of steps or validations and that the forecast does not support.

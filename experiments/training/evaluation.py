@@ -10,11 +10,12 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from callbacks.inference_time import InferenceTime
-from experiments.settings.configuration import ARM_LABELS, ARMS
+from experiments.settings.configuration import ARMS
 from experiments.training.parts import Parts
 from experiments.training.resuming import check_data
 from experiments.training.warning_filter import quiet
 from tracegrad.metrics.mean_blocks import MeanBlocks
+from tracegrad.reports.arms import ARM_LABELS
 from tracegrad.reports.results import FORMAT
 from tracegrad.units import MEV
 from tracegrad.weights.checkpoint import check_architecture, load_checkpoint

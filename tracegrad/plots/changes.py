@@ -9,9 +9,10 @@ from matplotlib.ticker import PercentFormatter
 
 from tracegrad.errors import TraceGradError
 from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, grid, make_figure, styled
+from tracegrad.reports.arms import ARMS, BASELINE, arm_name
 from tracegrad.reports.relative import RelativeChange
 
-_NAMES = {"trace": "+Trace", "grad": "+Grad", "tracegrad": "+TraceGrad", "none": "baseline"}
+_ORDER = sorted(ARMS, key=lambda arm: arm == BASELINE)  # the baseline last
 _COLUMNS = 3
 _LIMITS = (-0.8, 1.0)  # widest range of the axis, so that an outlier does not compress the other seeds
 
@@ -39,7 +40,7 @@ def changes_figure(rows: Sequence[ChangeRow]) -> Figure:
     if not rows:
         raise TraceGradError("a figure of changes needs at least one comparison")
     databases = list(dict.fromkeys(row.database for row in rows))
-    arms = [arm for arm in _NAMES if any(row.arm == arm for row in rows)]
+    arms = [arm for arm in _ORDER if any(row.arm == arm for row in rows)]
     width = min(len(databases), _COLUMNS)
     lines = -(-len(databases) // width)
     most = max(len({row.metric for row in rows if row.database == database}) for database in databases)
@@ -51,7 +52,7 @@ def changes_figure(rows: Sequence[ChangeRow]) -> Figure:
     for axes in panels.flat[len(databases) :]:
         axes.set_visible(False)
     handles = [
-        figure.axes[0].plot([], [], "o-", color=ARM_COLOURS.get(arm, OTHER_COLOUR), label=_NAMES[arm])[0]
+        figure.axes[0].plot([], [], "o-", color=ARM_COLOURS.get(arm, OTHER_COLOUR), label=arm_name(arm))[0]
         for arm in arms
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(arms))

@@ -16,7 +16,7 @@ from torch import nn
 
 from tracegrad.errors import CheckpointError, TraceGradError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.weights.renamed import with_new_names
+from tracegrad.weights.renamed import present_name
 
 # Module, class and optional class method, such as tracegrad.hamiltonian.basis.OrbitalBasis.def2_svp.
 _TARGET = re.compile(r"(tracegrad(?:\.[a-z]\w*)+)\.([A-Z]\w*)(?:\.([a-z]\w*))?")
@@ -36,10 +36,10 @@ def construct(settings: Any, where: str) -> Any:
         return [construct(entry, f"{where}[{i}]") for i, entry in enumerate(settings)]
     if not isinstance(settings, Mapping):
         return settings
-    values = dict(with_new_names(settings))
+    values = dict(settings)
     if "_target_" not in values:
         return {key: construct(value, f"{where}.{key}") for key, value in values.items()}
-    name, is_partial = values.pop("_target_"), values.pop("_partial_", False)
+    name, is_partial = present_name(values.pop("_target_")), values.pop("_partial_", False)
     target = _target(name, where)
     reserved = sorted(str(key) for key in values if not isinstance(key, str) or key.startswith("_"))
     if reserved:

@@ -22,13 +22,13 @@ def with_new_names(settings: Any) -> Any:
     if not isinstance(settings, Mapping):
         return settings
     return {
-        key: _renamed(value) if key == "_target_" else with_new_names(value)
+        key: present_name(value) if key == "_target_" else with_new_names(value)
         for key, value in settings.items()
     }
 
 
-def _renamed(target: Any) -> Any:
-    """A target ``module.Class`` or ``module.Class.method`` with its present module."""
+def present_name(target: Any) -> Any:
+    """A target ``module.Class`` or ``module.Class.method`` with its present module; anything else as it is."""
     if not isinstance(target, str):
         return target
     names = target.split(".")
