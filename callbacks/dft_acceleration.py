@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.inference_time import device_clock, mean_seconds
-from callbacks.test_report import formula
 from callbacks.trainer_parts import first_molecules, hamiltonian_module
 from tracegrad.data.cache.lookup import AUTO
+from tracegrad.elements import formula
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.metrics.orbitals import dense_predictions
 from tracegrad.model.network import HamiltonianPrediction

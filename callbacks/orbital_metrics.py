@@ -12,10 +12,10 @@ from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.gather import gathered
-from callbacks.test_report import formula
 from callbacks.trainer_parts import first_molecules, hamiltonian_module
 from tracegrad.data.cache.lookup import AUTO
 from tracegrad.data.loading.datamodule import QH9Dataset, evenly_spaced
+from tracegrad.elements import formula
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics import orbitals

@@ -10,11 +10,11 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from ase.symbols import Symbols
 from lightning import Callback
 
 from callbacks.gather import gathered
 from callbacks.trainer_parts import hamiltonian_module
+from tracegrad.elements import formula
 from tracegrad.hamiltonian.basis import LETTERS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import orbital_rows
 from tracegrad.hamiltonian.reduction import Masks, is_on_site, site_edges
@@ -142,11 +142,6 @@ class TestReport(Callback):
             save(figure, figures / f"hamiltonian{ending}.png")
         table = read_block_mae(self.directory / f"block_mae{ending}.csv")
         save(block_mae_figure({ending[1:] or "test": table}), figures / f"block_mae{ending}.png")
-
-
-def formula(numbers: np.ndarray) -> str:
-    """Chemical formula of a molecule or cell from its atomic numbers, in Hill's order."""
-    return Symbols(numbers).get_chemical_formula()
 
 
 def shell_names(basis: OrbitalBasis) -> list[str]:

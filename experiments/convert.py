@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from ase.data import chemical_symbols
 from omegaconf import DictConfig
 
 from experiments.settings.configuration import command, plain
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.data.crystals.openmx import read_scfout
 from tracegrad.data.crystals.structure import hermiticity_error
+from tracegrad.elements import SYMBOLS
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import shells_name
 
@@ -25,7 +25,7 @@ def main(config: DictConfig) -> None:
     write_structure(structure, output, overwrite=values["overwrite"])
     counts = {z: int((structure.numbers == z).sum()) for z in structure.shells}
     elements = ", ".join(
-        f"{counts[z]} {chemical_symbols[z]} {shells_name(degrees)}" for z, degrees in structure.shells.items()
+        f"{counts[z]} {SYMBOLS[z]} {shells_name(degrees)}" for z, degrees in structure.shells.items()
     )
     print(
         f"wrote {output}: {len(structure.numbers)} atoms ({elements}), {len(structure.edges)} blocks, "

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.data import chemical_symbols
 from omegaconf import DictConfig
 
 from experiments.reporting.model_card import model_card
 from experiments.settings.configuration import ARMS, command, plain
 from experiments.training.portable import portable
 from tracegrad import __version__
+from tracegrad.elements import SYMBOLS
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
 from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
 from tracegrad.reports.arms import ARM_LABELS
@@ -149,8 +149,8 @@ def _basis(basis: OrbitalBasis) -> dict[str, Any]:
         "name": basis.name,
         "order": basis.convention,
         "spinful": basis.spinful,
-        "shells": {chemical_symbols[z]: shells_name(basis.shells[z]) for z in basis.elements},
-        "radii": {chemical_symbols[z]: float(np.round(r, 6)) for z, r in (basis.radii or {}).items()},
+        "shells": {SYMBOLS[z]: shells_name(basis.shells[z]) for z in basis.elements},
+        "radii": {SYMBOLS[z]: float(np.round(r, 6)) for z, r in (basis.radii or {}).items()},
     }
 
 

@@ -21,7 +21,6 @@ from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.neighbours import edges_within_range
 from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
-from tracegrad.physics.geometry_files.reading import check_crystal, one_frame
 
 
 def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values: dict[str, Any]) -> None:
@@ -135,6 +134,8 @@ def read_geometry(path: Path, model: HamiltonianModel, frame: int | None = None)
         raise DataError(
             f"{path}: is not a structure folder (element.dat, lat.dat, overlaps.h5...); give one or a geometry file"
         )
+    from tracegrad.physics.geometry_files.reading import check_crystal, one_frame  # needs ASE, folders do not
+
     chosen = one_frame(path, frame)
     check_crystal(chosen)
     atoms = chosen.atoms

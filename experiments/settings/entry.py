@@ -13,12 +13,8 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TextIO
 
-# Packages that only some commands need, and what needs them.
-OPTIONAL = {
-    "wandb": "logger.wandb.mode=online or offline",
-    "submitit": "launcher=slurm",
-    "pyscf": "work on molecules",
-}
+from tracegrad.extras import EXTRAS, MissingExtraError
+
 # Packages whose name for pip differs from the name of the import.
 DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "PyYAML", "torch_geometric": "torch-geometric"}
 OWN = ("tracegrad", "callbacks", "experiments", "conf", "tests")
@@ -109,10 +105,9 @@ def missing_package(error: BaseException | None) -> str | None:
     while error is not None:
         name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         if name and name not in OWN:
-            purpose = f", which {OPTIONAL[name]} needs," if name in OPTIONAL else ""
-            return (
-                f"the package {name}{purpose} is not installed; pip install {DISTRIBUTIONS.get(name, name)}"
-            )
+            if name in EXTRAS:
+                return str(MissingExtraError(name))
+            return f"the package {name} is not installed; pip install {DISTRIBUTIONS.get(name, name)}"
         error = error.__cause__
     return None
 

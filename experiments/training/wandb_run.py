@@ -3,7 +3,6 @@
 import netrc
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from omegaconf import DictConfig
 from experiments.settings.arguments import shell_word
 from experiments.training.portable import portable
 from tracegrad.errors import ConfigError
+from tracegrad.extras import installed
 from tracegrad.system.whole_files import replacing
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def wandb_mode(setting: str) -> str:
         raise ConfigError(f"{source} is {setting!r}; choose one of {list(MODES)}")
     if setting != "auto":
         return setting
-    if not _installed():
+    if not installed("wandb"):
         return "disabled"
     return "online" if os.environ.get("WANDB_API_KEY") or _in_netrc() else "offline"
 
@@ -57,10 +57,10 @@ def start_wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> "wandb
     Raises:
         ConfigError: W&B is not installed or cannot start, for example without a login or without a network.
     """
-    if not _installed():
+    if not installed("wandb"):
         raise ConfigError(
-            f"W&B mode {mode} needs the package wandb, which is not installed; pip install wandb, or set "
-            "logger.wandb.mode=disabled"
+            f"W&B mode {mode} needs the package wandb, which is not installed; pip install 'tracegrad[wandb]', or "
+            "set logger.wandb.mode=disabled"
         )
     import wandb  # here, because runs without W&B do not need the package
 
@@ -160,12 +160,6 @@ def _settings() -> "wandb.Settings":
         console="off",  # the output contains paths
         x_transaction_log_flush_interval=1.0,  # seconds of log that a killed process may lose
     )
-
-
-def _installed() -> bool:
-    """Whether the package is installed; a folder wandb beside the program, which W&B creates, does not count."""
-    spec = find_spec("wandb")
-    return spec is not None and spec.origin is not None
 
 
 def _in_netrc() -> bool:

@@ -140,7 +140,7 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stdout + done.stderr == (
-        "error: the package pyscf, which work on molecules needs, is not installed; pip install pyscf\n"
+        "error: the package pyscf, which work on molecules needs, is not installed; pip install 'tracegrad[dft]'\n"
     )
 
 
@@ -148,7 +148,7 @@ WITHOUT = """
 import importlib, os, sys
 from pathlib import Path
 from experiments.settings.cli import user_error
-for name in ("train", "evaluate", "report", "predict", "sweep", "ablate", "export", "fetch", "bands"):
+for name in "train evaluate report predict sweep ablate export fetch bands cache pack convert study".split():
     importlib.import_module(f"experiments.{name}")
 from experiments.settings.configuration import composed, plain
 from experiments.training.loggers import make_loggers
@@ -180,7 +180,7 @@ def test_what_needs_no_optional_package_works_without(tmp_path: Path) -> None:
     (tmp_path / "wandb").mkdir()
     done = subprocess.run(
         [sys.executable, "-S", "-c", WITHOUT],
-        env=without(tmp_path / "site", "tracegrad", "wandb", "submitit", "pyscf"),
+        env=without(tmp_path / "site", "tracegrad", "wandb", "submitit", "pyscf", "ase"),
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -191,8 +191,8 @@ def test_what_needs_no_optional_package_works_without(tmp_path: Path) -> None:
         "['torch']",
         "auto 1",
         "disabled 1",
-        "W&B mode offline needs the package wandb, which is not installed; pip install wandb, or set "
-        "logger.wandb.mode=disabled",
+        "W&B mode offline needs the package wandb, which is not installed; pip install 'tracegrad[wandb]', "
+        "or set logger.wandb.mode=disabled",
         "1",
-        "the package submitit, which launcher=slurm needs, is not installed; pip install submitit",
+        "the package submitit, which launcher=slurm needs, is not installed; pip install 'tracegrad[slurm]'",
     ]

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from ase.data import chemical_symbols
 from jaxtyping import Int64
+
+from tracegrad.elements import SYMBOLS
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def differences(
     lines = []
     if tuple(elements) != published.elements:
         present, expected = (
-            ", ".join(chemical_symbols[z] for z in numbers) for numbers in (elements, published.elements)
+            ", ".join(SYMBOLS[z] for z in numbers) for numbers in (elements, published.elements)
         )
         lines.append(f"{database}: elements {present}; Table {table} has {expected}")
     for part in dict.fromkeys([*published.parts, *atoms]):

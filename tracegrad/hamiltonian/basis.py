@@ -20,9 +20,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Bool, Int64
 
+from tracegrad.elements import NUMBERS, SYMBOLS
 from tracegrad.errors import BasisError
 from tracegrad.units import ANGSTROM_PER_BOHR
 
@@ -137,7 +137,7 @@ class OrbitalBasis:
         degrees = {_number(key): _degrees(key, value) for key, value in entries}
         radii = {_number(key): radius * ANGSTROM_PER_BOHR for key, _, radius in parsed if radius is not None}
         ordered = {z: degrees[z] for z in sorted(degrees)}
-        name = ", ".join(f"{chemical_symbols[z]} {shells_name(d)}" for z, d in ordered.items())
+        name = ", ".join(f"{SYMBOLS[z]} {shells_name(d)}" for z, d in ordered.items())
         all_radii = radii if radii.keys() == ordered.keys() else None
         return cls(ordered, "openmx", name + (" with spin" if spinful else ""), spinful, all_radii)
 
@@ -202,7 +202,7 @@ class OrbitalBasis:
 
 
 def _symbols(numbers: Iterable[int]) -> str:
-    return ", ".join(chemical_symbols[z] if 0 < z < len(chemical_symbols) else str(z) for z in numbers)
+    return ", ".join(SYMBOLS[z] if 0 < z < len(SYMBOLS) else str(z) for z in numbers)
 
 
 def shells_name(degrees: Sequence[int]) -> str:
@@ -219,8 +219,8 @@ def _parse_name(entry: str) -> tuple[str, str, float | None]:
 
 
 def _number(key: str | int) -> int:
-    number = atomic_numbers.get(key) if isinstance(key, str) else key
-    if number is None or not 0 < number < len(chemical_symbols):
+    number = NUMBERS.get(key) if isinstance(key, str) else key
+    if number is None or not 0 < number < len(SYMBOLS):
         raise BasisError(f"basis.shells: {key!r} is no element; give symbols such as Mo, or atomic numbers")
     return number
 

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from ase import Atoms
-from ase.neighborlist import neighbor_list
 from jaxtyping import Bool, Float, Int64
 
 from tracegrad.errors import BasisError
+from tracegrad.extras import require
 from tracegrad.hamiltonian.basis import OrbitalBasis
 
 _ROUNDING = 1e-6  # angstrom
@@ -34,7 +33,12 @@ def edges_within_range(
 
     Raises:
         BasisError: an element that the basis does not have, or a basis without radii.
+        MissingExtraError: ASE is not installed.
     """
+    require("ase")
+    from ase import Atoms  # here: other pairs do not need ASE
+    from ase.neighborlist import neighbor_list
+
     basis.check(numbers, "structure")
     if basis.radii is None:
         raise BasisError(

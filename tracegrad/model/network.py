@@ -10,6 +10,7 @@ from jaxtyping import Float, Inexact, Int
 from torch import Tensor, nn
 
 from tracegrad.errors import DataError
+from tracegrad.extras import require
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import assemble_matrix, block_starts, cut_padding
 from tracegrad.hamiltonian.geometry import check_positions
@@ -144,7 +145,9 @@ class HamiltonianModel(nn.Module):
         Raises:
             BasisError: another basis, cartesian functions, an ECP, ghost atoms, unknown elements.
             DataError: a network of crystals, a charge, open shells, atoms at the same place, or ``mol`` is not built.
+            MissingExtraError: PySCF is not installed.
         """
+        require("pyscf")
         from tracegrad.physics.molecules.guess import initial_density  # PySCF takes seconds to load
 
         return initial_density(self, mol)

@@ -1,14 +1,13 @@
 """Figures of a Hamiltonian matrix, its prediction and the error, with the blocks outlined (Fig. 2 of the paper)."""
 
 import numpy as np
-from ase import Atoms
-from ase.data import chemical_symbols
 from jaxtyping import Float, Inexact, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from tracegrad.elements import SYMBOLS, formula
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.plots.style import make_figure, styled, three_digits
@@ -82,9 +81,10 @@ def hamiltonian_figure(
     bar.set_label("meV")
     for ax in axes:
         _draw_blocks(ax, numbers, basis)
-    formula = Atoms(numbers).get_chemical_formula()
     start = f"{title}, " if title else ""
-    figure.suptitle(f"{start}{_subscripts(formula)}: MAE {three_digits(float(np.nanmean(error)))} meV")
+    figure.suptitle(
+        f"{start}{_subscripts(formula(numbers))}: MAE {three_digits(float(np.nanmean(error)))} meV"
+    )
     return figure
 
 
@@ -102,7 +102,7 @@ def _draw_blocks(ax: Axes, numbers: Int[np.ndarray, " atoms"], basis: OrbitalBas
         )
         _lines(ax, lines, orbitals, color="black", linewidth=0.3, alpha=0.35)
     _lines(ax, ends[:-1], orbitals, color="black", linewidth=0.9 if len(numbers) <= 12 else 0.5)
-    symbols = [chemical_symbols[z] + str(i) for i, z in enumerate(numbers, start=1)]
+    symbols = [SYMBOLS[z] + str(i) for i, z in enumerate(numbers, start=1)]
     every = -(-len(numbers) // MOST_LABELS)
     size = 8.0 if len(numbers) <= 8 else 6.5
     middles = (starts + ends) / 2
@@ -126,7 +126,5 @@ def _ticks(largest: float) -> list[float]:
     return [10.0**power for power in range(int(np.log10(LINEAR_BELOW)), top + 1)]
 
 
-def _subscripts(formula: str) -> str:
-    return "".join(f"$_{{{letter}}}$" if letter.isdigit() else letter for letter in formula).replace(
-        "}$$_{", ""
-    )
+def _subscripts(text: str) -> str:
+    return "".join(f"$_{{{letter}}}$" if letter.isdigit() else letter for letter in text).replace("}$$_{", "")

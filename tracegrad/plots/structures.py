@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols, covalent_radii
 from ase.data.colors import jmol_colors
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from jaxtyping import Float, Int64
@@ -19,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
 from tracegrad.data.crystals.structure import Structure
+from tracegrad.elements import COVALENT_RADII, SYMBOLS
 from tracegrad.errors import DataError
 from tracegrad.plots.style import SERIES_COLOURS, make_figure, styled
 
@@ -169,7 +169,7 @@ class _Drawing:
                 )
             )
             balls = [atom for atom in order.tolist() if self.layer[atom] == layer]
-            circles = [Circle(tuple(points[a]), _BALL * covalent_radii[self.numbers[a]]) for a in balls]
+            circles = [Circle(tuple(points[a]), _BALL * COVALENT_RADII[self.numbers[a]]) for a in balls]
             ax.add_collection(
                 PatchCollection(
                     circles,
@@ -244,7 +244,7 @@ def _legend(drawn: Sequence[_Drawing], by_layer: bool) -> list[Line2D]:
         names = {f"layer {n + 1}": _layer_colour(n) for n in range(max(one.layers for one in drawn))}
     else:
         elements = sorted({int(z) for one in drawn for z in one.numbers})
-        names = {chemical_symbols[z]: jmol_colors[z] for z in elements}
+        names = {SYMBOLS[z]: jmol_colors[z] for z in elements}
     return [
         Line2D([], [], marker="o", linestyle="", markerfacecolor=colour, markeredgecolor="black", label=name)
         for name, colour in names.items()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
-from ase.data import chemical_symbols
 from jaxtyping import Int64
 
 from tracegrad.data.crystals.deeph import (
@@ -24,6 +23,7 @@ from tracegrad.data.crystals.deeph import (
 )
 from tracegrad.data.crystals.packed import StructureHeader, packed_headers, packed_names, unpack
 from tracegrad.data.crystals.structure import Structure, openmx_basis
+from tracegrad.elements import SYMBOLS
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
 from tracegrad.system.whole_files import restore_inside
@@ -122,7 +122,7 @@ class CrystalDatabase:
                 known, first = known_shells.setdefault(number, (degrees, name))
                 if known != degrees:
                     raise DataError(
-                        f"{self.path}: {chemical_symbols[number]} has shells {shells_name(known)} in {first}, but "
+                        f"{self.path}: {SYMBOLS[number]} has shells {shells_name(known)} in {first}, but "
                         f"{shells_name(degrees)} in {name}; leave one kind out (include)"
                     )
         return {number: known_shells[number][0] for number in sorted(known_shells)}

@@ -13,7 +13,6 @@ that are repeated for both spins and Hamiltonians in two parts (``split_hkb``) a
 from pathlib import Path
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Int64, Shaped
 
 from tracegrad.data.crystals.deeph_text import read_info, read_text
@@ -26,6 +25,7 @@ from tracegrad.data.crystals.structure import (
     species_entries,
     wrong_block,
 )
+from tracegrad.elements import NUMBERS, SYMBOLS
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import CONVENTIONS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
@@ -49,7 +49,7 @@ def read_poscar(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             scale = np.cbrt(-scale / abs(np.linalg.det(lattice)))
         lattice = lattice * scale
         symbols, counts = lines[5].split(), [int(word) for word in lines[6].split()]
-        kinds = [atomic_numbers[symbol] for symbol in symbols]
+        kinds = [NUMBERS[symbol] for symbol in symbols]
         if sum(counts) > len(lines):
             raise ValueError(f"{sum(counts)} atoms in {len(lines)} lines")
         numbers = np.repeat(np.array(kinds, dtype=np.int64), counts)
@@ -81,7 +81,7 @@ def read_newer_info(path: Path, numbers: np.ndarray) -> tuple[dict[int, tuple[in
     table = info.get("elements_orbital_map")
     shells = {}
     for number in sorted(set(numbers.tolist())):
-        symbol = chemical_symbols[number]
+        symbol = SYMBOLS[number]
         degrees = table.get(symbol) if isinstance(table, dict) else None
         understood = isinstance(degrees, list) and all(type(d) is int and 0 <= d <= 6 for d in degrees)
         if not understood or not degrees or degrees != sorted(degrees):

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Float, Int64
 
+from tracegrad.elements import NUMBERS, SYMBOLS
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import shells_name
 
@@ -56,7 +56,7 @@ def read_orbital_types(path: Path, numbers: np.ndarray) -> dict[int, tuple[int, 
             )
         if shells.setdefault(number, degrees) != degrees:
             raise DataError(
-                f"{path}: atom {atom} ({chemical_symbols[number]}) has shells {shells_name(degrees)}, but an "
+                f"{path}: atom {atom} ({SYMBOLS[number]}) has shells {shells_name(degrees)}, but an "
                 f"earlier one of this element {shells_name(shells[number])}; one set for each element is supported"
             )
     return {number: shells[number] for number in sorted(shells)}
@@ -92,8 +92,8 @@ def _rows(path: Path, convert: Callable[[str], Any], what: str) -> list[list[Any
 
 def _element(word: str) -> int:
     """Atomic number from a symbol or a number; raise ValueError for other words."""
-    number = atomic_numbers.get(word)
+    number = NUMBERS.get(word)
     number = number if number is not None else int(value) if (value := float(word)).is_integer() else 0
-    if not 0 < number < len(chemical_symbols):
+    if not 0 < number < len(SYMBOLS):
         raise ValueError
     return number

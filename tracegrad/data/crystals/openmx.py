@@ -30,7 +30,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from ase.data import atomic_numbers
 from jaxtyping import Float, Int64, Shaped
 
 from tracegrad.data.crystals.structure import (
@@ -41,6 +40,7 @@ from tracegrad.data.crystals.structure import (
     reordered,
     species_entries,
 )
+from tracegrad.elements import NUMBERS
 from tracegrad.errors import BasisError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis, Shells
 from tracegrad.hamiltonian.blocks import block_starts
@@ -252,7 +252,7 @@ def _species(
     bases: dict[int, set[str]] = {}
     for words in _table(text, source, "Definition.of.Atomic.Species"):
         match = _BASIS_NAME.fullmatch(words[1]) if len(words) > 1 else None
-        number = atomic_numbers.get(match[1]) if match else None
+        number = NUMBERS.get(match[1]) if match else None
         if match is None or not number:
             raise DataError(
                 f"{source}: species {' '.join(words)!r} names no basis such as C6.0-s2p2d1; correct the "

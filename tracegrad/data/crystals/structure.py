@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from ase.data import chemical_symbols, covalent_radii
 from jaxtyping import Float, Int64, Shaped
 
+from tracegrad.elements import COVALENT_RADII, SYMBOLS
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
@@ -234,7 +234,7 @@ def check_geometry(structure: Structure, where: str) -> None:
 
 def _check_cell(structure: Structure, where: str) -> None:
     numbers, positions, lattice = structure.numbers, structure.positions, structure.lattice
-    if not len(numbers) or numbers.min() < 1 or numbers.max() >= len(chemical_symbols):
+    if not len(numbers) or numbers.min() < 1 or numbers.max() >= len(SYMBOLS):
         raise DataError(f"{where}: {numbers.tolist()} are not all atomic numbers; correct the elements")
     for what, values in (("positions", positions), ("lattice", lattice)):
         if not np.isfinite(values).all():
@@ -248,7 +248,7 @@ def _check_cell(structure: Structure, where: str) -> None:
 
 def _check_distances(structure: Structure, where: str) -> None:
     numbers, positions, lattice = structure.numbers, structure.positions, structure.lattice
-    inverse, radii = np.linalg.inv(lattice), covalent_radii[numbers]
+    inverse, radii = np.linalg.inv(lattice), COVALENT_RADII[numbers]
     for i in range(1, len(numbers)):
         fractional = (positions[:i] - positions[i]) @ inverse
         distances = np.linalg.norm((fractional - np.rint(fractional)) @ lattice, axis=1)
@@ -301,7 +301,7 @@ def _check_pairs(structure: Structure, where: str, sources: str) -> None:
         if fitting
         else "look for another unit, a transposed lattice, or atoms moved by a lattice vector without their R"
     )
-    names = "-".join(chemical_symbols[z] for z in elements)
+    names = "-".join(SYMBOLS[z] for z in elements)
     nearer = f" ({block_key(worst.nearest)})" if worst.nearest else ""
     raise DataError(
         f"{where}: {sources} contradict each other: there is a block {block_key(worst.farthest)} of {names} "
@@ -317,7 +317,7 @@ def _check_levels(structure: Structure, where: str) -> None:
         deepest = -(EV_PER_HARTREE / 2 * z**2 * _RELATIVISTIC + _ENERGY_ZERO)
         if levels.min() < deepest:
             raise DataError(
-                f"{where}: the lowest on-site level of atom {atom + 1} ({chemical_symbols[z]}) is "
+                f"{where}: the lowest on-site level of atom {atom + 1} ({SYMBOLS[z]}) is "
                 f"{levels.min():.4g} eV, deeper than {deepest:.4g} eV, which its nucleus alone could bind; correct "
                 "the unit of the Hamiltonian (eV is needed)"
             )

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Int64
 
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.published import PUBLISHED, differences
 from tracegrad.data.qh9.database import RELEASES, QH9Database
+from tracegrad.elements import NUMBERS, SYMBOLS
 from tracegrad.errors import ConfigError, DataError
 
 SPLITS = {"QS": "ood", "QD": "mol"}
@@ -30,12 +30,12 @@ class Expectation:
         """From ``{samples: 5, elements: [H, O], atoms: [3, 9]}``; raises `ConfigError` for anything else."""
         try:
             samples, elements, (fewest, most) = values["samples"], values["elements"], values["atoms"]
-            numbers = sorted(atomic_numbers[symbol] for symbol in elements)
+            numbers = sorted(NUMBERS[symbol] for symbol in elements)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"expect={values} is not understood; give {{samples: 5, elements: [H, O], atoms: [3, 9]}}"
             ) from error
-        return cls(samples, tuple(chemical_symbols[number] for number in numbers), (fewest, most))
+        return cls(samples, tuple(SYMBOLS[number] for number in numbers), (fewest, most))
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _patterns(names: Sequence[str], others: Sequence[str]) -> list[str]:
 def _numbers(elements: tuple[int, ...], counts: Int64[np.ndarray, " samples"]) -> dict[str, Any]:
     return {
         "samples": len(counts),
-        "elements": [chemical_symbols[number] for number in elements],
+        "elements": [SYMBOLS[number] for number in elements],
         "atoms": [int(counts.min()), int(counts.max())],
     }
 

@@ -5,7 +5,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
-from ase.data import chemical_symbols
 from jaxtyping import Float, Int64
 from torch.utils.data import Dataset
 
@@ -21,6 +20,7 @@ from tracegrad.data.loading.datamodule import (
 )
 from tracegrad.data.loading.first_look import compare_radii, doubtful_units
 from tracegrad.data.splits import PARTS, TWISTED, Split, name_file_split, shuffled_split, split_hash
+from tracegrad.elements import SYMBOLS
 from tracegrad.errors import BasisError, ConfigError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
 from tracegrad.hamiltonian.graph import HamiltonianGraph, crystal_graph
@@ -257,10 +257,8 @@ class DeepHDataModule(HamiltonianDataModule):
         for number, degrees in database.shells.items():
             of_basis = self.basis.shells.get(number)
             if of_basis != degrees:
-                symbol = chemical_symbols[number]
-                needed = ",".join(
-                    f"{chemical_symbols[z]}-{shells_name(d)}" for z, d in database.shells.items()
-                )
+                symbol = SYMBOLS[number]
+                needed = ",".join(f"{SYMBOLS[z]}-{shells_name(d)}" for z, d in database.shells.items())
                 raise BasisError(
                     f"{self.path}: {symbol} has shells {shells_name(degrees)}, but the basis has "
                     f"{shells_name(of_basis) if of_basis else 'none'} for it; choose basis=openmx "

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
-from ase.data import chemical_symbols, covalent_radii
 
 from tracegrad.data.crystals.structure import Structure, on_site_levels
+from tracegrad.elements import COVALENT_RADII, SYMBOLS
 from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
 from tracegrad.hamiltonian.neighbours import edges_within_range, pair_ranges
 from tracegrad.units import ANGSTROM_PER_BOHR
@@ -62,7 +62,7 @@ def compare_radii(structures: Sequence[Structure], basis: OrbitalBasis) -> tuple
     blocks = len(edges_within_range(*geometry[:3], np.ones(3, dtype=bool), basis))
     radii = _explaining_radii(ranges, basis.radii)
     used = sorted({z for both in ranges for z in both})
-    named = "-".join(chemical_symbols[z] for z in pair)
+    named = "-".join(SYMBOLS[z] for z in pair)
     line = (
         f"basis.shells says {_names(basis, basis.radii, used)}, but the {named} pairs of {structure.name} end at "
         f"{longest:.2f} angstrom ({longest / ANGSTROM_PER_BOHR:.2f} bohr), not at "
@@ -82,7 +82,7 @@ def doubtful_units(structure: Structure) -> str | None:
             f"the on-site levels of {structure.name} lie between {levels.min():.2f} and {levels.max():.2f} eV, which "
             "looks like hartree or rydberg; correct the unit of the Hamiltonian if it is not eV"
         )
-    radii = covalent_radii[structure.numbers]
+    radii = COVALENT_RADII[structure.numbers]
     reach = 3 * float(radii.max())
     edges = np.concatenate(
         [np.zeros((len(radii), 3), dtype=np.int64), np.tile(np.arange(len(radii))[:, None], 2)], 1
@@ -90,7 +90,7 @@ def doubtful_units(structure: Structure) -> str | None:
     ranges = pair_ranges(structure.numbers, structure.positions, structure.lattice, edges, search=reach)
     near = dict.fromkeys(structure.numbers.tolist(), np.inf)
     for pair, one in ranges.items():
-        share = one.absent / float(covalent_radii[list(pair)].sum())
+        share = one.absent / float(COVALENT_RADII[list(pair)].sum())
         near.update({z: min(near[z], share) for z in pair})
     if min(near.values()) > _LONGEST_SHARE:
         return (
@@ -140,5 +140,5 @@ def _names(basis: OrbitalBasis, radii: Mapping[int, float], elements: Sequence[i
     names = []
     for z in elements:
         bohr = f"{radii[z] / ANGSTROM_PER_BOHR:.4f}".rstrip("0")
-        names.append(f"{chemical_symbols[z]}{bohr}{'0' * bohr.endswith('.')}-{shells_name(basis.shells[z])}")
+        names.append(f"{SYMBOLS[z]}{bohr}{'0' * bohr.endswith('.')}-{shells_name(basis.shells[z])}")
     return ",".join(names)

@@ -8,10 +8,10 @@ bonds); they are judged only for a database as a whole, see `long_distances`.
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from ase.data import chemical_symbols, covalent_radii
 from jaxtyping import Float, Int64
 from scipy.spatial.distance import cdist
 
+from tracegrad.elements import COVALENT_RADII, SYMBOLS
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import DEF2_SVP
 from tracegrad.units import BOHR_PER_ANGSTROM, MEV_PER_HARTREE
@@ -147,8 +147,8 @@ def _level_fault(numbers: Int64[np.ndarray, " atoms"], levels: Float[np.ndarray,
             atom = int(np.flatnonzero(heavy)[wrong[0]])
             z = int(numbers[atom])
             return (
-                f"the 1s level of atom {atom + 1} ({chemical_symbols[z]}) is {levels[starts[atom]]:.4g}, but about "
-                f"{CORE_LEVELS[z]:.1f} hartree in {chemical_symbols[z]}"
+                f"the 1s level of atom {atom + 1} ({SYMBOLS[z]}) is {levels[starts[atom]]:.4g}, but about "
+                f"{CORE_LEVELS[z]:.1f} hartree in {SYMBOLS[z]}"
             )
         return None
     hydrogens = starts[numbers == 1]
@@ -168,7 +168,7 @@ def _bond_share(numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarra
 
 def _share(numbers: Int64[np.ndarray, " atoms"], distances: Float[np.ndarray, "atoms atoms"]) -> float:
     """Distance to the nearest neighbour over the length of a bond; lower median over the atoms."""
-    radii = covalent_radii[numbers]
+    radii = COVALENT_RADII[numbers]
     nearest = (distances / (radii[:, None] + radii)).min(1)
     middle = (len(nearest) - 1) // 2
     return float(np.partition(nearest, middle)[middle])

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ase.cell import Cell
 from jaxtyping import Bool, Float, Int64
 
 from tracegrad.errors import ConfigError
+from tracegrad.extras import require
 
 # Tolerance of scalar products of lattice vectors, relative to the largest. ASE treats lengths within 2e-4 as equal.
 _LATTICE_TOLERANCE = 2e-3
@@ -51,7 +51,11 @@ def standard_path(
 
     Raises:
         ConfigError: no axis is periodic, or the lattice is not recognised.
+        MissingExtraError: ASE is not installed.
     """
+    require("ase")
+    from ase.cell import Cell  # here: a path with points of its own does not need ASE
+
     axes = np.flatnonzero(periodic)
     if not len(axes):
         raise ConfigError(

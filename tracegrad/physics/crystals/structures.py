@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 from jaxtyping import Float
 
+from tracegrad.elements import COVALENT_RADII
 from tracegrad.errors import ConfigError
 from tracegrad.physics.crystals.layers import Crystal, crystal_cell
 from tracegrad.physics.crystals.openmx_input import check_elements
@@ -153,7 +153,7 @@ def _frames(path: Path) -> list[CrystalStructure]:
 
 def _check_distances(structure: CrystalStructure, settings: CrystalSettings) -> None:
     atoms = structure.atoms
-    i, j, distances = neighbor_list("ijd", atoms, list(_CLOSEST * covalent_radii[atoms.numbers]))
+    i, j, distances = neighbor_list("ijd", atoms, list(_CLOSEST * COVALENT_RADII[atoms.numbers]))
     if len(i):
         closest = int(distances.argmin())
         raise ConfigError(

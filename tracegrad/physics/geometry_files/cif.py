@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_numbers
 from ase.geometry import get_distances
 from ase.io.cif import CIFBlock, parse_cif
 from ase.spacegroup import Spacegroup
 
+from tracegrad.elements import NUMBERS
 from tracegrad.errors import DataError
 from tracegrad.physics.geometry_files.frame import Frame, Statement
 from tracegrad.physics.geometry_files.values import isotope
@@ -103,8 +103,8 @@ def _check_symbol(symbol: str, where: str) -> None:
     if letters in ("D", "T"):
         raise DataError(f"{where}: {isotope(letters)}")
     element = letters[:2] if letters[1:2].islower() else letters[:1]
-    doubtful = letters[1:2].isupper() and letters[:2].capitalize() in atomic_numbers
-    if element not in atomic_numbers or element == "X" or doubtful or not element[:1].isupper():
+    doubtful = letters[1:2].isupper() and letters[:2].capitalize() in NUMBERS
+    if element not in NUMBERS or element == "X" or doubtful or not element[:1].isupper():
         raise DataError(
             f"{where}: the element of {symbol!r} is in doubt; write _atom_site_type_symbol as a chemical "
             f"symbol, such as {letters[:2].capitalize() if doubtful else 'C'}"

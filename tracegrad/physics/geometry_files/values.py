@@ -7,7 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
+
+from tracegrad.elements import NUMBERS, SYMBOLS
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+|\*\^[+-]?\d+)?")
 # Names of ghost and dummy atoms in the files of quantum chemistry programs.
@@ -47,9 +48,9 @@ def atomic_number(symbol: str) -> int:
     Raises:
         ValueError: the text is no element; the message says what it may be and what to write.
     """
-    if symbol.isascii() and symbol.isdigit() and 0 < int(symbol) < len(chemical_symbols):
+    if symbol.isascii() and symbol.isdigit() and 0 < int(symbol) < len(SYMBOLS):
         return int(symbol)
-    number_of_symbol = atomic_numbers.get(symbol.capitalize(), 0)
+    number_of_symbol = NUMBERS.get(symbol.capitalize(), 0)
     if number_of_symbol:
         return number_of_symbol
     bare = symbol.lower().strip("@*()[]_-:")
@@ -63,7 +64,7 @@ def atomic_number(symbol: str) -> int:
     if bare == "tv":
         raise ValueError(f'{symbol!r} is a lattice vector; write it as Lattice="..." in the comment line')
     label = re.match(r"([A-Za-z]{1,2}?)(?![a-z])", symbol)
-    if label and len(symbol) > 1 and label[1].capitalize() in atomic_numbers:
+    if label and len(symbol) > 1 and label[1].capitalize() in NUMBERS:
         raise ValueError(f"{symbol!r} is a label, no element; write the symbol alone, such as {label[1]}")
     raise ValueError(f"{symbol!r} is no element; write its symbol, such as H, or its atomic number")
 

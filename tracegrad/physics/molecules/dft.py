@@ -4,10 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from pyscf import dft, gto
 
 from tracegrad.errors import BasisError, GenerationError
+from tracegrad.extras import MissingExtraError
 from tracegrad.hamiltonian.geometry import check_positions
+
+try:
+    from pyscf import dft, gto
+except ModuleNotFoundError as error:
+    raise MissingExtraError("pyscf") from error
 
 BASIS = "def2-svp"
 GRID_LEVEL = 3

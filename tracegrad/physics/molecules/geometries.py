@@ -12,6 +12,7 @@ from ase.collections import g2
 from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
+from tracegrad.elements import formula
 from tracegrad.errors import DataError, GenerationError
 from tracegrad.physics.geometry_files.reading import check_molecule, read_frames
 from tracegrad.physics.molecules.dft import check_geometry
@@ -29,7 +30,7 @@ class Geometry:
     @property
     def formula(self) -> str:
         """Chemical formula in Hill order, such as C2H6O."""
-        return Atoms(self.numbers).get_chemical_formula()
+        return formula(self.numbers)
 
 
 def named_molecules(names: Iterable[str]) -> list[Geometry]:
