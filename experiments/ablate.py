@@ -1,4 +1,4 @@
-"""Train several arms and seeds of one experiment and report them: `python -m experiments.ablate --help`."""
+"""Train several arms and seeds of one experiment and report them."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""DFT acceleration of a finished run: `python -m experiments.accelerate --help`."""
+"""Measure the DFT acceleration by the network of a finished run."""
 
 from math import isfinite, isnan
 from pathlib import Path

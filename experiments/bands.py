@@ -1,4 +1,4 @@
-"""Band structure of a crystal, and errors of predicted bands: `python -m experiments.bands --help`."""
+"""Compute the band structure of a crystal, and errors of predicted bands."""
 
 from omegaconf import DictConfig
 

@@ -1,4 +1,4 @@
-"""Build the cache of a database of crystals: `python -m experiments.cache --help`."""
+"""Build the cache of a database of crystals."""
 
 import os
 

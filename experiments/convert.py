@@ -1,4 +1,4 @@
-"""Convert an OpenMX calculation to a structure folder: `python -m experiments.convert --help`."""
+"""Convert an OpenMX calculation to a structure folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Draw crystals of a database or a geometry file: `python -m experiments.draw --help`."""
+"""Draw crystals of a database or a geometry file."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Export a trained network as one file for others: `python -m experiments.export --help`."""
+"""Export a trained network as one file for others."""
 
 import json
 import os

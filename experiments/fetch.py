@@ -1,4 +1,4 @@
-"""Published databases, downloaded and verified: `python -m experiments.fetch --help`."""
+"""Download published databases and verify them."""
 
 import difflib
 import sys

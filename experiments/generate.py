@@ -1,4 +1,4 @@
-"""Compute reference data of molecules in the released QH9 schema: `python -m experiments.generate --help`."""
+"""Compute reference data of molecules in the QH9 schema, or of crystals (kind=crystals)."""
 
 import sys
 import time

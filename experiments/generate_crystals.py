@@ -1,4 +1,4 @@
-"""Compute databases of crystals with OpenMX: `python -m experiments.generate kind=crystals --help`."""
+"""Compute databases of crystals with OpenMX, the same as generate kind=crystals."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Pack many structure folders into one file: `python -m experiments.pack --help`."""
+"""Pack many structure folders into one file."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Predict Hamiltonians of molecules and crystals: `python -m experiments.predict --help`."""
+"""Predict Hamiltonians of molecules and crystals."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Compare finished runs in tables and figures: `python -m experiments.report --help`."""
+"""Compare finished runs in tables and figures."""
 
 import sys
 from collections.abc import Sequence

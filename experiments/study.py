@@ -1,4 +1,4 @@
-"""Train and summarise a registered comparison of arms: `python -m experiments.study --help`."""
+"""Train and summarise a registered comparison of arms."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Train an experiment with all combinations of some values: `python -m experiments.sweep --help`."""
+"""Train an experiment with all combinations of some values."""
 
 import sys
 from pathlib import Path

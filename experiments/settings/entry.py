@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TextIO
 
-from tracegrad.extras import EXTRAS, MissingExtraError
+from tracegrad.extras import EXTRAS, MissingExtraError, installed
 
 # Packages whose name for pip differs from the name of the import.
 DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "PyYAML", "torch_geometric": "torch-geometric"}
@@ -104,7 +104,7 @@ def missing_package(error: BaseException | None) -> str | None:
     """The message about a package that is not installed, if that is the cause of an error; else None."""
     while error is not None:
         name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-        if name and name not in OWN:
+        if name and name not in OWN and not installed(name):
             if name in EXTRAS:
                 return str(MissingExtraError(name))
             return f"the package {name} is not installed; pip install {DISTRIBUTIONS.get(name, name)}"

@@ -53,7 +53,7 @@ def write_wandb_sweep(
             **{key: {"values": values} for key, values in settings.grid.items()},
             "seed": {"values": [seed["seed"] for seed in settings.seeds]},
         },
-        "command": ["${env}", "${interpreter}", "-m", "experiments.train", *fixed, "${args_no_hyphens}"],
+        "command": ["${env}", "${interpreter}", "-m", "tracegrad", "train", *fixed, "${args_no_hyphens}"],
     }
     with replacing(path) as draft:
         draft.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -171,9 +171,9 @@ def test_batch_script_gives_a_configuration_that_composes(
     )
     cores, *words = done.stdout.splitlines()
     assert cores == "8"
-    first = words.index("experiments.train") + 1
-    assert words[first - 3 : first] == ["python", "-m", "experiments.train"]
-    assert all(word.startswith("--") for word in words[: first - 3])
+    first = words.index("train") + 1
+    assert words[first - 4 : first] == ["python", "-m", "tracegrad", "train"]
+    assert all(word.startswith("--") for word in words[: first - 4])
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
     values = plain(composed("train", words[first:]))
     assert values["trainer"]["plugins"] == [{"_target_": "experiments.training.launch.slurm"}]

@@ -138,9 +138,9 @@ def test_the_file_for_wandb_starts_the_same_runs(
         {"args": {key: {"value": value} for key, value in chosen.items()}}
     )
     words = agent.create_sweep_command(content["command"])
-    assert words[:4] == ["${env}", "${interpreter}", "-m", "experiments.train"]
+    assert words[:5] == ["${env}", "${interpreter}", "-m", "tracegrad", "train"]
     assert words[-1] == "${args_no_hyphens}"
-    theirs = plain(composed("train", [*words[4:-1], *given["args_no_hyphens"]]))
+    theirs = plain(composed("train", [*words[5:-1], *given["args_no_hyphens"]]))
     settings = read_settings("sweep", arguments)
     ours = make_points(
         runs, settings.overrides, settings.grid, settings.seeds, group=runs.name, result="results.json"
