@@ -1,6 +1,10 @@
 """TraceGrad: neural networks that predict electronic-structure Hamiltonians."""
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError("TraceGrad needs Linux or macOS (locks, signals and processes of POSIX); run it in WSL")
 
 if TYPE_CHECKING:
     from tracegrad.weights.saved import load_model

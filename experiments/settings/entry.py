@@ -21,8 +21,6 @@ OWN = ("tracegrad", "callbacks", "experiments", "conf", "tests")
 # Errors of a terminal or a pipe that nobody reads any more.
 NO_READER = (errno.EPIPE, errno.EIO)
 
-HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
-
 _prepared = False
 
 
@@ -47,21 +45,21 @@ def interruptible() -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    hangup = HANGUP if HANGUP is not None and signal.getsignal(HANGUP) is signal.SIG_DFL else None
-    if hangup is not None:
-        signal.signal(hangup, _ignore_hangup)
+    ends_by_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    if ends_by_hangup:
+        signal.signal(signal.SIGHUP, _ignore_hangup)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if hangup is not None:
-            signal.signal(hangup, signal.SIG_DFL)
+        if ends_by_hangup:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def end_by_hangup() -> None:
     """From now on, let a terminal that closes end the process: for work that is not lost by this."""
-    if HANGUP is not None and signal.getsignal(HANGUP) is _ignore_hangup:
-        signal.signal(HANGUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGHUP) is _ignore_hangup:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _ignore_hangup(number: int, frame: object) -> None:

@@ -5,16 +5,12 @@ lock, so that nothing has to be removed by hand. On network file systems ``flock
 the mount supports it (NFS 4 and Lustre with ``flock`` do).
 """
 
+import fcntl
 import os
 import time
 from pathlib import Path
 
 from tracegrad.errors import TraceGradError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 class NoLocks(TraceGradError):
@@ -36,7 +32,6 @@ def take_lock(path: Path, patience: float = 0.0) -> int | None:
         NoLocks: the file system does not support locks.
         OSError: the file cannot be created or opened.
     """
-    _require_flock(path)
     until = time.monotonic() + patience
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +59,6 @@ def is_locked(path: Path) -> bool:
         NoLocks: the file system does not support locks.
         TraceGradError: the file cannot be read.
     """
-    _require_flock(path)
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -80,11 +74,6 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _require_flock(path: Path) -> None:
-    if fcntl is None:
-        raise TraceGradError(f"{path}: Windows has no flock; run TraceGrad on Linux, macOS or in WSL")
 
 
 def _no_locks(path: Path, error: OSError) -> NoLocks:

@@ -376,5 +376,4 @@ def _close_in_child() -> None:
     _descriptors.clear()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_close_in_child)
+os.register_at_fork(after_in_child=_close_in_child)

@@ -5,8 +5,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-HANGUP = getattr(signal, "SIGHUP", None)  # sent when a terminal closes; not on Windows
-
 
 @contextmanager
 def stop_signals(*more: int) -> Iterator[list[int]]:
@@ -19,8 +17,8 @@ def stop_signals(*more: int) -> Iterator[list[int]]:
         yield received
         return
     stopping = [signal.SIGINT, signal.SIGTERM, *more]
-    if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
-        stopping.append(HANGUP)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        stopping.append(signal.SIGHUP)
     before = [signal.signal(number, lambda number, _: received.append(number)) for number in stopping]
     try:
         yield received

@@ -16,7 +16,6 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from tracegrad.errors import GenerationError, TraceGradError
-from tracegrad.system.signals import HANGUP
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -147,9 +146,8 @@ def _without_interrupts() -> Iterator[None]:
 
 def serve(descriptor: int) -> None:
     """Main function of a worker process: do the tasks from a pipe until its other end is closed."""
-    for number in (signal.SIGINT, HANGUP):  # sent by a terminal; the parent ends this process
-        if number is not None:
-            signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):  # sent by a terminal; the parent ends this process
+        signal.signal(number, signal.SIG_IGN)
     pipe = Connection(descriptor)
     while True:
         try:
