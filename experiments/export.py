@@ -98,9 +98,7 @@ def export(values: dict[str, Any]) -> Path:
     seeds = f", {len(results)} seeds" if len(results) > 1 else ""
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB) and {card.name}{seeds}")
     if not results:
-        print(
-            f"there are no test results of step {step}, and the card says so; see python -m experiments.evaluate"
-        )
+        print(f"there are no test results of step {step}, and the card says so; see tracegrad evaluate")
     if values["licence"] is None:
         print(
             "no licence is set, and the card says so: set licence=NAME, or others have no right to use the file"
@@ -129,7 +127,7 @@ def _training(content: dict[str, Any], checkpoint: Path, run: Path) -> dict[str,
         units = data["units"]
     except (KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{checkpoint}: has no record of its training ({error!r}); give one of python -m experiments.train"
+            f"{checkpoint}: has no record of its training ({error!r}); give one of tracegrad train"
         ) from error
     path = run / "provenance.json"
     try:

@@ -129,7 +129,7 @@ def _how_to_use(name: str, fetched: FetchedDatabase) -> str:
     settings = [f"data={name}", f"data.path={fetched.path.absolute()}"]
     if fetched.verification is not None and fetched.verification.twisted:
         settings.append(f"data.twisted=[{','.join(map(quoted, fetched.verification.twisted))}]")
-    return f"use it: python -m experiments.train experiment=... {' '.join(map(shell_word, settings))}"
+    return f"use it: tracegrad train experiment=... {' '.join(map(shell_word, settings))}"
 
 
 if __name__ == "__main__":

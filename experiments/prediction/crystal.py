@@ -95,7 +95,7 @@ def predicted_bands(source: Path, output: Path, structure: Structure, values: di
     if matrix_path(source, "hamiltonian").is_file():
         write_bands(settings | {"structure": source, "predicted": output})
     elif structure.fermi_level is None:
-        print(f"no bands without a Fermi level in {source}; see fermi_level of python -m experiments.bands")
+        print(f"no bands without a Fermi level in {source}; see fermi_level of tracegrad bands")
     else:
         write_bands(settings | {"structure": output})
 

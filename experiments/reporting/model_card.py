@@ -87,7 +87,7 @@ model = tracegrad.load_model("{name}")  # nothing in the file is executed
 blocks = model.hamiltonian(numbers, positions, lattice, edges)  # one block for each row [Rx, Ry, Rz, i, j] of edges
 ```
 
-    python -m experiments.predict checkpoint={name} structure=FOLDER_OR_CIF"""
+    tracegrad predict checkpoint={name} structure=FOLDER_OR_CIF"""
     return f"""\
 ```python
 import tracegrad
@@ -97,7 +97,7 @@ h = model.hamiltonian(numbers, positions)
 mf.kernel(dm0=model.initial_density(mol))  # a start for PySCF: mol in def2-SVP, mf = dft.RKS(mol)
 ```
 
-    python -m experiments.predict checkpoint={name} structure=molecule.xyz"""
+    tracegrad predict checkpoint={name} structure=molecule.xyz"""
 
 
 def _training_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:

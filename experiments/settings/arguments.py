@@ -126,7 +126,7 @@ def _setting(word: str, waiting: Sequence[str], command: str, own: Collection[st
         if parsed.is_sweep_override() and not sweeps:
             raise ConfigError(
                 f"{key}={value} are several values; as one text write {shell_word(f'{key}={quoted(value)}')}, as a "
-                f"list {shell_word(f'{key}=[{value}]')}, and to compare values see python -m experiments.sweep"
+                f"list {shell_word(f'{key}=[{value}]')}, and to compare values see tracegrad sweep"
             )
         return f"{key}={value}"
     listed = _list(key, value, paths=False)

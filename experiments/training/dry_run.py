@@ -1,4 +1,4 @@
-"""Forecast of a training before it is started: `python -m experiments.train ... dry_run=true`."""
+"""Forecast of a training before it is started: `tracegrad train ... dry_run=true`."""
 
 import shutil
 from pathlib import Path

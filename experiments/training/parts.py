@@ -66,7 +66,9 @@ def build(config: DictConfig, values: dict[str, Any]) -> Parts:
     module = HamiltonianModule(
         instantiate(config.model),
         instantiate(config.loss),
-        instantiate(config.optim.optimizer),
+        instantiate(
+            config.optim.optimizer, _convert_="all"
+        ),  # torch < 2.13 keeps lists of the settings in checkpoints
         instantiate(config.optim.schedule),
         {"config": values, "data": fingerprint},
     )

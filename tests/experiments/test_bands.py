@@ -180,5 +180,5 @@ def test_folders_without_overlaps(tmp_path, bands):
 
 def test_help(bands):
     text = bands("--help")
-    assert "python -m experiments.bands structure=structures/00" in text
+    assert "tracegrad bands structure=structures/00" in text
     assert bands() == text

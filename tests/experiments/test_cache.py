@@ -72,5 +72,5 @@ def test_errors_are_one_line(folder, cache, arguments, message):
 
 def test_help(cache):
     text = cache("--help")
-    assert "python -m experiments.cache source=structures" in text
+    assert "tracegrad cache source=structures" in text
     assert cache() == text

@@ -68,5 +68,5 @@ def test_errors_are_one_line(convert, arguments, message):
 
 def test_help(convert):
     text = convert("--help")
-    assert "python -m experiments.convert source=openmx.scfout output=structures/00" in text
+    assert "tracegrad convert source=openmx.scfout output=structures/00" in text
     assert convert() == text

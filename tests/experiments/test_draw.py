@@ -62,5 +62,5 @@ def test_frames_of_a_geometry_file_are_drawn(tmp_path, draw):
 
 def test_help(draw):
     text = draw("--help")
-    assert "python -m experiments.draw source=" in text
+    assert "tracegrad draw source=" in text
     assert draw() == text

@@ -124,7 +124,7 @@ def test_parts_are_downloaded_checked_unpacked_and_verified(run, fetch, site, ch
     ]
     assert "disk: 26.9 GB of archives, 30.5 GB unpacked, together 57.4 GB more" in printed
     assert "verified: 3 samples of 2 to 3 atoms (H, O), as in expect" in printed
-    last = f"use it: python -m experiments.train experiment=... data=qs data.path={path}"
+    last = f"use it: tracegrad train experiment=... data=qs data.path={path}"
     assert printed.splitlines()[-1] == last
     assert path.read_bytes() == database
     assert len(QH9Database(path)) == 3
@@ -454,5 +454,5 @@ def test_every_database_goes_where_its_training_reads_it():
 
 def test_help(run):
     printed = run()
-    assert "python -m experiments.fetch data=qs dry_run=true" in printed
+    assert "tracegrad fetch data=qs dry_run=true" in printed
     assert "databases: {}" in printed

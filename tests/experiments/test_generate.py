@@ -130,7 +130,7 @@ def test_errors_are_one_clean_line(here, arguments, message):
 def test_help_says_what_the_command_does(here):
     out, error = here("--help")
     assert error == ""
-    assert "python -m experiments.generate output=" in out
+    assert "tracegrad generate output=" in out
     assert "temperature: 300.0" in out
 
 

@@ -136,10 +136,10 @@ def test_errors_are_one_clean_line(run, arguments, message):
 
 def test_both_helps_name_the_other(run):
     crystals = run("kind=crystals", "--help").out
-    assert "python -m experiments.generate kind=crystals output=bg crystal=BG" in crystals
+    assert "tracegrad generate kind=crystals output=bg crystal=BG" in crystals
     assert "k_spacing: 0.112" in crystals
-    assert "python -m experiments.generate --help" in crystals
-    assert "python -m experiments.generate kind=crystals --help" in run("--help").out
+    assert "tracegrad generate --help" in crystals
+    assert "tracegrad generate kind=crystals --help" in run("--help").out
     assert run("kind=solid", "output=x").err == "error: kind=solid is unknown; it is molecules or crystals\n"
 
 

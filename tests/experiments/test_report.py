@@ -299,5 +299,5 @@ def test_errors_are_one_clean_line(runs, monkeypatch, capsys, arguments, message
 def test_help_says_what_the_command_does(monkeypatch, capsys):
     assert invoke(monkeypatch, "--help") == 0
     help_ = capsys.readouterr().out
-    assert "python -m experiments.report runs" in help_
+    assert "tracegrad report runs" in help_
     assert "output: null" in help_

@@ -55,7 +55,7 @@ def test_each_table_tells_what_its_runs_lack(tmp_path):
     assert "Table 6: no run of +Trace or +Grad, without which it repeats Table 1, on MG" in absent
     assert "Tables 6 and 8: no run on MM" in absent
     assert "Table 7: no run on BG, BB, BT or BS" in absent
-    times = "python -m experiments.evaluate run=DIRECTORY callbacks=appendix_i measures them"
+    times = "tracegrad evaluate run=DIRECTORY callbacks=appendix_i measures them"
     assert f"Appendix I: no run with inference times ({times}) on MG or QS" in absent
     assert "Fig. 5: no runs of DeepH-E3 and DeepH-E3+TraceGrad with block_mae.csv on MG or MM" in absent
 

@@ -28,6 +28,6 @@ def _acceleration_metrics(run: RunResult) -> dict[str, float]:
         values = {str(key): float(value) for key, value in metrics.items() if value is not None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(
-            f"{path}: not a readable result of python -m experiments.accelerate ({error!r}); run it again"
+            f"{path}: not a readable result of tracegrad accelerate ({error!r}); run it again"
         ) from error
     return {key: value for key, value in values.items() if math.isfinite(value)}

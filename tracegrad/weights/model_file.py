@@ -72,7 +72,7 @@ def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if KEY not in metadata:
         raise CheckpointError(
             f"{path}: its metadata have no entry {KEY!r}, so what network it is of is unknown; give a file of "
-            "python -m experiments.export"
+            "tracegrad export"
         )
     try:
         record = json.loads(metadata[KEY])

@@ -107,6 +107,6 @@ def network_of_checkpoint(content: dict[str, Any], path: Path) -> tuple[Any, dic
         raise CheckpointError(
             f"{path}: holds no {'settings' if tensors else 'network'} of TraceGrad; give a checkpoint of its "
             "training; released weights are loaded by load_released_qhnet(path) and load_released(path) of "
-            "tracegrad.weights.released, and tested with python -m experiments.evaluate checkpoint=PATH"
+            "tracegrad.weights.released, and tested with tracegrad evaluate checkpoint=PATH"
         )
     return config["model"], tensors

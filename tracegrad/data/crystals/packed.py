@@ -116,7 +116,7 @@ def packed_names(path: Path) -> list[str]:
         if file.attrs.get("format") != FORMAT:
             raise DataError(
                 f"{path}: no packed crystals ({FORMAT!r} is not its format); write one with "
-                "python -m experiments.pack, or give a folder of structures"
+                "tracegrad pack, or give a folder of structures"
             )
         file.visititems(visit)
     return sorted(names)

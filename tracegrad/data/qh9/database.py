@@ -66,7 +66,7 @@ class QH9Database:
         if not os.path.isfile(self.path):  # unlike Path.is_file, False also without permission
             raise DataError(
                 f"{self.path}: no such database; give the path of a QH9 .db file "
-                "(released: https://zenodo.org/records/8274793, or python -m experiments.generate)"
+                "(released: https://zenodo.org/records/8274793, or tracegrad generate)"
             )
         self._local = threading.local()
         columns = tuple(row[1] for row in self._query("PRAGMA table_info(data)"))

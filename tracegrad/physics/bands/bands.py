@@ -104,7 +104,7 @@ def read_for_bands(folder: str | Path) -> Structure:
     if is_structure_folder(folder) and not os.path.exists(overlaps):
         raise DataError(
             f"{overlaps}: no such file, but bands need the overlap too; take a folder that has it, or "
-            "write one with python -m experiments.convert"
+            "write one with tracegrad convert"
         )
     return read_structure(folder, overlap=True)
 
