@@ -97,7 +97,8 @@ def read_study(name: str) -> Study:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         names = ", ".join(sorted(path.parent.name for path in STUDIES.glob(f"*/{FILE}")))
-        raise ConfigError(f"study={name}: there is no {file}; there are {names}") from error
+        advice = f"there are {names}" if names else "give the path of a study.yaml"  # a wheel has no studies
+        raise ConfigError(f"study={name}: there is no {file}; {advice}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: not readable ({error})") from error
     try:

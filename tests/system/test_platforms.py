@@ -21,8 +21,8 @@ for name in ("sched_getaffinity", "sched_setaffinity", "waitid", "memfd_create",
     if hasattr(os, name):
         delattr(os, name)
 sys.addaudithook(hide)
-multiprocessing.set_start_method("spawn")
-import lightning, torch  # they look at the platform themselves
+multiprocessing.set_start_method("spawn", force=True)
+import lightning, psutil, torch_geometric  # they look at the platform themselves
 sys.platform = "darwin"
 """
 PARTS = """
