@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from tracegrad import __version__
+
 PACKAGES = (
     "torch",
     "lightning",
@@ -36,10 +38,13 @@ def process_rank() -> int:
 
 def git_revision() -> str:
     """Commit of the source tree, with ``-dirty`` when it has changes; "unknown" outside a checkout."""
+    source = Path(__file__).parents[2]
+    if not (source / ".git").exists():  # an installed package may lie in a repository of the user
+        return "unknown"
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            cwd=Path(__file__).parent,
+            cwd=source,
             capture_output=True,
             text=True,
             check=True,
@@ -50,8 +55,8 @@ def git_revision() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of those of `PACKAGES` that are installed."""
-    versions = {}
+    """Versions of TraceGrad and of those of `PACKAGES` that are installed."""
+    versions = {"tracegrad": __version__}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
