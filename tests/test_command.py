@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import tracegrad
 from experiments.completion import BASH, candidates
@@ -48,6 +49,8 @@ def test_every_configured_command_is_there() -> None:
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     call(monkeypatch, "--version")
     assert capsys.readouterr().out == f"tracegrad {tracegrad.__version__}\n"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == tracegrad.__version__
 
 
 def test_an_unknown_command_is_named_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
