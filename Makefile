@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup check test lint demo
+.PHONY: setup check test lint demo docs
 
 setup: $(VENV)/.installed
 
@@ -30,3 +30,8 @@ lint: setup
 demo: setup
 	$(BIN)/python -m experiments.ablate experiment=demo seeds=0,1,2 jobs=2
 	$(BIN)/python -m experiments.ablate experiment=demo_crystals seeds=0,1,2 jobs=2
+
+# The site of docs/ in site/, with warnings as errors.
+docs: setup
+	$(BIN)/python -m pip install --quiet --requirement docs/requirements.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
