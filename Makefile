@@ -33,5 +33,5 @@ demo: setup
 
 # The site of docs/ in site/, with warnings as errors.
 docs: setup
-	$(BIN)/python -m pip install --quiet --requirement docs/requirements.txt
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pip install --quiet --requirement docs/requirements.txt --constraint requirements.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

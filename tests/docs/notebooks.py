@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -43,13 +44,13 @@ def _outputs(
     source: str, where: str, names: dict[str, Any], folder: Path, quick: bool
 ) -> list[dict[str, Any]]:
     printed = io.StringIO()
-    lines = source.splitlines()
-    shell = [line for line in lines if line.startswith("!")]
-    for line in shell:
-        done = run_command(line[1:], folder, quick=quick)
-        assert done.returncode == 0, f"{where}: {line}\n{done.stdout}\n{done.stderr}"
+    shell = re.findall(r"^!(?:.*\\\n)*.*$", source, re.MULTILINE)
+    for command in shell:
+        done = run_command(command[1:].replace("\\\n", " "), folder, quick=quick)
+        assert done.returncode == 0, f"{where}: {command}\n{done.stdout}\n{done.stderr}"
         printed.write(done.stdout)
-    tree = ast.parse("\n".join("" if line in shell else line for line in lines), where)
+        source = source.replace(command, "")
+    tree = ast.parse(source, where)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, where, "exec"), names)
