@@ -43,7 +43,7 @@ _TINY = {
     "demo": (
         *("model.backbone.channels=4", "model.backbone.bottleneck=4", "tracegrad.channels=8"),
         *("tracegrad.hidden=8", "data.train_size=16", "data.fractions=[.96,.02,.02]", "trainer.max_steps=4"),
-        *("callbacks.acceleration.molecules=0", "callbacks.orbitals.val_molecules=0"),
+        *("callbacks.acceleration=null", "callbacks.orbitals=null"),
     ),
     "demo_crystals": (
         *("model.backbone.irreps=4x0e+2x1o+2x2e", "model.backbone.embed=4", "model.backbone.blocks=2"),
