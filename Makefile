@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup check test lint coverage demo
+.PHONY: setup check test lint coverage docs demo
 
 setup: $(VENV)/.installed
 
@@ -34,3 +34,8 @@ coverage: setup
 demo: setup
 	$(BIN)/python -m experiments.ablate experiment=demo seeds=0,1,2 jobs=2
 	$(BIN)/python -m experiments.ablate experiment=demo_crystals seeds=0,1,2 jobs=2
+
+# The site of docs/ in site/, with warnings as errors.
+docs: setup
+	$(BIN)/python -m pip install --quiet --requirement docs/requirements.txt --constraint requirements.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

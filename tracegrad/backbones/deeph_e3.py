@@ -7,7 +7,7 @@ because every atom has an edge to itself. After each block the edge features are
 
 Edge features are kept in the frame of their edge, where the tensor products with the spherical harmonics are dense
 matrices (`item_first.edge_product`); node features are kept in the global frame. Both are item-first,
-x[irrep][item, m, channel]. Positions are in angstrom, blocks in the unit of the basis (eV).
+``x[irrep][item, m, channel]``. Positions are in angstrom, blocks in the unit of the basis (eV).
 """
 
 import math

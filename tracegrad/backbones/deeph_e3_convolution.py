@@ -1,7 +1,7 @@
 """The convolution of DeepH-E3 ("EquiConv"): a gated tensor product with the harmonics of the edge.
 
 The features of node i, node j and the edge are concatenated. Edges are processed in chunks (`EdgeChunk`). Features
-are item-first, x[irrep][item, m, channel].
+are item-first, ``x[irrep][item, m, channel]``.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The updates of node and edge features in DeepH-E3.
 
-Features are item-first, x[irrep][item, m, channel].
+Features are item-first, ``x[irrep][item, m, channel]``.
 """
 
 from collections.abc import Callable

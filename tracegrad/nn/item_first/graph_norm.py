@@ -1,6 +1,6 @@
 """The layer norm of DeepH-E3, with statistics over all items of a graph.
 
-Features are item-first, x[irrep][item, m, channel].
+Features are item-first, ``x[irrep][item, m, channel]``.
 """
 
 from collections.abc import Callable, Sequence

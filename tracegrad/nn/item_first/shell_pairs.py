@@ -13,7 +13,7 @@ With spin the pair has four complex blocks s, x, y, z, which make up
 where s has the channels L as before, and the axial vector (x, y, z) has for each L the channels of L (x) 1. Real and
 imaginary part have separate channels.
 
-Features are item-first, x[irrep][item, m, channel].
+Features are item-first, ``x[irrep][item, m, channel]``.
 """
 
 import math
