@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hydra.utils import instantiate
 
 from experiments.settings.configuration import composed
@@ -96,6 +97,17 @@ def test_the_pages_have_the_whole_package(folder: Path) -> None:
             "conf/loss/on_site.yaml",
         )
     }
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")), ids=str)
+def test_the_settings_of_this_project_need_no_plugin(path: Path) -> None:
+    plugins.check_packages(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+
+
+@pytest.mark.parametrize("target", ["os.system", "torch.hub.load", "builtins.eval", "my_package.Net", None])
+def test_settings_of_a_run_that_name_another_package_are_refused(target: str | None) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.yaml: _target_ is .*not imported; .*plugins=\["):
+        plugins.check_packages({"optim": [{"a": {"_target_": target}}]}, "config.yaml")
 
 
 @pytest.mark.usefixtures("importable")

@@ -19,8 +19,8 @@ from typing import Any
 from tracegrad.errors import CheckpointError, ConfigError
 
 GROUP = "tracegrad.plugins"
-# What the settings of a run name besides plugins: this project, optimizers and the trainer.
-OWN = ("tracegrad.", "callbacks.", "experiments.", "torch.optim.", "lightning.")
+# What the settings of a run name besides plugins: this project, optimizers, and the trainer with its timeout.
+OWN = ("tracegrad.", "callbacks.", "experiments.", "torch.optim.", "lightning.", "datetime.timedelta")
 
 _named: set[str] = set()
 
