@@ -206,3 +206,15 @@ def test_a_training_starts_from_the_network(trained: Path, folder: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"init_from: (\d+) of \1 tensors from", done.stdout)
+
+
+@pytest.mark.slow
+def test_other_commands_find_the_settings_of_a_plugin(folder: Path) -> None:
+    words = ["experiment=demo_crystals", "plugins=[my_package]", "model=two_centre"]
+    done = command("ablate", folder, *words, "seeds=1", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert all(f"/{arm}_seed" in done.stdout for arm in ARMS)
+    done = command("train", folder, "--cfg", "job", *words)
+    assert "_target_: my_package.two_centre.TwoCentre" in done.stdout
+    done = command("train", folder, "plugins=[nowhere]")
+    assert done.stderr.startswith("error: plugins: there is no package 'nowhere'; give the name of a package")

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from tracegrad.hamiltonian.graph import collate
 from tracegrad.hamiltonian.traces import BlockTraces
 from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.training.loss import HamiltonianLoss
+from tracegrad.training.loss_terms import TraceTerm
 
 BATCH = (molecules.WATER, molecules.CYANIDE, molecules.ATOM, molecules.METHANOL)
 MEASURES = {"mse": np.square, "mae": np.abs}
@@ -300,6 +303,12 @@ def test_terms_of_crystals_are_real_and_keep_the_precision(dtype):
         ({"trace_weight": -0.1}, "loss.trace_weight is -0.1; give a finite number >= 0"),
         ({"trace_weight": np.inf}, "loss.trace_weight is inf"),
         ({"trace_weight": "0.2"}, "loss.trace_weight is '0.2'"),
+        ({"terms": {"h": TraceTerm}}, "loss.terms.h: no name of a term can be 'h'"),
+        ({"terms": {"on.site": TraceTerm}}, "no name of a term can be 'on.site'"),
+        ({"terms": {"keys": TraceTerm}}, "no name of a term can be 'keys'"),
+        ({"terms": {"x": 3}}, "loss.terms.x is no term of a loss; give _target_"),
+        ({"terms": {"x": lambda basis, labels: None}}, "loss.terms.x is no term of a loss"),
+        ({"terms": {"x": partial(TraceTerm, weight=-1.0)}}, "TraceTerm is -1.0; give a finite number >= 0"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
