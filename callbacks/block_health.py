@@ -13,7 +13,7 @@ from callbacks.trainer_parts import hamiltonian_module
 from tracegrad.errors import ConfigError
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.interface import ComponentFirstFeature
-from tracegrad.training.loss import HamiltonianLoss
+from tracegrad.training.loss import H, HamiltonianLoss, T
 
 # A block with a value below one of these counts as switched off.
 SMALLEST_SPREAD, SMALLEST_NONLINEARITY, SMALLEST_RATIO = 1e-3, 0.05, 1e-3
@@ -96,11 +96,12 @@ def trace_share(model: HamiltonianModel, loss: HamiltonianLoss, graph: Any) -> f
         return None
     weights = [p for p in model.backbone.parameters() if p.requires_grad]
     with torch.enable_grad():
-        terms = loss(model(graph), graph)
-        if terms.loss_t is None or terms.mu is None:
+        values = loss(model(graph), graph)
+        if T not in values.shares:
             return None
-        gradient_h = torch.autograd.grad(terms.loss_h, weights, retain_graph=True, allow_unused=True)
-        gradient_t = torch.autograd.grad(terms.mu * terms.loss_t, weights, allow_unused=True)
+        weighted_t = values.weights[T] * values.shares[T]
+        gradient_h = torch.autograd.grad(values.shares[H], weights, retain_graph=True, allow_unused=True)
+        gradient_t = torch.autograd.grad(weighted_t, weights, allow_unused=True)
     return _norm(gradient_t) / _norm(gradient_h)
 
 

@@ -1,7 +1,7 @@
 """Times of batches, from which the time of a whole training is forecast."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning
@@ -9,13 +9,29 @@ import torch
 from lightning import Callback
 
 
-@dataclass(frozen=True)
-class BatchTime:
-    """Seconds of waiting for one batch, and of the work on it."""
+@dataclass
+class BatchTimes:
+    """Times of some batches.
 
-    index: int
-    wait: float
-    work: float
+    Attributes:
+        indices: which batches of a loader they are.
+        waits: seconds of waiting for each batch.
+        work: seconds of the work on each batch.
+    """
+
+    indices: list[int] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> list[float]:
+        """Seconds of each batch, with the time of waiting for it."""
+        return [work + wait for work, wait in zip(self.work, self.waits, strict=True)]
+
+    @property
+    def waiting(self) -> float:
+        """Share of the time that is spent waiting for data."""
+        return sum(self.waits) / sum(self.seconds)
 
 
 class StepTimes(Callback):
@@ -32,65 +48,48 @@ class StepTimes(Callback):
 
     def __init__(self, warm_up: int, at_least: int, seconds: float):
         self.warm_up, self.at_least, self.seconds = warm_up, at_least, seconds
-        self.training: list[BatchTime] = []
-        self.validation: list[BatchTime] = []
+        self.training, self.validation = BatchTimes(), BatchTimes()
         self._ended = self._started = 0.0  # of the previous and of the present batch
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: lightning.LightningModule) -> None:
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
         self._ended = _now(pl_module)
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_validation_start(self, trainer: Any, pl_module: lightning.LightningModule) -> None:
+        self._ended = _now(pl_module)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: lightning.LightningModule, *_: Any) -> None:
+        self._started = _now(pl_module)
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: lightning.LightningModule, *_: Any) -> None:
         self._started = _now(pl_module)
 
     def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Any, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        batch_time = self._time(pl_module, batch_idx)
-        if batch_idx < self.warm_up:
-            return
-        self.training.append(batch_time)
-        spent = sum(entry.wait + entry.work for entry in self.training)
-        if len(self.training) >= self.at_least and spent >= self.seconds:
+        self._record(self.training if batch_idx >= self.warm_up else BatchTimes(), pl_module, batch_idx)
+        timed = self.training.seconds
+        if len(timed) >= self.at_least and sum(timed) >= self.seconds:
             trainer.should_stop = True
-
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._ended = _now(pl_module)
-
-    def on_validation_batch_start(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._started = _now(pl_module)
 
     def on_validation_batch_end(
         self,
-        trainer: lightning.Trainer,
+        trainer: Any,
         pl_module: lightning.LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int = 0,
+        *_: Any,
     ) -> None:
-        self.validation.append(self._time(pl_module, batch_idx))
+        self._record(self.validation, pl_module, batch_idx)
 
-    def _time(self, pl_module: lightning.LightningModule, batch_idx: int) -> BatchTime:
+    def _record(self, times: BatchTimes, pl_module: lightning.LightningModule, batch_idx: int) -> None:
         ended = _now(pl_module)
-        batch_time = BatchTime(batch_idx, self._started - self._ended, ended - self._started)
+        times.indices.append(batch_idx)
+        times.waits.append(self._started - self._ended)
+        times.work.append(ended - self._started)
         self._ended = ended
-        return batch_time
 
 
 def _now(pl_module: lightning.LightningModule) -> float:

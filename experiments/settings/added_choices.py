@@ -11,7 +11,7 @@ from hydra import compose
 ADDED = {"callbacks": ("appendix_i", "block_health")}
 
 
-def with_added(config_name: str, overrides: Sequence[str]) -> list[str]:
+def with_added(config_name: str, overrides: Sequence[str], search_path: Sequence[str] = ()) -> list[str]:
     """Overrides in which an added option follows the option of the recipe in a list.
 
     If the configuration chooses no option of the group, the added option is the only one. Hydra has to be
@@ -20,6 +20,7 @@ def with_added(config_name: str, overrides: Sequence[str]) -> list[str]:
     Args:
         config_name: name of the command.
         overrides: arguments in Hydra's grammar.
+        search_path: override that names folders of further files.
     """
     result = list(overrides)
     for group, options in ADDED.items():
@@ -29,7 +30,9 @@ def with_added(config_name: str, overrides: Sequence[str]) -> list[str]:
         rest = [override for override in result if override not in named]
         # Only choices of groups: keys of the added option do not exist yet, and keys do not change a choice.
         groups = [override for override in rest if "." not in override.partition("=")[0]]
-        choices = compose(config_name, groups, return_hydra_config=True).hydra.runtime.choices
+        choices = compose(
+            config_name, [*groups, *search_path], return_hydra_config=True
+        ).hydra.runtime.choices
         base = choices.get(group)
         if base:
             result = [*rest, f"{group}=[{str(base).strip('[]')},{named[-1].partition('=')[2]}]"]

@@ -1,7 +1,6 @@
 """Composition of the settings of a command, with errors that name the nearest existing settings."""
 
 import difflib
-import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,8 +16,10 @@ from experiments.settings.added_choices import with_added
 from experiments.settings.arguments import readable
 from experiments.settings.cli import clean_errors, first_line
 from experiments.settings.paths import CONF, expand
+from experiments.settings.plugins import search_path
 from tracegrad.errors import ConfigError
 from tracegrad.reports import arms
+from tracegrad.weights.plugins import allow_plugins
 
 ARMS = {switches: arm for arm, switches in arms.ARMS.items()}  # by (trace, grad)
 
@@ -39,6 +40,10 @@ def command(
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        def run(config: DictConfig) -> Any:
+            allow_plugins(config.get("plugins") or [])
+            return function(config)
+
         @clean_errors
         def entry() -> Any:
             arguments = readable(sys.argv[1:], config_name)
@@ -46,15 +51,8 @@ def command(
                 arguments = ["--help"]
             sys.argv[1:] = arguments
             if not any(argument.startswith("-") for argument in arguments):
-                composed(config_name, arguments)
-                with initialize_config_dir(str(CONF), version_base="1.3"):
-                    sys.argv[1:] = with_added(config_name, arguments)
-            main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-            return main(clean_errors(run))()
-
-        @functools.wraps(function)
-        def run(config: DictConfig) -> Any:
-            return function(expand(config, config_name))
+                return run(composed(config_name, arguments))
+            return _with_options(config_name, run, function.__doc__)
 
         entry.__doc__ = function.__doc__
         return entry
@@ -62,8 +60,20 @@ def command(
     return decorate
 
 
+def _with_options(config_name: str, run: Callable[[DictConfig], Any], description: str | None) -> Any:
+    """Call ``run`` by Hydra's own program, which knows options such as --help, --cfg and --multirun."""
+    sys.argv[1:] += search_path(sys.argv[1:])
+
+    def task(config: DictConfig) -> Any:
+        return run(expand(config, config_name))
+
+    task.__doc__ = description
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    return main(clean_errors(task))()
+
+
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
-    """The settings of a command, composed by Hydra from ``conf/`` and overrides, with ~ in paths replaced.
+    """The settings of a command, composed by Hydra from ``conf/``, plugins and overrides, with ~ in paths replaced.
 
     Args:
         config_name: name of the command.
@@ -71,13 +81,14 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
     Raises:
         ConfigError: an argument that is no setting, an unknown key, group option or experiment (the message has the
-            nearest names), or a value of another type than the default.
+            nearest names), a value of another type than the default, or a plugin that does not exist.
     """
     overrides = readable(overrides, config_name)
+    path = search_path(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            overrides = with_added(config_name, overrides)
-            config = compose(config_name, overrides)
+            overrides = with_added(config_name, overrides, path)
+            config = compose(config_name, [*overrides, *path])
         except MissingConfigException as error:
             raise ConfigError(_missing_option(error)) from error
         except OverrideParseException as error:
@@ -85,9 +96,10 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
                 f"not understood: {error.override!s}; settings are written key=value"
             ) from error
         except ConfigCompositionException as error:
-            raise ConfigError(_unknown_key(config_name, overrides) or first_line(error)) from error
+            raise ConfigError(_unknown_key(config_name, overrides, path) or first_line(error)) from error
         groups = [o for o in overrides if _is_group(o)]
-        _check_types(config, compose(config_name, groups), overrides)
+        if len(groups) < len(overrides):
+            _check_types(config, compose(config_name, [*groups, *path]), overrides)
     return expand(config, config_name)
 
 
@@ -140,8 +152,8 @@ def _missing_option(error: MissingConfigException) -> str:
     return f"no {group or 'configuration'} named {option!r}; nearest: {', '.join(nearest)}"
 
 
-def _unknown_key(config_name: str, overrides: Sequence[str]) -> str | None:
-    base = compose(config_name, [o for o in overrides if _is_group(o)])
+def _unknown_key(config_name: str, overrides: Sequence[str], path: Sequence[str]) -> str | None:
+    base = compose(config_name, [*(o for o in overrides if _is_group(o)), *path])
     known = list(_keys(base))
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group

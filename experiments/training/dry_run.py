@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -9,18 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.last_checkpoint import LAST
 from experiments.settings.configuration import ARMS
-from experiments.training.forecast import (
-    Measured,
-    TrainingLength,
-    duration,
-    log_bytes,
-    size,
-    training_length,
-    worker_advice,
-)
+from experiments.training.forecast import TrainingLength, duration, size, training_length, worker_advice
 from experiments.training.parts import Parts, build, make_callbacks, make_trainer
 from experiments.training.provenance import process_rank
-from experiments.training.trial import MemoryShortage, Trial
+from experiments.training.trial import MemoryShortage, Trial, TrialResult
 from experiments.training.warm_start import warm_start
 from experiments.training.warning_filter import quiet
 from tracegrad.errors import ConfigError
@@ -78,18 +71,12 @@ def dry_run(config: DictConfig, values: dict[str, Any]) -> bool:
     warm_start(parts.module.model, config.init_from, directory, resumed=started)
     planned = make_trainer(config, make_callbacks(config), [])
     parts.datamodule.trainer = planned  # the loaders ask it for the number of processes
-    measured = Trial(config, parts, planned.world_size).measure()
-    if isinstance(measured, MemoryShortage):
-        print("\n".join(shortage_lines(measured, config)))
+    result = Trial(config, parts, planned.world_size).measure()
+    if isinstance(result, MemoryShortage):
+        print("\n".join(shortage_lines(result, config)))
         return False
-    length = training_length(
-        len(parts.datamodule.train_dataloader()),
-        config.trainer,
-        last_step_validated=config.callbacks.get("final_validation") is not None,
-    )
-    lines = forecast_lines(config, parts, measured, length) + disk_lines(config, measured, length)
-    wait = sum(measured.waits) / len(measured.waits)
-    advice = worker_advice(measured.waiting, parts.datamodule.num_workers, available_cores(), wait)
+    lines = forecast_lines(config, parts, result, planned.world_size) + disk_lines(config, result)
+    advice = worker_advice(result.batches, parts.datamodule.num_workers, available_cores())
     print("\n".join(lines + ([f"  advice      {advice}"] if advice else [])))
     return True
 
@@ -113,62 +100,71 @@ def shortage_lines(shortage: MemoryShortage, config: DictConfig) -> list[str]:
     return lines
 
 
-def forecast_lines(config: DictConfig, parts: Parts, measured: Measured, length: TrainingLength) -> list[str]:
-    """Lines about time, memory and parameters."""
+def forecast_lines(config: DictConfig, parts: Parts, result: TrialResult, world: int) -> list[str]:
+    """Lines about time, memory and parameters of a training by ``world`` processes."""
     model = parts.module.model
     arm = ARM_LABELS[ARMS[bool(config.tracegrad.trace), bool(config.tracegrad.grad)]]
-    middle, lowest, highest = measured.spread()
-    unit = "batch" if measured.accumulated > 1 else "step"
-    step_samples = measured.accumulated * measured.batch_size
+    accumulated = config.trainer.get("accumulate_grad_batches") or 1
+    batches = parts.datamodule.train_dataloader().batches
+    samples = accumulated * len(batches.costs) / len(batches)
+    seconds, step = result.batches.seconds, accumulated * result.batch
+    length = training_length(
+        len(batches),
+        config.trainer,
+        last_step_validated=config.callbacks.get("final_validation") is not None,
+    )
+    skipped = [f"callbacks.{name}" for name in UNCOUNTED if config.callbacks.get(name) is not None]
     lines = [
         f"dry run of {config.name}, {model.backbone.label}{arm}, on "
-        + (measured.device or f"the CPU ({torch.get_num_threads()} threads)"),
-        f"  {unit:<12}{middle:.3g} s (median; {lowest:.3g} to {highest:.3g} s of {len(measured.costs)}), "
-        f"{measured.samples_per_second:.3g} samples/s; {measured.waiting:.1%} of the time is spent waiting for data",
-        f"  epoch       {length.steps_per_epoch:,} steps of {step_samples:.3g} samples: "
-        f"{duration(length.steps_per_epoch * measured.mean_step)}; "
-        f"validation of {parts.fingerprint['counts']['val']:,} samples: {duration(measured.validation())}",
+        + (result.device or f"the CPU ({torch.get_num_threads()} threads)"),
+        f"  {'batch' if accumulated > 1 else 'step':<12}{median(seconds):.3g} s (median; {min(seconds):.3g} to "
+        f"{max(seconds):.3g} s of {len(seconds)}), {samples / step:.3g} samples/s; "
+        f"{result.batches.waiting:.1%} of the time is spent waiting for data",
+        f"  epoch       {length.steps_per_epoch:,} steps of {samples:.3g} samples: "
+        f"{duration(length.steps_per_epoch * step)}; "
+        f"validation of {parts.fingerprint['counts']['val']:,} samples: {duration(result.validation)}",
+        training_line(length, step, result, tested=config.test),
+        f"              not included: {', '.join(['saving', *skipped])}",
     ]
-    total = measured.total(length)
-    if length.steps is None or total is None:
-        lines.append("  training    has no end: set trainer.max_steps or trainer.max_epochs")
-    else:
-        lines.append(
-            f"  training    {length.steps:,} steps in {length.steps / length.steps_per_epoch:,.4g} epochs and "
-            f"{length.validations:,} validations: {duration(total)}"
-            + (f"; then the test: {duration(measured.test())}" if config.test else "")
-        )
-    skipped = [f"callbacks.{name}" for name in UNCOUNTED if config.callbacks.get(name) is not None]
-    lines.append(f"              not included: {', '.join(['saving', *skipped])}")
-    if measured.world > 1:
+    if world > 1:
         gradients = sum(p.numel() * p.element_size() for p in model.parameters())
         lines.append(
-            f"  processes   {measured.world}: an estimate, measured on one process with the largest share of each "
+            f"  processes   {world}: an estimate, measured on one process with the largest share of each "
             f"batch, without the exchange of {size(gradients)} of gradients in each step"
         )
     named = {"backbone": model.backbone, "TraceGrad": model.tracegrad}
     numbers = {name: sum(p.numel() for p in part.parameters()) for name, part in named.items()}
     return [
         *lines,
-        f"  memory      {size(measured.peak_bytes)} of {size(measured.memory_bytes)} at most, with the most "
-        "expensive batch" + ("" if measured.device else " (resident memory of the whole process)"),
+        f"  memory      {size(result.peak_bytes)} of {size(result.memory_bytes)} at most, with the most "
+        "expensive batch" + ("" if result.device else " (resident memory of the whole process)"),
         f"  parameters  {sum(numbers.values()):,}: "
         + ", ".join(f"{name} {n:,}" for name, n in numbers.items()),
     ]
 
 
-def disk_lines(config: DictConfig, measured: Measured, length: TrainingLength) -> list[str]:
-    """Lines about the disk space that the run directory needs, and whether it is free."""
+def training_line(length: TrainingLength, step: float, result: TrialResult, *, tested: bool) -> str:
+    """The line about the time of a training with steps of ``step`` seconds."""
+    if length.steps is None or length.validations is None:
+        return "  training    has no end: set trainer.max_steps or trainer.max_epochs"
+    seconds = length.steps * step + length.validations * result.validation
+    return (
+        f"  training    {length.steps:,} steps in {length.steps / length.steps_per_epoch:,.4g} epochs and "
+        f"{length.validations:,} validations: {duration(seconds)}"
+        + (f"; then the test: {duration(result.test)}" if tested else "")
+    )
+
+
+def disk_lines(config: DictConfig, result: TrialResult) -> list[str]:
+    """Lines about the disk space that the checkpoints of the run need, and whether it is free."""
     kept = sum(count for name, count in CHECKPOINTS.items() if config.callbacks.get(name) is not None)
-    log = log_bytes(length, config.trainer.log_every_n_steps)
-    # While a checkpoint is written there is one more.
-    need = (kept + 1) * measured.checkpoint_bytes + (log or 0)
+    need = (kept + 1) * result.checkpoint_bytes
     place = Path(config.run_dir).absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    line = (
-        f"  disk        {size(need)}: {kept} checkpoints of {size(measured.checkpoint_bytes)}, one more while it is "
-        "written" + (f", a log of {size(log)}" if log is not None else "") + f"; {size(free)} are free"
-    )
-    return [line, *(["  warning     the disk of run_dir is too small"] if need > free else [])]
+    lines = [
+        f"  disk        {size(need)}: {kept} checkpoints of {size(result.checkpoint_bytes)}, one more while it is "
+        f"written; {size(free)} are free"
+    ]
+    return lines + (["  warning     the disk of run_dir is too small"] if need > free else [])

@@ -1,17 +1,14 @@
-"""Forecast of the time of a training from the times of a few of its steps."""
+"""Forecast of the time of a training from the times of a few of its batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from statistics import median
 from typing import Any
+
+from callbacks.step_times import BatchTimes
 
 LIGHTNING_EPOCHS = 1000  # Lightning's limit if neither max_steps nor max_epochs is set
 MOST_WAITING = 0.03  # share of the time that may be spent waiting for data without a word
-# Size of metrics.csv, rounded up from runs of the demo: bytes of a row, rows each time that losses and the learning
-# rate are logged, and rows of a validation.
-ROW_BYTES = 150
-ROWS_PER_LOG, ROWS_PER_VALIDATION = 2, 2
 
 
 @dataclass(frozen=True)
@@ -45,100 +42,18 @@ def training_length(batches: int, trainer: Mapping[str, Any], *, last_step_valid
     return TrainingLength(per_epoch, steps, steps // every + extra)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Measurements of a dry run on one process.
-
-    Costs are those of `TrainingBatches`, for one process of ``world``.
-
-    Attributes:
-        costs, work, waits: of each timed training batch: cost, seconds of work on it and seconds of waiting for it.
-        mean_cost: mean cost of all batches of an epoch.
-        val_costs, val_seconds: of each timed validation batch.
-        val_cost, test_cost: of the whole validation and test part.
-        peak_bytes, memory_bytes: largest memory in use, and memory of the device.
-        checkpoint_bytes: size of a checkpoint.
-        batch_size: mean number of samples of a batch, over all processes.
-        device: name of the GPU; empty for the CPU.
-        accumulated: number of batches of a step.
-        world: number of processes of the training.
-    """
-
-    costs: Sequence[float]
-    work: Sequence[float]
-    waits: Sequence[float]
-    mean_cost: float
-    val_costs: Sequence[float]
-    val_seconds: Sequence[float]
-    val_cost: float
-    test_cost: float
-    peak_bytes: int
-    memory_bytes: int
-    checkpoint_bytes: int
-    batch_size: float
-    device: str
-    accumulated: int = 1
-    world: int = 1
-
-    @property
-    def step_seconds(self) -> list[float]:
-        """Seconds of each timed training batch, with the time of waiting for it."""
-        return [work + wait for work, wait in zip(self.work, self.waits, strict=True)]
-
-    @property
-    def mean_step(self) -> float:
-        """Seconds of a mean step of the training: timed seconds per cost times the mean cost of all batches."""
-        return self.accumulated * sum(self.step_seconds) / sum(self.costs) * self.mean_cost
-
-    @property
-    def waiting(self) -> float:
-        """Share of the time that is spent waiting for data."""
-        return sum(self.waits) / sum(self.step_seconds)
-
-    @property
-    def samples_per_second(self) -> float:
-        """Training samples per second, over all processes."""
-        return self.accumulated * self.batch_size / self.mean_step
-
-    def validation(self) -> float:
-        """Seconds of a validation."""
-        return sum(self.val_seconds) / sum(self.val_costs) * self.val_cost
-
-    def test(self) -> float:
-        """Seconds of the predictions in the test."""
-        return sum(self.val_seconds) / sum(self.val_costs) * self.test_cost
-
-    def total(self, length: TrainingLength) -> float | None:
-        """Seconds of all steps and validations; None if the training has no end."""
-        if length.steps is None or length.validations is None:
-            return None
-        return length.steps * self.mean_step + length.validations * self.validation()
-
-    def spread(self) -> tuple[float, float, float]:
-        """Median, lowest and highest seconds of a timed training batch."""
-        return median(self.step_seconds), min(self.step_seconds), max(self.step_seconds)
-
-
-def log_bytes(length: TrainingLength, log_every: int) -> int | None:
-    """Approximate size of ``metrics.csv`` after the training; None if the training has no end."""
-    if length.steps is None or length.validations is None:
-        return None
-    rows = ROWS_PER_LOG * (length.steps // max(log_every, 1)) + ROWS_PER_VALIDATION * length.validations
-    return rows * ROW_BYTES
-
-
-def worker_advice(waiting: float, workers: int, cores: int, mean_wait: float) -> str | None:
+def worker_advice(times: BatchTimes, workers: int, cores: int) -> str | None:
     """Advice if waiting for data takes more than `MOST_WAITING` of the time, else None.
 
     Args:
-        waiting: share of the time that is spent waiting.
+        times: of training batches.
         workers: present number of loading processes.
         cores: available cores.
-        mean_wait: seconds of waiting for a batch.
     """
-    if waiting <= MOST_WAITING:
+    if times.waiting <= MOST_WAITING:
         return None
-    loss = f"{waiting:.0%} of the time is spent waiting for data ({mean_wait:.3g} s per batch)"
+    mean_wait = sum(times.waits) / len(times.waits)
+    loss = f"{times.waiting:.0%} of the time is spent waiting for data ({mean_wait:.3g} s per batch)"
     if workers + 1 < cores:
         return f"{loss}: try data.num_workers={min(max(2 * workers, 2), cores - 1)} (now {workers}; {cores} cores)"
     return f"{loss}, and no core is left for more workers ({workers} of {cores}): try a faster disk or data.cache"
@@ -146,9 +61,9 @@ def worker_advice(waiting: float, workers: int, cores: int, mean_wait: float) ->
 
 def duration(seconds: float) -> str:
     """A time in seconds as text with a suitable unit."""
-    for unit, length in (("days", 172_800), ("h", 7200), ("min", 120)):
-        if seconds >= length:
-            return f"{seconds / {'days': 86_400, 'h': 3600, 'min': 60}[unit]:.1f} {unit}"
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.3g} s"
 
 

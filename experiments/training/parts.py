@@ -16,11 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from experiments.training.precision import check_precision, on_cpu
 from experiments.training.provenance import process_rank
-from experiments.training.resuming import read_config
+from experiments.training.resuming import CONFIG, read_config
 from experiments.training.warning_filter import quiet
 from tracegrad.data.loading.datamodule import HamiltonianDataModule
 from tracegrad.errors import ConfigError
 from tracegrad.training.module import HamiltonianModule
+from tracegrad.weights.plugins import check_packages
 
 
 @dataclass
@@ -81,8 +82,12 @@ def rebuild(directory: Path, changes: dict[str, Any]) -> tuple[DictConfig, Parts
     Args:
         directory: of a run that is finished or still running.
         changes: settings to replace, by dotted key.
+
+    Raises:
+        CheckpointError: the settings need a package that is not allowed.
     """
     values = read_config(directory)
+    check_packages(values, str(directory / CONFIG))
     config = OmegaConf.create(values)
     for key, value in changes.items():
         OmegaConf.update(config, key, value)

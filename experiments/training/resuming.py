@@ -21,6 +21,7 @@ from tracegrad.weights.renamed import with_new_names
 # trains, not what it computes.
 MAY_CHANGE = [
     "resume",
+    "plugins",
     "threads",
     "logger",
     "test",

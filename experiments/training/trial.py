@@ -1,31 +1,29 @@
-"""A few real steps and validation batches of a training, without anything written."""
+"""A few real steps and validation batches of a training, without anything written into its run directory."""
 
-import gc
-import io
-import logging
 import os
 import resource
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from hydra.utils import instantiate
-from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, WeightAveraging
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
-from callbacks.step_times import StepTimes
-from experiments.training.forecast import Measured, training_length
-from experiments.training.parts import Parts, make_callbacks
+from callbacks.step_times import BatchTimes, StepTimes
+from experiments.training.forecast import training_length
+from experiments.training.parts import Parts, make_callbacks, make_trainer
 from experiments.training.trial_batches import (
     EPOCHS,
     costs_of,
@@ -38,9 +36,31 @@ from experiments.training.warning_filter import quiet
 
 AT_LEAST = 3  # training batches to time, however long they take
 SECONDS = 60.0  # after which no further training batch is timed
+ONE_PROCESS = {"_target_": "lightning.pytorch.plugins.environments.LightningEnvironment"}
 VALIDATED = 4  # validation batches to time, with the most expensive one among them
-# Messages of torch where it has no own type of error for missing memory.
-MEMORY_ERRORS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """Measurements on one process, scaled by costs (see `TrainingBatches`) to the process with the most work.
+
+    Attributes:
+        batches: times of single training batches.
+        batch: seconds of a mean training batch.
+        validation, test: seconds of a validation, and of the predictions of the test.
+        device: name of the GPU; empty for the CPU.
+        peak_bytes, memory_bytes: largest memory in use, and memory of the device.
+        checkpoint_bytes: size of a checkpoint.
+    """
+
+    batches: BatchTimes
+    batch: float
+    validation: float
+    test: float
+    device: str
+    peak_bytes: int
+    memory_bytes: int
+    checkpoint_bytes: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +94,7 @@ class Trial:
         self.data, self.module = parts.datamodule, parts.module
         self.accumulated = config.trainer.get("accumulate_grad_batches") or 1
 
-    def measure(self) -> Measured | MemoryShortage:
+    def measure(self) -> TrialResult | MemoryShortage:
         """Times, memory and size of a checkpoint, or the batch size that needs too much memory."""
         loader = self.data.train_dataloader()
         sample, mean_cost = sample_batches(loader.batches)
@@ -85,70 +105,67 @@ class Trial:
         warm_up = len(order) + 1 + 2 * loader.num_workers
         order += islice(cycle(sample), warm_up - len(order) + len(sample))
         order += islice(cycle(sample), -len(order) % self.accumulated)
-        times, checkpoint = StepTimes(warm_up, AT_LEAST, SECONDS), _CheckpointSize()
-        memory: dict[str, Any] = {}
+        times = StepTimes(warm_up, AT_LEAST, SECONDS)
+        measured: dict[str, Any] = {}
 
         def train() -> None:
-            trainer = self._fit(loader, order, [times], checkpoint)
-            memory.update(_memory(trainer.strategy.root_device))
-            trainer.save_checkpoint("nowhere")
+            trainer = self._fit(loader, order, [times])
+            measured.update(
+                _memory(trainer.strategy.root_device), checkpoint_bytes=_checkpoint_bytes(trainer)
+            )
 
-        reason = self._memory_error(train)
-        if reason is not None:
-            return MemoryShortage("data.batch_size", self.data.batch_size, reason, self._fitting_batch_size())
+        def train_smaller() -> None:
+            # The optimizer has its state from the second step on.
+            steps = [self._most_expensive_batch()] * (2 * self.accumulated)
+            self._fit(self.data.train_dataloader(), steps)
 
+        shortage = self._shortage("batch_size", self.world, train, train_smaller)
+        if shortage:
+            return shortage
         batches, costs = self._validation_batches(VALIDATED)
-        reason = self._memory_error(partial(self._validate, batches, times))
-        if reason is not None:
-            fitting = self._fitting_eval_batch_size()
-            return MemoryShortage("data.eval_batch_size", self.data.eval_batch_size, reason, fitting)
+
+        def validate_smaller() -> None:
+            self._validate(self._validation_batches(1)[0], StepTimes(0, 0, 0))
+
+        shortage = self._shortage(
+            "eval_batch_size", 1, partial(self._validate, batches, times), validate_smaller
+        )
+        if shortage:
+            return shortage
         # The first batch contains the start of workers and kernels.
-        timed = times.validation[1:] or times.validation
-        tests = self.data.subsets("test").values()
-        return Measured(
-            costs=costs_of(loader.batches.costs, [order[entry.index] for entry in times.training]),
-            work=[entry.work for entry in times.training],
-            waits=[entry.wait for entry in times.training],
-            mean_cost=mean_cost,
-            val_costs=costs_of(costs, [batches[entry.index] for entry in timed]),
-            val_seconds=[entry.wait + entry.work for entry in timed],
-            val_cost=largest_share(costs, self.world),
-            test_cost=sum(largest_share(self._costs(part), self.world) for part in tests),
-            checkpoint_bytes=checkpoint.bytes,
-            batch_size=len(loader.batches.costs) / len(loader.batches),
-            accumulated=self.accumulated,
-            world=self.world,
-            **memory,
+        first = 1 if len(batches) > 1 else 0
+        per_cost = seconds_per_cost(times.validation, costs_of(costs, batches), first)
+        tests = [self._costs(part) for part in self.data.subsets("test").values()]
+        return TrialResult(
+            batches=times.training,
+            batch=mean_cost * seconds_per_cost(times.training, costs_of(loader.batches.costs, order)),
+            validation=per_cost * largest_share(costs, self.world),
+            test=per_cost * sum(largest_share(part, self.world) for part in tests),
+            **measured,
         )
 
-    def _fitting_batch_size(self) -> int | None:
-        """The first of the halved batch sizes whose most expensive batch can be trained on.
+    def _shortage(
+        self, key: str, least: int, attempt: Callable[[], Any], smaller: Callable[[], Any]
+    ) -> MemoryShortage | None:
+        """None if ``attempt`` fits into the memory, else the largest of the halved sizes with which ``smaller`` fits.
 
-        Two steps are needed: the optimizer has its state from the second one on.
+        Args:
+            key: of the batch size in the settings of the data.
+            least: smallest size that is possible.
+            attempt: work with the size of the training.
+            smaller: work that shows whether the present size of the data fits.
         """
-        original = self.data.batch_size
-        try:
-            while self.data.batch_size // 2 >= self.world:
-                self.data.batch_size //= 2
-                steps = [self._most_expensive_batch()] * (2 * self.accumulated)
-                if self._memory_error(partial(self._fit, self.data.train_dataloader(), steps)) is None:
-                    return self.data.batch_size
+        reason = self._memory_error(attempt)
+        if reason is None:
             return None
-        finally:
-            self.data.batch_size = original
-
-    def _fitting_eval_batch_size(self) -> int | None:
-        """The first of the halved evaluation batch sizes whose most expensive validation batch can be predicted."""
-        original = self.data.eval_batch_size
-        try:
-            while self.data.eval_batch_size > 1:
-                self.data.eval_batch_size //= 2
-                batches, _ = self._validation_batches(1)
-                if self._memory_error(partial(self._validate, batches, StepTimes(0, 0, 0))) is None:
-                    return self.data.eval_batch_size
-            return None
-        finally:
-            self.data.eval_batch_size = original
+        original = size = getattr(self.data, key)
+        fits = False
+        while not fits and size // 2 >= least:
+            size //= 2
+            setattr(self.data, key, size)
+            fits = self._memory_error(smaller) is None
+        setattr(self.data, key, original)
+        return MemoryShortage(f"data.{key}", original, reason, size if fits else None)
 
     def _most_expensive_batch(self) -> list[int]:
         batches = self.data.train_dataloader().batches
@@ -167,46 +184,35 @@ class Trial:
         return self.data.parts[part].costs  # type: ignore[attr-defined]
 
     def _fit(
-        self,
-        loader: DataLoader,
-        batches: Sequence[list[int]],
-        callbacks: Sequence[Callback] = (),
-        *plugins: Any,
+        self, loader: DataLoader, batches: Sequence[list[int]], callbacks: Sequence[Callback] = ()
     ) -> lightning.Trainer:
         averages = [
             callback for callback in make_callbacks(self.config) if isinstance(callback, WeightAveraging)
         ]
-        trainer = self._trainer(
-            [*callbacks, *averages],
-            plugins,
-            max_steps=len(batches) // self.accumulated,
-            max_epochs=-1,
-            limit_val_batches=0,
-        )
+        steps = len(batches) // self.accumulated
+        trainer = self._trainer([*callbacks, *averages], max_steps=steps, max_epochs=-1, limit_val_batches=0)
         # One more batch than steps, so that the epoch does not end: a schedule could expect a validation there.
         trainer.fit(self.module, _loader(loader, [*batches, batches[0]]))
         return trainer
 
     def _validate(self, batches: Sequence[list[int]], times: StepTimes) -> None:
-        trainer = self._trainer([times], ())
-        trainer.validate(self.module, _loader(self.data.loader("val"), batches), verbose=False)
+        loader = _loader(self.data.loader("val"), batches)
+        self._trainer([times]).validate(self.module, loader, verbose=False)
 
-    def _trainer(
-        self, callbacks: Sequence[Callback], plugins: Sequence[Any], **changes: Any
-    ) -> lightning.Trainer:
+    def _trainer(self, callbacks: Sequence[Callback], **changes: Any) -> lightning.Trainer:
         """The trainer of the configuration on one process, which writes and prints nothing."""
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        settings = OmegaConf.to_container(self.config.trainer, resolve=True)
-        assert isinstance(settings, dict)
-        settings |= {"num_nodes": 1, "strategy": "auto"} | ({"devices": 1} if self.world > 1 else {})
-        silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-        settings |= dict.fromkeys(silent, False) | changes
-        settings.pop("plugins", None)
-        return instantiate(
-            OmegaConf.create(settings),
-            callbacks=list(callbacks),
-            plugins=[LightningEnvironment(), *plugins],
-        )
+        silent = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+        changes |= dict.fromkeys(silent, False) | {
+            "num_nodes": 1,
+            "strategy": "auto",
+            "plugins": [ONE_PROCESS],
+        }
+        if self.world > 1:
+            changes["devices"] = 1
+        config = deepcopy(self.config)
+        OmegaConf.set_struct(config, False)
+        config.trainer.update(changes)
+        return make_trainer(config, list(callbacks), [])
 
     def _memory_error(self, run: Callable[[], Any]) -> str | None:
         """Message of the error if ``run`` needs more memory than there is; None if it does not."""
@@ -223,39 +229,28 @@ class Trial:
             return None
         # Not in the except block, whose error keeps the tensors of its traceback alive.
         self.module.zero_grad(set_to_none=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        garbage_collection_cuda()
         return reason
 
 
-class _ByteCounter(io.BufferedIOBase):
-    """A file that stores nothing and counts the bytes that are written to it."""
-
-    bytes = 0
-
-    def write(self, data: Any) -> int:
-        self.bytes += len(data)
-        return len(data)
-
-
-class _CheckpointSize(TorchCheckpointIO):
-    """Counts the bytes of a checkpoint instead of writing it."""
-
-    bytes = 0
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        counter = _ByteCounter()
-        torch.save(checkpoint, counter)  # type: ignore[arg-type]
-        self.bytes = counter.bytes
-
-
 def _is_memory_error(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(text in str(error) for text in MEMORY_ERRORS)
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or is_oom_error(error)
+        or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+    )
+
+
+def seconds_per_cost(times: BatchTimes, costs: Sequence[float], first: int = 0) -> float:
+    """Seconds over cost of the timed batches from ``first`` on; ``costs`` are those of all batches of the loader."""
+    return sum(times.seconds[first:]) / sum(costs[index] for index in times.indices[first:])
+
+
+def _checkpoint_bytes(trainer: lightning.Trainer) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "trial.ckpt")
+        trainer.save_checkpoint(path)
+        return path.stat().st_size
 
 
 def _loader(template: DataLoader, batches: Sequence[list[int]]) -> DataLoader:
@@ -271,7 +266,7 @@ def _loader(template: DataLoader, batches: Sequence[list[int]]) -> DataLoader:
 
 
 def _memory(device: torch.device) -> dict[str, Any]:
-    """Name of the device, largest memory in use, and memory of the device (bytes), for `Measured`."""
+    """Name of the device, largest memory in use, and memory of the device (bytes), for `TrialResult`."""
     if device.type == "cuda":
         return {
             "device": torch.cuda.get_device_name(device),

@@ -1,6 +1,6 @@
 """Choice of the batches that a dry run tries, so that a few of them represent all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -13,13 +13,13 @@ EPOCHS = 100  # epochs, at most, among whose batches the most expensive one is s
 
 def most_expensive_batch(batches: TrainingBatches, epochs: int) -> list[int]:
     """Samples of the most expensive batch of the first epochs (`EPOCHS` at most), see `most_expensive_share`."""
-    most_expensive, highest = np.zeros(0, dtype=np.int64), -1.0
-    for epoch in range(min(epochs, EPOCHS)):
-        batches.set_epoch(epoch)
-        for batch in batches.global_batches():
-            cost = batches.costs[batch].sum()
-            if cost > highest:
-                most_expensive, highest = batch, cost
+
+    def all_batches() -> Iterator[np.ndarray]:
+        for epoch in range(min(epochs, EPOCHS)):
+            batches.set_epoch(epoch)
+            yield from batches.global_batches()
+
+    most_expensive = max(all_batches(), key=lambda batch: batches.costs[batch].sum())
     return most_expensive_share(batches, most_expensive)
 
 

@@ -74,7 +74,7 @@ def test_the_share_of_the_traces_is_a_ratio_of_gradients(graph):
     terms = loss(model(graph), graph)
     weights = dict(model.backbone.named_parameters())
     lengths = []
-    for part in (terms.loss_h, terms.mu * terms.loss_t):
+    for part in (terms.shares["h"], terms.weights["t"] * terms.shares["t"]):
         model.zero_grad()
         part.backward(retain_graph=True)
         lengths.append(sum(float((w.grad**2).sum()) for w in weights.values() if w.grad is not None) ** 0.5)

@@ -208,6 +208,8 @@ def test_the_schedule_and_the_validation_losses(tmp_path):
     terms = module.loss(module.model(collate(graphs)), collate(graphs))
     # Without traces both are means over samples, however the samples are batched.
     for name in ("val/loss", "val/loss_h"):
-        assert float(trainer.callback_metrics[name]) == pytest.approx(float(terms.loss_h.detach()), rel=1e-6)
+        assert float(trainer.callback_metrics[name]) == pytest.approx(
+            float(terms.shares["h"].detach()), rel=1e-6
+        )
     assert "val/h_mae_nondiag" in trainer.callback_metrics
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3)  # after two steps of warm-up

@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from callbacks.step_times import BatchTimes
 from experiments.settings.configuration import composed, plain
 from experiments.training.dry_run import dry_run
-from experiments.training.forecast import (
-    Measured,
-    TrainingLength,
-    duration,
-    log_bytes,
-    size,
-    training_length,
-    worker_advice,
-)
+from experiments.training.forecast import TrainingLength, duration, size, training_length, worker_advice
+from experiments.training.trial import seconds_per_cost
 from experiments.training.trial_batches import most_expensive_batch, sample_batches, spread_batches
 from tests import forked
 from tests.experiments.processes import TINY
@@ -215,31 +209,11 @@ def test_the_length_of_a_training(
 
 
 def test_times_are_scaled_by_costs() -> None:
-    """Batches of cost 1 and 3 take 2 and 4 s, a mean batch costs 4, two make a step: 6 s / 4 * 4 * 2 = 12 s."""
-    found = Measured(
-        costs=[1, 3],
-        work=[1.5, 3.9],
-        waits=[0.5, 0.1],
-        mean_cost=4,
-        val_costs=[5],
-        val_seconds=[2.5],
-        val_cost=50,
-        test_cost=20,
-        peak_bytes=0,
-        memory_bytes=0,
-        checkpoint_bytes=0,
-        batch_size=3,
-        device="",
-        accumulated=2,
-    )
-    assert found.mean_step == pytest.approx(12)
-    assert found.samples_per_second == pytest.approx(0.5)
-    assert found.waiting == pytest.approx(0.1)
-    assert found.validation() == pytest.approx(25)
-    assert found.test() == pytest.approx(10)
-    assert found.spread() == (3, 2, 4)
-    assert found.total(TrainingLength(10, 100, 3)) == pytest.approx(1275)
-    assert found.total(TrainingLength(10, None, None)) is None
+    """The second and third batch, of cost 1 and 3, take 2 and 4 s: 6 s / 4 for each unit of cost."""
+    times = BatchTimes(indices=[0, 1, 2], waits=[5.0, 0.5, 0.1], work=[9.0, 1.5, 3.9])
+    assert seconds_per_cost(times, [7, 1, 3], first=1) == pytest.approx(1.5)
+    assert times.waiting == pytest.approx(5.6 / 20)
+    assert times.seconds == [14, 2, 4]
 
 
 def test_the_most_expensive_batch_of_all_epochs_and_a_sample_of_one() -> None:
@@ -272,10 +246,14 @@ def test_spread_batches_begin_with_the_most_expensive() -> None:
 
 
 def test_advice_on_workers() -> None:
-    assert worker_advice(0.03, 0, 8, 1.0) is None
-    assert "data.num_workers=2 (now 0; 8 cores)" in (worker_advice(0.2, 0, 8, 1.0) or "")
-    assert "data.num_workers=7 (now 6; 8 cores)" in (worker_advice(0.2, 6, 8, 1.0) or "")
-    assert "no core is left" in (worker_advice(0.2, 7, 8, 1.0) or "")
+    def advice(waiting: float, workers: int) -> str | None:
+        return worker_advice(BatchTimes([0], [waiting], [1 - waiting]), workers, cores=8)
+
+    assert advice(0.03, 0) is None
+    assert "20% of the time is spent waiting for data (0.2 s per batch)" in (advice(0.2, 0) or "")
+    assert "data.num_workers=2 (now 0; 8 cores)" in (advice(0.2, 0) or "")
+    assert "data.num_workers=7 (now 6; 8 cores)" in (advice(0.2, 6) or "")
+    assert "no core is left" in (advice(0.2, 7) or "")
 
 
 def test_units() -> None:
@@ -287,5 +265,3 @@ def test_units() -> None:
         "4.6 days",
     ]
     assert [size(n) for n in (5, 5e3, 5.25e6, 8e10)] == ["5 B", "5 kB", "5.25 MB", "80 GB"]
-    assert log_bytes(TrainingLength(10, 100, 10), 50) == 24 * 150
-    assert log_bytes(TrainingLength(10, None, None), 50) is None

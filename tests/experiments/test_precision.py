@@ -175,7 +175,7 @@ def test_metrics_of_mixed_precision_are_not_rounded_to_16_bits(tmp_path):
         prediction.traces = {site: t.float() for site, t in prediction.traces.items()}
         metric.update(prediction, graph)
         losses.append(parts.module.loss(prediction, graph))
-    loss_t = torch.cat([terms.traces_per_sample for terms in losses]).double().mean()
+    loss_t = torch.cat([terms.per_sample["t"] for terms in losses]).double().mean()
     assert logs["val/h_mae"] == pytest.approx(float(metric.compute()["h_mae"]) * 27211.386245988, rel=1e-6)
     assert logs["val/loss_t"] == pytest.approx(float(loss_t), rel=1e-6)
 

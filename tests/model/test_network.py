@@ -344,10 +344,10 @@ def test_a_batch_equals_its_crystals(crystal_basis, size):
         found = torch.cat([getattr(prediction, name)["edge"] for prediction in predictions])
         torch.testing.assert_close(found, getattr(whole, name)["edge"], rtol=0, atol=1e-12)
     terms = [loss(prediction, part) for prediction, part in zip(predictions, parts, strict=True)]
-    found = torch.cat([term.per_sample for term in terms])
-    torch.testing.assert_close(found, loss(whole, collate(graphs)).per_sample, rtol=1e-12, atol=0)
-    loss_t = torch.stack([term.loss_t for term in terms]).mean()
-    torch.testing.assert_close(loss_t, loss(whole, collate(graphs)).loss_t, rtol=1e-12, atol=0)
+    found = torch.cat([term.per_sample["h"] for term in terms])
+    torch.testing.assert_close(found, loss(whole, collate(graphs)).per_sample["h"], rtol=1e-12, atol=0)
+    loss_t = torch.stack([term.shares["t"] for term in terms]).mean()
+    torch.testing.assert_close(loss_t, loss(whole, collate(graphs)).shares["t"], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("spin_trace", ["sum", "singlet_triplet", "per_spin_block"])

@@ -137,4 +137,4 @@ def test_trace_labels_stay_exact_under_autocast(basis):
     loss = HamiltonianLoss(basis)
     with autocast():
         low = loss(prediction, graph)
-    assert torch.equal(low.loss_t, loss(prediction, graph).loss_t)
+    assert torch.equal(low.shares["t"], loss(prediction, graph).shares["t"])

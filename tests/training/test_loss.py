@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from tracegrad.hamiltonian.graph import collate
 from tracegrad.hamiltonian.traces import BlockTraces
 from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.training.loss import HamiltonianLoss
+from tracegrad.training.loss_terms import TraceTerm
 
 BATCH = (molecules.WATER, molecules.CYANIDE, molecules.ATOM, molecules.METHANOL)
 MEASURES = {"mse": np.square, "mae": np.abs}
@@ -95,12 +98,12 @@ def test_equals_the_literal_loops(graph, basis, t, scale_labels, sites):
     terms = HamiltonianLoss(basis, t=t, scale_labels=scale_labels, trace_weight=0.3)(prediction, graph)
     loss_h = sum(literal_loss_h(prediction, graph, basis, m) for m in MEASURES.values())
     loss_t = literal_loss_t(prediction, graph, basis, MEASURES[t], scale_labels == "layer_norm")
-    assert float(terms.loss_h.detach()) == pytest.approx(loss_h, rel=1e-12)
-    assert float(terms.loss_t.detach()) == pytest.approx(loss_t, rel=1e-12)
-    assert float(terms.mu) == pytest.approx(0.3 * loss_h / loss_t, rel=1e-12)
+    assert float(terms.shares["h"].detach()) == pytest.approx(loss_h, rel=1e-12)
+    assert float(terms.shares["t"].detach()) == pytest.approx(loss_t, rel=1e-12)
+    assert float(terms.weights["t"]) == pytest.approx(0.3 * loss_h / loss_t, rel=1e-12)
     assert float(terms.total.detach()) == pytest.approx(1.3 * loss_h, rel=1e-12)
-    assert float(terms.per_sample.mean()) == pytest.approx(loss_h, rel=1e-12)
-    assert not terms.per_sample.requires_grad
+    assert float(terms.per_sample["h"].mean()) == pytest.approx(loss_h, rel=1e-12)
+    assert not terms.per_sample["h"].requires_grad
 
 
 @pytest.mark.parametrize("name", MEASURES)
@@ -109,8 +112,8 @@ def test_single_measures_equal_the_literal_loops(graph, basis, name):
     terms = HamiltonianLoss(basis, h=[name])(prediction, graph)
     expected = literal_loss_h(prediction, graph, basis, MEASURES[name])
     assert float(terms.total.detach()) == pytest.approx(expected, rel=1e-12)
-    assert terms.loss_t is None
-    assert terms.mu is None
+    assert terms.shares.keys() == terms.weights.keys() == {"h"}
+    assert terms.logs.keys() == {"loss", "loss_h"}
 
 
 def test_mu_is_a_constant_for_the_gradient(graph, basis):
@@ -118,10 +121,10 @@ def test_mu_is_a_constant_for_the_gradient(graph, basis):
     terms = HamiltonianLoss(basis, trace_weight=0.2)(prediction, graph)
     inputs = [*prediction.blocks.values(), prediction.traces["edge"]]
     found = torch.autograd.grad(terms.total, inputs, retain_graph=True)
-    fixed = terms.loss_h + float(terms.mu) * terms.loss_t
+    fixed = terms.shares["h"] + float(terms.weights["t"]) * terms.shares["t"]
     for a, b in zip(found, torch.autograd.grad(fixed, inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=0)
-    assert not terms.mu.requires_grad
+    assert not terms.weights["t"].requires_grad
 
 
 def test_padding_gets_no_gradient(graph, basis):
@@ -143,7 +146,7 @@ def test_padding_gets_no_gradient(graph, basis):
 def test_fixed_weights_replace_one_and_mu(graph, basis):
     prediction = random_prediction(graph, basis)
     terms = HamiltonianLoss(basis, fixed_weights=[0.8, 0.2])(prediction, graph)
-    expected = 0.8 * float(terms.loss_h.detach()) + 0.2 * float(terms.loss_t.detach())
+    expected = 0.8 * float(terms.shares["h"].detach()) + 0.2 * float(terms.shares["t"].detach())
     assert float(terms.total.detach()) == pytest.approx(expected, rel=1e-14)
 
 
@@ -153,7 +156,7 @@ def test_a_perfect_trace_prediction_stays_finite(graph, basis):
     with torch.no_grad():
         prediction.traces["edge"].copy_(BlockTraces(basis)(graph.h_edge))
     terms = loss(prediction, graph)
-    assert float(terms.loss_t.detach()) == 0
+    assert float(terms.shares["t"].detach()) == 0
     terms.total.backward()
     assert prediction.traces["edge"].grad.isfinite().all()
 
@@ -161,7 +164,7 @@ def test_a_perfect_trace_prediction_stays_finite(graph, basis):
 def test_single_atoms_are_left_out_of_the_trace_loss(basis):
     graph = collate([molecules.labelled_graph(molecules.ATOM, basis)])
     terms = HamiltonianLoss(basis)(random_prediction(graph, basis), graph)
-    assert float(terms.loss_t.detach()) == 0
+    assert float(terms.shares["t"].detach()) == 0
     assert terms.total.isfinite()
 
 
@@ -187,9 +190,12 @@ def test_shares_of_a_batch_sum_to_its_loss_and_gradient(basis, parts, options):
     for own, graph in shares:
         loss(own, graph, lambda values: sums.append(values) or values)
     terms = [loss(own, graph, lambda _: torch.stack(sums).sum(0)) for own, graph in shares]
-    for name in ("total", "loss_h", "loss_t"):
-        found = torch.stack([getattr(term, name) for term in terms]).sum()
-        torch.testing.assert_close(found, getattr(expected, name), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        torch.stack([term.total for term in terms]).sum(), expected.total, rtol=1e-13, atol=0
+    )
+    for name, value in expected.shares.items():
+        found = torch.stack([term.shares[name] for term in terms]).sum()
+        torch.testing.assert_close(found, value, rtol=1e-13, atol=0)
     for term in terms:
         for name, value in expected.logs.items():
             torch.testing.assert_close(term.logs[name], value, rtol=1e-13, atol=0)
@@ -248,8 +254,8 @@ def test_crystals_equal_the_literal_loops(crystal_basis, spin, h, t):
     prediction = random_crystal_prediction(graph, crystal_basis, traces.count)
     terms = HamiltonianLoss(crystal_basis, traces, h=[h], t=t, trace_weight=0.3)(prediction, graph)
     loss_h, loss_t = literal_crystal_losses(prediction, graph, crystal_basis, traces, h, t)
-    assert float(terms.loss_h.detach()) == pytest.approx(loss_h, rel=1e-12)
-    assert float(terms.loss_t.detach()) == pytest.approx(loss_t, rel=1e-12)
+    assert float(terms.shares["h"].detach()) == pytest.approx(loss_h, rel=1e-12)
+    assert float(terms.shares["t"].detach()) == pytest.approx(loss_t, rel=1e-12)
     assert float(terms.total.detach()) == pytest.approx(1.3 * loss_h, rel=1e-12)
 
 
@@ -276,7 +282,9 @@ def test_terms_of_crystals_are_real_and_keep_the_precision(dtype):
     loss = HamiltonianLoss(basis)
     traces = {"edge": torch.zeros(len(graph.h_edge), loss.traces.count, dtype=dtype)}
     terms = loss(HamiltonianPrediction({"edge": torch.zeros_like(graph.h_edge)}, traces), graph)
-    assert {term.dtype for term in (terms.total, terms.loss_h, terms.loss_t, terms.per_sample)} == {dtype}
+    assert {
+        term.dtype for term in (terms.total, terms.shares["h"], terms.shares["t"], terms.per_sample["h"])
+    } == {dtype}
 
 
 @pytest.mark.parametrize(
@@ -295,6 +303,12 @@ def test_terms_of_crystals_are_real_and_keep_the_precision(dtype):
         ({"trace_weight": -0.1}, "loss.trace_weight is -0.1; give a finite number >= 0"),
         ({"trace_weight": np.inf}, "loss.trace_weight is inf"),
         ({"trace_weight": "0.2"}, "loss.trace_weight is '0.2'"),
+        ({"terms": {"h": TraceTerm}}, "loss.terms.h: no name of a term can be 'h'"),
+        ({"terms": {"on.site": TraceTerm}}, "no name of a term can be 'on.site'"),
+        ({"terms": {"keys": TraceTerm}}, "no name of a term can be 'keys'"),
+        ({"terms": {"x": 3}}, "loss.terms.x is no term of a loss; give _target_"),
+        ({"terms": {"x": lambda basis, labels: None}}, "loss.terms.x is no term of a loss"),
+        ({"terms": {"x": partial(TraceTerm, weight=-1.0)}}, "TraceTerm is -1.0; give a finite number >= 0"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

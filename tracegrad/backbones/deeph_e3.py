@@ -61,6 +61,7 @@ class DeepHE3(Backbone):
 
     label = "DeepH-E3"
     periodic = True
+    beside_tensors = ("cutoff", "legacy_e3nn")
 
     def __init__(
         self,

@@ -26,17 +26,29 @@ def keep(site: str, k: int, feature: ComponentFirstFeature) -> ComponentFirstFea
 
 
 class Backbone(nn.Module, ABC):
-    """Base class of all backbones.
+    """Base class of all backbones (docs/extend-a-backbone.md has an example).
 
     ``forward(graph, refine)`` returns `Blocks`. It must call ``refine(site, k, feature)`` for each of the K features
     of each site in ``feature_irreps``, either once or for consecutive parts of the items, and continue with the
     feature that it returns. A ``periodic`` backbone takes graphs of crystals and has the single site "edge".
+
+    Predictions set two attributes where a backbone has them: ``edge_chunk``, the number of edges that a layer
+    processes at a time (None: all), and ``hermitian``, whether H_ij(R) is averaged with the adjoint of H_ji(-R).
+
+    Attributes:
+        label: name in tables and figures; networks with different labels do not exchange weights.
+        basis: orbital basis of the blocks.
+        feature_irreps: for each site the irreps of each feature that is refined, in the order of k.
+        periodic: whether the network is for crystals.
+        beside_tensors: attributes that change H but not the names and shapes of tensors; weights are taken over only
+            between networks that agree in them.
     """
 
-    label: str  # name in tables and figures
+    label: str
     basis: OrbitalBasis
     feature_irreps: Mapping[str, list[Irreps]]
     periodic: bool = False
+    beside_tensors: tuple[str, ...] = ("cutoff",)
 
     @abstractmethod
     def forward(self, graph, refine: Refine = keep) -> Blocks:

@@ -1,41 +1,41 @@
-"""The training loss, Eqs. 7 and 8 of the TraceGrad paper."""
+"""The training loss, Eqs. 7 and 8 of the TraceGrad paper: a weighted sum of named terms."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
 
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.hamiltonian.block_errors import ERRORS, block_errors
-from tracegrad.hamiltonian.reduction import Masks, site_edges, site_sums
+from tracegrad.hamiltonian.block_errors import ERRORS
 from tracegrad.hamiltonian.traces import BlockTraces
 from tracegrad.model.network import HamiltonianPrediction
+from tracegrad.training.loss_terms import HamiltonianTerm, LossTerm, TraceTerm, is_weight
 
 # Lower bound of loss_T in Eq. 8, where it is a denominator.
 SMALLEST_LOSS = 1e-12
+# Names of the terms of the paper, loss_Q and loss_T.
+H, T = "h", "t"
 
 
 @dataclass
-class LossTerms:
-    """The loss of a batch and its parts; ``loss_t`` and ``mu`` are None without trace supervision.
+class LossValues:
+    """The loss of a batch and its terms by name.
 
-    If several processes share a batch, ``total``, ``loss_h`` and ``loss_t`` are the contributions of this process,
-    whose sum over the processes is the value of the batch; ``mu`` and ``logs`` are values of the whole batch.
+    If several processes share a batch, ``total`` and ``shares`` are the contributions of this process, whose sum over
+    the processes is the value of the batch; ``weights`` and ``logs`` are values of the whole batch.
     """
 
     total: Float[Tensor, ""]
-    loss_h: Float[Tensor, ""]
-    per_sample: Float[Tensor, " samples"]  # loss_Q of each sample of this process
-    traces_per_sample: Float[Tensor, " _"]  # loss_T of each sample that has traces
-    logs: dict[str, Tensor]  # loss, loss_h and, with traces, loss_t and mu
-    loss_t: Float[Tensor, ""] | None = None
-    mu: Float[Tensor, ""] | None = None
+    shares: dict[str, Float[Tensor, ""]]
+    weights: dict[str, Float[Tensor, ""]]
+    per_sample: dict[
+        str, Float[Tensor, " _"]
+    ]  # of the samples of this process for which the term has a meaning
+    logs: dict[str, Tensor]  # loss, loss_h, loss of each further term and, with traces, mu
 
 
 def no_reduction(sums: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def no_reduction(sums: Tensor) -> Tensor:
 
 
 class HamiltonianLoss(nn.Module):
-    """loss_Q + mu loss_T with mu = lambda stop_gradient(loss_Q / loss_T).
+    """loss_Q + mu loss_T with mu = lambda stop_gradient(loss_Q / loss_T), plus the weighted ``terms``.
 
     Each term is first averaged over the matrix elements (or traces) of a sample and then over samples, so that
     neither padding nor the size of a molecule or crystal changes its weight.
@@ -60,9 +60,14 @@ class HamiltonianLoss(nn.Module):
             code uses 0.8 and 0.2).
         scale_labels: "none" (the paper) or "layer_norm": the trace labels of each pair are standardised, as in the
             authors' public code.
+        terms: further terms by name, each a function of basis and trace labels (a partial of a `LossTerm`).
+
+    Attributes:
+        terms: all terms by name; "h" is loss_Q, "t" is loss_T.
 
     Raises:
-        ConfigError: an unknown error measure or scaling, or weights that are not finite and >= 0.
+        ConfigError: an unknown error measure or scaling, weights that are not finite and >= 0, or an entry of
+            ``terms`` that cannot be used.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class HamiltonianLoss(nn.Module):
         trace_weight: float = 0.2,
         fixed_weights: Sequence[float] | None = None,
         scale_labels: Literal["none", "layer_norm"] = "none",
+        terms: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         unknown = sorted({*h, t} - ERRORS.keys())
@@ -83,26 +89,48 @@ class HamiltonianLoss(nn.Module):
             )
         if scale_labels not in ("none", "layer_norm"):
             raise ConfigError(f"loss.scale_labels is {scale_labels!r}; choose none or layer_norm")
-        if not _is_weight(trace_weight):
+        if not is_weight(trace_weight):
             raise ConfigError(f"loss.trace_weight is {trace_weight!r}; give a finite number >= 0")
         if fixed_weights is not None and not (
             isinstance(fixed_weights, Sequence)
             and len(fixed_weights) == 2
-            and all(map(_is_weight, fixed_weights))
+            and all(map(is_weight, fixed_weights))
         ):
             raise ConfigError(
                 f"loss.fixed_weights is {fixed_weights}; it needs two numbers, finite and >= 0, or null"
             )
         self.traces = traces or BlockTraces(basis)
-        self.h, self.t = tuple(h), t
         self.trace_weight = trace_weight
         self.fixed_weights = fixed_weights
-        self.scale_labels = scale_labels
-        self._masks = Masks(basis)
+        self.terms = nn.ModuleDict(
+            {
+                H: HamiltonianTerm(basis, self.traces, measures=h),
+                T: TraceTerm(basis, self.traces, measure=t, scale_labels=scale_labels),
+            }
+        )
+        for name, make in (terms or {}).items():
+            self.terms[name] = _further_term(name, make, basis, self.traces)
+
+    def term(self, name: str) -> LossTerm:
+        """The term of this name."""
+        term = self.terms[name]
+        assert isinstance(term, LossTerm)
+        return term
+
+    @property
+    def trace_term(self) -> TraceTerm:
+        """loss_T."""
+        term = self.terms[T]
+        assert isinstance(term, TraceTerm)
+        return term
+
+    def active(self, *, traces: bool) -> list[str]:
+        """Names of the terms for predictions with traces or without."""
+        return [name for name in self.terms if traces or not self.term(name).needs_traces]
 
     def forward(
         self, prediction: HamiltonianPrediction, graph, sum_ranks: Callable[[Tensor], Tensor] = no_reduction
-    ) -> LossTerms:
+    ) -> LossValues:
         """Loss of a batch.
 
         Args:
@@ -110,80 +138,64 @@ class HamiltonianLoss(nn.Module):
             graph: the batch, with the labels ``h_self`` and ``h_edge`` of the predicted sites.
             sum_ranks: sums a tensor over the processes that share the batch.
         """
-        per_sample = self._hamiltonian_losses(prediction, graph)
-        traces = self.trace_errors(prediction, graph, self.t) if prediction.traces else per_sample[:0]
-        sums = (per_sample.sum(), traces.sum())
+        names = self.active(traces=bool(prediction.traces))
+        per_sample = {name: self.term(name)(prediction, graph) for name in names}
+        sums = {name: values.sum() for name, values in per_sample.items()}
         # float64 represents the number of samples of any batch exactly.
-        detached = [part.detach().double() for part in sums]
-        h, t, samples, supervised = sum_ranks(torch.stack([*detached, _count(per_sample), _count(traces)]))
-        h, supervised = h / samples, supervised.clamp_min(1)
-        loss_h = sums[0] / samples.to(per_sample)
-        if not prediction.traces:
-            logs = {"loss": h, "loss_h": h}
-            return LossTerms(loss_h, loss_h, per_sample.detach(), traces.detach(), logs)
-        t, loss_t = t / supervised, sums[1] / supervised.to(traces)
-        weight, mu = self.weights(h, t)
-        logs = {"loss": weight * h + mu * t, "loss_h": h, "loss_t": t, "mu": mu}
-        mu = mu.to(loss_t)
-        total = weight * loss_h + mu * loss_t
-        return LossTerms(total, loss_h, per_sample.detach(), traces.detach(), logs, loss_t, mu)
+        detached = [value.detach().double() for value in sums.values()]
+        sizes = [_count(values) for values in per_sample.values()]
+        totals, counts = sum_ranks(torch.stack([*detached, *sizes])).chunk(2)
+        counts = counts.clamp_min(1)
+        means = dict(zip(names, totals / counts, strict=True))
+        weights = self.weights(means)
+        logs = {"loss": weighted_sum(weights, means)}
+        logs |= {f"loss_{name}": value for name, value in means.items()}
+        if T in weights:
+            logs["mu"] = _like(means[T], weights[T])
+        shares = {
+            name: value / count.to(value) for (name, value), count in zip(sums.items(), counts, strict=True)
+        }
+        of_shares = {name: _like(value, weights[name]) for name, value in shares.items()}
+        return LossValues(
+            weighted_sum(of_shares, shares),
+            shares,
+            of_shares,
+            {name: values.detach() for name, values in per_sample.items()},
+            logs,
+        )
 
-    def weights(self, loss_h: Float[Tensor, ""], loss_t: Float[Tensor, ""]) -> tuple[float, Tensor]:
-        """Weights of loss_Q and loss_T (Eq. 8, or the fixed ones) for their detached values in a batch."""
-        if self.fixed_weights is not None:
-            weight, mu = self.fixed_weights
-            return weight, loss_t.new_tensor(mu)
-        return 1.0, self.trace_weight * loss_h / loss_t.clamp_min(SMALLEST_LOSS)
+    def weights(self, means: Mapping[str, Float[Tensor, ""]]) -> dict[str, float | Float[Tensor, ""]]:
+        """Weight of each term for the detached values of the terms in a batch (Eq. 8, or the fixed weights)."""
+        weights: dict[str, float | Tensor] = {name: self.term(name).weight for name in means}
+        if T in means and self.fixed_weights is not None:
+            weights[H], weights[T] = self.fixed_weights
+        elif T in means:
+            weights[T] = self.trace_weight * means[H] / means[T].clamp_min(SMALLEST_LOSS)
+        return weights
 
-    def _hamiltonian_losses(self, prediction: HamiltonianPrediction, graph) -> Float[Tensor, " samples"]:
-        count = torch.stack(
-            [self._masks.counts(graph, site, x) for site, x in prediction.blocks.items()]
-        ).sum(0)
-        per_sample = torch.zeros_like(count)
-        for site, blocks in prediction.blocks.items():
-            orbital_mask, block_atoms = self._masks.orbitals(graph, blocks), site_edges(graph, site)
-            for sums in block_errors(blocks, graph[f"h_{site}"], orbital_mask, block_atoms, self.h):
-                per_sample = per_sample + site_sums(sums, graph, site) / count
-        return per_sample
 
-    def trace_errors(
-        self, prediction: HamiltonianPrediction, graph, measure: str
-    ) -> Float[Tensor, " supervised"]:
-        """Mean error of the traces of each sample, without padding.
+def weighted_sum(weights: Mapping[str, float | Tensor], values: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the values times their weights."""
+    first, *others = [weights[name] * value for name, value in values.items()]
+    return sum(others, start=first)
 
-        Samples without traces are left out: a molecule of one atom has no pairs.
 
-        Args:
-            prediction: output of the network, with traces.
-            graph: the batch, with labels.
-            measure: a key of `ERRORS`. "mae" is in the square of the unit of H, and without a unit with
-                ``scale_labels="layer_norm"``.
-        """
-        sums, counts = [], []
-        for site, predicted in prediction.traces.items():
-            blocks = graph[f"h_{site}"]
-            dtype = torch.promote_types(predicted.dtype, torch.float32)  # labels stay exact under autocast
-            label = self.traces(blocks.to(dtype.to_complex() if blocks.is_complex() else dtype))
-            mask = self.traces.mask(graph.numbers, site_edges(graph, site)).to(label.dtype)
-            if self.scale_labels == "layer_norm":
-                label = _standardise(label, mask)
-            sums.append(site_sums(ERRORS[measure]((predicted - label) * mask), graph, site))
-            counts.append(site_sums(mask, graph, site))
-        total, count = torch.stack(sums).sum(0), torch.stack(counts).sum(0)
-        supervised = count > 0
-        return total[supervised] / count[supervised]
+def _further_term(name: str, make: Any, basis: OrbitalBasis, labels: BlockTraces) -> LossTerm:
+    if name in (H, T) or not name.isidentifier() or hasattr(nn.ModuleDict, name):
+        raise ConfigError(f"loss.terms.{name}: no name of a term can be {name!r}; choose another word")
+    term = make(basis, labels) if callable(make) else None
+    if not isinstance(term, LossTerm):
+        raise ConfigError(
+            f"loss.terms.{name} is no term of a loss; give _target_: a class derived from "
+            "tracegrad.training.loss_terms.LossTerm, and _partial_: true"
+        )
+    return term
+
+
+def _like(value: Tensor, weight: float | Tensor) -> Float[Tensor, ""]:
+    """The weight as a tensor with dtype and device of the value."""
+    return torch.as_tensor(weight, dtype=value.dtype, device=value.device)
 
 
 def _count(values: Tensor) -> Tensor:
     return torch.tensor(len(values), dtype=torch.float64, device=values.device)
-
-
-def _is_weight(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-def _standardise(
-    label: Float[Tensor, "n labels"], mask: Float[Tensor, "n labels"]
-) -> Float[Tensor, "n labels"]:
-    """LayerNorm without parameters over the labels of each item; labels that do not exist count as zero."""
-    return layer_norm(label * mask, label.shape[1:])

@@ -16,8 +16,8 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.traces import BlockTraces
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
 from tracegrad.model.network import HamiltonianModel, HamiltonianPrediction
-from tracegrad.training.loss import HamiltonianLoss, LossTerms
-from tracegrad.training.mean_losses import MeanLosses, SampleMean
+from tracegrad.training.loss import H, HamiltonianLoss, LossValues, T, weighted_sum
+from tracegrad.training.mean_losses import SampleMeans
 from tracegrad.training.schedule import Schedule
 from tracegrad.units import MEV
 from tracegrad.weights.checkpoint import CHECKPOINT_KEY, check_architecture
@@ -26,7 +26,8 @@ from tracegrad.weights.checkpoint import CHECKPOINT_KEY, check_architecture
 class HamiltonianModule(lightning.LightningModule):
     """Trains a `HamiltonianModel`. Log names are ``{train,val,test}/{metric}[/{subset}]``; metrics of H are in meV.
 
-    Losses (``loss``, ``loss_h``, ``loss_t``, ``mu``) are in powers of the unit of H. With Eq. 8 and traces
+    Losses (``loss``, ``loss_h``, ``loss_t``, ``mu``) are in powers of the unit of H. A further term x of the loss is
+    logged as ``loss_x``, also in the test. With Eq. 8 and traces (and no further terms)
     ``val/loss`` is ``(1 + lambda) val/loss_h``, because mu is computed from the same means: use ``val/loss_h`` to
     judge H and ``val/loss_t`` to judge the traces. Models with a trace decoder also log ``test/t_mae``, the MAE of
     the traces, averaged over samples like loss_T, in meV^2 (without a unit if ``scale_labels`` scales the labels).
@@ -63,7 +64,8 @@ class HamiltonianModule(lightning.LightningModule):
         self.test_subsets: list[str] = [""]
         self.sample_name: Callable[[int], str] = str
         self.val_metric, self.test_metrics = HamiltonianMAE(model.basis), nn.ModuleList()
-        self.val_losses, self.test_traces = MeanLosses(), nn.ModuleList()
+        self.val_losses = SampleMeans(self.loss.active(traces=model.tracegrad.trace), empty=0.0)
+        self.test_losses = nn.ModuleList()
 
     def forward(self, graph, *, traces: bool = True) -> HamiltonianPrediction:
         return self.model(graph, traces=traces)
@@ -78,17 +80,14 @@ class HamiltonianModule(lightning.LightningModule):
 
     def validation_step(self, graph, batch_idx: int) -> None:
         prediction = self.model(graph)
-        self.val_losses.update(self.loss(prediction, graph))
+        self.val_losses.update(self.loss(prediction, graph).per_sample)
         self.val_metric.update(prediction, graph)
 
     def on_validation_epoch_end(self) -> None:
-        loss_h, loss_t = self.val_losses.compute()
-        logs = {"loss": loss_h, "loss_h": loss_h}
-        if self.model.tracegrad.trace:
-            weight, mu = self.loss.weights(loss_h, loss_t)
-            logs |= {"loss": weight * loss_h + mu * loss_t, "loss_t": loss_t}
-        for name, value in logs.items():
-            self.log(f"val/{name}", value, sync_dist=False)
+        means = self.val_losses.compute()
+        self.log("val/loss", weighted_sum(self.loss.weights(means), means), sync_dist=False)
+        for name, value in means.items():
+            self.log(f"val/loss_{name}", value, sync_dist=False)
         self._log_metric("val", self.val_metric)
         for metric in (self.val_losses, self.val_metric):
             metric.reset()
@@ -96,16 +95,20 @@ class HamiltonianModule(lightning.LightningModule):
     def on_test_epoch_start(self) -> None:
         # Callbacks read these metrics after the test.
         self.test_metrics = nn.ModuleList(HamiltonianMAE(self.model.basis) for _ in self.test_subsets)
-        self.test_traces = nn.ModuleList(SampleMean() for _ in self.test_subsets)
-        for metrics in (self.test_metrics, self.test_traces):
+        names = ["t_mae"] if self.model.tracegrad.trace else []
+        names += [f"loss_{name}" for name in self._further_terms()]
+        self.test_losses = nn.ModuleList(SampleMeans(names) for _ in self.test_subsets)
+        for metrics in (self.test_metrics, self.test_losses):
             metrics.to(self.device)
 
     def test_step(self, graph, batch_idx: int, dataloader_idx: int = 0) -> HamiltonianPrediction:  # type: ignore[override]
         prediction = self.model(graph, traces=self.model.tracegrad.trace)
         self.test_metric(dataloader_idx).update(prediction, graph)
-        if prediction.traces:
-            errors = self.loss.trace_errors(prediction, graph, "mae")
-            self._test_traces(dataloader_idx).update(errors)
+        values = {f"loss_{name}": self.loss.term(name)(prediction, graph) for name in self._further_terms()}
+        if self.model.tracegrad.trace:
+            values["t_mae"] = self.loss.trace_term.errors(prediction, graph, "mae")
+        if values:
+            self._test_losses(dataloader_idx).update(values)
         return prediction
 
     def test_metric(self, dataloader_idx: int) -> HamiltonianMAE:
@@ -114,18 +117,24 @@ class HamiltonianModule(lightning.LightningModule):
         assert isinstance(metric, HamiltonianMAE)
         return metric
 
-    def _test_traces(self, dataloader_idx: int) -> SampleMean:
-        metric = self.test_traces[dataloader_idx]
-        assert isinstance(metric, SampleMean)
+    def _test_losses(self, dataloader_idx: int) -> SampleMeans:
+        metric = self.test_losses[dataloader_idx]
+        assert isinstance(metric, SampleMeans)
         return metric
 
+    def _further_terms(self) -> list[str]:
+        """Terms of the loss that the metrics of the test do not contain."""
+        return [name for name in self.loss.active(traces=self.model.tracegrad.trace) if name not in (H, T)]
+
     def on_test_epoch_end(self) -> None:
-        square = MEV[self.model.basis.unit] ** 2 if self.loss.scale_labels == "none" else 1.0
+        square = MEV[self.model.basis.unit] ** 2 if self.loss.trace_term.scale_labels == "none" else 1.0
         for i, subset in enumerate(self.test_subsets):
             ending = f"/{subset}" if subset else ""
             self._log_metric("test", self.test_metric(i), ending)
-            if self.model.tracegrad.trace:
-                self.log(f"test/t_mae{ending}", self._test_traces(i).compute() * square, sync_dist=False)
+            losses = self._test_losses(i)
+            for name, value in losses.compute().items() if losses.names else ():
+                factor = square if name == "t_mae" else 1.0
+                self.log(f"test/{name}{ending}", value * factor, sync_dist=False)
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         try:
@@ -165,8 +174,8 @@ class HamiltonianModule(lightning.LightningModule):
             torch.distributed.all_reduce(values)
         return values
 
-    def _non_finite_message(self, graph, terms: LossTerms) -> str:
-        losses = list(zip(graph.sample_id.tolist(), terms.per_sample.tolist(), strict=True))
+    def _non_finite_message(self, graph, terms: LossValues) -> str:
+        losses = list(zip(graph.sample_id.tolist(), self._row_losses(terms), strict=True))
         if (
             self.trainer.world_size > 1
         ):  # the samples at fault may be on another rank than the one that prints
@@ -181,6 +190,13 @@ class HamiltonianModule(lightning.LightningModule):
             f"the loss is not finite at step {self.global_step} ({parts}) in the batch of database rows {rows}: "
             f"{blame}; look at these rows, lower optim.schedule.peak or raise optim.schedule.warmup_steps"
         )
+
+    @staticmethod
+    def _row_losses(terms: LossValues) -> list[float]:
+        """Sum of the terms that have a value for every sample of this process."""
+        rows = terms.per_sample[H]
+        complete = [values.double() for values in terms.per_sample.values() if len(values) == len(rows)]
+        return torch.stack(complete).sum(0).tolist()
 
     def _log_metric(self, stage: str, metric: HamiltonianMAE, ending: str = "") -> None:
         """Log the scalars of a metric in meV; torchmetrics has already reduced them over ranks."""

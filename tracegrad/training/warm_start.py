@@ -14,8 +14,6 @@ from tracegrad.weights.released.loading import load_released
 from tracegrad.weights.saved import checkpoint_file, load_model
 
 RELEASED_SUFFIXES = (".pt", ".pth", ".pkl")
-# Settings of backbones that change H but not the names and shapes of tensors.
-SETTINGS_BESIDE_TENSORS = ("cutoff", "legacy_e3nn")
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def _check_backbone(model: HamiltonianModel, trained: HamiltonianModel, file: Pa
         )
     states = [{f"backbone.{key}": t for key, t in b.state_dict().items()} for b in (theirs, ours)]
     check_architecture(states[0], states[1], str(file))
-    for name in SETTINGS_BESIDE_TENSORS:
+    for name in ours.beside_tensors:
         needed, set_here = getattr(theirs, name, None), getattr(ours, name, None)
         if needed != set_here:
             raise CheckpointError(

@@ -6,6 +6,7 @@
 | `checkpoint`    | reads a checkpoint (.ckpt) as plain data; compares its tensors with those of a network    |
 | `model_file`    | writes and reads exported files (.safetensors)                                            |
 | `construct`     | builds a network from the settings in either file, and nothing but a network              |
+| `plugins`       | which packages of users may be imported to build a network                                |
 | `renamed`       | present names of classes in settings of earlier versions                                  |
 | `released`      | ``load_released``: weights of the authors' QHNet and DeepH-E3, converted to this package  |
 

@@ -1,8 +1,8 @@
 """Building a network from the settings in a checkpoint.
 
 Settings name the classes to build (``_target_``), and a checkpoint may come from an untrusted source. Therefore only
-parts of a network are built: torch modules and orbital bases that are defined in this package. Nothing else is
-called.
+parts of a network are built: torch modules and orbital bases that are defined in this package or in one that the user
+allows (see `plugins`). Nothing else is imported or called.
 """
 
 import importlib
@@ -16,10 +16,11 @@ from torch import nn
 
 from tracegrad.errors import CheckpointError, TraceGradError
 from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.weights.plugins import advice, is_allowed
 from tracegrad.weights.renamed import present_name
 
 # Module, class and optional class method, such as tracegrad.hamiltonian.basis.OrbitalBasis.def2_svp.
-_TARGET = re.compile(r"(tracegrad(?:\.[a-z]\w*)+)\.([A-Z]\w*)(?:\.([a-z]\w*))?")
+_TARGET = re.compile(r"([A-Za-z_]\w*(?:\.[a-z_]\w*)*)\.([A-Z]\w*)(?:\.([a-z]\w*))?")
 
 
 def construct(settings: Any, where: str) -> Any:
@@ -30,7 +31,8 @@ def construct(settings: Any, where: str) -> Any:
         where: source of the settings in messages, such as a file and a key.
 
     Raises:
-        CheckpointError: a target that is no part of a network of this package, or arguments that it does not accept.
+        CheckpointError: a target that is no part of a network or in a package that is not allowed, or arguments that
+            it does not accept.
     """
     if isinstance(settings, list):
         return [construct(entry, f"{where}[{i}]") for i, entry in enumerate(settings)]
@@ -61,23 +63,37 @@ def construct(settings: Any, where: str) -> Any:
 
 def _target(name: Any, where: str) -> Callable[..., Any]:
     match = _TARGET.fullmatch(name) if isinstance(name, str) else None
-    member = match and _member(*match.groups())
-    if member is None:
+    if match is None:
+        raise CheckpointError(_refusal(name, where))
+    package = match[1].partition(".")[0]
+    if not is_allowed(package):
         raise CheckpointError(
-            f"{where}: _target_ is {name!r}, which is no network or basis of this version of TraceGrad and was "
-            "not called; build such a model in Python and load the state_dict of the checkpoint into it"
+            f"{where}: _target_ is {name!r}, which is no network or basis of TraceGrad and was not imported; "
+            f"{advice(package)}"
         )
+    member = _member(*match.groups())
+    if member is None:
+        raise CheckpointError(_refusal(name, where))
     return member
 
 
+def _refusal(name: Any, where: str) -> str:
+    package = name.partition(".")[0] if isinstance(name, str) else "tracegrad"
+    owner = f"the installed {package}" if is_allowed(package) and package != "tracegrad" else "TraceGrad"
+    return (
+        f"{where}: _target_ is {name!r}, which is no network or basis of this version of {owner} and was "
+        "not called; build such a model in Python and load the state_dict of the checkpoint into it"
+    )
+
+
 def _member(module: str, name: str, method: str | None) -> Callable[..., Any] | None:
-    """The class or class method, None if the module does not define it or it is no part of a network."""
+    """The class or class method, None if the module does not have it or it is no part of a network."""
     try:
         spec = find_spec(module)
     except ModuleNotFoundError:
         return None
     owner = vars(importlib.import_module(module)).get(name) if spec else None
-    if not isinstance(owner, type) or owner.__module__ != module:
+    if not isinstance(owner, type) or not is_allowed(owner.__module__.partition(".")[0]):
         return None
     if not issubclass(owner, nn.Module | OrbitalBasis):
         return None

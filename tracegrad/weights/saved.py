@@ -1,5 +1,6 @@
 """Loading trained networks of TraceGrad, without their training data."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from tracegrad.model.network import HamiltonianModel
 from tracegrad.weights.checkpoint import CHECKPOINT_KEY, check_architecture, load_checkpoint
 from tracegrad.weights.construct import construct
 from tracegrad.weights.model_file import ENDING, read_model_file
+from tracegrad.weights.plugins import allow_plugins
 
 
-def load_model(source: str | Path, checkpoint: str = "best") -> HamiltonianModel:
+def load_model(
+    source: str | Path, checkpoint: str = "best", *, plugins: Iterable[str] = ()
+) -> HamiltonianModel:
     """The trained network of a run directory, a checkpoint or a model file, in evaluation mode.
 
     The file holds the settings of the network; the training data are not needed. Nothing in it is executed, see
@@ -22,11 +26,14 @@ def load_model(source: str | Path, checkpoint: str = "best") -> HamiltonianModel
     Args:
         source: a run directory, or a .ckpt or .safetensors file.
         checkpoint: which checkpoint of a run directory, "best" or "last".
+        plugins: packages, besides this one, whose networks may be built from now on in this process, see `plugins`.
 
     Raises:
-        CheckpointError: there is no checkpoint, it is damaged, or its settings and tensors belong to different
-            networks.
+        CheckpointError: there is no checkpoint, it is damaged, its settings and tensors belong to different networks,
+            or it needs a package that is not allowed.
+        ConfigError: there is no such plugin.
     """
+    allow_plugins(plugins)
     path = checkpoint_file(Path(source), checkpoint)
     return build_network(*read_network(path), path)
 

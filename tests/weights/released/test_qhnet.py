@@ -77,7 +77,7 @@ def test_dense_matrices_are_those_of_the_released_network(golden, state, basis):
 def test_loss_and_every_gradient_are_those_of_the_released_network(golden, state, graph, basis):
     model = load_released_qhnet(state)
     terms = HamiltonianLoss(basis)(model(graph), graph)
-    assert float(terms.loss_h.detach()) == pytest.approx(float(golden["loss/total"]), rel=1e-12)
+    assert float(terms.shares["h"].detach()) == pytest.approx(float(golden["loss/total"]), rel=1e-12)
     for name in ("mse", "mae"):
         part = HamiltonianLoss(basis, h=[name])(model(graph), graph).total
         assert float(part.detach()) == pytest.approx(float(golden[f"loss/{name}"]), rel=1e-12)
