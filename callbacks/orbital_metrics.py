@@ -18,8 +18,8 @@ from tracegrad.data.cache.lookup import AUTO
 from tracegrad.data.loading.datamodule import QH9Dataset, evenly_spaced
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
-from tracegrad.metrics import orbitals
-from tracegrad.metrics.functional.orbitals import ENERGIES, NAMES
+from tracegrad.metrics import columns, orbitals
+from tracegrad.metrics.functional.orbitals import NAMES
 from tracegrad.metrics.orbitals import OrbitalErrors, dense_predictions, orbital_errors
 from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.levels import MolecularLevels, molecular_levels
@@ -34,7 +34,10 @@ from tracegrad.training.module import HamiltonianModule
 from tracegrad.units import MEV_PER_HARTREE
 
 COLUMNS = ("row", "name", "formula", "atoms", *NAMES)
-_FACTORS = torch.tensor([MEV_PER_HARTREE if name in ENERGIES else 1.0 for name in NAMES], dtype=torch.float64)
+_UNITS = {column.key: column.unit for column in columns.ORBITALS}
+_FACTORS = torch.tensor(
+    [MEV_PER_HARTREE if _UNITS[name] == "meV" else 1.0 for name in NAMES], dtype=torch.float64
+)
 
 
 class OrbitalMetrics(Callback):

@@ -18,6 +18,7 @@ from callbacks.trainer_parts import hamiltonian_module
 from tracegrad.hamiltonian.basis import LETTERS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import orbital_rows
 from tracegrad.hamiltonian.reduction import Masks, is_on_site, site_edges
+from tracegrad.metrics.columns import HAMILTONIAN
 from tracegrad.metrics.functional import hamiltonian_errors
 from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.plots.block_mae import block_mae_figure, read_block_mae
@@ -27,7 +28,7 @@ from tracegrad.plots.style import save
 from tracegrad.system.whole_files import replacing
 from tracegrad.units import MEV
 
-COLUMNS = ("row", "name", "subset", "formula", "atoms", "h_mae", "h_mae_diag", "h_mae_nondiag")
+COLUMNS = ("row", "name", "subset", "formula", "atoms", *(column.key for column in HAMILTONIAN))
 # Matrix elements in the figure of elements; more would not change what it shows.
 MOST_ELEMENTS = 5_000_000
 # Largest number of atoms of a crystal whose dense H(R = 0) is drawn.

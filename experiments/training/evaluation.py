@@ -1,6 +1,7 @@
 """Test a network and describe the result as plain data."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,9 @@ def measure(
         "step": step,
         "unit": "meV",
         "metrics": {name: _number(value) for name, value in metrics.items() if name.startswith("test/")},
+        "columns": [
+            asdict(column) for entry in trainer.callbacks for column in getattr(entry, "columns", ())
+        ],  # type: ignore[attr-defined]
         "inference": timers[-1].protocol if timers else None,
         "trivial": trivial,
         "counts": parts.fingerprint["counts"],

@@ -36,7 +36,7 @@ def differences_figure(pairs: Sequence[ArmPair], title: str = "") -> Figure:
         for y, pair in enumerate(pairs):
             _draw(ax, y, pair, key)
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set_title(column.math)
+        ax.set_title(column.math or column.name)
         ax.set_xlabel(f"difference ({column.unit})" if column.unit else "difference")
         ax.margins(x=0.12)
         grid(ax, "x")

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from tracegrad.metrics.columns import Column
 from tracegrad.reports.arms import ARMS, BASELINE
 from tracegrad.reports.challenge import Challenge, challenge_metrics, find_challenge
-from tracegrad.reports.columns import ALL, MARKS, Column, columns_of, superscript
+from tracegrad.reports.columns import ALL, MARKS, columns_of, superscript
 from tracegrad.reports.compatible import Data, check_baseline, check_data, check_row, data_of
 from tracegrad.reports.results import RunResult
 from tracegrad.reports.samples import NotMeasuredError
@@ -56,7 +57,7 @@ def _table(runs: list[RunResult], chosen_baseline: RunResult | None, worst: int)
     subsets = _subsets(runs)
     challenge, footnotes = _challenge(runs, chosen_baseline, worst, subsets) if first.crystal else (None, [])
     gaps: list[str] = []
-    possible = columns_of(first.crystal, subsets)
+    possible = columns_of(first.crystal, subsets, [column for run in runs for column in run.columns])
     rows = []
     for members in groups.values():
         measured, missing = _with_challenge(members, challenge)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from tracegrad.errors import TraceGradError
+from tracegrad.errors import ConfigError, TraceGradError
+from tracegrad.metrics.columns import Column
 
 FILE = "results.json"
 # Files that a run writes when it begins.
@@ -72,6 +73,7 @@ class RunResult:
         repetition: number of the run among those of the same seed; the paper has ten runs of one seed (Appendix H).
         variant: settings that differ from the other runs of the arm, such as "loss.weight=0.3" in a sweep.
         inference: how inference was timed; None if it was not, or by a version that did not record it.
+        columns: names, units and so on of the metrics that do not come with TraceGrad.
     """
 
     directory: Path
@@ -97,6 +99,7 @@ class RunResult:
     repetition: int = 0
     variant: str = ""
     inference: InferenceProtocol | None = None
+    columns: tuple[Column, ...] = ()
 
     @property
     def repetition_key(self) -> tuple[int, int]:
@@ -224,6 +227,11 @@ def _checked(path: Path, name: str, value: Any) -> Any:
         if not isinstance(value, dict) or not set(known) <= value.keys():
             raise ResultsError(f"{path}: inference is {value!r}, an object with {', '.join(known)} is needed")
         return InferenceProtocol(**{key: _checked(path, f"inference:{key}", value[key]) for key in known})
+    if name == "columns":
+        try:
+            return tuple(Column(**entry) for entry in value)
+        except (TypeError, ConfigError) as error:
+            raise ResultsError(f"{path}: columns: {error}; correct them, or test the run again") from error
     if name in ("metrics", "trivial", "counts"):
         if isinstance(value, dict):
             # A metric that does not exist for a test set is written as null.

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tracegrad.metrics.columns import Column
 from tracegrad.reports.challenge import Challenge
-from tracegrad.reports.columns import Column, superscript
+from tracegrad.reports.columns import superscript
 from tracegrad.reports.compatible import samples_name
 from tracegrad.reports.results import RunResult
 

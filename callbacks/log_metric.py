@@ -1,0 +1,100 @@
+"""A further metric of predicted Hamiltonians in validations and tests."""
+
+from copy import deepcopy
+from typing import Any
+
+import lightning
+from lightning import Callback
+from torchmetrics import Metric
+
+from callbacks.trainer_parts import hamiltonian_module
+from tracegrad.errors import ConfigError
+from tracegrad.metrics.columns import KNOWN, Column, log_name
+from tracegrad.model.network import HamiltonianPrediction
+from tracegrad.units import MEV
+
+
+class LogMetric(Callback):
+    """Logs the columns of a metric in validations and tests, where tables, results and reports find them.
+
+    Args:
+        metric: has ``columns`` (`Column`), ``update(prediction, graph, basis)``, which adds a batch with labels, and
+            ``compute()``, which returns a number for the key of each column. Energies are in the unit of H; where the
+            unit of a column is meV, they are converted. Each subset of a test has a copy of the metric.
+
+    Raises:
+        ConfigError: the metric is of another type or has no columns, or a key belongs to a metric of TraceGrad.
+    """
+
+    def __init__(self, metric: Metric):
+        name = type(metric).__name__
+        columns = getattr(metric, "columns", ())
+        if not isinstance(metric, Metric) or not columns or not all(isinstance(c, Column) for c in columns):
+            raise ConfigError(
+                f"{name}: a torchmetrics.Metric with columns (tracegrad.metrics.columns) is needed"
+            )
+        taken = {column.key for column in KNOWN} & {column.key for column in columns}
+        if taken:
+            raise ConfigError(f"{name}: {min(taken)} is a metric of TraceGrad; give the column another key")
+        self.columns: tuple[Column, ...] = tuple(columns)
+        self._metric = metric
+        self._metrics: list[Metric] = []  # one for each subset of the data
+
+    def on_validation_epoch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self._start(pl_module, 1)
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._add(pl_module, outputs, batch, dataloader_idx)
+
+    def on_validation_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self._log(pl_module, "val", [""])
+
+    def on_test_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._start(pl_module, len(hamiltonian_module(pl_module).test_subsets))
+
+    def on_test_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._add(pl_module, outputs, batch, dataloader_idx)
+
+    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._log(pl_module, "test", hamiltonian_module(pl_module).test_subsets)
+
+    def _start(self, pl_module: lightning.LightningModule, subsets: int) -> None:
+        self._metrics = [deepcopy(self._metric).to(pl_module.device) for _ in range(subsets)]
+
+    def _add(self, pl_module: lightning.LightningModule, outputs: Any, batch: Any, subset: int) -> None:
+        assert isinstance(outputs, HamiltonianPrediction)
+        self._metrics[subset].update(outputs, batch, hamiltonian_module(pl_module).model.basis)
+
+    def _log(self, pl_module: lightning.LightningModule, stage: str, subsets: list[str]) -> None:
+        """Log the values over all samples of all ranks; torchmetrics reduces them."""
+        factor = MEV[hamiltonian_module(pl_module).model.basis.unit]
+        for metric, subset in zip(self._metrics, subsets, strict=True):
+            values = metric.compute()
+            if values.keys() != {column.key for column in self.columns}:
+                raise ConfigError(
+                    f"{type(metric).__name__}: compute returns {sorted(values)}, but its columns are "
+                    f"{sorted(column.key for column in self.columns)}; give both the same keys"
+                )
+            for column in self.columns:
+                value = values[column.key] * (factor if column.unit == "meV" else 1)
+                pl_module.log(log_name(stage, column.key, subset), value, sync_dist=False)
