@@ -1,6 +1,5 @@
 """DFT acceleration at the end of a test: SCF started from predicted Hamiltonians and from standard guesses."""
 
-import csv
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -10,17 +9,15 @@ from typing import Any
 
 import lightning
 import torch
-from lightning import Callback
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.gather import write_table
 from callbacks.inference_time import device_clock, mean_seconds
-from callbacks.test_report import formula
-from callbacks.trainer_parts import first_molecules, hamiltonian_module
+from callbacks.predictions import PredictedBatch, PredictionCallback
+from callbacks.trainer_parts import first_molecules, hamiltonian_module, stop_bar
 from tracegrad.data.cache.lookup import AUTO
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.metrics.orbitals import dense_predictions
-from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.acceleration import GUESSES, ScfSettings, check_gpu, check_guesses
 from tracegrad.physics.molecules.acceleration_choice import RELEASED_COUNT, chosen_rows
 from tracegrad.physics.molecules.acceleration_jobs import PredictedMolecule, accelerations
@@ -31,7 +28,6 @@ from tracegrad.plots.scf import scf_figure
 from tracegrad.plots.style import save
 from tracegrad.system.cores import available_cores
 from tracegrad.system.count_progress import CountProgress
-from tracegrad.system.whole_files import replacing
 
 # How long a rank that has finished its molecules waits for the other ranks.
 PATIENCE = timedelta(days=1)
@@ -39,7 +35,7 @@ PATIENCE = timedelta(days=1)
 Accelerations = tuple[list[Acceleration], list[str]]  # results, and messages of molecules that failed
 
 
-class DFTAcceleration(Callback):
+class DFTAcceleration(PredictionCallback):
     """Measures by how much predictions shorten SCF calculations of some molecules of a test; only for molecules.
 
     Logs ``test/achieved_ratio_GUESS`` and ``test/error_level_ratio_GUESS`` (means, with ``_std``),
@@ -121,41 +117,30 @@ class DFTAcceleration(Callback):
             with trainer.precision_plugin.forward_context():
                 self._seconds = mean_seconds(predict, 1, device_clock(pl_module.device, time.perf_counter))
 
-    def on_test_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if not self._chosen or dataloader_idx:
+    def on_predicted(self, batch: PredictedBatch) -> None:
+        if not self._chosen or batch.loader:
             return
-        assert isinstance(outputs, HamiltonianPrediction)
-        module = hamiltonian_module(pl_module)
-        for k, row in enumerate(batch.sample_id.tolist()):
+        graph, basis = batch.graph, batch.module.model.basis
+        for k, (row, name, composition, _) in enumerate(batch.samples()):
             if row in self._chosen:
                 molecule = self._database[row]  # in float64, whereas the batch may be in float32
                 self._collected.append(
                     PredictedMolecule(
                         row,
-                        module.sample_name(row),
-                        formula(molecule.numbers),
+                        name,
+                        composition,
                         molecule.numbers,
                         molecule.positions,
                         molecule.hamiltonian,
-                        dense_predictions(outputs, batch, module.model.basis, [k])[0].cpu().numpy(),
-                        self._seconds / batch.num_graphs,
+                        dense_predictions(batch.prediction, graph, basis, [k])[0].cpu().numpy(),
+                        self._seconds / graph.num_graphs,
                     )
                 )
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not self._chosen:
             return
-        bar = trainer.progress_bar_callback
-        if isinstance(bar, RichProgressBar) and bar.progress is not None:
-            bar.progress.stop()  # the batches are finished, and two bars would overwrite each other
+        stop_bar(trainer)
         settings = self._settings(pl_module)
         self.results, failures = _of_all_ranks(trainer, lambda: self._run_scf(trainer, settings))
         self.summary = summary(self.results, self.guesses)
@@ -190,11 +175,7 @@ class DFTAcceleration(Callback):
 
     def _write(self) -> None:
         table = [line for result in self.results for line in result.table()]
-        path = self.directory / "acceleration.csv"
-        with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(table)
+        write_table(self.directory / "acceleration.csv", COLUMNS, table)
         if self.results:
             save(scf_figure(self.results), self.directory / "figures" / "scf.png")
 

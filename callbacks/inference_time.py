@@ -10,10 +10,9 @@ import lightning
 import numpy as np
 import torch
 from lightning import Callback
-from lightning.pytorch.callbacks import RichProgressBar
 
 from callbacks.gather import gathered
-from callbacks.trainer_parts import first_dataset, hamiltonian_module
+from callbacks.trainer_parts import first_dataset, hamiltonian_module, stop_bar
 from tracegrad.data.loading.datamodule import evenly_spaced
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
@@ -92,9 +91,7 @@ class InferenceTime(Callback):
         batches: list[list[int]],
     ) -> list[float]:
         """Seconds of an inference of each batch of this rank."""
-        bar = trainer.progress_bar_callback
-        if isinstance(bar, RichProgressBar) and bar.progress is not None:
-            bar.progress.stop()  # the test batches are done, and two bars would write over each other
+        stop_bar(trainer)
         model = hamiltonian_module(pl_module).model
         now = device_clock(pl_module.device, self.clock)
         seconds: list[float] = []

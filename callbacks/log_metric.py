@@ -4,17 +4,16 @@ from copy import deepcopy
 from typing import Any
 
 import lightning
-from lightning import Callback
 from torchmetrics import Metric
 
+from callbacks.predictions import PredictedBatch, PredictionCallback
 from callbacks.trainer_parts import hamiltonian_module
 from tracegrad.errors import ConfigError
 from tracegrad.metrics.columns import KNOWN, Column, log_name
-from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.units import MEV
 
 
-class LogMetric(Callback):
+class LogMetric(PredictionCallback):
     """Logs the columns of a metric in validations and tests, where tables, results and reports find them.
 
     Args:
@@ -54,7 +53,7 @@ class LogMetric(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._add(pl_module, outputs, batch, dataloader_idx)
+        self._metrics[dataloader_idx].update(outputs, batch, hamiltonian_module(pl_module).model.basis)
 
     def on_validation_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -64,26 +63,14 @@ class LogMetric(Callback):
     def on_test_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._start(pl_module, len(hamiltonian_module(pl_module).test_subsets))
 
-    def on_test_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._add(pl_module, outputs, batch, dataloader_idx)
+    def on_predicted(self, batch: PredictedBatch) -> None:
+        self._metrics[batch.loader].update(batch.prediction, batch.graph, batch.module.model.basis)
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._log(pl_module, "test", hamiltonian_module(pl_module).test_subsets)
 
     def _start(self, pl_module: lightning.LightningModule, subsets: int) -> None:
         self._metrics = [deepcopy(self._metric).to(pl_module.device) for _ in range(subsets)]
-
-    def _add(self, pl_module: lightning.LightningModule, outputs: Any, batch: Any, subset: int) -> None:
-        assert isinstance(outputs, HamiltonianPrediction)
-        self._metrics[subset].update(outputs, batch, hamiltonian_module(pl_module).model.basis)
 
     def _log(self, pl_module: lightning.LightningModule, stage: str, subsets: list[str]) -> None:
         """Log the values over all samples of all ranks; torchmetrics reduces them."""

@@ -1,6 +1,5 @@
 """Errors of orbital energies and wavefunctions in validation and test, with tables and figures."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,10 @@ import lightning
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.gather import gathered
-from callbacks.test_report import formula
+from callbacks.gather import gathered, write_table
+from callbacks.predictions import PredictedBatch, PredictionCallback
 from callbacks.trainer_parts import first_molecules, hamiltonian_module
 from tracegrad.data.cache.lookup import AUTO
 from tracegrad.data.loading.datamodule import QH9Dataset, evenly_spaced
@@ -29,7 +27,6 @@ from tracegrad.plots.energies import energies_figure
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
 from tracegrad.system.count_progress import CountProgress
-from tracegrad.system.whole_files import replacing
 from tracegrad.training.module import HamiltonianModule
 from tracegrad.units import MEV_PER_HARTREE
 
@@ -40,7 +37,7 @@ _FACTORS = torch.tensor(
 )
 
 
-class OrbitalMetrics(Callback):
+class OrbitalMetrics(PredictionCallback):
     """Compares the orbitals of predicted Hamiltonians with those of the database; only for molecules.
 
     Logs ``test/`` and ``val/`` ``eps_mae``, ``eps_mae_shifted``, ``h_mae_shifted``, ``homo_error``, ``lumo_error``,
@@ -153,30 +150,20 @@ class OrbitalMetrics(Callback):
             dataset = self._molecules(trainer.test_dataloaders)
             self._open(trainer, pl_module, dataset, dataset.rows)
 
-    def on_test_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if self._references is None or dataloader_idx:
+    def on_predicted(self, batch: PredictedBatch) -> None:
+        if self._references is None or batch.loader:
             return
-        assert isinstance(outputs, HamiltonianPrediction)
-        module = hamiltonian_module(pl_module)
-        errors = self._errors(module, outputs, batch)
+        errors = self._errors(batch.module, batch.prediction, batch.graph)
         table = (errors.values.cpu() * _FACTORS).tolist()
-        samples = torch.split(batch.numbers.cpu(), torch.diff(batch.ptr.cpu()).tolist())
-        for row, numbers, values in zip(batch.sample_id.tolist(), samples, table, strict=True):
-            name, composition = module.sample_name(row), formula(numbers.numpy())
-            self._rows.append((row, name, composition, len(numbers), *values))
-        if trainer.is_global_zero and self.figure_molecules:
+        self._rows += [
+            (*of_sample, *values) for of_sample, values in zip(batch.samples(), table, strict=True)
+        ]
+        if batch.trainer.is_global_zero and self.figure_molecules:
             self._energies += zip(errors.true, errors.predicted, strict=True)
-            for k in range(min(batch.num_graphs, self.figure_molecules - len(self._drawn))):
-                h_pred = dense_predictions(outputs, batch, module.model.basis, [k])[0]
-                self._drawn.append((len(self._energies) - batch.num_graphs + k, h_pred.cpu().numpy()))
+            molecules = batch.graph.num_graphs
+            for k in range(min(molecules, self.figure_molecules - len(self._drawn))):
+                h_pred = dense_predictions(batch.prediction, batch.graph, batch.module.model.basis, [k])[0]
+                self._drawn.append((len(self._energies) - molecules + k, h_pred.cpu().numpy()))
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._references is None:
@@ -184,11 +171,7 @@ class OrbitalMetrics(Callback):
         self._log(pl_module, "test")
         rows = gathered(trainer, self._rows)
         if trainer.is_global_zero:
-            path = self.directory / "orbitals.csv"
-            with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(COLUMNS)
-                writer.writerows(sorted(rows))
+            write_table(self.directory / "orbitals.csv", COLUMNS, sorted(rows))
             self._draw()
         self._close()
 
