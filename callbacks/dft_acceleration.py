@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.gather import write_table
@@ -85,14 +85,14 @@ class DFTAcceleration(PredictionCallback):
         if molecules:
             check_guesses(self.guesses)
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check at the start of a training what would otherwise fail at its end."""
         if self._applies(pl_module):
             self._settings(pl_module)
             if self.gpu:
                 check_gpu()
 
-    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._chosen: set[int] = set()
         self._collected: list[PredictedMolecule] = []
         if not self._applies(pl_module):
@@ -105,8 +105,8 @@ class DFTAcceleration(PredictionCallback):
 
     def on_test_batch_start(
         self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -137,7 +137,7 @@ class DFTAcceleration(PredictionCallback):
                     )
                 )
 
-    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._chosen:
             return
         stop_bar(trainer)
@@ -154,7 +154,7 @@ class DFTAcceleration(PredictionCallback):
                 _warn(warning)
             self._write()
 
-    def _run_scf(self, trainer: lightning.Trainer, settings: ScfSettings) -> Accelerations:
+    def _run_scf(self, trainer: Trainer, settings: ScfSettings) -> Accelerations:
         """Run the SCF calculations of the molecules of this rank."""
         predicted = ScfStore([self.directory / "scf"])
         folders = baseline_folders(self._database.path, self.cache)
@@ -179,10 +179,10 @@ class DFTAcceleration(PredictionCallback):
         if self.results:
             save(scf_figure(self.results), self.directory / "figures" / "scf.png")
 
-    def _applies(self, pl_module: lightning.LightningModule) -> bool:
+    def _applies(self, pl_module: LightningModule) -> bool:
         return self.molecules > 0 and not hamiltonian_module(pl_module).model.backbone.periodic
 
-    def _settings(self, pl_module: lightning.LightningModule) -> ScfSettings:
+    def _settings(self, pl_module: LightningModule) -> ScfSettings:
         recorded = hamiltonian_module(pl_module).record.get("data", {}).get("functional", "unknown")
         functional = self.functional or recorded
         if functional not in XC_CODES:
@@ -194,7 +194,7 @@ class DFTAcceleration(PredictionCallback):
             )
         return ScfSettings(functional, self.max_cycle, self.gpu)
 
-    def _processes(self, trainer: lightning.Trainer) -> int:
+    def _processes(self, trainer: Trainer) -> int:
         if self.jobs is not None:
             return self.jobs
         return 1 if self.gpu else max(1, available_cores() // trainer.num_devices)
@@ -205,7 +205,7 @@ def _warn(line: str) -> None:
     print(f"warning: DFT acceleration: {line}", flush=True)
 
 
-def _of_all_ranks(trainer: lightning.Trainer, work: Callable[[], Accelerations]) -> Accelerations:
+def _of_all_ranks(trainer: Trainer, work: Callable[[], Accelerations]) -> Accelerations:
     """Call ``work`` on every rank and return the results of all, sorted by row, and all messages of failures.
 
     Every rank returns the same.

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from lightning import Trainer
 
 from tracegrad.system.whole_files import replacing
 
 
-def gathered(trainer: lightning.Trainer, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def gathered(trainer: Trainer, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """The rows of all ranks, the same list on each of them; every rank has to call this function."""
     if trainer.world_size == 1:
         return rows

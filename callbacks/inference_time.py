@@ -6,10 +6,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 
 from callbacks.gather import gathered
 from callbacks.trainer_parts import first_dataset, hamiltonian_module, stop_bar
@@ -63,7 +62,7 @@ class InferenceTime(Callback):
         self.samples, self.repeats, self.batch_size, self.clock = samples, repeats, batch_size, clock
         self.protocol: dict[str, Any] | None = None
 
-    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.protocol = None
         dataset = first_dataset(trainer.test_dataloaders)
         count = len(dataset) if self.samples is None else min(self.samples, len(dataset))
@@ -85,8 +84,8 @@ class InferenceTime(Callback):
 
     def _measured(
         self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         dataset: Any,
         batches: list[list[int]],
     ) -> list[float]:

@@ -3,7 +3,7 @@
 from copy import deepcopy
 from typing import Any
 
-import lightning
+from lightning import LightningModule, Trainer
 from torchmetrics import Metric
 
 from callbacks.predictions import PredictedBatch, PredictionCallback
@@ -39,40 +39,30 @@ class LogMetric(PredictionCallback):
         self._metric = metric
         self._metrics: list[Metric] = []  # one for each subset of the data
 
-    def on_validation_epoch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(pl_module, 1)
 
     def on_validation_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        self._metrics[dataloader_idx].update(outputs, batch, hamiltonian_module(pl_module).model.basis)
+        self._metrics[0].update(outputs, batch, hamiltonian_module(pl_module).model.basis)
 
-    def on_validation_epoch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(pl_module, "val", [""])
 
-    def on_test_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(pl_module, len(hamiltonian_module(pl_module).test_subsets))
 
     def on_predicted(self, batch: PredictedBatch) -> None:
         self._metrics[batch.loader].update(batch.prediction, batch.graph, batch.module.model.basis)
 
-    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(pl_module, "test", hamiltonian_module(pl_module).test_subsets)
 
-    def _start(self, pl_module: lightning.LightningModule, subsets: int) -> None:
+    def _start(self, pl_module: LightningModule, subsets: int) -> None:
         self._metrics = [deepcopy(self._metric).to(pl_module.device) for _ in range(subsets)]
 
-    def _log(self, pl_module: lightning.LightningModule, stage: str, subsets: list[str]) -> None:
+    def _log(self, pl_module: LightningModule, stage: str, subsets: list[str]) -> None:
         """Log the values over all samples of all ranks; torchmetrics reduces them."""
         factor = MEV[hamiltonian_module(pl_module).model.basis.unit]
         for metric, subset in zip(self._metrics, subsets, strict=True):

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.gather import gathered, write_table
@@ -84,7 +84,7 @@ class OrbitalMetrics(PredictionCallback):
         self._references: SolvedReferences | None = None
         self._metric = orbitals.MeanOrbitalErrors()
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if hamiltonian_module(pl_module).model.backbone.periodic and not self._said_left_out:
             self._said_left_out = True
             rank_zero_info(
@@ -97,9 +97,7 @@ class OrbitalMetrics(PredictionCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._validations = state_dict["validations"]
 
-    def on_validation_epoch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._due = False
         if trainer.sanity_checking or not self.val_molecules:
             return
@@ -108,8 +106,8 @@ class OrbitalMetrics(PredictionCallback):
 
     def on_validation_batch_start(
         self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -118,7 +116,7 @@ class OrbitalMetrics(PredictionCallback):
         if self._due and not batch_idx and not dataloader_idx:
             self._validate(trainer, pl_module, batch.num_graphs)
 
-    def _validate(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, size: int) -> None:
+    def _validate(self, trainer: Trainer, pl_module: LightningModule, size: int) -> None:
         """Predict and compare the molecules of this rank, in batches of ``size``."""
         module = hamiltonian_module(pl_module)
         dataset = self._molecules(trainer.val_dataloaders)
@@ -132,9 +130,7 @@ class OrbitalMetrics(PredictionCallback):
                 prediction = module.model(graph, traces=False)
             self._errors(module, prediction, graph)
 
-    def on_validation_epoch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._due:
             return
         if self._references is None:  # this rank had no batch, but the others wait for its sums
@@ -142,7 +138,7 @@ class OrbitalMetrics(PredictionCallback):
         self._log(pl_module, "val")
         self._close()
 
-    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows: list[tuple[Any, ...]] = []
         self._energies: list[tuple[np.ndarray, np.ndarray]] = []
         self._drawn: list[tuple[int, np.ndarray]] = []
@@ -165,7 +161,7 @@ class OrbitalMetrics(PredictionCallback):
                 h_pred = dense_predictions(batch.prediction, batch.graph, batch.module.model.basis, [k])[0]
                 self._drawn.append((len(self._energies) - molecules + k, h_pred.cpu().numpy()))
 
-    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._references is None:
             return
         self._log(pl_module, "test")
@@ -175,19 +171,19 @@ class OrbitalMetrics(PredictionCallback):
             self._draw()
         self._close()
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
 
     def _molecules(self, loaders: Any) -> QH9Dataset:
         return first_molecules(loaders, "orbital metrics need", "callbacks.orbitals=null")
 
-    def _applies(self, pl_module: lightning.LightningModule) -> bool:
+    def _applies(self, pl_module: LightningModule) -> bool:
         return not hamiltonian_module(pl_module).model.backbone.periodic
 
     def _open(
         self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         dataset: QH9Dataset,
         rows: Int64[np.ndarray, " rows"],
     ) -> None:
@@ -220,7 +216,7 @@ class OrbitalMetrics(PredictionCallback):
         self._metric.update(errors)
         return errors
 
-    def _log(self, pl_module: lightning.LightningModule, stage: str) -> None:
+    def _log(self, pl_module: LightningModule, stage: str) -> None:
         """Log the means over all molecules of all ranks; torchmetrics sums over the ranks."""
         factors = dict(zip(NAMES, _FACTORS.tolist(), strict=True))
         for name, value in self._metric.compute().items():

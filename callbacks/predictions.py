@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from ase.symbols import Symbols
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 
 from callbacks.trainer_parts import hamiltonian_module
 from tracegrad.model.network import HamiltonianPrediction
@@ -18,7 +17,7 @@ from tracegrad.training.module import HamiltonianModule
 class PredictedBatch:
     """A batch with labels and its prediction; ``loader`` is the number of the subset of the data."""
 
-    trainer: lightning.Trainer
+    trainer: Trainer
     module: HamiltonianModule
     prediction: HamiltonianPrediction
     graph: Any
@@ -43,8 +42,8 @@ class PredictionCallback(Callback):
 
     def on_test_batch_end(
         self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,

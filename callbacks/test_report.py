@@ -5,9 +5,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
+from lightning import LightningModule, Trainer
 
 from callbacks.gather import gathered, write_table
 from callbacks.predictions import PredictedBatch, PredictionCallback
@@ -73,7 +73,7 @@ class TestReport(PredictionCallback):
         self._rows: list[tuple[Any, ...]] = []
         self._drawn_samples: dict[str, list[DrawnSample]] = {}
 
-    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = hamiltonian_module(pl_module)
         self._rows, self._drawn_samples = [], {subset: [] for subset in module.test_subsets}
         self._masks = Masks(module.model.basis)
@@ -92,7 +92,7 @@ class TestReport(PredictionCallback):
             if isfinite(error):  # the others are only in the tables
                 drawn.append(drawn_sample(batch.prediction, batch.graph, basis, k, error))
 
-    def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = gathered(trainer, self._rows)
         if not trainer.is_global_zero:
             return
