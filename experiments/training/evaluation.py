@@ -77,7 +77,8 @@ def measure(
     model = parts.module.model
     arm = ARMS[model.tracegrad.trace, model.tracegrad.grad]
     backbone = model.backbone
-    timers = [entry for entry in trainer.callbacks if isinstance(entry, InferenceTime)]  # type: ignore[attr-defined]
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    timers = [entry for entry in callbacks if isinstance(entry, InferenceTime)]
     return {
         "format": FORMAT,
         "experiment": config.name,
@@ -96,9 +97,7 @@ def measure(
         "step": step,
         "unit": "meV",
         "metrics": {name: _number(value) for name, value in metrics.items() if name.startswith("test/")},
-        "columns": [
-            asdict(column) for entry in trainer.callbacks for column in getattr(entry, "columns", ())
-        ],  # type: ignore[attr-defined]
+        "columns": [asdict(column) for entry in callbacks for column in getattr(entry, "columns", ())],
         "inference": timers[-1].protocol if timers else None,
         "trivial": trivial,
         "counts": parts.fingerprint["counts"],

@@ -74,7 +74,7 @@ def make_figure(width: float, height: float) -> Figure:
 
 
 def make_panels(
-    count: int, width: float, height: float, *, more: tuple[float, float] = (0.0, 0.0), **share: bool
+    count: int, width: float, height: float, *, more: tuple[float, float] = (0.0, 0.0), sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure with a number of panels (width and height in inches), at most three in a line.
 
@@ -82,12 +82,12 @@ def make_panels(
         count: number of panels.
         width, height: of a panel.
         more: width and height of the figure besides its panels.
-        share: ``sharex`` and ``sharey`` of matplotlib.
+        sharey: whether the panels have the same y axis.
     """
     columns = min(count, MOST_COLUMNS)
     lines = -(-count // columns)
     figure = make_figure(width * columns + more[0], height * lines + more[1])
-    axes = list(figure.subplots(lines, columns, squeeze=False, **share).flat)  # type: ignore[arg-type]
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharey=sharey).flat)
     for ax in axes[count:]:
         ax.set_visible(False)
     return figure, axes[:count]

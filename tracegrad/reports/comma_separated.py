@@ -42,11 +42,12 @@ def paper_csv(compared: Sequence[ComparedTable]) -> str:
         for section, line in methods:
             row = line.ours or line.paper
             for column in table.columns:
-                ours, paper = (of and of.cells.get(column.key) for of in (line.ours, line.paper))
+                ours, paper = (of.cells.get(column.key) if of else None for of in (line.ours, line.paper))
                 if row is None or not (ours or paper):
                     continue
-                values = {"table": table.paper.number, "database": section.database, "section": section.title}
-                values |= {"method": line.method, "arm": row.arm, "metric": column.key, "unit": column.unit}
+                values: dict[str, Any] = {"table": table.paper.number, "database": section.database}
+                values |= {"section": section.title, "method": line.method, "arm": row.arm}
+                values |= {"metric": column.key, "unit": column.unit}
                 values |= _numbers(ours, "ours", "ours_std", "ours_change")
                 values |= _numbers(paper, "paper", "paper_std", "paper_change")
                 lines.append(values | {"seeds": line.ours and line.ours.seeds, "source": source()})

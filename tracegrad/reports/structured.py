@@ -13,7 +13,7 @@ from typing import Any
 
 from tracegrad.reports.challenge import DEFINITION, SubsetChallenge
 from tracegrad.reports.paired import LEVEL, METHOD, ArmPair, Difference
-from tracegrad.reports.paper import ComparedTable, source
+from tracegrad.reports.paper import ComparedTable, PaperRow, source
 from tracegrad.reports.table import ResultsTable, Row
 
 FORMAT = 1
@@ -106,7 +106,7 @@ def _table(table: ResultsTable) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row | None) -> dict[str, dict[str, Any]] | None:
+def _cells(row: Row | PaperRow | None) -> dict[str, dict[str, Any]] | None:
     return {key: asdict(cell) for key, cell in row.cells.items()} if row else None
 
 
