@@ -22,7 +22,8 @@ class LogMetric(PredictionCallback):
             unit of a column is meV, they are converted. Each subset of a test has a copy of the metric.
 
     Raises:
-        ConfigError: the metric is of another type or has no columns, or a key belongs to a metric of TraceGrad.
+        ConfigError: the metric is of another type or has no columns, or a key belongs to a metric of TraceGrad or
+            has a "/".
     """
 
     def __init__(self, metric: Metric):
@@ -32,9 +33,11 @@ class LogMetric(PredictionCallback):
             raise ConfigError(
                 f"{name}: a torchmetrics.Metric with columns (tracegrad.metrics.columns) is needed"
             )
-        taken = {column.key for column in KNOWN} & {column.key for column in columns}
-        if taken:
-            raise ConfigError(f"{name}: {min(taken)} is a metric of TraceGrad; give the column another key")
+        known = {column.key for column in KNOWN}
+        for key in (column.key for column in columns):
+            if key in known or "/" in key:
+                reason = "is a metric of TraceGrad" if key in known else 'has a "/", which separates subsets'
+                raise ConfigError(f"{name}: {key} {reason}; give the column another key")
         self.columns: tuple[Column, ...] = tuple(columns)
         self._metric = metric
         self._metrics: list[Metric] = []  # one for each subset of the data

@@ -136,11 +136,16 @@ def test_metrics_that_cannot_be_logged_are_named(tmp_path):
     class Taken(Moments):
         columns = (Column("h_mae", "another MAE"),)
 
+    class Divided(Moments):
+        columns = (Column("a/b", "a"),)
+
     class Wrong(Moments):
         columns = (Column("other", "other"),)
 
     with pytest.raises(ConfigError, match="Taken: h_mae is a metric of TraceGrad"):
         LogMetric(Taken())
+    with pytest.raises(ConfigError, match='Divided: a/b has a "/"'):
+        LogMetric(Divided())
     with pytest.raises(ConfigError, match=r"SumMetric: a torchmetrics\.Metric with columns"):
         LogMetric(SumMetric())
     trainer = make_trainer(tmp_path, callbacks=[LogMetric(Wrong())])
