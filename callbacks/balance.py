@@ -1,7 +1,6 @@
 """How evenly the ranks of a distributed training are loaded."""
 
-import lightning
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 
 from tracegrad.data.loading.loader import ResumableLoader
 
@@ -13,7 +12,7 @@ class RankBalance(Callback):
     epoch. Shares are counted in pairs of atoms (see `TrainingBatches`); 1 is perfect.
     """
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         imbalance = _imbalance(trainer)
         if imbalance is not None and trainer.is_global_zero:
             print(
@@ -21,13 +20,13 @@ class RankBalance(Callback):
                 flush=True,
             )
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         imbalance = _imbalance(trainer)
         if imbalance is not None:
             pl_module.log("train/rank_imbalance", imbalance)
 
 
-def _imbalance(trainer: lightning.Trainer) -> float | None:
+def _imbalance(trainer: Trainer) -> float | None:
     loader = trainer.train_dataloader
     if trainer.world_size == 1 or not isinstance(loader, ResumableLoader):
         return None

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
@@ -16,7 +16,7 @@ class BestCheckpoint(ModelCheckpoint):
     forgets the best score and later replaces the best checkpoint by a worse one.
     """
 
-    def check_monitor_top_k(self, trainer: lightning.Trainer, current: Tensor | None = None) -> bool:
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         if current is not None and not torch.isfinite(current):
             return False
         return super().check_monitor_top_k(trainer, current)

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning
 import torch
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.trainer_parts import hamiltonian_module
@@ -124,7 +123,7 @@ class BlockHealth(Callback):
         self._measured = -1
 
     def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         module = hamiltonian_module(pl_module)
         step = trainer.global_step

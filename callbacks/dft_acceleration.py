@@ -1,6 +1,5 @@
 """DFT acceleration at the end of a test: SCF started from predicted Hamiltonians and from standard guesses."""
 
-import csv
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -8,19 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning import Callback
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.gather import write_table
 from callbacks.inference_time import device_clock, mean_seconds
-from callbacks.trainer_parts import first_molecules, hamiltonian_module
+from callbacks.predictions import PredictedBatch, PredictionCallback
+from callbacks.trainer_parts import first_molecules, hamiltonian_module, stop_bar
 from tracegrad.data.cache.lookup import AUTO
 from tracegrad.elements import formula
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.metrics.orbitals import dense_predictions
-from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.acceleration import GUESSES, ScfSettings, check_gpu, check_guesses
 from tracegrad.physics.molecules.acceleration_choice import RELEASED_COUNT, chosen_rows
 from tracegrad.physics.molecules.acceleration_jobs import PredictedMolecule, accelerations
@@ -31,7 +29,6 @@ from tracegrad.plots.scf import scf_figure
 from tracegrad.plots.style import save
 from tracegrad.system.cores import available_cores
 from tracegrad.system.count_progress import CountProgress
-from tracegrad.system.whole_files import replacing
 
 # How long a rank that has finished its molecules waits for the other ranks.
 PATIENCE = timedelta(days=1)
@@ -39,7 +36,7 @@ PATIENCE = timedelta(days=1)
 Accelerations = tuple[list[Acceleration], list[str]]  # results, and messages of molecules that failed
 
 
-class DFTAcceleration(Callback):
+class DFTAcceleration(PredictionCallback):
     """Measures by how much predictions shorten SCF calculations of some molecules of a test; only for molecules.
 
     Logs ``test/achieved_ratio_GUESS`` and ``test/error_level_ratio_GUESS`` (means, with ``_std``),
@@ -89,14 +86,14 @@ class DFTAcceleration(Callback):
         if molecules:
             check_guesses(self.guesses)
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check at the start of a training what would otherwise fail at its end."""
         if self._applies(pl_module):
             self._settings(pl_module)
             if self.gpu:
                 check_gpu()
 
-    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._chosen: set[int] = set()
         self._collected: list[PredictedMolecule] = []
         if not self._applies(pl_module):
@@ -109,8 +106,8 @@ class DFTAcceleration(Callback):
 
     def on_test_batch_start(
         self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -121,41 +118,30 @@ class DFTAcceleration(Callback):
             with trainer.precision_plugin.forward_context():
                 self._seconds = mean_seconds(predict, 1, device_clock(pl_module.device, time.perf_counter))
 
-    def on_test_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if not self._chosen or dataloader_idx:
+    def on_predicted(self, batch: PredictedBatch) -> None:
+        if not self._chosen or batch.loader:
             return
-        assert isinstance(outputs, HamiltonianPrediction)
-        module = hamiltonian_module(pl_module)
-        for k, row in enumerate(batch.sample_id.tolist()):
+        graph, basis = batch.graph, batch.module.model.basis
+        for k, (row, name, composition, _) in enumerate(batch.samples()):
             if row in self._chosen:
                 molecule = self._database[row]  # in float64, whereas the batch may be in float32
                 self._collected.append(
                     PredictedMolecule(
                         row,
-                        module.sample_name(row),
-                        formula(molecule.numbers),
+                        name,
+                        composition,
                         molecule.numbers,
                         molecule.positions,
                         molecule.hamiltonian,
-                        dense_predictions(outputs, batch, module.model.basis, [k])[0].cpu().numpy(),
-                        self._seconds / batch.num_graphs,
+                        dense_predictions(batch.prediction, graph, basis, [k])[0].cpu().numpy(),
+                        self._seconds / graph.num_graphs,
                     )
                 )
 
-    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._chosen:
             return
-        bar = trainer.progress_bar_callback
-        if isinstance(bar, RichProgressBar) and bar.progress is not None:
-            bar.progress.stop()  # the batches are finished, and two bars would overwrite each other
+        stop_bar(trainer)
         settings = self._settings(pl_module)
         self.results, failures = _of_all_ranks(trainer, lambda: self._run_scf(trainer, settings))
         self.summary = summary(self.results, self.guesses)
@@ -169,7 +155,7 @@ class DFTAcceleration(Callback):
                 _warn(warning)
             self._write()
 
-    def _run_scf(self, trainer: lightning.Trainer, settings: ScfSettings) -> Accelerations:
+    def _run_scf(self, trainer: Trainer, settings: ScfSettings) -> Accelerations:
         """Run the SCF calculations of the molecules of this rank."""
         predicted = ScfStore([self.directory / "scf"])
         folders = baseline_folders(self._database.path, self.cache)
@@ -190,18 +176,14 @@ class DFTAcceleration(Callback):
 
     def _write(self) -> None:
         table = [line for result in self.results for line in result.table()]
-        path = self.directory / "acceleration.csv"
-        with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(table)
+        write_table(self.directory / "acceleration.csv", COLUMNS, table)
         if self.results:
             save(scf_figure(self.results), self.directory / "figures" / "scf.png")
 
-    def _applies(self, pl_module: lightning.LightningModule) -> bool:
+    def _applies(self, pl_module: LightningModule) -> bool:
         return self.molecules > 0 and not hamiltonian_module(pl_module).model.backbone.periodic
 
-    def _settings(self, pl_module: lightning.LightningModule) -> ScfSettings:
+    def _settings(self, pl_module: LightningModule) -> ScfSettings:
         recorded = hamiltonian_module(pl_module).record.get("data", {}).get("functional", "unknown")
         functional = self.functional or recorded
         if functional not in XC_CODES:
@@ -213,7 +195,7 @@ class DFTAcceleration(Callback):
             )
         return ScfSettings(functional, self.max_cycle, self.gpu)
 
-    def _processes(self, trainer: lightning.Trainer) -> int:
+    def _processes(self, trainer: Trainer) -> int:
         if self.jobs is not None:
             return self.jobs
         return 1 if self.gpu else max(1, available_cores() // trainer.num_devices)
@@ -224,7 +206,7 @@ def _warn(line: str) -> None:
     print(f"warning: DFT acceleration: {line}", flush=True)
 
 
-def _of_all_ranks(trainer: lightning.Trainer, work: Callable[[], Accelerations]) -> Accelerations:
+def _of_all_ranks(trainer: Trainer, work: Callable[[], Accelerations]) -> Accelerations:
     """Call ``work`` on every rank and return the results of all, sorted by row, and all messages of failures.
 
     Every rank returns the same.

@@ -2,20 +2,14 @@
 
 from typing import Any
 
-import lightning
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 
 
 class ValidateLastStep(Callback):
     """Validates after the last step even if it lies inside an epoch, so that the checkpoints contain every step."""
 
     def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         last_epoch = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
         last_batch = last_epoch and batch_idx + 1 == trainer.num_training_batches

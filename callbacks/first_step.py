@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import lightning
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 
 
 class AfterFirstStep(Callback):
@@ -14,16 +13,14 @@ class AfterFirstStep(Callback):
         self._action: Callable[[], None] | None = action
         self._start = 0
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step > self._start:
             self.act(trainer)
 
-    def act(self, trainer: lightning.Trainer) -> None:
+    def act(self, trainer: Trainer) -> None:
         """Call the action now unless it has been called before."""
         action, self._action = self._action, None
         if action is not None and trainer.is_global_zero:

@@ -6,14 +6,12 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
-from lightning import Callback
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning import Callback, LightningModule, Trainer
 
 from callbacks.gather import gathered
-from callbacks.trainer_parts import first_dataset, hamiltonian_module
+from callbacks.trainer_parts import first_dataset, hamiltonian_module, stop_bar
 from tracegrad.data.loading.datamodule import evenly_spaced
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
@@ -64,7 +62,7 @@ class InferenceTime(Callback):
         self.samples, self.repeats, self.batch_size, self.clock = samples, repeats, batch_size, clock
         self.protocol: dict[str, Any] | None = None
 
-    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.protocol = None
         dataset = first_dataset(trainer.test_dataloaders)
         count = len(dataset) if self.samples is None else min(self.samples, len(dataset))
@@ -86,15 +84,13 @@ class InferenceTime(Callback):
 
     def _measured(
         self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         dataset: Any,
         batches: list[list[int]],
     ) -> list[float]:
         """Seconds of an inference of each batch of this rank."""
-        bar = trainer.progress_bar_callback
-        if isinstance(bar, RichProgressBar) and bar.progress is not None:
-            bar.progress.stop()  # the test batches are done, and two bars would write over each other
+        stop_bar(trainer)
         model = hamiltonian_module(pl_module).model
         now = device_clock(pl_module.device, self.clock)
         seconds: list[float] = []

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks.csv_log import RunCSVLogger
@@ -55,7 +55,7 @@ class LastCheckpoint(Checkpoint):
         self._signals: list[int] = []
         self._handlers = ExitStack()
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         requeue = [REQUEUE] if "SLURM_JOB_ID" in os.environ else []
         self._signals = self._handlers.enter_context(stop_signals(*requeue))
@@ -63,13 +63,11 @@ class LastCheckpoint(Checkpoint):
         if isinstance(loader, ResumableLoader):
             loader.between_steps = lambda: self._between_steps(trainer, loader.done)
 
-    def on_validation_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._signals and trainer.world_size == 1 and trainer.state.fn == "fit":
             raise TrainingStopped(self._signals[0], self._saved_step)
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self._save(trainer)
@@ -78,27 +76,25 @@ class LastCheckpoint(Checkpoint):
             raise TrainingStopped(stop, trainer.global_step)
 
     def on_save_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if trainer.is_global_zero:
             checkpoint[ROWS] = {i: logger.flushed_rows() for i, logger in _csv_loggers(trainer)}
 
     def on_load_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if trainer.is_global_zero and trainer.state.fn == "fit":
             for i, logger in _csv_loggers(trainer):
                 logger.keep_rows(checkpoint.get(ROWS, {}).get(i, 0))
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._handlers.close()
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._handlers.close()
 
-    def _between_steps(self, trainer: lightning.Trainer, batches: int) -> None:
+    def _between_steps(self, trainer: Trainer, batches: int) -> None:
         if batches % trainer.accumulate_grad_batches:
             return  # inside an accumulated step: a checkpoint does not contain its gradients
         done = trainer.global_step - self._saved_step
@@ -109,7 +105,7 @@ class LastCheckpoint(Checkpoint):
         if stop:
             raise TrainingStopped(stop, trainer.global_step)
 
-    def _agreed(self, trainer: lightning.Trainer, *, due: bool) -> tuple[int, bool]:
+    def _agreed(self, trainer: Trainer, *, due: bool) -> tuple[int, bool]:
         """Signal (0: none) that any rank has received, and whether for any rank a checkpoint is due."""
         values = (self._signals[0] if self._signals else 0, int(due))
         if trainer.world_size == 1:
@@ -119,7 +115,7 @@ class LastCheckpoint(Checkpoint):
         stop, late = largest.tolist()
         return stop, bool(late)
 
-    def _save(self, trainer: lightning.Trainer) -> None:
+    def _save(self, trainer: Trainer) -> None:
         last = self.directory / LAST
         if trainer.is_global_zero and last.exists():
             last.replace(self.directory / PREVIOUS)
@@ -127,5 +123,5 @@ class LastCheckpoint(Checkpoint):
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
 
-def _csv_loggers(trainer: lightning.Trainer) -> list[tuple[int, RunCSVLogger]]:
+def _csv_loggers(trainer: Trainer) -> list[tuple[int, RunCSVLogger]]:
     return [(i, logger) for i, logger in enumerate(trainer.loggers) if isinstance(logger, RunCSVLogger)]

@@ -1,25 +1,24 @@
 """Errors of orbital energies and wavefunctions in validation and test, with tables and figures."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from lightning import Callback
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.gather import gathered
+from callbacks.gather import gathered, write_table
+from callbacks.predictions import PredictedBatch, PredictionCallback
 from callbacks.trainer_parts import first_molecules, hamiltonian_module
 from tracegrad.data.cache.lookup import AUTO
 from tracegrad.data.loading.datamodule import QH9Dataset, evenly_spaced
 from tracegrad.elements import formula
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
-from tracegrad.metrics import orbitals
-from tracegrad.metrics.functional.orbitals import ENERGIES, NAMES
+from tracegrad.metrics import columns, orbitals
+from tracegrad.metrics.functional.orbitals import NAMES
 from tracegrad.metrics.orbitals import OrbitalErrors, dense_predictions, orbital_errors
 from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.levels import MolecularLevels, molecular_levels
@@ -29,15 +28,17 @@ from tracegrad.plots.energies import energies_figure
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
 from tracegrad.system.count_progress import CountProgress
-from tracegrad.system.whole_files import replacing
 from tracegrad.training.module import HamiltonianModule
 from tracegrad.units import MEV_PER_HARTREE
 
 COLUMNS = ("row", "name", "formula", "atoms", *NAMES)
-_FACTORS = torch.tensor([MEV_PER_HARTREE if name in ENERGIES else 1.0 for name in NAMES], dtype=torch.float64)
+_UNITS = {column.key: column.unit for column in columns.ORBITALS}
+_FACTORS = torch.tensor(
+    [MEV_PER_HARTREE if _UNITS[name] == "meV" else 1.0 for name in NAMES], dtype=torch.float64
+)
 
 
-class OrbitalMetrics(Callback):
+class OrbitalMetrics(PredictionCallback):
     """Compares the orbitals of predicted Hamiltonians with those of the database; only for molecules.
 
     Logs ``test/`` and ``val/`` ``eps_mae``, ``eps_mae_shifted``, ``h_mae_shifted``, ``homo_error``, ``lumo_error``,
@@ -84,7 +85,7 @@ class OrbitalMetrics(Callback):
         self._references: SolvedReferences | None = None
         self._metric = orbitals.MeanOrbitalErrors()
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if hamiltonian_module(pl_module).model.backbone.periodic and not self._said_left_out:
             self._said_left_out = True
             rank_zero_info(
@@ -97,9 +98,7 @@ class OrbitalMetrics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._validations = state_dict["validations"]
 
-    def on_validation_epoch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._due = False
         if trainer.sanity_checking or not self.val_molecules:
             return
@@ -108,8 +107,8 @@ class OrbitalMetrics(Callback):
 
     def on_validation_batch_start(
         self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -118,7 +117,7 @@ class OrbitalMetrics(Callback):
         if self._due and not batch_idx and not dataloader_idx:
             self._validate(trainer, pl_module, batch.num_graphs)
 
-    def _validate(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, size: int) -> None:
+    def _validate(self, trainer: Trainer, pl_module: LightningModule, size: int) -> None:
         """Predict and compare the molecules of this rank, in batches of ``size``."""
         module = hamiltonian_module(pl_module)
         dataset = self._molecules(trainer.val_dataloaders)
@@ -132,9 +131,7 @@ class OrbitalMetrics(Callback):
                 prediction = module.model(graph, traces=False)
             self._errors(module, prediction, graph)
 
-    def on_validation_epoch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._due:
             return
         if self._references is None:  # this rank had no batch, but the others wait for its sums
@@ -142,7 +139,7 @@ class OrbitalMetrics(Callback):
         self._log(pl_module, "val")
         self._close()
 
-    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows: list[tuple[Any, ...]] = []
         self._energies: list[tuple[np.ndarray, np.ndarray]] = []
         self._drawn: list[tuple[int, np.ndarray]] = []
@@ -150,58 +147,44 @@ class OrbitalMetrics(Callback):
             dataset = self._molecules(trainer.test_dataloaders)
             self._open(trainer, pl_module, dataset, dataset.rows)
 
-    def on_test_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if self._references is None or dataloader_idx:
+    def on_predicted(self, batch: PredictedBatch) -> None:
+        if self._references is None or batch.loader:
             return
-        assert isinstance(outputs, HamiltonianPrediction)
-        module = hamiltonian_module(pl_module)
-        errors = self._errors(module, outputs, batch)
+        errors = self._errors(batch.module, batch.prediction, batch.graph)
         table = (errors.values.cpu() * _FACTORS).tolist()
-        samples = torch.split(batch.numbers.cpu(), torch.diff(batch.ptr.cpu()).tolist())
-        for row, numbers, values in zip(batch.sample_id.tolist(), samples, table, strict=True):
-            name, composition = module.sample_name(row), formula(numbers.numpy())
-            self._rows.append((row, name, composition, len(numbers), *values))
-        if trainer.is_global_zero and self.figure_molecules:
+        self._rows += [
+            (*of_sample, *values) for of_sample, values in zip(batch.samples(), table, strict=True)
+        ]
+        if batch.trainer.is_global_zero and self.figure_molecules:
             self._energies += zip(errors.true, errors.predicted, strict=True)
-            for k in range(min(batch.num_graphs, self.figure_molecules - len(self._drawn))):
-                h_pred = dense_predictions(outputs, batch, module.model.basis, [k])[0]
-                self._drawn.append((len(self._energies) - batch.num_graphs + k, h_pred.cpu().numpy()))
+            molecules = batch.graph.num_graphs
+            for k in range(min(molecules, self.figure_molecules - len(self._drawn))):
+                h_pred = dense_predictions(batch.prediction, batch.graph, batch.module.model.basis, [k])[0]
+                self._drawn.append((len(self._energies) - molecules + k, h_pred.cpu().numpy()))
 
-    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._references is None:
             return
         self._log(pl_module, "test")
         rows = gathered(trainer, self._rows)
         if trainer.is_global_zero:
-            path = self.directory / "orbitals.csv"
-            with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(COLUMNS)
-                writer.writerows(sorted(rows))
+            write_table(self.directory / "orbitals.csv", COLUMNS, sorted(rows))
             self._draw()
         self._close()
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
 
     def _molecules(self, loaders: Any) -> QH9Dataset:
         return first_molecules(loaders, "orbital metrics need", "callbacks.orbitals=null")
 
-    def _applies(self, pl_module: lightning.LightningModule) -> bool:
+    def _applies(self, pl_module: LightningModule) -> bool:
         return not hamiltonian_module(pl_module).model.backbone.periodic
 
     def _open(
         self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         dataset: QH9Dataset,
         rows: Int64[np.ndarray, " rows"],
     ) -> None:
@@ -234,7 +217,7 @@ class OrbitalMetrics(Callback):
         self._metric.update(errors)
         return errors
 
-    def _log(self, pl_module: lightning.LightningModule, stage: str) -> None:
+    def _log(self, pl_module: LightningModule, stage: str) -> None:
         """Log the means over all molecules of all ranks; torchmetrics sums over the ranks."""
         factors = dict(zip(NAMES, _FACTORS.tolist(), strict=True))
         for name, value in self._metric.compute().items():

@@ -3,19 +3,18 @@
 import sys
 import time
 
-import lightning
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 
 class ProgressLines(Callback):
     """Prints step, validation error and remaining time after each validation; for log files and pipes."""
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.monotonic()
         self._first = trainer.global_step
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         step, last = trainer.global_step, trainer.estimated_stepping_batches

@@ -4,9 +4,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
@@ -63,11 +62,11 @@ class RevertAndDecay(Callback):
         self._repeats = 0  # reverts to the best validation
         self._bad = 0  # much worse validations in a row
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._best < inf and not self._best_is_new:
             self._choose_state(trainer)  # so that a wrong file is an error now, not when it is needed
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         loss = logged(trainer, self.monitor, "callbacks.revert.monitor")
@@ -75,7 +74,7 @@ class RevertAndDecay(Callback):
         if loss < self._best:
             self._best, self._best_is_new, self._repeats = loss, True, 0
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._best_is_new:
             if trainer.is_global_zero:
                 self._save_state(trainer, pl_module)
@@ -83,7 +82,7 @@ class RevertAndDecay(Callback):
         elif self._bad >= self.patience and self._best < inf:
             self._revert(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log("train/reverts", float(self.reverts))
 
     def state_dict(self) -> dict[str, Any]:
@@ -100,7 +99,7 @@ class RevertAndDecay(Callback):
         self._best_is_new = state_dict["best_is_new"]
         self._repeats, self._bad = state_dict["repeats"], state_dict["bad"]
 
-    def _save_state(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def _save_state(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state = {
             "loss": self._best,
             "epoch": trainer.current_epoch,
@@ -113,7 +112,7 @@ class RevertAndDecay(Callback):
             self.path.replace(self.before)
         AtomicCheckpointIO().save_checkpoint(state, self.path)
 
-    def _choose_state(self, trainer: lightning.Trainer) -> None:
+    def _choose_state(self, trainer: Trainer) -> None:
         """Use ``revert-previous.ckpt`` if it, and not ``revert.ckpt``, belongs to the best validation of this run."""
         if (
             trainer.is_global_zero
@@ -144,7 +143,7 @@ class RevertAndDecay(Callback):
             )
         return state
 
-    def _revert(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def _revert(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trouble = (
             f"{self.monitor} was above {self.ratio:g} x {self._best:.4g}, or not finite, "
             f"in {self._bad} validations in a row"
@@ -186,5 +185,5 @@ class RevertAndDecay(Callback):
             )
 
 
-def _smoothings(trainer: lightning.Trainer) -> list[SmoothedLoss]:
+def _smoothings(trainer: Trainer) -> list[SmoothedLoss]:
     return [callback for callback in trainer.callbacks if isinstance(callback, SmoothedLoss)]  # type: ignore[attr-defined]

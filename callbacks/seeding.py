@@ -3,10 +3,9 @@
 import random
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 
 
 class SeedSteps(Callback):
@@ -22,7 +21,7 @@ class SeedSteps(Callback):
         self.seed = seed
 
     def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # batch_idx distinguishes the accumulated batches of one step.
         step = (trainer.global_step, batch_idx, trainer.global_rank)

@@ -3,8 +3,7 @@
 from math import inf, isfinite
 from typing import Any
 
-import lightning
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 
 from tracegrad.errors import ConfigError
 
@@ -29,16 +28,16 @@ class SmoothedLoss(Callback):
         self._smoothed: float | None = None
         self._newest: float | None = None  # loss that is not yet part of the smoothed loss
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for config in trainer.lr_scheduler_configs:
             if config.monitor == self.name and trainer.check_val_every_n_epoch is not None:
                 config.frequency = trainer.check_val_every_n_epoch
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._newest = logged(trainer, self.monitor, "callbacks.smoothing.monitor")
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._newest is None:
             return
         if isfinite(self._newest):
@@ -58,7 +57,7 @@ class SmoothedLoss(Callback):
         self._smoothed, self._newest = state_dict["smoothed"], state_dict["newest"]
 
 
-def logged(trainer: lightning.Trainer, metric: str, setting: str) -> float:
+def logged(trainer: Trainer, metric: str, setting: str) -> float:
     """The last logged value of a metric.
 
     Args:

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import lightning
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 
 from tracegrad.errors import ConfigError
 
@@ -26,21 +25,14 @@ class StopAtRate(Callback):
         self._risen = False
         self._over = False
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.should_stop |= self._over  # the run is resumed after its end
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         self._risen |= self._rate > self.minimum
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if not trainer.is_last_batch or not self._risen or self._rate > self.minimum:
             return
         self._over = True

@@ -1,33 +1,32 @@
 """Tables and figures of a test in the run directory."""
 
-import csv
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
-from lightning import Callback
+from lightning import LightningModule, Trainer
 
-from callbacks.gather import gathered
+from callbacks.gather import gathered, write_table
+from callbacks.predictions import PredictedBatch, PredictionCallback
 from callbacks.trainer_parts import hamiltonian_module
 from tracegrad.elements import formula
 from tracegrad.hamiltonian.basis import LETTERS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import orbital_rows
 from tracegrad.hamiltonian.reduction import Masks, is_on_site, site_edges
+from tracegrad.metrics.columns import HAMILTONIAN
 from tracegrad.metrics.functional import hamiltonian_errors
 from tracegrad.model.network import HamiltonianPrediction
-from tracegrad.plots.block_mae import block_mae_figure, read_block_mae
+from tracegrad.plots.block_mae import block_mae_figure
 from tracegrad.plots.elements import MatrixElements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
 from tracegrad.plots.style import save
-from tracegrad.system.whole_files import replacing
+from tracegrad.reports.results import block_file, read_block_mae
 from tracegrad.units import MEV
 
-COLUMNS = ("row", "name", "subset", "formula", "atoms", "h_mae", "h_mae_diag", "h_mae_nondiag")
+COLUMNS = ("row", "name", "subset", "formula", "atoms", *(column.key for column in HAMILTONIAN))
 # Matrix elements in the figure of elements; more would not change what it shows.
 MOST_ELEMENTS = 5_000_000
 # Largest number of atoms of a crystal whose dense H(R = 0) is drawn.
@@ -55,7 +54,7 @@ class DrawnSample:
     periodic: bool
 
 
-class TestReport(Callback):
+class TestReport(PredictionCallback):
     """Collects per-sample errors during a test and writes tables and figures at its end.
 
     Files: ``test_samples.csv`` (meV, every sample of all ranks and subsets), ``block_mae.csv`` (meV) and
@@ -75,52 +74,39 @@ class TestReport(Callback):
         self._rows: list[tuple[Any, ...]] = []
         self._drawn_samples: dict[str, list[DrawnSample]] = {}
 
-    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = hamiltonian_module(pl_module)
         self._rows, self._drawn_samples = [], {subset: [] for subset in module.test_subsets}
         self._masks = Masks(module.model.basis)
 
-    def on_test_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        assert isinstance(outputs, HamiltonianPrediction)
-        module = hamiltonian_module(pl_module)
-        basis, subset = module.model.basis, module.test_subsets[dataloader_idx]
-        errors = hamiltonian_errors(outputs.blocks, batch, self._masks, basis)
+    def on_predicted(self, batch: PredictedBatch) -> None:
+        basis, subset = batch.module.model.basis, batch.module.test_subsets[batch.loader]
+        errors = hamiltonian_errors(batch.prediction.blocks, batch.graph, self._masks, basis)
         table = torch.stack([errors.all, errors.diag, errors.nondiag], dim=1) * MEV[basis.unit]
-        samples = torch.split(batch.numbers.cpu(), torch.diff(batch.ptr.cpu()).tolist())
-        for row, numbers, values in zip(batch.sample_id.tolist(), samples, table.tolist(), strict=True):
-            self._rows.append(
-                (row, module.sample_name(row), subset, formula(numbers.numpy()), len(numbers), *values)
-            )
+        for (row, name, *of_sample), values in zip(batch.samples(), table.tolist(), strict=True):
+            self._rows.append((row, name, subset, *of_sample, *values))
         drawn = self._drawn_samples[subset]
         for k, error in enumerate(errors.all.tolist()):
             elements = sum(sample.on_site.shape[1] + sample.off_site.shape[1] for sample in drawn)
             if len(drawn) >= self.figure_samples or elements >= MOST_ELEMENTS:
                 break
             if isfinite(error):  # the others are only in the tables
-                drawn.append(drawn_sample(outputs, batch, basis, k, error))
+                drawn.append(drawn_sample(batch.prediction, batch.graph, basis, k, error))
 
-    def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = gathered(trainer, self._rows)
         if not trainer.is_global_zero:
             return
         module = hamiltonian_module(pl_module)
         basis = module.model.basis
         rows.sort(key=lambda row: (row[2], row[0]))
-        _write_csv(self.directory / "test_samples.csv", COLUMNS, rows)
+        write_table(self.directory / "test_samples.csv", COLUMNS, rows)
         names = shell_names(basis)
         for i, (subset, drawn) in enumerate(self._drawn_samples.items()):
             ending = f"-{subset}" if subset else ""
             blocks = module.test_metric(i).compute()["h_mae_block"].cpu().numpy() * MEV[basis.unit]
             table = [(name, *values) for name, values in zip(names, blocks.tolist(), strict=True)]
-            _write_csv(self.directory / f"block_mae{ending}.csv", ("shell", *names), table)
+            write_table(self.directory / block_file(subset), ("shell", *names), table)
             if drawn:
                 self._draw(drawn, basis, ending)
 
@@ -140,7 +126,7 @@ class TestReport(Callback):
             title = "$H(R = 0)$" if median.periodic else ""
             figure = hamiltonian_figure(median.numbers, true, predicted, basis, title)
             save(figure, figures / f"hamiltonian{ending}.png")
-        table = read_block_mae(self.directory / f"block_mae{ending}.csv")
+        table = read_block_mae(self.directory / block_file(ending[1:]))
         save(block_mae_figure({ending[1:] or "test": table}), figures / f"block_mae{ending}.png")
 
 
@@ -202,10 +188,3 @@ def drawn_sample(
         None if np.isnan(dense[0]).all() else dense,
         periodic,
     )
-
-
-def _write_csv(path: Path, head: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)

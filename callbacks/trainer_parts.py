@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import lightning
 import numpy as np
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from torch.utils.data import DataLoader, Subset
 
 from tracegrad.data.loading.datamodule import QH9Dataset
@@ -11,10 +12,17 @@ from tracegrad.errors import ConfigError
 from tracegrad.training.module import HamiltonianModule
 
 
-def hamiltonian_module(pl_module: lightning.LightningModule) -> HamiltonianModule:
+def hamiltonian_module(pl_module: LightningModule) -> HamiltonianModule:
     """The module with its own type; callbacks of TraceGrad work with no other one."""
     assert isinstance(pl_module, HamiltonianModule)
     return pl_module
+
+
+def stop_bar(trainer: Trainer) -> None:
+    """End the progress bar of the batches, over which a bar for further work would write."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, RichProgressBar) and bar.progress is not None:
+        bar.progress.stop()
 
 
 def first_dataset(loaders: Any) -> Any:

@@ -20,6 +20,7 @@ from tracegrad.reports.terminal import print_tables
 from tracegrad.weights.checkpoint import CHECKPOINT_KEY, load_checkpoint
 
 OF_A_RUN = ("best", "last")
+METRIC = "callbacks.log_metric.LogMetric"
 
 
 @command("evaluate")
@@ -94,11 +95,15 @@ def changes(config: DictConfig) -> dict[str, Any]:
 
 def _check_callbacks(config: DictConfig) -> None:
     """Raise `ConfigError` for callbacks that belong to a training."""
-    foreign = sorted(str(name) for name in (config.get("callbacks") or {}) if name != "inference_time")
+    foreign = [
+        str(name)
+        for name, entry in (config.get("callbacks") or {}).items()
+        if name != "inference_time" and (entry or {}).get("_target_") != METRIC
+    ]
     if foreign:
         raise ConfigError(
-            f"callbacks: {', '.join(foreign)} belong to a training; a test takes callbacks=appendix_i (inference "
-            "times) or none"
+            f"callbacks: {', '.join(sorted(foreign))} belong to a training; a test takes callbacks=appendix_i "
+            "(inference times), metrics of yours (docs/extend-a-metric.md), or none"
         )
 
 

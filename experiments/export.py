@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def export(values: dict[str, Any]) -> Path:
                 }
                 for r in results
             ],
+            "columns": [asdict(column) for column in results[0].columns] if results else [],
             "trivial": results[0].trivial if results else {},
             "licence": values["licence"],
             "description": values["description"],

@@ -1,6 +1,7 @@
 """Train and summarise a registered comparison of arms."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from rich.table import Table
 from experiments.reporting.study_file import Part, Study, read_study
 from experiments.settings.configuration import command, plain
 from experiments.sweeps.engine import run_sweep
-from experiments.sweeps.manifest import SweepState
 from experiments.sweeps.settings import ABLATE, read_settings
 from tracegrad.errors import ConfigError, TrainingError
 from tracegrad.plots.changes import ChangeRow, changes_figure
@@ -28,9 +28,10 @@ from tracegrad.reports.results import RunResult, read_result
 from tracegrad.system.whole_files import replacing
 
 CURVE = "val/h_mae"
-SHOWN = 5  # number of missing runs that are printed by name
+SHOWN = 5  # number of missing runs, and of numbers that are not finite, that are printed by name
 WIDTH = 110  # least width of the table in characters
 Runs = dict[tuple[str, str, int], RunResult]  # by part, arm and seed
+Curve = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,15 @@ class StudyComparison:
     change: RelativeChange
 
 
+@dataclass(frozen=True)
+class StudySummary:
+    """All comparisons, the names of the runs that are missing, and which numbers of the others are not finite."""
+
+    comparisons: list[StudyComparison]
+    missing: list[str]
+    not_finite: list[str]
+
+
 @command("study")
 def main(config: DictConfig) -> None:
     """Train the missing runs and write results and figures."""
@@ -62,36 +72,34 @@ def main(config: DictConfig) -> None:
     chosen = _chosen(study, values["parts"])
     runs = Path(values["runs"] or Path("runs") / study.name)
     output = Path(values["output"] or study.file.parent)
-    errors = []
+    errors, summary = [], None
     for part in chosen if values["train"] else []:
         print(f"{part.name}: {part.title}", flush=True)
         arguments = part.arguments(Path(values["databases"]))
         arguments += [f"runs={runs / part.name}", f"jobs={values['jobs']}"]
         settings = read_settings(ABLATE, arguments)
         try:
-            run_sweep(settings, _no_report)
+            run_sweep(settings, lambda *_: None)
         except TrainingError as error:
             errors.append(f"{part.name}: {error}")
-        summarise(study, runs, output)
-    table, missing = summarise(study, runs, output)
-    print_comparisons(table, study, Console(width=max(Console().width, WIDTH)))
-    if missing:
-        more = f" and {len(missing) - SHOWN} others" if len(missing) > SHOWN else ""
-        print(f"{len(missing)} runs are missing: {', '.join(missing[:SHOWN])}{more}")
+        summary = summarise(study, runs, output)
+    summary = summary or summarise(study, runs, output)
+    print_comparisons(summary.comparisons, study, Console(width=max(Console().width, WIDTH)))
+    if summary.missing:
+        print(f"{len(summary.missing)} runs are missing: {_some(summary.missing)}")
+    if summary.not_finite:
+        print(f"not finite, and left out of the comparisons and figures: {_some(summary.not_finite)}")
     print(f"wrote results.json and figures into {output}")
     if errors:
         raise TrainingError("\n".join(errors))
 
 
-def summarise(study: Study, runs: Path, output: Path) -> tuple[list[StudyComparison], list[str]]:
-    """Compare the finished runs, and write ``results.json`` and the figures into ``output``.
-
-    Returns:
-        All comparisons, and the names of the runs that are missing.
-    """
+def summarise(study: Study, runs: Path, output: Path) -> StudySummary:
+    """Compare the finished runs, and write ``results.json`` and the figures into ``output``."""
     results, missing = _results(study, runs)
     comparisons = compare(study, results)
     curves = {key: _curve(result) for key, result in results.items()}
+    summary = StudySummary(comparisons, missing, _not_finite(study, results, curves))
     content = {
         "format": 1,
         "study": study.name,
@@ -104,13 +112,14 @@ def summarise(study: Study, runs: Path, output: Path) -> tuple[list[StudyCompari
                 "seed": seed,
                 "step": result.step,
                 "parameters": result.parameters,
-                "metrics": {name: result.metrics.get(name) for name in study.metrics},
-                "trivial": result.trivial.get("test/h_mae"),
-                "validation": curves[part, arm, seed],
+                "metrics": {name: _finite(result.metrics.get(name)) for name in study.metrics},
+                "trivial": _finite(result.trivial.get("test/h_mae")),
+                "validation": [(step, _finite(value)) for step, value in curves[part, arm, seed]],
             }
             for (part, arm, seed), result in results.items()
         ],
         "missing": missing,
+        "not_finite": summary.not_finite,
     }
     with replacing(output / "results.json") as draft:
         draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -132,11 +141,11 @@ def summarise(study: Study, runs: Path, output: Path) -> tuple[list[StudyCompari
     }
     if drawn:
         save(mean_curves_figure(drawn), output / "curves.png")
-    return comparisons, missing
+    return summary
 
 
 def compare(study: Study, results: Runs) -> list[StudyComparison]:
-    """Every comparison of the study, over the seeds that both arms have."""
+    """Every comparison of the study, over the seeds for which both arms have a finite number."""
     comparisons = []
     for part in study.parts:
         for (first_part, first), (second_part, second) in part.pairs:
@@ -146,7 +155,9 @@ def compare(study: Study, results: Runs) -> list[StudyComparison]:
             )
             for name, metric in study.metrics.items():
                 pairs = {
-                    seed: tuple(metric.error(run.metrics.get(name)) for run in (ones[seed], others[seed]))
+                    seed: tuple(
+                        metric.error(_finite(run.metrics.get(name))) for run in (ones[seed], others[seed])
+                    )
                     for seed in sorted(ones.keys() & others.keys())
                 }
                 known = {seed: pair for seed, pair in pairs.items() if None not in pair}
@@ -190,7 +201,27 @@ def _results(study: Study, runs: Path) -> tuple[Runs, list[str]]:
     return results, missing
 
 
-def _curve(result: RunResult) -> list[tuple[int, float]]:
+def _not_finite(study: Study, results: Runs, curves: dict[tuple[str, str, int], Curve]) -> list[str]:
+    """The numbers of tests and validations that are not finite, such as "water/none_seed3: test/h_mae"."""
+    lines = []
+    for key, result in results.items():
+        part, arm, seed = key
+        names = [name for name in study.metrics if not math.isfinite(result.metrics.get(name, 0.0))]
+        names += [f"{CURVE} at step {step}" for step, value in curves[key] if not math.isfinite(value)][:1]
+        lines += [f"{part}/{arm}_seed{seed}: {name}" for name in names]
+    return lines
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} others" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _curve(result: RunResult) -> Curve:
     """Pairs of step and validation MAE (meV)."""
     steps, values = read_metrics(result.directory / "metrics.csv").get(CURVE, ([], []))
     return [(int(step), round(float(value), 4)) for step, value in zip(steps, values, strict=True)]
@@ -212,10 +243,6 @@ def _chosen(study: Study, names: Any) -> list[Part]:
 def _plain(comparison: StudyComparison) -> dict[str, Any]:
     values = asdict(comparison)
     return values | values.pop("change") | {"finding": comparison.change.finding}
-
-
-def _no_report(_state: SweepState, _console: Console) -> None:
-    """The study has its own."""
 
 
 if __name__ == "__main__":

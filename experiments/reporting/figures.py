@@ -116,7 +116,7 @@ def _figures_of_the_paper(
 
 
 def _ablation(table: ResultsTable, notes: list[str]) -> Figure | None:
-    metrics = {column.key: column.math for column in table.columns if column.key.startswith(ALL)}
+    metrics = {c.key: c.math or c.name for c in table.columns if c.key.startswith(ALL)}
     metrics = {key: name for key, name in metrics.items() if "shifted" not in key}
     if not metrics:
         notes.append(f"{table.title}: no MAE in the results, so no figure of the ablation")

@@ -1,10 +1,12 @@
 """Model card: what a model file predicts, how it was trained, how accurate it is and how to use it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import fmean, stdev
 from typing import Any
 
+from tracegrad.metrics.columns import Column
 from tracegrad.reports.columns import columns_of
+from tracegrad.reports.markdown import markdown_table
 
 ORDERS = {
     "pyscf": "PySCF's (shells as in the basis, p as x, y, z, other shells by m = -l .. l)",
@@ -43,7 +45,7 @@ def model_card(record: Mapping[str, Any], name: str) -> str:
         "## Use",
         _use(name, crystal),
         "## Training",
-        _table(("", ""), _training_rows(record)),
+        markdown_table(("", ""), _training_rows(record)),
         f"## Test metrics\n\n{_metrics(record, crystal)}",
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(record, crystal)),
@@ -139,7 +141,8 @@ def _metrics(record: Mapping[str, Any], crystal: bool) -> str:
     if len(results) > 1:
         head.append(f"mean ± sample standard deviation over seeds {seeds}")
     rows = []
-    for column in columns_of(crystal, subsets):
+    others = [Column(**entry) for entry in record.get("columns", [])]
+    for column in columns_of(crystal, subsets, others):
         if column.key not in first:
             continue
         values = [entry["values"][column.key] for entry in results if column.key in entry["values"]]
@@ -152,7 +155,7 @@ def _metrics(record: Mapping[str, Any], crystal: bool) -> str:
     note = "The trivial predictor gives the mean block of each pair of species."
     if crystal and len(subsets) > 1:
         note += " nt: structures like those of the training; t: twisted ones."
-    return f"{_table([*head, 'trivial predictor'], rows)}\n\n{note}"
+    return f"{markdown_table([*head, 'trivial predictor'], rows)}\n\n{note}"
 
 
 def _limits(record: Mapping[str, Any], crystal: bool) -> list[str]:
@@ -184,8 +187,3 @@ def _limits(record: Mapping[str, Any], crystal: bool) -> list[str]:
         ]
     lines.append("Its errors outside of the test set are unknown, and it does not estimate them itself.")
     return lines
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

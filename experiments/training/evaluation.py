@@ -1,6 +1,7 @@
 """Test a network and describe the result as plain data."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ def measure(
     model = parts.module.model
     arm = ARMS[model.tracegrad.trace, model.tracegrad.grad]
     backbone = model.backbone
-    timers = [entry for entry in trainer.callbacks if isinstance(entry, InferenceTime)]  # type: ignore[attr-defined]
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    timers = [entry for entry in callbacks if isinstance(entry, InferenceTime)]
     return {
         "format": FORMAT,
         "experiment": config.name,
@@ -95,6 +97,7 @@ def measure(
         "step": step,
         "unit": "meV",
         "metrics": {name: _number(value) for name, value in metrics.items() if name.startswith("test/")},
+        "columns": [asdict(column) for entry in callbacks for column in getattr(entry, "columns", ())],
         "inference": timers[-1].protocol if timers else None,
         "trivial": trivial,
         "counts": parts.fingerprint["counts"],

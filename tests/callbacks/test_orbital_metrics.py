@@ -15,8 +15,9 @@ from tests.callbacks.test_test_report import crystal_loaders, make_module, make_
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.data.loading.datamodule import QH9DataModule
 from tracegrad.errors import ConfigError
+from tracegrad.metrics.columns import ORBITALS
 from tracegrad.metrics.functional import orbital_metrics
-from tracegrad.metrics.functional.orbitals import ENERGIES, NAMES
+from tracegrad.metrics.functional.orbitals import NAMES
 from tracegrad.physics.molecules.dft import build_molecule
 from tracegrad.units import MEV_PER_HARTREE
 
@@ -48,6 +49,7 @@ def make_molecules(basis):
 
 def expected_values(module, data: QH9DataModule, part: str) -> dict[int, dict[str, float]]:
     """Metrics of every molecule of a part, computed one by one with the overlap from PySCF."""
+    energies = {column.key for column in ORBITALS if column.unit == "meV"}
     found = {}
     dataset = data.parts[part]
     for row in dataset.rows.tolist():
@@ -60,7 +62,7 @@ def expected_values(module, data: QH9DataModule, part: str) -> dict[int, dict[st
             int(molecule.numbers.sum()) // 2,
         )
         found[row] = {
-            name: float(value) * (MEV_PER_HARTREE if name in ENERGIES else 1)
+            name: float(value) * (MEV_PER_HARTREE if name in energies else 1)
             for name, value in values.items()
         }
     return found

@@ -18,7 +18,7 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
 from tracegrad.model.network import HamiltonianModel, HamiltonianPrediction
-from tracegrad.plots.block_mae import read_block_mae
+from tracegrad.reports.results import read_block_mae
 from tracegrad.training.loss import HamiltonianLoss
 from tracegrad.training.module import HamiltonianModule
 from tracegrad.training.schedule import WarmupLinear

@@ -110,6 +110,31 @@ def test_runs_are_compared_seed_by_seed(tmp_path, capsys, monkeypatch):
     assert "2 runs are missing: water/tracegrad_seed2, equal/none_seed1" in capsys.readouterr().out
 
 
+def test_numbers_that_are_not_finite_are_named_and_left_out(tmp_path, capsys, monkeypatch):
+    path, runs = write(tmp_path, CONTENT), tmp_path / "runs"
+    for arm in ("none", "tracegrad"):
+        for seed in (0, 1):
+            write_run(runs / "water" / f"{arm}_seed{seed}", result(arm, seed, 10.0))
+    diverged = runs / "water" / "tracegrad_seed1"
+    content = result("tracegrad", 1, 10.0)
+    content["metrics"]["test/h_mae"] = float("inf")
+    (diverged / "results.json").write_text(json.dumps(content))
+    with (diverged / "metrics.csv").open("a") as file:
+        file.write("0,400,,,,,nan\n0,450,,,,,inf\n")
+    assert call(monkeypatch, f"study={path}", "databases=/data", f"runs={runs}", "train=false") == 0
+    content = json.loads((path.parent / "results.json").read_text(), parse_constant=pytest.fail)
+    assert [c["seeds"] for c in content["comparisons"]] == [[0]]
+    run = next(run for run in content["runs"] if (run["arm"], run["seed"]) == ("tracegrad", 1))
+    assert run["metrics"]["test/h_mae"] is None
+    assert run["validation"][-2:] == [[400, None], [450, None]]
+    named = ["water/tracegrad_seed1: test/h_mae", "water/tracegrad_seed1: val/h_mae at step 400"]
+    assert content["not_finite"] == named
+    assert (
+        f"not finite, and left out of the comparisons and figures: {', '.join(named)}"
+        in capsys.readouterr().out
+    )
+
+
 def test_metrics_of_crystals_with_twisted_cells(tmp_path, monkeypatch):
     path, runs = write(tmp_path, CONTENT), tmp_path / "runs"
     for arm, error in (("none", 10.0), ("tracegrad", 9.0)):
@@ -132,7 +157,11 @@ def test_a_study_trains_what_is_missing_and_goes_on(tmp_path, monkeypatch, capsy
     part = {"title": "tiny", "arms": ["none", "tracegrad"], "seeds": [3], "settings": settings}
     path = write(tmp_path, {**CONTENT, "parts": {"tiny": part}})
     arguments = (f"study={path}", "databases=/data", f"runs={tmp_path / 'runs'}", "jobs=2")
+    summed_up = []
+    once = study.summarise
+    monkeypatch.setattr(study, "summarise", lambda *place: summed_up.append(place) or once(*place))
     assert call(monkeypatch, *arguments) == 0
+    assert len(summed_up) == 1
     first = (path.parent / "results.json").read_text()
     assert json.loads(first)["missing"] == []
     assert [c["seeds"] for c in json.loads(first)["comparisons"]] == [[3]]

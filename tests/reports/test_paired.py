@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from tests.run_directories import crystal_result, result, write_molecules, write_run, write_table
-from tracegrad.reports.columns import MOLECULES
+from tracegrad.metrics.columns import HAMILTONIAN
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.grid import paired_grid
 from tracegrad.reports.paired import Difference, Interval, crossed_interval, paired_differences
@@ -223,4 +223,4 @@ def test_findings():
         (Interval(1.0, None, None), "no interval"),
         (Interval(math.nan, None, None), "not finite"),
     ):
-        assert Difference(MOLECULES[0], interval, 2, 2).finding == finding
+        assert Difference(HAMILTONIAN[0], interval, 2, 2).finding == finding

@@ -8,10 +8,17 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
-from tracegrad.plots.style import ARM_COLOURS, ARM_MARKERS, OTHER_COLOUR, grid, make_figure, styled
+from tracegrad.plots.style import (
+    ARM_COLOURS,
+    ARM_MARKERS,
+    OTHER_COLOUR,
+    add_note,
+    first_of_lines,
+    grid,
+    make_panels,
+    styled,
+)
 from tracegrad.reports.arms import ARMS
-
-_COLUMNS = 3
 
 
 @styled
@@ -37,11 +44,8 @@ def ablation_figure(
     if not values or not metrics:
         raise TraceGradError("an ablation figure needs at least one arm and one metric")
     arms = [arm for arm in ARMS if arm in values] + sorted(values.keys() - ARMS.keys())
-    columns = min(len(metrics), _COLUMNS)
-    lines = -(-len(metrics) // columns)
-    figure = make_figure(max(2.8 * columns, 4.2), 3.3 * lines)
-    axes = figure.subplots(lines, columns, squeeze=False)
-    for ax, (metric, name) in zip(axes.flat, metrics.items(), strict=False):
+    figure, axes = make_panels(len(metrics), 2.8 if len(metrics) > 1 else 4.2, 3.3)
+    for ax, (metric, name) in zip(axes, metrics.items(), strict=True):
         for x, arm in enumerate(arms):
             _draw(ax, x, arm, values[arm].get(metric, ()))
         caption = f"\ntrivial predictor: {trivial[metric]:.4g} meV" if trivial and metric in trivial else ""
@@ -53,13 +57,11 @@ def ablation_figure(
         ax.margins(y=0.16)
         ax.set_ylim(bottom=0)
         grid(ax)
-    for ax in axes.flat[len(metrics) :]:
-        ax.set_visible(False)
-    for ax in axes[:, 0]:
+    for ax in first_of_lines(axes):
         ax.set_ylabel("test MAE (meV)")
     seeds = {len(of_metric) for of_arm in values.values() for of_metric in of_arm.values()}
     note = "bars: mean over seeds, lines: sample standard deviation, points: seeds"
-    figure.supxlabel(note if seeds != {1} else "one seed an arm: no spread", fontsize=7.5, color="#555555")
+    add_note(figure, note if seeds != {1} else "one seed an arm: no spread")
     if title:
         figure.suptitle(title)
     return figure

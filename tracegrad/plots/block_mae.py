@@ -10,9 +10,7 @@ from matplotlib.figure import Figure
 from tracegrad.errors import TraceGradError
 from tracegrad.plots.heat import draw_blocks, finite_maximum
 from tracegrad.plots.style import make_figure, styled, three_digits
-from tracegrad.reports.results import BlockMAE, read_block_mae
-
-__all__ = ["BlockMAE", "block_mae_figure", "mean_block_mae", "read_block_mae"]
+from tracegrad.reports.results import BlockMAE
 
 _COLOURS = "YlGnBu"
 # Inches: largest side of a cell, largest width and height of all heat maps together.

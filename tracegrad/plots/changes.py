@@ -8,12 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from tracegrad.errors import TraceGradError
-from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, grid, make_figure, styled
+from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, add_note, grid, make_panels, styled
 from tracegrad.reports.arms import ARMS, BASELINE, arm_name
 from tracegrad.reports.relative import RelativeChange
 
 _ORDER = sorted(ARMS, key=lambda arm: arm == BASELINE)  # the baseline last
-_COLUMNS = 3
 _LIMITS = (-0.8, 1.0)  # widest range of the axis, so that an outlier does not compress the other seeds
 
 
@@ -41,25 +40,19 @@ def changes_figure(rows: Sequence[ChangeRow]) -> Figure:
         raise TraceGradError("a figure of changes needs at least one comparison")
     databases = list(dict.fromkeys(row.database for row in rows))
     arms = [arm for arm in _ORDER if any(row.arm == arm for row in rows)]
-    width = min(len(databases), _COLUMNS)
-    lines = -(-len(databases) // width)
     most = max(len({row.metric for row in rows if row.database == database}) for database in databases)
-    figure = make_figure(3.1 * width + 0.4, lines * (0.2 * (len(arms) + 1) * most + 0.9) + 0.4)
-    panels = figure.subplots(lines, width, squeeze=False)
-    for axes, database in zip(panels.flat, databases, strict=False):
+    figure, panels = make_panels(len(databases), 3.1, 0.2 * (len(arms) + 1) * most + 0.9, more=(0.4, 0.4))
+    for axes, database in zip(panels, databases, strict=True):
         _panel(axes, [row for row in rows if row.database == database], arms)
         axes.set_title(database)
-    for axes in panels.flat[len(databases) :]:
-        axes.set_visible(False)
     handles = [
-        figure.axes[0].plot([], [], "o-", color=ARM_COLOURS.get(arm, OTHER_COLOUR), label=arm_name(arm))[0]
+        panels[0].plot([], [], "o-", color=ARM_COLOURS.get(arm, OTHER_COLOUR), label=arm_name(arm))[0]
         for arm in arms
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(arms))
-    figure.supxlabel(
+    add_note(
+        figure,
         "change of the error against the other arm of the same seed; lines: 95 % intervals over seeds; ticks: seeds",
-        fontsize=7.5,
-        color="#555555",
     )
     return figure
 

@@ -6,10 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
-from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, grid, make_figure, styled
+from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, add_note, grid, make_panels, styled
 from tracegrad.reports.paired import LEVEL, ArmPair
 
-_COLUMNS = 3
 _PANEL = "accuracy"
 
 
@@ -28,26 +27,20 @@ def differences_figure(pairs: Sequence[ArmPair], title: str = "") -> Figure:
     }
     if not columns:
         raise TraceGradError("a figure of differences needs at least one pair of arms and one metric")
-    width = min(len(columns), _COLUMNS)
-    lines = -(-len(columns) // width)
-    figure = make_figure(2.5 * width + 2.2, lines * (0.27 * len(pairs) + 1.15) + 0.3)
-    axes = figure.subplots(lines, width, squeeze=False, sharey=True)
-    for ax, (key, column) in zip(axes.flat, columns.items(), strict=False):
+    height = 0.27 * len(pairs) + 1.15
+    figure, axes = make_panels(len(columns), 2.5, height, more=(2.2, 0.3), sharey=True)
+    for ax, (key, column) in zip(axes, columns.items(), strict=True):
         for y, pair in enumerate(pairs):
             _draw(ax, y, pair, key)
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set_title(column.math)
+        ax.set_title(column.math or column.name)
         ax.set_xlabel(f"difference ({column.unit})" if column.unit else "difference")
         ax.margins(x=0.12)
-        grid(ax, "x")
-    for ax in axes.flat[len(columns) :]:
-        ax.set_visible(False)
-    axes[0, 0].set_yticks(range(len(pairs)), [pair.label for pair in pairs])
-    axes[0, 0].set_ylim(len(pairs) - 0.5, -0.5)
-    for ax in axes.flat:
         ax.tick_params(axis="y", length=0)
-    note = f"lines: {LEVEL:.0%} confidence intervals; grey: contains 0, no difference shown"
-    figure.supxlabel(note, fontsize=7.5, color="#555555")
+        grid(ax, "x")
+    axes[0].set_yticks(range(len(pairs)), [pair.label for pair in pairs])
+    axes[0].set_ylim(len(pairs) - 0.5, -0.5)
+    add_note(figure, f"lines: {LEVEL:.0%} confidence intervals; grey: contains 0, no difference shown")
     if title:
         figure.suptitle(title)
     return figure

@@ -7,9 +7,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tracegrad.errors import TraceGradError
-from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, grid, make_figure, styled, three_digits
+from tracegrad.plots.style import (
+    ARM_COLOURS,
+    OTHER_COLOUR,
+    first_of_lines,
+    grid,
+    make_panels,
+    styled,
+    three_digits,
+)
 
-_COLUMNS = 3
 Curves = Sequence[Sequence[tuple[int, float]]]
 
 
@@ -26,11 +33,8 @@ def mean_curves_figure(curves: Mapping[str, Mapping[str, Curves]]) -> Figure:
     """
     if not any(seeds for arms in curves.values() for seeds in arms.values()):
         raise TraceGradError("a figure of learning curves needs at least one curve")
-    width = min(len(curves), _COLUMNS)
-    lines = -(-len(curves) // width)
-    figure = make_figure(3.1 * width, 2.6 * lines)
-    panels = figure.subplots(lines, width, squeeze=False)
-    for axes, (title, arms) in zip(panels.flat, curves.items(), strict=False):
+    figure, panels = make_panels(len(curves), 3.1, 2.6)
+    for axes, (title, arms) in zip(panels, curves.items(), strict=True):
         for arm, seeds in arms.items():
             values = [dict(seed) for seed in seeds]
             steps = sorted(set.intersection(*(set(seed) for seed in values))) if values else []
@@ -48,8 +52,6 @@ def mean_curves_figure(curves: Mapping[str, Mapping[str, Curves]]) -> Figure:
         axes.set_xlabel("optimisation step")
         axes.legend(title="arm (seeds)")
         grid(axes)
-    for row in panels:
-        row[0].set_ylabel("validation MAE$^{H}_{all}$ (meV)")
-    for axes in panels.flat[len(curves) :]:
-        axes.set_visible(False)
+    for axes in first_of_lines(panels):
+        axes.set_ylabel("validation MAE$^{H}_{all}$ (meV)")
     return figure

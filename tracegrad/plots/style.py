@@ -7,7 +7,7 @@ save(figure, "figure.png")
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -26,6 +26,7 @@ OTHER_COLOUR = "#000000"
 LIGHT = "#c8c8c8"
 DPI = 200
 FORMATS = (".png", ".pdf")
+MOST_COLUMNS = 3  # panels in a line
 
 _RC: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -70,6 +71,36 @@ def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
 def make_figure(width: float, height: float) -> Figure:
     """An empty figure (inches) whose layout adapts to its content."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def make_panels(
+    count: int, width: float, height: float, *, more: tuple[float, float] = (0.0, 0.0), sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a number of panels (width and height in inches), at most three in a line.
+
+    Args:
+        count: number of panels.
+        width, height: of a panel.
+        more: width and height of the figure besides its panels.
+        sharey: whether the panels have the same y axis.
+    """
+    columns = min(count, MOST_COLUMNS)
+    lines = -(-count // columns)
+    figure = make_figure(width * columns + more[0], height * lines + more[1])
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharey=sharey).flat)
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    return figure, axes[:count]
+
+
+def first_of_lines(axes: Sequence[Axes]) -> Sequence[Axes]:
+    """The leftmost panels of a figure of `make_panels`."""
+    return axes[::MOST_COLUMNS]
+
+
+def add_note(figure: Figure, text: str) -> None:
+    """Write a note in small letters below a figure."""
+    figure.supxlabel(text, fontsize=7.5, color="#555555")
 
 
 def grid(axes: Axes, axis: str = "y") -> None:

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from tracegrad.errors import ConfigError
+from tracegrad.metrics.columns import CHALLENGE, log_name
 from tracegrad.reports.results import BlockMAE, ResultsError, block_file, read_block_mae
 from tracegrad.reports.samples import FILE as SAMPLES
 from tracegrad.reports.samples import NotMeasuredError, Sample, check_there, read_samples, set_name
 
-METRIC_S = "test/h_mae_cha_s"
-METRIC_B = "test/h_mae_cha_b"
 DEFINITION = (
     "MAE_cha_s: mean MAE_all of the k test samples with the largest MAE_all of the baseline, a run of the "
     "plain backbone. MAE_cha_b: MAE_block of the basic block with the largest MAE_block of the baseline. "
@@ -65,11 +64,6 @@ class Challenge:
     subsets: tuple[SubsetChallenge, ...]
 
 
-def metric_key(metric: str, subset: str) -> str:
-    """The log name of a metric on a subset of the test set."""
-    return f"{metric}/{subset}" if subset else metric
-
-
 def find_challenge(directory: str | Path, worst: int = 1) -> Challenge:
     """The ``worst`` samples and the worst block of each test subset of a baseline run.
 
@@ -108,6 +102,7 @@ def challenge_metrics(directory: str | Path, challenge: Challenge) -> dict[str, 
     directory = Path(directory)
     h_mae = {entry.sample: entry.h_mae for entry in _errors(directory)}
     metrics = {}
+    worst_samples, worst_block = CHALLENGE
     for part in challenge.subsets:
         samples = [entry.sample for entry in part.samples]
         for sample in samples:
@@ -118,7 +113,7 @@ def challenge_metrics(directory: str | Path, challenge: Challenge) -> dict[str, 
                     "them separately"
                 )
         errors = [h_mae[sample] for sample in samples]
-        metrics[metric_key(METRIC_S, part.subset)] = float(np.mean(errors))
+        metrics[log_name("test", worst_samples.key, part.subset)] = float(np.mean(errors))
         path = directory / block_file(part.subset)
         table = _blocks(path)
         p, q = part.block
@@ -128,7 +123,7 @@ def challenge_metrics(directory: str | Path, challenge: Challenge) -> dict[str, 
                 "bases: report them separately"
             )
         value = table.values[table.rows.index(p), table.columns.index(q)]
-        metrics[metric_key(METRIC_B, part.subset)] = float(value)
+        metrics[log_name("test", worst_block.key, part.subset)] = float(value)
     return metrics
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tracegrad.errors import ConfigError, TraceGradError
-from tracegrad.reports.columns import INFERENCE
+from tracegrad.reports.columns import TIME
 from tracegrad.reports.paper import ComparedTable
 from tracegrad.reports.table import Cell, ResultsTable
 
@@ -138,7 +138,7 @@ def paper_outcomes(compared: Sequence[ComparedTable], relative: float) -> list[C
                     continue
                 for column in table.columns:
                     published = line.paper.cells.get(column.key)
-                    if published is None or column.key == INFERENCE:
+                    if published is None or column.key == TIME:
                         continue
                     value = _quantity(line.ours.cells.get(column.key) if line.ours else None, "mean")
                     outcomes[section.title, line.method, column.key] = CheckOutcome(

@@ -6,12 +6,13 @@ of every seed: `tracegrad.reports.structured`.
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from tracegrad.reports.paired import LEVEL, ArmPair
+from tracegrad.reports.paired import ArmPair
 from tracegrad.reports.paper import ComparedTable, source
-from tracegrad.reports.table import HEAD, Cell, ResultsTable
+from tracegrad.reports.structured import difference_values, row_values
+from tracegrad.reports.table import Cell, ResultsTable
 
 
 def to_csv(tables: Sequence[ResultsTable]) -> str:
@@ -19,90 +20,69 @@ def to_csv(tables: Sequence[ResultsTable]) -> str:
 
     For each metric there are four columns: KEY (mean over seeds), KEY/std, KEY/change (percent) and KEY/best (0, 1).
     """
-    columns = list(dict.fromkeys(column for table in tables for column in table.columns))
-    names = [*HEAD, "arm", "label", "variant", "seeds", "repetitions", "steps", "train_seconds", "parameters"]
-    for column in columns:
-        names += [column.key, f"{column.key}/std", f"{column.key}/change", f"{column.key}/best"]
+    keys = dict.fromkeys(column.key for table in tables for column in table.columns)
     lines = []
     for table in tables:
         for row in table.rows:
-            values: dict[str, Any] = {name: getattr(table, name) for name in HEAD}
-            values |= {"arm": row.arm, "label": row.label, "variant": row.variant}
-            if row.runs:
-                values |= {"train_seconds": row.seconds, "parameters": row.runs[0].parameters}
-                values |= {"seeds": _joined(row.seeds), "steps": _joined(row.steps)}
-                values["repetitions"] = _joined(run.repetition for run in row.runs)
-            for column in columns:
-                cell = row.cells.get(column.key)
-                if cell is not None:
-                    values[column.key] = cell.mean
-                    values[f"{column.key}/std"] = cell.std
-                    values[f"{column.key}/change"] = cell.change
-                    values[f"{column.key}/best"] = int(cell.best)
-            lines.append(values)
-    return _csv(names, lines)
+            line = table.head | row_values(row)
+            del line["runs"], line["metrics"]
+            for key in keys:
+                cell = row.cells.get(key)
+                line |= _numbers(cell, key, f"{key}/std", f"{key}/change")
+                line[f"{key}/best"] = cell and cell.best
+            lines.append(line)
+    return _csv(lines)
 
 
 def paper_csv(compared: Sequence[ComparedTable]) -> str:
     """The tables of the paper, one line for each method and metric: our number and the paper's."""
-    names = ["table", "database", "section", "method", "arm", "metric", "unit"]
-    names += [f"{whose}{what}" for whose in ("ours", "paper") for what in ("", "_std", "_change")]
-    names += ["seeds", "source"]
     lines = []
     for table in compared:
-        for section in table.sections:
-            for line in section.lines:
-                method = {"table": table.paper.number, "database": section.database, "section": section.title}
-                row = line.ours or line.paper
-                method |= {"method": line.method, "arm": row.arm if row else ""}
-                method["seeds"] = _joined(line.ours.seeds) if line.ours else ""
-                for column in table.columns:
-                    values = _numbers("ours", line.ours.cells.get(column.key) if line.ours else None)
-                    values |= _numbers("paper", line.paper.cells.get(column.key) if line.paper else None)
-                    if values:
-                        lines.append(
-                            {
-                                **method,
-                                **values,
-                                "metric": column.key,
-                                "unit": column.unit,
-                                "source": source(),
-                            }
-                        )
-    return _csv(names, lines)
+        methods = [(section, line) for section in table.sections for line in section.lines]
+        for section, line in methods:
+            row = line.ours or line.paper
+            for column in table.columns:
+                ours, paper = (of.cells.get(column.key) if of else None for of in (line.ours, line.paper))
+                if row is None or not (ours or paper):
+                    continue
+                values: dict[str, Any] = {"table": table.paper.number, "database": section.database}
+                values |= {"section": section.title, "method": line.method, "arm": row.arm}
+                values |= {"metric": column.key, "unit": column.unit}
+                values |= _numbers(ours, "ours", "ours_std", "ours_change")
+                values |= _numbers(paper, "paper", "paper_std", "paper_change")
+                lines.append(values | {"seeds": line.ours and line.ours.seeds, "source": source()})
+    return _csv(lines)
 
 
 def paired_csv(tables: Sequence[ResultsTable], pairs: Sequence[Sequence[ArmPair]]) -> str:
     """The differences between arms, one line for each pair of arms and metric."""
-    names = [*HEAD, "first", "second", "metric", "unit", "difference", "low", "high"]
-    names += ["level", "over", "seeds", "samples", "finding"]
     lines = []
     for table, table_pairs in zip(tables, pairs, strict=True):
         for pair in table_pairs:
+            arms = {"first": pair.first.name, "second": pair.second.name}
             for key, difference in pair.differences.items():
-                values: dict[str, Any] = {name: getattr(table, name) for name in HEAD}
-                values |= {"first": pair.first.name, "second": pair.second.name, "metric": key}
-                values |= {"difference": difference.interval.mean, "level": LEVEL}
-                values |= {"low": difference.interval.low, "high": difference.interval.high}
-                values |= {"unit": difference.column.unit, "over": difference.over}
-                values |= {"seeds": difference.seeds, "samples": difference.samples}
-                lines.append({**values, "finding": difference.finding})
-    return _csv(names, lines)
+                metric = {"metric": key, "unit": difference.column.unit}
+                lines.append(table.head | arms | metric | difference_values(difference))
+    return _csv(lines)
 
 
-def _numbers(whose: str, cell: Cell | None) -> dict[str, float | None]:
-    if cell is None:
-        return {}
-    return {whose: cell.mean, f"{whose}_std": cell.std, f"{whose}_change": cell.change}
+def _numbers(cell: Cell | None, mean: str, std: str, change: str) -> dict[str, Any]:
+    """The numbers of a cell under these names; None where there is no cell."""
+    values = (cell.mean, cell.std, cell.change) if cell else (None, None, None)
+    return dict(zip((mean, std, change), values, strict=True))
 
 
-def _joined(values: Iterable[int]) -> str:
-    return " ".join(map(str, values))
-
-
-def _csv(names: Sequence[str], lines: Iterable[dict[str, Any]]) -> str:
+def _csv(lines: Sequence[dict[str, Any]]) -> str:
+    """A table of lines with the same columns; lists are written with spaces, true and false as 1 and 0."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+    writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    for line in lines:
+        writer.writerow({name: _text(value) for name, value in line.items()})
     return file.getvalue()
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return int(value) if isinstance(value, bool) else value

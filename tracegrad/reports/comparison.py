@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from tracegrad.metrics.columns import Column
 from tracegrad.reports.arms import ARMS, BASELINE
 from tracegrad.reports.challenge import Challenge, challenge_metrics, find_challenge
-from tracegrad.reports.columns import ALL, MARKS, Column, columns_of, superscript
+from tracegrad.reports.columns import ALL, MARKS, columns_of, superscript
 from tracegrad.reports.compatible import Data, check_baseline, check_data, check_row, data_of
 from tracegrad.reports.results import RunResult
 from tracegrad.reports.samples import NotMeasuredError
-from tracegrad.reports.table import TRIVIAL, Cell, ResultsTable, Row, with_best
+from tracegrad.reports.table import HEAD, TRIVIAL, Cell, ResultsTable, Row, with_best
 
 
 def results_table(
@@ -56,7 +57,7 @@ def _table(runs: list[RunResult], chosen_baseline: RunResult | None, worst: int)
     subsets = _subsets(runs)
     challenge, footnotes = _challenge(runs, chosen_baseline, worst, subsets) if first.crystal else (None, [])
     gaps: list[str] = []
-    possible = columns_of(first.crystal, subsets)
+    possible = columns_of(first.crystal, subsets, [column for run in runs for column in run.columns])
     rows = []
     for members in groups.values():
         measured, missing = _with_challenge(members, challenge)
@@ -68,22 +69,13 @@ def _table(runs: list[RunResult], chosen_baseline: RunResult | None, worst: int)
     marked = with_best([row.cells for row in rows], columns)
     rows = [replace(row, cells=cells) for row, cells in zip(rows, marked, strict=True)]
     return ResultsTable(
-        first.experiment,
-        first.database,
-        first.database_label,
-        first.split,
-        first.split_hash,
-        first.backbone,
-        first.checkpoint,
-        first.part,
-        first.crystal,
-        first.counts,
-        subsets,
-        columns,
-        (*([trivial] if trivial.cells else []), *rows),
-        challenge,
-        tuple(footnotes),
-        (*gaps, *_notes(rows, columns)),
+        **{name: getattr(first, name) for name in (*HEAD, "crystal", "counts")},
+        subsets=subsets,
+        columns=columns,
+        rows=(*([trivial] if trivial.cells else []), *rows),
+        challenge=challenge,
+        footnotes=tuple(footnotes),
+        notes=(*gaps, *_notes(rows, columns)),
     )
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from tracegrad.metrics.columns import PANELS, Column
 from tracegrad.reports.arms import BASELINE
-from tracegrad.reports.columns import INFERENCE, PANELS, Column
+from tracegrad.reports.columns import TIME
 from tracegrad.reports.inference import cost, protocol_lines
 from tracegrad.reports.paired import METHOD, ArmPair, Difference
 from tracegrad.reports.paper import ComparedTable, block_cost
@@ -66,10 +67,11 @@ MARK = "{best}"
 def table_grids(table: ResultsTable) -> list[Grid]:
     """A grid of the accuracies with seeds, steps and training times, and one for each further panel with values."""
     grids = []
-    for panel, name in PANELS.items():
+    for panel in dict.fromkeys(["accuracy", *(column.panel for column in table.columns)]):
         columns = [column for column in table.columns if column.panel == panel]
         if not columns:
             continue
+        name = PANELS.get(panel, panel)
         title = f"{table.title}: {name}" if name else table.title
         subtitle = f"{table.database}, {table.backbone}, {table.experiment}"
         heads = [_head(column) for column in columns]
@@ -188,7 +190,7 @@ def _difference(difference: Difference | None) -> GridCell:
 def _panel_captions(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
     if any(column.over_samples for column in columns):
         return ["mean ± standard deviation over molecules, each averaged over seeds"]
-    if not any(column.key == INFERENCE for column in columns):
+    if not any(column.key == TIME for column in columns):
         return []
     lines = protocol_lines(rows)
     slowdown = cost(rows)
@@ -215,8 +217,9 @@ def _captions(table: ResultsTable, columns: Sequence[Column]) -> list[str]:
     if any(cell.best for row in table.rows for cell in row.cells.values()):
         numbers.append(f"{MARK}: best")
     lines = [data, "; ".join(numbers)]
-    if not all(column.lower_is_better for column in columns):
-        lines.append("MAE: lower is better; Sim(psi): higher is better")
+    higher = [column.name for column in columns if column.lower_is_better is False]
+    if higher:
+        lines.append(f"MAE: lower is better; {', '.join(higher)}: higher is better")
     return [*lines, *table.footnotes, *table.notes]
 
 

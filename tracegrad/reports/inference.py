@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from tracegrad.reports.arms import BASELINE
-from tracegrad.reports.columns import INFERENCE
+from tracegrad.reports.columns import TIME
 from tracegrad.reports.results import InferenceProtocol, RunResult, read_result
 from tracegrad.reports.table import Row
 
 TRACEGRAD = "tracegrad"
 EVALUATION = "evaluation.json"
-_KEYS = (INFERENCE, "test/inference_batch_size")
+_KEYS = (TIME, "test/inference_batch_size")
 
 
 def with_inference(runs: Iterable[RunResult]) -> tuple[list[RunResult], list[str]]:
@@ -48,7 +48,7 @@ def protocol_lines(rows: Sequence[Row]) -> list[str]:
     ways: dict[str, list[str]] = {}
     for row in rows:
         for run in row.runs:
-            if INFERENCE in run.metrics:
+            if TIME in run.metrics:
                 named = ways.setdefault(_described(run.inference), [])
                 named += [row.label] if row.label not in named else []
     if len(ways) == 1:
@@ -62,14 +62,14 @@ def cost(rows: Sequence[Row]) -> tuple[Row, Row, float] | None:
 
     None if one of the times is missing, or if they were measured in different ways.
     """
-    by_arm = {row.arm: row for row in rows if not row.variant and INFERENCE in row.cells}
+    by_arm = {row.arm: row for row in rows if not row.variant and TIME in row.cells}
     if not {BASELINE, TRACEGRAD} <= by_arm.keys():
         return None
     plain, full = by_arm[BASELINE], by_arm[TRACEGRAD]
-    timed = [run for row in (plain, full) for run in row.runs if INFERENCE in run.metrics]
+    timed = [run for row in (plain, full) for run in row.runs if TIME in run.metrics]
     if len({_described(run.inference) for run in timed}) > 1:
         return None
-    return plain, full, 100 * (full.cells[INFERENCE].mean / plain.cells[INFERENCE].mean - 1)
+    return plain, full, 100 * (full.cells[TIME].mean / plain.cells[TIME].mean - 1)
 
 
 def _described(protocol: InferenceProtocol | None) -> str:

@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
+from tracegrad.metrics.columns import Column
 from tracegrad.reports.arms import BASELINE
-from tracegrad.reports.columns import Column
 from tracegrad.reports.results import RunResult
 from tracegrad.reports.samples import FILE, NotMeasuredError, Sample, read_samples
 from tracegrad.reports.table import ResultsTable, Row
 
 LEVEL = 0.95
-PANELS = ("accuracy", "orbitals", "acceleration")
+NOT_COMPARED = ("scf", "time")  # sections of a table
 # A table with more rows, such as that of a sweep, has too many pairs: each row is compared with the baseline only.
 MOST_ROWS = 4
 METHOD = (
@@ -148,7 +148,7 @@ def paired_differences(table: ResultsTable) -> list[ArmPair]:
         ResultsError: a table of samples is damaged.
     """
     rows = table.arms
-    columns = [c for c in table.columns if c.panel in PANELS and c.lower_is_better is not None]
+    columns = [c for c in table.columns if c.panel not in NOT_COMPARED and c.lower_is_better is not None]
     measured = {run.directory: _RunValues(run, columns) for row in rows for run in row.runs}
     pairs = []
     for first, second in _order(rows):

@@ -14,8 +14,9 @@ import yaml
 
 from tracegrad.backbones.known import known_backbones
 from tracegrad.data.published import PUBLISHED
+from tracegrad.metrics.columns import Column
 from tracegrad.reports.arms import BASELINE
-from tracegrad.reports.columns import INFERENCE, Column, columns_of
+from tracegrad.reports.columns import TIME, columns_of
 from tracegrad.reports.inference import cost, protocol_lines
 from tracegrad.reports.table import Cell, ResultsTable, Row
 
@@ -188,7 +189,7 @@ def _compare(paper: PaperTable, tables: Sequence[ResultsTable]) -> ComparedTable
         if not of_database:
             reason = why_absent(paper, on_paper_data.get(database, []))
             absent.setdefault(reason, []).append(database)
-    timed = INFERENCE in paper.keys
+    timed = TIME in paper.keys
     notes = [f"paper: {source()}; (change against the baseline, for the paper computed from its numbers)"]
     notes += [paper.note] if paper.note else []
     notes += [line for section in sections for line in _time_lines(section)] if timed else []
@@ -201,8 +202,8 @@ def _compare(paper: PaperTable, tables: Sequence[ResultsTable]) -> ComparedTable
 @cache
 def block_cost() -> tuple[float, float]:
     """The smallest and the largest slowdown by +TraceGrad in the paper, in percent (Appendix I)."""
-    table = next(table for table in paper_tables() if INFERENCE in table.keys)
-    changes = [row.cells[INFERENCE].change for row in table.rows]
+    table = next(table for table in paper_tables() if TIME in table.keys)
+    changes = [row.cells[TIME].change for row in table.rows]
     known = [change for change in changes if change is not None]
     return min(known), max(known)
 
@@ -215,7 +216,7 @@ def _time_lines(section: Section) -> list[str]:
     if slowdown is not None:
         plain, full, ours = slowdown
         theirs = next(
-            line.paper.cells[INFERENCE].change for line in section.lines if line.ours is full and line.paper
+            line.paper.cells[TIME].change for line in section.lines if line.ours is full and line.paper
         )
         lines.append(
             f"time of {full.label} against {plain.label}: {ours:+.1f} % here, {theirs:+.1f} % in the paper"

@@ -2,29 +2,22 @@
 
 import csv
 import json
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import numpy as np
 from jaxtyping import Float
 
-from tracegrad.errors import TraceGradError
+from tracegrad.errors import ConfigError, TraceGradError
+from tracegrad.metrics.columns import Column
 
 FILE = "results.json"
 # Files that a run writes when it begins.
 START, CONFIG = "provenance.json", "config.yaml"
 FORMAT = 1
-# Fields of ``results.json`` that hold an integer; "inference:x" is the field x of the object "inference".
-INTEGERS = (
-    "seed",
-    "step",
-    "parameters",
-    "repetition",
-    "inference:samples",
-    "inference:repeats",
-    "inference:batch_size",
-)
+_KINDS = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
 
 
 class ResultsError(TraceGradError):
@@ -72,6 +65,7 @@ class RunResult:
         repetition: number of the run among those of the same seed; the paper has ten runs of one seed (Appendix H).
         variant: settings that differ from the other runs of the arm, such as "loss.weight=0.3" in a sweep.
         inference: how inference was timed; None if it was not, or by a version that did not record it.
+        columns: names, units and so on of the metrics that do not come with TraceGrad.
     """
 
     directory: Path
@@ -97,6 +91,7 @@ class RunResult:
     repetition: int = 0
     variant: str = ""
     inference: InferenceProtocol | None = None
+    columns: tuple[Column, ...] = ()
 
     @property
     def repetition_key(self) -> tuple[int, int]:
@@ -186,7 +181,7 @@ def read_result(path: str | Path) -> RunResult:
             f"{path}: fields {missing} are missing; the file is damaged or no result of a run, remove it"
         )
     values = {
-        entry.name: _checked(path, entry.name, content[entry.name])
+        entry.name: _checked(path, entry.name, content[entry.name], entry.type)
         for entry in entries
         if entry.default is MISSING or content.get(entry.name) is not None
     }
@@ -218,26 +213,29 @@ def read_block_mae(path: str | Path) -> BlockMAE:
     return BlockMAE(tuple(row[0] for row in rows), tuple(head[1:]), values)
 
 
-def _checked(path: Path, name: str, value: Any) -> Any:
-    if name == "inference":
-        known = [entry.name for entry in fields(InferenceProtocol)]
-        if not isinstance(value, dict) or not set(known) <= value.keys():
-            raise ResultsError(f"{path}: inference is {value!r}, an object with {', '.join(known)} is needed")
-        return InferenceProtocol(**{key: _checked(path, f"inference:{key}", value[key]) for key in known})
-    if name in ("metrics", "trivial", "counts"):
-        if isinstance(value, dict):
-            # A metric that does not exist for a test set is written as null.
-            return {key: _checked(path, f"{name}.{key}", v) for key, v in value.items() if v is not None}
-        raise ResultsError(f"{path}: {name} is {value!r}, an object of numbers is needed")
-    expected: Any = str
-    if name in INTEGERS or name.startswith("counts."):
-        expected = int
-    elif name == "train_seconds" or "." in name:
-        expected = int | float
-    elif name == "crystal":
-        expected = bool
+def _checked(path: Path, name: str, value: Any, expected: Any) -> Any:
+    """A value of a file as the type of its field; ``name`` is for the message."""
+    if get_origin(expected) is UnionType:  # None was left out before
+        expected = get_args(expected)[0]
+    if name == "columns":
+        try:
+            return tuple(Column(**entry) for entry in value)
+        except (TypeError, ConfigError) as error:
+            raise ResultsError(f"{path}: columns: {error}; correct them, or test the run again") from error
+    if is_dataclass(expected):
+        parts = {entry.name: entry.type for entry in fields(expected)}
+        if not isinstance(value, dict) or not parts.keys() <= value.keys():
+            raise ResultsError(f"{path}: {name} is {value!r}, an object with {', '.join(parts)} is needed")
+        values = {key: _checked(path, f"{name}:{key}", value[key], kind) for key, kind in parts.items()}
+        return expected(**values)  # type: ignore[operator]
+    if get_origin(expected) is dict:
+        if not isinstance(value, dict):
+            raise ResultsError(f"{path}: {name} is {value!r}, an object of numbers is needed")
+        kind = get_args(expected)[1]
+        # A metric that does not exist for a test set is written as null.
+        return {key: _checked(path, f"{name}.{key}", v, kind) for key, v in value.items() if v is not None}
+    allowed = int | float if expected is float else expected
     # In Python a bool is an int too.
-    if not isinstance(value, expected) or isinstance(value, bool) != (expected is bool):
-        kind = {str: "text", int: "an integer", bool: "true or false"}.get(expected, "a number")
-        raise ResultsError(f"{path}: {name} is {value!r}, {kind} is needed")
-    return value if expected in (str, int, bool) else float(value)
+    if not isinstance(value, allowed) or isinstance(value, bool) != (expected is bool):
+        raise ResultsError(f"{path}: {name} is {value!r}, {_KINDS[expected]} is needed")
+    return expected(value)

@@ -1,4 +1,4 @@
-"""Tables as JSON, with everything that they hold: the value of every seed, intervals, footnotes and notes.
+"""Tables as plain data and as JSON, with everything that they hold: the value of every seed, intervals and notes.
 
 Numbers that are not finite become null, because JSON has no NaN. The same tables as flat rows for spreadsheets:
 `tracegrad.reports.comma_separated` (CSV).
@@ -7,13 +7,14 @@ Numbers that are not finite become null, because JSON has no NaN. The same table
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tracegrad.reports.challenge import DEFINITION, SubsetChallenge
-from tracegrad.reports.paired import LEVEL, METHOD, ArmPair
-from tracegrad.reports.paper import ComparedMethod, ComparedTable, source
-from tracegrad.reports.table import HEAD, Cell, ResultsTable
+from tracegrad.reports.paired import LEVEL, METHOD, ArmPair, Difference
+from tracegrad.reports.paper import ComparedTable, PaperRow, source
+from tracegrad.reports.table import ResultsTable, Row
 
 FORMAT = 1
 
@@ -35,15 +36,14 @@ def to_json(
         absent: lines on the items of the paper that the report lacks.
     """
     content = {
-        "format": FORMAT,
         "tables": [
-            {**_table(table, directory), "differences": [_pair(pair) for pair in table_pairs]}
+            {**_table(table), "differences": [_pair(pair) for pair in table_pairs]}
             for table, table_pairs in zip(tables, pairs or [[]] * len(tables), strict=True)
         ],
         "differences": {"level": LEVEL, "method": METHOD},
         "paper": {"source": source(), "tables": [_compared(table) for table in compared], "absent": absent},
     }
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    return _json(content, directory)
 
 
 def challenge_json(tables: Sequence[ResultsTable], directory: str | Path | None = None) -> str:
@@ -53,91 +53,86 @@ def challenge_json(tables: Sequence[ResultsTable], directory: str | Path | None 
     """
     challenges = [
         {
-            **{name: getattr(table, name) for name in HEAD},
-            "baseline": _relative(table.challenge.baseline, directory),
+            **table.head,
+            "baseline": table.challenge.baseline,
             "k": table.challenge.worst,
             "subsets": [_challenge(part) for part in table.challenge.subsets],
         }
         for table in tables
         if table.challenge is not None
     ]
-    content = {"format": FORMAT, "definition": DEFINITION, "unit": "meV", "challenges": challenges}
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    return _json({"definition": DEFINITION, "unit": "meV", "challenges": challenges}, directory)
 
 
-def _table(table: ResultsTable, directory: str | Path | None) -> dict[str, Any]:
+def row_values(row: Row) -> dict[str, Any]:
+    """A row as plain data; ``metrics`` has the cells by the key of their column."""
     return {
-        **{name: getattr(table, name) for name in (*HEAD, "crystal", "counts")},
-        "columns": [vars(column) for column in table.columns],
-        "rows": [
-            {
-                "arm": row.arm,
-                "label": row.label,
-                "variant": row.variant,
-                "seeds": row.seeds,
-                "repetitions": [run.repetition for run in row.runs],
-                "steps": row.steps,
-                "train_seconds": row.seconds,
-                "parameters": row.runs[0].parameters if row.runs else None,
-                "runs": [_relative(run.directory, directory) for run in row.runs],
-                "metrics": {key: _cell(cell) for key, cell in row.cells.items()},
-            }
-            for row in table.rows
-        ],
+        "arm": row.arm,
+        "label": row.label,
+        "variant": row.variant,
+        "seeds": row.seeds,
+        "repetitions": [run.repetition for run in row.runs],
+        "steps": row.steps,
+        "train_seconds": row.seconds,
+        "parameters": row.runs[0].parameters if row.runs else None,
+        "runs": [run.directory for run in row.runs],
+        "metrics": _cells(row),
+    }
+
+
+def difference_values(difference: Difference) -> dict[str, Any]:
+    """A difference between two arms as plain data."""
+    return {
+        "difference": difference.interval.mean,
+        "low": difference.interval.low,
+        "high": difference.interval.high,
+        "level": LEVEL,
+        "over": difference.over,
+        "seeds": difference.seeds,
+        "samples": difference.samples,
+        "finding": difference.finding,
+    }
+
+
+def _table(table: ResultsTable) -> dict[str, Any]:
+    return {
+        **table.head,
+        "crystal": table.crystal,
+        "counts": table.counts,
+        "columns": [asdict(column) for column in table.columns],
+        "rows": [row_values(row) for row in table.rows],
         "footnotes": table.footnotes,
         "notes": table.notes,
     }
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
-    return {
-        "mean": _finite(cell.mean),
-        "std": _finite(cell.std),
-        "change": _finite(cell.change),
-        "best": cell.best,
-        "values": [_finite(value) for value in cell.values],
-    }
+def _cells(row: Row | PaperRow | None) -> dict[str, dict[str, Any]] | None:
+    return {key: asdict(cell) for key, cell in row.cells.items()} if row else None
 
 
 def _pair(pair: ArmPair) -> dict[str, Any]:
-    metrics = {
-        key: {
-            "difference": _finite(difference.interval.mean),
-            "low": _finite(difference.interval.low),
-            "high": _finite(difference.interval.high),
-            "over": difference.over,
-            "seeds": difference.seeds,
-            "samples": difference.samples,
-            "finding": difference.finding,
-        }
-        for key, difference in pair.differences.items()
-    }
+    metrics = {key: difference_values(difference) for key, difference in pair.differences.items()}
     return {"first": pair.first.name, "second": pair.second.name, "metrics": metrics}
 
 
 def _compared(table: ComparedTable) -> dict[str, Any]:
+    sections = [
+        {
+            "database": section.database,
+            "title": section.title,
+            "lines": [
+                {"method": line.method, "ours": _cells(line.ours), "paper": _cells(line.paper)}
+                for line in section.lines
+            ],
+        }
+        for section in table.sections
+    ]
     return {
         "table": table.paper.number,
         "caption": table.paper.caption,
-        "sections": [
-            {
-                "database": section.database,
-                "title": section.title,
-                "lines": [_line(line) for line in section.lines],
-            }
-            for section in table.sections
-        ],
+        "sections": sections,
         "notes": table.notes,
     }
-
-
-def _line(line: ComparedMethod) -> dict[str, Any]:
-    rows = {"ours": line.ours, "paper": line.paper}
-    metrics = {
-        whose: {key: _cell(cell) for key, cell in row.cells.items()} if row is not None else None
-        for whose, row in rows.items()
-    }
-    return {"method": line.method, **metrics}
 
 
 def _challenge(part: SubsetChallenge) -> dict[str, Any]:
@@ -147,11 +142,18 @@ def _challenge(part: SubsetChallenge) -> dict[str, Any]:
     return {"subset": part.subset, "samples": samples, "block": part.block, "block_mae": part.block_mae}
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _json(content: dict[str, Any], directory: str | Path | None) -> str:
+    plain = _plain({"format": FORMAT, **content}, directory)
+    return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
 
-def _relative(path: Path, directory: str | Path | None) -> str:
-    if directory is None or not path.is_relative_to(directory):
-        return str(path)
-    return str(path.relative_to(directory))
+def _plain(value: Any, directory: str | Path | None) -> Any:
+    """The value with null in place of numbers that are not finite, and paths relative to ``directory``."""
+    if isinstance(value, dict):
+        return {key: _plain(entry, directory) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry, directory) for entry in value]
+    if isinstance(value, Path):
+        inside = directory is not None and value.is_relative_to(directory)
+        return str(value.relative_to(directory) if inside and directory else value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,16 +3,18 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from tracegrad.metrics.columns import Column
 from tracegrad.reports.challenge import Challenge
-from tracegrad.reports.columns import Column, superscript
+from tracegrad.reports.columns import superscript
 from tracegrad.reports.compatible import samples_name
 from tracegrad.reports.results import RunResult
 
 TRIVIAL = "trivial"
-# Attributes of a table that identify it; JSON and CSV files repeat them.
+# Attributes of a table that identify it.
 HEAD = (
     "experiment",
     "database",
@@ -103,6 +105,11 @@ class ResultsTable:
     challenge: Challenge | None
     footnotes: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The attributes that identify the table, which JSON and CSV files repeat."""
+        return {name: getattr(self, name) for name in HEAD}
 
     @property
     def title(self) -> str:

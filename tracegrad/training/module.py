@@ -78,10 +78,11 @@ class HamiltonianModule(lightning.LightningModule):
         self.log_dict(logs, batch_size=graph.num_graphs)
         return terms.total * self.trainer.world_size  # the gradients of the ranks are averaged
 
-    def validation_step(self, graph, batch_idx: int) -> None:
+    def validation_step(self, graph, batch_idx: int) -> HamiltonianPrediction:  # type: ignore[override]
         prediction = self.model(graph)
         self.val_losses.update(self.loss(prediction, graph).per_sample)
         self.val_metric.update(prediction, graph)
+        return prediction  # for callbacks that compute further metrics
 
     def on_validation_epoch_end(self) -> None:
         means = self.val_losses.compute()

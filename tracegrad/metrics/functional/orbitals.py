@@ -21,9 +21,18 @@ from tracegrad.metrics.functional.shift import least_absolute_shift, shifted_mae
 # molecules split such levels by up to 4e-5 hartree.
 DEGENERATE = 1e-4
 
-ENERGIES = ("eps_mae", "eps_mae_shifted", "h_mae_shifted", "homo_error", "lumo_error", "gap_error")
-OVERLAPS = ("psi_cosine", "psi_overlap", "psi_overlap_levels")
-NAMES = (*ENERGIES, *OVERLAPS)
+# Names of the metrics in the order of their values; `tracegrad.metrics.columns` has their units.
+NAMES = (
+    "eps_mae",
+    "eps_mae_shifted",
+    "h_mae_shifted",
+    "homo_error",
+    "lumo_error",
+    "gap_error",
+    "psi_cosine",
+    "psi_overlap",
+    "psi_overlap_levels",
+)
 
 
 @dataclass(frozen=True)
