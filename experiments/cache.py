@@ -1,7 +1,5 @@
 """Build the cache of a database of crystals: `python -m experiments.cache --help`."""
 
-import os
-
 from omegaconf import DictConfig
 
 from experiments.settings.configuration import command, plain
@@ -43,7 +41,7 @@ def main(config: DictConfig) -> None:
         raise ConfigError(
             f"the cache of {source} could not be written; give output=PATH in a folder that can be"
         )
-    print(f"{cache.path}: {len(cache)} structures, {os.path.getsize(cache.path) / 1e6:.2f} MB")
+    print(f"{cache.path}: {len(cache)} structures, {cache.size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":
