@@ -30,7 +30,7 @@ from tracegrad.physics.molecules.dft import XC_CODES
 from tracegrad.plots.scf import scf_figure
 from tracegrad.plots.style import save
 from tracegrad.system.cores import available_cores
-from tracegrad.system.count_progress import CountProgress
+from tracegrad.system.progress import ProgressDisplay
 from tracegrad.system.whole_files import replacing
 
 # How long a rank that has finished its molecules waits for the other ranks.
@@ -173,10 +173,9 @@ class DFTAcceleration(Callback):
         """Run the SCF calculations of the molecules of this rank."""
         predicted = ScfStore([self.directory / "scf"])
         folders = baseline_folders(self._database.path, self.cache)
-        name = "DFT acceleration"
         shown = trainer.is_global_zero
         # One large molecule takes longer than the half minute over which a bar estimates its speed by default.
-        with CountProgress(name, "SCF runs", name, seconds=600.0, shown=shown) as progress:
+        with ProgressDisplay("SCF runs", seconds=600.0, shown=shown) as progress:
             return accelerations(
                 self._collected,
                 self.guesses,
@@ -185,7 +184,7 @@ class DFTAcceleration(Callback):
                 predicted,
                 processes=self._processes(trainer),
                 report=_warn,
-                on_progress=progress.on_progress,
+                on_progress=progress.bar("DFT acceleration"),
             )
 
     def _write(self) -> None:
