@@ -150,8 +150,9 @@ def build_cache(
     if cache is not None:
         return cache
     try:
-        if is_former_cache(path):
-            path.unlink()
+        for former in (path, path.with_name(f"{path.name}.part")):
+            if is_former_cache(former):
+                former.unlink(missing_ok=True)
         with build_lock(path / LOCK, str(path), report):
             cache = open_cache(database, [path], dtype)  # another process may have built it meanwhile
             if cache is None:

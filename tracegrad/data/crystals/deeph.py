@@ -52,19 +52,6 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
 from tracegrad.system.whole_files import replacing_folder, restore_folder
 
-__all__ = [
-    "MATRIX_FILES",
-    "TEXT_FILES",
-    "DeepHReader",
-    "Structure",
-    "is_structure_folder",
-    "matrix_path",
-    "read_header",
-    "read_keyed",
-    "read_structure",
-    "write_structure",
-]
-
 MATRIX_FILES = {"hamiltonian": "hamiltonians.h5", "overlap": "overlaps.h5"}
 TEXT_FILES = ("element.dat", "site_positions.dat", "lat.dat", "rlat.dat", "orbital_types.dat", "info.json")
 _KEY = re.compile(r"\[(-?\d{1,9}), ?(-?\d{1,9}), ?(-?\d{1,9}), ?(\d{1,9}), ?(\d{1,9})\]", re.ASCII)
