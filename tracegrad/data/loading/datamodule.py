@@ -149,7 +149,7 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
 
     def fingerprint(self) -> dict[str, Any]:
         """Database, hash of the split, basis and units; equal fingerprints mean equal benchmarks."""
-        self.setup()
+        self.setup("test")
         assert self.split is not None
         return {
             "database": self.path.name,
