@@ -1,5 +1,6 @@
 """Task "data": read rows of a QH9 database, structure folders and their cache, in one process."""
 
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
@@ -118,7 +119,7 @@ def crystal_data_task(
         path = Path(name) / "graphs.cache"
 
         def build() -> CrystalCache:
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
             return build_cache(database, path, "float32", processes=1)
 
         cache = build()
@@ -140,8 +141,7 @@ def crystal_data_task(
             "building the cache": build,
         }
         timings += measure(f"{len(rows)} structures of {atoms} atoms", once, repeats, "cpu")
-        size = path.stat().st_size
-    note = f"cache of {len(rows)} structures of {atoms} atoms: {size / 1e6:.2f} MB"
+    note = f"cache of {len(rows)} structures of {atoms} atoms: {cache.size / 1e6:.2f} MB"
     return timings, [note]
 
 

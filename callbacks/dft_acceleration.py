@@ -16,7 +16,6 @@ from callbacks.inference_time import device_clock, mean_seconds
 from callbacks.predictions import PredictedBatch, PredictionCallback
 from callbacks.trainer_parts import first_molecules, hamiltonian_module, stop_bar
 from tracegrad.data.cache.lookup import AUTO
-from tracegrad.elements import formula
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.metrics.orbitals import dense_predictions
 from tracegrad.physics.molecules.acceleration import GUESSES, ScfSettings, check_gpu, check_guesses
@@ -28,7 +27,7 @@ from tracegrad.physics.molecules.dft import XC_CODES
 from tracegrad.plots.scf import scf_figure
 from tracegrad.plots.style import save
 from tracegrad.system.cores import available_cores
-from tracegrad.system.count_progress import CountProgress
+from tracegrad.system.progress import ProgressDisplay
 
 # How long a rank that has finished its molecules waits for the other ranks.
 PATIENCE = timedelta(days=1)
@@ -159,10 +158,9 @@ class DFTAcceleration(PredictionCallback):
         """Run the SCF calculations of the molecules of this rank."""
         predicted = ScfStore([self.directory / "scf"])
         folders = baseline_folders(self._database.path, self.cache)
-        name = "DFT acceleration"
         shown = trainer.is_global_zero
         # One large molecule takes longer than the half minute over which a bar estimates its speed by default.
-        with CountProgress(name, "SCF runs", name, seconds=600.0, shown=shown) as progress:
+        with ProgressDisplay("SCF runs", seconds=600.0, shown=shown) as progress:
             return accelerations(
                 self._collected,
                 self.guesses,
@@ -171,7 +169,7 @@ class DFTAcceleration(PredictionCallback):
                 predicted,
                 processes=self._processes(trainer),
                 report=_warn,
-                on_progress=progress.on_progress,
+                on_progress=progress.bar("DFT acceleration"),
             )
 
     def _write(self) -> None:

@@ -16,8 +16,8 @@ from tracegrad.data.loading.datamodule import evenly_spaced
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.reports.results import InferenceProtocol
-from tracegrad.system.count_progress import CountProgress
 from tracegrad.system.device import device_name
+from tracegrad.system.progress import ProgressDisplay
 
 # A line announces a measurement that is expected to take longer than this.
 LONG = 60.0  # seconds
@@ -94,11 +94,12 @@ class InferenceTime(Callback):
         model = hamiltonian_module(pl_module).model
         now = device_clock(pl_module.device, self.clock)
         seconds: list[float] = []
-        name, shown = "inference time", trainer.is_global_zero
+        shown = trainer.is_global_zero
         with (
-            CountProgress(name, "batches", name, seconds=600.0, shown=shown) as progress,
+            ProgressDisplay("batches", seconds=600.0, shown=shown) as progress,
             trainer.precision_plugin.forward_context(),
         ):
+            on_progress = progress.bar("inference time")
             for batch in batches:
                 graph = collate([dataset[row] for row in batch]).to(pl_module.device)
                 seconds.append(mean_seconds(partial(model, graph, traces=False), self.repeats, now))
@@ -109,7 +110,7 @@ class InferenceTime(Callback):
                         f"{len(batches)} batches; if interrupted, the same command measures all "
                         "again"
                     )
-                progress.on_progress(len(seconds), len(batches))
+                on_progress(len(seconds), len(batches))
         return seconds
 
 

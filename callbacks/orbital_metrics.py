@@ -14,7 +14,6 @@ from callbacks.predictions import PredictedBatch, PredictionCallback
 from callbacks.trainer_parts import first_molecules, hamiltonian_module
 from tracegrad.data.cache.lookup import AUTO
 from tracegrad.data.loading.datamodule import QH9Dataset, evenly_spaced
-from tracegrad.elements import formula
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics import columns, orbitals
@@ -27,7 +26,7 @@ from tracegrad.physics.molecules.solved_references import SolvedReferences, prep
 from tracegrad.plots.energies import energies_figure
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
-from tracegrad.system.count_progress import CountProgress
+from tracegrad.system.progress import ProgressDisplay
 from tracegrad.training.module import HamiltonianModule
 from tracegrad.units import MEV_PER_HARTREE
 
@@ -191,15 +190,15 @@ class OrbitalMetrics(PredictionCallback):
         """Load the references of these rows; one process solves those that the cache lacks, the others wait."""
         self._close()
         paths = solved_paths(dataset.database.path, self.cache)
-        with CountProgress("solving", "reference molecules", "cache") as progress:
-            shown = trainer.is_global_zero
+        shown = trainer.is_global_zero
+        with ProgressDisplay("reference molecules", shown=shown) as progress:
             self._references = prepare_references(
                 dataset.database,
                 rows.tolist(),
                 paths,
                 processes=self.processes,
                 report=progress.report if shown else lambda line: None,
-                on_progress=progress.on_progress if shown else lambda done, total: None,
+                on_progress=progress.bar("solving"),
             )
         self._metric.reset()
         self._metric.to(pl_module.device)

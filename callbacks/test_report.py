@@ -12,7 +12,6 @@ from lightning import LightningModule, Trainer
 from callbacks.gather import gathered, write_table
 from callbacks.predictions import PredictedBatch, PredictionCallback
 from callbacks.trainer_parts import hamiltonian_module
-from tracegrad.elements import formula
 from tracegrad.hamiltonian.basis import LETTERS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import orbital_rows
 from tracegrad.hamiltonian.reduction import Masks, is_on_site, site_edges

@@ -1,7 +1,5 @@
 """Build the cache of a database of crystals."""
 
-import os
-
 from omegaconf import DictConfig
 
 from experiments.settings.configuration import command, plain
@@ -9,7 +7,7 @@ from tracegrad.data.cache.lookup import cache_paths, prepare_cache
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.loading.datamodule import DTYPES, database_path
 from tracegrad.errors import ConfigError
-from tracegrad.system.count_progress import CountProgress
+from tracegrad.system.progress import ProgressDisplay
 
 
 @command("cache", help_without_arguments=True)
@@ -30,20 +28,20 @@ def main(config: DictConfig) -> None:
         raise ConfigError(
             f"{source} is a packed file, for whose cache there is no default place; give output=PATH"
         )
-    with CountProgress("reading", "structures", "cache") as progress:
+    with ProgressDisplay("structures") as progress:
         cache = prepare_cache(
             database,
             paths,
             dtype,
             processes=processes,
             report=progress.report,
-            on_progress=progress.on_progress,
+            on_progress=progress.bar("reading"),
         )
     if cache is None:
         raise ConfigError(
             f"the cache of {source} could not be written; give output=PATH in a folder that can be"
         )
-    print(f"{cache.path}: {len(cache)} structures, {os.path.getsize(cache.path) / 1e6:.2f} MB")
+    print(f"{cache.path}: {len(cache)} structures, {cache.size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from experiments.settings.configuration import CONF, command, plain
 from tracegrad.data.fetch.database import FetchedDatabase, fetch
 from tracegrad.data.fetch.downloader import RetryPolicy
 from tracegrad.data.fetch.entry import DatabaseEntry, FetchOptions
-from tracegrad.data.fetch.progress import FetchProgress
 from tracegrad.data.fetch.verify import Expectation
 from tracegrad.errors import ConfigError, DataError
+from tracegrad.system.progress import BYTES, ProgressDisplay
 
 NAMES = sorted(path.stem for path in (CONF / "fetch").glob("*.yaml"))
 
@@ -49,7 +49,7 @@ def fetch_databases(values: dict[str, Any]) -> None:
     if len(entries) > 1 and options.source is not None:
         raise ConfigError("source is of one database; give one data=NAME with it")
     failed: list[str] = []
-    with FetchProgress() as progress:
+    with ProgressDisplay(BYTES) as progress:
         for entry in entries:
             try:
                 fetched = fetch(entry, options, progress)

@@ -1,22 +1,22 @@
 """Compute reference data of molecules in the QH9 schema, or of crystals (kind=crystals)."""
 
 import sys
-import time
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from experiments.generate_crystals import main as crystals
-from experiments.reporting.generation_report import progress_bar, public_command
+from experiments.reporting.generation_report import public_command
 from experiments.settings.configuration import command, plain
 from tracegrad.errors import ConfigError
 from tracegrad.physics.molecules import generation
 from tracegrad.physics.molecules.generation_settings import GenerationSettings
 from tracegrad.physics.molecules.geometries import named_molecules, read_geometries
 from tracegrad.system.cores import available_cores
+from tracegrad.system.progress import ProgressDisplay
+
+_SECONDS = 600.0  # one label of a large molecule takes longer than the default of `ProgressDisplay`
 
 
 @dataclass
@@ -47,12 +47,11 @@ def molecules(config: DictConfig) -> None:
         *named_molecules(_listed(config, "molecules")),
         *read_geometries(_listed(config, "geometries")),
     ]
-    console = Console()
     heading = (
         f"flavour {settings.flavour}, functional {settings.functional}, def2-SVP; "
         f"geometries: {len(geometries)}, processes: {processes}"
     )
-    with progress_bar(console, "frames") as bar:
+    with ProgressDisplay("frames", seconds=_SECONDS) as progress:
         summary = generation.generate(
             geometries,
             settings,
@@ -61,16 +60,11 @@ def molecules(config: DictConfig) -> None:
             overwrite=config.overwrite,
             strict=config.strict,
             command=public_command(sys.argv[1:]),
-            report=lambda line: bar.console.print(line, style="yellow", highlight=False, markup=False),
-            on_progress=_ProgressReport(bar, settings.flavour, heading),
+            report=lambda line: progress.report(line, "yellow"),
+            on_progress=_ProgressReport(progress, settings.flavour, heading),
         )
     left_out = f", {len(summary.left_out)} left out" if summary.left_out else ""
-    console.print(
-        f"wrote {summary.output}: {summary.rows} rows{left_out}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    progress.report(f"wrote {summary.output}: {summary.rows} rows{left_out}")
 
 
 def _listed(config: DictConfig, name: str) -> list[str]:
@@ -83,27 +77,19 @@ def _listed(config: DictConfig, name: str) -> list[str]:
 
 
 class _ProgressReport:
-    """Shows progress as a bar on a terminal, and elsewhere, as in a batch job, as one line a minute.
+    """Shows progress; the heading is printed at the first call, when output and geometries have been checked."""
 
-    The heading is printed at the first call, when output and geometries have been checked.
-    """
-
-    def __init__(self, bar: Progress, flavour: str, heading: str) -> None:
-        self.bar, self.heading = bar, heading
+    def __init__(self, display: ProgressDisplay, flavour: str, heading: str) -> None:
+        self.display, self.heading = display, heading
         self.what = "trajectories" if flavour == "dynamic" else "geometries"
-        self.task: TaskID | None = None
-        self.printed = time.monotonic()
+        self.move = display.bar(self.what)
 
     def __call__(self, progress: generation.GenerationProgress) -> None:
+        if self.heading:
+            self.display.report(self.heading)
+            self.heading = ""
         items = f"{progress.items_done}/{progress.items_total} {self.what}"
-        if self.task is None:
-            self.bar.console.print(self.heading, highlight=False)
-            self.task = self.bar.add_task(items, total=progress.frames_total, completed=progress.frames_done)
-        self.bar.update(self.task, completed=progress.frames_done, description=items)
-        if not self.bar.console.is_terminal and time.monotonic() > self.printed + 60:
-            self.printed = time.monotonic()
-            frames = f"{progress.frames_done}/{progress.frames_total} frames"
-            self.bar.console.print(f"{items}, {frames}", highlight=False)
+        self.move(progress.frames_done, progress.frames_total, items)
 
 
 def main() -> None:

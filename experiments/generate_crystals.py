@@ -1,17 +1,14 @@
 """Compute databases of crystals with OpenMX, the same as generate kind=crystals."""
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
-from experiments.reporting.generation_report import progress_bar, public_command
+from experiments.reporting.generation_report import public_command
 from experiments.settings.configuration import command, plain
 from tracegrad.errors import ConfigError
 from tracegrad.physics.crystals.database import CrystalSummary, generate_crystals
@@ -21,6 +18,9 @@ from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.structures import CrystalStructure, crystal_structures
 from tracegrad.plots.structures import MOST_PANELS, Picture, structures_figure
 from tracegrad.plots.style import save
+from tracegrad.system.progress import ProgressDisplay
+
+_SECONDS = 600.0  # one structure takes longer than the default of `ProgressDisplay`
 
 
 @dataclass
@@ -55,8 +55,7 @@ def main(config: DictConfig) -> None:
     structures = crystal_structures(
         settings, [geometries] if isinstance(geometries, str) else geometries or []
     )
-    console = Console()
-    with progress_bar(console, "structures") as bar:
+    with ProgressDisplay("structures", seconds=_SECONDS) as progress:
         summary = generate_crystals(
             structures,
             settings,
@@ -66,12 +65,12 @@ def main(config: DictConfig) -> None:
             strict=config.strict,
             keep_work=config.keep_work,
             command=public_command(sys.argv[1:]),
-            report=lambda line: bar.console.print(line, style="yellow", highlight=False, markup=False),
-            on_progress=_ProgressReport(bar, _heading(structures, settings, program)),
+            report=lambda line: progress.report(line, "yellow"),
+            on_progress=_ProgressReport(progress, _heading(structures, settings, program)),
         )
     if config.figure:
         _draw(structures[: config.figure], summary.output / "structures.png")
-    console.print(_ending(summary), highlight=False, markup=False, soft_wrap=True)
+    progress.report(_ending(summary))
 
 
 def _heading(
@@ -110,26 +109,17 @@ def _draw(structures: Sequence[CrystalStructure], path: Path) -> None:
 
 
 class _ProgressReport:
-    """Shows progress as a bar on a terminal, and elsewhere, as in a batch job, as one line a minute.
+    """Shows progress; the heading is printed at the first call, when the output has been checked."""
 
-    The heading is printed at the first call, when the output has been checked.
-    """
-
-    def __init__(self, bar: Progress, heading: str) -> None:
-        self.bar, self.heading = bar, heading
-        self.task: TaskID | None = None
-        self.printed = time.monotonic()
+    def __init__(self, display: ProgressDisplay, heading: str) -> None:
+        self.display, self.heading = display, heading
+        self.move = display.bar("starting")
 
     def __call__(self, progress: CrystalProgress) -> None:
-        running = f"{progress.running} running"
-        if self.task is None:
-            self.bar.console.print(self.heading, highlight=False, markup=False, soft_wrap=True)
-            self.task = self.bar.add_task(running, total=progress.total, completed=progress.done)
-        self.bar.update(self.task, completed=progress.done, description=running)
-        if not self.bar.console.is_terminal and time.monotonic() > self.printed + 60:
-            self.printed = time.monotonic()
-            line = f"{progress.done}/{progress.total} structures, {running}"
-            self.bar.console.print(line, highlight=False)
+        if self.heading:
+            self.display.report(self.heading)
+            self.heading = ""
+        self.move(progress.done, progress.total, f"{progress.running} running")
 
 
 if __name__ == "__main__":

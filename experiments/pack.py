@@ -35,7 +35,7 @@ def main(config: DictConfig) -> None:
     if output.exists():
         packed_names(output)  # raises for other files: only packed files are overwritten
     database = CrystalDatabase(str(values["source"]), include=patterns, overlap=values["overlap"])
-    origins = {} if database.packed else {name: _provenance(database.folder(name)) for name in database.names}
+    origins = {name: _provenance(database.reader.places[name]) for name in database.names}
     provenance = {
         "description": values["description"],
         "command": _public_command(database.path.name, output, patterns, decimals, values["overlap"]),
@@ -43,7 +43,7 @@ def main(config: DictConfig) -> None:
         "rounding": "none" if decimals is None else f"matrices to multiples of 1e-{decimals} eV",
         "units": {"hamiltonian": "eV", "positions, lattice": "angstrom"},
         "versions": {"tracegrad": __version__, "numpy": np.__version__, "h5py": h5py.__version__},
-        "structures": {name: origins.get(name) for name in database.names},
+        "structures": origins,
     }
     names = pack(
         (database[i] for i in range(len(database))), output, decimals=decimals, provenance=provenance
@@ -52,12 +52,12 @@ def main(config: DictConfig) -> None:
     print(f"wrote {output}: {len(names)} structures, {os.path.getsize(output) / 1e6:.2f} MB")
 
 
-def _provenance(folder: Path) -> Any:
-    """Content of provenance.json of a structure folder; None if there is none."""
-    path = folder / "provenance.json"
+def _provenance(place: Path) -> Any:
+    """Content of provenance.json in the folder of a structure; None if there is none."""
+    path = place / "provenance.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error}); correct or remove it") from error

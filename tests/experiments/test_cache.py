@@ -1,5 +1,4 @@
 import contextlib
-import os
 from pathlib import Path
 
 import pytest
@@ -37,10 +36,10 @@ def test_a_cache_where_training_looks_for_it(folder, cache):
     found = cache(f"source={folder}")
     assert found.splitlines() == [
         "building the cache of 3 structures; processes: 1",
-        f"{path}: 3 structures, {os.path.getsize(path) / 1e6:.2f} MB",
+        f"{path}: 3 structures, {CrystalCache(path).size / 1e6:.2f} MB",
     ]
     assert cache(f"source={folder}") == found.splitlines()[1] + "\n"
-    assert [entry.dtype for entry in CrystalCache(path).entries] == ["<f4"] * 3
+    assert [entry.dtype for entry in CrystalCache(path).entries] == ["float32"] * 3
 
 
 def test_settings(folder, cache, tmp_path):
@@ -48,7 +47,7 @@ def test_settings(folder, cache, tmp_path):
     found = cache(f"source={folder}", f"output={path}", "include=[a,'c*']", "dtype=float64", "processes=1")
     assert f"{path}: 2 structures" in found
     assert CrystalCache(path).names == ["a", "c x,y"]
-    assert CrystalCache(path).entries[0].dtype == "<f8"
+    assert CrystalCache(path).entries[0].dtype == "float64"
 
 
 @pytest.mark.parametrize(

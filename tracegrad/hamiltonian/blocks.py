@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from tracegrad.hamiltonian.assembly_kernel import assemble_with_kernel
@@ -144,10 +145,18 @@ def pad_blocks(
     basis: OrbitalBasis,
 ) -> Shaped[np.ndarray, "edges dim dim"]:
     """Blocks in the union layout from the entries of a file; padding is 0."""
-    padded = np.zeros((edge_index.shape[1], basis.dim, basis.dim), entries.dtype)
-    for edges, rows, columns, where in _by_species(edge_index, numbers, basis):
-        padded[edges[:, None, None], rows[:, None], columns] = entries[where]
-    return padded
+    padded = np.empty((edge_index.shape[1], basis.dim**2), entries.dtype)
+    for edges, starts, size, places in _by_species(edge_index, numbers, basis):
+        one_kind = len(edges) == len(padded)
+        # Whole blocks are copied first: an index for each entry would be eight bytes long and slower to follow.
+        blocks = entries.reshape(-1, size) if one_kind else sliding_window_view(entries, size)[starts]
+        blocks = blocks.take(places, axis=1, mode="clip")
+        blocks[:, places < 0] = 0
+        if one_kind:
+            padded = blocks
+        else:
+            padded[edges] = blocks
+    return padded.reshape(-1, basis.dim, basis.dim)
 
 
 def cut_padding(
@@ -158,8 +167,10 @@ def cut_padding(
 ) -> Shaped[np.ndarray, " entries"]:
     """Inverse of `pad_blocks`: the entries as files hold them."""
     entries = np.empty(block_starts(edge_index, numbers, basis)[-1], blocks.dtype)
-    for edges, rows, columns, where in _by_species(edge_index, numbers, basis):
-        entries[where] = blocks[edges[:, None, None], rows[:, None], columns]
+    rows = blocks.reshape(len(blocks), -1)
+    for edges, starts, size, places in _by_species(edge_index, numbers, basis):
+        slots = np.argsort(places)[-size:]  # of the entries in the order of the file; padding sorts first
+        sliding_window_view(entries, size, writeable=True)[starts] = rows[edges[:, None], slots]
     return entries
 
 
@@ -173,12 +184,17 @@ def block_starts(
 
 def _by_species(
     edge_index: Int64[np.ndarray, "2 edges"], numbers: Int64[np.ndarray, " atoms"], basis: OrbitalBasis
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """For each pair of species: its edges, the union slots of rows and columns, and the positions of the entries."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, int, np.ndarray]]:
+    """For each pair of species: its edges, the first entry and the length of their blocks, and a place for each slot.
+
+    The place of a slot of the padded block, dim * row + column, is its position in the block of a file; -1: padding.
+    """
     starts = block_starts(edge_index, numbers, basis)
     z_dst, z_src = numbers[edge_index]
-    for a, b in np.unique(np.stack([z_dst, z_src]), axis=1).T if edge_index.size else ():
-        edges = np.flatnonzero((z_dst == a) & (z_src == b))
-        rows, columns = (np.flatnonzero(basis.slots[z] >= 0) for z in (a, b))
-        inside = basis.slots[a][rows][:, None] * basis.sizes[b] + basis.slots[b][columns]
-        yield edges, rows, columns, starts[edges][:, None, None] + inside
+    kinds = z_dst * len(basis.sizes) + z_src
+    for kind in np.unique(kinds).tolist():
+        a, b = divmod(kind, len(basis.sizes))
+        edges = np.flatnonzero(kinds == kind)
+        rows, columns = basis.slots[a][:, None], basis.slots[b]
+        places = np.where((rows >= 0) & (columns >= 0), rows * basis.sizes[b] + columns, -1).ravel()
+        yield edges, starts[edges], int(basis.sizes[a] * basis.sizes[b]), places

@@ -140,6 +140,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def writable(folder: Path) -> bool:
+    """Whether files can be created in a folder, or, if it does not exist, in its nearest existing parent.
+
+    A folder without write permission for anybody counts as not writable, even for root.
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    mode = existing.stat().st_mode
+    return existing.is_dir() and bool(mode & 0o222) and os.access(existing, os.W_OK | os.X_OK)
+
+
 def _draft(path: Path) -> Path:
     """A random temporary name: threads, processes and hosts may write the same file at the same time."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 from tracegrad.data.cache import lookup as cache_module
 from tracegrad.data.cache.cached_crystals import CrystalCache
-from tracegrad.data.cache.file import HEAD, MAGIC
 from tracegrad.data.cache.lookup import build_cache, cache_paths, open_cache, prepare_cache
+from tracegrad.data.cache.store import FORMER_MAGIC, INDEX
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.data.loading.datamodule import database_path
@@ -117,7 +117,7 @@ def test_graphs_are_those_of_the_database(path, pattern, stored):
     assert_same_graphs(database, cache, "float32")
     if stored == "float64":
         assert_same_graphs(database, cache, "float64")
-    assert os.listdir(path.parent) == [path.name]
+    assert sorted(os.listdir(path)) == sorted([INDEX, *(entry.file for entry in cache.entries)])
 
 
 def test_graphs_are_those_of_folders_and_of_a_larger_basis(folder, path):
@@ -146,11 +146,12 @@ def test_opening_builds_nothing_and_building_twice_reads_once(folder, path):
     assert open_cache(database, [path]) is None
     assert not path.parent.exists()
     build_cache(database, path)
-    before = path.stat()
+    before = (path / INDEX).stat()
     lines: list[str] = []
     assert build_cache(database, path, report=lines.append).names == database.names
     assert prepare_cache(database, [path], report=lines.append) is not None
-    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    after = (path / INDEX).stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
     assert lines == []
 
 
@@ -200,7 +201,7 @@ def test_caches_of_copied_databases_are_valid_and_are_hashed_once(folder, path, 
     build_cache(CrystalDatabase(folder), path)
     copy = CrystalDatabase(shutil.copytree(folder, tmp_path / "copy"))
     assert_same_graphs(copy, open_cache(copy, [path]))
-    monkeypatch.setattr(cache_module.ContentHashes, "__getitem__", None)
+    monkeypatch.setattr(cache_module, "ContentHashes", lambda: None)
     assert open_cache(copy, [path]) is not None
     with pytest.raises(TypeError):  # the stamps are those of the copy now
         open_cache(CrystalDatabase(folder), [path])
@@ -222,12 +223,12 @@ def test_added_and_removed_structures_and_another_include(folder, path, tmp_path
 
 def test_precision(folder, path):
     rebuilt(folder, path, "float32")
-    size = path.stat().st_size
+    size = CrystalCache(path).size
     assert open_cache(CrystalDatabase(folder), [path], "float64") is None
     said = rebuilt(folder, path, "float64")
     assert said[0] == f"{path}: its numbers are float32, but float64 is needed; it is built again"
     assert said[2] == "0/4"
-    assert path.stat().st_size > 1.5 * size
+    assert CrystalCache(path).size > 1.5 * size
     assert rebuilt(folder, path, "float32") == []  # float64 serves both
 
 
@@ -245,35 +246,51 @@ def test_a_packed_file_that_changes(folder, path, tmp_path):
 
 def test_damaged_files_are_built_again(folder, path):
     rebuilt(folder, path)
-    content = path.read_bytes()
-    for end in (0, 10, HEAD.size, len(content) // 2, len(content) - 100, len(content) - 1):
-        path.write_bytes(content[:end])
+    index = (path / INDEX).read_text()
+    for damaged, reason in (
+        (index[: len(index) // 2], "damaged"),
+        ("", "damaged"),
+        ("[]", "damaged"),
+        (index.replace('"version": 2', '"version": 9'), "of version 9, but this one is 2"),
+    ):
+        (path / INDEX).write_text(damaged)
         said = rebuilt(folder, path)
-        assert said[0].startswith(f"{path}: cut off")
-        assert said[0].endswith("; it is built again")
-    path.write_bytes(content[: len(MAGIC)] + bytes([9]) + content[len(MAGIC) + 1 :])
-    said = rebuilt(folder, path)
-    assert said[0] == f"{path}: of version 9, but this one is 1; it is built again"
-    assert said[2] == "0/4"
-    place = content.rindex(b'"name"')  # in the index
-    path.write_bytes(content[:place] + b"?" + content[place + 1 :])
-    assert rebuilt(folder, path)[0] == f"{path}: cut off or damaged; it is built again"
+        assert said[0] == f"{path}: {reason}; it is built again"
+        assert said[2:] == ["4/4"]  # the structures are whole
+    for change in (Path.unlink, lambda file: os.truncate(file, 1000), lambda file: file.write_bytes(b"")):
+        change(path / CrystalCache(path).entries[1].file)
+        said = rebuilt(folder, path)
+        assert said[0] == f"{path}: incomplete; it is built again"
+        assert said[2:] == ["3/4", "4/4"]
 
 
-@pytest.mark.parametrize("which", ["cache", "part"])
-def test_files_of_other_programs_are_not_changed(folder, path, which):
+def test_a_structure_that_is_damaged_later_is_named(folder, path):
+    database = CrystalDatabase(folder)
+    cache = build_cache(database, path)
+    file = path / cache.entries[1].file
+    file.write_bytes(b"?" * file.stat().st_size)
+    with pytest.raises(DataError, match=rf"{file.name}: cannot be read .* remove the cache"):
+        cache.graph(1, database.basis)
+
+
+def test_caches_of_earlier_versions_are_built_again(folder, path):
     path.parent.mkdir()
-    foreign = path if which == "cache" else path.with_name("a.cache.part")
+    path.write_bytes(FORMER_MAGIC + b"and much more")
+    said = rebuilt(folder, path)
+    assert said[0] == f"{path}: of an earlier version; it is built again"
+    assert said[-1] == "4/4"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_files_of_other_programs_are_not_changed(folder, path, kind):
+    path.parent.mkdir()
+    foreign = path if kind == "file" else path / "thesis.txt"
+    foreign.parent.mkdir(exist_ok=True)
     foreign.write_bytes(b"months of work")
-    with pytest.raises(DataError, match=r"cache of TraceGrad; remove the file or choose another data\.cache"):
+    with pytest.raises(DataError, match=r"no cache of TraceGrad; remove it or choose another data\.cache"):
         build_cache(CrystalDatabase(folder), path)
     assert foreign.read_bytes() == b"months of work"
-    assert os.listdir(path.parent) == [foreign.name]
-
-
-def test_a_folder_in_place_of_the_file(folder, tmp_path):
-    with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)"):
-        build_cache(CrystalDatabase(folder), tmp_path)
+    assert os.listdir(foreign.parent) == [foreign.name]
 
 
 @pytest.mark.slow
@@ -289,7 +306,7 @@ def test_a_damaged_structure_is_named_and_the_others_are_kept(folder, path):
         with pytest.raises(DataError) as expected:
             database[2]
         assert str(caught.value) == str(expected.value)
-        assert not path.exists()
+        assert not (path / INDEX).exists()
     shutil.copy(path.parent.parent / "good.h5", bad)
     kept, total = rebuilt(folder, path)[1].split("/")
     assert int(kept) >= 2
@@ -320,14 +337,12 @@ def test_a_killed_build_goes_on(folder, path):
             break
     process.wait()
     process.stdout.close()
-    assert os.listdir(path.parent) == ["a.cache.part"]
-    part = path.with_name("a.cache.part")
-    with part.open("ab") as file:  # a record that was not finished
-        file.write(part.read_bytes()[HEAD.size : HEAD.size + 1000])
+    assert not (path / INDEX).exists()
+    (path / ("0" * 32 + ".safetensors")).write_bytes(b"not a whole file")
     kept, *rest = rebuilt(folder, path)[1:]
     assert kept in ("2/4", "3/4")
     assert rest[-1] == "4/4"
-    assert os.listdir(path.parent) == ["a.cache"]
+    assert len(os.listdir(path)) == 5
 
 
 @pytest.mark.slow
@@ -343,7 +358,7 @@ def test_two_builds_at_once(folder, path):
     assert first.stdout.read().endswith("4 4\nfinished 4\n")
     first.stdout.close()
     assert_same_graphs(database, cache)
-    assert os.listdir(path.parent) == ["a.cache"]
+    assert len(os.listdir(path)) == 5
 
 
 @pytest.mark.slow
@@ -358,7 +373,7 @@ def test_processes_do_not_run_the_script_again(folder, path, tmp_path):
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100, cwd=ROOT)
     assert (done.stdout, done.returncode) == ("built\n", 0), done.stderr
-    assert path.is_file()
+    assert (path / INDEX).is_file()
 
 
 @pytest.mark.slow
@@ -372,23 +387,23 @@ def test_a_dead_worker_is_an_error_and_the_rest_is_kept(folder, path):
 def test_a_full_disk(folder, path):
     """A limit of the size of files causes the same error of the system."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with pytest.raises(
-            TraceGradError, match=r"a\.cache: cannot be written \(File too large; 1 structures are kept"
+            TraceGradError, match=r"cannot be written \(File too large\).*data\.cache; null reads"
         ):
             build_cache(CrystalDatabase(folder), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert os.listdir(path.parent) == ["a.cache.part"]
-    assert rebuilt(folder, path)[1] == "1/4"
+    assert os.listdir(path.parent) == []
+    assert rebuilt(folder, path)[1] == "0/4"
 
 
 def test_structures_that_change_while_they_are_read(folder, path):
     class Restless(CrystalDatabase):
         def __getitem__(self, index):
             structure = super().__getitem__(index)
-            os.utime(self.folder(structure.name) / "hamiltonians.h5")
+            os.utime(self.files(structure.name)[-1])
             return structure
 
     with pytest.raises(DataError, match=r"hamiltonians\.h5: changed while it was read"):
@@ -414,14 +429,9 @@ def test_a_file_that_was_replaced_is_not_read_by_mistake(folder, path):
     database = CrystalDatabase(folder)
     cache = build_cache(database, path)
     assert cache.graph(0, database.basis).num_nodes
-    sent = pickle.loads(pickle.dumps(cache))
     build_cache(CrystalDatabase(folder, include="*_0[01]"), path)
-    assert cache.graph(3, database.basis).num_nodes  # the old file is still mapped
-    with pytest.raises(DataError, match="was replaced after it had been opened; start again"):
-        sent.graph(0, database.basis)
-    path.unlink()
-    with pytest.raises(DataError, match=r"cannot be read \(No such file or directory\)"):
-        pickle.loads(pickle.dumps(cache)).graph(0, database.basis)
+    with pytest.raises(DataError, match="the cache was replaced after it had been opened; start again"):
+        pickle.loads(pickle.dumps(cache)).graph(3, database.basis)
 
 
 def test_places(folder, tmp_path, monkeypatch):
@@ -474,11 +484,12 @@ def test_folders_without_write_permission_are_not_used(folder, tmp_path, monkeyp
 
 def test_a_read_only_cache_is_read(folder, path, tmp_path):
     build_cache(CrystalDatabase(folder), path)
-    path.chmod(0o444)
-    content = path.read_bytes()
+    path.chmod(0o555)
+    content = (path / INDEX).read_bytes()
     copy = CrystalDatabase(shutil.copytree(folder, tmp_path / "copy"))
     assert open_cache(copy, [path]) is not None
-    assert path.read_bytes() == content
+    assert (path / INDEX).read_bytes() == content
+    path.chmod(0o755)
 
 
 def test_a_number_of_processes(folder, path):

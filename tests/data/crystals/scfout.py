@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from tracegrad.data.crystals.structure import Structure, edge_order, openmx_basis, species_entries
+from tracegrad.data.crystals.structure import Structure, edge_order, species_entries
+from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
 from tracegrad.hamiltonian.graph import reversed_edges
 from tracegrad.units import ANGSTROM_PER_BOHR as BOHR
@@ -75,7 +76,7 @@ def scfout(
     numbers, edges = structure.numbers, structure.edges
     atoms = len(numbers)
     cells = sorted(set(map(tuple, edges[:, :3].tolist())), key=lambda cell: (cell != (0, 0, 0), cell))
-    basis = openmx_basis(structure.shells)
+    basis = OrbitalBasis.openmx(structure.shells)
     spin = 3 if structure.spinful else 0
     head = [atoms, 4 * 3 + spin if word is None else word, 0, 0, 0, len(cells) - 1, 1]
     head[: len(header)] = header

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from tests.data.crystals.scfout import INPUT, scfout, small_structure
-from tracegrad.data.crystals.openmx import read_scfout
+from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystals.openmx import OpenMXReader, read_scfout
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import DataError
 
@@ -173,3 +175,40 @@ def test_files_that_are_no_scfout(tmp_path):
     for content in (b"System.Name openmx\n" * 50, b"\x1f\x8b nonsense", b"\x89HDF\r\n\x1a\n" + bytes(9000)):
         with pytest.raises(DataError, match=r"small\.scfout: "):
             read_scfout(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("spinful", [False, True])
+def test_a_database_of_output(tmp_path, spinful, monkeypatch):
+    structures = [small_structure(spinful, name=name, seed=seed) for seed, name in enumerate(("00", "01"))]
+    for structure, compress in zip(structures, (bytes, gzip.compress), strict=True):
+        (tmp_path / structure.name).mkdir()
+        suffix = ".gz" if compress is gzip.compress else ""
+        write(tmp_path / structure.name, compress(scfout(structure)), f"openmx.scfout{suffix}")
+    database = CrystalDatabase(tmp_path, overlap=True)
+    assert database.names == ["00", "01"]
+    for row, structure in enumerate(structures):
+        assert_same(database[row], structure)
+        assert database[row].name == structure.name
+    assert CrystalDatabase(tmp_path)[0].overlap is None
+    assert database.identity()["structures"] == 2
+    database.check_files()
+    monkeypatch.setattr(OpenMXReader, "read", None)
+    assert database.shells == structures[0].shells  # read without the matrices
+    assert database.spinful == spinful
+    assert database.atom_counts.tolist() == [3, 3]
+
+
+def test_files_in_one_folder_and_a_single_one(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path, scfout(small_structure(name=name), text=""), f"{name}.scfout")
+    database = CrystalDatabase(tmp_path, reader=lambda path: OpenMXReader(path, ["Mo-s2p1d1", "S-s1p1"]))
+    assert database.names == ["a", "b"]
+    with pytest.raises(DataError, match="no table <Definition"):
+        CrystalDatabase(tmp_path / "a.scfout")[0]
+
+
+def test_folders_of_structures_come_before_output_beside_them(tmp_path):
+    write_structure(small_structure(), tmp_path / "structures" / "00")
+    (tmp_path / "work" / "00").mkdir(parents=True)
+    write(tmp_path / "work" / "00", scfout(small_structure()))
+    assert CrystalDatabase(tmp_path).names == ["structures/00"]

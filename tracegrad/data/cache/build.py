@@ -1,180 +1,106 @@
-"""Building a cache: structures are read in parallel, and one process appends them to the unfinished file."""
+"""Building a cache: structures are read in parallel, each by a process that writes its file."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from io import FileIO
 from pathlib import Path
 
-from tracegrad.data.cache.file import (
-    MAGIC,
-    CacheEntry,
-    append,
-    entry_dtype,
-    finish,
-    read_at,
-    record_end,
-    record_of,
-    records,
-    start,
-)
-from tracegrad.data.cache.stamps import ContentHashes, source_files, stamp_of, stamps_of
+from tracegrad.data.cache.stamps import ContentHashes, stamp_of
+from tracegrad.data.cache.store import INDEX, LOCK, SUFFIX, CacheEntry, read_entry, write_entry, write_index
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.errors import DataError, TraceGradError
 from tracegrad.system.cores import available_cores
-from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
+from tracegrad.system.workers import TaskFailure, WorkerDied, map_in_workers
 
-_PARALLEL_BYTES = (
-    1e8  # size of HDF5 files from which several processes read them; one needs about ten seconds
-)
+# Size of the Hamiltonian files from which several processes read them; one needs about ten seconds.
+_PARALLEL_BYTES = 1e8
 
 
-class CacheBuild:
-    """An unfinished cache, and the structures that it already holds.
+def build(
+    database: CrystalDatabase,
+    folder: Path,
+    dtype: str,
+    processes: int | None,
+    report: Callable[[str], None],
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Write the files that are missing in a cache, its index, and remove all other files.
 
-    Args:
-        database: the database.
-        dtype: float32 or float64, precision of the Hamiltonians.
-        file: the unfinished file, open and locked.
-        path: its path.
+    Files of structures that have not changed are kept, those of an interrupted build as well; so are all files if an
+    error ends the build. The caller holds the lock.
 
     Raises:
-        DataError: the file is not an unfinished cache.
+        DataError: a structure is damaged.
+        TraceGradError: a file cannot be written, or a worker process died.
     """
+    entries = _valid_entries(database, folder, dtype)
+    kept = f", {len(entries)} of them kept from before" if entries else ""
+    rows = [row for row, name in enumerate(database.names) if name not in entries]
+    if processes is None:
+        processes = available_cores() if _bytes(database, rows) > _PARALLEL_BYTES else 1
+    processes = max(min(processes, len(rows)), 1)
+    report(f"building the cache of {len(database)} structures{kept}; processes: {processes}")
+    on_progress(len(entries), len(database))
+    try:
+        for result in map_in_workers(_EntryWriter(database, folder, dtype), rows, processes):
+            if isinstance(result, TaskFailure):
+                raise DataError(result.reason)
+            entries[result.name] = result
+            on_progress(len(entries), len(database))
+    except WorkerDied as error:
+        raise TraceGradError(
+            f"{database.path}: a process that reads structures died ({error}); build the cache with fewer "
+            "processes if memory was short"
+        ) from error
+    write_index(folder, [entries[name] for name in database.names])
+    used = {entry.file for entry in entries.values()} | {INDEX, LOCK}
+    for path in folder.iterdir():
+        if path.name not in used:
+            path.unlink()
 
-    def __init__(self, database: CrystalDatabase, dtype: str, file: FileIO, path: Path):
-        head = read_at(file, 0, len(MAGIC))
-        if head != MAGIC[: len(head)]:
-            raise DataError(
-                f"{path}: no unfinished cache of TraceGrad; remove the file or choose another data.cache"
-            )
-        self.database, self.dtype, self.file, self.path = database, dtype, file, path
-        self.stamps = dict(zip(database.names, stamps_of(database), strict=True))
-        self.contents = ContentHashes(database)
-        self.entries: dict[str, CacheEntry] = {}
-        self.end = 0
 
-    def resume(self, old: Path) -> None:
-        """Keep the valid structures of the unfinished file, and copy valid ones from the outdated cache ``old``."""
-        for entry, _ in records(self.file):
-            self.end = record_end(entry)
-            self._take(entry)
-        if not self.end:
-            self.end = start(self.file)
-        self.file.truncate(self.end)
-        with suppress(FileNotFoundError), FileIO(old) as former:
-            for entry, arrays in records(former):
-                if entry.name not in self.entries and self._is_current(entry):
-                    self.add(entry, arrays)
-                    self._take(self.entries[entry.name])
-
-    def add(self, entry: CacheEntry, arrays: bytes | memoryview) -> None:
-        """Append a structure."""
-        self.entries[entry.name], self.end = append(self.file, self.end, entry, arrays)
-
-    def read(
-        self, processes: int | None, report: Callable[[str], None], on_progress: Callable[[int, int], None]
-    ) -> None:
-        """Read the structures that are missing."""
-        names = self.database.names
-        rows = [row for row, name in enumerate(names) if name not in self.entries]
-        if processes is None:
-            processes = available_cores() if self._bytes(rows) > _PARALLEL_BYTES else 1
-        processes = min(processes, len(rows))
-        kept = f", {len(self.entries)} of them kept from before" if self.entries else ""
-        report(f"building the cache of {len(names)} structures{kept}; processes: {max(processes, 1)}")
-        on_progress(len(self.entries), len(names))
-        for entry, arrays in _read_all(_StructureReader(self.database, self.dtype), rows, processes):
-            self.add(entry, arrays)
-            on_progress(len(self.entries), len(names))
-
-    def finish(self) -> None:
-        """Write the index, which makes the file complete."""
-        finish(self.file, self.end, [self.entries[name] for name in self.database.names])
-
-    def keep(self) -> int:
-        """Cut off an incomplete record after an error, and remove the file if it is empty.
-
-        Returns:
-            The number of structures in the unfinished file.
-        """
+def discard_empty(folder: Path) -> None:
+    """Remove the folder of a build that has not written a structure."""
+    if not any(folder.glob(f"*{SUFFIX}")):
         with suppress(OSError):
-            self.file.truncate(self.end)
-            if not self.entries:
-                self.path.unlink()
-        return len(self.entries)
-
-    def _bytes(self, rows: Sequence[int]) -> int:
-        """Total size of the Hamiltonian files of these rows."""
-        files = {source_files(self.database, self.database.names[row])[-1] for row in rows}
-        return sum(path.stat().st_size for path in files if path.exists())
-
-    def _take(self, entry: CacheEntry) -> None:
-        """Use the record of a structure if its files have not changed."""
-        if self._is_current(entry):
-            self.entries[entry.name] = replace(entry, stamp=self.stamps[entry.name])
-
-    def _is_current(self, entry: CacheEntry) -> bool:
-        stamp = self.stamps.get(entry.name)
-        if stamp is None or entry.dtype != entry_dtype(self.dtype, entry.spinful):
-            return False
-        return entry.stamp == stamp or self.contents[entry.name] == entry.content
+            (folder / LOCK).unlink()
+            folder.rmdir()
 
 
-class _StructureReader:
-    """Reads a structure of a database and returns its record; can be sent to worker processes."""
+class _EntryWriter:
+    """Reads a structure of a database and writes its file; can be sent to worker processes."""
 
-    def __init__(self, database: CrystalDatabase, dtype: str):
-        self.database, self.dtype = database, dtype
-        self.contents = ContentHashes(database)
+    def __init__(self, database: CrystalDatabase, folder: Path, dtype: str):
+        self.database, self.folder, self.dtype = database, folder, dtype
+        self.content_of = ContentHashes()
 
-    def __call__(self, row: int) -> tuple[CacheEntry, bytes]:
-        name = self.database.names[row]
-        files = source_files(self.database, name)
+    def __call__(self, row: int) -> CacheEntry:
+        files = self.database.files(self.database.names[row])
         before = stamp_of(files)
-        structure, content = self.database[row], self.contents[name]
+        structure, content = self.database[row], self.content_of(files)
         if stamp_of(files) != before:
             raise DataError(
                 f"{files[-1]}: changed while it was read; build the cache when nothing writes there"
             )
-        return record_of(structure, self.dtype, before, content)
+        return write_entry(self.folder, structure, self.dtype, before, content)
 
 
-def _read_all(
-    reader: _StructureReader, rows: Sequence[int], processes: int
-) -> Iterator[tuple[CacheEntry, bytes]]:
-    """Records of the rows, in the order in which they are finished."""
-    if processes <= 1:
-        yield from map(reader, rows)
-        return
-    queue = deque(rows)
-    try:
-        with WorkerPool(processes) as pool:
-            for n in range(pool.idle):  # all workers are idle, so that each of them gets the reader once
-                pool.submit(n, _keep, reader)
-            while pool.busy:
-                for _, result in pool.finished(timeout=0.5):
-                    if isinstance(result, TaskFailure):
-                        raise DataError(result.reason)
-                    if result is not None:
-                        yield result
-                for _ in range(min(pool.idle, len(queue))):
-                    row = queue.popleft()
-                    pool.submit(row, _read, row)
-    except WorkerDied as error:
-        raise TraceGradError(
-            f"{reader.database.path}: a process that reads structures died ({error}); build the cache with fewer "
-            "processes if memory was short"
-        ) from error
+def _valid_entries(database: CrystalDatabase, folder: Path, dtype: str) -> dict[str, CacheEntry]:
+    """Entries of the files in a cache whose structures have not changed, with the present stamps."""
+    files = {name: database.files(name) for name in database.names}
+    content_of = ContentHashes()
+    entries: dict[str, CacheEntry] = {}
+    for path in folder.glob(f"*{SUFFIX}"):
+        entry = read_entry(path)
+        if entry is None or entry.name not in files or entry.dtype != dtype:
+            continue
+        stamp = stamp_of(files[entry.name])
+        if entry.stamp == stamp or entry.content == content_of(files[entry.name]):
+            entries[entry.name] = replace(entry, stamp=stamp)
+    return entries
 
 
-_kept: list[_StructureReader] = []  # the reader of a worker process
-
-
-def _keep(reader: _StructureReader) -> None:
-    _kept[:] = [reader]
-
-
-def _read(row: int) -> tuple[CacheEntry, bytes]:
-    return _kept[0](row)
+def _bytes(database: CrystalDatabase, rows: Sequence[int]) -> int:
+    """Total size of the Hamiltonian files of these rows."""
+    files = {database.files(database.names[row])[-1] for row in rows}
+    return sum(path.stat().st_size for path in files if path.exists())

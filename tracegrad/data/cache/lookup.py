@@ -1,7 +1,7 @@
 """Caches of databases of crystals: where they are, whether they are up to date, and when they are built.
 
 A structure folder has one HDF5 dataset for each block; reading it takes hundreds of times as long as reading the same
-numbers at once, as from a cache (`tracegrad.data.cache.file`).
+numbers at once, as from a cache (`tracegrad.data.cache.store`).
 
 A cache is valid as long as the files of its structures have the bytes from which it was built. Hashing all bytes at
 each start would take as long as reading the database. Therefore the cache has a *stamp* of each structure, a hash of
@@ -9,9 +9,9 @@ the names, sizes and times (mtime and ctime) of its files. The content is hashed
 content has not changed, for example after copying a database, the cache stores the new stamp. The ctime, which
 programs cannot set, distinguishes files of the same size with an mtime that was set by an archive or a copy.
 
-While a cache is built, ``<cache>.part`` holds the structures read so far, and the building process holds a lock
-(flock) on it, which ends with the process. A build that was interrupted continues with the structures whose files
-have not changed; so does a build after structures were changed, added or removed.
+While a cache is built, the building process holds a lock (flock), which ends with the process. A build that was
+interrupted continues with the structures whose files have not changed; so does a build after structures were changed,
+added or removed.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ from importlib import resources
 from io import FileIO
 from pathlib import Path
 
-from tracegrad.data.cache.build import CacheBuild
-from tracegrad.data.cache.cached_crystals import CrystalCache
-from tracegrad.data.cache.file import UnusableCache, entry_dtype
-from tracegrad.data.cache.stamps import ContentHashes, stamps_of
+from tracegrad.data.cache.build import build, discard_empty
+from tracegrad.data.cache.cached_crystals import CrystalCache, is_former_cache, is_unfinished
+from tracegrad.data.cache.stamps import ContentHashes, stamp_of
+from tracegrad.data.cache.store import LOCK, UnusableCache
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.system.locks import take_lock
-from tracegrad.system.whole_files import sync
+from tracegrad.system.whole_files import writable
 
 AUTO = "auto"
 SUFFIX = ".tracegrad-cache"
@@ -76,10 +76,10 @@ def open_cache(
     ``report`` prints why a cache cannot be used.
 
     Raises:
-        DataError: a file at one of the paths is no cache or cannot be read.
+        DataError: what is at one of the paths is no cache or cannot be read.
     """
     for path in paths:
-        if not os.path.lexists(path):
+        if not os.path.lexists(path) or is_unfinished(path):
             continue
         try:
             cache = CrystalCache(path)
@@ -133,7 +133,7 @@ def build_cache(
 
     Args:
         database: the database, with Hamiltonians.
-        path: path of the cache. If another process is building it, this one waits.
+        path: folder of the cache. If another process is building it, this one waits.
         dtype: precision of the Hamiltonians: float64 keeps them exactly, float32 halves the file.
         processes: number of processes that read structures; None: one for each core, or only this one for little
             data.
@@ -142,40 +142,32 @@ def build_cache(
 
     Raises:
         DataError: a structure is damaged; the structures read before are kept for the next build.
-        TraceGradError: the file cannot be written, or a worker process died.
+        TraceGradError: a file cannot be written, or a worker process died.
     """
     if processes is not None and processes < 1:
         raise ConfigError(f"processes is {processes}; at least 1 is needed")
     cache = open_cache(database, [path], dtype, report)
     if cache is not None:
         return cache
-    part = path.with_name(f"{path.name}.part")
-    kept = 0
     try:
-        with build_lock(part, str(path), report) as file:
-            cache = open_cache(
-                database, [path], dtype
-            )  # another process may have built it while this one waited
-            if cache is not None:
-                part.unlink()
-                return cache
-            build = CacheBuild(database, dtype, file, part)
-            try:
-                build.resume(path)
-                build.read(processes, report, on_progress)
-                build.finish()
-            except BaseException:
-                kept = build.keep()
-                raise
-            part.replace(path)
-            sync(path.parent)
+        for former in (path, path.with_name(f"{path.name}.part")):
+            if is_former_cache(former):
+                former.unlink(missing_ok=True)
+        with build_lock(path / LOCK, str(path), report):
+            cache = open_cache(database, [path], dtype)  # another process may have built it meanwhile
+            if cache is None:
+                try:
+                    build(database, path, dtype, processes, report, on_progress)
+                except BaseException:
+                    discard_empty(path)
+                    raise
+            (path / LOCK).unlink()
     except OSError as error:
-        reason = error.strerror or str(error)
         raise TraceGradError(
-            f"{path}: cannot be written ({reason}; {kept} structures are kept for the next build); make room, "
-            "choose another data.cache, or set it to null to read the database itself"
+            f"{path}: cannot be written ({error.strerror or error}); make room, choose another data.cache, or set it "
+            "to null to read the database itself"
         ) from error
-    return CrystalCache(path)
+    return cache or CrystalCache(path)
 
 
 def _outdated(database: CrystalDatabase, cache: CrystalCache, dtype: str) -> str | None:
@@ -184,14 +176,14 @@ def _outdated(database: CrystalDatabase, cache: CrystalCache, dtype: str) -> str
     added, removed = len(set(database.names) - names), len(names - set(database.names))
     if added or removed:
         return f"{added} structures have been added and {removed} removed"
-    double = dtype == "float64"
-    if double and any(entry.dtype != entry_dtype(dtype, entry.spinful) for entry in cache.entries):
+    if dtype == "float64" and any(entry.dtype != dtype for entry in cache.entries):
         return "its numbers are float32, but float64 is needed"
-    stamps, contents = stamps_of(database), ContentHashes(database)
-    suspects = [row for row, stamp in enumerate(stamps) if stamp != cache.stamps[row]]
-    changed = [row for row in suspects if contents[database.names[row]] != cache.entries[row].content]
+    files = [database.files(name) for name in cache.names]
+    stamps, content_of = list(map(stamp_of, files)), ContentHashes()
+    suspects = [row for row, stamp in enumerate(stamps) if stamp != cache.entries[row].stamp]
+    changed = [row for row in suspects if content_of(files[row]) != cache.entries[row].content]
     if changed:
-        return f"{len(changed)} structures have changed, the first one {database.names[changed[0]]}"
+        return f"{len(changed)} structures have changed, the first one {cache.names[changed[0]]}"
     if suspects:
         cache.restamp(stamps)
     return None
@@ -217,10 +209,3 @@ def build_lock(part: Path, what: str, report: Callable[[str], None]) -> Iterator
 
 def _short_hash(key: Sequence[str]) -> str:
     return hashlib.blake2b(json.dumps(list(key)).encode(), digest_size=4).hexdigest()
-
-
-def writable(folder: Path) -> bool:
-    """Whether files can be created in a folder, or, if it does not exist, in its nearest existing parent."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    mode = existing.stat().st_mode
-    return existing.is_dir() and bool(mode & 0o222) and os.access(existing, os.W_OK | os.X_OK)

@@ -1,4 +1,4 @@
-"""Databases of crystals: folders of structure folders, or packed HDF5 files."""
+"""Databases of crystals in any of the formats that `tracegrad.data.crystals.formats` lists."""
 
 import hashlib
 import json
@@ -14,19 +14,12 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Int64
 
-from tracegrad.data.crystals.deeph import (
-    check_files,
-    is_structure_folder,
-    matrix_path,
-    read_header,
-    read_structure,
-)
-from tracegrad.data.crystals.packed import StructureHeader, packed_headers, packed_names, unpack
-from tracegrad.data.crystals.structure import Structure, openmx_basis
+from tracegrad.data.crystals.formats import READERS, find_reader
+from tracegrad.data.crystals.reader import ReaderType, StructureHeader
+from tracegrad.data.crystals.structure import MATRICES, Structure
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
-from tracegrad.system.whole_files import restore_inside
 
 
 class CrystalDatabase:
@@ -36,11 +29,12 @@ class CrystalDatabase:
     instance can be shared with DataLoader workers.
 
     Args:
-        path: a packed file, a structure folder, or a folder of structure folders; those one level deeper are included
-            and named ``folder/structure``.
+        path: a packed file, a structure, or a folder of structures; those one level deeper are included and named
+            ``folder/structure``.
         include: patterns of names such as ``"light_bilayer_*"``; structures that match none are left out.
         hamiltonian: read Hamiltonians.
         overlap: read overlaps.
+        reader: class of the format, see `CrystalReader`; None: the first one of `formats.READERS` that fits.
 
     Raises:
         DataError: there is no database, or no name matches.
@@ -53,19 +47,22 @@ class CrystalDatabase:
         include: str | Sequence[str] = "*",
         hamiltonian: bool = True,
         overlap: bool = False,
+        reader: ReaderType | None = None,
     ):
         self.path = Path(path)
         # Positions of structures whose edges this process has compared with their geometry.
         self._checked: set[int] = set()
-        self.hamiltonian, self.overlap = hamiltonian, overlap
-        self.packed = os.path.isfile(self.path)
-        if not self.packed and not os.path.isdir(self.path):
+        self.matrices = [name for name, read in zip(MATRICES, (hamiltonian, overlap), strict=True) if read]
+        self._main_matrix = "hamiltonian" if hamiltonian else "overlap"
+        if not os.path.exists(self.path):
             raise DataError(
                 f"{self.path}: no such database; give a folder of DeepH structures or a packed .h5 file"
             )
-        names = packed_names(self.path) if self.packed else _folder_names(self.path)
-        if not names:
-            raise DataError(f"{self.path}: no structures in it; give a folder of DeepH structures")
+        found = find_reader(self.path) if reader is None else reader(self.path)
+        if found is None or not found.places:
+            labels = [entry.label for entry in READERS] if found is None else [found.label]
+            raise DataError(f"{self.path}: no structures in it; give {' or '.join(labels)}")
+        self.reader, names = found, list(found.places)
         patterns = [include] if isinstance(include, str) else list(include)
         self.names = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
         if not self.names:
@@ -83,31 +80,24 @@ class CrystalDatabase:
         if not 0 <= position < len(self):
             raise IndexError(f"{self.path}: structure {index} of a database of {len(self)}")
         name = self.names[position]
-        options = {
-            "hamiltonian": self.hamiltonian,
-            "overlap": self.overlap,
-            "pairs": position not in self._checked,
-        }
-        if self.packed:
-            structure = unpack(self.path, name, **options)
-        else:
-            structure = replace(read_structure(self.folder(name), **options), name=name)
+        structure = replace(self.reader.read(name, self.matrices), name=name)
+        self.reader.check(structure, name, pairs=position not in self._checked)
         self._checked.add(position)
         return structure
 
-    def folder(self, name: str) -> Path:
-        """Folder of a structure; only if the database is a folder."""
-        return self.path if is_structure_folder(self.path) else self.path / name
+    def files(self, name: str) -> list[Path]:
+        """The files from which a structure is read; the last one has H (S if H is not read)."""
+        return self.reader.files(name, self._main_matrix)
 
     def check_files(self) -> None:
         """Raise `DataError` for the first structure with a file that is missing or cannot be opened."""
-        for name in self.names if not self.packed else ():
-            check_files(self.folder(name), "hamiltonian" if self.hamiltonian else "overlap")
+        for name in self.names:
+            self.reader.check_files(name, self._main_matrix)
 
     @property
     def atom_counts(self) -> Int64[np.ndarray, " structures"]:
         """Number of atoms of each structure."""
-        return np.array([len(numbers) for numbers, _, _, _ in self._headers], dtype=np.int64)
+        return np.array([len(header.numbers) for header in self._headers], dtype=np.int64)
 
     @cached_property
     def shells(self) -> dict[int, tuple[int, ...]]:
@@ -117,8 +107,8 @@ class CrystalDatabase:
             DataError: two structures disagree.
         """
         known_shells: dict[int, tuple[tuple[int, ...], str]] = {}
-        for name, (_, shells, _, _) in zip(self.names, self._headers, strict=True):
-            for number, degrees in shells.items():
+        for name, header in zip(self.names, self._headers, strict=True):
+            for number, degrees in header.shells.items():
                 known, first = known_shells.setdefault(number, (degrees, name))
                 if known != degrees:
                     raise DataError(
@@ -139,7 +129,7 @@ class CrystalDatabase:
         Raises:
             DataError: two structures disagree.
         """
-        kinds = {header[2]: name for name, header in zip(self.names, self._headers, strict=True)}
+        kinds = {header.spinful: name for name, header in zip(self.names, self._headers, strict=True)}
         if len(kinds) > 1:
             raise DataError(
                 f"{self.path}: {kinds[True]} is spinful, {kinds[False]} is not; leave one kind out (include)"
@@ -149,17 +139,14 @@ class CrystalDatabase:
     @property
     def basis(self) -> OrbitalBasis:
         """Orbital basis with the elements of all structures."""
-        return openmx_basis(self.shells, self.spinful)
+        return OrbitalBasis.openmx(self.shells, self.spinful)
 
     def identity(self) -> dict[str, Any]:
         """Number of structures, size, and a hash of the names and of the size and the first MiB of each file.
 
         The files are the packed file, or those of the Hamiltonians (of the overlaps if H is not read).
         """
-        matrix = "hamiltonian" if self.hamiltonian else "overlap"
-        paths = (
-            [self.path] if self.packed else [matrix_path(self.folder(name), matrix) for name in self.names]
-        )
+        paths = dict.fromkeys(self.files(name)[-1] for name in self.names)
         digest = hashlib.sha256(json.dumps(self.names).encode())
         total = 0
         for path in paths:
@@ -176,30 +163,4 @@ class CrystalDatabase:
 
     @cached_property
     def _headers(self) -> list[StructureHeader]:
-        if not self.packed:
-            return [read_header(self.folder(name)) for name in self.names]
-        return packed_headers(self.path, self.names)
-
-
-def _folder_names(path: Path) -> list[str]:
-    """Names of the structure folders in a folder, or of the folder itself if it is one."""
-    if is_structure_folder(path):
-        return [path.name or path.resolve().name]
-    names: list[str] = []
-    for folder in _subfolders(path):
-        if is_structure_folder(folder):
-            names.append(folder.name)
-        else:
-            names += [
-                f"{folder.name}/{inner.name}" for inner in _subfolders(folder) if is_structure_folder(inner)
-            ]
-    return sorted(names)
-
-
-def _subfolders(path: Path) -> list[Path]:
-    """Folders in a folder, without hidden ones."""
-    restore_inside(path)
-    try:
-        return [Path(entry.path) for entry in os.scandir(path) if entry.is_dir() and entry.name[0] != "."]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        return [self.reader.header(name) for name in self.names]

@@ -19,7 +19,9 @@ the first format is written.
 import json
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +29,28 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
-from tracegrad.data.crystals.deeph_newer import NEWER_MATRIX_FILES, read_flat, read_newer_info, read_poscar
+from tracegrad.data.crystals.deeph_newer import (
+    NEWER_MATRIX_FILES,
+    NEWER_TEXT_FILES,
+    read_flat,
+    read_newer_info,
+    read_poscar,
+)
 from tracegrad.data.crystals.deeph_text import read_elements, read_info, read_orbital_types, read_table
 from tracegrad.data.crystals.hdf5 import open_hdf5
+from tracegrad.data.crystals.reader import CrystalReader, StructureHeader
 from tracegrad.data.crystals.structure import (
     Structure,
     block_key,
     check_edges,
     check_structure,
     edge_order,
-    openmx_basis,
     wrong_block,
 )
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
 from tracegrad.system.whole_files import replacing_folder, restore_folder
-
-__all__ = [
-    "MATRIX_FILES",
-    "TEXT_FILES",
-    "Structure",
-    "is_structure_folder",
-    "matrix_path",
-    "read_header",
-    "read_keyed",
-    "read_structure",
-    "write_structure",
-]
 
 MATRIX_FILES = {"hamiltonian": "hamiltonians.h5", "overlap": "overlaps.h5"}
 TEXT_FILES = ("element.dat", "site_positions.dat", "lat.dat", "rlat.dat", "orbital_types.dat", "info.json")
@@ -79,10 +75,42 @@ def matrix_path(folder: str | Path, matrix: str) -> Path:
     return Path(folder) / (NEWER_MATRIX_FILES if _is_newer(Path(folder)) else MATRIX_FILES)[matrix]
 
 
-def read_header(
-    folder: str | Path,
-) -> tuple[Int64[np.ndarray, " atoms"], dict[int, tuple[int, ...]], bool, float | None]:
-    """Atomic numbers, shells of each element, whether H is spinful, and the Fermi level (eV); no matrix is read."""
+class DeepHReader(CrystalReader):
+    """Structure folders of DeepH, in either format."""
+
+    label = "structure folders of DeepH"
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return is_structure_folder(path)
+
+    def read(self, name: str, matrices: Sequence[str]) -> Structure:
+        return replace(_read(self.places[name], matrices), name=name)
+
+    def header(self, name: str) -> StructureHeader:
+        return read_header(self.places[name])
+
+    def files(self, name: str, matrix: str = "hamiltonian") -> list[Path]:
+        folder = self.places[name]
+        # rlat.dat repeats lat.dat.
+        texts = NEWER_TEXT_FILES if _is_newer(folder) else [text for text in TEXT_FILES if text != "rlat.dat"]
+        return [*(folder / text for text in texts), matrix_path(folder, matrix)]
+
+    def check_files(self, name: str, matrix: str = "hamiltonian") -> None:
+        folder = self.places[name]
+        if not _is_newer(folder):
+            atoms = len(read_elements(folder / "element.dat"))
+            read_table(folder / "lat.dat", 3, 3)
+            read_table(folder / "site_positions.dat", 3, atoms)
+        with open_hdf5(matrix_path(folder, matrix)):
+            pass
+
+    def check(self, structure: Structure, name: str, *, pairs: bool = True) -> None:
+        _check(structure, self.places[name], pairs=pairs)
+
+
+def read_header(folder: str | Path) -> StructureHeader:
+    """Elements, shells, spin and Fermi level of a structure folder; no matrix is read."""
     folder = Path(folder)
     if not os.path.isdir(folder):
         with suppress(OSError):
@@ -91,10 +119,11 @@ def read_header(
         raise DataError(f"{folder}: no such folder; give the folder of a structure")
     if _is_newer(folder):
         _, _, numbers = read_poscar(folder / "POSCAR")
-        return numbers, *read_newer_info(folder / "info.json", numbers)
+        return StructureHeader(numbers, *read_newer_info(folder / "info.json", numbers))
     numbers = read_elements(folder / "element.dat")
     shells = read_orbital_types(folder / "orbital_types.dat", numbers)
-    return numbers, shells, *read_info(folder / "info.json", "isspinful", "fermi_level")[1:]
+    _, spinful, fermi_level = read_info(folder / "info.json", "isspinful", "fermi_level")
+    return StructureHeader(numbers, shells, spinful, fermi_level)
 
 
 def read_structure(
@@ -111,6 +140,14 @@ def read_structure(
         DataError: a file is missing, cannot be read or contradicts the others; the message names it.
     """
     folder = Path(folder)
+    names = [name for name, read in (("hamiltonian", hamiltonian), ("overlap", overlap)) if read]
+    structure = _read(folder, names)
+    _check(structure, folder, pairs=pairs)
+    return structure
+
+
+def _read(folder: Path, names: Sequence[str]) -> Structure:
+    """A structure folder with the matrices of these names, not yet checked."""
     numbers, shells, spinful, fermi_level = read_header(folder)
     newer = _is_newer(folder)
     if newer:
@@ -118,19 +155,18 @@ def read_structure(
     else:
         lattice = read_table(folder / "lat.dat", 3, 3).T
         positions = read_table(folder / "site_positions.dat", 3, len(numbers)).T
-    names = [name for name, read in (("hamiltonian", hamiltonian), ("overlap", overlap)) if read]
     if not names:
         raise DataError(f"{folder}: neither the Hamiltonian nor the overlap is asked for; ask for one")
     matrices: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for matrix in names:
-        basis = openmx_basis(shells, spinful and matrix == "hamiltonian")
+        basis = OrbitalBasis.openmx(shells, spinful and matrix == "hamiltonian")
         path = matrix_path(folder, matrix)
         matrices[matrix] = (read_flat if newer else read_keyed)(path, numbers, basis)
         check_edges(matrices[matrix][0], len(numbers), str(path))
     edges = matrices[names[0]][0]
     if len(names) == 2:
         _check_same_edges(folder, edges, matrices["overlap"][0])
-    structure = Structure(
+    return Structure(
         name=folder.name or folder.resolve().name,
         numbers=numbers,
         positions=np.ascontiguousarray(positions),
@@ -141,24 +177,16 @@ def read_structure(
         edges=edges,
         **{matrix: entries for matrix, (_, entries) in matrices.items()},
     )
+
+
+def _check(structure: Structure, folder: Path, *, pairs: bool) -> None:
+    newer = _is_newer(folder)
     sources = (
         "POSCAR and atom_pairs" if newer else "site_positions.dat, lat.dat and the keys [Rx, Ry, Rz, i, j]"
     )
     check_structure(structure, str(folder), sources=sources, pairs=pairs)
     if pairs and not newer:
-        _check_reciprocal(folder, lattice)
-    return structure
-
-
-def check_files(folder: str | Path, matrix: str = "hamiltonian") -> None:
-    """Raise `DataError` if a file of a structure is missing or cannot be opened; blocks are not read."""
-    folder = Path(folder)
-    if not _is_newer(folder):
-        atoms = len(read_elements(folder / "element.dat"))
-        read_table(folder / "lat.dat", 3, 3)
-        read_table(folder / "site_positions.dat", 3, atoms)
-    with open_hdf5(matrix_path(folder, matrix)):
-        pass
+        _check_reciprocal(folder, structure.lattice)
 
 
 def write_structure(structure: Structure, folder: str | Path, *, overwrite: bool = False) -> None:

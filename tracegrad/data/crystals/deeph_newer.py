@@ -17,19 +17,13 @@ from jaxtyping import Int64, Shaped
 
 from tracegrad.data.crystals.deeph_text import read_info, read_text
 from tracegrad.data.crystals.hdf5 import open_hdf5, read_dataset
-from tracegrad.data.crystals.structure import (
-    block_key,
-    check_edges,
-    edge_order,
-    reordered,
-    species_entries,
-    wrong_block,
-)
+from tracegrad.data.crystals.structure import block_key, check_edges, standard_order, wrong_block
 from tracegrad.elements import NUMBERS, SYMBOLS
 from tracegrad.errors import DataError
-from tracegrad.hamiltonian.basis import CONVENTIONS, OrbitalBasis
+from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
 
+NEWER_TEXT_FILES = ("POSCAR", "info.json")
 NEWER_MATRIX_FILES = {"hamiltonian": "hamiltonian.h5", "overlap": "overlap.h5"}
 
 
@@ -112,18 +106,4 @@ def read_flat(
         if (bounds != starts).any():
             raise DataError(f"{path}: chunk_boundaries do not fit chunk_shapes; write the file again")
         entries = read_dataset(file, "entries", dtype.kind, (int(starts[-1]),)).astype(dtype)
-    positions = {z: _positions_of_openmx(basis, z) for z in basis.elements}
-    for chosen, where in species_entries(edges, numbers, basis):
-        dst, src = numbers[edges[chosen[0], 3:]].tolist()
-        entries[where] = entries[where][:, positions[dst][:, None], positions[src]]
-    order = edge_order(edges)
-    return edges[order], reordered(entries, starts, order)
-
-
-def _positions_of_openmx(basis: OrbitalBasis, number: int) -> Int64[np.ndarray, " rows"]:
-    """For each orbital of an atom in the order of OpenMX, its position in shells ordered m = -l .. l."""
-    positions: list[int] = []
-    for degree in basis.shells[number]:
-        inverse = np.argsort(CONVENTIONS["openmx"].get(degree, range(2 * degree + 1)))
-        positions += [len(positions) + int(position) for position in inverse]
-    return np.concatenate([np.array(positions) + s * len(positions) for s in range(basis.spins)])
+    return standard_order(edges, entries, numbers, basis, {})

@@ -27,16 +27,20 @@ import gzip
 import io
 import re
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
+from tracegrad.data.crystals.reader import CrystalReader, StructureHeader
 from tracegrad.data.crystals.structure import (
+    MATRICES,
     Structure,
     check_structure,
     edge_order,
-    openmx_basis,
     reordered,
     species_entries,
 )
@@ -73,16 +77,71 @@ def read_scfout(
     Raises:
         DataError: the file is missing, damaged, truncated, of another version, or of a collinear calculation.
     """
-    path = Path(path)
+    with _opened(Path(path)) as scfout:
+        structure = _read(scfout, shells, input_file)
+    check_structure(structure, str(path))
+    return structure
+
+
+class OpenMXReader(CrystalReader):
+    """Output of OpenMX: ``.scfout`` files, or folders that hold one of them, plain or compressed with gzip.
+
+    Args:
+        path: the database.
+        shells: see `read_scfout`.
+    """
+
+    label = ".scfout files of OpenMX"
+
+    def __init__(self, path: str | Path, shells: Shells | None = None):
+        super().__init__(path)
+        self.shells = shells
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return len(_scfout_files(path)) == 1
+
+    def read(self, name: str, matrices: Sequence[str]) -> Structure:
+        with _opened(self._file(name)) as scfout:
+            structure = _read(scfout, self.shells, None)
+        left_out = {matrix: None for matrix in MATRICES if matrix not in matrices}
+        return replace(structure, name=name, **left_out)  # type: ignore[arg-type]
+
+    def header(self, name: str) -> StructureHeader:
+        with _opened(self._file(name)) as scfout:
+            return _read_header(scfout, self.shells)
+
+    def files(self, name: str, matrix: str = "hamiltonian") -> list[Path]:
+        return [self._file(name)]
+
+    def _file(self, name: str) -> Path:
+        files = _scfout_files(self.places[name])
+        if len(files) != 1:
+            raise DataError(
+                f"{self.places[name]}: no single .scfout file in it any more; add the one that was there"
+            )
+        return files[0]
+
+
+def _scfout_files(path: Path) -> list[Path]:
+    """A ``.scfout`` file itself, or those in a folder."""
+    candidates = path.iterdir() if path.is_dir() else [path]
+    return [file for file in candidates if file.name.endswith((".scfout", ".scfout.gz")) and file.is_file()]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator["_ScfoutReader"]:
+    """A file, decompressed if necessary; errors of reading in the block become `DataError`."""
     try:
         with path.open("rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             if not compressed:
-                return _read(_ScfoutReader(path, raw), shells, input_file)
-            with gzip.open(raw) as content:
-                return _read(_ScfoutReader(path, content), shells, input_file)
-    except (OSError, EOFError, zlib.error) as error:
+                yield _ScfoutReader(path, raw)
+            else:
+                with gzip.open(raw) as content:
+                    yield _ScfoutReader(path, content)
+    except (OSError, OverflowError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read ({reason}); give a .scfout file of OpenMX") from error
 
@@ -106,6 +165,11 @@ class _ScfoutReader:
             left -= len(piece)
         return b"".join(pieces)
 
+    def skip(self, count: int, what: str) -> None:
+        """Leave out all bytes but the last one, which shows that the file has them."""
+        self.stream.seek(count - 1, io.SEEK_CUR)
+        self.bytes(1, what)
+
     def ints(self, count: int, what: str) -> Int64[np.ndarray, " count"]:
         return np.frombuffer(self.bytes(4 * count, what), "<i4").astype(np.int64)
 
@@ -120,7 +184,54 @@ class _ScfoutReader:
         return DataError(f"{self.path}: {what}; the file is damaged or no .scfout file")
 
 
+@dataclass(frozen=True)
+class _Geometry:
+    """What stands before the matrices of a file; the arrays are those of `Structure`, the edges as in the file."""
+
+    spin: int
+    orbitals: Int64[np.ndarray, " atoms"]
+    edges: Int64[np.ndarray, "pairs 5"]
+    lattice: Float[np.ndarray, "3 3"]
+    positions: Float[np.ndarray, "atoms 3"]
+    size: int  # entries of a matrix
+    unused: int  # matrices after the overlap
+
+
 def _read(reader: _ScfoutReader, shells: Shells | None, input_file: str | Path | None) -> Structure:
+    geometry = _read_geometry(reader)
+    size, spin = geometry.size, geometry.spin
+    real = [reader.doubles(size, "Hamiltonian") for _ in range(spin + 1)]
+    imaginary = [reader.doubles(size, "imaginary Hamiltonian") for _ in range(spin)]
+    overlap = reader.doubles(size, "overlap")
+    header = _read_end(reader, geometry, shells, input_file)
+    numbers, spinless = header.numbers, OrbitalBasis.openmx(header.shells)
+    sorting = edge_order(geometry.edges)
+    starts = block_starts(geometry.edges[:, 3:].T, numbers, spinless)
+    edges = geometry.edges[sorting]
+    real = [EV_PER_HARTREE * reordered(part, starts, sorting) for part in real]
+    imaginary = [EV_PER_HARTREE * reordered(part, starts, sorting) for part in imaginary]
+    return Structure(
+        name=reader.path.name.split(".scfout")[0],
+        numbers=numbers,
+        positions=geometry.positions,
+        lattice=geometry.lattice,
+        shells=header.shells,
+        spinful=header.spinful,
+        fermi_level=header.fermi_level,
+        edges=edges,
+        hamiltonian=_with_spin(real, imaginary, edges, numbers, spinless, reader) if spin else real[0],
+        overlap=reordered(overlap, starts, sorting),
+    )
+
+
+def _read_header(reader: _ScfoutReader, shells: Shells | None) -> StructureHeader:
+    geometry = _read_geometry(reader)
+    matrices = 2 * geometry.spin + 2  # H, its imaginary parts, and S
+    reader.skip(8 * matrices * geometry.size, "Hamiltonian and overlap")
+    return _read_end(reader, geometry, shells, None)
+
+
+def _read_geometry(reader: _ScfoutReader) -> _Geometry:
     atoms, word, *_, highest_cell, order = reader.ints(7, "header").tolist()
     version, spin = word >> 2, word & 3
     if version != VERSION or spin not in _SPINS:
@@ -153,20 +264,22 @@ def _read(reader: _ScfoutReader, shells: Shells | None, input_file: str | Path |
     lattice = reader.vectors(3, "lattice") * ANGSTROM_PER_BOHR
     reader.vectors(3, "reciprocal lattice")
     positions = reader.vectors(atoms, "positions") * ANGSTROM_PER_BOHR
-
     size = int((orbitals[dst] * orbitals[src]).sum())
-    real = [reader.doubles(size, "Hamiltonian") for _ in range(spin + 1)]
-    imaginary = [reader.doubles(size, "imaginary Hamiltonian") for _ in range(spin)]
-    overlap = reader.doubles(size, "overlap")
-    for _ in range(3 * order + 3 + spin + 1 + 2):
-        reader.doubles(size, "matrices after the overlap")
+    return _Geometry(spin, orbitals, edges, lattice, positions, size, 3 * order + 3 + spin + 1 + 2)
+
+
+def _read_end(
+    reader: _ScfoutReader, geometry: _Geometry, shells: Shells | None, input_file: str | Path | None
+) -> StructureHeader:
+    """What stands after the overlap."""
+    orbitals = geometry.orbitals
+    reader.skip(8 * geometry.unused * geometry.size, "matrices after the overlap")
     reader.ints(1, "solver")
     fermi_level = float(reader.doubles(10, "chemical potential")[0]) * EV_PER_HARTREE
-
     text = _input_copy(reader) if input_file is None else _input_text(Path(input_file))
     source = str(reader.path if input_file is None else input_file)
-    numbers, degrees = _species(text, source, atoms, shells)
-    spinless = openmx_basis(degrees)
+    numbers, degrees = _species(text, source, len(orbitals), shells)
+    spinless = OrbitalBasis.openmx(degrees)
     wrong = np.flatnonzero(spinless.sizes[numbers] != orbitals)
     if len(wrong):
         atom = int(wrong[0])
@@ -174,25 +287,7 @@ def _read(reader: _ScfoutReader, shells: Shells | None, input_file: str | Path |
             f"{reader.path}: atom {atom + 1} has {orbitals[atom]} orbitals, but its shells in {spinless.name} "
             f"have {spinless.sizes[numbers[atom]]}; give the shells or the input of this calculation"
         )
-    sorting = edge_order(edges)
-    starts = block_starts(edges[:, 3:].T, numbers, spinless)
-    edges = edges[sorting]
-    real = [EV_PER_HARTREE * reordered(part, starts, sorting) for part in real]
-    imaginary = [EV_PER_HARTREE * reordered(part, starts, sorting) for part in imaginary]
-    structure = Structure(
-        name=reader.path.name.split(".scfout")[0],
-        numbers=numbers,
-        positions=positions,
-        lattice=lattice,
-        shells=dict(spinless.shells),
-        spinful=bool(spin),
-        fermi_level=fermi_level,
-        edges=edges,
-        hamiltonian=_with_spin(real, imaginary, edges, numbers, spinless, reader) if spin else real[0],
-        overlap=reordered(overlap, starts, sorting),
-    )
-    check_structure(structure, str(reader.path))
-    return structure
+    return StructureHeader(numbers, dict(spinless.shells), bool(geometry.spin), fermi_level)
 
 
 def _with_spin(
@@ -206,7 +301,7 @@ def _with_spin(
     """Entries of blocks [[uu, ud], [du, dd]] from the parts of H, see the module."""
     up, down = (real[n] + 1j * imaginary[n] for n in (0, 1))
     mixed = real[2] + 1j * (real[3] + imaginary[2])
-    spinful = openmx_basis(spinless.shells, spinful=True)
+    spinful = OrbitalBasis.openmx(spinless.shells, spinful=True)
     starts = block_starts(edges[:, 3:].T, numbers, spinless)
     try:
         reverse = reversed_edges(edges[:, :3], edges[:, 3:].T)

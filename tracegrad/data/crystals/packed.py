@@ -17,7 +17,9 @@ block is the mean of the two blocks of the pair. The file has the attribute ``fo
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,12 @@ import numpy as np
 from jaxtyping import Int64, Shaped
 
 from tracegrad.data.crystals.hdf5 import open_hdf5, read_dataset
+from tracegrad.data.crystals.reader import CrystalReader, StructureHeader
 from tracegrad.data.crystals.structure import (
     MATRICES,
     Structure,
     check_structure,
     edge_order,
-    openmx_basis,
     reordered,
     species_entries,
 )
@@ -44,8 +46,31 @@ from tracegrad.system.whole_files import replacing
 FORMAT = "TraceGrad crystals 1"
 MOST_DECIMALS = 12
 
-# Atomic numbers, shells of each element, whether H is spinful, Fermi level (eV).
-StructureHeader = tuple[Int64[np.ndarray, " atoms"], dict[int, tuple[int, ...]], bool, float | None]
+
+class PackedReader(CrystalReader):
+    """A packed file."""
+
+    label = "a packed .h5 file"
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return os.path.isfile(path)
+
+    @cached_property
+    def places(self) -> dict[str, Path]:
+        """The file for every structure; a folder is not searched for packed files."""
+        return dict.fromkeys(packed_names(self.path), self.path) if self.recognises(self.path) else {}
+
+    def read(self, name: str, matrices: Sequence[str]) -> Structure:
+        with open_hdf5(self.path) as file:
+            return _read_group(self.path, _group(file, name), name, matrices)
+
+    def header(self, name: str) -> StructureHeader:
+        with open_hdf5(self.path) as file:
+            return _header(self.path, _group(file, name), name)
+
+    def check(self, structure: Structure, name: str, *, pairs: bool = True) -> None:
+        check_structure(structure, f"{self.path}: {name}", pairs=pairs)
 
 
 def pack(
@@ -86,24 +111,6 @@ def pack(
     return names
 
 
-def unpack(path: Path, name: str, *, hamiltonian: bool, overlap: bool, pairs: bool = True) -> Structure:
-    """Read and validate a structure of a packed file.
-
-    Args:
-        path: the file.
-        name: name of the structure.
-        hamiltonian, overlap: which matrices to read.
-        pairs: see `check_structure`.
-
-    Raises:
-        DataError: the file is damaged or the structure is not valid.
-    """
-    with open_hdf5(path) as file:
-        structure = _read_group(path, _group(file, name), name, hamiltonian, overlap)
-    check_structure(structure, f"{path}: {name}", pairs=pairs)
-    return structure
-
-
 def packed_names(path: Path) -> list[str]:
     """Names of the structures of a packed file, sorted."""
     names: list[str] = []
@@ -120,12 +127,6 @@ def packed_names(path: Path) -> list[str]:
             )
         file.visititems(visit)
     return sorted(names)
-
-
-def packed_headers(path: Path, names: Sequence[str]) -> list[StructureHeader]:
-    """Headers of structures of a packed file."""
-    with open_hdf5(path) as file:
-        return [_header(path, _group(file, name), name) for name in names]
 
 
 def _pack_one(group: h5py.Group, structure: Structure, decimals: int | None) -> None:
@@ -159,7 +160,7 @@ def _pack_one(group: h5py.Group, structure: Structure, decimals: int | None) -> 
             dataset.attrs["decimals"] = decimals
 
 
-def _read_group(path: Path, group: h5py.Group, name: str, hamiltonian: bool, overlap: bool) -> Structure:
+def _read_group(path: Path, group: h5py.Group, name: str, names: Sequence[str]) -> Structure:
     where = f"{path}: {name}"
     numbers, shells, spinful, fermi_level = _header(path, group, name)
     half = read_dataset(group, "edges", "iu", (-1, 5)).astype(np.int64)
@@ -170,10 +171,8 @@ def _read_group(path: Path, group: h5py.Group, name: str, hamiltonian: bool, ove
     edges = np.concatenate([half, mirrored[other]])
     order = edge_order(edges)
     matrices: dict[str, np.ndarray] = {}
-    for matrix, read in (("hamiltonian", hamiltonian), ("overlap", overlap)):
-        if not read:
-            continue
-        basis = openmx_basis(shells, spinful and matrix == "hamiltonian")
+    for matrix in names:
+        basis = OrbitalBasis.openmx(shells, spinful and matrix == "hamiltonian")
         size = int(block_starts(half[:, 3:].T, numbers, basis)[-1])
         stored = read_dataset(group, matrix, "if", (2 if basis.spinful else 1, size))
         decimals = group[matrix].attrs.get("decimals")
@@ -204,7 +203,7 @@ def _header(path: Path, group: h5py.Group, name: str) -> StructureHeader:
     try:
         table = json.loads(group.attrs["shells"])
         shells = {int(number): tuple(map(int, degrees)) for number, degrees in table.items()}
-        shells = dict(openmx_basis(shells).shells)
+        shells = dict(OrbitalBasis.openmx(shells).shells)
         spinful = bool(group.attrs["spinful"])
         level = group.attrs.get("fermi_level")
         fermi_level = None if level is None else float(level)
@@ -215,7 +214,7 @@ def _header(path: Path, group: h5py.Group, name: str) -> StructureHeader:
         ) from error
     if missing or not len(numbers):
         raise DataError(f"{path}: {name}: no shells for the elements {sorted(missing)}; pack it again")
-    return numbers, shells, spinful, fermi_level
+    return StructureHeader(numbers, shells, spinful, fermi_level)
 
 
 def _daggers(

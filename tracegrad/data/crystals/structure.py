@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64, Shaped
 
 from tracegrad.elements import COVALENT_RADII, SYMBOLS
 from tracegrad.errors import DataError
-from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.basis import CONVENTIONS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
 from tracegrad.hamiltonian.graph import reversed_edges
 from tracegrad.hamiltonian.neighbours import pair_ranges
@@ -65,11 +65,11 @@ class Structure:
     @cached_property
     def basis(self) -> OrbitalBasis:
         """Orbital basis of the Hamiltonian."""
-        return openmx_basis(self.shells, self.spinful)
+        return OrbitalBasis.openmx(self.shells, self.spinful)
 
     def basis_of(self, matrix: str) -> OrbitalBasis:
         """Orbital basis of "hamiltonian" or "overlap"; that of the overlap has no spin."""
-        return self.basis if matrix == "hamiltonian" else openmx_basis(self.shells)
+        return self.basis if matrix == "hamiltonian" else OrbitalBasis.openmx(self.shells)
 
     def blocks(self, matrix: str) -> list[Shaped[np.ndarray, "rows columns"]]:
         """Blocks of "hamiltonian" or "overlap" in the order of the edges."""
@@ -80,11 +80,6 @@ class Structure:
         shapes = basis.sizes[self.numbers[self.edges[:, 3:]]]
         bounds = block_starts(self.edges[:, 3:].T, self.numbers, basis)[1:-1]
         return [block.reshape(shape) for block, shape in zip(np.split(entries, bounds), shapes, strict=True)]
-
-
-def openmx_basis(shells: Mapping[int, tuple[int, ...]], spinful: bool = False) -> OrbitalBasis:
-    """Orbital basis in the order of OpenMX, from the degrees of the shells of each atomic number."""
-    return OrbitalBasis.openmx(shells, spinful)
 
 
 def edge_order(edges: Int64[np.ndarray, "pairs 5"]) -> Int64[np.ndarray, " pairs"]:
@@ -121,6 +116,48 @@ def species_entries(
         rows, columns = basis.sizes[pair]
         inside = np.arange(rows * columns).reshape(rows, columns)
         yield chosen, starts[chosen][:, None, None] + inside
+
+
+def standard_order(
+    edges: Int64[np.ndarray, "pairs 5"],
+    entries: Shaped[np.ndarray, " entries"],
+    numbers: Int64[np.ndarray, " atoms"],
+    basis: OrbitalBasis,
+    order: Mapping[int, tuple[int, ...]] = CONVENTIONS["openmx"],
+) -> tuple[Int64[np.ndarray, "pairs 5"], Shaped[np.ndarray, " entries"]]:
+    """Edges and entries of a file in the order of `Structure`.
+
+    Args:
+        edges: edges in any order.
+        entries: entries of their blocks, in the order of the edges.
+        numbers: atomic numbers.
+        basis: orbital basis of the blocks.
+        order: order of the orbitals of a shell in the file, as in `tracegrad.hamiltonian.basis.CONVENTIONS`; {} is
+            m = -l .. l.
+    """
+    starts = block_starts(edges[:, 3:].T, numbers, basis)
+    if order != CONVENTIONS["openmx"]:
+        positions = {z: _positions_of_openmx(basis, z, order) for z in basis.elements}
+        converted = np.empty_like(entries)
+        for chosen, where in species_entries(edges, numbers, basis):
+            dst, src = numbers[edges[chosen[0], 3:]].tolist()
+            converted[where] = entries[where][:, positions[dst][:, None], positions[src]]
+        entries = converted
+    sorting = edge_order(edges)
+    return edges[sorting], reordered(entries, starts, sorting)
+
+
+def _positions_of_openmx(
+    basis: OrbitalBasis, number: int, order: Mapping[int, tuple[int, ...]]
+) -> Int64[np.ndarray, " rows"]:
+    """For each orbital of an atom in the order of OpenMX, its position in the file; see `standard_order`."""
+    positions: list[int] = []
+    for degree in basis.shells[number]:
+        whole = range(2 * degree + 1)
+        in_file, in_openmx = order.get(degree, whole), CONVENTIONS["openmx"].get(degree, whole)
+        # Both list the positions of m = -l .. l; the inverse of the second one tells m of each orbital of OpenMX.
+        positions += [len(positions) + in_file[m] for m in np.argsort(in_openmx)]
+    return np.concatenate([np.array(positions) + s * len(positions) for s in range(basis.spins)])
 
 
 def hermiticity_error(structure: Structure, matrix: str = "hamiltonian") -> tuple[float, int]:

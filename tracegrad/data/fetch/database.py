@@ -17,11 +17,11 @@ from tracegrad.data.fetch.folder import DownloadFolder
 from tracegrad.data.fetch.layout import arrange_structures, single_file
 from tracegrad.data.fetch.local import is_sqlite, local_files
 from tracegrad.data.fetch.notes import write_notes
-from tracegrad.data.fetch.progress import FetchProgress
 from tracegrad.data.fetch.records import RemoteFile, download_commands, list_files
 from tracegrad.data.fetch.space import require_space
 from tracegrad.data.fetch.verify import Verification, verify_crystals, verify_molecules
 from tracegrad.errors import DataError
+from tracegrad.system.progress import ProgressDisplay
 from tracegrad.system.whole_files import take_place
 
 
@@ -33,7 +33,7 @@ class FetchedDatabase:
     verification: Verification | None
 
 
-def fetch(entry: DatabaseEntry, options: FetchOptions, progress: FetchProgress) -> FetchedDatabase | None:
+def fetch(entry: DatabaseEntry, options: FetchOptions, progress: ProgressDisplay) -> FetchedDatabase | None:
     """Fetch and verify a database. A dry run only reports what that would need, and returns None.
 
     Everything is in ``entry.folder``: archives below ``downloads``, files that are being unpacked in a hidden folder,
@@ -48,7 +48,7 @@ def fetch(entry: DatabaseEntry, options: FetchOptions, progress: FetchProgress) 
 
 
 class _Fetcher:
-    def __init__(self, entry: DatabaseEntry, options: FetchOptions, progress: FetchProgress):
+    def __init__(self, entry: DatabaseEntry, options: FetchOptions, progress: ProgressDisplay):
         self.entry, self.options, self.progress = entry, options, progress
         self.report = progress.report
         self.downloads = DownloadFolder(entry.folder / "downloads" / entry.name)
@@ -119,7 +119,7 @@ class _Fetcher:
 
     def _download(self, file: RemoteFile, path: Path) -> None:
         """Download an archive that is missing, or has another checksum than the published one."""
-        downloader = ResumingDownloader(path, self.options.retry, self.report, self.progress.step(file.name))
+        downloader = ResumingDownloader(path, self.options.retry, self.report, self.progress.bar(file.name))
         if path.exists() and downloader.part.exists():  # the user has added the archive meanwhile
             downloader.origin.unlink(missing_ok=True)
         pooch.get_logger().setLevel("WARNING")
@@ -200,7 +200,7 @@ class _Fetcher:
         else:
             self.report(f"unpacking {path.name}")
             folder = self.unpacking / archive_stem(path.name)
-            unpack(parts, folder, self.progress.step(f"unpacking {path.name}"))
+            unpack(parts, folder, self.progress.bar(f"unpacking {path.name}"))
 
     def _verify(self, path: Path, advice: str) -> Verification | None:
         """Count a database and compare it with its table; an error ends with ``advice``."""

@@ -14,8 +14,8 @@ import requests
 import urllib3
 
 from tracegrad import __version__
-from tracegrad.data.fetch.progress import readable_size
 from tracegrad.errors import DataError
+from tracegrad.system.progress import readable_size
 from tracegrad.system.whole_files import replacing, sync
 
 CHUNK = 1 << 20

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tracegrad.data.fetch.downloader import partial_path
-from tracegrad.data.fetch.progress import readable_size
 from tracegrad.errors import DataError
+from tracegrad.system.progress import readable_size
 
 # Assumed unpacked size in units of the archives, where it is not known: floating-point numbers compress little.
 UNPACKED_RATIO = 2.0

@@ -92,8 +92,8 @@ class QH9Dataset(Dataset[HamiltonianGraph]):
 class HamiltonianDataModule(lightning.LightningDataModule, ABC):
     """Base class of the data modules: loaders for the parts of a split.
 
-    Subclasses fill ``parts`` (name -> Dataset of graphs, with ``costs`` of its samples) in ``setup`` and implement
-    ``fingerprint`` and ``summary``.
+    Subclasses set ``path``, ``basis`` and ``label``, fill ``split`` and ``parts`` (name -> Dataset of graphs, with
+    ``costs`` of its samples) in ``setup``, and implement the abstract methods.
 
     Args:
         batch_size: number of samples of a training batch, that is of an optimisation step, over all ranks.
@@ -110,6 +110,9 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         remarks: warnings about the data, see `remark`.
     """
 
+    path: Path
+    basis: OrbitalBasis
+    label: str
     parts: dict[str, Dataset[HamiltonianGraph]]
 
     def __init__(
@@ -140,12 +143,34 @@ class HamiltonianDataModule(lightning.LightningDataModule, ABC):
         self.num_workers, self.pin_memory, self.seed = min(num_workers, available_cores()), pin_memory, seed
         self.table, self.train_size, self.dtype = table, train_size, dtype
         self.parts = {}
+        self.split: Split | None = None
         self.differences: list[str] = []
         self.remarks: list[str] = []
 
-    @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """Plain data that identify the database, its split and its units."""
+        """Database, hash of the split, basis and units; equal fingerprints mean equal benchmarks."""
+        self.setup("test")
+        assert self.split is not None
+        return {
+            "database": self.path.name,
+            "label": self.label,
+            **self.identity(),
+            "split": self.split_name,
+            "split_hash": split_hash(self.split),
+            "counts": {part: len(rows) for part, rows in self.split.items()},
+            "basis": self.basis.name,
+            "units": {"hamiltonian": self.basis.unit, "positions": "angstrom"},
+            "differences": self.differences,
+        }
+
+    @property
+    @abstractmethod
+    def split_name(self) -> str:
+        """Rule or file of the split, for the fingerprint."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Entries of the fingerprint that identify the database wherever it lies; "bytes" and "head_sha256" too."""
 
     @abstractmethod
     def summary(self) -> PartSummary:
@@ -275,7 +300,7 @@ class QH9DataModule(HamiltonianDataModule):
         self.path = database_path(path)
         self.basis = basis
         self.release, self.label = database, label or self.path.stem
-        self.split_name = split
+        self.rule = split
         self.split_options = {
             "thresholds": thresholds,
             "fractions": fractions,
@@ -283,7 +308,6 @@ class QH9DataModule(HamiltonianDataModule):
             "index_file": index_file,
         }
         self.functional = FUNCTIONALS.get(database, functional)
-        self.split: Split | None = None
         self.flavour = ""
 
     def setup(self, stage: str | None = None) -> None:
@@ -293,7 +317,7 @@ class QH9DataModule(HamiltonianDataModule):
         source = QH9Database(self.path)
         if self.release != "custom":
             source.require_release(self.release)
-        split = source.split(self.split_name, **self.split_options)  # type: ignore[arg-type]
+        split = source.split(self.rule, **self.split_options)  # type: ignore[arg-type]
         split["train"] = self.limit_training(split["train"], str(self.path), "rows")
         distances = source.check_distances(np.concatenate([split[part] for part in PARTS]))
         if distances is not None:
@@ -307,24 +331,17 @@ class QH9DataModule(HamiltonianDataModule):
         counts = self._source.atom_counts
         return PartSummary(self._source.elements, {part: counts[rows] for part, rows in self.split.items()})
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Database, hash of the split, units and functional; equal fingerprints mean equal benchmarks."""
-        self.setup()
-        assert self.split is not None
+    @property
+    def split_name(self) -> str:
+        return str(self.split_options["index_file"] or self.rule)
+
+    def identity(self) -> dict[str, Any]:
         return {
-            "database": self.path.name,
-            "label": self.label,
             "flavour": self.flavour,
             "release": self.release,
             "bytes": self.path.stat().st_size,
             "head_sha256": head_hash(self.path),
-            "split": str(self.split_options["index_file"] or self.split_name),
-            "split_hash": split_hash(self.split),
-            "counts": {part: len(rows) for part, rows in self.split.items()},
             "functional": self.functional or _recorded_functional(self.path) or "unknown",
-            "basis": self.basis.name,
-            "units": {"hamiltonian": self.basis.unit, "positions": "angstrom"},
-            "differences": self.differences,
         }
 
 

@@ -1,4 +1,4 @@
-"""The LightningDataModule of crystals, in the formats of DeepH or packed."""
+"""The LightningDataModule of crystals."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from tracegrad.data.cache.cached_crystals import CrystalCache
 from tracegrad.data.cache.lookup import cache_paths, open_cache, prepare_cache
 from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.reader import ReaderType
 from tracegrad.data.loading.datamodule import (
     DTYPES,
     HamiltonianDataModule,
@@ -19,12 +20,12 @@ from tracegrad.data.loading.datamodule import (
     evenly_spaced,
 )
 from tracegrad.data.loading.first_look import compare_radii, doubtful_units
-from tracegrad.data.splits import PARTS, TWISTED, Split, name_file_split, shuffled_split, split_hash
+from tracegrad.data.splits import PARTS, TWISTED, Split, name_file_split, shuffled_split
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import BasisError, ConfigError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
 from tracegrad.hamiltonian.graph import HamiltonianGraph, crystal_graph
-from tracegrad.system.count_progress import CountProgress
+from tracegrad.system.progress import ProgressDisplay
 
 _STRUCTURES_CHECKED = 3  # structures whose radii and units are checked before a training
 
@@ -92,7 +93,7 @@ class DeepHDataModule(HamiltonianDataModule):
     """A database of crystals and one of its splits, with twisted structures as a separate test set.
 
     Args:
-        path: folder of structure folders, packed .h5 file, or ``embedded:NAME``.
+        path: folder of structures, packed .h5 file, or ``embedded:NAME``.
         basis: orbital basis of the structures.
         label: name of the data in tables.
         table: database of the paper (MG, MM, BG, BB, BT, BS) whose numbers in Table 4 are compared with the data.
@@ -104,6 +105,7 @@ class DeepHDataModule(HamiltonianDataModule):
         train_size: number of training structures to use, evenly spaced (0: all).
         in_memory: each process keeps the graphs that it has read.
         cache: path of the cache of the database, "auto" (see `cache_paths`), or None for no cache.
+        reader: class of the format, see `CrystalReader`; None: the one that fits the database.
         dtype: float32 or float64.
         **loaders: see `HamiltonianDataModule`.
     """
@@ -123,6 +125,7 @@ class DeepHDataModule(HamiltonianDataModule):
         train_size: int = 0,
         in_memory: bool = False,
         cache: str | None = None,
+        reader: ReaderType | None = None,
         dtype: str = "float32",
         **loaders: Any,
     ):
@@ -134,8 +137,7 @@ class DeepHDataModule(HamiltonianDataModule):
         self.include = [include] if isinstance(include, str) else list(include)
         self.twisted = list(twisted)
         self.sizes, self.split_seed, self.split_file = sizes, split_seed, split_file
-        self.in_memory, self.cache = in_memory, cache
-        self.split: Split | None = None
+        self.in_memory, self.cache, self.reader = in_memory, cache, reader
         self._opened: CrystalCache | None = None
         self._wrong_radii: str | None = None
 
@@ -143,14 +145,14 @@ class DeepHDataModule(HamiltonianDataModule):
         """Build the cache if it is configured and not valid; Lightning calls this on one process of each node."""
         if self.cache is None:
             return
-        database = CrystalDatabase(self.path, include=self.include)
-        with CountProgress("reading", "structures", "cache") as progress:
+        database = CrystalDatabase(self.path, include=self.include, reader=self.reader)
+        with ProgressDisplay("structures") as progress:
             prepare_cache(
                 database,
                 cache_paths(self.path, self.cache, self.include),
                 self.dtype,
                 report=progress.report,
-                on_progress=progress.on_progress,
+                on_progress=progress.bar("reading"),
             )
 
     def setup(self, stage: str | None = None) -> None:
@@ -171,7 +173,7 @@ class DeepHDataModule(HamiltonianDataModule):
                 part.cache = self._opened
 
     def _open(self) -> None:
-        database = CrystalDatabase(self.path, include=self.include)
+        database = CrystalDatabase(self.path, include=self.include, reader=self.reader)
         self._check_basis(database)
         database.check_files()  # before a training, not at its end
         split = self._split(database)
@@ -212,22 +214,12 @@ class DeepHDataModule(HamiltonianDataModule):
         """Name of a structure."""
         return self.database.names[row]
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Database, hash of the split and units; equal fingerprints mean equal benchmarks."""
-        self.setup()
-        assert self.split is not None
-        return {
-            "database": self.path.name,
-            "label": self.label,
-            "include": self.include,
-            **self.database.identity(),
-            "split": str(self.split_file or f"shuffle {self.split_seed}"),
-            "split_hash": split_hash(self.split),
-            "counts": {part: len(rows) for part, rows in self.split.items()},
-            "basis": self.basis.name,
-            "units": {"hamiltonian": self.basis.unit, "positions": "angstrom"},
-            "differences": self.differences,
-        }
+    @property
+    def split_name(self) -> str:
+        return str(self.split_file or f"shuffle {self.split_seed}")
+
+    def identity(self) -> dict[str, Any]:
+        return {"include": self.include, **self.database.identity()}
 
     def _split(self, database: CrystalDatabase) -> Split:
         if self.split_file is not None:

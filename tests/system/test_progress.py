@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from tracegrad.data.fetch import progress
-from tracegrad.data.fetch.progress import FetchProgress, readable_size
+from tracegrad.system import progress
+from tracegrad.system.progress import BYTES, ProgressDisplay, readable_size
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,8 @@ def test_lines_now_and_then_where_there_is_no_terminal(monkeypatch):
     stream = io.StringIO()
     clock = iter([0.0, 10.0, 31.0, 31.0, 40.0, 70.0, 70.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    shown = FetchProgress(Console(file=stream, soft_wrap=True))
-    on_progress = shown.step("a.zip")
+    shown = ProgressDisplay(BYTES, console=Console(file=stream, soft_wrap=True))
+    on_progress = shown.bar("a.zip")
     for done, total in ((1_000, 5_000), (2_000, 5_000), (3_000, 5_000), (4_000, None)):
         on_progress(done, total)
     assert stream.getvalue().splitlines() == ["a.zip: 2.0 kB of 5.0 kB", "a.zip: 4.0 kB"]
@@ -35,9 +35,9 @@ def test_lines_now_and_then_where_there_is_no_terminal(monkeypatch):
 
 def test_a_bar_on_a_terminal():
     stream = io.StringIO()
-    with FetchProgress(Console(file=stream, force_terminal=True, width=100)) as shown:
-        shown.step("a.zip")(500, 1_000)
-        shown.step("b.zip")(750, 1_000)
-        shown._bar.refresh()
+    with ProgressDisplay(BYTES, console=Console(file=stream, force_terminal=True, width=100)) as shown:
+        shown.bar("a.zip")(500, 1_000)
+        shown.bar("b.zip")(750, 1_000)
+        shown._bars.refresh()
     assert "b.zip" in stream.getvalue()
     assert "0.8/1.0 kB" in stream.getvalue()
