@@ -19,19 +19,10 @@ from tracegrad.physics.molecules.generation_settings import GenerationSettings, 
 from tracegrad.physics.molecules.geometries import Geometry, disturbed
 from tracegrad.physics.molecules.partial import PartialFile, StoredFrame
 from tracegrad.physics.molecules.release import release_row, write_database, write_provenance
+from tracegrad.system.parallel import work_through
 from tracegrad.system.signals import stop_signals
 from tracegrad.system.whole_files import sync
 from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
-
-
-@dataclass(frozen=True)
-class GenerationProgress:
-    """Progress of a generation in frames and in items (geometries or trajectories); failed ones count as done."""
-
-    frames_done: int
-    frames_total: int
-    items_done: int
-    items_total: int
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,7 @@ def generate(
     strict: bool = False,
     command: str = "",
     report: Callable[[str], None] = print,
-    on_progress: Callable[[GenerationProgress], None] = lambda progress: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> GenerationSummary:
     """Compute labels of all geometries (stable) or of trajectories that start there (dynamic) and write `output`.
 
@@ -70,7 +61,8 @@ def generate(
         strict: raise at the first SCF that does not converge, instead of leaving its geometry out.
         command: command line for the provenance.
         report: receives a line about each geometry that is left out.
-        on_progress: called at the start and after each frame.
+        on_progress: called at the start and after each frame, with the numbers of frames done and of all frames;
+            those of a geometry that is left out count as done.
 
     Raises:
         GenerationError: the output exists, the partial file has other settings, a worker died, every geometry was
@@ -125,14 +117,14 @@ class _Generation:
         partial: PartialFile,
         strict: bool,
         report: Callable[[str], None],
-        on_progress: Callable[[GenerationProgress], None],
+        on_progress: Callable[[int, int], None],
     ) -> None:
         self.items, self.settings, self.partial = items, settings, partial
         self.strict, self.report, self.on_progress = strict, report, on_progress
         self.counts = partial.frame_counts()
         self.failed: set[int] = set()
         self.frames_done = sum(self.counts.values())
-        self.items_done = sum(count >= settings.frames_per_item for count in self.counts.values())
+        self.frames_total = settings.frames_per_item * len(items)
 
     def run(self, processes: int) -> None:
         """Compute all missing frames.
@@ -143,20 +135,16 @@ class _Generation:
         for item, (frame, reason) in self.partial.failures().items():
             self._leave_out(item, frame, reason)
         queue = deque(i for i in range(len(self.items)) if not self._done(i))
-        self.on_progress(self._progress())
+        self.on_progress(self.frames_done, self.frames_total)
         if not queue:
             return
         with stop_signals() as stopped, WorkerPool(min(processes, len(queue))) as pool:
             try:
-                while (queue or pool.busy) and not stopped:
-                    for _ in range(min(pool.idle, len(queue))):
-                        item = queue.popleft()
-                        pool.submit(item, *self._task(item))
-                    for item, result in pool.finished(timeout=0.5):
-                        self._store(item, result)
-                        if not self._done(item):
-                            queue.appendleft(item)
-                        self.on_progress(self._progress())
+                for item, result in work_through(pool, queue, self._task, stopped):
+                    self._store(item, result)
+                    if not self._done(item):
+                        queue.appendleft(item)
+                    self.on_progress(self.frames_done, self.frames_total)
             except WorkerDied as error:
                 # Ctrl-C reaches the workers too; their end is no failure then.
                 if not stopped:
@@ -166,10 +154,9 @@ class _Generation:
                         "run the same command again to go on, with fewer processes if memory was short"
                     ) from error
         if stopped:
-            progress = self._progress()
             raise GenerationError(
-                f"stopped by {signal.Signals(stopped[0]).name} after {progress.frames_done} of "
-                f"{progress.frames_total} frames; {self.partial.path.name} is kept: "
+                f"stopped by {signal.Signals(stopped[0]).name} after {self.frames_done} of "
+                f"{self.frames_total} frames; {self.partial.path.name} is kept: "
                 "run the same command again to go on"
             )
 
@@ -187,10 +174,8 @@ class _Generation:
     def _store(self, item: int, result: Any) -> None:
         frame = self.counts.get(item, 0)
         if isinstance(result, TaskFailure):
-            if self.strict:
-                raise GenerationError(f"{self._place(item, frame)}: {result.reason} (strict=true)")
-            self.partial.fail(item, frame, result.reason)
             self._leave_out(item, frame, result.reason)
+            self.partial.fail(item, frame, result.reason)
             return
         if self.settings.flavour == "stable":
             pos = self.items[item].positions.astype("<f8").tobytes()
@@ -204,14 +189,12 @@ class _Generation:
             self.partial.add(item, row, state)
         self.counts[item] = frame + 1
         self.frames_done += 1
-        self.items_done += self._done(item)
 
     def _leave_out(self, item: int, frame: int, reason: str) -> None:
         if self.strict:
             raise GenerationError(f"{self._place(item, frame)}: {reason} (strict=true)")
         self.failed.add(item)
         self.frames_done += self.settings.frames_per_item - self.counts.get(item, 0)
-        self.items_done += 1
         self.report(f"left out {self._place(item, frame)}: {reason}")
 
     def _place(self, item: int, frame: int) -> str:
@@ -219,12 +202,6 @@ class _Generation:
 
     def _done(self, item: int) -> bool:
         return item in self.failed or self.counts.get(item, 0) >= self.settings.frames_per_item
-
-    def _progress(self) -> GenerationProgress:
-        items = len(self.items)
-        return GenerationProgress(
-            self.frames_done, self.settings.frames_per_item * items, self.items_done, items
-        )
 
 
 def _place(items: Sequence[Geometry], settings: GenerationSettings, item: int, frame: int) -> str:

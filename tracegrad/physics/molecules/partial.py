@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import GenerationError
+from tracegrad.physics.continuing import check_same_settings
 from tracegrad.physics.molecules.dynamics import TrajectoryState
 
 _TABLES = (
@@ -77,17 +78,8 @@ class PartialFile:
 
     def _compare(self, settings: dict[str, Any]) -> None:
         stored = {name: json.loads(value) for name, value in self._db.execute("SELECT * FROM settings")}
-        current = json.loads(json.dumps(settings))
-        differences = [
-            f"  {name}: {stored.get(name, 'not set')} there, {current.get(name, 'not set')} now"
-            for name in sorted(stored.keys() | current.keys())
-            if stored.get(name) != current.get(name)
-        ]
-        if differences:
-            raise GenerationError(
-                f"{self.path.name} was begun with other settings:\n" + "\n".join(differences) + "\n"
-                "continue with those settings, choose another output, or delete the file to start over"
-            )
+        remedy = "choose another output, or delete the file to start over"
+        check_same_settings(self.path.name, stored, settings, remedy)
 
     def add(self, item: int, row: StoredFrame, state: TrajectoryState | None = None) -> None:
         """Store a frame, and the state from which its trajectory continues, in one transaction."""

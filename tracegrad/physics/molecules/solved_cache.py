@@ -83,7 +83,7 @@ class SolvedCache:
             raise
 
     def present(self, rows: Iterable[int]) -> set[int]:
-        """Which of the rows are in the file; only `get` finds damaged ones."""
+        """Which of the rows are in the file; only `get` reads their numbers."""
         with self._errors():
             stored = {row for (row,) in self._query(f"SELECT row FROM solved WHERE {_CURRENT}")}
         return stored.intersection(rows)
@@ -97,14 +97,18 @@ class SolvedCache:
             )
 
     def get(self, row: int) -> SolvedMolecule | None:
-        """The molecule of a row; None if it is missing or damaged."""
+        """The molecule of a row; None if it is missing.
+
+        Raises:
+            DamagedCache: the numbers of the row are damaged.
+        """
         with self._errors():
             stored = self._query("SELECT n, occupied, checksum, numbers FROM solved WHERE row = ?", row)
         if not stored:
             return None
         n, occupied, checksum, content = stored[0]
         if checksum != _checksum(n, occupied, content) or len(content) != 16 * n * (n + 1):
-            return None
+            raise DamagedCache(f"{self.path}: row {row} is damaged")
         triangle = n * (n + 1) // 2
         energies, orbitals, overlap, hamiltonian = np.split(
             np.frombuffer(content), np.cumsum([n, n * n, triangle])
