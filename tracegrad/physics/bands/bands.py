@@ -173,24 +173,22 @@ def _band_structures(
 ) -> tuple[BandStructure, PredictedBands | None]:
     smallest = min(result.smallest_overlap for result in results)
 
-    def bands(firsts: Sequence[int], rows: Sequence[np.ndarray]) -> BandStructure:
-        first, energies = _common_bands(structure.name, firsts, rows)
+    def bands(points: Sequence[KPointBands]) -> BandStructure:
+        first, energies = _common_bands(structure.name, points, [point.energies for point in points])
         return BandStructure(structure.name, path, energies, first, total, level, smallest)
 
-    firsts = [result.first for result in results]
-    of_structure = bands(firsts, [result.energies for result in results])
-    others = [result.predicted for result in results if result.predicted is not None]
-    if not others:
-        return of_structure, None
-    predicted = bands([other.first for other in others], [other.energies for other in others])
-    _, shifts = _common_bands(structure.name, firsts, [other.first_order for other in others])
-    return of_structure, PredictedBands(predicted, shifts)
+    predicted = [result.predicted for result in results if result.predicted is not None]
+    if not predicted:
+        return bands(results), None
+    shifts = [result.first_order for result in results if result.first_order is not None]
+    return bands(results), PredictedBands(bands(predicted), _common_bands(structure.name, results, shifts)[1])
 
 
 def _common_bands(
-    name: str, firsts: Sequence[int], rows: Sequence[np.ndarray]
+    name: str, points: Sequence[KPointBands], rows: Sequence[np.ndarray]
 ) -> tuple[int, Float[np.ndarray, "k bands"]]:
-    """The bands that were computed at all points, as a table, and the number of bands below them."""
+    """The part of the rows for the bands that were computed at all points, and the number of bands below them."""
+    firsts = [point.first for point in points]
     low = max(firsts)
     high = min(first + len(row) for first, row in zip(firsts, rows, strict=True))
     if high <= low:

@@ -43,16 +43,19 @@ class TrajectoryState:
 
 
 @dataclass(frozen=True)
-class TrajectoryFrame:
-    """A frame as in a dynamic QH9 database: positions in bohr, energies in hartree, time in atomic units."""
+class LabelledFrame:
+    """A geometry with its label, as in a QH9 database: energies in hartree, time in atomic units.
 
-    geo_id: int
-    positions_bohr: Float[np.ndarray, "n_atoms 3"]
-    ekin: float
-    epot: float
-    etot: float
-    time: float
+    Positions are in bohr in a trajectory; elsewhere they are in angstrom, and only ``epot`` is known.
+    """
+
+    number: int
+    positions: Float[np.ndarray, "n_atoms 3"]
     hamiltonian: Float[np.ndarray, "n_orb n_orb"]
+    epot: float
+    ekin: float | None = None
+    etot: float | None = None
+    time: float | None = None
 
 
 class LabelCalculator(Calculator):
@@ -133,7 +136,7 @@ def first_frame(
     settings: DynamicsSettings,
     seed: list[int],
     name: str = "geometry",
-) -> tuple[TrajectoryFrame, TrajectoryState]:
+) -> tuple[LabelledFrame, TrajectoryState]:
     """Draw velocities, run the equilibration steps and return frame 0.
 
     The temperature of the settings is that of the drawn velocities. From a start at a minimum about half of the
@@ -151,7 +154,7 @@ def next_frame(
     state: TrajectoryState,
     settings: DynamicsSettings,
     name: str = "geometry",
-) -> tuple[TrajectoryFrame, TrajectoryState]:
+) -> tuple[LabelledFrame, TrajectoryState]:
     """Run `settings.stride` time steps from a stored frame to the next one."""
     atoms = Atoms(numbers, positions=state.positions, momenta=state.momenta)
     calculator = LabelCalculator(settings, density=state.density, name=name)
@@ -162,16 +165,16 @@ def next_frame(
 
 def _advance(
     atoms: Atoms, calculator: LabelCalculator, steps: int, settings: DynamicsSettings, frame: int
-) -> tuple[TrajectoryFrame, TrajectoryState]:
+) -> tuple[LabelledFrame, TrajectoryState]:
     integrator = VelocityVerlet(atoms, timestep=settings.time_step * units.AUT)
     for _ in range(steps):
         integrator.step()
     epot = atoms.get_potential_energy() / units.Hartree
     ekin = atoms.get_kinetic_energy() / units.Hartree
     return (
-        TrajectoryFrame(
-            geo_id=frame,
-            positions_bohr=atoms.positions * BOHR_PER_ANGSTROM,
+        LabelledFrame(
+            number=frame,
+            positions=atoms.positions * BOHR_PER_ANGSTROM,
             ekin=float(ekin),
             epot=float(epot),
             etot=float(ekin + epot),

@@ -13,11 +13,11 @@ from typing import Any
 
 from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import DataError, GenerationError
-from tracegrad.physics.molecules.dft import FockLabel, ScfNotConverged, fock_label
-from tracegrad.physics.molecules.dynamics import first_frame, next_frame
+from tracegrad.physics.molecules.dft import ScfNotConverged, fock_label
+from tracegrad.physics.molecules.dynamics import LabelledFrame, first_frame, next_frame
 from tracegrad.physics.molecules.generation_settings import GenerationSettings, provenance, resume_key
 from tracegrad.physics.molecules.geometries import Geometry, disturbed
-from tracegrad.physics.molecules.partial import PartialFile, StoredFrame
+from tracegrad.physics.molecules.partial import PartialFile
 from tracegrad.physics.molecules.release import release_row, write_database, write_provenance
 from tracegrad.system.parallel import work_through
 from tracegrad.system.signals import stop_signals
@@ -107,24 +107,22 @@ def _check_output(output: Path, overwrite: bool) -> None:
             ) from error
 
 
+@dataclass
 class _Generation:
     """Distributes frames to the workers and stores their results, until all items are complete."""
 
-    def __init__(
-        self,
-        items: list[Geometry],
-        settings: GenerationSettings,
-        partial: PartialFile,
-        strict: bool,
-        report: Callable[[str], None],
-        on_progress: Callable[[int, int], None],
-    ) -> None:
-        self.items, self.settings, self.partial = items, settings, partial
-        self.strict, self.report, self.on_progress = strict, report, on_progress
-        self.counts = partial.frame_counts()
+    items: list[Geometry]
+    settings: GenerationSettings
+    partial: PartialFile
+    strict: bool
+    report: Callable[[str], None]
+    on_progress: Callable[[int, int], None]
+
+    def __post_init__(self) -> None:
+        self.counts = self.partial.frame_counts()
         self.failed: set[int] = set()
         self.frames_done = sum(self.counts.values())
-        self.frames_total = settings.frames_per_item * len(items)
+        self.frames_total = self.settings.frames_per_item * len(self.items)
 
     def run(self, processes: int) -> None:
         """Compute all missing frames.
@@ -163,7 +161,7 @@ class _Generation:
     def _task(self, item: int) -> tuple[Any, ...]:
         geometry = self.items[item]
         if self.settings.flavour == "stable":
-            return _label_task, geometry, self.settings
+            return _label, geometry, self.settings
         state = self.partial.state(item)
         if state is None:
             seed = [self.settings.seed, item]
@@ -177,16 +175,7 @@ class _Generation:
             self._leave_out(item, frame, result.reason)
             self.partial.fail(item, frame, result.reason)
             return
-        if self.settings.flavour == "stable":
-            pos = self.items[item].positions.astype("<f8").tobytes()
-            row = StoredFrame(0, pos, None, result.energy, None, None, result.hamiltonian.tobytes())
-            self.partial.add(item, row)
-        else:
-            frame_data, state = result
-            pos, ham = frame_data.positions_bohr.tobytes(), frame_data.hamiltonian.tobytes()
-            energies = (frame_data.ekin, frame_data.epot, frame_data.etot)
-            row = StoredFrame(frame_data.geo_id, pos, *energies, frame_data.time, ham)
-            self.partial.add(item, row, state)
+        self.partial.add(item, *result)
         self.counts[item] = frame + 1
         self.frames_done += 1
 
@@ -240,7 +229,8 @@ def _release(
     return GenerationSummary(output, count, len(kept), [entry["geometry"] for entry in left_out])
 
 
-def _label_task(geometry: Geometry, settings: GenerationSettings) -> FockLabel:
+def _label(geometry: Geometry, settings: GenerationSettings) -> tuple[LabelledFrame, None]:
+    """The only frame of a geometry; it has no state from which it could go on."""
     label = fock_label(
         geometry.numbers,
         geometry.positions,
@@ -251,4 +241,4 @@ def _label_task(geometry: Geometry, settings: GenerationSettings) -> FockLabel:
     )
     if not label.converged:
         raise ScfNotConverged(label.cycles)
-    return label
+    return LabelledFrame(0, geometry.positions, label.hamiltonian, label.energy), None
