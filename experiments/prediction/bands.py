@@ -8,15 +8,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from experiments.reporting.json_file import write_json
 from experiments.settings.paths import CONF
@@ -34,6 +25,7 @@ from tracegrad.physics.bands.bands import (
 from tracegrad.physics.bands.kpath import KPath, k_path, periodic_axes
 from tracegrad.plots.bands import bands_figure
 from tracegrad.plots.style import save
+from tracegrad.system.count_progress import CountProgress
 from tracegrad.system.whole_files import replacing
 from tracegrad.units import MEV
 
@@ -71,9 +63,7 @@ def write_bands(values: Mapping[str, Any]) -> None:
         points=points,
         npoints=values["npoints"],
     )
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    with _progress_bar(console) as bar:
-        task = bar.add_task(structure.name, total=len(path.points))
+    with CountProgress("bands", "points", structure.name, seconds=600.0) as progress:
         bands, prediction = band_structure(
             structure,
             path,
@@ -81,20 +71,20 @@ def write_bands(values: Mapping[str, Any]) -> None:
             fermi_level=None if level is None else float(level),
             bands=values["bands"],
             processes=values["processes"],
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_progress=progress.on_progress,
         )
     axes = "".join(name for name, is_periodic in zip("abc", periodic, strict=True) if is_periodic)
-    console.print(
+    progress.report(
         f"{structure.name}: {len(structure.numbers)} atoms, {bands.total} orbitals, path {path.name} "
         f"({len(path.points)} points), periodic along {axes or 'no axis'}, Fermi level {bands.fermi_level:.4f} eV"
     )
     if bands.smallest_overlap < SMALL_OVERLAP:
-        console.print(
+        progress.report(
             f"warning: the smallest eigenvalue of S(k) is {bands.smallest_overlap:.1e}: "
             "the basis is nearly linearly dependent, so that high bands amplify errors of H"
         )
     summary = _summary(bands, axes)
-    console.print(_gap_line("gap", summary["gap"]))
+    progress.report(_gap_line("gap", summary["gap"]))
     shown = None
     if prediction is not None:
         errors = band_errors(bands, prediction, window)
@@ -104,14 +94,14 @@ def write_bands(values: Mapping[str, Any]) -> None:
             "gap": _gap(prediction.bands, band_gap(prediction.bands, occupied)),
             "errors": _errors(errors),
         }
-        console.print(_gap_line("predicted gap", summary["predicted"]["gap"]))
-        console.print(_error_lines(errors))
+        progress.report(_gap_line("predicted gap", summary["predicted"]["gap"]))
+        progress.report(_error_lines(errors))
         shift = errors.eigenvalues.mean / MEV["eV"] if values["align"] else 0.0
         shown = replace(prediction.bands, energies=prediction.bands.energies - shift)
     save(bands_figure(bands, shown, window=window, title=structure.name), output / "bands.png")
     _write_table(bands, prediction, output / "bands.csv")
     write_json(output / "bands.json", summary)
-    console.print(f"wrote {output}: bands.png, bands.csv, bands.json")
+    progress.report(f"wrote {output}: bands.png, bands.csv, bands.json")
 
 
 def defaults() -> dict[str, Any]:
@@ -127,20 +117,6 @@ def _window(value: Any) -> tuple[float, float]:
     if len(value) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
         raise ConfigError(f"window={value} is not understood; give two numbers in eV, the lower one first")
     return float(numbers[0]), float(numbers[1])
-
-
-def _progress_bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("points"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def _summary(bands: BandStructure, axes: str) -> dict[str, Any]:
