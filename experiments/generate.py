@@ -5,7 +5,7 @@ import sys
 from omegaconf import DictConfig
 
 from experiments.generate_crystals import main as crystals
-from experiments.reporting.generation_report import public_command
+from experiments.reporting.generation_report import GenerationProgress, public_command
 from experiments.settings.configuration import command
 from experiments.settings.typed import typed
 from tracegrad.errors import ConfigError
@@ -13,7 +13,6 @@ from tracegrad.physics.molecules import generation
 from tracegrad.physics.molecules.generation_settings import GenerationSettings
 from tracegrad.physics.molecules.geometries import named_molecules, read_geometries
 from tracegrad.system.cores import available_cores
-from tracegrad.system.count_progress import CountProgress
 
 
 @command("generate")
@@ -29,16 +28,15 @@ def molecules(config: DictConfig) -> None:
         *named_molecules(_listed(config, "molecules")),
         *read_geometries(_listed(config, "geometries")),
     ]
-    # One label of a large molecule takes longer than the half minute over which a bar estimates its speed by default.
-    with CountProgress("computing", "frames", "computed", seconds=600.0) as progress:
-        progress.report(
-            f"flavour {settings.flavour}, functional {settings.functional}, def2-SVP; "
-            f"geometries: {len(geometries)}, processes: {processes}"
-        )
+    heading = (
+        f"flavour {settings.flavour}, functional {settings.functional}, def2-SVP; "
+        f"geometries: {len(geometries)}, processes: {processes}"
+    )
+    with GenerationProgress("frames", heading) as progress:
         summary = generation.generate(
             geometries,
             settings,
-            config.output,
+            str(config.output),
             processes=processes,
             overwrite=config.overwrite,
             strict=config.strict,

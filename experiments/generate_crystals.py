@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
-from experiments.reporting.generation_report import public_command
+from experiments.reporting.generation_report import GenerationProgress, public_command
 from experiments.settings.configuration import command, plain
 from experiments.settings.typed import typed
 from tracegrad.errors import ConfigError
@@ -18,7 +18,6 @@ from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.structures import CrystalStructure, crystal_structures
 from tracegrad.plots.structures import MOST_PANELS, Picture, structures_figure
 from tracegrad.plots.style import save
-from tracegrad.system.count_progress import CountProgress
 
 
 @command("generate_crystals")
@@ -35,13 +34,12 @@ def main(config: DictConfig) -> None:
     structures = crystal_structures(
         settings, [geometries] if isinstance(geometries, str) else geometries, engine
     )
-    with CountProgress("computing", "structures", "computed", seconds=600.0) as progress:
-        progress.report(_heading(structures, settings, engine, program))
+    with GenerationProgress("structures", _heading(structures, settings, engine, program)) as progress:
         summary = generate_crystals(
             structures,
             settings,
             engine,
-            config.output,
+            str(config.output),
             running,
             strict=config.strict,
             keep_work=config.keep_work,

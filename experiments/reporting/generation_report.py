@@ -1,7 +1,30 @@
-"""The command line that the provenance of generated data records."""
+"""What the two commands that generate data print and record."""
 
 import re
 import shlex
+
+from tracegrad.system.count_progress import CountProgress
+
+
+class GenerationProgress(CountProgress):
+    """Progress with a heading, which is printed at the first step, when the output has been checked.
+
+    Args:
+        things: what is counted.
+        heading: says what will be computed.
+    """
+
+    def __init__(self, things: str, heading: str):
+        # One label of a large molecule takes longer than the half minute over which a bar estimates its speed.
+        super().__init__("computing", things, "computed", seconds=600.0)
+        self.heading = heading
+
+    def on_progress(self, done: int, total: int) -> None:
+        """Print the heading at the first call, and move the bar."""
+        if self.heading:
+            self.report(self.heading)
+        self.heading = ""
+        super().on_progress(done, total)
 
 
 def public_command(arguments: list[str]) -> str:

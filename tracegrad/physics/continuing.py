@@ -1,10 +1,19 @@
-"""Compares the settings of an interrupted generation with those of the command that continues it."""
+"""What two generations of databases share: the settings that must stay the same, and versions for the provenance."""
 
 import json
+import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
+from tracegrad import __version__
 from tracegrad.errors import GenerationError
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, TraceGrad and packages."""
+    own = {"python": platform.python_version(), "tracegrad": __version__}
+    return own | {package: version(package) for package in packages}
 
 
 def check_same_settings(

@@ -15,7 +15,6 @@ There is no list of what is done: a structure is finished if its folder exists, 
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,12 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import ase
-import numpy as np
-
-from tracegrad import __version__
 from tracegrad.errors import GenerationError
-from tracegrad.physics.continuing import check_same_settings
+from tracegrad.physics.continuing import check_same_settings, versions
 from tracegrad.physics.crystals.calculations import RunSettings
 from tracegrad.physics.crystals.database_run import DatabaseRun
 from tracegrad.physics.crystals.engine import Engine
@@ -147,12 +142,7 @@ def _release(run: DatabaseRun, settings: dict[str, Any], command: str) -> Crysta
             "settings": settings,
             "engines": sorted({entry["engine"] for entry in run.finished.values()}),
             "units": {"hamiltonian": "eV", "positions, lattice": "angstrom"},
-            "versions": {
-                "python": platform.python_version(),
-                "tracegrad": __version__,
-                "numpy": np.__version__,
-                "ase": ase.__version__,
-            },
+            "versions": versions("numpy", "ase"),
             "counts": {
                 "structures": len(run.finished),
                 "left out": len(run.left_out),

@@ -17,17 +17,22 @@ from tracegrad.physics.molecules.dft import FockLabel, ScfNotConverged, fock_lab
 from tracegrad.units import BOHR_PER_ANGSTROM
 
 
-@dataclass(frozen=True)
+@dataclass
 class DynamicsSettings:
     """Settings of a trajectory: times in atomic units (0.02418884 fs), temperature in kelvin, conv_tol in hartree."""
 
-    functional: str = "b3lyp"
+    functional: str | None = None  # None: that of the paper's trajectories
     conv_tol: float | None = None
     max_cycle: int = 50
     time_step: float = 50.0
     stride: int = 1  # time steps between stored frames
     equilibration: int = 0  # time steps before the first stored frame
     temperature: float = 300.0
+
+    @property
+    def xc(self) -> str:
+        """The functional."""
+        return self.functional or "b3lyp"
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class LabelCalculator(Calculator):
         label = fock_label(
             geometry.numbers,
             geometry.positions,
-            self.settings.functional,
+            self.settings.xc,
             conv_tol=self.settings.conv_tol,
             max_cycle=self.settings.max_cycle,
             density_guess=self.density,

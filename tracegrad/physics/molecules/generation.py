@@ -165,9 +165,8 @@ class _Generation:
         state = self.partial.state(item)
         if state is None:
             seed = [self.settings.seed, item]
-            dynamics = self.settings.dynamics
-            return first_frame, geometry.numbers, geometry.positions, dynamics, seed, geometry.name
-        return next_frame, geometry.numbers, state, self.settings.dynamics, geometry.name
+            return first_frame, geometry.numbers, geometry.positions, self.settings, seed, geometry.name
+        return next_frame, geometry.numbers, state, self.settings, geometry.name
 
     def _store(self, item: int, result: Any) -> None:
         frame = self.counts.get(item, 0)

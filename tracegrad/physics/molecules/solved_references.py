@@ -1,9 +1,9 @@
 """Solved reference molecules of a database: read from the cache, or solved when they are needed."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from tracegrad.data.cache.lookup import build_lock, writable
@@ -165,40 +165,21 @@ def _solve_into(
     waiting: list[tuple[int, SolvedMolecule]] = []
     on_progress(0)
     try:
-        for done, solved in enumerate(_solve_rows(database, rows, processes), 1):
-            waiting.append(solved)
+        for done, (n, solved) in enumerate(map_unordered(partial(_solve, database), rows, processes), 1):
+            waiting.append((rows[n], solved))
             if len(waiting) == COMMIT:
                 cache.add(waiting)
                 waiting = []
             on_progress(done)
-    finally:
-        cache.add(waiting)
-
-
-def _solve_rows(
-    database: QH9Database, rows: Sequence[int], processes: int
-) -> Iterator[tuple[int, SolvedMolecule]]:
-    """Pairs of row and solved molecule, in any order."""
-    work = partial(_solve, database) if processes == 1 else partial(_solve_from, database.path)
-    try:
-        for n, solved in map_unordered(work, rows, processes):
-            yield rows[n], solved
     except WorkerDied as error:
         place = f" at row {rows[error.key]}" if error.key is not None else ""
         raise TraceGradError(
             f"{database.path}: a process that solves molecules died{place} ({error}); use fewer processes if memory "
             "was short"
         ) from error
+    finally:
+        cache.add(waiting)
 
 
 def _solve(database: QH9Database, row: int) -> SolvedMolecule:
     return solve_molecule(database[row], f"{database.path}: row {row}")
-
-
-def _solve_from(path: Path, row: int) -> SolvedMolecule:
-    return _solve(_open(path), row)
-
-
-@cache
-def _open(path: Path) -> QH9Database:
-    return QH9Database(path)
