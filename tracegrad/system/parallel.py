@@ -41,21 +41,22 @@ def map_unordered(
 
     Raises:
         DataError: ``work`` has raised an error in a process; in this process its errors are passed on.
-        WorkerDied: a process ended without a result; its ``key`` is the index of the item.
+        WorkerDied: a process ended without a result; its ``key`` is the index of the item, or -1 if it had none yet.
     """
     if processes == 1:
         yield from enumerate(map(work, items))
         return
     with WorkerPool(min(processes, len(items))) as pool:
         for _ in range(pool.idle):  # all are idle, so each of them receives one of these tasks
-            pool.submit(None, _keep, work)
+            pool.submit(_KEEP, _keep, work)
         for index, result in work_through(pool, deque(range(len(items))), lambda n: (_work, items[n])):
             if isinstance(result, TaskFailure):
                 raise DataError(result.reason)
-            if index is not None:
+            if index != _KEEP:
                 yield index, result
 
 
+_KEEP = -1  # key of the task that sends the function
 _kept: list[Callable[[Any], Any]] = []  # the function of a worker process
 
 

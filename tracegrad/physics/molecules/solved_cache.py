@@ -72,12 +72,11 @@ class SolvedCache:
                         for table in _TABLES:
                             self._connection.execute(table)
                         self._connection.execute("INSERT INTO about VALUES (?)", (about,))
-                stored = self._query("SELECT text FROM about")
-            if stored != [(about,)]:
-                raise DamagedCache(f"{path}: belongs to another database or another version of TraceGrad")
-            if create:
-                with self._errors(), self._connection:
-                    self._connection.execute(_INDEX)
+                if self._query("SELECT text FROM about") != [(about,)]:
+                    raise DamagedCache(f"{path}: belongs to another database or another version of TraceGrad")
+                if create:
+                    with self._connection:
+                        self._connection.execute(_INDEX)
         except BaseException:
             self.close()
             raise

@@ -172,7 +172,7 @@ def _solve_into(
                 waiting = []
             on_progress(done)
     except WorkerDied as error:
-        place = f" at row {rows[error.key]}" if error.key is not None else ""
+        place = f" at row {rows[error.key]}" if error.key >= 0 else ""
         raise TraceGradError(
             f"{database.path}: a process that solves molecules died{place} ({error}); use fewer processes if memory "
             "was short"
