@@ -15,6 +15,7 @@ from tracegrad.physics.bands.kpath import k_path, periodic_axes
 PAGE = Path(__file__).parents[3] / "docs" / "extend-a-dft-code.md"
 
 
+@pytest.mark.slow
 def test_a_code_from_outside_the_package(tmp_path, monkeypatch, capsys):
     text = PAGE.read_text()
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
