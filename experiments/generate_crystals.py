@@ -11,7 +11,7 @@ from experiments.reporting.generation_report import GenerationProgress, public_c
 from experiments.settings.configuration import command, plain
 from experiments.settings.typed import typed
 from tracegrad.errors import ConfigError
-from tracegrad.physics.crystals.calculations import RunSettings
+from tracegrad.physics.crystals.calculations import ProgramSettings
 from tracegrad.physics.crystals.database import CrystalSummary, generate_crystals
 from tracegrad.physics.crystals.engine import Engine
 from tracegrad.physics.crystals.settings import CrystalSettings
@@ -26,7 +26,7 @@ def main(config: DictConfig) -> None:
     values = plain(config)
     settings = typed(CrystalSettings, config)
     engine: Engine = typed(get_class(config.engine._target_), config)
-    running = typed(RunSettings, config)
+    running = typed(ProgramSettings, config)
     if not 0 <= config.figure <= MOST_PANELS:
         raise ConfigError(f"figure is {config.figure}; give a number of structures from 0 to {MOST_PANELS}")
     program = running.command(engine)

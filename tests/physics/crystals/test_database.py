@@ -13,7 +13,7 @@ from tests.physics.crystals.fake_openmx import CELLS, SMALL, FakeOpenmx
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.deeph import read_structure
 from tracegrad.errors import ConfigError, GenerationError
-from tracegrad.physics.crystals.calculations import RunSettings
+from tracegrad.physics.crystals.calculations import ProgramSettings
 from tracegrad.physics.crystals.database import generate_crystals
 from tracegrad.physics.crystals.openmx import Openmx
 from tracegrad.physics.crystals.settings import CrystalSettings
@@ -42,7 +42,7 @@ def generate(fake, tmp_path):
             settings,
             replace(engine, openmx=str(fake.path)) if here else engine,
             tmp_path / "out",
-            running or RunSettings(threads=2),
+            running or ProgramSettings(threads=2),
             command="the command",
             report=lines.append,
             **options,
@@ -61,7 +61,7 @@ def test_a_database_is_made(generate, fake, tmp_path):
         fake.will("together", name)
     progress = []
     summary, lines = generate(
-        running=RunSettings(threads=2, jobs=2), on_progress=lambda *step: progress.append(step)
+        running=ProgramSettings(threads=2, jobs=2), on_progress=lambda *step: progress.append(step)
     )
     assert (summary.finished, summary.left_out, summary.waiting, lines) == (3, [], [], [])
     for entry, structure in zip(STRUCTURES, fake.expected, strict=True):
@@ -153,7 +153,7 @@ def alive(number):
 def test_the_time_limit_ends_a_calculation(generate, fake, tmp_path):
     fake.will("hang", "MG_1")
     start = time.monotonic()
-    _, lines = generate(running=RunSettings(time_limit=2.0))
+    _, lines = generate(running=ProgramSettings(time_limit=2.0))
     assert time.monotonic() - start < 20
     assert lines == ["left out MG_1: stopped by time_limit=2 seconds; it last printed 'Welcome to OpenMX'"]
     assert not alive(int((fake.home / "hanging").read_text()))
@@ -314,7 +314,7 @@ def test_the_data_of_openmx_has_to_be_there(generate, fake):
 
 def test_programs(fake, monkeypatch):
     monkeypatch.setenv("PATH", f"{fake.path.parent}:/usr/bin:/bin")
-    settings = RunSettings(launcher="env -u NOTHING", threads=4)
+    settings = ProgramSettings(launcher="env -u NOTHING", threads=4)
     expected = ["env", "-u", "NOTHING", str(fake.path), "openmx.dat", "-nt", "4"]
     assert settings.command(Openmx()) == expected
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
@@ -334,4 +334,4 @@ def test_programs(fake, monkeypatch):
 )
 def test_ways_to_run_without_sense_are_refused(changed, message):
     with pytest.raises(ConfigError, match=message):
-        RunSettings(**changed)
+        ProgramSettings(**changed)

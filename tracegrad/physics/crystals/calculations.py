@@ -21,7 +21,7 @@ _GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class ProgramSettings:
     """How the program of a DFT code is run.
 
     Args:
@@ -72,7 +72,7 @@ class Calculations:
         settings: threads and time limit.
     """
 
-    def __init__(self, engine: Engine, command: Sequence[str], settings: RunSettings):
+    def __init__(self, engine: Engine, command: Sequence[str], settings: ProgramSettings):
         self.engine, self.command, self.settings = engine, list(command), settings
         self._running: dict[str, tuple[subprocess.Popen[bytes], Path, float]] = {}
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from tracegrad.errors import GenerationError
 from tracegrad.physics.continuing import check_same_settings, versions
-from tracegrad.physics.crystals.calculations import RunSettings
+from tracegrad.physics.crystals.calculations import ProgramSettings
 from tracegrad.physics.crystals.database_run import DatabaseRun
 from tracegrad.physics.crystals.engine import Engine
 from tracegrad.physics.crystals.settings import CrystalSettings
@@ -48,7 +48,7 @@ def generate_crystals(
     settings: CrystalSettings,
     engine: Engine,
     output: str | Path,
-    running: RunSettings | None = None,
+    running: ProgramSettings | None = None,
     *,
     strict: bool = False,
     keep_work: bool = True,
@@ -85,7 +85,7 @@ def generate_crystals(
     for entry in structures:
         digest.update(f"{entry.name}\0{engine.input_text(entry.atoms, settings.spin)}\0".encode())
     run = DatabaseRun(structures, settings.spin, engine, output, strict, keep_work, report, on_progress)
-    running = running or RunSettings()
+    running = running or ProgramSettings()
     if running.command(engine) is not None:
         engine.check_installation(entry.atoms for entry in structures)
     try:

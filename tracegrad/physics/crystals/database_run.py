@@ -18,7 +18,7 @@ import numpy as np
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import DataError, GenerationError
-from tracegrad.physics.crystals.calculations import Calculations, RunSettings, last_words
+from tracegrad.physics.crystals.calculations import Calculations, ProgramSettings, last_words
 from tracegrad.physics.crystals.engine import Engine, FinishedOutputs
 from tracegrad.physics.crystals.structures import CrystalStructure
 from tracegrad.system.signals import stop_signals
@@ -55,7 +55,7 @@ class DatabaseRun:
     def __post_init__(self) -> None:
         self.structures = {entry.name: entry for entry in self.entries}
 
-    def run(self, settings: RunSettings) -> None:
+    def run(self, settings: ProgramSettings) -> None:
         """Compute all structures; without the program of the engine only write inputs and convert outputs.
 
         Raises:
