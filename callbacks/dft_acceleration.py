@@ -19,8 +19,12 @@ from tracegrad.data.cache.lookup import AUTO
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.metrics.orbitals import dense_predictions
 from tracegrad.physics.molecules.acceleration import GUESSES, ScfSettings, check_gpu, check_guesses
-from tracegrad.physics.molecules.acceleration_choice import RELEASED_COUNT, chosen_rows
-from tracegrad.physics.molecules.acceleration_jobs import PredictedMolecule, accelerations
+from tracegrad.physics.molecules.acceleration_jobs import (
+    RELEASED_COUNT,
+    PredictedMolecule,
+    accelerations,
+    chosen_rows,
+)
 from tracegrad.physics.molecules.acceleration_results import COLUMNS, Acceleration, label_warning, summary
 from tracegrad.physics.molecules.acceleration_store import ScfStore, baseline_folders
 from tracegrad.physics.molecules.dft import XC_CODES
@@ -49,7 +53,7 @@ class DFTAcceleration(PredictionCallback):
     Args:
         directory: run directory.
         molecules: number of molecules, drawn like those of the benchmark
-            (`tracegrad.physics.molecules.acceleration_choice`); 0: none.
+            (`tracegrad.physics.molecules.acceleration_jobs`); 0: none.
         guesses: PySCF's names of the initial guesses to compare with: minao, 1e.
         functional: b3lyp5 or b3lyp; None: that of the database.
         jobs: number of processes of one thread each; None: one for each core (with gpu: one).

@@ -18,7 +18,7 @@ from experiments.training.warning_filter import quiet
 from tracegrad.data.loading.datamodule import QH9Dataset
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.hamiltonian.graph import collate
-from tracegrad.physics.molecules.acceleration_choice import chosen_rows
+from tracegrad.physics.molecules.acceleration_jobs import chosen_rows
 from tracegrad.weights.checkpoint import check_architecture, load_checkpoint
 
 

@@ -63,7 +63,7 @@ def write_bands(values: Mapping[str, Any]) -> None:
         points=points,
         npoints=values["npoints"],
     )
-    with ProgressDisplay("points") as progress:
+    with ProgressDisplay("points", seconds=600.0) as progress:
         bands, prediction = band_structure(
             structure,
             path,

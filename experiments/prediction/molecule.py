@@ -2,14 +2,13 @@
 
 import csv
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from jaxtyping import Float
-from pyscf import gto, lib
+from pyscf import lib
 
 from experiments.reporting.json_file import write_json
 from tracegrad.errors import ConfigError, DataError
@@ -20,7 +19,6 @@ from tracegrad.physics.molecules.density import density
 from tracegrad.physics.molecules.dft import (
     MIN_DISTANCE_ANGSTROM,
     XC_CODES,
-    FockLabel,
     build_molecule,
     fock_label,
 )
@@ -33,23 +31,12 @@ from tracegrad.units import MEV
 SHOWN = 5  # number of levels on each side of the gap that are printed
 LOWEST_HOMO = -20.0  # eV; the lowest HOMO of all in B3LYP is that of helium at -18 eV
 _EV = MEV["hartree"] / MEV["eV"]
-
-
-@dataclass(frozen=True, eq=False)
-class ScfReference:
-    """The SCF of a molecule from PySCF's default guess and from the prediction.
-
-    Attributes:
-        standard: SCF from the guess minao.
-        predicted: SCF from the prediction.
-        seconds: of both, without the time of the prediction.
-        levels: orbitals of the converged Fock matrix of ``standard``.
-    """
-
-    standard: FockLabel
-    predicted: FockLabel
-    seconds: tuple[float, float]
-    levels: MolecularLevels
+# Texts in hamiltonian.npz.
+UNITS = "hamiltonian, orbital_energies: hartree; positions: angstrom; numbers: atomic numbers"
+ORBITAL_ORDER = (
+    "rows of all matrices as in PySCF's def2-svp, see orbitals; "
+    "columns of coefficients as in orbital_energies"
+)
 
 
 def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values: dict[str, Any]) -> None:
@@ -81,11 +68,11 @@ def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values
         f"predicted by {model.backbone.label} in {seconds:.2f} s",
         flush=True,
     )
-    reference = None
+    comparison, dft = None, None
     if values["reference"]:
-        guess = density(hamiltonian, overlap, molecule.nelectron)
-        reference = solve_reference(numbers, positions, overlap, guess, functional, str(source))
-    print(_table(levels, reference))
+        comparison, dft = solve_reference(numbers, positions, overlap, hamiltonian, functional, str(source))
+        comparison["scf"]["prediction"]["prediction_seconds"] = round(seconds, 3)
+    print(_table(levels, dft))
     if not LOWEST_HOMO < levels.homo * _EV < 0:
         print(
             f"warning: neutral molecules have no HOMO at {levels.homo * _EV:.1f} eV; the network has probably not "
@@ -100,14 +87,26 @@ def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values
         "seconds": round(seconds, 3),
         "predicted": _frontier(levels),
     }
-    if reference is not None:
-        comparison = _reference_summary(reference, hamiltonian, functional, seconds)
+    if comparison is not None:
         print(_reference_lines(comparison))
         summary["reference"] = comparison
-    _write_matrices(output / "hamiltonian.npz", hamiltonian, overlap, molecule, levels, numbers, positions)
-    _write_table(output / "orbitals.csv", levels, reference)
+    with replacing(output / "hamiltonian.npz") as draft, draft.open("wb") as file:
+        np.savez(
+            file,
+            hamiltonian=hamiltonian,
+            overlap=overlap,
+            orbital_energies=levels.energies,
+            coefficients=levels.coefficients,
+            electrons=molecule.nelectron,
+            numbers=numbers,
+            positions=positions,
+            units=np.array(UNITS),
+            orbital_order=np.array(ORBITAL_ORDER),
+            orbitals=np.array([label.strip() for label in molecule.ao_labels()]),
+        )
+    _write_table(output / "orbitals.csv", levels, dft)
     write_json(output / "summary.json", summary)
-    ladders = {"predicted": levels} | ({"DFT": reference.levels} if reference is not None else {})
+    ladders = {"predicted": levels} | ({"DFT": dft} if dft is not None else {})
     save(levels_figure(ladders, title=f"{source.stem} ({formula})"), output / "levels.png")
     print(f"wrote {output}: hamiltonian.npz, orbitals.csv, levels.png, summary.json")
 
@@ -143,42 +142,59 @@ def solve_reference(
     numbers: np.ndarray,
     positions: np.ndarray,
     overlap: Float[np.ndarray, "n n"],
-    guess: Float[np.ndarray, "n n"],
+    hamiltonian: Float[np.ndarray, "n n"],
     functional: str,
     name: str,
-) -> ScfReference:
-    """Restricted Kohn-Sham SCF of a molecule, from PySCF's guess (minao) and from a density matrix.
+) -> tuple[dict[str, Any], MolecularLevels]:
+    """Restricted Kohn-Sham SCF of a molecule from PySCF's guess (minao) and from a predicted Hamiltonian.
 
     Args:
         numbers, positions: atomic numbers, and positions in angstrom.
         overlap: of the orbitals.
-        guess: density matrix to start from.
+        hamiltonian: predicted, hartree.
         functional: b3lyp5 or b3lyp.
         name: of the molecule, for messages.
+
+    Returns:
+        What the summary of the prediction says about both, and the levels of the converged Fock matrix from minao.
     """
-    fock_label(
-        np.array([1, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.74]]), functional
-    )  # PySCF loads some of its libraries at the first SCF, which must not be timed
-    labels, seconds = [], []
-    for start in (None, guess):
+    electrons = int(numbers.sum())
+    guess = density(hamiltonian, overlap, electrons)
+    # PySCF loads some of its libraries at the first SCF, which must not be timed.
+    fock_label(np.array([1, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.74]]), functional)
+    runs: dict[str, dict[str, Any]] = {}
+    labels = []
+    for start, matrix in (("minao", None), ("prediction", guess)):
         began = time.perf_counter()
-        labels.append(fock_label(numbers, positions, functional, density_guess=start, name=name))
-        seconds.append(time.perf_counter() - began)
-    standard, predicted = labels
-    levels = molecular_levels(standard.hamiltonian, overlap, int(numbers.sum()))
-    return ScfReference(standard, predicted, (seconds[0], seconds[1]), levels)
+        label = fock_label(numbers, positions, functional, density_guess=matrix, name=name)
+        labels.append(label)
+        runs[start] = {
+            "converged": label.converged,
+            "cycles": label.cycles,
+            "seconds": round(time.perf_counter() - began, 3),
+            "energy_hartree": label.energy,
+        }
+    levels = molecular_levels(labels[0].hamiltonian, overlap, electrons)
+    comparison = {
+        "functional": functional,
+        "threads": lib.num_threads(),
+        "h_mae_mev": float(np.abs(hamiltonian - labels[0].hamiltonian).mean()) * MEV["hartree"],
+        **_frontier(levels),
+        "scf": runs,
+    }
+    return comparison, levels
 
 
-def _table(levels: MolecularLevels, reference: ScfReference | None) -> str:
+def _table(levels: MolecularLevels, dft: MolecularLevels | None) -> str:
     first, last = max(levels.occupied - SHOWN, 0), levels.occupied + SHOWN
-    head = f"{'':>10}{'hartree':>12}{'eV':>10}" + (f"{'DFT (eV)':>12}" if reference is not None else "")
+    head = f"{'':>10}{'hartree':>12}{'eV':>10}" + (f"{'DFT (eV)':>12}" if dft is not None else "")
     lines = [head]
     for k in range(min(last, len(levels.energies)) - 1, first - 1, -1):
         energy = levels.energies[k]
         line = f"{levels.label(k):>10}{energy:>12.5f}{energy * _EV:>10.3f}"
-        lines.append(line + (f"{reference.levels.energies[k] * _EV:>12.3f}" if reference is not None else ""))
+        lines.append(line + (f"{dft.energies[k] * _EV:>12.3f}" if dft is not None else ""))
     line = f"{'gap':>10}{levels.gap:>12.5f}{levels.gap * _EV:>10.3f}"
-    lines.append(line + (f"{reference.levels.gap * _EV:>12.3f}" if reference is not None else ""))
+    lines.append(line + (f"{dft.gap * _EV:>12.3f}" if dft is not None else ""))
     return "\n".join(lines)
 
 
@@ -188,31 +204,6 @@ def _frontier(levels: MolecularLevels) -> dict[str, float]:
         f"{name}_{unit}": value * factor
         for name, value in energies.items()
         for unit, factor in (("hartree", 1.0), ("ev", _EV))
-    }
-
-
-def _reference_summary(
-    reference: ScfReference, hamiltonian: np.ndarray, functional: str, prediction_seconds: float
-) -> dict[str, Any]:
-    runs = {
-        name: {
-            "converged": label.converged,
-            "cycles": label.cycles,
-            "seconds": round(seconds, 3),
-            "energy_hartree": label.energy,
-        }
-        for name, label, seconds in zip(
-            ("minao", "prediction"), (reference.standard, reference.predicted), reference.seconds, strict=True
-        )
-    }
-    runs["prediction"]["prediction_seconds"] = round(prediction_seconds, 3)
-    difference = np.abs(hamiltonian - reference.standard.hamiltonian)
-    return {
-        "functional": functional,
-        "threads": lib.num_threads(),
-        "h_mae_mev": float(difference.mean()) * MEV["hartree"],
-        **_frontier(reference.levels),
-        "scf": runs,
     }
 
 
@@ -232,38 +223,12 @@ def _reference_lines(comparison: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _write_matrices(
-    path: Path,
-    hamiltonian: np.ndarray,
-    overlap: np.ndarray,
-    molecule: gto.Mole,
-    levels: MolecularLevels,
-    numbers: np.ndarray,
-    positions: np.ndarray,
-) -> None:
-    with replacing(path) as draft, draft.open("wb") as file:
-        np.savez(
-            file,
-            hamiltonian=hamiltonian,
-            overlap=overlap,
-            orbital_energies=levels.energies,
-            coefficients=levels.coefficients,
-            electrons=molecule.nelectron,
-            numbers=numbers,
-            positions=positions,
-            units=np.array("hamiltonian, orbital_energies: hartree; positions: angstrom; numbers: atomic numbers"),
-            orbital_order=np.array("rows of all matrices as in PySCF's def2-svp, see orbitals; columns of "
-                                   "coefficients as in orbital_energies"),
-            orbitals=np.array([label.strip() for label in molecule.ao_labels()]),
-        )  # fmt: skip
-
-
-def _write_table(path: Path, levels: MolecularLevels, reference: ScfReference | None) -> None:
+def _write_table(path: Path, levels: MolecularLevels, dft: MolecularLevels | None) -> None:
     with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         head = ["orbital", "label", "occupation", "energy_hartree", "energy_ev"]
-        table.writerow(head + (["dft_hartree", "dft_ev"] if reference is not None else []))
+        table.writerow(head + (["dft_hartree", "dft_ev"] if dft is not None else []))
         for k, energy in enumerate(levels.energies):
-            energies = [energy] + ([] if reference is None else [reference.levels.energies[k]])
+            energies = [energy] + ([] if dft is None else [dft.energies[k]])
             row = [f"{value:.{digits}f}" for e in energies for value, digits in ((e, 8), (e * _EV, 5))]
             table.writerow([k + 1, levels.label(k), 2 * (k < levels.occupied), *row])

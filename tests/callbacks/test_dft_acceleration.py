@@ -24,7 +24,7 @@ from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.model.network import HamiltonianModel, HamiltonianPrediction
-from tracegrad.physics.molecules.acceleration import ScfSettings, mean_absolute, solve
+from tracegrad.physics.molecules.acceleration import ScfSettings, ScfTask, mean_absolute, solve
 from tracegrad.training.loss import HamiltonianLoss
 from tracegrad.training.module import HamiltonianModule
 from tracegrad.training.schedule import WarmupLinear
@@ -91,8 +91,9 @@ def test_logs_table_and_figure_are_those_of_single_runs(module, dataset, tmp_pat
     for row in rows:
         m = dataset.database[int(row["row"])]
         predicted = FACTOR * m.hamiltonian
-        data = (m.numbers, m.positions, m.hamiltonian, ScfSettings("b3lyp"))
-        start, guess = solve(*data, "prediction", predicted), solve(*data, row["guess"])
+        data, settings = (0, m.numbers, m.positions, m.hamiltonian), ScfSettings("b3lyp")
+        start = solve(ScfTask(*data, "prediction", predicted), settings)
+        guess = solve(ScfTask(*data, row["guess"]), settings)
         hit = next(k for k, e in enumerate(guess.errors) if e < mean_absolute(predicted, m.hamiltonian))
         assert (int(row["cycles_prediction"]), int(row["cycles_guess"])) == (start.cycles, guess.cycles)
         assert int(row["first_hit"]) == hit

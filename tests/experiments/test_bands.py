@@ -11,7 +11,7 @@ from PIL import Image
 from experiments.bands import main
 from experiments.prediction import bands as prediction
 from tests import forked
-from tests.physics.bands.test_bands import chain, graphene
+from tests.physics.bands.toys import chain, graphene
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.physics.bands.bands import band_structure
 from tracegrad.physics.bands.kpath import k_path, periodic_axes

@@ -12,7 +12,7 @@ import pytest
 from experiments.generate import main, public_command
 from tests import forked
 
-TRAJECTORIES = ["flavour=dynamic", "molecules=[H2,HF]", "frames=7", "conv_tol=1e-11", "seed=4"]
+TRAJECTORIES = ["flavour=dynamic", "molecules=[H2]", "copies=2", "frames=7", "conv_tol=1e-11", "seed=4"]
 
 
 def run(*arguments):

@@ -11,8 +11,9 @@ from PIL import Image
 
 from experiments.generate import main
 from tests.data.crystals.test_openmx import assert_same
-from tests.physics.crystals.fake_openmx import SMALL, FakeOpenmx
+from tests.physics.crystals.fake_openmx import CELLS, SMALL, FakeOpenmx
 from tracegrad.data.crystals.deeph import read_structure
+from tracegrad.physics.crystals.openmx import Openmx
 from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.structures import crystal_structures
 
@@ -49,8 +50,8 @@ def run(monkeypatch, capsys):
 @pytest.fixture
 def fake(tmp_path):
     program = FakeOpenmx(tmp_path / "installation")
-    settings = CrystalSettings(**SMALL, structures=3)
-    program.expected = {entry.name: program.knows(entry, settings) for entry in crystal_structures(settings)}
+    structures = crystal_structures(CrystalSettings(**CELLS, structures=3))
+    program.expected = {entry.name: program.knows(entry, Openmx(**SMALL)) for entry in structures}
     return program
 
 

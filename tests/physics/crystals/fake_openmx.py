@@ -8,11 +8,11 @@ from ase.neighborlist import neighbor_list
 from tests.data.crystals.scfout import daggers, scfout
 from tracegrad.data.crystals.structure import Structure, edge_order
 from tracegrad.hamiltonian.blocks import block_starts
-from tracegrad.physics.crystals.openmx_input import openmx_input
-from tracegrad.physics.crystals.settings import CrystalSettings, openmx_settings
+from tracegrad.physics.crystals.openmx import Openmx
 from tracegrad.physics.crystals.structures import CrystalStructure
 
-SMALL = {"crystal": "MG", "supercell": [2, 1], "bases": {"C": "C5.0-s1p1"}, "k_spacing": 1.0, "max_iter": 40}
+CELLS = {"crystal": "MG", "supercell": [2, 1]}
+SMALL = {"bases": {"C": "C5.0-s1p1"}, "k_spacing": 1.0, "max_iter": 40}
 
 # The file NAME in the folder `modes` determines what the program does in the folder NAME.
 SCRIPT = """#!/bin/sh
@@ -27,6 +27,7 @@ case $mode in
   silent) echo "no PAO"; exit 0 ;;
   hang) echo $$ > {home}/hanging; exec sleep 60 ;;
   unconverged) cycles=40 ;;
+  together) while [ $(ls {home}/calls | wc -l) -lt 2 ]; do sleep 0.02; done ;;
 esac
 cp {home}/scfout/$name openmx.scfout
 test $mode = truncated && head -c 300 {home}/scfout/$name > openmx.scfout
@@ -52,10 +53,10 @@ class FakeOpenmx:
         self.path.write_text(SCRIPT.format(home=home))
         self.path.chmod(0o755)
 
-    def knows(self, entry: CrystalStructure, settings: CrystalSettings) -> Structure:
+    def knows(self, entry: CrystalStructure, engine: Openmx, spin_orbit: bool = False) -> Structure:
         """Let the program write random matrices for a structure, and return them."""
-        structure = calculated(entry, settings)
-        text = openmx_input(entry.atoms, openmx_settings(settings))
+        structure = calculated(entry, engine, spin_orbit)
+        text = engine.input_text(entry.atoms, spin_orbit)
         (self.home / "scfout" / entry.name).write_bytes(scfout(structure, text=text))
         return structure
 
@@ -67,9 +68,8 @@ class FakeOpenmx:
         return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def calculated(entry: CrystalStructure, settings: CrystalSettings) -> Structure:
+def calculated(entry: CrystalStructure, engine: Openmx, spin_orbit: bool) -> Structure:
     """Random hermitian matrices between atoms less than 1.6 angstrom apart, or 3.2 of bismuth."""
-    calculation = openmx_settings(settings)
     atoms = entry.atoms.copy()
     atoms.wrap()
     i, j, cells = neighbor_list("ijS", atoms, 1.6 if 6 in atoms.numbers else 3.2)
@@ -85,8 +85,8 @@ def calculated(entry: CrystalStructure, settings: CrystalSettings) -> Structure:
         "numbers": atoms.numbers.astype(np.int64),
         "positions": atoms.positions,
         "lattice": atoms.cell.array,
-        "shells": calculation.shells(atoms),
-        "spinful": bool(calculation.spin_orbit),
+        "shells": engine.shells(atoms),
+        "spinful": spin_orbit,
         "fermi_level": -4.0,
         "edges": edges,
     }

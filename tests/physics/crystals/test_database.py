@@ -9,39 +9,40 @@ from dataclasses import replace
 import pytest
 
 from tests.data.crystals.test_openmx import assert_same
-from tests.physics.crystals.fake_openmx import SMALL, FakeOpenmx
+from tests.physics.crystals.fake_openmx import CELLS, SMALL, FakeOpenmx
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.deeph import read_structure
 from tracegrad.errors import ConfigError, GenerationError
+from tracegrad.physics.crystals.calculations import ProgramSettings
 from tracegrad.physics.crystals.database import generate_crystals
-from tracegrad.physics.crystals.openmx_run import find_program
+from tracegrad.physics.crystals.openmx import Openmx
 from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.structures import crystal_structures
 
-SETTINGS = CrystalSettings(**SMALL, structures=3)
+SETTINGS = CrystalSettings(**CELLS, structures=3)
+ENGINE = Openmx(**SMALL)
 STRUCTURES = crystal_structures(SETTINGS)
 
 
 @pytest.fixture
 def fake(tmp_path):
     program = FakeOpenmx(tmp_path / "installation")
-    program.expected = [program.knows(entry, SETTINGS) for entry in STRUCTURES]
+    program.expected = [program.knows(entry, ENGINE) for entry in STRUCTURES]
     return program
 
 
 @pytest.fixture
 def generate(fake, tmp_path):
-    """The generation with the fake program (``None``: without a program), and the lines that it reports."""
+    """The generation with the fake program (``here=False``: without a program), and the lines that it reports."""
 
-    def call(settings=SETTINGS, structures=STRUCTURES, *, program="fake", limit=None, **options):
+    def call(settings=SETTINGS, structures=STRUCTURES, engine=ENGINE, *, here=True, running=None, **options):
         lines = []
-        if program == "fake":
-            program = find_program(str(fake.path), threads=2, time_limit=limit)
         summary = generate_crystals(
             structures,
             settings,
+            replace(engine, openmx=str(fake.path)) if here else engine,
             tmp_path / "out",
-            program,
+            running or ProgramSettings(threads=2),
             command="the command",
             report=lines.append,
             **options,
@@ -56,16 +57,19 @@ def finished(tmp_path):
 
 
 def test_a_database_is_made(generate, fake, tmp_path):
+    for name in ("MG_0", "MG_1"):  # each waits until the other runs
+        fake.will("together", name)
     progress = []
-    summary, lines = generate(jobs=2, on_progress=progress.append)
+    summary, lines = generate(
+        running=ProgramSettings(threads=2, jobs=2), on_progress=lambda *step: progress.append(step)
+    )
     assert (summary.finished, summary.left_out, summary.waiting, lines) == (3, [], [], [])
     for entry, structure in zip(STRUCTURES, fake.expected, strict=True):
         assert_same(read_structure(tmp_path / "out" / "structures" / entry.name, overlap=True), structure)
     assert CrystalDatabase(tmp_path / "out" / "structures").names == ["MG_0", "MG_1", "MG_2"]
     assert (fake.home / "calls" / "MG_0").read_text() == "openmx.dat -nt 2 threads 2\n"
     assert f"DATA.PATH {fake.home}/DFT_DATA19\n" in (tmp_path / "out/work/MG_0/openmx.dat").read_text()
-    assert max(entry.running for entry in progress) == 2
-    assert (progress[-1].done, progress[-1].total) == (3, 3)
+    assert (progress[0], progress[-1]) == ((0, 3), (3, 3))
 
     made = json.loads((tmp_path / "out" / "structures" / "MG_1" / "provenance.json").read_text())
     assert made["engine"] == "OpenMX 3.9.9"
@@ -82,12 +86,11 @@ def test_a_database_is_made(generate, fake, tmp_path):
 
 
 def test_spin_orbit_coupling(generate, fake, tmp_path):
-    settings = CrystalSettings(
-        crystal="BB", supercell=[1, 1], structures=1, bases={"Bi": "Bi8.0-s1p1"}, kmesh=[1, 1, 1]
-    )
+    settings = CrystalSettings(crystal="BB", supercell=[1, 1], structures=1)
+    engine = Openmx(bases={"Bi": "Bi8.0-s1p1"}, kmesh=[1, 1, 1])
     structures = crystal_structures(settings)
-    expected = fake.knows(structures[0], settings)
-    generate(settings, structures)
+    expected = fake.knows(structures[0], engine, spin_orbit=True)
+    generate(settings, structures, engine)
     found = read_structure(tmp_path / "out" / "structures" / "BB_0", overlap=True)
     assert found.spinful
     assert_same(found, expected)
@@ -150,7 +153,7 @@ def alive(number):
 def test_the_time_limit_ends_a_calculation(generate, fake, tmp_path):
     fake.will("hang", "MG_1")
     start = time.monotonic()
-    _, lines = generate(limit=2.0)
+    _, lines = generate(running=ProgramSettings(time_limit=2.0))
     assert time.monotonic() - start < 20
     assert lines == ["left out MG_1: stopped by time_limit=2 seconds; it last printed 'Welcome to OpenMX'"]
     assert not alive(int((fake.home / "hanging").read_text()))
@@ -181,8 +184,11 @@ def test_a_calculation_that_is_killed_is_done_again(generate, fake, tmp_path):
 def test_a_signal_stops_the_run_and_its_calculations(generate, fake, tmp_path):
     fake.will("hang", "MG_1")
 
-    def stop(progress):
-        if progress.done == 1 and progress.running == 1:
+    steps = []
+
+    def stop(done, total):
+        steps.append(done)
+        if steps.count(1) == 2:  # the first has ended, and the second has started
             end = time.monotonic() + 20
             while not (fake.home / "hanging").exists() and time.monotonic() < end:
                 time.sleep(0.02)
@@ -199,7 +205,7 @@ def test_a_signal_stops_the_run_and_its_calculations(generate, fake, tmp_path):
 
 
 def test_without_the_program_inputs_are_written_and_outputs_converted(generate, fake, tmp_path):
-    summary, _ = generate(program=None)
+    summary, _ = generate(here=False)
     assert (summary.finished, summary.waiting) == (0, ["MG_0", "MG_1", "MG_2"])
     assert not (tmp_path / "out" / "provenance.json").exists()
     work = tmp_path / "out" / "work"
@@ -211,7 +217,7 @@ def test_without_the_program_inputs_are_written_and_outputs_converted(generate, 
     for name in ("MG_0", "MG_1"):
         shutil.copy(fake.home / "scfout" / name, work / name / "openmx.scfout")
     (work / "MG_0" / "openmx.out").write_text("   SCF=   9  NormRD=  0.000000000001  Uele= -3.5\n")
-    summary, lines = generate(program=None)
+    summary, lines = generate(here=False)
     assert (summary.finished, summary.waiting, lines) == (1, ["MG_1", "MG_2"], [])
     assert inputs["MG_0"].read_text() == edited
     assert_same(
@@ -226,26 +232,26 @@ def test_without_the_program_inputs_are_written_and_outputs_converted(generate, 
 
 
 def test_the_path_of_the_data_goes_into_inputs_for_elsewhere(generate, tmp_path):
-    generate(replace(SETTINGS, data_path="/elsewhere/DFT_DATA19"), program=None)
+    generate(engine=replace(ENGINE, data_path="/elsewhere/DFT_DATA19"), here=False)
     assert "DATA.PATH /elsewhere/DFT_DATA19\n" in (tmp_path / "out/work/MG_0/openmx.dat").read_text()
 
 
 @pytest.mark.parametrize("what", ["elements", "lattice", "positions", "basis", "spin"])
 def test_outputs_of_something_else_are_refused(generate, fake, tmp_path, what):
-    entry, settings = STRUCTURES[1], SETTINGS
+    entry, engine, spin_orbit = STRUCTURES[1], ENGINE, False
     atoms = entry.atoms.copy()
     if what == "elements":
         atoms.numbers[0] = 16
-        settings = replace(settings, bases={"C": "C5.0-s1p1", "S": "S7.0-s1p1"})
+        engine = replace(engine, bases={"C": "C5.0-s1p1", "S": "S7.0-s1p1"})
     elif what == "lattice":
         atoms.set_cell(atoms.cell.array * 1.001)
     elif what == "positions":
         atoms.positions[2] += [0.01, 0, 0]
     elif what == "basis":
-        settings = replace(settings, bases={"C": "C5.0-s2p1"})
+        engine = replace(engine, bases={"C": "C5.0-s2p1"})
     else:
-        settings = replace(settings, spin_orbit=True)
-    fake.knows(replace(entry, atoms=atoms), settings)
+        spin_orbit = True
+    fake.knows(replace(entry, atoms=atoms), engine, spin_orbit)
     _, lines = generate()
     assert len(lines) == 1
     assert f"MG_1/openmx.scfout: the {what} differ from those of openmx.dat; delete" in lines[0]
@@ -255,7 +261,7 @@ def test_atoms_may_be_moved_by_lattice_vectors(generate, fake, tmp_path):
     atoms = STRUCTURES[0].atoms.copy()
     atoms.positions[1] += atoms.cell.array[0]
     moved = replace(STRUCTURES[0], atoms=atoms)
-    fake.knows(moved, SETTINGS)
+    fake.knows(moved, ENGINE)
     assert generate(structures=[moved])[0].finished == 1
 
 
@@ -266,35 +272,35 @@ def test_work_folders_can_be_removed(generate, tmp_path):
 
 
 def test_other_settings_are_refused_with_their_differences(generate, tmp_path):
-    generate(program=None)
-    changed = replace(SETTINGS, energy_cutoff=200.0)
+    generate(here=False)
+    changed = replace(ENGINE, energy_cutoff=200.0)
     with pytest.raises(GenerationError) as caught:
-        generate(changed, program=None)
+        generate(engine=changed, here=False)
     lines = str(caught.value).splitlines()
     assert lines[1] == "  energy_cutoff: 300.0 there, 200.0 now"
     assert lines[2].startswith("  inputs (sha256): ")
     with pytest.raises(GenerationError, match=r"inputs \(sha256\)"):
-        generate(structures=STRUCTURES[:2], program=None)
+        generate(structures=STRUCTURES[:2], here=False)
     (tmp_path / "out" / "settings.json").write_text("[1]")
     with pytest.raises(GenerationError, match=r"settings\.json: not the settings of a database"):
-        generate(program=None)
+        generate(here=False)
 
 
 def test_foreign_outputs_are_left_alone(generate, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
     with pytest.raises(GenerationError, match=r"out holds thesis\.tex; choose another output"):
-        generate(program=None)
+        generate(here=False)
     with pytest.raises(GenerationError, match="is no folder"):
-        generate_crystals(STRUCTURES, SETTINGS, tmp_path / "out" / "thesis.tex", None)
+        generate_crystals(STRUCTURES, SETTINGS, ENGINE, tmp_path / "out" / "thesis.tex")
 
 
 def test_a_second_process_is_refused(generate, tmp_path):
-    def second(progress):
+    def second(done, total):
         with pytest.raises(GenerationError, match="another process is working on this output"):
-            generate(program=None)
+            generate(here=False)
 
-    generate(program=None, on_progress=second)
+    generate(here=False, on_progress=second)
 
 
 def test_the_data_of_openmx_has_to_be_there(generate, fake):
@@ -306,22 +312,26 @@ def test_the_data_of_openmx_has_to_be_there(generate, fake):
         generate()
 
 
-def test_programs(fake, monkeypatch, tmp_path):
+def test_programs(fake, monkeypatch):
     monkeypatch.setenv("PATH", f"{fake.path.parent}:/usr/bin:/bin")
-    program = find_program(None, launcher="env -u NOTHING", threads=4)
-    assert program.command == ["env", "-u", "NOTHING", str(fake.path), "openmx.dat", "-nt", "4"]
+    settings = ProgramSettings(launcher="env -u NOTHING", threads=4)
+    expected = ["env", "-u", "NOTHING", str(fake.path), "openmx.dat", "-nt", "4"]
+    assert settings.command(Openmx()) == expected
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    assert find_program(None) is None
-    for options, message in (
-        ({"openmx": "/nowhere/openmx"}, "openmx=/nowhere/openmx: no such program"),
-        ({"openmx": str(fake.path), "launcher": "no_mpirun -np 4"}, "there is no program no_mpirun"),
-        ({"openmx": str(fake.path), "threads": 0}, "threads=0"),
-        ({"openmx": str(fake.path), "time_limit": 0.0}, r"time_limit=0\.0"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            find_program(options.pop("openmx"), **options)
+    assert settings.command(Openmx()) is None
+    with pytest.raises(ConfigError, match="openmx=/nowhere/openmx: no such program"):
+        settings.command(Openmx(openmx="/nowhere/openmx"))
 
 
-def test_no_jobs(generate):
-    with pytest.raises(ConfigError, match="jobs=0"):
-        generate(jobs=0)
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"launcher": "no_mpirun -np 4"}, "there is no program no_mpirun"),
+        ({"threads": 0}, "threads=0"),
+        ({"jobs": 0}, "jobs=0"),
+        ({"time_limit": 0.0}, r"time_limit=0\.0"),
+    ],
+)
+def test_ways_to_run_without_sense_are_refused(changed, message):
+    with pytest.raises(ConfigError, match=message):
+        ProgramSettings(**changed)

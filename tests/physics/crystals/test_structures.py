@@ -5,12 +5,13 @@ from ase import Atoms
 
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.physics.crystals.layers import crystal_cell
+from tracegrad.physics.crystals.openmx import Openmx
 from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.structures import crystal_structures
 
 
 def made(**values):
-    return crystal_structures(CrystalSettings(**values))
+    return crystal_structures(CrystalSettings(**values), engine=Openmx())
 
 
 def test_published_bilayers_go_through_all_shifts():
@@ -97,7 +98,7 @@ def test_frames_of_a_file(tmp_path):
         ("none.extxyz", DataError, "no such file"),
     ):
         with pytest.raises(error, match=message):
-            crystal_structures(CrystalSettings(), [tmp_path / name])
+            crystal_structures(CrystalSettings(), [tmp_path / name], Openmx())
     with pytest.raises(ConfigError, match="two structures would be called md_00"):
         crystal_structures(CrystalSettings(), [tmp_path / "md.extxyz"] * 2)
 

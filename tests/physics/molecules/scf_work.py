@@ -1,4 +1,4 @@
-"""Replacements of `run_task` for tests; in a separate module, so that workers start without pytest and torch."""
+"""Replacements of `solve` for tests; in a separate module, so that workers start without pytest and torch."""
 
 import os
 import signal
@@ -7,8 +7,7 @@ import time
 import numpy as np
 
 from tracegrad.errors import GenerationError
-from tracegrad.physics.molecules.acceleration import ScfRun, ScfSettings
-from tracegrad.physics.molecules.acceleration_task import ScfTask
+from tracegrad.physics.molecules.acceleration import ScfRun, ScfSettings, ScfTask
 
 KILLED, FAILED, SLOW = 1, 2, 3
 

@@ -13,6 +13,7 @@ from tracegrad.errors import BasisError, ConfigError, DataError
 from tracegrad.physics.molecules.acceleration import (
     GUESSES,
     ScfSettings,
+    ScfTask,
     check_gpu,
     check_guesses,
     mean_absolute,
@@ -36,7 +37,7 @@ def run(golden, molecule: str, start: str, settings: ScfSettings = SETTINGS):
     names = ("numbers", "positions", "reference", "predicted")
     numbers, positions, reference, predicted = (golden[f"{molecule}/{name}"] for name in names)
     hamiltonian = predicted if start == "prediction" else None
-    return solve(numbers, positions, reference, settings, start, hamiltonian)
+    return solve(ScfTask(0, numbers, positions, reference, start, hamiltonian), settings)
 
 
 @pytest.fixture(scope="module")
@@ -163,15 +164,19 @@ def test_gpu_without_gpu4pyscf_is_refused(monkeypatch):
         ),
         (lambda w: check_guesses(["1e", "1e"]), ConfigError, "each once"),
         (lambda w: check_guesses([]), ConfigError, "one or more"),
-        (lambda w: solve(*w, SETTINGS, "atom"), ConfigError, "guess 'atom' is unknown"),
-        (lambda w: solve(*w, SETTINGS, "prediction"), ConfigError, "needs the predicted Hamiltonian"),
+        (lambda w: solve(ScfTask(7, *w, "atom"), SETTINGS), ConfigError, "guess 'atom' is unknown"),
         (
-            lambda w: solve(*w, SETTINGS, "prediction", np.full((24, 24), np.nan)),
+            lambda w: solve(ScfTask(7, *w, "prediction"), SETTINGS),
+            ConfigError,
+            "needs the predicted Hamiltonian",
+        ),
+        (
+            lambda w: solve(ScfTask(7, *w, "prediction", np.full((24, 24), np.nan)), SETTINGS),
             DataError,
             "not finite",
         ),
         (
-            lambda w: solve(np.array([16, 1, 1]), *w[1:], SETTINGS, "1e", name="row 7"),
+            lambda w: solve(ScfTask(7, np.array([16, 1, 1]), *w[1:], "1e"), SETTINGS),
             BasisError,
             "row 7: element S",
         ),

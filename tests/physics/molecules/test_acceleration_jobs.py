@@ -18,13 +18,16 @@ from tests.physics.molecules.scf_work import made_up_run
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import GenerationError
-from tracegrad.physics.molecules import acceleration_task
-from tracegrad.physics.molecules.acceleration import ScfSettings
-from tracegrad.physics.molecules.acceleration_choice import chosen_rows
-from tracegrad.physics.molecules.acceleration_jobs import PredictedMolecule, accelerations, solve_all
+from tracegrad.physics.molecules import acceleration_store
+from tracegrad.physics.molecules.acceleration import ScfRun, ScfSettings, ScfTask
+from tracegrad.physics.molecules.acceleration_jobs import (
+    PredictedMolecule,
+    accelerations,
+    chosen_rows,
+    solve_all,
+)
 from tracegrad.physics.molecules.acceleration_results import COLUMNS, Acceleration, label_warning, summary
-from tracegrad.physics.molecules.acceleration_store import ScfStore, baseline_folders
-from tracegrad.physics.molecules.acceleration_task import ScfTask
+from tracegrad.physics.molecules.acceleration_store import ScfStore, baseline_folders, run_key
 from tracegrad.units import MEV_PER_HARTREE
 
 SETTINGS = ScfSettings("b3lyp5")
@@ -103,14 +106,14 @@ def test_a_key_holds_all_that_fixes_a_run(monkeypatch):
         (ScfTask(1, *HYDROGEN, base.reference, "prediction", np.eye(10)), SETTINGS),
         (ScfTask(1, *HYDROGEN, base.reference, "prediction", 2 * np.eye(10)), SETTINGS),
     ]
-    keys = [task.key(settings) for task, settings in variants]
+    keys = [run_key(task, settings) for task, settings in variants]
     assert (
-        ScfTask(77, *HYDROGEN, base.reference, "minao").key(SETTINGS) == keys[0]
+        run_key(ScfTask(77, *HYDROGEN, base.reference, "minao"), SETTINGS) == keys[0]
     )  # the row does not enter the key
-    monkeypatch.setattr(acceleration_task.importlib.metadata, "version", lambda name: "0.1")
-    keys.append(base.key(SETTINGS))
-    monkeypatch.setattr(acceleration_task, "machine", lambda gpu: "another one")
-    keys.append(base.key(SETTINGS))
+    monkeypatch.setattr(acceleration_store.importlib.metadata, "version", lambda name: "0.1")
+    keys.append(run_key(base, SETTINGS))
+    monkeypatch.setattr(acceleration_store, "machine", lambda gpu: "another one")
+    keys.append(run_key(base, SETTINGS))
     assert len(set(keys)) == len(keys)
 
 
@@ -132,14 +135,13 @@ def test_real_runs_in_parallel_are_computed_once(tmp_path):
     steps: list[tuple[int, int]] = []
     first = solve_all(tasks, SETTINGS, processes=2, on_progress=lambda *step: steps.append(step))
     assert steps == [(0, 2), (1, 2), (2, 2)]
-    assert not first.failures
-    assert first.runs[0].converged
-    assert first.runs[0].energy == pytest.approx(first.runs[1].energy, abs=1e-8)
+    assert all(run.converged for run in first)
+    assert first[0].energy == pytest.approx(first[1].energy, abs=1e-8)
     next(tmp_path.iterdir()).write_bytes(b"damaged")
     again = solve_all(tasks, SETTINGS, processes=2)
-    kept = [np.array_equal(first.runs[i].seconds, again.runs[i].seconds) for i in range(2)]
+    kept = [np.array_equal(first[i].seconds, again[i].seconds) for i in range(2)]
     assert sorted(kept) == [False, True]  # the damaged one was computed again
-    np.testing.assert_allclose(again.runs[0].errors, first.runs[0].errors, atol=1e-12)
+    np.testing.assert_allclose(again[0].errors, first[0].errors, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -147,11 +149,13 @@ def test_a_task_that_fails_or_kills_its_process_does_not_stop_the_others(tmp_pat
     rows = [4, scf_work.KILLED, scf_work.FAILED, 5, 6]
     store = ScfStore([tmp_path])
     found = solve_all([(task(row), store) for row in rows], SETTINGS, processes=2, work=scf_work.unreliable)
-    assert {rows[i]: run.cycles for i, run in found.runs.items()} == {4: 4, 5: 5, 6: 6}
-    assert {rows[i]: reason for i, reason in found.failures.items()} == {
-        scf_work.KILLED: "its process died (killed by SIGKILL)",
-        scf_work.FAILED: "no such molecule",
-    }
+    assert [run.cycles if isinstance(run, ScfRun) else run for run in found] == [
+        4,
+        "its process died (killed by SIGKILL)",
+        "no such molecule",
+        5,
+        6,
+    ]
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -161,7 +165,7 @@ def test_a_folder_that_cannot_be_written_costs_no_results(tmp_path):
     lines: list[str] = []
     tasks = [(task(row), store) for row in (4, 5)]
     found = solve_all(tasks, SETTINGS, processes=1, work=scf_work.unreliable, report=lines.append)
-    assert len(found.runs) == 2
+    assert [run.cycles for run in found] == [4, 5]
     assert len(lines) == 1
     assert "SCF runs are not saved" in lines[0]
 

@@ -28,7 +28,7 @@ def test_energy_and_time_of_the_frames_belong_together(trajectory):
     for frame in frames:
         assert frame.etot == pytest.approx(frame.epot + frame.ekin, abs=1e-12)
     assert [frame.time for frame in frames] == [0, 50, 100, 150, 200, 250]
-    assert [frame.geo_id for frame in frames] == [0, 1, 2, 3, 4, 5]
+    assert [frame.number for frame in frames] == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_total_energy_is_kept():
@@ -44,14 +44,14 @@ def test_the_total_energy_is_kept():
 
 def test_the_first_frame_is_the_geometry_at_the_temperature(trajectory):
     frame, _ = trajectory[0]
-    np.testing.assert_allclose(frame.positions_bohr / BOHR_PER_ANGSTROM, POSITIONS, atol=1e-12)
+    np.testing.assert_allclose(frame.positions / BOHR_PER_ANGSTROM, POSITIONS, atol=1e-12)
     # One vibration: kT/2, in hartree.
     assert frame.ekin == pytest.approx(0.5 * units.kB * 300 / units.Hartree, rel=1e-9)
 
 
 def test_the_matrix_of_a_frame_is_the_label_of_its_geometry(trajectory):
     frame, _ = trajectory[3]
-    label = fock_label(NUMBERS, frame.positions_bohr / BOHR_PER_ANGSTROM, "b3lyp", conv_tol=1e-11)
+    label = fock_label(NUMBERS, frame.positions / BOHR_PER_ANGSTROM, "b3lyp", conv_tol=1e-11)
     np.testing.assert_allclose(frame.hamiltonian, label.hamiltonian, atol=1e-6)
     assert frame.epot == pytest.approx(label.energy, abs=1e-9)
 
@@ -62,7 +62,7 @@ def test_steps_between_frames_and_before_them_are_steps_of_the_same_trajectory(t
     second, _ = next_frame(NUMBERS, state, settings)
     for made, known in ((frame, trajectory[1][0]), (second, trajectory[3][0])):
         assert made.time == known.time
-        np.testing.assert_allclose(made.positions_bohr, known.positions_bohr, atol=1e-9)
+        np.testing.assert_allclose(made.positions, known.positions, atol=1e-9)
         np.testing.assert_allclose(made.hamiltonian, known.hamiltonian, atol=1e-7)
 
 
@@ -72,8 +72,8 @@ def test_a_time_step_is_the_integral_of_the_forces(trajectory):
     (first, state), (second, _) = trajectory[:2]
     velocities = state.momenta / Atoms(NUMBERS).get_masses()[:, None] * units.AUT / units.Bohr
     label = fock_label(NUMBERS, POSITIONS, "b3lyp", conv_tol=1e-11, with_forces=True)
-    moved = first.positions_bohr + 50 * velocities + 0.5 * 50**2 * label.forces / masses
-    np.testing.assert_allclose(second.positions_bohr, moved, atol=1e-7)
+    moved = first.positions + 50 * velocities + 0.5 * 50**2 * label.forces / masses
+    np.testing.assert_allclose(second.positions, moved, atol=1e-7)
 
 
 def test_an_scf_that_does_not_converge_is_an_error():

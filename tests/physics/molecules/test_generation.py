@@ -11,10 +11,11 @@ import pytest
 from tests.processes import workers
 from tracegrad.errors import ConfigError, GenerationError
 from tracegrad.physics.molecules.dft import fock_label
+from tracegrad.physics.molecules.dynamics import LabelledFrame
 from tracegrad.physics.molecules.generation import generate
 from tracegrad.physics.molecules.generation_settings import GenerationSettings, resume_key
 from tracegrad.physics.molecules.geometries import named_molecules
-from tracegrad.physics.molecules.partial import PartialFile, StoredFrame
+from tracegrad.physics.molecules.partial import PartialFile
 from tracegrad.system.workers import TaskFailure, WorkerPool
 
 # The columns of the released files.
@@ -147,7 +148,7 @@ def test_a_second_writer_of_the_same_output_is_refused(tmp_path):
 
 def test_a_frame_goes_in_once(tmp_path):
     partial = PartialFile(tmp_path / "a.db.partial", {})
-    row = StoredFrame(0, b"pos", None, -1.0, None, None, b"ham")
+    row = LabelledFrame(0, np.zeros((2, 3)), np.eye(10), -1.0)
     partial.add(0, row)
     with pytest.raises(sqlite3.IntegrityError):
         partial.add(0, row)
@@ -177,7 +178,7 @@ def test_a_trajectory_that_failed_on_its_way_is_left_out_whole(tmp_path):
     settings = GenerationSettings(flavour="dynamic", frames=2)
     molecules = named_molecules(["HF", "H2"])
     partial = PartialFile(tmp_path / "a.db.partial", resume_key(settings, molecules))
-    partial.add(0, StoredFrame(0, b"", 0.0, 0.0, 0.0, 0.0, b""))
+    partial.add(0, LabelledFrame(0, np.zeros((2, 3)), np.eye(10), 0.0, 0.0, 0.0, 0.0))
     partial.fail(0, 1, "the SCF did not converge in 50 cycles")
     partial.close()
     lines = []
@@ -202,9 +203,9 @@ def test_nothing_converged_is_an_error_and_leaves_no_file(tmp_path):
 def test_a_killed_worker_is_an_error_that_says_what_it_worked_on(tmp_path):
     frames = []
 
-    def kill_first_worker(progress):
-        frames.append(progress.frames_done)
-        if progress.frames_done == 1:
+    def kill_first_worker(done, total):
+        frames.append(done)
+        if done == 1:
             os.kill(workers()[0], signal.SIGKILL)
 
     settings = GenerationSettings(flavour="dynamic", frames=50)

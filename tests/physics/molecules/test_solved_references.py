@@ -157,7 +157,8 @@ def test_a_damaged_row_is_solved_when_it_is_used_and_replaced(database, path, co
         connection.execute("UPDATE solved SET numbers = ? WHERE row = 2", (damage(content),))
     connection.close()
     cache = SolvedCache(path, about_database(database.path))
-    assert cache.get(2) is None
+    with pytest.raises(DamagedCache, match="row 2 is damaged"):
+        cache.get(2)
     cache.close()
     for _ in range(2):
         references = prepare_references(database, [1, 2, 3], [path])

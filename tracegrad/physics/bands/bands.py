@@ -5,11 +5,9 @@ not contain the number of electrons, so the occupied bands are those below the F
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +19,8 @@ from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.bands.bloch import EXTRA_STATES, KPointBands, KPointSolver
 from tracegrad.physics.bands.kpath import KPath
 from tracegrad.system.cores import available_cores
-from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
+from tracegrad.system.parallel import map_unordered
+from tracegrad.system.workers import WorkerDied
 
 LARGEST_DENSE = 1500  # orbitals; of larger structures only some bands are computed by default
 BANDS_OF_LARGE = 60  # default number of bands of larger structures
@@ -154,53 +153,19 @@ def band_structure(
     if processes is None:
         short = total**3 * len(path.points) < _WORTH_PROCESSES
         processes = 1 if short else available_cores()
-    results: list[Any] = [None] * len(path.points)
-    on_progress(0, len(results))
-    for done, (i, result) in enumerate(_solved(solver, path.points, processes), 1):
-        results[i] = result
-        on_progress(done, len(results))
-    return _band_structures(structure, path, level, total, results)
-
-
-def _solved(
-    solver: KPointSolver, points: Float[np.ndarray, "k 3"], processes: int
-) -> Iterator[tuple[int, KPointBands]]:
-    """Pairs of the index of a point and its bands, in any order."""
-    if processes == 1:
-        with threadpool_limits(limits=1):
-            for i, point in enumerate(points):
-                yield i, solver(point)
-        return
-    tasks = deque(enumerate(points))
+    count = len(path.points)
+    results: dict[int, KPointBands] = {}
+    on_progress(0, count)
     try:
-        with WorkerPool(min(processes, len(points))) as pool:
-            # All workers are idle, so each of them receives the matrices once.
-            for n in range(pool.idle):
-                pool.submit(n, _set_solver, solver)
-            while pool.busy:
-                for i, result in pool.finished(timeout=0.5):
-                    if isinstance(result, TaskFailure):
-                        raise DataError(result.reason)
-                    if result is not None:
-                        yield i, result
-                for _ in range(min(pool.idle, len(tasks))):
-                    i, point = tasks.popleft()
-                    pool.submit(i, _solve, point)
+        with threadpool_limits(limits=1):
+            for i, result in map_unordered(solver, list(path.points), processes):
+                results[i] = result
+                on_progress(len(results), count)
     except WorkerDied as error:
         raise TraceGradError(
             f"{solver.name}: a worker process died ({error}); fewer processes or bands need less memory"
         ) from error
-
-
-_worker_solver: list[KPointSolver] = []  # the solver of a worker process
-
-
-def _set_solver(solver: KPointSolver) -> None:
-    _worker_solver[:] = [solver]
-
-
-def _solve(point: Float[np.ndarray, " 3"]) -> KPointBands:
-    return _worker_solver[0](point)
+    return _band_structures(structure, path, level, total, [results[i] for i in range(count)])
 
 
 def _band_structures(
@@ -208,24 +173,22 @@ def _band_structures(
 ) -> tuple[BandStructure, PredictedBands | None]:
     smallest = min(result.smallest_overlap for result in results)
 
-    def bands(firsts: Sequence[int], rows: Sequence[np.ndarray]) -> BandStructure:
-        first, energies = _common_bands(structure.name, firsts, rows)
+    def bands(points: Sequence[KPointBands]) -> BandStructure:
+        first, energies = _common_bands(structure.name, points, [point.energies for point in points])
         return BandStructure(structure.name, path, energies, first, total, level, smallest)
 
-    firsts = [result.first for result in results]
-    of_structure = bands(firsts, [result.energies for result in results])
-    others = [result.predicted for result in results if result.predicted is not None]
-    if not others:
-        return of_structure, None
-    predicted = bands([other.first for other in others], [other.energies for other in others])
-    _, shifts = _common_bands(structure.name, firsts, [other.first_order for other in others])
-    return of_structure, PredictedBands(predicted, shifts)
+    predicted = [result.predicted for result in results if result.predicted is not None]
+    if not predicted:
+        return bands(results), None
+    shifts = [result.first_order for result in results if result.first_order is not None]
+    return bands(results), PredictedBands(bands(predicted), _common_bands(structure.name, results, shifts)[1])
 
 
 def _common_bands(
-    name: str, firsts: Sequence[int], rows: Sequence[np.ndarray]
+    name: str, points: Sequence[KPointBands], rows: Sequence[np.ndarray]
 ) -> tuple[int, Float[np.ndarray, "k bands"]]:
-    """The bands that were computed at all points, as a table, and the number of bands below them."""
+    """The part of the rows for the bands that were computed at all points, and the number of bands below them."""
+    firsts = [point.first for point in points]
     low = max(firsts)
     high = min(first + len(row) for first, row in zip(firsts, rows, strict=True))
     if high <= low:

@@ -90,33 +90,21 @@ class Eigenstates:
 
 
 @dataclass(frozen=True, eq=False)
-class PredictedKPointBands:
-    """The bands of a predicted Hamiltonian H' at one k.
-
-    Args:
-        first, energies: of H', as in `Eigenstates`.
-        first_order: <c|H' - H|c> (eV) of the states c of the structure, see `first_order_shifts`.
-    """
-
-    first: int
-    energies: Float[np.ndarray, " other"]
-    first_order: Float[np.ndarray, " bands"]
-
-
-@dataclass(frozen=True, eq=False)
 class KPointBands:
     """The bands at one k.
 
     Args:
-        first, energies: of the structure, as in `Eigenstates`.
+        first, energies: as in `Eigenstates`.
         smallest_overlap: smallest eigenvalue of S(k).
-        predicted: bands of the predicted Hamiltonian, if there is one.
+        predicted: the bands of the predicted Hamiltonian H', if there is one.
+        first_order: then <c|H' - H|c> (eV) of the states c of the structure, see `first_order_shifts`.
     """
 
     first: int
     energies: Float[np.ndarray, " bands"]
     smallest_overlap: float
-    predicted: PredictedKPointBands | None = None
+    predicted: "KPointBands | None" = None
+    first_order: Float[np.ndarray, " bands"] | None = None
 
 
 class KPointSolver:
@@ -162,10 +150,9 @@ class KPointSolver:
             return KPointBands(levels.first, levels.energies, smallest)
         predicted = self.predicted.at(k)
         other = self._levels(predicted, overlap, where)
+        bands = KPointBands(other.first, other.energies, smallest)
         shifts = first_order_shifts(levels, predicted - hamiltonian)
-        return KPointBands(
-            levels.first, levels.energies, smallest, PredictedKPointBands(other.first, other.energies, shifts)
-        )
+        return KPointBands(levels.first, levels.energies, smallest, bands, shifts)
 
     def _levels(self, hamiltonian: csr_array, overlap: csr_array, where: str) -> Eigenstates:
         try:

@@ -1,4 +1,4 @@
-"""Generates a database of crystals with OpenMX: inputs, calculations and structure folders; continues after a stop.
+"""Generates a database of crystals with a DFT code: inputs, calculations, structure folders; continues after a stop.
 
 An output folder contains
 
@@ -12,25 +12,22 @@ An output folder contains
 There is no list of what is done: a structure is finished if its folder exists, and a calculation if its outputs do.
 """
 
+import hashlib
 import json
 import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import ase
-import numpy as np
-
-from tracegrad import __version__
-from tracegrad.errors import ConfigError, GenerationError
-from tracegrad.physics.crystals.database_run import CrystalProgress, DatabaseRun
-from tracegrad.physics.crystals.openmx_input import OpenmxSettings, openmx_input
-from tracegrad.physics.crystals.openmx_run import Program
-from tracegrad.physics.crystals.settings import CrystalSettings, openmx_settings, resume_key
+from tracegrad.errors import GenerationError
+from tracegrad.physics.continuing import check_same_settings, versions
+from tracegrad.physics.crystals.calculations import ProgramSettings
+from tracegrad.physics.crystals.database_run import DatabaseRun
+from tracegrad.physics.crystals.engine import Engine
+from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.structures import CrystalStructure
 from tracegrad.system.locks import take_lock
 from tracegrad.system.whole_files import replacing
@@ -49,73 +46,58 @@ class CrystalSummary:
 def generate_crystals(
     structures: Sequence[CrystalStructure],
     settings: CrystalSettings,
+    engine: Engine,
     output: str | Path,
-    program: Program | None,
+    running: ProgramSettings | None = None,
     *,
-    jobs: int = 1,
     strict: bool = False,
     keep_work: bool = True,
     command: str = "",
     report: Callable[[str], None] = print,
-    on_progress: Callable[[CrystalProgress], None] = lambda progress: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CrystalSummary:
-    """Write inputs, run OpenMX, and convert finished calculations into structure folders.
+    """Write inputs, run the DFT code, and convert finished calculations into structure folders.
 
-    Continues an output folder with the same settings. Without a program, the inputs are written and finished
-    calculations, which the user has run elsewhere, are converted.
+    Continues an output folder with the same settings. Where the code is not installed, the inputs are written and
+    finished calculations, which the user has run elsewhere, are converted.
 
     Args:
         structures: the crystals to compute.
-        settings: of the calculations and, for the provenance, of the structures.
+        settings: of the structures, for the provenance.
+        engine: the DFT code with its settings.
         output: folder of the database.
-        program: OpenMX, or None.
-        jobs: number of parallel calculations.
+        running: how its program is run; None: one process of one thread at a time.
         strict: raise at the first calculation that fails, instead of leaving its structure out.
         keep_work: keep the folders of calculations that have been converted.
         command: command line for the provenance.
         report: receives a line about each structure that is left out.
-        on_progress: called at the start and whenever a calculation starts or ends.
+        on_progress: called at the start and whenever a calculation starts or ends, with the number of structures that
+            are done (finished or left out) and of all structures.
 
     Raises:
-        ConfigError: the folder of OpenMX's bases and pseudopotentials is unknown, or lacks files.
+        ConfigError: the installation of the code lacks files.
         GenerationError: the output is no such folder or has other settings, another process uses it, every structure
             was left out, or the run was stopped by a signal.
     """
     output = Path(output)
-    if jobs < 1:
-        raise ConfigError(f"jobs={jobs} has to be at least 1")
-    calculation = openmx_settings(settings)
-    inputs = {
-        entry.name: openmx_input(entry.atoms, replace(calculation, data_path=None)) for entry in structures
-    }
-    if program is not None:
-        calculation = replace(calculation, data_path=str(_data_path(calculation, program, structures)))
+    all_settings = {**engine.settings(), **asdict(settings)}
+    digest = hashlib.sha256()
+    for entry in structures:
+        digest.update(f"{entry.name}\0{engine.input_text(entry.atoms, settings.spin)}\0".encode())
+    run = DatabaseRun(structures, settings.spin, engine, output, strict, keep_work, report, on_progress)
+    running = running or ProgramSettings()
+    if running.command(engine) is not None:
+        engine.check_installation(entry.atoms for entry in structures)
     try:
         if output.exists() and not output.is_dir():
             raise GenerationError(f"{output} is no folder; output is the folder of the database")
         output.mkdir(parents=True, exist_ok=True)
         with _exclusive_lock(output):
-            _compare(output, resume_key(settings, inputs))
-            run = DatabaseRun(structures, calculation, output, strict, keep_work, report, on_progress)
-            run.run(program, jobs)
-            return _release(run, settings, command)
+            _compare(output, {**all_settings, "inputs (sha256)": digest.hexdigest()})
+            run.run(running)
+            return _release(run, all_settings, command)
     except OSError as error:
         raise GenerationError(f"{output}: the generation stopped ({error})") from error
-
-
-def _data_path(calculation: OpenmxSettings, program: Program, structures: Sequence[CrystalStructure]) -> Path:
-    """The folder of bases and pseudopotentials, after a check that it has the files for all structures."""
-    setting = calculation.data_path
-    path = Path(setting).absolute() if setting else program.default_data_path()
-    if path is None:
-        raise ConfigError("data_path is needed: the folder DFT_DATA19 of OpenMX, with PAO and VPS in it")
-    needed = dict.fromkeys(name for entry in structures for name in calculation.files(entry.atoms))
-    missing = [name for name in needed if not (path / name).is_file()]
-    if missing:
-        raise ConfigError(
-            f"data_path: {path} has no {', '.join(missing)}; give the folder DFT_DATA19 of OpenMX, or other bases"
-        )
-    return path
 
 
 @contextmanager
@@ -133,32 +115,23 @@ def _exclusive_lock(output: Path) -> Iterator[None]:
 def _compare(output: Path, key: dict[str, Any]) -> None:
     """Write the settings into a new output; raise `GenerationError` if an existing output has others."""
     path = output / "settings.json"
-    current = json.loads(json.dumps(key))
     if not path.exists():
         foreign = sorted(entry.name for entry in output.iterdir() if entry.name != ".lock")
         if foreign:
             raise GenerationError(f"{output} holds {', '.join(foreign[:5])}; choose another output")
         with replacing(path) as draft:
-            draft.write_text(json.dumps(current, indent=2) + "\n")
+            draft.write_text(json.dumps(key, indent=2) + "\n")
         return
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        differing = [name for name in sorted({*stored, *current}) if stored.get(name) != current.get(name)]
-    except (ValueError, TypeError, AttributeError) as error:
+        stored = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise GenerationError(
             f"{path}: not the settings of a database ({error}); choose another output"
         ) from error
-    if differing:
-        lines = [
-            f"  {n}: {stored.get(n, 'not set')} there, {current.get(n, 'not set')} now" for n in differing
-        ]
-        raise GenerationError(
-            f"{output} was begun with other settings:\n" + "\n".join(lines) + "\n"
-            "continue with those settings, or choose another output"
-        )
+    check_same_settings(str(output), stored, key, "or choose another output")
 
 
-def _release(run: DatabaseRun, settings: CrystalSettings, command: str) -> CrystalSummary:
+def _release(run: DatabaseRun, settings: dict[str, Any], command: str) -> CrystalSummary:
     if not run.finished and run.left_out and not run.waiting:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(run.left_out.items())[:5])
         raise GenerationError(f"nothing could be written, {len(run.left_out)} left out: {reasons}")
@@ -166,15 +139,10 @@ def _release(run: DatabaseRun, settings: CrystalSettings, command: str) -> Cryst
         content = {
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "settings": settings.in_use(),
+            "settings": settings,
             "engines": sorted({entry["engine"] for entry in run.finished.values()}),
             "units": {"hamiltonian": "eV", "positions, lattice": "angstrom"},
-            "versions": {
-                "python": platform.python_version(),
-                "tracegrad": __version__,
-                "numpy": np.__version__,
-                "ase": ase.__version__,
-            },
+            "versions": versions("numpy", "ase"),
             "counts": {
                 "structures": len(run.finished),
                 "left out": len(run.left_out),

@@ -9,27 +9,17 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tracegrad.data.crystals.deeph import write_structure
-from tracegrad.data.crystals.openmx import read_scfout
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import DataError, GenerationError
-from tracegrad.physics.crystals.openmx_input import OpenmxSettings, openmx_input
-from tracegrad.physics.crystals.openmx_run import (
-    INPUT,
-    OUT,
-    SCFOUT,
-    Calculations,
-    OpenmxOutcome,
-    Program,
-    last_words,
-    read_outcome,
-)
+from tracegrad.physics.crystals.calculations import Calculations, ProgramSettings, last_words
+from tracegrad.physics.crystals.engine import Engine, FinishedOutputs
 from tracegrad.physics.crystals.structures import CrystalStructure
 from tracegrad.system.signals import stop_signals
 from tracegrad.system.whole_files import replacing, sync
@@ -38,72 +28,64 @@ _SAME_PLACE = 1e-5  # angstrom, tolerance of positions in the outputs; inputs ha
 _POLL = 0.1  # seconds between looks at the running calculations
 
 
-@dataclass(frozen=True)
-class CrystalProgress:
-    """Numbers of structures that are done (finished or failed), running, and in the database."""
-
-    done: int
-    running: int
-    total: int
-
-
+@dataclass
 class DatabaseRun:
     """Computes structures and writes their folders, until all are finished, left out or waiting for a calculation.
 
-    Arguments: see `generate_crystals`.
+    Args: see `generate_crystals`.
 
     Attributes:
         finished: name -> provenance of each finished structure.
         left_out: name -> reason.
-        waiting: names without a calculation, if there is no program.
+        waiting: names without a calculation, if the code is not installed.
     """
 
-    def __init__(
-        self,
-        structures: Sequence[CrystalStructure],
-        calculation: OpenmxSettings,
-        output: Path,
-        strict: bool,
-        keep_work: bool,
-        report: Callable[[str], None],
-        on_progress: Callable[[CrystalProgress], None],
-    ) -> None:
-        self.structures = {entry.name: entry for entry in structures}
-        self.calculation, self.output = calculation, output
-        self.strict, self.keep_work, self.report, self.on_progress = strict, keep_work, report, on_progress
-        self.finished: dict[str, dict[str, Any]] = {}
-        self.left_out: dict[str, str] = {}
-        self.waiting: list[str] = []
+    entries: Sequence[CrystalStructure]
+    spin_orbit: bool
+    engine: Engine
+    output: Path
+    strict: bool
+    keep_work: bool
+    report: Callable[[str], None]
+    on_progress: Callable[[int, int], None]
+    finished: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
 
-    def run(self, program: Program | None, jobs: int) -> None:
-        """Compute with at most ``jobs`` parallel calculations; without a program only write and convert files.
+    def __post_init__(self) -> None:
+        self.structures = {entry.name: entry for entry in self.entries}
+
+    def run(self, settings: ProgramSettings) -> None:
+        """Compute all structures; without the program of the engine only write inputs and convert outputs.
 
         Raises:
             GenerationError: stopped by a signal, or a calculation has failed and ``strict`` is set.
         """
+        command = settings.command(self.engine)
         with stop_signals() as stopped:
             queue: deque[str] = deque()
-            self._progress(0)
+            self._progress()
             for name in self.structures:
                 if stopped:
                     break
                 if self._already_computed(name):
-                    self._progress(0)
+                    self._progress()
                 else:
                     queue.append(name)
-            if program is None:
+            if command is None:
                 self.waiting = list(queue)
             elif queue:
-                with Calculations(program) as calculations:
+                with Calculations(self.engine, command, settings) as calculations:
                     while (queue or calculations.count) and not stopped:
-                        while queue and calculations.count < jobs:
+                        while queue and calculations.count < settings.jobs:
                             name = queue.popleft()
-                            self._write_input(name, afresh=True)
+                            shutil.rmtree(self._work(name), ignore_errors=True)
+                            self._write_input(name)
                             calculations.start(name, self._work(name))
-                            self._progress(calculations.count)
+                            self._progress()
                         for ended in calculations.ended():
-                            self._convert(ended.key, ended.failure, ended.seconds)
-                            self._progress(calculations.count)
+                            self._convert(ended.name, ended.failure, ended.seconds)
+                            self._progress()
                         time.sleep(_POLL)
         if stopped:
             raise GenerationError(
@@ -123,69 +105,58 @@ class DatabaseRun:
             except (OSError, ValueError) as error:
                 raise GenerationError(f"{path}: cannot be read ({error}); delete its folder") from error
             return True
-        if read_outcome(self._work(name)) is not None:
+        if self.engine.finished(self._work(name)) is not None:
             self._convert(name, None, None)
             return True
-        if self.calculation.data_path is not None or not (self._work(name) / INPUT).exists():
-            self._write_input(name)
+        self._write_input(name)
         return False
 
     def _work(self, name: str) -> Path:
         return self.output / "work" / name
 
-    def _write_input(self, name: str, *, afresh: bool = False) -> None:
-        folder = self._work(name)
-        if afresh:
-            shutil.rmtree(folder, ignore_errors=True)
-        text = openmx_input(self.structures[name].atoms, self.calculation)
-        with replacing(folder / INPUT) as draft:
-            draft.write_text(text)
+    def _write_input(self, name: str) -> None:
+        self.engine.write_input(self.structures[name].atoms, self.spin_orbit, self._work(name))
 
     def _convert(self, name: str, failure: str | None, seconds: float | None) -> None:
         """Convert the outputs of a calculation that has ended, or leave its structure out."""
         folder = self._work(name)
-        outcome = read_outcome(folder) if failure is None else None
-        if failure is None and outcome is None:
-            failure = f"OpenMX ended without a complete {OUT} and {SCFOUT}; {last_words(folder)}"
-        if outcome is not None and outcome.cycles >= self.calculation.max_iter:
-            failure = f"the SCF did not converge in {outcome.cycles} cycles (NormRD {outcome.residual})"
-        if failure is None and outcome is not None:
-            try:
-                structure = read_scfout(folder / SCFOUT)
-                self._check(structure, self.structures[name], folder / SCFOUT)
-            except DataError as error:
-                failure = str(error)
-            else:
-                self.finished[name] = self._write(name, structure, outcome, seconds)
-                if not self.keep_work:
-                    shutil.rmtree(folder, ignore_errors=True)
-        if failure is not None:
+        try:
+            if failure is not None:
+                raise DataError(failure)
+            outputs = self.engine.finished(folder)
+            if outputs is None:
+                names = " and ".join(self.engine.output_names)
+                raise DataError(
+                    f"{self.engine.title} ended without a complete {names}; {last_words(self.engine, folder)}"
+                )
+            if outputs.failure is not None:
+                raise DataError(outputs.failure)
+            structure = self.engine.read(folder)
+            self._check(structure, self.structures[name], folder)
+        except DataError as error:
             if self.strict:
-                raise GenerationError(f"{name}: {failure} (strict=true)")
-            self.left_out[name] = failure
-            self.report(f"left out {name}: {failure}")
+                raise GenerationError(f"{name}: {error} (strict=true)") from error
+            self.left_out[name] = str(error)
+            self.report(f"left out {name}: {error}")
+        else:
+            self.finished[name] = self._write(name, structure, outputs, seconds)
+            if not self.keep_work:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _write(
-        self, name: str, structure: Structure, outcome: OpenmxOutcome, seconds: float | None
+        self, name: str, structure: Structure, outputs: FinishedOutputs, seconds: float | None
     ) -> dict[str, Any]:
         """Write the structure folder beside the outputs, then move it to its place; return its provenance."""
         entry = self.structures[name]
         draft, target = self._work(name) / "structure", self.output / "structures" / name
         shutil.rmtree(draft, ignore_errors=True)
         write_structure(structure, draft)
-        used = self.calculation.basis_names()
         content = {
             **entry.origin,
-            "engine": "OpenMX" if outcome.version is None else f"OpenMX {outcome.version}",
-            "bases": {symbol: used[symbol] for symbol in sorted(set(entry.atoms.symbols))},
-            "energy cutoff (Ry)": self.calculation.energy_cutoff,
-            "SCF criterion (hartree)": self.calculation.criterion,
-            "electronic temperature (K)": self.calculation.electronic_temperature,
-            "more keywords": self.calculation.keywords,
-            "k-mesh": self.calculation.mesh(entry.atoms.cell.array),
+            "engine": outputs.version,
+            **self.engine.describe(entry.atoms),
             "spin-orbit coupling": structure.spinful,
-            "SCF cycles": outcome.cycles,
-            "NormRD": outcome.residual,
+            **outputs.facts,
             "seconds": None if seconds is None else round(seconds, 1),
             "atoms": len(structure.numbers),
             "blocks": len(structure.edges),
@@ -197,17 +168,17 @@ class DatabaseRun:
         sync(target.parent)
         return content
 
-    def _check(self, structure: Structure, entry: CrystalStructure, path: Path) -> None:
+    def _check(self, structure: Structure, entry: CrystalStructure, folder: Path) -> None:
         """Raise `DataError` unless the outputs belong to this structure and these settings."""
-        atoms, settings = entry.atoms, self.calculation
+        atoms = entry.atoms
         differing = None
         if not np.array_equal(structure.numbers, atoms.numbers):
             differing = "elements"
         elif not np.allclose(structure.lattice, atoms.cell.array, rtol=0, atol=_SAME_PLACE):
             differing = "lattice"
-        elif structure.shells != settings.shells(atoms):
+        elif structure.shells != self.engine.shells(atoms):
             differing = "basis"
-        elif structure.spinful != bool(settings.spin_orbit):
+        elif structure.spinful != self.spin_orbit:
             differing = "spin"
         else:
             moved = (structure.positions - atoms.positions) @ np.linalg.inv(structure.lattice)
@@ -215,9 +186,9 @@ class DatabaseRun:
                 differing = "positions"
         if differing is not None:
             raise DataError(
-                f"{path}: the {differing} differ from those of {INPUT}; delete the outputs and compute it again"
+                f"{folder / self.engine.output_names[-1]}: the {differing} differ from those of "
+                f"{self.engine.input_name}; delete the outputs and compute it again"
             )
 
-    def _progress(self, running: int) -> None:
-        done = len(self.finished) + len(self.left_out)
-        self.on_progress(CrystalProgress(done, running, len(self.structures)))
+    def _progress(self) -> None:
+        self.on_progress(len(self.finished) + len(self.left_out), len(self.structures))

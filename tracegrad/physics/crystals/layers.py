@@ -110,6 +110,23 @@ _BISMUTHENE = Layer(("Bi", "Bi"), "CA", (0.0, 1.7233933379), 4.3664811210045835)
 _BI2TE3, _BI2TE3_GAP = _quintuple(0.4000, 0.2097, "Te", 4.386, 30.497)
 _BI2SE3, _BI2SE3_GAP = _quintuple(0.4008, 0.2117, "Se", 4.143, 28.636)
 
+
+def _bilayer(
+    layer_name: str,
+    layer: Layer,
+    gap: float,
+    height: float,
+    supercell: tuple[int, int],
+    structures: int,
+    twists: Sequence[tuple[int, int]],
+) -> Crystal:
+    """Two layers, shifted and displaced as published for bismuthene; bismuth needs spin-orbit coupling."""
+    title, spin_orbit = f"bilayer {layer_name}", "Bi" in layer.symbols
+    return Crystal(
+        title, layer, 2, gap, height, supercell, structures, "uniform", 0.1, tuple(twists), spin_orbit
+    )
+
+
 # Numbers of atoms, structures and twists are those of Table 4. For BB the cell, the 24 x 24 shifts and the
 # displacements are published too; BG, BT and BS use the same ones. The published structures of MG and MM are frames
 # of molecular dynamics at 300 K; normal displacements of 0.05 angstrom replace them. Heights other than that of BB
@@ -117,57 +134,12 @@ _BI2SE3, _BI2SE3_GAP = _quintuple(0.4008, 0.2117, "Se", 4.143, 28.636)
 CRYSTALS = {
     "MG": Crystal("monolayer graphene", _GRAPHENE, 1, 0.0, 15.0, (6, 6), 450, "gaussian", 0.05),
     "MM": Crystal("monolayer MoS2", _MOS2, 1, 0.0, 15.0, (5, 5), 500, "gaussian", 0.05),
-    "BG": Crystal(
-        "bilayer graphene",
-        _GRAPHENE,
-        2,
-        3.35,
-        18.0,
-        (4, 4),
-        300,
-        "uniform",
-        0.1,
-        tuple((m + 1, m) for m in range(1, 10)),
+    "BG": _bilayer("graphene", _GRAPHENE, 3.35, 18.0, (4, 4), 300, [(m + 1, m) for m in range(1, 10)]),
+    "BB": _bilayer(
+        "bismuthene", _BISMUTHENE, 3.2046152926, 19.0, (3, 3), 576, [(2, 1), (3, 2), (4, 3), (5, 4)]
     ),
-    "BB": Crystal(
-        "bilayer bismuthene",
-        _BISMUTHENE,
-        2,
-        3.2046152926,
-        19.0,
-        (3, 3),
-        576,
-        "uniform",
-        0.1,
-        tuple((m + 1, m) for m in range(1, 5)),
-        spin_orbit=True,
-    ),
-    "BT": Crystal(
-        "bilayer Bi2Te3",
-        _BI2TE3,
-        2,
-        _BI2TE3_GAP,
-        30.0,
-        (3, 3),
-        254,
-        "uniform",
-        0.1,
-        ((2, 1), (3, 1)),
-        spin_orbit=True,
-    ),
-    "BS": Crystal(
-        "bilayer Bi2Se3",
-        _BI2SE3,
-        2,
-        _BI2SE3_GAP,
-        30.0,
-        (3, 3),
-        457,
-        "uniform",
-        0.1,
-        ((2, 1), (3, 2)),
-        spin_orbit=True,
-    ),
+    "BT": _bilayer("Bi2Te3", _BI2TE3, _BI2TE3_GAP, 30.0, (3, 3), 254, [(2, 1), (3, 1)]),
+    "BS": _bilayer("Bi2Se3", _BI2SE3, _BI2SE3_GAP, 30.0, (3, 3), 457, [(2, 1), (3, 2)]),
 }
 
 

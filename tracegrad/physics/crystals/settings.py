@@ -1,14 +1,12 @@
-"""Settings of a database of crystals, and the key that must be equal when its generation is continued."""
+"""Settings of the structures of a database of crystals."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from tracegrad.errors import ConfigError
 from tracegrad.physics.crystals.layers import CRYSTALS, Crystal
-from tracegrad.physics.crystals.openmx_input import OpenmxSettings
 from tracegrad.physics.crystals.twist import Twist, nearest_twist
 
 SHIFTS = ("grid", "random", "none")
@@ -16,12 +14,13 @@ DISTURBANCES = ("gaussian", "uniform")
 
 
 @dataclass
-class CrystalSettings(OpenmxSettings):
-    """Everything that determines the numbers of a generated database, besides geometries from files.
+class CrystalSettings:
+    """Everything that determines the structures of a database, besides geometries from files.
 
     Lengths are in angstrom, angles in degrees. A setting that is None has the value of the published recipe of
     `crystal`, see `layers.CRYSTALS`. With `twists` or `angles` the structures are twisted cells; there is one ideal
-    cell for each twist, unless `structures` (copies) and `amplitude` (displacements) are set.
+    cell for each twist, unless `structures` (copies) and `amplitude` (displacements) are set. `spin_orbit` is
+    non-collinear spin with spin-orbit coupling.
     """
 
     crystal: str | None = None
@@ -38,9 +37,9 @@ class CrystalSettings(OpenmxSettings):
     angle_tolerance: float = 0.1
     most_atoms: int = 1100
     seed: int = 0
+    spin_orbit: bool | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.crystal is not None and self.crystal not in CRYSTALS:
             known = ", ".join(f"{name} ({crystal.title})" for name, crystal in CRYSTALS.items())
             raise ConfigError(f"crystal={self.crystal} is unknown; it is one of {known}")
@@ -100,24 +99,6 @@ class CrystalSettings(OpenmxSettings):
             return self.spin_orbit
         return self.crystal is not None and CRYSTALS[self.crystal].spin_orbit
 
-    def in_use(self) -> dict[str, Any]:
-        """All settings that determine the numbers, so without `data_path`, which depends on the machine."""
-        return {name: value for name, value in asdict(self).items() if name != "data_path"}
-
-
-def resume_key(settings: CrystalSettings, inputs: dict[str, str]) -> dict[str, Any]:
-    """The settings and inputs that must be equal for a database to be continued; ``inputs``: name -> input file."""
-    digest = hashlib.sha256()
-    for name, text in inputs.items():
-        digest.update(f"{name}\0{text}\0".encode())
-    return {**settings.in_use(), "inputs (sha256)": digest.hexdigest()}
-
 
 def _is_pair(pair: Any) -> bool:
     return isinstance(pair, Sequence) and len(pair) == 2 and all(type(number) is int for number in pair)
-
-
-def openmx_settings(settings: CrystalSettings) -> OpenmxSettings:
-    """The settings of OpenMX, with spin-orbit coupling as the crystal needs it."""
-    values = {entry.name: getattr(settings, entry.name) for entry in fields(OpenmxSettings)}
-    return OpenmxSettings(**{**values, "spin_orbit": settings.spin})

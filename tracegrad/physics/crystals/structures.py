@@ -12,8 +12,8 @@ from jaxtyping import Float
 
 from tracegrad.elements import COVALENT_RADII
 from tracegrad.errors import ConfigError
+from tracegrad.physics.crystals.engine import Engine
 from tracegrad.physics.crystals.layers import Crystal, crystal_cell
-from tracegrad.physics.crystals.openmx_input import check_elements
 from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.twist import twisted_cell
 from tracegrad.physics.geometry_files.reading import check_crystal, read_frames
@@ -40,13 +40,18 @@ class CrystalStructure:
 
 
 def crystal_structures(
-    settings: CrystalSettings, geometries: Sequence[str | Path] = ()
+    settings: CrystalSettings, geometries: Sequence[str | Path] = (), engine: Engine | None = None
 ) -> list[CrystalStructure]:
     """All structures of the settings, and all frames of the files ``geometries``.
 
+    Args:
+        settings: of the structures.
+        geometries: files of crystals.
+        engine: the code that will compute them; None if the structures are not to be computed.
+
     Raises:
-        ConfigError: there is no structure, two have the same name, an element has no basis, atoms are too close, or
-            orbitals reach through the vacuum to the next image.
+        ConfigError: there is no structure, two have the same name, atoms are too close, or the engine has no basis
+            for an element or orbitals that reach through the vacuum to the next image.
         DataError: a file cannot be read or is not periodic.
     """
     structures = []
@@ -61,8 +66,9 @@ def crystal_structures(
         if structure.name in taken:
             raise ConfigError(f"two structures would be called {structure.name}; rename a file")
         taken.add(structure.name)
-        check_elements(structure.atoms, structure.name)
-        _check_distances(structure, settings)
+        _check_distances(structure)
+        if engine is not None:
+            _check_basis(structure, engine)
     return structures
 
 
@@ -151,7 +157,7 @@ def _frames(path: Path) -> list[CrystalStructure]:
     return structures
 
 
-def _check_distances(structure: CrystalStructure, settings: CrystalSettings) -> None:
+def _check_distances(structure: CrystalStructure) -> None:
     atoms = structure.atoms
     i, j, distances = neighbor_list("ijd", atoms, list(_CLOSEST * COVALENT_RADII[atoms.numbers]))
     if len(i):
@@ -160,11 +166,16 @@ def _check_distances(structure: CrystalStructure, settings: CrystalSettings) -> 
             f"{structure.name}: atoms {i[closest] + 1} and {j[closest] + 1} (counted from 1) are "
             f"{distances[closest]:.2f} angstrom apart; reduce the amplitude or correct the geometry"
         )
-    if "crystal" not in structure.origin:
-        return
-    z = atoms.positions[:, 2]
-    empty, reach = atoms.cell[2, 2] - float(np.ptp(z)), 2 * settings.radius(atoms)
-    if empty < reach:
+
+
+def _check_basis(structure: CrystalStructure, engine: Engine) -> None:
+    atoms = structure.atoms
+    try:
+        engine.shells(atoms)
+    except ConfigError as error:
+        raise ConfigError(f"{structure.name}: {error}") from error
+    empty, reach = atoms.cell[2, 2] - float(np.ptp(atoms.positions[:, 2])), engine.reach(atoms)
+    if "crystal" in structure.origin and empty < reach:
         raise ConfigError(
             f"{structure.name}: {empty:.2f} angstrom are empty between the layers and their next image, but orbitals "
             f"reach {reach:.2f}; give a height of at least {atoms.cell[2, 2] + reach - empty:.1f}"

@@ -18,7 +18,6 @@ _UNPAIRED = re.compile(r"n?uhf|(n|num|number)?(of)?unpaired(electrons)?|nopen|op
 _ELECTRONS = re.compile(r"n(um)?(berof)?e(l|lec|lect|lectrons?|lecs)|electrons|totalelectrons")
 _MOMENT = re.compile(r".*(magmom|magnetic?moment|magneti[sz]ation|spinmoment|magn?mom)s?(total|tot)?")
 _NONE = ("f", "false", "no", "none")
-
 _OCCUPANCY = re.compile(r"(site)?occupanc(y|ies)")
 
 # Charges (e) and moments (Bohr magnetons) up to this size are rounding errors of a sum that is zero.
@@ -94,8 +93,7 @@ def _moment(statement: Statement, values: np.ndarray, frame: Frame) -> None:
 
 
 def _multiplicity(statement: Statement, values: np.ndarray, frame: Frame) -> None:
-    if not (values == 1).all():
-        raise DataError(f"{statement.place}: has {statement}; {_ADVICE}")
+    _unpaired(statement, values - 1, frame)
 
 
 def _spin(statement: Statement, values: np.ndarray, frame: Frame) -> None:
@@ -104,8 +102,7 @@ def _spin(statement: Statement, values: np.ndarray, frame: Frame) -> None:
             f"{statement.place}: {statement} may be a multiplicity or unpaired electrons; write multiplicity=1 "
             "instead where all electrons are paired"
         )
-    if values.any():
-        raise DataError(f"{statement.place}: has {statement}; {_ADVICE}")
+    _unpaired(statement, values, frame)
 
 
 def _unpaired(statement: Statement, values: np.ndarray, frame: Frame) -> None:

@@ -114,15 +114,13 @@ class _Reader:
                 at,
                 f"the unit of length is {unit!r}; convert the coordinates to angstrom and correct the comment",
             )
-        lattice, pbc, properties = self.settings(at, pairs(comment))
-        columns = self.columns(at, properties)
+        known = self.known_pairs(at, comment)
+        lattice = self.lattice(at, known)
+        flags, how = self.periodicity(at, known, lattice is not None)
+        columns = self.columns(at, known.get("properties"))
         rows = self.rows(start, count, columns)
-        atoms = Atoms(
-            self.elements(at + 1, rows, columns),
-            self.positions(at + 1, rows, columns),
-            cell=lattice,
-            pbc=pbc[0],
-        )
+        elements, positions = self.elements(at + 1, rows, columns), self.positions(at + 1, rows, columns)
+        atoms = Atoms(elements, positions, cell=lattice, pbc=flags)
         place = f"{self.path}, line {at + 1}"
         statements = [Statement(place, key, value) for key, value in statements_in(comment)]
         for key, value in zip(
@@ -134,7 +132,7 @@ class _Reader:
             if column.kind != "L" and column.plain not in _SPECIES | _NUMBERS | _POSITIONS:
                 values = " ".join(word for row in rows for word in row[column.part])
                 statements.append(Statement(place, column.name, values, column=True))
-        return Frame(atoms, str(self.path), statements, pbc[1])
+        return Frame(atoms, str(self.path), statements, how)
 
     def is_atom(self, text: str) -> bool:
         """Whether a comment looks like the line of an atom: an element and three numbers with a decimal point."""
@@ -147,12 +145,10 @@ class _Reader:
             return False
         return True
 
-    def settings(
-        self, at: int, stated: list[tuple[str, str]]
-    ) -> tuple[np.ndarray | None, tuple[list[bool], str], str | None]:
-        """Lattice, periodicity (flags, and the words of the file that state it), and Properties of a comment line."""
+    def known_pairs(self, at: int, comment: str) -> dict[str, str]:
+        """The values of Lattice, pbc and Properties in a comment line, as far as they are there."""
         known: dict[str, str] = {}
-        for key, value in stated:
+        for key, value in pairs(comment):
             name = re.sub(r"[\W_]", "", key).lower()
             if name in _CELLS:
                 raise self.error(
@@ -163,29 +159,29 @@ class _Reader:
                 if name in known:
                     raise self.error(at, f"{key}= occurs twice; remove one")
                 known[name] = value
-        lattice = None
-        if "lattice" in known:
-            values = numbers_of(known["lattice"])
-            if values is None or len(values) != 9:
-                raise self.error(
-                    at, f'Lattice="{known["lattice"]}" is not nine numbers (three vectors, angstrom)'
-                )
-            lattice = values.reshape(3, 3)
-        if "pbc" not in known:
-            periodic = lattice is not None  # by the definition of the format
-            return (
-                lattice,
-                ([periodic] * 3, "Lattice without pbc" if periodic else ""),
-                known.get("properties"),
-            )
-        flags = [_TRUTH.get(word.lower()) for word in re.split(r"[\s,]+", known["pbc"].strip(" \t[]()"))]
+        return known
+
+    def lattice(self, at: int, known: dict[str, str]) -> np.ndarray | None:
+        """The lattice vectors (rows)."""
+        if "lattice" not in known:
+            return None
+        values = numbers_of(known["lattice"])
+        if values is None or len(values) != 9:
+            text = known["lattice"]
+            raise self.error(at, f'Lattice="{text}" is not nine numbers (three vectors, angstrom)')
+        return values.reshape(3, 3)
+
+    def periodicity(self, at: int, known: dict[str, str], lattice: bool) -> tuple[list[bool], str]:
+        """The flags pbc, and the words of the file that state them; ``lattice``: whether there is one."""
+        if "pbc" not in known:  # by the definition of the format
+            return [lattice] * 3, "Lattice without pbc" if lattice else ""
+        text = known["pbc"]
+        flags = [_TRUTH.get(word.lower()) for word in re.split(r"[\s,]+", text.strip(" \t[]()"))]
         if len(flags) not in (1, 3) or None in flags:
             raise self.error(
-                at,
-                f'pbc="{known["pbc"]}" is not understood; write pbc="T T T", or F where it is not periodic',
+                at, f'pbc="{text}" is not understood; write pbc="T T T", or F where it is not periodic'
             )
-        whole = [bool(flag) for flag in flags] * (3 // len(flags))
-        return lattice, (whole, f'pbc="{known["pbc"]}"'), known.get("properties")
+        return [bool(flag) for flag in flags] * (3 // len(flags)), f'pbc="{text}"'
 
     def columns(self, at: int, properties: str | None) -> list[_Column] | None:
         """The columns of Properties=species:S:1:pos:R:3; None for a plain file."""
@@ -200,13 +196,10 @@ class _Reader:
             columns.append(_Column(name, kind, slice(start, start + int(width))))
             start += int(width)
         sizes = {column.plain: column.part.stop - column.part.start for column in columns}
-        if (
-            3 * len(columns) != len(fields)
-            or len(sizes) != len(columns)
-            or not sizes.keys() & (_SPECIES | _NUMBERS)
-            or [sizes[name] for name in sizes if name in _POSITIONS] != [3]
-            or any(sizes[name] != 1 for name in sizes if name in _SPECIES | _NUMBERS)
-        ):
+        species = [size for name, size in sizes.items() if name in _SPECIES | _NUMBERS]
+        positions = [size for name, size in sizes.items() if name in _POSITIONS]
+        each_once = 3 * len(columns) == len(fields) and len(sizes) == len(columns)
+        if not each_once or not species or max(species) > 1 or positions != [3]:
             raise self.error(
                 at,
                 f"Properties={properties} is not understood; name each column once with kind and width, and species "

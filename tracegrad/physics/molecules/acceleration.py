@@ -62,6 +62,27 @@ class ScfSettings:
 
 
 @dataclass(frozen=True)
+class ScfTask:
+    """One SCF to compute.
+
+    Args:
+        row: of the molecule in its database.
+        numbers: atomic numbers of a neutral closed-shell molecule of H, C, N, O, F.
+        positions: angstrom.
+        reference: Fock matrix F_ref of the database (hartree, PySCF's orbital order).
+        start: minao, 1e or prediction.
+        hamiltonian: the predicted Hamiltonian (hartree, PySCF's orbital order), needed if the start is `prediction`.
+    """
+
+    row: int
+    numbers: Int[np.ndarray, " n_atoms"]
+    positions: Float[np.ndarray, "n_atoms 3"]
+    reference: Float[np.ndarray, "n n"]
+    start: str
+    hamiltonian: Float[np.ndarray, "n n"] | None = None
+
+
+@dataclass(frozen=True)
 class ScfRun:
     """One self-consistent field, cycle by cycle."""
 
@@ -91,36 +112,19 @@ class ScfRun:
         return float(self.energies[min(diagonalisations, len(self.energies)) - 1])
 
 
-def solve(
-    numbers: Int[np.ndarray, " n_atoms"],
-    positions_angstrom: Float[np.ndarray, "n_atoms 3"],
-    reference: Float[np.ndarray, "n n"],
-    settings: ScfSettings,
-    start: str,
-    hamiltonian: Float[np.ndarray, "n n"] | None = None,
-    name: str = "molecule",
-) -> ScfRun:
-    """One SCF from a standard guess or from the density of a predicted Hamiltonian.
-
-    Args:
-        numbers: atomic numbers of a neutral closed-shell molecule of H, C, N, O, F.
-        positions_angstrom: coordinates, angstrom.
-        reference: Fock matrix F_ref of the database (hartree, PySCF's orbital order).
-        settings: functional, largest number of cycles, device.
-        start: minao, 1e or prediction.
-        hamiltonian: the predicted Hamiltonian (hartree, PySCF's orbital order), needed if the start is `prediction`.
-        name: of the molecule in error messages.
+def solve(task: ScfTask, settings: ScfSettings) -> ScfRun:
+    """Compute one SCF.
 
     Raises:
         TraceGradError: the molecule is no neutral closed shell of these elements, the Hamiltonian is missing or not
             finite, the guess is unknown, or gpu4pyscf is missing.
     """
-    check_geometry(numbers, positions_angstrom, name)
-    if start not in (PREDICTION, *GUESSES):
-        raise ConfigError(f"guess {start!r} is unknown; choose from {', '.join(GUESSES)}")
+    check_geometry(task.numbers, task.positions, f"row {task.row}")
+    if task.start not in (PREDICTION, *GUESSES):
+        raise ConfigError(f"guess {task.start!r} is unknown; choose from {', '.join(GUESSES)}")
     if not settings.gpu:
         _warm_up()
-    molecule = build_molecule(numbers, positions_angstrom)
+    molecule = build_molecule(task.numbers, task.positions)
     began, cpu_began = time.perf_counter(), time.process_time()
     field = _gpu_module().RKS(molecule) if settings.gpu else dft.RKS(molecule)
     field.xc = XC_CODES[settings.functional]
@@ -128,13 +132,13 @@ def solve(
     field.chkfile = None
     field.conv_tol = CONV_TOL
     field.max_cycle = settings.max_cycle
-    log = _CycleLog(reference, began)
+    log = _CycleLog(task.reference, began)
     if settings.gpu:
         _watch(field, log)
     else:
         field.callback = log.cycle
     overlap = molecule.intor("int1e_ovlp")
-    field.kernel(dm0=_initial_density(molecule, overlap, start, hamiltonian))
+    field.kernel(dm0=_initial_density(molecule, overlap, task))
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     coefficients = _host(field.mo_coeff)[:, _host(field.mo_occ) > 0]
     return ScfRun(
@@ -178,14 +182,14 @@ class _CycleLog:
 
 
 def _initial_density(
-    molecule: gto.Mole, overlap: np.ndarray, start: str, hamiltonian: np.ndarray | None
-) -> np.ndarray:
-    if start != PREDICTION:
+    molecule: gto.Mole, overlap: Float[np.ndarray, "n n"], task: ScfTask
+) -> Float[np.ndarray, "n n"]:
+    if task.start != PREDICTION:
         # gpu4pyscf's minao guess differs from PySCF's, which the released cycle counts belong to.
-        return dft.RKS(molecule).get_init_guess(molecule, start)
-    if hamiltonian is None:
+        return dft.RKS(molecule).get_init_guess(molecule, task.start)
+    if task.hamiltonian is None:
         raise ConfigError("an SCF from the prediction needs the predicted Hamiltonian")
-    return density(hamiltonian, overlap, molecule.nelectron)
+    return density(task.hamiltonian, overlap, molecule.nelectron)
 
 
 def _square_root(overlap: np.ndarray) -> np.ndarray:

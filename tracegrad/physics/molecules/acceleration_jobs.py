@@ -1,4 +1,4 @@
-"""SCF runs of many molecules in parallel processes with one thread each."""
+"""Which test molecules the acceleration of the SCF is measured for, and their SCF runs in parallel processes."""
 
 import signal
 from collections import deque
@@ -8,13 +8,40 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from tracegrad.data.qh9.database import SPLIT_NAMES, QH9Database
 from tracegrad.errors import GenerationError, TraceGradError
-from tracegrad.physics.molecules.acceleration import PREDICTION, ScfRun, ScfSettings, mean_absolute
+from tracegrad.physics.molecules.acceleration import (
+    PREDICTION,
+    ScfRun,
+    ScfSettings,
+    ScfTask,
+    mean_absolute,
+    solve,
+)
 from tracegrad.physics.molecules.acceleration_results import Acceleration
 from tracegrad.physics.molecules.acceleration_store import ScfStore
-from tracegrad.physics.molecules.acceleration_task import ScfTask, run_task
+from tracegrad.system.parallel import work_through
 from tracegrad.system.signals import stop_signals
 from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
+
+RELEASED_COUNT = 50  # molecules of the QH9 benchmark
+SEED = 43  # of the QH9 benchmark
+
+
+def chosen_rows(database: QH9Database, rows: Int[np.ndarray, " rows"], count: int) -> Int[np.ndarray, " _"]:
+    """Draw ``count`` of the test ``rows`` at random (all if there are fewer), in the order in which they were drawn.
+
+    On a released QH9 file they are drawn as the QH9 benchmark does, from the rows that belong to the test parts of
+    both splits: 50 rows are exactly those of the benchmark. On other databases, and if ``rows`` does not contain all
+    of those, the same generator draws from ``rows``.
+    """
+    pool = np.unique(rows)
+    if database.release:
+        first, second = (database.split(name)["test"] for name in SPLIT_NAMES[database.flavour])
+        common = np.intersect1d(first, second)
+        if np.isin(common, pool).all():
+            pool = common
+    return np.random.default_rng(SEED).choice(pool, min(count, len(pool)), replace=False)
 
 
 @dataclass(frozen=True)
@@ -31,14 +58,6 @@ class PredictedMolecule:
     seconds: float  # wall time of the prediction
 
 
-@dataclass(frozen=True)
-class ScfOutcomes:
-    """The finished runs and the reasons of failures, by the index of the task."""
-
-    runs: dict[int, ScfRun]
-    failures: dict[int, str]
-
-
 def solve_all(
     tasks: Sequence[tuple[ScfTask, ScfStore]],
     settings: ScfSettings,
@@ -46,8 +65,8 @@ def solve_all(
     processes: int,
     report: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    work: Callable[[ScfTask, ScfSettings], ScfRun] | None = None,
-) -> ScfOutcomes:
+    work: Callable[[ScfTask, ScfSettings], ScfRun] = solve,
+) -> list[ScfRun | str]:
     """Load every run from its store, or compute it and save it there.
 
     A run that fails, even because its process died, does not stop the others.
@@ -58,64 +77,53 @@ def solve_all(
         processes: largest number of parallel processes.
         report: receives a line if finished runs cannot be saved.
         on_progress: called at the start and after each run with the number of finished runs and of all runs.
-        work: computes a run instead of `run_task`, for tests.
+        work: computes a run; tests replace it.
+
+    Returns:
+        For each task its run, or the reason why it failed.
 
     Raises:
         GenerationError: stopped by a signal; finished runs are saved.
     """
-    runs: dict[int, ScfRun] = {}
-    failures: dict[int, str] = {}
-    queue: deque[int] = deque()
+    results: dict[int, ScfRun | str] = {}
+    unsaved: list[str] = []
     for i, (task, store) in enumerate(tasks):
         stored = store.load(task, settings)
-        if stored is None:
-            queue.append(i)
-        else:
-            runs[i] = stored
-    saved = True
+        if stored is not None:
+            results[i] = stored
+
+    def finish(i: int, result: ScfRun | str) -> None:
+        results[i] = result
+        if isinstance(result, ScfRun) and not unsaved:
+            task, store = tasks[i]
+            try:
+                store.save(task, settings, result)
+            except TraceGradError as error:  # a full disk must not stop the other runs
+                unsaved.append(str(error))
+                report(f"SCF runs are not saved: {error}")
+        on_progress(len(results), len(tasks))
+
     with stop_signals() as stopped:
-        on_progress(len(runs), len(tasks))
-        while queue and not stopped:
+        on_progress(len(results), len(tasks))
+        while len(results) < len(tasks) and not stopped:
+            queue = deque(i for i in range(len(tasks)) if i not in results)
             with WorkerPool(min(processes, len(queue))) as pool:
-                at_work: set[int] = set()
                 try:
-                    while (queue or pool.busy) and not stopped:
-                        for _ in range(min(pool.idle, len(queue))):
-                            i = queue.popleft()
-                            at_work.add(i)
-                            pool.submit(i, work or run_task, tasks[i][0], settings)
-                        for i, result in pool.finished(timeout=0.5):
-                            at_work.remove(i)
-                            if isinstance(result, TaskFailure):
-                                failures[i] = result.reason
-                            else:
-                                runs[i] = result
-                                saved = saved and _save(tasks[i], settings, result, report)
-                            on_progress(len(runs) + len(failures), len(tasks))
+                    for i, result in work_through(
+                        pool, queue, lambda i: (work, tasks[i][0], settings), stopped
+                    ):
+                        finish(i, result.reason if isinstance(result, TaskFailure) else result)
                 except WorkerDied as error:
                     # Ctrl-C reaches the workers too; their end is no failure then.
                     if not stopped:
-                        failures[error.key] = f"its process died ({error})"
-                        queue.extendleft(sorted(at_work - {error.key}, reverse=True))
-                        on_progress(len(runs) + len(failures), len(tasks))
+                        finish(error.key, f"its process died ({error})")
     if stopped:
+        done = sum(isinstance(result, ScfRun) for result in results.values())
         raise GenerationError(
-            f"stopped by {signal.Signals(stopped[0]).name} after {len(runs)} of {len(tasks)} SCF runs; "
+            f"stopped by {signal.Signals(stopped[0]).name} after {done} of {len(tasks)} SCF runs; "
             "those are saved: run the same command again to go on"
         )
-    return ScfOutcomes(runs, failures)
-
-
-def _save(
-    task: tuple[ScfTask, ScfStore], settings: ScfSettings, run: ScfRun, report: Callable[[str], None]
-) -> bool:
-    """Save a run and return whether that was possible; a full disk must not stop the other runs."""
-    try:
-        task[1].save(task[0], settings, run)
-    except TraceGradError as error:
-        report(f"SCF runs are not saved: {error}")
-        return False
-    return True
+    return [results[i] for i in range(len(tasks))]
 
 
 def accelerations(
@@ -128,7 +136,7 @@ def accelerations(
     processes: int,
     report: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    work: Callable[[ScfTask, ScfSettings], ScfRun] | None = None,
+    work: Callable[[ScfTask, ScfSettings], ScfRun] = solve,
 ) -> tuple[list[Acceleration], list[str]]:
     """Run the SCF of every molecule from its prediction and from the standard guesses.
 
@@ -143,29 +151,25 @@ def accelerations(
     Returns:
         The results of the molecules whose runs were all computed, and a line on each run that failed.
     """
-    starts = (PREDICTION, *guesses)
     tasks: list[tuple[ScfTask, ScfStore]] = []
     for molecule in molecules:
-        for start in starts:
-            hamiltonian = molecule.predicted if start == PREDICTION else None
-            geometry = (molecule.numbers, molecule.positions, molecule.reference)
-            task = ScfTask(molecule.row, *geometry, start, hamiltonian)
-            tasks.append((task, predictions if start == PREDICTION else baselines))
-    outcome = solve_all(
-        tasks, settings, processes=processes, report=report, on_progress=on_progress, work=work
+        label = (molecule.row, molecule.numbers, molecule.positions, molecule.reference)
+        tasks.append((ScfTask(*label, PREDICTION, molecule.predicted), predictions))
+        tasks += [(ScfTask(*label, guess), baselines) for guess in guesses]
+    outcomes = iter(
+        solve_all(tasks, settings, processes=processes, report=report, on_progress=on_progress, work=work)
     )
     results, failures = [], []
-    for n, molecule in enumerate(molecules):
-        numbers = range(n * len(starts), (n + 1) * len(starts))
-        reasons = [
-            f"row {molecule.row} ({molecule.name}), SCF from {starts[i % len(starts)]}: {outcome.failures[i]}"
-            for i in numbers
-            if i in outcome.failures
-        ]
-        if reasons:
-            failures += reasons
+    for molecule in molecules:
+        runs: dict[str, ScfRun] = {}
+        for start in (PREDICTION, *guesses):
+            outcome = next(outcomes)
+            if isinstance(outcome, ScfRun):
+                runs[start] = outcome
+            else:
+                failures.append(f"row {molecule.row} ({molecule.name}), SCF from {start}: {outcome}")
+        if len(runs) <= len(guesses):
             continue
-        prediction, *others = (outcome.runs[i] for i in numbers)
         results.append(
             Acceleration(
                 row=molecule.row,
@@ -174,8 +178,8 @@ def accelerations(
                 numbers=molecule.numbers,
                 level=mean_absolute(molecule.predicted, molecule.reference),
                 seconds_predicting=molecule.seconds,
-                prediction=prediction,
-                guesses=dict(zip(guesses, others, strict=True)),
+                prediction=runs.pop(PREDICTION),
+                guesses=runs,
             )
         )
     return results, failures

@@ -10,7 +10,7 @@ With cycles counted from 0 (`tracegrad.physics.molecules.acceleration`):
 A run that does not converge contributes its largest number of cycles and is counted in `scf_not_converged`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import Any
@@ -27,35 +27,6 @@ SAME_ENERGY = 1e-6  # hartree
 SAME_SPACE = 1e-5
 # Hartree. A label and the Fock matrix of our converged SCF differ by about 1e-7, two functionals by about 1e-3.
 LABEL_NOISE = 1e-5
-
-# Columns of `Acceleration.table`. Energies are in hartree, errors (h_mae, energy_error, label_error) in meV.
-COLUMNS = (
-    "row",
-    "name",
-    "formula",
-    "atoms",
-    "guess",
-    "h_mae",
-    "cycles_prediction",
-    "cycles_guess",
-    "first_hit",
-    "achieved_ratio",
-    "error_level_ratio",
-    "seconds_predicting",
-    "seconds_prediction",
-    "seconds_guess",
-    "seconds_saved",
-    "wall_seconds_prediction",
-    "wall_seconds_guess",
-    "energy_prediction",
-    "energy_guess",
-    "energy_error_1",
-    "energy_error_2",
-    "converged_prediction",
-    "converged_guess",
-    "same_state",
-    "label_error",
-)
 
 
 @dataclass(frozen=True)
@@ -126,39 +97,43 @@ class Acceleration:
         """Mean |F - F_ref| (hartree) at the end of the first converged run from a guess; None if none converged."""
         return next((float(run.errors[-1]) for run in self.guesses.values() if run.converged), None)
 
-    def table(self) -> list[tuple]:
+    def table(self) -> list[tuple[Any, ...]]:
         """One row of `COLUMNS` for each guess."""
-        return [tuple(self._row(guess)[column] for column in COLUMNS) for guess in self.guesses]
+        return [tuple(value(self, guess) for value in COLUMNS.values()) for guess in self.guesses]
 
-    def _row(self, guess: str) -> dict[str, Any]:
-        prediction, run, label_error = self.prediction, self.guesses[guess], self.label_error
-        return {
-            "row": self.row,
-            "name": self.name,
-            "formula": self.formula,
-            "atoms": len(self.numbers),
-            "guess": guess,
-            "h_mae": self.level * MEV_PER_HARTREE,
-            "cycles_prediction": prediction.cycles,
-            "cycles_guess": run.cycles,
-            "first_hit": run.first_hit(self.level),
-            "achieved_ratio": self.achieved_ratio(guess),
-            "error_level_ratio": self.error_level_ratio(guess),
-            "seconds_predicting": self.seconds_predicting,
-            "seconds_prediction": prediction.core_seconds,
-            "seconds_guess": run.core_seconds,
-            "seconds_saved": self.seconds_saved(guess),
-            "wall_seconds_prediction": prediction.wall_seconds,
-            "wall_seconds_guess": run.wall_seconds,
-            "energy_prediction": prediction.energy,
-            "energy_guess": run.energy,
-            "energy_error_1": self.energy_error(1) * MEV_PER_HARTREE,
-            "energy_error_2": self.energy_error(2) * MEV_PER_HARTREE,
-            "converged_prediction": int(prediction.converged),
-            "converged_guess": int(run.converged),
-            "same_state": int(self.same_state),
-            "label_error": None if label_error is None else label_error * MEV_PER_HARTREE,
-        }
+
+def _in_mev(energy: float | None) -> float | None:
+    return None if energy is None else energy * MEV_PER_HARTREE
+
+
+# Columns of `Acceleration.table`. Energies are in hartree, errors (h_mae, energy_error, label_error) in meV.
+COLUMNS: dict[str, Callable[[Acceleration, str], Any]] = {
+    "row": lambda result, guess: result.row,
+    "name": lambda result, guess: result.name,
+    "formula": lambda result, guess: result.formula,
+    "atoms": lambda result, guess: len(result.numbers),
+    "guess": lambda result, guess: guess,
+    "h_mae": lambda result, guess: _in_mev(result.level),
+    "cycles_prediction": lambda result, guess: result.prediction.cycles,
+    "cycles_guess": lambda result, guess: result.guesses[guess].cycles,
+    "first_hit": lambda result, guess: result.guesses[guess].first_hit(result.level),
+    "achieved_ratio": lambda result, guess: result.achieved_ratio(guess),
+    "error_level_ratio": lambda result, guess: result.error_level_ratio(guess),
+    "seconds_predicting": lambda result, guess: result.seconds_predicting,
+    "seconds_prediction": lambda result, guess: result.prediction.core_seconds,
+    "seconds_guess": lambda result, guess: result.guesses[guess].core_seconds,
+    "seconds_saved": lambda result, guess: result.seconds_saved(guess),
+    "wall_seconds_prediction": lambda result, guess: result.prediction.wall_seconds,
+    "wall_seconds_guess": lambda result, guess: result.guesses[guess].wall_seconds,
+    "energy_prediction": lambda result, guess: result.prediction.energy,
+    "energy_guess": lambda result, guess: result.guesses[guess].energy,
+    "energy_error_1": lambda result, guess: _in_mev(result.energy_error(1)),
+    "energy_error_2": lambda result, guess: _in_mev(result.energy_error(2)),
+    "converged_prediction": lambda result, guess: int(result.prediction.converged),
+    "converged_guess": lambda result, guess: int(result.guesses[guess].converged),
+    "same_state": lambda result, guess: int(result.same_state),
+    "label_error": lambda result, guess: _in_mev(result.label_error),
+}
 
 
 def summary(results: Sequence[Acceleration], guesses: Sequence[str]) -> dict[str, float]:

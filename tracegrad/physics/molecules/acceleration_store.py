@@ -1,22 +1,28 @@
 """Stores finished SCF runs on disk, so that none is computed twice.
 
-The file of a run is named by the hash of everything that determines the run (`ScfTask.key`).
+The file of a run is named by the hash of everything that determines the run (`run_key`).
 """
 
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import platform
 import zlib
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
 from tracegrad.data.cache.lookup import AUTO, cache_places, writable
-from tracegrad.physics.molecules.acceleration import ScfRun, ScfSettings
-from tracegrad.physics.molecules.acceleration_task import ScfTask
+from tracegrad.physics.molecules.acceleration import ScfRun, ScfSettings, ScfTask
 from tracegrad.system.whole_files import replacing
 
 SUFFIX = ".tracegrad-scf"
+FORMAT = 1
 
 
 class ScfStore:
@@ -31,7 +37,7 @@ class ScfStore:
 
     def load(self, task: ScfTask, settings: ScfSettings) -> ScfRun | None:
         """The stored run of a task; None if there is none or its file is damaged."""
-        name = f"{task.key(settings)}.npz"
+        name = f"{run_key(task, settings)}.npz"
         for folder in self.folders:
             run = _read(folder / name)
             if run is not None:
@@ -46,7 +52,7 @@ class ScfStore:
         """
         if self.place is None:
             return
-        with replacing(self.place / f"{task.key(settings)}.npz") as draft, draft.open("wb") as file:
+        with replacing(self.place / f"{run_key(task, settings)}.npz") as draft, draft.open("wb") as file:
             np.savez(file, **{field.name: getattr(run, field.name) for field in fields(ScfRun)})
 
 
@@ -84,3 +90,39 @@ def _read(path: Path) -> ScfRun | None:
         return None
     shapes = {run.energies.shape, run.errors.shape, run.seconds.shape}
     return run if len(shapes) == 1 and run.energies.size and run.occupied.ndim == 2 else None
+
+
+def run_key(task: ScfTask, settings: ScfSettings) -> str:
+    """Hash of everything that determines a run: molecule, label, start, settings, version of PySCF, machine.
+
+    The machine is included because of the measured times, which cannot be compared with those of another one.
+    """
+    described = settings.describe() | {
+        "format": FORMAT,
+        "start": task.start,
+        "pyscf": importlib.metadata.version("pyscf"),
+        "machine": machine(settings.gpu),
+    }
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    digest.update(task.numbers.astype("<i8").tobytes())
+    for matrix in (task.positions, task.reference, task.hamiltonian):
+        if matrix is not None:
+            digest.update(np.ascontiguousarray(matrix, dtype="<f8").tobytes())
+    return digest.hexdigest()[:32]
+
+
+@cache
+def machine(gpu: bool) -> str:
+    """Model of the processor, and with ``gpu`` of the GPU too: times are comparable where these are equal."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        lines = []
+    processor = lines[0] if lines else platform.processor() or platform.machine()
+    if not gpu:
+        return processor
+    import torch  # imported here, because workers without a GPU do not need it
+
+    gpu4pyscf = importlib.import_module("gpu4pyscf")
+    return f"{processor}, {torch.cuda.get_device_name()}, gpu4pyscf {gpu4pyscf.__version__}"

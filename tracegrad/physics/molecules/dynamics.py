@@ -17,17 +17,22 @@ from tracegrad.physics.molecules.dft import FockLabel, ScfNotConverged, fock_lab
 from tracegrad.units import BOHR_PER_ANGSTROM
 
 
-@dataclass(frozen=True)
+@dataclass
 class DynamicsSettings:
     """Settings of a trajectory: times in atomic units (0.02418884 fs), temperature in kelvin, conv_tol in hartree."""
 
-    functional: str = "b3lyp"
+    functional: str | None = None  # None: that of the paper's trajectories
     conv_tol: float | None = None
     max_cycle: int = 50
     time_step: float = 50.0
     stride: int = 1  # time steps between stored frames
     equilibration: int = 0  # time steps before the first stored frame
     temperature: float = 300.0
+
+    @property
+    def xc(self) -> str:
+        """The functional."""
+        return self.functional or "b3lyp"
 
 
 @dataclass(frozen=True)
@@ -43,16 +48,19 @@ class TrajectoryState:
 
 
 @dataclass(frozen=True)
-class TrajectoryFrame:
-    """A frame as in a dynamic QH9 database: positions in bohr, energies in hartree, time in atomic units."""
+class LabelledFrame:
+    """A geometry with its label, as in a QH9 database: energies in hartree, time in atomic units.
 
-    geo_id: int
-    positions_bohr: Float[np.ndarray, "n_atoms 3"]
-    ekin: float
-    epot: float
-    etot: float
-    time: float
+    Positions are in bohr in a trajectory; elsewhere they are in angstrom, and only ``epot`` is known.
+    """
+
+    number: int
+    positions: Float[np.ndarray, "n_atoms 3"]
     hamiltonian: Float[np.ndarray, "n_orb n_orb"]
+    epot: float
+    ekin: float | None = None
+    etot: float | None = None
+    time: float | None = None
 
 
 class LabelCalculator(Calculator):
@@ -83,7 +91,7 @@ class LabelCalculator(Calculator):
         label = fock_label(
             geometry.numbers,
             geometry.positions,
-            self.settings.functional,
+            self.settings.xc,
             conv_tol=self.settings.conv_tol,
             max_cycle=self.settings.max_cycle,
             density_guess=self.density,
@@ -133,7 +141,7 @@ def first_frame(
     settings: DynamicsSettings,
     seed: list[int],
     name: str = "geometry",
-) -> tuple[TrajectoryFrame, TrajectoryState]:
+) -> tuple[LabelledFrame, TrajectoryState]:
     """Draw velocities, run the equilibration steps and return frame 0.
 
     The temperature of the settings is that of the drawn velocities. From a start at a minimum about half of the
@@ -151,7 +159,7 @@ def next_frame(
     state: TrajectoryState,
     settings: DynamicsSettings,
     name: str = "geometry",
-) -> tuple[TrajectoryFrame, TrajectoryState]:
+) -> tuple[LabelledFrame, TrajectoryState]:
     """Run `settings.stride` time steps from a stored frame to the next one."""
     atoms = Atoms(numbers, positions=state.positions, momenta=state.momenta)
     calculator = LabelCalculator(settings, density=state.density, name=name)
@@ -162,16 +170,16 @@ def next_frame(
 
 def _advance(
     atoms: Atoms, calculator: LabelCalculator, steps: int, settings: DynamicsSettings, frame: int
-) -> tuple[TrajectoryFrame, TrajectoryState]:
+) -> tuple[LabelledFrame, TrajectoryState]:
     integrator = VelocityVerlet(atoms, timestep=settings.time_step * units.AUT)
     for _ in range(steps):
         integrator.step()
     epot = atoms.get_potential_energy() / units.Hartree
     ekin = atoms.get_kinetic_energy() / units.Hartree
     return (
-        TrajectoryFrame(
-            geo_id=frame,
-            positions_bohr=atoms.positions * BOHR_PER_ANGSTROM,
+        LabelledFrame(
+            number=frame,
+            positions=atoms.positions * BOHR_PER_ANGSTROM,
             ekin=float(ekin),
             epot=float(epot),
             etot=float(ekin + epot),

@@ -13,25 +13,16 @@ from typing import Any
 
 from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import DataError, GenerationError
-from tracegrad.physics.molecules.dft import FockLabel, ScfNotConverged, fock_label
-from tracegrad.physics.molecules.dynamics import first_frame, next_frame
+from tracegrad.physics.molecules.dft import ScfNotConverged, fock_label
+from tracegrad.physics.molecules.dynamics import LabelledFrame, first_frame, next_frame
 from tracegrad.physics.molecules.generation_settings import GenerationSettings, provenance, resume_key
 from tracegrad.physics.molecules.geometries import Geometry, disturbed
-from tracegrad.physics.molecules.partial import PartialFile, StoredFrame
+from tracegrad.physics.molecules.partial import PartialFile
 from tracegrad.physics.molecules.release import release_row, write_database, write_provenance
+from tracegrad.system.parallel import work_through
 from tracegrad.system.signals import stop_signals
 from tracegrad.system.whole_files import sync
 from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
-
-
-@dataclass(frozen=True)
-class GenerationProgress:
-    """Progress of a generation in frames and in items (geometries or trajectories); failed ones count as done."""
-
-    frames_done: int
-    frames_total: int
-    items_done: int
-    items_total: int
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,7 @@ def generate(
     strict: bool = False,
     command: str = "",
     report: Callable[[str], None] = print,
-    on_progress: Callable[[GenerationProgress], None] = lambda progress: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> GenerationSummary:
     """Compute labels of all geometries (stable) or of trajectories that start there (dynamic) and write `output`.
 
@@ -70,7 +61,8 @@ def generate(
         strict: raise at the first SCF that does not converge, instead of leaving its geometry out.
         command: command line for the provenance.
         report: receives a line about each geometry that is left out.
-        on_progress: called at the start and after each frame.
+        on_progress: called at the start and after each frame, with the numbers of frames done and of all frames;
+            those of a geometry that is left out count as done.
 
     Raises:
         GenerationError: the output exists, the partial file has other settings, a worker died, every geometry was
@@ -115,24 +107,22 @@ def _check_output(output: Path, overwrite: bool) -> None:
             ) from error
 
 
+@dataclass
 class _Generation:
     """Distributes frames to the workers and stores their results, until all items are complete."""
 
-    def __init__(
-        self,
-        items: list[Geometry],
-        settings: GenerationSettings,
-        partial: PartialFile,
-        strict: bool,
-        report: Callable[[str], None],
-        on_progress: Callable[[GenerationProgress], None],
-    ) -> None:
-        self.items, self.settings, self.partial = items, settings, partial
-        self.strict, self.report, self.on_progress = strict, report, on_progress
-        self.counts = partial.frame_counts()
+    items: list[Geometry]
+    settings: GenerationSettings
+    partial: PartialFile
+    strict: bool
+    report: Callable[[str], None]
+    on_progress: Callable[[int, int], None]
+
+    def __post_init__(self) -> None:
+        self.counts = self.partial.frame_counts()
         self.failed: set[int] = set()
         self.frames_done = sum(self.counts.values())
-        self.items_done = sum(count >= settings.frames_per_item for count in self.counts.values())
+        self.frames_total = self.settings.frames_per_item * len(self.items)
 
     def run(self, processes: int) -> None:
         """Compute all missing frames.
@@ -143,20 +133,16 @@ class _Generation:
         for item, (frame, reason) in self.partial.failures().items():
             self._leave_out(item, frame, reason)
         queue = deque(i for i in range(len(self.items)) if not self._done(i))
-        self.on_progress(self._progress())
+        self.on_progress(self.frames_done, self.frames_total)
         if not queue:
             return
         with stop_signals() as stopped, WorkerPool(min(processes, len(queue))) as pool:
             try:
-                while (queue or pool.busy) and not stopped:
-                    for _ in range(min(pool.idle, len(queue))):
-                        item = queue.popleft()
-                        pool.submit(item, *self._task(item))
-                    for item, result in pool.finished(timeout=0.5):
-                        self._store(item, result)
-                        if not self._done(item):
-                            queue.appendleft(item)
-                        self.on_progress(self._progress())
+                for item, result in work_through(pool, queue, self._task, stopped):
+                    self._store(item, result)
+                    if not self._done(item):
+                        queue.appendleft(item)
+                    self.on_progress(self.frames_done, self.frames_total)
             except WorkerDied as error:
                 # Ctrl-C reaches the workers too; their end is no failure then.
                 if not stopped:
@@ -166,52 +152,37 @@ class _Generation:
                         "run the same command again to go on, with fewer processes if memory was short"
                     ) from error
         if stopped:
-            progress = self._progress()
             raise GenerationError(
-                f"stopped by {signal.Signals(stopped[0]).name} after {progress.frames_done} of "
-                f"{progress.frames_total} frames; {self.partial.path.name} is kept: "
+                f"stopped by {signal.Signals(stopped[0]).name} after {self.frames_done} of "
+                f"{self.frames_total} frames; {self.partial.path.name} is kept: "
                 "run the same command again to go on"
             )
 
     def _task(self, item: int) -> tuple[Any, ...]:
         geometry = self.items[item]
         if self.settings.flavour == "stable":
-            return _label_task, geometry, self.settings
+            return _label, geometry, self.settings
         state = self.partial.state(item)
         if state is None:
             seed = [self.settings.seed, item]
-            dynamics = self.settings.dynamics
-            return first_frame, geometry.numbers, geometry.positions, dynamics, seed, geometry.name
-        return next_frame, geometry.numbers, state, self.settings.dynamics, geometry.name
+            return first_frame, geometry.numbers, geometry.positions, self.settings, seed, geometry.name
+        return next_frame, geometry.numbers, state, self.settings, geometry.name
 
     def _store(self, item: int, result: Any) -> None:
         frame = self.counts.get(item, 0)
         if isinstance(result, TaskFailure):
-            if self.strict:
-                raise GenerationError(f"{self._place(item, frame)}: {result.reason} (strict=true)")
-            self.partial.fail(item, frame, result.reason)
             self._leave_out(item, frame, result.reason)
+            self.partial.fail(item, frame, result.reason)
             return
-        if self.settings.flavour == "stable":
-            pos = self.items[item].positions.astype("<f8").tobytes()
-            row = StoredFrame(0, pos, None, result.energy, None, None, result.hamiltonian.tobytes())
-            self.partial.add(item, row)
-        else:
-            frame_data, state = result
-            pos, ham = frame_data.positions_bohr.tobytes(), frame_data.hamiltonian.tobytes()
-            energies = (frame_data.ekin, frame_data.epot, frame_data.etot)
-            row = StoredFrame(frame_data.geo_id, pos, *energies, frame_data.time, ham)
-            self.partial.add(item, row, state)
+        self.partial.add(item, *result)
         self.counts[item] = frame + 1
         self.frames_done += 1
-        self.items_done += self._done(item)
 
     def _leave_out(self, item: int, frame: int, reason: str) -> None:
         if self.strict:
             raise GenerationError(f"{self._place(item, frame)}: {reason} (strict=true)")
         self.failed.add(item)
         self.frames_done += self.settings.frames_per_item - self.counts.get(item, 0)
-        self.items_done += 1
         self.report(f"left out {self._place(item, frame)}: {reason}")
 
     def _place(self, item: int, frame: int) -> str:
@@ -219,12 +190,6 @@ class _Generation:
 
     def _done(self, item: int) -> bool:
         return item in self.failed or self.counts.get(item, 0) >= self.settings.frames_per_item
-
-    def _progress(self) -> GenerationProgress:
-        items = len(self.items)
-        return GenerationProgress(
-            self.frames_done, self.settings.frames_per_item * items, self.items_done, items
-        )
 
 
 def _place(items: Sequence[Geometry], settings: GenerationSettings, item: int, frame: int) -> str:
@@ -263,7 +228,8 @@ def _release(
     return GenerationSummary(output, count, len(kept), [entry["geometry"] for entry in left_out])
 
 
-def _label_task(geometry: Geometry, settings: GenerationSettings) -> FockLabel:
+def _label(geometry: Geometry, settings: GenerationSettings) -> tuple[LabelledFrame, None]:
+    """The only frame of a geometry; it has no state from which it could go on."""
     label = fock_label(
         geometry.numbers,
         geometry.positions,
@@ -274,4 +240,4 @@ def _label_task(geometry: Geometry, settings: GenerationSettings) -> FockLabel:
     )
     if not label.converged:
         raise ScfNotConverged(label.cycles)
-    return label
+    return LabelledFrame(0, geometry.positions, label.hamiltonian, label.energy), None

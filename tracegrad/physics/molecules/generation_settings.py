@@ -1,18 +1,14 @@
 """Settings of a generation, the key that must be equal when it is continued, and its provenance."""
 
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import ase
-import numpy as np
-import pyscf
 from pyscf.dft import libxc
 
-from tracegrad import __version__
 from tracegrad.errors import ConfigError
+from tracegrad.physics.continuing import versions
 from tracegrad.physics.molecules.dft import BASIS, GRID_LEVEL, XC_CODES
 from tracegrad.physics.molecules.dynamics import DynamicsSettings
 from tracegrad.physics.molecules.geometries import Geometry, fingerprint
@@ -22,25 +18,17 @@ FUNCTIONAL_OF_FLAVOUR = {"stable": "b3lyp5", "dynamic": "b3lyp"}
 
 
 @dataclass
-class GenerationSettings:
+class GenerationSettings(DynamicsSettings):
     """Everything that determines the numbers of a generated database, besides its geometries.
 
-    Energies are in hartree, `time_step` in atomic units of time (0.02418884 fs), `temperature` in kelvin, `rattle`
-    in angstrom. Without a `functional` it is that of the paper's data.
+    `rattle` is in angstrom. Without a `functional` it is that of the paper's data of this flavour.
     """
 
     flavour: str = "stable"
-    functional: str | None = None
     seed: int = 0
-    conv_tol: float | None = None
-    max_cycle: int = 50
     copies: int = 1
     rattle: list[float] = field(default_factory=list)
     frames: int = 100
-    stride: int = 1
-    equilibration: int = 0
-    time_step: float = 50.0
-    temperature: float = 300.0
 
     def __post_init__(self) -> None:
         if self.flavour not in FUNCTIONAL_OF_FLAVOUR:
@@ -77,19 +65,6 @@ class GenerationSettings:
         """Frames of each trajectory (dynamic); 1 for a geometry (stable)."""
         return self.frames if self.flavour == "dynamic" else 1
 
-    @property
-    def dynamics(self) -> DynamicsSettings:
-        """The settings of a trajectory."""
-        return DynamicsSettings(
-            functional=self.xc,
-            conv_tol=self.conv_tol,
-            max_cycle=self.max_cycle,
-            time_step=self.time_step,
-            stride=self.stride,
-            equilibration=self.equilibration,
-            temperature=self.temperature,
-        )
-
     def in_use(self) -> dict[str, Any]:
         """The settings that the flavour uses."""
         unused = {
@@ -99,21 +74,14 @@ class GenerationSettings:
         return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
-def versions() -> dict[str, str]:
+def label_versions() -> dict[str, str]:
     """Versions of the software that labels depend on."""
-    return {
-        "python": platform.python_version(),
-        "tracegrad": __version__,
-        "numpy": np.__version__,
-        "pyscf": pyscf.__version__,
-        "libxc": libxc.__version__,
-        "ase": ase.__version__,
-    }
+    return versions("numpy", "pyscf", "ase") | {"libxc": libxc.__version__}
 
 
 def resume_key(settings: GenerationSettings, items: Sequence[Geometry]) -> dict[str, Any]:
     """The settings, geometries and versions that must be equal for a partial file to be continued."""
-    needed = {f"{name} version": versions()[name] for name in ("numpy", "pyscf", "libxc", "ase")}
+    needed = {f"{name} version": label_versions()[name] for name in ("numpy", "pyscf", "libxc", "ase")}
     return {
         **settings.in_use(),
         "basis": BASIS,
@@ -155,7 +123,7 @@ def provenance(
             "pos": "bohr" if dynamic else "angstrom",
             **({"ekin, epot, etot": "hartree", "time": "atomic units"} if dynamic else {}),
         },
-        "versions": versions(),
+        "versions": label_versions(),
         "counts": {"rows": rows, "trajectories" if dynamic else "geometries": len(kept)},
         "molecules": molecules,
         "left out": left_out,

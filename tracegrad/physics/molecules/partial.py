@@ -3,14 +3,14 @@
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tracegrad.errors import GenerationError
-from tracegrad.physics.molecules.dynamics import TrajectoryState
+from tracegrad.physics.continuing import check_same_settings
+from tracegrad.physics.molecules.dynamics import LabelledFrame, TrajectoryState
 
 _TABLES = (
     "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -22,9 +22,8 @@ _TABLES = (
 )
 
 
-@dataclass(frozen=True)
-class StoredFrame:
-    """A frame in the form of a row of the final database: `pos` in its unit, energies in hartree."""
+class StoredFrame(NamedTuple):
+    """A frame as the columns of the final database: `pos` in its unit, energies in hartree."""
 
     frame: int
     pos: bytes
@@ -77,24 +76,17 @@ class PartialFile:
 
     def _compare(self, settings: dict[str, Any]) -> None:
         stored = {name: json.loads(value) for name, value in self._db.execute("SELECT * FROM settings")}
-        current = json.loads(json.dumps(settings))
-        differences = [
-            f"  {name}: {stored.get(name, 'not set')} there, {current.get(name, 'not set')} now"
-            for name in sorted(stored.keys() | current.keys())
-            if stored.get(name) != current.get(name)
-        ]
-        if differences:
-            raise GenerationError(
-                f"{self.path.name} was begun with other settings:\n" + "\n".join(differences) + "\n"
-                "continue with those settings, choose another output, or delete the file to start over"
-            )
+        remedy = "choose another output, or delete the file to start over"
+        check_same_settings(self.path.name, stored, settings, remedy)
 
-    def add(self, item: int, row: StoredFrame, state: TrajectoryState | None = None) -> None:
+    def add(self, item: int, frame: LabelledFrame, state: TrajectoryState | None = None) -> None:
         """Store a frame, and the state from which its trajectory continues, in one transaction."""
+        pos, ham = frame.positions.astype("<f8").tobytes(), frame.hamiltonian.tobytes()
+        energies = (frame.ekin, frame.epot, frame.etot, frame.time)
         with self._db:
             self._db.execute(
                 "INSERT INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (item, row.frame, row.pos, row.ekin, row.epot, row.etot, row.time, row.ham),
+                (item, frame.number, pos, *energies, ham),
             )
             if state is not None:
                 arrays = [a.tobytes() for a in (state.positions, state.momenta, state.forces, state.density)]

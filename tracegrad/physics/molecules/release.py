@@ -29,19 +29,9 @@ def release_row(flavour: str, number: int, geometry: Geometry, frame: StoredFram
     size = len(geometry.numbers)
     if flavour == "stable":
         return number, size, z, frame.pos, frame.ham
-    return (
-        np.array(number, dtype="<i8").tobytes(),
-        frame.frame,
-        size,
-        z,
-        frame.pos,
-        frame.ekin,
-        frame.epot,
-        frame.etot,
-        frame.time,
-        frame.ham,
-        1,
-    )
+    identity = (np.array(number, dtype="<i8").tobytes(), frame.frame, size, z)
+    energies = (frame.ekin, frame.epot, frame.etot, frame.time)
+    return (*identity, frame.pos, *energies, frame.ham, 1)
 
 
 def write_database(path: Path, flavour: str, rows: Iterable[tuple[Any, ...]]) -> tuple[int, str]:
@@ -51,7 +41,7 @@ def write_database(path: Path, flavour: str, rows: Iterable[tuple[Any, ...]]) ->
         The number of rows and the SHA-256 of the file.
     """
     path.unlink(missing_ok=True)
-    places = "?, ?, ?, ?, ?" if flavour == "stable" else "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+    places = ", ".join("?" * (5 if flavour == "stable" else 11))
     db = sqlite3.connect(path)
     try:
         db.execute(SCHEMA[flavour])

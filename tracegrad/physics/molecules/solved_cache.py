@@ -72,18 +72,17 @@ class SolvedCache:
                         for table in _TABLES:
                             self._connection.execute(table)
                         self._connection.execute("INSERT INTO about VALUES (?)", (about,))
-                stored = self._query("SELECT text FROM about")
-            if stored != [(about,)]:
-                raise DamagedCache(f"{path}: belongs to another database or another version of TraceGrad")
-            if create:
-                with self._errors(), self._connection:
-                    self._connection.execute(_INDEX)
+                if self._query("SELECT text FROM about") != [(about,)]:
+                    raise DamagedCache(f"{path}: belongs to another database or another version of TraceGrad")
+                if create:
+                    with self._connection:
+                        self._connection.execute(_INDEX)
         except BaseException:
             self.close()
             raise
 
     def present(self, rows: Iterable[int]) -> set[int]:
-        """Which of the rows are in the file; only `get` finds damaged ones."""
+        """Which of the rows are in the file; only `get` reads their numbers."""
         with self._errors():
             stored = {row for (row,) in self._query(f"SELECT row FROM solved WHERE {_CURRENT}")}
         return stored.intersection(rows)
@@ -97,14 +96,18 @@ class SolvedCache:
             )
 
     def get(self, row: int) -> SolvedMolecule | None:
-        """The molecule of a row; None if it is missing or damaged."""
+        """The molecule of a row; None if it is missing.
+
+        Raises:
+            DamagedCache: the numbers of the row are damaged.
+        """
         with self._errors():
             stored = self._query("SELECT n, occupied, checksum, numbers FROM solved WHERE row = ?", row)
         if not stored:
             return None
         n, occupied, checksum, content = stored[0]
         if checksum != _checksum(n, occupied, content) or len(content) != 16 * n * (n + 1):
-            return None
+            raise DamagedCache(f"{self.path}: row {row} is damaged")
         triangle = n * (n + 1) // 2
         energies, orbitals, overlap, hamiltonian = np.split(
             np.frombuffer(content), np.cumsum([n, n * n, triangle])

@@ -1,11 +1,9 @@
 """Solved reference molecules of a database: read from the cache, or solved when they are needed."""
 
-import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
 from tracegrad.data.cache.lookup import build_lock, writable
@@ -14,13 +12,14 @@ from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.molecules.solved import SolvedMolecule, solve_molecule
 from tracegrad.physics.molecules.solved_cache import SUFFIX, DamagedCache, SolvedCache, about_database, remove
 from tracegrad.system.cores import available_cores
-from tracegrad.system.workers import TaskFailure, WorkerDied, WorkerPool
+from tracegrad.system.parallel import map_unordered
+from tracegrad.system.workers import WorkerDied
 
 # A cache is not built if it would take more than this fraction of the free disk space.
 MOST_OF_DISK = 0.5
 COMMIT = 64  # molecules in one transaction, which are lost together if the process is killed
-# Seconds of work in one process; for less, starting further processes takes longer than the work.
-_WORTH_PROCESSES = 20.0
+# For fewer molecules (17 ms each for 18 atoms), starting processes takes longer than the work.
+_WORTH_PROCESSES = 1000
 
 
 class SolvedReferences:
@@ -35,24 +34,18 @@ class SolvedReferences:
         self.database, self.cache = database, cache
 
     def __call__(self, row: int) -> SolvedMolecule:
-        if self.cache is None:
-            return _solve(self.database, row)
-        damaged = False
-        try:
-            cached = self.cache.get(row)
-            damaged = cached is None and bool(self.cache.present([row]))
-        except DamagedCache:
-            cached = None
-        if cached is not None:
-            return cached
-        solved = _solve(self.database, row)
-        if damaged:
-            with (
-                suppress(TraceGradError),
-                closing(SolvedCache(self.cache.path, self.cache.about, create=True)) as file,
-            ):
-                file.add([(row, solved)])
-        return solved
+        cached = None
+        if self.cache is not None:
+            try:
+                cached = self.cache.get(row)
+            except DamagedCache:
+                with (
+                    suppress(TraceGradError),
+                    closing(SolvedCache(self.cache.path, self.cache.about, create=True)) as file,
+                ):
+                    cached = _solve(self.database, row)
+                    file.add([(row, cached)])
+        return cached or _solve(self.database, row)
 
     def close(self) -> None:
         """Close the cache file."""
@@ -111,7 +104,9 @@ def prepare_references(
         cache = _writable_cache(place, about, rows, report)
         try:
             missing = sorted(set(rows) - cache.present(rows))
-            needed, free = _estimated_bytes(database, missing), shutil.disk_usage(place.parent).free
+            # 16 bytes for each element of H, with 9.5 orbitals for each atom.
+            needed = 16 * 9.5**2 * float((database.atom_counts[missing].astype(float) ** 2).sum())
+            free = shutil.disk_usage(place.parent).free
             if needed > MOST_OF_DISK * free:
                 report(
                     f"{len(missing)} molecules are solved as they come: their cache would take "
@@ -120,9 +115,7 @@ def prepare_references(
             elif missing:
                 done = len(rows) - len(missing)
                 if processes is None:
-                    processes = (
-                        available_cores() if _estimated_seconds(database, missing) > _WORTH_PROCESSES else 1
-                    )
+                    processes = available_cores() if len(missing) > _WORTH_PROCESSES else 1
                 processes = min(processes, len(missing))
                 report(f"solving {len(missing)} reference molecules for {place}; processes: {processes}")
                 _solve_into(cache, database, missing, processes, lambda n: on_progress(done + n, len(rows)))
@@ -136,15 +129,11 @@ def prepare_references(
 
 def _complete_cache(path: Path, about: str, rows: Sequence[int]) -> SolvedCache | None:
     """The cache at a path if it has all rows; None otherwise."""
-    if not os.path.isfile(path):
-        return None
-    try:
+    with suppress(TraceGradError):
         cache = SolvedCache(path, about)
         if len(cache.present(rows)) == len(rows):
             return cache
         cache.close()
-    except TraceGradError:
-        pass
     return None
 
 
@@ -176,60 +165,21 @@ def _solve_into(
     waiting: list[tuple[int, SolvedMolecule]] = []
     on_progress(0)
     try:
-        for done, solved in enumerate(_solve_rows(database, rows, processes), 1):
-            waiting.append(solved)
+        for done, (n, solved) in enumerate(map_unordered(partial(_solve, database), rows, processes), 1):
+            waiting.append((rows[n], solved))
             if len(waiting) == COMMIT:
                 cache.add(waiting)
                 waiting = []
             on_progress(done)
+    except WorkerDied as error:
+        place = f" at row {rows[error.key]}" if error.key >= 0 else ""
+        raise TraceGradError(
+            f"{database.path}: a process that solves molecules died{place} ({error}); use fewer processes if memory "
+            "was short"
+        ) from error
     finally:
         cache.add(waiting)
 
 
-def _solve_rows(
-    database: QH9Database, rows: Sequence[int], processes: int
-) -> Iterator[tuple[int, SolvedMolecule]]:
-    """Pairs of row and solved molecule, in any order."""
-    if processes == 1:
-        for row in rows:
-            yield row, _solve(database, row)
-        return
-    queue = deque(rows)
-    try:
-        with WorkerPool(processes) as pool:
-            while queue or pool.busy:
-                for _ in range(min(pool.idle, len(queue))):
-                    row = queue.popleft()
-                    pool.submit(row, _solve_row, database.path, row)
-                for row, result in pool.finished(timeout=0.5):
-                    if isinstance(result, TaskFailure):
-                        raise DataError(result.reason)
-                    yield row, result
-    except WorkerDied as error:
-        raise TraceGradError(
-            f"{database.path}: a process that solves molecules died at row {error.key} ({error}); use fewer "
-            "processes if memory was short"
-        ) from error
-
-
 def _solve(database: QH9Database, row: int) -> SolvedMolecule:
     return solve_molecule(database[row], f"{database.path}: row {row}")
-
-
-@lru_cache(maxsize=1)
-def _open(path: Path) -> QH9Database:
-    return QH9Database(path)
-
-
-def _solve_row(path: Path, row: int) -> SolvedMolecule:
-    return _solve(_open(path), row)
-
-
-def _estimated_seconds(database: QH9Database, rows: Sequence[int]) -> float:
-    """Estimated time (s) to solve the rows in one process: 2 ms for 3 atoms, 17 ms for 18, 35 ms for 25."""
-    return float((1e-3 + 5e-5 * database.atom_counts[list(rows)].astype(float) ** 2).sum())
-
-
-def _estimated_bytes(database: QH9Database, rows: Sequence[int]) -> float:
-    """Estimated size of the rows in the cache: 16 bytes for each element of H, with 9.5 orbitals for each atom."""
-    return 16 * 9.5**2 * float((database.atom_counts[list(rows)].astype(float) ** 2).sum())

@@ -5,8 +5,8 @@ import pytest
 from ase import Atoms
 
 from tracegrad.errors import ConfigError
-from tracegrad.physics.crystals.openmx_input import OpenmxSettings, openmx_input
-from tracegrad.physics.crystals.settings import CrystalSettings, openmx_settings
+from tracegrad.physics.crystals.openmx import Openmx
+from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.structures import crystal_structures
 
 # Inputs of real calculations.
@@ -41,15 +41,14 @@ def atoms_of(words):
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_real_inputs(path):
     real = keywords(path.read_text())
-    settings = OpenmxSettings(
+    engine = Openmx(
         bases={words[0]: words[1] for words in real["Definition.of.Atomic.Species"]},
         energy_cutoff=float(real["scf.energycutoff"]),
         kmesh=[int(word) for word in real["scf.Kgrid"].split()],
         criterion=float(real["scf.criterion"]),
         max_iter=int(real["scf.maxIter"]),
-        spin_orbit="bismuthene" in path.stem,
     )
-    written = keywords(openmx_input(atoms_of(real), settings))
+    written = keywords(engine.input_text(atoms_of(real), "bismuthene" in path.stem))
     bands = {name for name in real if name.startswith("Band.")}
     assert written.keys() == real.keys() - bands
     for name, value in written.items():
@@ -64,7 +63,7 @@ def test_real_inputs(path):
 
 def test_the_published_recipe_of_bismuthene():
     settings = CrystalSettings(crystal="BB", structures=1)
-    written = keywords(openmx_input(crystal_structures(settings)[0].atoms, openmx_settings(settings)))
+    written = keywords(Openmx().input_text(crystal_structures(settings)[0].atoms, settings.spin))
     expected = {
         "Atoms.Number": "36",
         "scf.XcType": "GGA-PBE",
@@ -95,18 +94,20 @@ def test_the_published_recipe_of_bismuthene():
     ],
 )
 def test_bases_and_populations(crystal, bases, species, populations):
-    settings = CrystalSettings(crystal=crystal, structures=1, bases=bases)
+    settings = CrystalSettings(crystal=crystal, structures=1)
     atoms = crystal_structures(settings)[0].atoms
-    written = keywords(openmx_input(atoms, openmx_settings(settings)))
+    written = keywords(Openmx(bases=bases).input_text(atoms, settings.spin))
     assert {words[0]: words[1] for words in written["Definition.of.Atomic.Species"]} == species
     for row in written["Atoms.SpeciesAndCoordinates"]:
         if row[1] in populations:
             assert row[5:7] == [populations[row[1]]] * 2
 
 
-def test_more_keywords_and_the_path_of_the_data():
-    settings = OpenmxSettings(data_path="data", keywords={"scf.mixing.history": 50, "scf.dftD": True})
-    text = openmx_input(Atoms("C2", [[0, 0, 0], [0, 0, 1.4]], cell=[9, 9, 9]), settings)
+def test_more_keywords_and_the_path_of_the_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    engine = Openmx(data_path="data", keywords={"scf.mixing.history": 50, "scf.dftD": True})
+    engine.write_input(Atoms("C2", [[0, 0, 0], [0, 0, 1.4]], cell=[9, 9, 9]), False, tmp_path)
+    text = (tmp_path / "openmx.dat").read_text()
     written = keywords(text)
     assert written["scf.Mixing.History"] == "50"
     assert written["scf.dftD"] == "on"
@@ -116,7 +117,7 @@ def test_more_keywords_and_the_path_of_the_data():
 
 def test_k_points_are_closer_than_the_spacing():
     lattice = np.array([[4.0, 0, 0], [2.0, 5.0, 0], [0, 0, 15.0]])
-    mesh = OpenmxSettings(k_spacing=0.3).mesh(lattice)
+    mesh = Openmx(k_spacing=0.3).mesh(lattice)
     reciprocal = 2 * np.pi * np.linalg.inv(lattice).T
     spacings = np.linalg.norm(reciprocal, axis=1)[:2] / mesh[:2]
     assert (spacings <= 0.3).all()
@@ -138,10 +139,10 @@ def test_k_points_are_closer_than_the_spacing():
 )
 def test_settings_without_sense_are_refused(changed, message):
     with pytest.raises(ConfigError, match=message):
-        OpenmxSettings(**changed)
+        Openmx(**changed)
 
 
 def test_shells_that_do_not_exist():
-    settings = OpenmxSettings(bases={"C": "C5.0-x2"})
+    engine = Openmx(bases={"C": "C5.0-x2"})
     with pytest.raises(ConfigError, match=r"bases: basis\.shells of C"):
-        settings.shells(Atoms("C"))
+        engine.shells(Atoms("C"))
