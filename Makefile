@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Tests of one file run in the same process, which trains the networks that they share once; the order of the files is
+# that of tests/conftest.py.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: setup check test lint demo
 
 setup: $(VENV)/.installed
@@ -16,11 +20,11 @@ $(VENV)/.installed: requirements.txt setup.cfg pyproject.toml
 
 # What a change breaks most, in a few minutes.
 check: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network" --durations=10
+	$(BIN)/python -m pytest $(TWO) -m "not slow and not gpu and not network" --durations=10
 
-# Everything. Tests of one file run in the same process, which trains the networks that they share once.
+# Everything.
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
+	$(BIN)/python -m pytest $(TWO) --durations=25
 
 lint: setup
 	$(BIN)/ruff check .

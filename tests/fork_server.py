@@ -82,7 +82,8 @@ def become(request: dict[str, Any]) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    rank_zero_only.rank = int(os.environ.get("RANK", 0))  # Lightning reads it when it is imported
+    # Lightning reads it when it is imported.
+    rank_zero_only.rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
     sys.argv = [request["main"], *request["arguments"]]
 
 

@@ -86,8 +86,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
             ) from error
         except ConfigCompositionException as error:
             raise ConfigError(_unknown_key(config_name, overrides) or first_line(error)) from error
-        groups = [o for o in overrides if _is_group(o)]
-        _check_types(config, compose(config_name, groups), overrides)
+        _check_types(config, _defaults(config_name, overrides), overrides)
     return expand(config, config_name)
 
 
@@ -140,9 +139,18 @@ def _missing_option(error: MissingConfigException) -> str:
     return f"no {group or 'configuration'} named {option!r}; nearest: {', '.join(nearest)}"
 
 
+def _defaults(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """The settings of a command with the chosen options of groups, before any other override."""
+    return _composed_groups(config_name, tuple(override for override in overrides if _is_group(override)))
+
+
+@functools.lru_cache(maxsize=64)
+def _composed_groups(config_name: str, choices: tuple[str, ...]) -> DictConfig:
+    return compose(config_name, list(choices))
+
+
 def _unknown_key(config_name: str, overrides: Sequence[str]) -> str | None:
-    base = compose(config_name, [o for o in overrides if _is_group(o)])
-    known = list(_keys(base))
+    known = list(_keys(_defaults(config_name, overrides)))
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if override.is_add() or _is_group(override.input_line or "") or key in known:

@@ -1,13 +1,11 @@
 """The settings of a sweep, separated from those of its runs on the same command line."""
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hydra
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -60,14 +58,6 @@ class SweepSettings:
         """The GPUs in groups, each of which serves one run at a time."""
         size = self.gpus_per_run
         return [tuple(self.gpus[i : i + size]) for i in range(0, len(self.gpus) - size + 1, size)]
-
-
-def show_help_if_asked(command: str) -> None:
-    """Print the help of a command (`hydra.help` of its file in conf/) and exit, if it has no arguments or --help."""
-    arguments = sys.argv[1:]
-    if not arguments or "-h" in arguments or "--help" in arguments:
-        sys.argv[1:] = ["--help"]
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(lambda _: None)()
 
 
 def read_settings(command: str, arguments: Sequence[str]) -> SweepSettings:
