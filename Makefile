@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 # that of tests/conftest.py.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
+# Compiled modules are kept, whatever the environment says: every process of the tests starts sooner.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup check test lint demo
 
 setup: $(VENV)/.installed

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.settings.arguments import path_value, quoted, readable, shell_word
 from experiments.settings.configuration import ARMS, CONF, composed, plain
@@ -105,6 +106,16 @@ def read_settings(command: str, arguments: Sequence[str]) -> SweepSettings:
     _check_keys(settings)
     _check_launcher(settings)
     return settings
+
+
+@lru_cache(maxsize=32)
+def first_config(arguments: tuple[str, ...]) -> DictConfig:
+    """The configuration of the first point of a sweep, which is needed more than once and only read.
+
+    Args:
+        arguments: see `first_point`.
+    """
+    return composed("train", arguments)
 
 
 def parse_values(key: str, text: str) -> list[Any]:
@@ -212,7 +223,7 @@ def _seeds(
             raise ConfigError(f"seed={text} must be a whole number of at least 0")
         first = int(text)
     else:
-        first = composed("train", first_point(overrides, grid)).seed
+        first = first_config(tuple(first_point(overrides, grid))).seed
     if equal:
         return [{"seed": first, "repetition": i} for i in range(count)], overrides
     return [{"seed": first + i} for i in range(count)], overrides

@@ -9,6 +9,7 @@ import pytest
 from experiments import ablate
 from experiments.sweeps import engine
 from experiments.sweeps.settings import read_settings
+from tests.experiments.processes import PLAIN
 from tests.experiments.sweeping import make_state
 from tests.experiments.test_train import SMALL
 from tracegrad.errors import TrainingError
@@ -25,6 +26,7 @@ if settings["tracegrad"] == "grad":
 # These tests are not about what is computed with PySCF or how well it is learned.
 FAST = [
     *SMALL,
+    *PLAIN,
     "data.fractions=[.96,.02,.02]",
     "callbacks.acceleration=null",
     "callbacks.orbitals=null",
@@ -95,6 +97,7 @@ def test_mistakes_stop_before_the_first_run(
         assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_with_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ MOLECULES = 3
 SETTINGS = [
     *(entry for entry in TINY if entry not in ("callbacks=default", "test=false")),
     *DOUBLE,
+    *PLAIN,
     *("callbacks=molecules", "callbacks.orbitals=null", "trainer.max_steps=1"),
     *(f"callbacks.acceleration.molecules={MOLECULES}", "callbacks.acceleration.max_cycle=5"),
     *("callbacks.acceleration.guesses=[minao]", "callbacks.acceleration.jobs=1"),

@@ -17,6 +17,7 @@ from experiments.training.launch import slurm
 from experiments.training.parts import make_trainer
 from experiments.training.wandb_run import STEP
 from tests import forked
+from tests.experiments.processes import PLAIN
 from tests.experiments.test_train import SMALL
 from tests.experiments.wandb_file import history
 from tracegrad.errors import ConfigError
@@ -47,7 +48,7 @@ def words(directory: Path, *overrides: str) -> list[str]:
     return [
         *(override for override in SMALL if "wandb.mode" not in override),
         *("trainer.accelerator=cpu", "trainer.max_steps=4", "logger.wandb.mode=offline"),
-        *("callbacks.test_report.figure_samples=0", "callbacks.orbitals=null"),
+        *(*PLAIN, "callbacks.orbitals=null"),
         *(f"run_dir={directory}", *overrides),
     ]
 

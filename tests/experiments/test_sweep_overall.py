@@ -168,6 +168,7 @@ def test_failed_runs_withhold_the_choice_and_stop_no_other_database(
     assert "| 0.2 | - | 0.2 (1.000) | - |" in (tmp_path / "report" / "overall.md").read_text()
 
 
+@pytest.mark.slow
 def test_mistakes_and_dry_runs_start_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
