@@ -15,7 +15,7 @@ import pytest
 from experiments import accelerate as accelerate_
 from experiments.settings.configuration import composed
 from tests.experiments import processes
-from tests.experiments.processes import DOUBLE, ROOT, TINY
+from tests.experiments.processes import DOUBLE, PLAIN, ROOT, TINY
 from tracegrad.errors import CheckpointError, ConfigError
 
 pytestmark = pytest.mark.slow
