@@ -3,6 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Tests of one file run in the same process, which trains the networks that they share once; the order of the files is
+# that of tests/conftest.py.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
+# Compiled modules are kept, whatever the environment says: every process of the tests starts sooner.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup check test lint coverage docs demo
 
 setup: $(VENV)/.installed
@@ -16,11 +23,11 @@ $(VENV)/.installed: requirements.txt setup.cfg setup.py pyproject.toml
 
 # What a change breaks most, in a few minutes.
 check: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network" --durations=10
+	$(BIN)/python -m pytest $(TWO) -m "not slow and not gpu and not network" --durations=10
 
-# Everything. Tests of one file run in the same process, which trains the networks that they share once.
+# Everything.
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
+	$(BIN)/python -m pytest $(TWO) --durations=25
 
 lint: setup
 	$(BIN)/ruff check .
@@ -29,7 +36,7 @@ lint: setup
 
 # Lines that the tests run in their own process, as a table and in htmlcov/; TESTS=tests/nn looks at some of them.
 coverage: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html $(TESTS)
+	$(BIN)/python -m pytest $(TWO) --cov --cov-report=term --cov-report=html $(TESTS)
 
 demo: setup
 	$(BIN)/python -m experiments.ablate experiment=demo seeds=0,1,2 jobs=2

@@ -6,3 +6,7 @@ if getattr(sys, "argv", [""])[0] == "-m":  # so Python says while it looks for t
     from experiments.settings.entry import prepare
 
     prepare()
+    if len(sys.argv) == 2:
+        from experiments.settings.help import show_help_early
+
+        show_help_early()

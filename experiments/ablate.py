@@ -6,9 +6,10 @@ from rich.console import Console
 
 from experiments.report import make_report, print_report
 from experiments.settings.cli import clean_errors
+from experiments.settings.help import show_help_if_asked
 from experiments.sweeps.engine import run_sweep
 from experiments.sweeps.manifest import SweepState
-from experiments.sweeps.settings import ABLATE, read_settings, show_help_if_asked
+from experiments.sweeps.settings import ABLATE, read_settings
 
 
 @clean_errors

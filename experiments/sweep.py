@@ -7,11 +7,12 @@ from rich.console import Console
 
 from experiments.report import make_report, print_report
 from experiments.settings.cli import clean_errors
+from experiments.settings.help import show_help_if_asked
 from experiments.sweeps.databases import by_experiment, sweep_together
 from experiments.sweeps.engine import run_sweep
 from experiments.sweeps.manifest import SweepState
-from experiments.sweeps.settings import SWEEP, read_settings, show_help_if_asked
-from experiments.sweeps.summary import grid_rows, print_grid, write_grid
+from experiments.sweeps.settings import SWEEP, read_settings
+from experiments.sweeps.summary import grid_numbers, grid_rows, grid_table, show_table
 
 
 @clean_errors
@@ -29,10 +30,8 @@ def main() -> None:
 
 def _report(state: SweepState, console: Console) -> None:
     print_report(make_report(state.runs), console)
-    rows, output = grid_rows(state), state.runs / "report"
-    print_grid(rows, console)
-    names = ", ".join(path.name for path in write_grid(rows, output))
-    console.print(f"wrote {names} into {output}", markup=False, highlight=False, soft_wrap=True)
+    rows = grid_rows(state)
+    show_table(grid_table(rows), grid_numbers(rows), state.runs / "report", "sweep", console)
 
 
 if __name__ == "__main__":

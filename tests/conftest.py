@@ -3,6 +3,7 @@
 The hook has to stand before the first import of tracegrad.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 import jaxtyping
@@ -14,6 +15,12 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from tracegrad.hamiltonian.basis import OrbitalBasis  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with many slow tests first: a worker that is alone at the end then has only quick tests to run."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)

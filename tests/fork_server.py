@@ -84,7 +84,8 @@ def become(request: dict[str, Any]) -> None:
     os.environ.update(request["environment"])
     folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [folder for folder in folders if folder and folder not in sys.path]
-    rank_zero_only.rank = int(os.environ.get("RANK", 0))  # Lightning reads it when it is imported
+    # Lightning reads it when it is imported.
+    rank_zero_only.rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
     sys.argv = [request["main"], *request["arguments"]]
 
 

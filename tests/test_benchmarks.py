@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import networks
+from benchmarks import networks, products, waiting
 from benchmarks.__main__ import TASKS, main, parse, tasks_of
 from benchmarks.crystals import BISMUTH_TELLURIDE, GRAPHENE, SMALL, SPINFUL_SMALL, crystal_of
 from benchmarks.memory import peak_bytes
@@ -35,7 +35,9 @@ def uncompiled():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
-def test_small_benchmark_runs_and_writes_its_table(tmp_path, capsys):
+def test_small_benchmark_runs_and_writes_its_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(products, "SHAPES", ((256, 64, 32), (32, 64, 128)))
+    monkeypatch.setattr(waiting, "SECONDS", 0.0)  # the least number of steps
     path = tmp_path / "benchmark.json"
     main([*ARGUMENTS, "--output", str(path)])
     assert "QHNet training step" in capsys.readouterr().out

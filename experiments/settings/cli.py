@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from hydra.errors import HydraException
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.settings.entry import interruptible, missing_package
 from tracegrad.errors import TraceGradError
 
-# Errors with which the constructors of libraries refuse a setting.
-REFUSALS = (ValueError, MisconfigurationException, ImportError)
+# Errors with which constructors refuse a setting; as names, because the import of Lightning takes seconds.
+REFUSALS = {"ValueError", "ImportError", "MisconfigurationException"}
 
 
 def user_error(error: BaseException | None) -> str | None:
@@ -45,7 +44,7 @@ def _without_worker_traceback(error: TraceGradError) -> str:
 
 def _refused_setting(configuration: Exception, cause: BaseException) -> str | None:
     """The key of a setting and why a constructor refuses its value; None for other causes, which are bugs."""
-    if not isinstance(cause, REFUSALS):
+    if REFUSALS.isdisjoint(kind.__name__ for kind in type(cause).__mro__):
         return None
     key = re.search(r"^full_key: (\S+)$", str(configuration), re.MULTILINE)
     where = f"{key[1]}: " if key else ""

@@ -97,9 +97,8 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
             ) from error
         except ConfigCompositionException as error:
             raise ConfigError(_unknown_key(config_name, overrides, path) or first_line(error)) from error
-        groups = [o for o in overrides if _is_group(o)]
-        if len(groups) < len(overrides):
-            _check_types(config, compose(config_name, [*groups, *path]), overrides)
+        if not all(map(_is_group, overrides)):
+            _check_types(config, _defaults(config_name, overrides, path), overrides)
     return expand(config, config_name)
 
 
@@ -152,9 +151,20 @@ def _missing_option(error: MissingConfigException) -> str:
     return f"no {group or 'configuration'} named {option!r}; nearest: {', '.join(nearest)}"
 
 
+def _defaults(config_name: str, overrides: Sequence[str], path: Sequence[str]) -> DictConfig:
+    """The settings of a command with the chosen options of groups, before any other override."""
+    return _composed_groups(
+        config_name, (*(override for override in overrides if _is_group(override)), *path)
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _composed_groups(config_name: str, choices: tuple[str, ...]) -> DictConfig:
+    return compose(config_name, list(choices))
+
+
 def _unknown_key(config_name: str, overrides: Sequence[str], path: Sequence[str]) -> str | None:
-    base = compose(config_name, [*(o for o in overrides if _is_group(o)), *path])
-    known = list(_keys(base))
+    known = list(_keys(_defaults(config_name, overrides, path)))
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if override.is_add() or _is_group(override.input_line or "") or key in known:

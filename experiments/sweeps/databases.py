@@ -10,9 +10,9 @@ from experiments.sweeps import slurm
 from experiments.sweeps.engine import Report, plan, run_sweep
 from experiments.sweeps.local import TRAIN
 from experiments.sweeps.manifest import SweepState
-from experiments.sweeps.overall import overall, print_overall, unfinished, write_overall
+from experiments.sweeps.overall import overall, overall_numbers, overall_table, unfinished
 from experiments.sweeps.settings import SWEEP, SweepSettings, read_settings
-from experiments.sweeps.summary import grid_rows
+from experiments.sweeps.summary import grid_rows, show_table
 from tracegrad.errors import ConfigError, TrainingError
 
 
@@ -96,11 +96,10 @@ def sweep_together(
         for name, (points, runs, _) in plans.items()
     }
     rows, missing = overall(grids), unfinished(grids)
-    print_overall(rows, missing, Console())
     if output is None:
         output = plans[first_name][1].with_name("_".join([*settings, first.sweep or "sweep"]))
-    files = write_overall(rows, missing, output / "report")
-    print(f"wrote {', '.join(path.name for path in files)} into {output / 'report'}")
+    table, numbers = overall_table(rows, missing), overall_numbers(rows, missing)
+    show_table(table, numbers, output / "report", "overall", Console())
     if errors:
         raise TrainingError("\n".join(errors))
 

@@ -16,7 +16,7 @@ from experiments.sweeps import slurm
 from experiments.sweeps.local import TRAIN, LocalRunner
 from experiments.sweeps.manifest import FILE, SweepState
 from experiments.sweeps.points import ARM, SweepPoint, first_point, make_points
-from experiments.sweeps.settings import SweepSettings
+from experiments.sweeps.settings import SweepSettings, first_config
 from experiments.sweeps.status import FAILED, FINISHED, RUNNING, STOPPED, WAITING
 from experiments.sweeps.summary import missing_error, print_states
 from experiments.sweeps.wandb_file import write_wandb_sweep
@@ -105,7 +105,7 @@ def plan(settings: SweepSettings) -> Plan:
         ConfigError: the configuration of a point is wrong, or its directory holds a run with other settings.
     """
     overrides = settings.overrides
-    config = composed("train", first_point(overrides, settings.grid))
+    config = first_config(tuple(first_point(overrides, settings.grid)))
     _check_machine(settings, config)
     _check_values(overrides, settings.grid)
     runs = settings.runs or _directory(settings, Path(config.run_dir).parent)

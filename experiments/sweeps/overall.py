@@ -10,18 +10,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from experiments.sweeps.points import label
-from experiments.sweeps.summary import GridRow, listed, print_table, texts, write_table
-
-RULE = (
-    "validation MAE^H_all in meV (divided by the lowest of its column); "
-    "overall: geometric mean over databases of these ratios"
-)
+from experiments.sweeps.summary import GridRow, listed, texts
+from tracegrad.reports.grid import MARK, Grid, GridCell, GridHead, GridLine
 
 
 @dataclass(frozen=True)
@@ -83,17 +76,35 @@ def chosen(rows: Sequence[OverallRow], missing: Sequence[str]) -> OverallRow | N
     return None if missing or len(errors) < len(rows) else rows[errors.index(min(errors))]
 
 
-def print_overall(rows: Sequence[OverallRow], missing: Sequence[str], console: Console) -> None:
-    """Print the table of all databases, and the choice or why there is none."""
-    print_table(*_texts(rows, missing), console, left=len(rows[0].values))
-    for text in (RULE, *_conclusion(rows, missing)):
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def write_overall(rows: Sequence[OverallRow], missing: Sequence[str], output: Path) -> list[Path]:
-    """Write the table as overall.md and, with unrounded numbers, as overall.csv."""
+def overall_table(rows: Sequence[OverallRow], missing: Sequence[str]) -> Grid:
+    """The table of all databases, and the choice or why there is none."""
     best = chosen(rows, missing)
-    numbers = [
+    lines = []
+    for row in rows:
+        cells = [GridCell(_errors(row.validation[name], row.ratios[name])) for name in row.validation]
+        mean_ratio = "-" if row.overall is None else f"{row.overall:.4f}"
+        cells.append(GridCell(mean_ratio, best=row is best))
+        lines.append(GridLine(", ".join(texts(row.values).values()), tuple(cells)))
+    if best is not None:
+        captions = [f"{MARK}: the choice for all databases: {listed(best.values)}"]
+    elif missing:
+        captions = ["no choice yet: runs are missing; the same command goes on with them", *missing]
+    else:
+        captions = ["no choice: no run of a database has a finite validation error"]
+    return Grid(
+        title="validation MAE^H_all",
+        subtitle="meV, divided by the lowest of its column in brackets; overall: geometric mean of these ratios",
+        first=", ".join(rows[0].values),
+        heads=tuple(map(GridHead, [*rows[0].validation, "overall"])),
+        lines=tuple(lines),
+        captions=tuple(captions),
+    )
+
+
+def overall_numbers(rows: Sequence[OverallRow], missing: Sequence[str]) -> list[dict[str, Any]]:
+    """The unrounded numbers of the same table."""
+    best = chosen(rows, missing)
+    return [
         {
             **texts(row.values),
             **row.validation,
@@ -103,31 +114,9 @@ def write_overall(rows: Sequence[OverallRow], missing: Sequence[str], output: Pa
         }
         for row in rows
     ]
-    notes = [RULE, *(f"\n{text}" for text in _conclusion(rows, missing))]
-    return write_table(output, "overall", *_texts(rows, missing), notes, numbers)
 
 
-def _conclusion(rows: Sequence[OverallRow], missing: Sequence[str]) -> list[str]:
-    best = chosen(rows, missing)
-    if best is not None:
-        return [f"*: the choice for all databases: {listed(best.values)}"]
-    if missing:
-        return ["no choice yet: runs are missing; the same command goes on with them", *missing]
-    return ["no choice: no run of a database has a finite validation error"]
-
-
-def _texts(rows: Sequence[OverallRow], missing: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines of the table."""
-    best = chosen(rows, missing)
-    lines = []
-    for row in rows:
-        cells = [_cell(mean, row.ratios[name]) for name, mean in row.validation.items()]
-        mean_ratio = "-" if row.overall is None else f"{row.overall:.4f}" + ("*" if row is best else "")
-        lines.append([*texts(row.values).values(), *cells, mean_ratio])
-    return [*rows[0].values, *rows[0].validation, "overall"], lines
-
-
-def _cell(mean: float | None, ratio: float | None) -> str:
+def _errors(mean: float | None, ratio: float | None) -> str:
     if mean is None:
         return "-"
     return f"{mean:.4g}" + ("" if ratio is None else f" ({ratio:.3f})")

@@ -1,17 +1,16 @@
 """The settings of a sweep, separated from those of its runs on the same command line."""
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import hydra
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.settings.arguments import path_value, quoted, readable, shell_word
 from experiments.settings.configuration import ARMS, CONF, composed, plain
@@ -62,14 +61,6 @@ class SweepSettings:
         return [tuple(self.gpus[i : i + size]) for i in range(0, len(self.gpus) - size + 1, size)]
 
 
-def show_help_if_asked(command: str) -> None:
-    """Print the help of a command (`hydra.help` of its file in conf/) and exit, if it has no arguments or --help."""
-    arguments = sys.argv[1:]
-    if not arguments or "-h" in arguments or "--help" in arguments:
-        sys.argv[1:] = ["--help"]
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(lambda _: None)()
-
-
 def read_settings(command: str, arguments: Sequence[str]) -> SweepSettings:
     """The settings that a command line describes.
 
@@ -115,6 +106,16 @@ def read_settings(command: str, arguments: Sequence[str]) -> SweepSettings:
     _check_keys(settings)
     _check_launcher(settings)
     return settings
+
+
+@lru_cache(maxsize=32)
+def first_config(arguments: tuple[str, ...]) -> DictConfig:
+    """The configuration of the first point of a sweep, which is needed more than once and only read.
+
+    Args:
+        arguments: see `first_point`.
+    """
+    return composed("train", arguments)
 
 
 def parse_values(key: str, text: str) -> list[Any]:
@@ -222,7 +223,7 @@ def _seeds(
             raise ConfigError(f"seed={text} must be a whole number of at least 0")
         first = int(text)
     else:
-        first = composed("train", first_point(overrides, grid)).seed
+        first = first_config(tuple(first_point(overrides, grid))).seed
     if equal:
         return [{"seed": first, "repetition": i} for i in range(count)], overrides
     return [{"seed": first + i} for i in range(count)], overrides

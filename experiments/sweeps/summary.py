@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from experiments.sweeps.manifest import SweepState
 from experiments.sweeps.points import SweepPoint, label, plain_text
 from experiments.sweeps.status import FAILED, FINISHED, LOG, RUNNING, STOPPED, WAITING
 from tracegrad.plots.learning_curves import read_metrics
+from tracegrad.reports.grid import MARK, Grid, GridCell, GridHead, GridLine
+from tracegrad.reports.markdown import to_markdown
 from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.reports.results import read_result
+from tracegrad.reports.terminal import print_grids
 from tracegrad.system.whole_files import replacing
 
 VALIDATION = "val/h_mae"
 TEST = "test/h_mae"
-UNIT = "MAE^H_all (meV), mean ± standard deviation over runs"
 MISSING = "runs are missing: the choice is for those that are there"
 _AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
@@ -76,19 +76,30 @@ def best_row(rows: Sequence[GridRow]) -> GridRow | None:
     return min(measured, key=lambda row: statistics.fmean(row.validation), default=None)
 
 
-def print_grid(rows: Sequence[GridRow], console: Console) -> None:
-    """Print the table of a grid, and which values are best on the validation set."""
-    console.print(UNIT, highlight=False)
-    print_table(*_texts(rows), console, left=len(rows[0].values))
-    if best := best_row(rows):
-        console.print(f"*: best on the validation set: {listed(best.values)}", **_AS_IT_IS)
+def grid_table(rows: Sequence[GridRow]) -> Grid:
+    """The table of a grid, with the values that are best on the validation set."""
+    best = best_row(rows)
+    lines = []
+    for row in rows:
+        runs = GridCell(f"{len(row.validation)}/{row.runs}")
+        cells = (GridCell(_mean(row.validation), best=row is best), GridCell(_mean(row.test)), runs)
+        lines.append(GridLine(", ".join(texts(row.values).values()), cells))
+    captions = [f"{MARK}: best on the validation set: {listed(best.values)}"] if best else []
     if not all(row.complete for row in rows):
-        console.print(MISSING, **_AS_IT_IS)
+        captions.append(MISSING)
+    return Grid(
+        title="MAE^H_all",
+        subtitle="meV, mean ± standard deviation over runs",
+        first=", ".join(rows[0].values),
+        heads=(GridHead("validation"), GridHead("test"), GridHead("runs")),
+        lines=tuple(lines),
+        captions=tuple(captions),
+    )
 
 
-def write_grid(rows: Sequence[GridRow], output: Path) -> list[Path]:
-    """Write the table as sweep.md and, with unrounded numbers, as sweep.csv."""
-    numbers = [
+def grid_numbers(rows: Sequence[GridRow]) -> list[dict[str, Any]]:
+    """The unrounded numbers of the same table."""
+    return [
         {
             **texts(row.values),
             **_moments("validation", row.validation),
@@ -98,51 +109,21 @@ def write_grid(rows: Sequence[GridRow], output: Path) -> list[Path]:
         }
         for row in rows
     ]
-    notes = [UNIT.replace(" (meV)", " in meV") + "; *: best on the validation set"]
-    return write_table(output, "sweep", *_texts(rows), notes, numbers)
 
 
-def _texts(rows: Sequence[GridRow]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines of the table."""
-    best = best_row(rows)
-    lines = []
-    for row in rows:
-        mark = "*" if row is best else ""
-        runs = f"{len(row.validation)}/{row.runs}"
-        lines.append([*texts(row.values).values(), _mean(row.validation) + mark, _mean(row.test), runs])
-    return [*rows[0].values, "validation", "test", "runs"], lines
-
-
-def print_table(head: Sequence[str], lines: Sequence[Sequence[str]], console: Console, *, left: int) -> None:
-    """Print a table; the text of the first ``left`` columns starts at the left."""
-    table = Table(box=SIMPLE_HEAD)
-    for i, name in enumerate(head):
-        table.add_column(name, justify="left" if i < left else "right", no_wrap=True)
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
-
-
-def write_table(
-    output: Path,
-    name: str,
-    head: Sequence[str],
-    lines: Sequence[Sequence[str]],
-    notes: Sequence[str],
-    numbers: Sequence[Mapping[str, Any]],
-) -> list[Path]:
-    """Write a table as ``name``.md with notes below it, and its ``numbers``, one mapping a line, as ``name``.csv."""
-    rows = [f"| {' | '.join(cells)} |" for cells in (head, *lines)]
-    markdown = "\n".join([rows[0], "|" + "---|" * len(head), *rows[1:], "", *notes]) + "\n"
+def show_table(
+    grid: Grid, numbers: Sequence[Mapping[str, Any]], output: Path, name: str, console: Console
+) -> None:
+    """Print a table, and write it as ``name``.md and its numbers, one mapping a line, as ``name``.csv."""
+    print_grids([grid], console)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(numbers[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(numbers)
-    files = {output / f"{name}.md": markdown, output / f"{name}.csv": text.getvalue()}
-    for path, content in files.items():
-        with replacing(path) as draft:
+    for ending, content in (("md", to_markdown([grid])), ("csv", text.getvalue())):
+        with replacing(output / f"{name}.{ending}") as draft:
             draft.write_text(content, encoding="utf-8")
-    return list(files)
+    console.print(f"wrote {name}.md, {name}.csv into {output}", **_AS_IT_IS)
 
 
 def texts(values: Mapping[str, Any]) -> dict[str, str]:

@@ -21,8 +21,9 @@ from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.numerics import native
 
 STEP = 1e-5  # angstrom
-# Distances of atoms 0 and 1 across the z axis: on it, almost on it, and well away.
-OFFSETS = [0.0, *(pytest.param(x, marks=pytest.mark.slow) for x in (1e-12, 1e-9, 1e-6, 1e-3)), 0.7]
+# Distances of atoms 0 and 1 across the z axis: on it, almost on it, and well away. The code has no case for
+# small ones.
+OFFSETS = [0.0, *(pytest.param(x, marks=pytest.mark.slow) for x in (1e-12, 1e-6)), 0.7]
 
 
 def crystal(offset: float) -> crystals.Crystal:

@@ -20,6 +20,7 @@ from experiments.training.warning_filter import quiet
 from tests.callbacks.poison import Poison
 from tests.callbacks.toy import same
 from tests.callbacks.toy import train as train_toy
+from tests.experiments.processes import PLAIN
 from tests.experiments.test_train import trained
 from tests.experiments.test_train_crystals import SMALL as SMALL_CRYSTALS
 from tracegrad.errors import TrainingError
@@ -101,6 +102,7 @@ def test_logs_checkpoints_and_results_of_molecules(tmp_path):
     poison = "+callbacks.poison={_target_: tests.callbacks.poison.Poison, epochs: [0, 2], sanity: true, test: true}"
     trained(
         tmp_path,
+        *PLAIN,
         poison,
         "trainer.num_sanity_val_steps=1",
         "callbacks.orbitals.every_n_validations=1",
@@ -118,6 +120,7 @@ def test_logs_checkpoints_and_results_of_molecules(tmp_path):
     assert {metrics[f"test/{name}"] for name in ("h_mae", "h_mae_nondiag", "t_mae", "eps_mae")} == {None}
 
 
+@pytest.mark.slow
 def test_a_training_loss_that_is_not_finite_names_its_rows(tmp_path):
     with pytest.raises(
         TrainingError, match=r"not finite at step 5 \(loss_h = nan.* of database rows \[\d+\]"

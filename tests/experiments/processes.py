@@ -34,6 +34,8 @@ TINY = [
     ),
     *("callbacks.last.steps=2", "logger.wandb.mode=disabled"),
 ]
+# The figures of a test and the timing of inference take longer than all the rest of a small run.
+PLAIN = ["callbacks.test_report.figure_samples=0", "callbacks.inference_time.samples=0"]
 DOUBLE = ["trainer.precision=64-true", "data.dtype=float64"]
 
 

@@ -15,7 +15,7 @@ import pytest
 from experiments import accelerate as accelerate_
 from experiments.settings.configuration import composed
 from tests.experiments import processes
-from tests.experiments.processes import DOUBLE, ROOT, TINY
+from tests.experiments.processes import DOUBLE, PLAIN, ROOT, TINY
 from tracegrad.errors import CheckpointError, ConfigError
 
 pytestmark = pytest.mark.slow
@@ -23,6 +23,7 @@ MOLECULES = 3
 SETTINGS = [
     *(entry for entry in TINY if entry not in ("callbacks=default", "test=false")),
     *DOUBLE,
+    *PLAIN,
     *("callbacks=molecules", "callbacks.orbitals=null", "trainer.max_steps=1"),
     *(f"callbacks.acceleration.molecules={MOLECULES}", "callbacks.acceleration.max_cycle=2"),
     *("callbacks.acceleration.guesses=[minao]", "callbacks.acceleration.jobs=1"),

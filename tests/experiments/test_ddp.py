@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.experiments.processes import DOUBLE, TINY, finished, train
+from tests.experiments.processes import DOUBLE, PLAIN, TINY, finished, train
 from tracegrad.weights.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = [
     *TINY,
     *DOUBLE,
+    *PLAIN,
     "data.train_size=43",
     "trainer.max_steps=7",
     "test=true",

@@ -16,6 +16,8 @@ from experiments.settings.configuration import composed, plain
 from experiments.training.launch import slurm
 from experiments.training.parts import make_trainer
 from experiments.training.wandb_run import STEP
+from tests import forked
+from tests.experiments.processes import PLAIN
 from tests.experiments.test_train import SMALL
 from tests.experiments.wandb_file import history
 from tracegrad.errors import ConfigError
@@ -42,23 +44,35 @@ def task(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def start(directory: Path, command: list[str], *overrides: str, **environment: str) -> subprocess.Popen:
+def words(directory: Path, *overrides: str) -> list[str]:
+    return [
+        *(override for override in SMALL if "wandb.mode" not in override),
+        *("trainer.accelerator=cpu", "trainer.max_steps=4", "logger.wandb.mode=offline"),
+        *(*PLAIN, "callbacks.orbitals=null"),
+        *(f"run_dir={directory}", *overrides),
+    ]
+
+
+def clean_environment(**more: str) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "SLURM"))}
+    return clean | {"OMP_NUM_THREADS": "1"} | more
+
+
+def start(command: list[str], directory: Path, *overrides: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [
-            *command,
-            *("-m", "experiments.train"),
-            *(override for override in SMALL if "wandb.mode" not in override),
-            *("trainer.accelerator=cpu", "trainer.max_steps=4", "logger.wandb.mode=offline"),
-            *("callbacks.test_report.figure_samples=0", "callbacks.orbitals=null"),
-            *(f"run_dir={directory}", *overrides),
-        ],
+        [*command, "-m", "experiments.train", *words(directory, *overrides)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=clean | {"OMP_NUM_THREADS": "1"} | environment,
+        env=clean_environment(),
         cwd=ROOT,
     )
+
+
+def start_task(task: dict[str, str], directory: Path, *overrides: str) -> forked.Forked:
+    """A process as srun starts it: it gets its place from its environment alone."""
+    arguments = words(directory, "trainer=slurm", *overrides)
+    return forked.start("experiments.train", *arguments, environment=clean_environment(**task))
 
 
 def free_port() -> str:
@@ -78,15 +92,18 @@ def test_every_launch_is_the_same_training_logged_once(tmp_path: Path) -> None:
         | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
         for rank in "01"
     ]
-    processes = {
-        "plain": [start(tmp_path / "plain", python, "trainer=ddp", "trainer.devices=2", "test=false")],
-        "torchrun": [start(tmp_path / "torchrun", torchrun, "trainer=ddp")],
-        "slurm": [start(tmp_path / "slurm", python, "trainer=slurm", "test=false", **task) for task in tasks],
+    by_hand = start(python, tmp_path / "plain", "trainer=ddp", "trainer.devices=2", "test=false")
+    by_torchrun = start(torchrun, tmp_path / "torchrun", "trainer=ddp")
+    by_srun = [start_task(task, tmp_path / "slurm", "test=false") for task in tasks]
+    outputs = {
+        "plain": [by_hand.communicate()],
+        "torchrun": [by_torchrun.communicate()],
+        "slurm": [(done.stdout, done.stderr) for done in (process.wait() for process in by_srun)],
     }
+    codes = [process.returncode for process in (by_hand, by_torchrun)] + [task.code for task in by_srun]
+    assert codes == [0, 0, 0, 0], outputs
     tables = {}
-    for name, started in processes.items():
-        said = [process.communicate() for process in started]
-        assert [process.returncode for process in started] == [0] * len(started), said
+    for name, said in outputs.items():
         assert "".join(out for out, _ in said).count("run directory:") == 1
         assert sum(err.count("GLOBAL_RANK: 1, MEMBER: 2/2") for _, err in said) == 1
         table = _rows(tmp_path / name / "metrics.csv")

@@ -12,7 +12,7 @@ from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.last_checkpoint import LAST, PREVIOUS
 from experiments.settings.configuration import composed, plain
 from experiments.training.resuming import find_run, resume_point
-from tests.experiments.processes import TINY, finished, train
+from tests.experiments.processes import PLAIN, TINY, finished, train
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
 from tracegrad.weights.checkpoint import load_checkpoint
 
@@ -167,12 +167,13 @@ def test_force_goes_on_with_other_settings_and_says_so(ended, capsys):
 
 def test_a_finished_training_that_is_to_be_longer_goes_on(ended, tmp_path):
     longer, straight = tmp_path / "longer", tmp_path / "straight"
-    finished(longer, "trainer.max_steps=12", "test=true", "data.fractions=[.8,.1,.1]")
+    tested = ("test=true", "data.fractions=[.8,.1,.1]", *PLAIN)
+    finished(longer, "trainer.max_steps=12", *tested)
     first = (longer / "results.json").read_text()
-    assert "is finished" in finished(longer, "trainer.max_steps=12", "test=true", "data.fractions=[.8,.1,.1]")
-    finished(longer, "trainer.max_steps=15", "test=true", "data.fractions=[.8,.1,.1]")
+    assert "is finished" in finished(longer, "trainer.max_steps=12", *tested)
+    finished(longer, "trainer.max_steps=15", *tested)
     assert (longer / "results.json").read_text() != first
-    shorter = finished(longer, "trainer.max_steps=12", "test=true", "data.fractions=[.8,.1,.1]")
+    shorter = finished(longer, "trainer.max_steps=12", *tested)
     assert "is finished" in shorter
     assert "are those of trainer.max_steps=15; for a shorter training choose another name" in shorter
     finished(straight, "data.fractions=[.8,.1,.1]")

@@ -22,7 +22,7 @@ from experiments.training.run_length import is_longer, length_of
 from experiments.training.runs import train
 from tests import forked
 from tests.experiments import processes
-from tests.experiments.processes import MAIN, ROOT, TINY
+from tests.experiments.processes import MAIN, PLAIN, ROOT, TINY
 from tests.experiments.sweeping import wait_for
 from tests.system.test_ownership import elsewhere, renewed
 from tracegrad.data.loading.datamodule import database_path
@@ -145,7 +145,10 @@ def test_a_start_that_fails_before_its_first_step_leaves_no_run(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_failed_start_does_not_cost_the_results_of_a_shorter_training(tmp_path: Path) -> None:
-    directory, short = tmp_path / "run", ["test=true", "trainer.max_steps=2", "data.fractions=[.8,.1,.1]"]
+    directory, short = (
+        tmp_path / "run",
+        [*PLAIN, "test=true", "trainer.max_steps=2", "data.fractions=[.8,.1,.1]"],
+    )
     processes.finished(directory, *short)
     before = contents(directory)
     with pytest.raises(InstantiationException, match=r"callbacks\.last\.minutes is 0"):

@@ -10,6 +10,7 @@ import yaml
 from experiments import study
 from experiments.reporting.study_file import read_study
 from experiments.settings.configuration import composed, plain
+from tests.experiments.processes import PLAIN
 from tests.run_directories import crystal_result, result, write_run
 from tracegrad.errors import ConfigError
 
@@ -147,12 +148,13 @@ def test_metrics_of_crystals_with_twisted_cells(tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_a_study_trains_what_is_missing_and_goes_on(tmp_path, monkeypatch, capsys):
     settings = [
         *("experiment=demo", "name=tiny", "model.backbone.channels=4", "model.backbone.bottleneck=2"),
         *("model.backbone.lmax=1", "data.train_size=8", "trainer.max_steps=2", "tracegrad.channels=8"),
         *("logger.wandb.mode=disabled", "callbacks.orbitals=null", "callbacks.acceleration=null"),
-        *("tracegrad.hidden=8", "callbacks.inference_time.samples=0"),
+        *("tracegrad.hidden=8", *PLAIN),
     ]
     part = {"title": "tiny", "arms": ["none", "tracegrad"], "seeds": [3], "settings": settings}
     path = write(tmp_path, {**CONTENT, "parts": {"tiny": part}})

@@ -1,5 +1,6 @@
 """The command for grids: what it lists, its table, its file for W&B."""
 
+import io
 import sys
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from experiments.sweeps.points import make_points
 from experiments.sweeps.settings import read_settings
 from experiments.sweeps.summary import (
     best_row,
+    grid_numbers,
     grid_rows,
+    grid_table,
     missing_error,
-    print_grid,
     print_states,
-    write_grid,
+    show_table,
 )
 from tests.experiments.sweeping import no_queue
 from tests.run_directories import result, write_run
@@ -86,16 +88,16 @@ def test_a_grid_is_chosen_on_the_validation_set(grid: SweepState, tmp_path: Path
         ((), ()),
     ]
     assert best_row(rows) is rows[0]
-    console = Console(width=100, record=True, file=(tmp_path / "out").open("w"))
-    print_grid(rows, console)
-    text = console.export_text()
-    console.file.close()
+    console = Console(width=100, file=io.StringIO())
+    show_table(grid_table(rows), grid_numbers(rows), tmp_path / "report", "sweep", console)
+    text = console.file.getvalue()
     assert "*: best on the validation set: loss.trace_weight=0.1" in text
     assert "runs are missing" in text
-    assert [path.name for path in write_grid(rows, tmp_path / "report")] == ["sweep.md", "sweep.csv"]
+    assert f"wrote sweep.md, sweep.csv into {tmp_path / 'report'}" in text
     lines = (tmp_path / "report" / "sweep.md").read_text().splitlines()
-    assert lines[2] == "| 0.1 | 5.5 ± 0.71* | 10.5 ± 0.71 | 2/2 |"
-    assert lines[4] == "| 0.3 | - | - | 0/2 |"
+    assert "| loss.trace_weight | validation | test | runs |" in lines
+    assert "| 0.1 | **5.5 ± 0.71** | 10.5 ± 0.71 | 2/2 |" in lines
+    assert "| 0.3 | - | - | 0/2 |" in lines
     table = (tmp_path / "report" / "sweep.csv").read_text().splitlines()
     assert table[0].startswith("loss.trace_weight,validation_mean,validation_std,test_mean")
     assert table[1].split(",")[:2] == ["0.1", "5.5"]

@@ -139,6 +139,7 @@ def test_each_run_has_gpus_of_its_own(
 
 def sweep_in_a_process(runs: Path, modes: list[str], **options: object) -> multiprocessing.Process:
     def work() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
         with take_ownership(runs, "sweep"):
             try:
                 state = make_state(runs, points(runs, modes))

@@ -140,8 +140,8 @@ def test_the_command_chooses_one_value_for_all(
     assert f"*: best on the validation set: {WEIGHT}=0.2" in out  # of demo_crystals
     assert f"*: the choice for all databases: {WEIGHT}=0.3" in out
     lines = (tmp_path / "report" / "overall.md").read_text().splitlines()
-    assert lines[0] == f"| {WEIGHT} | demo | demo_crystals | overall |"
-    assert lines[4] == f"| 0.3 | 104 (1.040) | 0.21 (1.050) | {math.sqrt(1.04 * 1.05):.4f}* |"
+    assert f"| {WEIGHT} | demo | demo_crystals | overall |" in lines
+    assert f"| 0.3 | 104 (1.040) | 0.21 (1.050) | **{math.sqrt(1.04 * 1.05):.4f}** |" in lines
     with (tmp_path / "report" / "overall.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["chosen"] for row in rows] == ["0", "0", "1"]
@@ -168,6 +168,7 @@ def test_failed_runs_withhold_the_choice_and_stop_no_other_database(
     assert "| 0.2 | - | 0.2 (1.000) | - |" in (tmp_path / "report" / "overall.md").read_text()
 
 
+@pytest.mark.slow
 def test_mistakes_and_dry_runs_start_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from experiments.training.parts import build
 from experiments.training.runs import train
 from experiments.training.wandb_run import wandb_mode
 from tests import forked
+from tests.experiments.processes import PLAIN
 from tracegrad import load_model
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import CheckpointError, ConfigError, TrainingError
@@ -159,30 +160,8 @@ def test_other_settings_in_a_used_directory_are_refused(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
-    """Stopped after an epoch and continued: the same schedule, the same log, the same end.
-
-    All in this process, because rounding may differ between processes.
-    """
-    parts, whole = tmp_path / "parts", tmp_path / "whole"
-    # 48 rows in batches of 8: an epoch has 6 steps.
-    for directory, end in ((parts, 6), (parts, 12), (whole, 12)):
-        config = composed("train", [*SMALL, f"run_dir={directory}", "test=false"])
-        values = plain(config)
-        config.trainer.max_steps = end
-        train(config, values)
-    ended, straight = (load_checkpoint(path / "checkpoints" / "last.ckpt") for path in (parts, whole))
-    assert ended["global_step"] == straight["global_step"] == 12
-    for name, tensor in straight["state_dict"].items():
-        assert torch.equal(ended["state_dict"][name], tensor), name
-    with (parts / "metrics.csv").open(newline="") as file:
-        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
-    assert steps == list(range(12))
-
-
-@pytest.mark.slow
 def test_training_that_ends_inside_an_epoch_keeps_its_last_step(tmp_path: Path) -> None:
-    trained(tmp_path, "trainer.max_steps=8")  # an epoch has 6 steps
+    trained(tmp_path, *PLAIN, "trainer.max_steps=8")  # an epoch has 6 steps
     assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 8
     with (tmp_path / "metrics.csv").open(newline="") as file:
         validated = [int(row["step"]) for row in csv.DictReader(file) if row["val/h_mae"]]
@@ -194,7 +173,7 @@ def test_training_that_ends_inside_an_epoch_keeps_its_last_step(tmp_path: Path) 
 def test_failed_start_does_not_block_the_right_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="weight_decay"):
         run(tmp_path, "optim.optimizer.weight_decay=-1")
-    trained(tmp_path, "trainer.max_steps=6")
+    trained(tmp_path, *PLAIN, "trainer.max_steps=6")
     assert (tmp_path / "results.json").exists()
 
 
@@ -210,7 +189,7 @@ def test_another_database_is_refused_on_resume_and_in_evaluation(tmp_path: Path)
     trained(directory, f"data.path={first}", "trainer.max_steps=6", "test=false")
     with pytest.raises(CheckpointError, match=r"trained on first\.db .* the data now are other\.db"):
         run(directory, f"data.path={other}", "trainer.max_steps=6")
-    trained(directory, f"data.path={first}", "trainer.max_steps=6")
+    trained(directory, *PLAIN, f"data.path={first}", "trainer.max_steps=6")
     command = ["experiments.evaluate", f"run={directory}", f"path={other}"]
     refused = forked.run(*command)
     assert refused.returncode == 1
@@ -243,7 +222,7 @@ def test_trained_model_predicts_without_its_data(finished: Path) -> None:
 def test_wandb_offline_files_stand_in_the_run_directory(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     more = (f"run_dir={tmp_path}", "logger.wandb.mode=offline", "trainer.max_steps=6")
-    done = forked.run("experiments.train", *SMALL, *more, environment=environment)
+    done = forked.run("experiments.train", *SMALL, *PLAIN, *more, environment=environment)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     with pytest.raises(ConfigError, match=r"logger\.wandb\.mode is 'onlin'"):
@@ -297,7 +276,7 @@ def test_precisions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ema_weights_are_what_the_best_checkpoint_holds(tmp_path: Path) -> None:
-    trained(tmp_path, "callbacks=ema")
+    trained(tmp_path, *PLAIN, "callbacks=ema")
     last = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     averaged, raw = last["state_dict"], last["current_model_state"]
     assert any(not torch.equal(averaged[name], raw[name]) for name in averaged)
