@@ -27,3 +27,9 @@ class GenerationProgress(ProgressDisplay):
     def warn(self, line: str) -> None:
         """Print a line in yellow."""
         self.report(line, "yellow")
+
+
+def public_command(arguments: list[str]) -> str:
+    """The command line for the provenance; of absolute paths only the last part remains."""
+    shortened = [re.sub(r"(^|[=,\[\s'\"])/[^,\]'\"]*/", r"\1", argument) for argument in arguments]
+    return shlex.join(["python", "-m", "experiments.generate", *shortened])

@@ -1,6 +1,7 @@
 """Composition of the settings of a command, with errors that name the nearest existing settings."""
 
 import difflib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
