@@ -105,6 +105,7 @@ def test_a_wheel_has_every_file_and_one_name(wheel: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # about a minute and a half, but on a busy machine much longer
 def test_the_commands_of_a_wheel(installed: Installed) -> None:
     """Train a network of crystals in a sweep, one of molecules, predict with it, and compare the runs."""
     assert installed.call("--version").stdout.startswith("tracegrad ")
