@@ -1,5 +1,8 @@
 """What the two commands that generate data print and record."""
 
+import re
+import shlex
+
 from tracegrad.system.progress import ProgressDisplay
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -86,7 +87,7 @@ class ProgressDisplay:
             return readable_size(done) + ("" if total is None else f" of {readable_size(total)}")
         return f"{done}/{total} {self.unit}"
 
-    def __enter__(self) -> "ProgressDisplay":
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
