@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -26,7 +27,7 @@ COVALENT_RADII = np.full(len(SYMBOLS), 2.0)
 COVALENT_RADII[:97] = np.array([20, *map(int, _PICOMETRES.split())]) / 100
 
 
-def formula(numbers: Iterable[int]) -> str:
+def formula(numbers: Iterable[SupportsIndex]) -> str:
     """Chemical formula of these atomic numbers: C and H first, then the others by their symbols, such as C2H6O."""
     counts = Counter(SYMBOLS[number] for number in numbers)
     symbols = [symbol for symbol in ("C", "H") if symbol in counts] + sorted(counts.keys() - {"C", "H"})

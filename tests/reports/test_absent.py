@@ -48,8 +48,8 @@ def test_each_table_tells_what_its_runs_lack(tmp_path):
     absent, compared = lines(tmp_path)
     assert [table.paper.number for table in compared] == ["1", "2"]
     assert absent[:2] == [
-        "Table 3: no run with accelerations (acceleration.csv: a test of molecules or python -m "
-        "experiments.accelerate writes it) on QS",
+        "Table 3: no run with accelerations (acceleration.csv: a test of molecules or tracegrad "
+        "accelerate writes it) on QS",
         "Table 3: no run on QD",
     ]
     assert "Table 6: no run of +Trace or +Grad, without which it repeats Table 1, on MG" in absent

@@ -41,7 +41,7 @@ def test_objects_are_named_and_not_reported_as_damage(tmp_path: Path, content: A
 
 def test_released_weights_are_sent_to_their_loader(tmp_path: Path) -> None:
     torch.save({"state_dict": {"embedding.weight": torch.ones(2)}}, tmp_path / "QHNet.pt")
-    message = r"load_released_qhnet\(path\).*experiments\.evaluate checkpoint="
+    message = r"load_released_qhnet\(path\).*tracegrad evaluate checkpoint="
     with pytest.raises(CheckpointError, match=message):
         tracegrad.load_model(tmp_path / "QHNet.pt")
 

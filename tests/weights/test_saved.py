@@ -258,7 +258,7 @@ def test_records_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (None, r"its metadata have no entry 'tracegrad'.*experiments\.export"),
+        (None, r"its metadata have no entry 'tracegrad'.*tracegrad export"),
         ({"format": "pt"}, r"have no entry 'tracegrad'"),
         ({"tracegrad": "{"}, r"are no JSON"),
         ({"tracegrad": "[" * 100_000}, r"are no JSON"),

@@ -247,7 +247,7 @@ def test_paths_without_a_database_are_refused(tmp_path, folder):
     (tmp_path / "text.h5").write_text("no HDF5")
     with pytest.raises(DataError, match=r"text\.h5: not a readable HDF5 file"):
         CrystalDatabase(tmp_path / "text.h5")
-    with pytest.raises(DataError, match=r"hamiltonians\.h5: no packed crystals .*experiments\.pack"):
+    with pytest.raises(DataError, match=r"hamiltonians\.h5: no packed crystals .*tracegrad pack"):
         CrystalDatabase(folder / "a" / "hamiltonians.h5")
 
 
