@@ -52,8 +52,8 @@ class CrystalReader(ABC):
     def read(self, name: str, matrices: Sequence[str]) -> Structure:
         """A structure with these matrices ("hamiltonian", "overlap"), in the units and orders of `Structure`.
 
-        `tracegrad.data.crystals.structure.standard_order` converts orders. An overlap that the format lacks stays None.
-        The database calls `check` afterwards.
+        `tracegrad.data.crystals.structure.standard_order` converts orders. An overlap that the format lacks stays
+        None. The database calls `check` afterwards.
 
         Raises:
             DataError: a file is missing or damaged; the message names it.
