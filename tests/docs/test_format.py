@@ -73,6 +73,7 @@ def assert_same(found: Structure, expected: Structure) -> None:
     assert np.abs(found.hamiltonian - expected.hamiltonian).max() < 1e-12
 
 
+@pytest.mark.slow
 def test_a_format_of_another_package(folder, monkeypatch):
     training, conversion = blocks_of_page("bash")
     database = CrystalDatabase("mine", reader=importlib.import_module("my_formats").NpzReader)

@@ -128,13 +128,14 @@ def reversed_edges(
     keys = np.concatenate([cells, edge_index.T], axis=1)
     mirrored = np.concatenate([-cells, edge_index[::-1].T], axis=1)
     order, mirrored_order = (np.lexsort(k.T) for k in (keys, mirrored))
-    repeated = np.flatnonzero((keys[order][1:] == keys[order][:-1]).all(1))
+    ordered = keys[order]
+    repeated = np.flatnonzero((ordered[1:] == ordered[:-1]).all(1))
     if len(repeated):
-        key = keys[order[repeated[0]]].tolist()
+        key = ordered[repeated[0]].tolist()
         raise DataError(
             f"the edge [Rx, Ry, Rz, i, j] = {key} (atoms counted from 0) occurs twice; give it once"
         )
-    different = np.flatnonzero((keys[order] != mirrored[mirrored_order]).any(1))
+    different = np.flatnonzero((ordered != mirrored[mirrored_order]).any(1))
     if len(different):
         known = set(map(tuple, keys.tolist()))
         lone = next(i for i, key in enumerate(mirrored.tolist()) if tuple(key) not in known)

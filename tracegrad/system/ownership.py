@@ -248,7 +248,30 @@ def take_ownership(
         descriptor, locked = _lock(directory, report)
         if descriptor is None:
             raise _in_use(directory, read_owner(directory))
-        return _owned(directory, descriptor, kind, command, launch, every, report, created, locked=locked)
+        try:
+            waited = _wait_for_other_machine(directory, report)
+            me = Owner(
+                kind=kind,
+                command=(command or " ".join([Path(sys.executable).name, *sys.argv]))[:_LONGEST],
+                host=socket.gethostname(),
+                machine=machine_id(),
+                started=datetime.now(UTC).isoformat(timespec="seconds"),
+                launch=launch,
+                token=secrets.token_hex(8),
+                processes=((os.getpid(), start_time(os.getpid()) or ""),),
+                every=every,
+                beat=time.time_ns(),
+            )
+            _write(descriptor, me)
+            if waited or not locked:  # another process may have taken over at the same time
+                time.sleep(every / 2)
+                now = read_owner(directory)
+                if now is not None and now.token != me.token:
+                    raise _in_use(directory, now)
+            return Ownership(directory, descriptor, me, created=created)
+        except BaseException:
+            os.close(descriptor)
+            raise
     except OSError as error:
         raise TraceGradError(
             f"{directory}: cannot be written ({error.strerror or error}); choose another directory"
@@ -280,45 +303,6 @@ def _is_held(directory: Path, owner: Owner) -> bool:
         return is_locked(directory / FILE)
     except NoLocks:
         return bool(owner.pids)
-
-
-def _owned(
-    directory: Path,
-    descriptor: int,
-    kind: str,
-    command: str,
-    launch: str,
-    every: float,
-    report: Callable[[str], None],
-    created: Sequence[Path],
-    *,
-    locked: bool,
-) -> Ownership:
-    """Write the record and return the ownership; the descriptor is closed if that fails."""
-    try:
-        waited = _wait_for_other_machine(directory, report)
-        me = Owner(
-            kind=kind,
-            command=(command or " ".join([Path(sys.executable).name, *sys.argv]))[:_LONGEST],
-            host=socket.gethostname(),
-            machine=machine_id(),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            launch=launch,
-            token=secrets.token_hex(8),
-            processes=((os.getpid(), start_time(os.getpid()) or ""),),
-            every=every,
-            beat=time.time_ns(),
-        )
-        _write(descriptor, me)
-        if waited or not locked:  # another process may have taken over at the same time
-            time.sleep(every / 2)
-            now = read_owner(directory)
-            if now is not None and now.token != me.token:
-                raise _in_use(directory, now)
-        return Ownership(directory, descriptor, me, created=created)
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 def inherit_ownership(directory: str | Path) -> Ownership | None:

@@ -1,1 +1,1 @@
-"""Cache of a database of crystals: one file with all its structures, which is read much faster than folders."""
+"""Cache of a database of crystals: a folder with its structures, which is read much faster than the database."""

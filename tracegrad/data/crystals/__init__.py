@@ -1,1 +1,1 @@
-"""Crystal structures with their matrices: folders in the formats of DeepH, packed files, output of OpenMX."""
+"""Crystal structures with their matrices, and the formats in which they are read and written."""

@@ -30,6 +30,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -101,26 +102,20 @@ class OpenMXReader(CrystalReader):
     def recognises(cls, path: Path) -> bool:
         return len(_scfout_files(path)) == 1
 
+    @cached_property
+    def places(self) -> dict[str, Path]:
+        """The file of each structure, also where it is the only one in a folder."""
+        return {name: _scfout_files(place)[0] for name, place in super().places.items()}
+
     def read(self, name: str, matrices: Sequence[str]) -> Structure:
-        with _opened(self._file(name)) as scfout:
+        with _opened(self.places[name]) as scfout:
             structure = _read(scfout, self.shells, None)
         left_out = {matrix: None for matrix in MATRICES if matrix not in matrices}
         return replace(structure, name=name, **left_out)  # type: ignore[arg-type]
 
     def header(self, name: str) -> StructureHeader:
-        with _opened(self._file(name)) as scfout:
+        with _opened(self.places[name]) as scfout:
             return _read_header(scfout, self.shells)
-
-    def files(self, name: str, matrix: str = "hamiltonian") -> list[Path]:
-        return [self._file(name)]
-
-    def _file(self, name: str) -> Path:
-        files = _scfout_files(self.places[name])
-        if len(files) != 1:
-            raise DataError(
-                f"{self.places[name]}: no single .scfout file in it any more; add the one that was there"
-            )
-        return files[0]
 
 
 def _scfout_files(path: Path) -> list[Path]:

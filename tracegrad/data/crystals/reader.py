@@ -52,7 +52,11 @@ class CrystalReader(ABC):
     def read(self, name: str, matrices: Sequence[str]) -> Structure:
         """A structure with these matrices ("hamiltonian", "overlap"), in the units and orders of `Structure`.
 
-        `standard_order` converts orders. The database compares the structure with the rules of `check` afterwards.
+        `tracegrad.data.crystals.structure.standard_order` converts orders. An overlap that the format lacks stays
+        None. The database calls `check` afterwards.
+
+        Raises:
+            DataError: a file is missing or damaged; the message names it.
         """
 
     @cached_property
@@ -74,7 +78,11 @@ class CrystalReader(ABC):
         return dict(sorted(places.items()))
 
     def header(self, name: str) -> StructureHeader:
-        """Elements, shells, spin and Fermi level. By default the structure is read; large files deserve less."""
+        """Elements, shells, spin and Fermi level of a structure.
+
+        It is called for every structure at each start. By default the whole structure is read; override this where
+        the matrices can be left out.
+        """
         structure = self.read(name, ["hamiltonian"])
         return StructureHeader(structure.numbers, structure.shells, structure.spinful, structure.fermi_level)
 
