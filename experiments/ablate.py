@@ -4,7 +4,7 @@ import sys
 
 from rich.console import Console
 
-from experiments.report import make_report, print_report
+from experiments.report import make_report, print_summary
 from experiments.settings.cli import clean_errors
 from experiments.settings.help import show_help_if_asked
 from experiments.sweeps.engine import run_sweep
@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def _report(state: SweepState, console: Console) -> None:
-    print_report(make_report(state.runs), console)
+    print_summary(make_report(state.runs), console)
 
 
 if __name__ == "__main__":

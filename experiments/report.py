@@ -24,10 +24,11 @@ from tracegrad.reports.inference import with_inference
 from tracegrad.reports.latex import to_latex
 from tracegrad.reports.manifest import SweepPlan, read_manifests, with_variants
 from tracegrad.reports.markdown import to_markdown
-from tracegrad.reports.paired import paired_differences
+from tracegrad.reports.paired import ArmPair, paired_differences
 from tracegrad.reports.paper import ComparedTable, compare_with_paper
 from tracegrad.reports.results import collect_results, read_run, unfinished_runs
 from tracegrad.reports.structured import challenge_json, to_json
+from tracegrad.reports.summary import summary_grid
 from tracegrad.reports.table import ResultsTable
 from tracegrad.reports.terminal import print_grids
 from tracegrad.system.whole_files import replacing
@@ -43,6 +44,7 @@ class Report:
 
     Attributes:
         tables: a table for each set of comparable runs.
+        pairs: differences between the arms of each table.
         compared: tables of the paper with its numbers and ours.
         grids: all tables as text.
         output: directory of the files.
@@ -52,6 +54,7 @@ class Report:
     """
 
     tables: list[ResultsTable]
+    pairs: list[list[ArmPair]]
     compared: list[ComparedTable]
     grids: list[Grid]
     output: Path
@@ -129,7 +132,7 @@ def make_report(
         files.append(output / name)
     for name, figure in figures(tables, pairs, notes).items():
         files.append(save(figure, output / f"{name}.png"))
-    return Report(tables, compared, grids, output, files, notes, absent)
+    return Report(tables, pairs, compared, grids, output, files, notes, absent)
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
@@ -138,10 +141,30 @@ def print_report(report: Report, console: Console | None = None) -> None:
     print_grids(report.grids, console)
     console.print(f"{TITLE}:", *(f"  {line}" for line in report.absent), sep="\n", **_AS_IT_IS)
     console.print()
-    for note in report.notes:
-        console.print(note, style="yellow", **_AS_IT_IS)
+    _print_notes(report, console)
     names = ", ".join(str(path.relative_to(report.output)) for path in report.files)
     console.print(f"wrote {names} into {report.output}", **_AS_IT_IS)
+
+
+def print_summary(report: Report, console: Console) -> None:
+    """Print the error of each arm with its change against the baseline, and where everything else is."""
+    grids = map(summary_grid, report.tables, report.pairs)
+    print_grids([grid for grid in grids if grid is not None], console)
+    _print_notes(report, console)
+    figures = [path.name for path in report.files if path.suffix == ".png"]
+    tables = [path.name for path in report.files if path.suffix != ".png"]
+    for line in (
+        f"report:  {report.output}",
+        f"figures: {', '.join(figures)}",
+        f"tables:  {', '.join(tables)}",
+        f"all of them on the screen: tracegrad report {quoted(str(report.output.parent))}",
+    ):
+        console.print(line, **_AS_IT_IS)
+
+
+def _print_notes(report: Report, console: Console) -> None:
+    for note in report.notes:
+        console.print(note, style="yellow", **_AS_IT_IS)
 
 
 def print_outcomes(outcomes: Sequence[CheckOutcome], console: Console | None = None) -> None:

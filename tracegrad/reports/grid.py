@@ -51,6 +51,7 @@ class Grid:
         heads: heads of the other columns.
         lines: the rows.
         captions: notes below; `MARK` in them is replaced by the way in which the writer marks the best value.
+        printed: False for a table that is too wide for a terminal and only stands in files.
     """
 
     title: str
@@ -59,6 +60,7 @@ class Grid:
     heads: tuple[GridHead, ...]
     lines: tuple[GridLine, ...]
     captions: tuple[str, ...]
+    printed: bool = True
 
 
 MARK = "{best}"
@@ -124,7 +126,7 @@ def paired_grid(table: ResultsTable, pairs: Sequence[ArmPair]) -> Grid | None:
         return None
     # One metric in each line, because the intervals of many metrics side by side would be too wide for a screen.
     lines = [
-        GridLine(_named(column), tuple(_difference(pair.differences.get(column.key)) for pair in pairs))
+        GridLine(_named(column), tuple(difference_cell(pair.differences.get(column.key)) for pair in pairs))
         for column in columns
     ]
     sizes = {(d.seeds, d.samples) for pair in pairs for d in pair.differences.values() if d.samples > 1}
@@ -132,9 +134,8 @@ def paired_grid(table: ResultsTable, pairs: Sequence[ArmPair]) -> Grid | None:
     captions = [*METHOD, *([f"over {', '.join(counts)}"] if counts else [])]
     subtitle = f"{table.database}, {table.backbone}, {table.experiment}"
     heads = tuple(GridHead(pair.label) for pair in pairs)
-    return Grid(
-        f"{table.title}: differences between arms", subtitle, "metric", heads, tuple(lines), tuple(captions)
-    )
+    title = f"{table.title}: differences between arms"
+    return Grid(title, subtitle, "metric", heads, tuple(lines), tuple(captions), printed=False)
 
 
 def all_grids(
@@ -158,10 +159,11 @@ def _named(column: Column) -> str:
 
 
 def _cells(cells: dict[str, Cell], columns: Sequence[Column]) -> tuple[GridCell, ...]:
-    return tuple(_text(cells.get(column.key), column) for column in columns)
+    return tuple(metric_cell(cells.get(column.key), column) for column in columns)
 
 
-def _text(cell: Cell | None, column: Column) -> GridCell:
+def metric_cell(cell: Cell | None, column: Column) -> GridCell:
+    """Mean ± standard deviation of a metric, with its change against the baseline."""
     if cell is None:
         return GridCell("-")
     value = f"{cell.mean:.{column.digits}f}"
@@ -176,7 +178,8 @@ def _run_cells(row: Row) -> tuple[GridCell, ...]:
     return tuple(GridCell(value) for value in (_seeds(row.seeds), _range(row.steps), seconds))
 
 
-def _difference(difference: Difference | None) -> GridCell:
+def difference_cell(difference: Difference | None) -> GridCell:
+    """Difference and its confidence interval, with what they show."""
     if difference is None:
         return GridCell("-")
     digits, interval = difference.column.digits, difference.interval
@@ -204,9 +207,14 @@ def _panel_captions(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]
     return lines
 
 
-def _captions(table: ResultsTable, columns: Sequence[Column]) -> list[str]:
+def data_line(table: ResultsTable) -> str:
+    """What was tested on which data."""
     counts = ", ".join(f"{count} {part}" for part, count in table.counts.items())
-    data = f"{table.part} set, {table.checkpoint} checkpoint; {table.samples}: {counts}; split {table.split_hash}"
+    return f"{table.part} set, {table.checkpoint} checkpoint; {table.samples}: {counts}; split {table.split_hash}"
+
+
+def _captions(table: ResultsTable, columns: Sequence[Column]) -> list[str]:
+    data = data_line(table)
     if sum(len(row.runs) for row in table.arms) == 1:
         return [data, *table.footnotes]  # the other captions explain how to compare runs
     spread = any(cell.std is not None for row in table.rows for cell in row.cells.values())

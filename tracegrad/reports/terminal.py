@@ -1,17 +1,21 @@
 """Prints grids as tables in the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Styled
 
-from tracegrad.reports.grid import FAINT, MARK, SECTION, Grid, table_grids
+from tracegrad.reports.grid import FAINT, MARK, SECTION, Grid, GridCell, GridHead, table_grids
 from tracegrad.reports.table import ResultsTable
 
 # Characters; wider than any table, so that rich neither wraps nor cuts its lines.
 _UNLIMITED = 10_000
+# Characters of a line where the output is narrower or no terminal.
+_LEAST_WIDTH = 100
+_GAP = 2  # characters between columns
 
 
 def print_tables(tables: Sequence[ResultsTable], console: Console | None = None) -> None:
@@ -20,17 +24,20 @@ def print_tables(tables: Sequence[ResultsTable], console: Console | None = None)
 
 
 def print_grids(grids: Sequence[Grid], console: Console | None = None) -> None:
-    """Print grids one below the other.
+    """Print grids one below the other, but for those that only stand in files.
 
-    Lines are as long as their content, even if the output is narrower or no terminal, because a label that is cut
-    off or wrapped cannot be searched for.
+    The columns of a grid that is wider than the terminal continue below, with the labels repeated. No cell is cut off
+    or wrapped, because it could not be searched for.
     """
     console = console or Console()
-    wide = _unlimited(console)
+    unlimited = _unlimited(console)
     for grid in grids:
-        heading = f"{grid.title} ({grid.subtitle})"
+        if not grid.printed:
+            continue
+        heading = f"{grid.title} ({grid.subtitle})" if grid.subtitle else grid.title
         console.print(Styled(_printable(heading, console), style="bold"), soft_wrap=True)
-        wide.print(_rich_table(grid, console), crop=False)
+        for part in _parts(grid, max(console.width, _LEAST_WIDTH)):
+            unlimited.print(_rich_table(part, console), crop=False)
         for line in grid.captions:
             console.print(Styled(_printable(line.replace(MARK, "*"), console), style="dim"), soft_wrap=True)
         console.print()
@@ -46,18 +53,49 @@ def _unlimited(console: Console) -> Console:
     )
 
 
+def _parts(grid: Grid, width: int) -> Iterator[Grid]:
+    """The grid in parts of consecutive columns that fit into lines of ``width`` characters."""
+    labels = _width([grid.first, *(line.label for line in grid.lines)])
+    columns = [
+        _width([_head_text(head), *(_cell_text(line.cells[k]) for line in grid.lines if line.cells)])
+        for k, head in enumerate(grid.heads)
+    ]
+    start = 0
+    while start < len(columns):
+        end, used = start + 1, labels + _GAP + columns[start]
+        while end < len(columns) and used + _GAP + columns[end] <= width:
+            used += _GAP + columns[end]
+            end += 1
+        lines = tuple(replace(line, cells=line.cells[start:end]) for line in grid.lines)
+        yield replace(grid, heads=grid.heads[start:end], lines=lines)
+        start = end
+
+
+def _width(texts: Sequence[str]) -> int:
+    """Characters of the longest line."""
+    return max((len(line) for text in texts for line in text.split("\n")), default=0)
+
+
+def _head_text(head: GridHead) -> str:
+    name = f"{head.name} ({head.unit})" if head.unit else head.name
+    # The unit goes into a second line of the header to keep lines short.
+    return name.replace(" (", "\n(", 1)
+
+
+def _cell_text(cell: GridCell) -> str:
+    return cell.value + ("*" if cell.best else "") + (f"\n{cell.extra}" if cell.extra else "")
+
+
 def _rich_table(grid: Grid, console: Console) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column(Styled(grid.first), justify="left", no_wrap=True)
     for head in grid.heads:
-        name = f"{head.name} ({head.unit})" if head.unit else head.name
-        # The unit goes into a second line of the header to keep lines short.
-        table.add_column(Styled(name.replace(" (", "\n(", 1)), justify="right", no_wrap=True)
+        table.add_column(Styled(_head_text(head)), justify="right", no_wrap=True)
     for line in grid.lines:
         texts = [Styled(_printable(line.label, console), style="bold" if line.style == SECTION else "")]
         for cell in line.cells:
-            text = cell.value + ("*" if cell.best else "") + (f"\n{cell.extra}" if cell.extra else "")
-            texts.append(Styled(_printable(text, console), style="bold green" if cell.best else ""))
+            style = "bold green" if cell.best else ""
+            texts.append(Styled(_printable(_cell_text(cell), console), style=style))
         table.add_row(*texts, style="dim" if line.style == FAINT else "")
     return table
 
