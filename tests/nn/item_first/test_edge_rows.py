@@ -179,7 +179,7 @@ def test_strides_of_views_are_respected(monkeypatch):
 
 def test_second_derivatives():
     """Of a few edges, which are independent but for the sums at nodes: two of them end at one node."""
-    edges, channels = 3, (2, 1, 1)
+    edges, channels = 4, (2, 1, 1)
     assert all(len(set(ends.index.tolist())) < edges for ends in make_endpoints(edges))
     placements, features, shapes = gathering(channels, edges)
     assert torch.autograd.gradgradcheck(lambda *x: tuple(to_rows(placements, x, shapes, edges)), features)
