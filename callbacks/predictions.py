@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from ase.symbols import Symbols
 from lightning import Callback, LightningModule, Trainer
 
 from callbacks.trainer_parts import hamiltonian_module
+from tracegrad.elements import formula
 from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.training.module import HamiltonianModule
 
@@ -52,8 +51,3 @@ class PredictionCallback(Callback):
         assert isinstance(outputs, HamiltonianPrediction)
         module = hamiltonian_module(pl_module)
         self.on_predicted(PredictedBatch(trainer, module, outputs, batch, dataloader_idx))
-
-
-def formula(numbers: np.ndarray) -> str:
-    """Chemical formula of a molecule or cell from its atomic numbers, in Hill's order."""
-    return Symbols(numbers).get_chemical_formula()
