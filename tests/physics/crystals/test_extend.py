@@ -22,7 +22,7 @@ def test_a_code_from_outside_the_package(tmp_path, monkeypatch, capsys):
     (tmp_path / "tight_binding.py").write_text(program)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    (command,) = re.findall(r"^    python -m experiments\.generate (.*)$", text, re.MULTILINE)
+    (command,) = re.findall(r"^    tracegrad generate (.*)$", text, re.MULTILINE)
     small = ["supercell=[1,1]", "amplitude=0", "figure=0"]
     monkeypatch.setattr("sys.argv", ["generate", *command.split(), *small])
     main()
