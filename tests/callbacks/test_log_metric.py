@@ -68,7 +68,7 @@ def call(monkeypatch, command, *arguments):
 def test_the_page_trains_tests_and_reports(folder, monkeypatch, capsys):
     training, reporting = (shlex.split(line) for line in SETTINGS.replace("\\\n", "").splitlines())
     metric = [argument for argument in training if argument.startswith("+callbacks")]
-    call(monkeypatch, train, *training[3:], *TINY)
+    call(monkeypatch, train, *training[2:], *TINY)
     run = folder / "runs" / "demo" / "tracegrad_seed0"
     results = json.loads((run / "results.json").read_text())
     value = results["metrics"]["test/largest_error"]
@@ -82,7 +82,7 @@ def test_the_page_trains_tests_and_reports(folder, monkeypatch, capsys):
 
     monkeypatch.delitem(sys.modules, "my_metrics")
     (folder / "my_metrics.py").rename(folder / "elsewhere")  # a report needs no import of the package
-    call(monkeypatch, report, *reporting[3:])
+    call(monkeypatch, report, *reporting[2:])
     out = capsys.readouterr().out
     assert "largest error" in out
     assert f"{value:.1f}" in out
