@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Self
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +17,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+Display = TypeVar("Display", bound="ProgressDisplay")
 SECONDS_BETWEEN_LINES = 30
 BYTES = "bytes"
 
@@ -87,7 +88,7 @@ class ProgressDisplay:
             return readable_size(done) + ("" if total is None else f" of {readable_size(total)}")
         return f"{done}/{total} {self.unit}"
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Display) -> Display:
         self._bars.start()
         return self
 
