@@ -93,7 +93,7 @@ def test_the_page_trains_tests_and_reports(folder, monkeypatch, capsys):
         assert float(list(csv.DictReader(file))[-1]["test/largest_error"]) == value
 
     (folder / "elsewhere").rename(folder / "my_metrics.py")
-    call(monkeypatch, evaluate, f"run={run}", *metric)
+    call(monkeypatch, evaluate, f"run={run}", "plugins=[my_metrics]", *metric)
     again = json.loads((run / "evaluation_test_best" / "evaluation.json").read_text())
     assert again["metrics"]["test/largest_error"] == pytest.approx(value)
 

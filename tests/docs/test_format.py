@@ -30,8 +30,8 @@ def blocks_of_page(language: str) -> list[str]:
 
 
 def arguments(command: str) -> list[str]:
-    """What follows ``python -m MODULE``."""
-    return shlex.split(command.replace("\\\n", ""))[3:]
+    """What follows ``tracegrad COMMAND``."""
+    return shlex.split(command.replace("\\\n", ""))[2:]
 
 
 def write_npz(structure: Structure, folder: Path) -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from tracegrad.metrics.columns import HAMILTONIAN, Column, log_name
 from tracegrad.reports.arms import BASELINE
 from tracegrad.reports.grid import (
+    FAINT,
+    PLAIN,
     SECTION,
     Grid,
     GridCell,
@@ -16,7 +18,7 @@ from tracegrad.reports.grid import (
     metric_cell,
 )
 from tracegrad.reports.paired import LEVEL, ArmPair, Difference
-from tracegrad.reports.table import ResultsTable, Row
+from tracegrad.reports.table import TRIVIAL, ResultsTable, Row
 
 PRIMARY = log_name("test", HAMILTONIAN[0].key)
 
@@ -41,7 +43,7 @@ def summary_grid(table: ResultsTable, pairs: Sequence[ArmPair]) -> Grid | None:
     for column in columns:
         if len(columns) > 1:
             lines.append(GridLine(column.name, style=SECTION))
-        for row in table.arms:
+        for row in table.rows:
             if column.key in row.cells:
                 pair = against.get(row.name)
                 difference = pair.differences.get(column.key) if pair is not None else None
@@ -67,7 +69,7 @@ def _line(row: Row, column: Column, difference: Difference | None) -> GridLine:
         GridCell(shown.value),
         GridCell(shown.extra),
     )
-    return GridLine(row.label, cells)
+    return GridLine(row.label, cells, FAINT if row.arm == TRIVIAL else PLAIN)
 
 
 def _trained(table: ResultsTable) -> str:
