@@ -1,5 +1,6 @@
 """Callbacks that work with the predictions of tests."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +33,12 @@ class PredictedBatch:
         ]
 
 
-class PredictionCallback(Callback):
+class PredictionCallback(Callback, ABC):
     """A callback whose method ``on_predicted`` gets each batch of a test with its prediction."""
 
+    @abstractmethod
     def on_predicted(self, batch: PredictedBatch) -> None:
         """Called after each batch of a test."""
-        raise NotImplementedError
 
     def on_test_batch_end(
         self,

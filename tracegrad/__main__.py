@@ -9,6 +9,7 @@ import difflib
 import os
 import runpy
 import sys
+from functools import cache
 from pathlib import Path
 
 from tracegrad import __version__
@@ -46,6 +47,7 @@ def root() -> Path:
     return installed if installed.is_dir() else package.parent
 
 
+@cache
 def summaries() -> dict[str, str]:
     """The commands, each with the first line of its module's docstring."""
     found = {}
@@ -68,10 +70,8 @@ def _run(name: str, words: list[str]) -> None:
     Trainings, sweeps and workers start further processes, which find the folder through the environment.
     """
     folder = str(root())
-    sys.path[:0] = [
-        folder,
-        os.getcwd(),
-    ]  # python -m has the present folder, too: classes of the user may be there
+    # python -m has the present folder, too: classes of the user may be there.
+    sys.path[:0] = [folder, os.getcwd()]
     inherited = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([folder, *([inherited] if inherited else [])])
     sys.argv = ["-m", *words]

@@ -20,10 +20,12 @@ def show_help_if_asked(command: str) -> None:
 
 
 def show_help_early() -> None:
-    """The same for the command that this process is about to run, if its only argument asks for the help."""
-    if sys.argv[1:] not in (["-h"], ["--help"]) or "-m" not in sys.orig_argv:
+    """The same for the command that this process is about to run, if its only argument asks for the help.
+
+    The command stands before it: ``python -m experiments.NAME --help`` or ``tracegrad NAME --help``.
+    """
+    if sys.argv[0] != "-m" or sys.argv[1:] not in (["-h"], ["--help"]):
         return
-    module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
-    command = module.removeprefix("experiments.")
+    command = sys.orig_argv[-2].removeprefix("experiments.")
     if (CONF / f"{command}.yaml").exists():
         show_help_if_asked(command)

@@ -34,7 +34,7 @@ def print_grids(grids: Sequence[Grid], console: Console | None = None) -> None:
     for grid in grids:
         if not grid.printed:
             continue
-        heading = f"{grid.title} ({grid.subtitle})" if grid.subtitle else grid.title
+        heading = f"{grid.title} ({grid.subtitle})"
         console.print(Styled(_printable(heading, console), style="bold"), soft_wrap=True)
         for part in _parts(grid, max(console.width, _LEAST_WIDTH)):
             unlimited.print(_rich_table(part, console), crop=False)

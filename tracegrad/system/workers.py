@@ -8,8 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -111,47 +110,6 @@ class WorkerPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def map_in_workers(
-    function: Callable[[Any], Any], items: Sequence[Any], processes: int
-) -> Iterator[Any | TaskFailure]:
-    """Results of a function (or `TaskFailure`) for all items, in the order in which they are finished.
-
-    Args:
-        function: sent once to each worker, so that it may hold data for all items.
-        items: arguments, one for each call.
-        processes: number of workers; with 1 the function is called in this process, and its errors are passed on.
-
-    Raises:
-        WorkerDied: a worker ended without a result.
-    """
-    if processes <= 1:
-        yield from map(function, items)
-        return
-    waiting = deque(items)
-    with WorkerPool(processes) as pool:
-        for _ in range(processes):  # all workers are idle, so that each of them gets the function
-            pool.submit(_KEEP, _keep, function)
-        while pool.busy:
-            for key, result in pool.finished(timeout=0.5):
-                if key is not _KEEP:
-                    yield result
-            for _ in range(min(pool.idle, len(waiting))):
-                item = waiting.popleft()
-                pool.submit(item, _call, item)
-
-
-_KEEP = object()  # key of the task that gives a worker its function
-_kept: list[Callable[[Any], Any]] = []  # this function, in a worker
-
-
-def _keep(function: Callable[[Any], Any]) -> None:
-    _kept[:] = [function]
-
-
-def _call(item: Any) -> Any:
-    return _kept[0](item)
 
 
 def _ending(exitcode: int | None) -> str:

@@ -32,9 +32,8 @@ class LossValues:
     total: Float[Tensor, ""]
     shares: dict[str, Float[Tensor, ""]]
     weights: dict[str, Float[Tensor, ""]]
-    per_sample: dict[
-        str, Float[Tensor, " _"]
-    ]  # of the samples of this process for which the term has a meaning
+    # Of the samples of this process for which the term has a meaning.
+    per_sample: dict[str, Float[Tensor, " _"]]
     logs: dict[str, Tensor]  # loss, loss_h, loss of each further term and, with traces, mu
 
 

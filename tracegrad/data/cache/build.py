@@ -10,7 +10,8 @@ from tracegrad.data.cache.store import INDEX, LOCK, SUFFIX, CacheEntry, read_ent
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.errors import DataError, TraceGradError
 from tracegrad.system.cores import available_cores
-from tracegrad.system.workers import TaskFailure, WorkerDied, map_in_workers
+from tracegrad.system.parallel import map_unordered
+from tracegrad.system.workers import WorkerDied
 
 # Size of the Hamiltonian files from which several processes read them; one needs about ten seconds.
 _PARALLEL_BYTES = 1e8
@@ -42,10 +43,8 @@ def build(
     report(f"building the cache of {len(database)} structures{kept}; processes: {processes}")
     on_progress(len(entries), len(database))
     try:
-        for result in map_in_workers(_EntryWriter(database, folder, dtype), rows, processes):
-            if isinstance(result, TaskFailure):
-                raise DataError(result.reason)
-            entries[result.name] = result
+        for _, entry in map_unordered(_EntryWriter(database, folder, dtype), rows, processes):
+            entries[entry.name] = entry
             on_progress(len(entries), len(database))
     except WorkerDied as error:
         raise TraceGradError(
