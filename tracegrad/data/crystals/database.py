@@ -163,4 +163,4 @@ class CrystalDatabase:
 
     @cached_property
     def _headers(self) -> list[StructureHeader]:
-        return [self.reader.header(name) for name in self.names]
+        return self.reader.headers(self.names)

@@ -66,8 +66,11 @@ class PackedReader(CrystalReader):
             return _read_group(self.path, _group(file, name), name, matrices)
 
     def header(self, name: str) -> StructureHeader:
+        return self.headers([name])[0]
+
+    def headers(self, names: Sequence[str]) -> list[StructureHeader]:
         with open_hdf5(self.path) as file:
-            return _header(self.path, _group(file, name), name)
+            return [_header(self.path, _group(file, name), name) for name in names]
 
     def check(self, structure: Structure, name: str, *, pairs: bool = True) -> None:
         check_structure(structure, f"{self.path}: {name}", pairs=pairs)

@@ -86,6 +86,10 @@ class CrystalReader(ABC):
         structure = self.read(name, ["hamiltonian"])
         return StructureHeader(structure.numbers, structure.shells, structure.spinful, structure.fermi_level)
 
+    def headers(self, names: Sequence[str]) -> list[StructureHeader]:
+        """The headers of these structures; for formats that open one file for all of them."""
+        return [self.header(name) for name in names]
+
     def files(self, name: str, matrix: str = "hamiltonian") -> list[Path]:
         """The files from which a structure is read, that of the matrix last.
 
