@@ -272,4 +272,5 @@ def test_threads_that_need_the_same_kernel(monkeypatch, tmp_path, caplog):
     source = 'extern "C" int eleven() { return 11; }'
     with ThreadPoolExecutor(4) as pool:
         assert [library.eleven() for library in pool.map(native.library, [source] * 4)] == [11] * 4
-    assert not caplog.records
+    # Nothing above INFO: with a configured logger the compilation itself is logged.
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
