@@ -1,6 +1,4 @@
-"""The lowest states near a reference against full diagonalisations, in the plain form and by the kernel."""
-
-from concurrent.futures import ThreadPoolExecutor
+"""The lowest states near a reference against full diagonalisations."""
 
 import numpy as np
 import pytest
@@ -8,9 +6,8 @@ import scipy.linalg
 import torch
 
 from tests.solved import batch, solved_and_predicted
-from tracegrad.metrics.functional import eigenpairs, eigenpairs_kernel
+from tracegrad.metrics.functional import eigenpairs
 from tracegrad.metrics.functional.eigenpairs import lowest_states
-from tracegrad.numerics import native
 
 
 def assert_lowest(h_pred, difference, energies, orbitals, count=21):
@@ -25,13 +22,11 @@ def assert_lowest(h_pred, difference, energies, orbitals, count=21):
         assert float((v @ v.mT - torch.eye(count)).abs().max()) < 5e-8
 
 
-@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("noise", [0.0, 1e-5, 1e-3, 5e-3, 0.3])
 def test_lowest_states_are_those_of_the_full_problem(noise):
     assert_lowest(*batch([solved_and_predicted(seed, noise) for seed in range(3)]))
 
 
-@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("gap", [0.0, 1e-9, 1e-6, 1e-4, 1e-3])
 def test_the_next_state_may_be_degenerate_with_the_highest_computed_one(gap):
     """The lowest empty level may be degenerate."""
@@ -46,19 +41,17 @@ def moved(problem, state: int, energy: float):
     return h + change, difference + change, energies, orbitals
 
 
-@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(("state", "energy"), [(22, 0.02), (21, 0.03), (70, -0.8), (70, 0.02), (19, 0.2)])
 def test_states_that_change_places_are_found(state, energy):
     assert_lowest(*batch([moved(solved_and_predicted(seed, 1e-4), state, energy) for seed in range(2)]))
 
 
-@pytest.mark.usefixtures("form")
 def test_good_predictions_need_no_diagonalisation_and_hidden_low_states_are_seen():
     good = solved_and_predicted(0, 1e-4)
     hidden = moved(solved_and_predicted(0, 0.0), 70, -0.8)
     crossed = moved(good, 22, 0.02)
     _, *problems = batch([good, hidden, crossed])
-    sure = eigenpairs._near_reference(*problems, 21)[2]
+    sure = eigenpairs._decoupled(*problems, 21)[2]
     assert sure.tolist() == [True, False, True]
 
 
@@ -78,76 +71,23 @@ def test_other_states_are_above_the_bound_if_so_reported(noise):
         assert sure.tolist() == [bool(values[5] > height)]
 
 
-@pytest.mark.usefixtures("form")
 def test_large_errors_are_solved_without_diagonalisation_too():
     large = batch([solved_and_predicted(seed, 4e-3) for seed in range(6)])
-    assert eigenpairs._near_reference(*large[1:], 21)[2].sum() >= 4
+    assert eigenpairs._decoupled(*large[1:], 21)[2].sum() >= 4
     assert_lowest(*large)
 
 
-@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("count", [1, 2, 33, 45])
 def test_any_number_of_states_can_be_computed(count):
     assert_lowest(*batch([solved_and_predicted(seed, 1e-4) for seed in range(2)]), count)
 
 
-@pytest.mark.usefixtures("form")
 def test_the_antisymmetric_part_of_an_error_is_ignored():
     h, error, energies, orbitals = batch([solved_and_predicted(seed, 1e-4) for seed in range(2)])
     skew = torch.randn_like(error)
     assert_lowest(h, error + skew - skew.mT, energies, orbitals)
 
 
-STEPS = {"window": (19, 31), "steps": 20, "limits": (1e-7, 0.5, 2e-6, 1e-4)}
-
-
-@pytest.fixture
-def kernel():
-    if eigenpairs_kernel._routines() is None or native.library("int one() { return 1; }") is None:
-        pytest.skip("no compiler, or torch without MKL")
-    return eigenpairs_kernel.decoupled
-
-
-def test_the_kernel_takes_the_steps_of_the_plain_form(kernel):
-    _, *problems = batch([solved_and_predicted(seed, 3e-4 * (1 + 3 * seed)) for seed in range(4)])
-    found = kernel(*problems, 21, **STEPS)
-    expected = eigenpairs._decoupled(*problems, 21, STEPS["window"])
-    assert found is not None
-    assert torch.equal(found[2], expected[2])
-    good = expected[2]
-    assert good.any()
-    np.testing.assert_allclose(found[0][good], expected[0][good], rtol=0, atol=1e-11)
-    signs = (found[1] * expected[1]).sum(2, keepdim=True).sign()
-    np.testing.assert_allclose((signs * found[1])[good], expected[1][good], rtol=0, atol=1e-7)
-
-
-def test_the_memory_of_a_thread_is_reused_for_alternating_sizes_and_limits(kernel):
-    cases = [
-        (batch([solved_and_predicted(k, 1e-4, n=n) for k in range(2)])[1:], count)
-        for n, count in ((90, 21), (130, 21), (90, 22), (70, 21))
-    ]
-    threads = torch.get_num_threads()
-
-    def run(case):
-        problems, count = case
-        steps = STEPS | {"window": (count - 2, count + 10)}
-        refused = kernel(*problems, count, **(steps | {"limits": (1e-7, 0.5, 0.0, 1e-4)}))
-        assert not refused[2].any()
-        return kernel(*problems, count, **steps)
-
-    alone = []
-    for case in cases:
-        with ThreadPoolExecutor(1) as pool:  # memory of its own
-            alone.append(pool.submit(run, case).result())
-    with ThreadPoolExecutor(2) as pool:
-        turns = list(pool.map(run, cases * 8))
-    for k, found in enumerate(turns):
-        assert found[2].all()
-        assert all(map(torch.equal, found, alone[k % len(cases)]))
-    assert torch.get_num_threads() == threads
-
-
-@pytest.mark.usefixtures("form")
 def test_states_that_were_missed_are_not_verified():
     """A coupling to many close states that is too small to change the residual."""
     rng = np.random.default_rng(17)
@@ -163,7 +103,6 @@ def test_states_that_were_missed_are_not_verified():
     np.testing.assert_allclose(values[0], np.linalg.eigvalsh(h)[:p], rtol=0, atol=2e-9)
 
 
-@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("smallest", [1e-7, 1e-5])
 def test_an_overlap_that_is_almost_singular_costs_no_digits(smallest):
     """If C is large, a shift of the energy zero is large in single precision."""
@@ -183,21 +122,3 @@ def test_an_overlap_that_is_almost_singular_costs_no_digits(smallest):
     values, _ = lowest_states(*problem, p)
     expected = np.linalg.eigvalsh(np.diag(energies + 0.6) + change)[:p]
     np.testing.assert_allclose(values[0], expected, rtol=0, atol=1e-10)
-
-
-def test_the_plain_form_is_used_if_the_routines_in_torch_are_not_accessible(monkeypatch):
-    problem = batch([solved_and_predicted(0, 1e-4)])
-    monkeypatch.setattr(eigenpairs_kernel, "ROUTINES", ("no_such_routine_",))
-    eigenpairs_kernel._routines.cache_clear()
-    try:
-        assert eigenpairs_kernel.decoupled(*problem[1:], 21, **STEPS) is None
-        assert_lowest(*problem)
-    finally:
-        eigenpairs_kernel._routines.cache_clear()
-
-
-def test_the_kernel_refuses_matrices_of_wrong_shapes():
-    _, *problems = batch([solved_and_predicted(0, 1e-4)])
-    for change in ({"window": (21, 31)}, {"window": (19, 91)}):
-        with pytest.raises(ValueError, match="21 states with the window"):
-            eigenpairs.decoupled(*problems, 21, **(STEPS | change))

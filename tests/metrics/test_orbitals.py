@@ -255,7 +255,6 @@ def test_the_metric_is_the_mean_over_molecules_for_any_batches(basis, threads):
             assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-9)
 
 
-@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_large_molecules_of_several_sizes_give_the_same_values_as_single_ones(basis, threads, monkeypatch):
     graphs, blocks, solved, expected = [], [], {}, []

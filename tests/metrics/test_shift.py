@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from tracegrad.metrics.functional.shift import least_absolute_shift, shifted_mae
-from tracegrad.numerics import native
 
 
 @pytest.mark.parametrize("items", [1, 7, 500])
@@ -28,7 +27,6 @@ def test_the_shift_without_a_direction_is_zero():
     assert least_absolute_shift(zeros, zeros + 1).tolist() == [0, 0]
 
 
-@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_do_not_change_other_matrices(wrong):
     difference = np.random.default_rng(0).normal(size=(3, 9, 9))
@@ -40,7 +38,6 @@ def test_numbers_that_are_not_finite_do_not_change_other_matrices(wrong):
     torch.testing.assert_close(found[[0, 2]], expected[[0, 2]], rtol=1e-12, atol=0)
 
 
-@pytest.mark.usefixtures("form")
 def test_products_that_overflow_do_no_harm():
     difference = np.random.default_rng(0).normal(size=(1, 9, 9))
     overlap = np.random.default_rng(1).normal(size=(1, 45))
@@ -49,10 +46,8 @@ def test_products_that_overflow_do_no_harm():
     assert float(found) == pytest.approx(1e160 * expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("kernels", ["0", "1"])
 @pytest.mark.parametrize("skew", [0.0, 1.0])
-def test_no_shift_of_a_matrix_is_better(kernels, skew, monkeypatch):
-    monkeypatch.setenv(native.SWITCH, kernels)
+def test_no_shift_of_a_matrix_is_better(skew):
     rng = np.random.default_rng(3)
     difference, overlap = rng.normal(size=(2, 4, 9, 9))
     overlap += overlap.transpose(0, 2, 1)

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from tracegrad.hamiltonian.assembly_kernel import assemble_with_kernel
 from tracegrad.hamiltonian.block_errors import block_errors
-from tracegrad.metrics.functional.eigenpairs_kernel import decoupled
-from tracegrad.metrics.functional.shift_kernel import shifted_deviations
 from tracegrad.nn.component_first.coupling_kernel import CouplingPaths, couple
 from tracegrad.nn.invariant.normed_silu import normed_silu
 from tracegrad.nn.invariant.pair_kernel import pull_pairs
@@ -81,11 +79,6 @@ def run_errors(blocks, labels, present, ends):
 def run_assemble(on_site, pairs, slots, starts, spans):
     arrays = (x.numpy() for x in (slots, starts, spans))
     return assemble_with_kernel(on_site, pairs, *arrays, 4, [np.zeros(10)])
-
-
-def run_decoupled(error, energies, orbitals):
-    limits = (1e-7, 0.5, 2e-6, 1e-4)
-    return decoupled(error, energies, orbitals, 3, window=(2, 6), steps=5, limits=limits)
 
 
 def indices(*values: int) -> Tensor:
@@ -185,14 +178,6 @@ CASES: dict[str, tuple[Callable, Arguments]] = {
             "spans": torch.tensor([[0, 2, 0]]),
         },
     ),
-    "shifted_deviations": (
-        shifted_deviations,
-        {"difference": normal(2, 5, 5), "direction": normal(2, 15)},
-    ),
-    "decoupled": (
-        run_decoupled,
-        {"error": 1e-3 * normal(2, 9, 9), "energies": normal(2, 9).sort()[0], "orbitals": normal(2, 9, 9)},
-    ),
 }
 EACH = [(case, name) for case, (_, arguments) in CASES.items() for name in arguments]
 # Other sizes that fit: items that no index refers to, components of a feature of one irrep, columns of rows without
@@ -228,8 +213,6 @@ def copies(arguments: Arguments) -> Arguments:
 
 @pytest.mark.parametrize("case", CASES)
 def test_arguments_that_fit_are_taken(case):
-    if case == "decoupled" and native.library("int one() { return 1; }") is None:
-        pytest.skip("no compiler")
     run, arguments = CASES[case]
     before = native.used()
     run(**copies(arguments))

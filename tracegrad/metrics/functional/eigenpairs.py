@@ -15,8 +15,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tracegrad.metrics.functional.eigenpairs_kernel import decoupled
-
 CONVERGED = 1e-7  # hartree, norm of A_pq + X A_qq - (A_pp + X A_qp) X: about what single precision reaches
 # Hartree, norm of A y - theta y over the lowest states before the Newton step. The error of an energy is about its
 # square over the distance to the next state.
@@ -50,26 +48,13 @@ def lowest_states(
     n = error.shape[1]
     if n < SMALLEST or 2 * count > n or not count:
         return _diagonalised(error, energies, orbitals, count)
-    values, vectors, sure = _near_reference(error, energies, orbitals, count)
+    values, vectors, sure = _decoupled(error, energies, orbitals, count)
     if not sure.all():
         others = (~sure).nonzero().flatten()
         values[others], vectors[others] = _diagonalised(
             error[others], energies[others], orbitals[others], count
         )
     return values, vectors
-
-
-def _near_reference(
-    error: Float[Tensor, "batch n n"],
-    energies: Float[Tensor, "batch n"],
-    orbitals: Float[Tensor, "batch n n"],
-    count: int,
-) -> tuple[Float[Tensor, "batch count"], Float[Tensor, "batch count n"], Bool[Tensor, " batch"]]:
-    """Energies and orbitals, and for which matrices they are verified."""
-    window = max(count - BELOW, 0), min(count + ABOVE, error.shape[1])
-    limits = CONVERGED, PROGRESS, RESIDUAL, MARGIN
-    by_kernel = decoupled(error, energies, orbitals, count, window=window, steps=STEPS, limits=limits)
-    return by_kernel or _decoupled(error, energies, orbitals, count, window)
 
 
 def _symmetric(error: Float[Tensor, "batch n n"]) -> Float[Tensor, "batch n n"]:
@@ -93,11 +78,10 @@ def _decoupled(
     energies: Float[Tensor, "batch n"],
     orbitals: Float[Tensor, "batch n n"],
     p: int,
-    window: tuple[int, int],
 ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch p n"], Bool[Tensor, " batch"]]:
-    """Energies, orbitals and whether they are verified, without the kernel."""
+    """Energies and orbitals, and for which matrices they are verified."""
     error = _symmetric(error)
-    start, end = window
+    start, end = max(p - BELOW, 0), min(p + ABOVE, error.shape[1])
     left = orbitals[:, :, :end].mT @ error
     block = left[:, start:] @ orbitals[:, :, start:end]
     block.diagonal(dim1=1, dim2=2).add_(energies[:, start:end])

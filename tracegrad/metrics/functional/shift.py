@@ -5,7 +5,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tracegrad.hamiltonian.blocks import unpack_triangles
-from tracegrad.metrics.functional.shift_kernel import shifted_deviations
 
 
 def least_absolute_shift(
@@ -35,8 +34,5 @@ def shifted_mae(
         overlap: lower triangle of S with element (i, j <= i) at i (i + 1) / 2 + j, float64.
     """
     n = difference.shape[1]
-    deviations = shifted_deviations(difference, overlap)
-    if deviations is None:
-        both = difference.flatten(1), unpack_triangles(overlap, n).flatten(1)
-        deviations = torch.addcmul(both[0], least_absolute_shift(*both)[:, None], both[1]).abs_().sum(1)
-    return deviations / n**2
+    both = difference.flatten(1), unpack_triangles(overlap, n).flatten(1)
+    return torch.addcmul(both[0], least_absolute_shift(*both)[:, None], both[1]).abs_().sum(1) / n**2
