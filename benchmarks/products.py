@@ -8,12 +8,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import synchronize
-from tracegrad.numerics.matrix_product import product
+from tracegrad.ops.matrix_product import product
 
 aten = torch.ops.aten
 # Operators of matrix products, with the position of the left factor among their arguments.
 PRODUCTS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.addmm_: 1, aten.baddbmm: 1, aten.baddbmm_: 1}
-if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # see `tracegrad.numerics.matrix_product`
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # see `tracegrad.ops.matrix_product`
     PRODUCTS[torch.ops.mkldnn._linear_pointwise] = 0
 
 # (rows, inner, columns) of products that are timed: a square one; a linear map of channels for all components of all

@@ -18,7 +18,7 @@ from benchmarks.tracegrad_block import SMALL as BLOCKS
 from benchmarks.tracegrad_block import Case
 from benchmarks.waiting import Steps
 from tracegrad.hamiltonian.graph import collate
-from tracegrad.numerics.matrix_product import product
+from tracegrad.ops.matrix_product import product
 
 ARGUMENTS = ["--small", "--molecules", "2", "--atoms", "5", "--repeats", "1", "--device", "cpu"]
 NETWORKS = {"plain e3nn", "backbone", "backbone + TraceGrad"}

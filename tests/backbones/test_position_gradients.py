@@ -18,7 +18,7 @@ from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.component_first.features import spherical_harmonics
 from tracegrad.nn.invariant.tracegrad import TraceGrad
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 STEP = 1e-5  # angstrom
 # Distances of atoms 0 and 1 across the z axis: on it, almost on it, and well away. The code has no case for

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tracegrad.hamiltonian.block_errors import block_errors
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 ATOMS, DIM = 4, 21
 KERNEL = pytest.mark.parametrize("kernel", ["1", "0"])

@@ -18,7 +18,7 @@ from tracegrad.hamiltonian.blocks import (
     pad_blocks,
     unpack_triangles,
 )
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 QH9 = OrbitalBasis.def2_svp()
 THIRD_ROW = OrbitalBasis.def2_svp(range(1, 19))

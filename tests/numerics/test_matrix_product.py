@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tracegrad.numerics import matrix_product, native
-from tracegrad.numerics.matrix_product import linear, product
+from tracegrad.ops.matrix_product import linear, product
 
 OPERATOR = torch.ops.mkldnn._linear_pointwise
 

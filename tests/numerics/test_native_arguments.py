@@ -8,10 +8,10 @@ import pytest
 import torch
 from e3nn.o3 import Irrep
 from torch import Tensor
+from tracegrad.nn.component_first.coupling_kernel import CouplingPaths, couple
 
 from tracegrad.hamiltonian.assembly_kernel import assemble_with_kernel
 from tracegrad.hamiltonian.block_errors import block_errors
-from tracegrad.nn.component_first.coupling_kernel import CouplingPaths, couple
 from tracegrad.nn.invariant.normed_silu import normed_silu
 from tracegrad.nn.invariant.pair_kernel import pull_pairs
 from tracegrad.nn.invariant.term_kernel import add_inner, add_inner_with_derivative, crossed, crossed_with_sum
@@ -21,7 +21,8 @@ from tracegrad.nn.item_first.edge_rows import EdgeEndpoints, IrrepPlacement, fro
 from tracegrad.nn.item_first.edge_weights_kernel import Submatrices, Submatrix, assembled
 from tracegrad.nn.item_first.graph_norm_kernel import centred
 from tracegrad.nn.item_first.shell_pairs_kernel import ExpansionMaps, SparseMap
-from tracegrad.numerics import native
+from tracegrad.ops import native
+from tracegrad.ops.errors import OperatorArgumentError, OperatorIndexError
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -221,7 +222,7 @@ def test_arguments_that_fit_are_taken(case):
 
 @pytest.mark.parametrize(("case", "name"), EACH, ids=["-".join(e) for e in EACH])
 def test_other_shapes_are_refused(case, name):
-    """With a Python exception; it is a KernelArgumentError unless torch raises before."""
+    """With a Python exception; it is a OperatorArgumentError unless torch raises before."""
     run, arguments = CASES[case]
     harmless = HARMLESS.get(case, {}).get(name, "").split(", ")
     ours = 0
@@ -231,7 +232,7 @@ def test_other_shapes_are_refused(case, name):
         try:
             run(**copies(arguments) | {name: wrong.contiguous()})
         except (ValueError, IndexError, RuntimeError, TypeError) as error:
-            ours += isinstance(error, native.KernelArgumentError)
+            ours += isinstance(error, OperatorArgumentError)
         else:
             pytest.fail(kind)
     assert ours or (case, name) == ("normed_silu", "g")
@@ -245,10 +246,10 @@ def test_indices_out_of_range_are_refused(case, name):
     for value in (-1 if name != "slots" else -2, 5, 2**31, 2**32, 2**63 - 1, -(2**63)):
         wrong = arguments[name].clone()
         wrong.view(-1)[-1] = value
-        with pytest.raises(native.KernelIndexError):
+        with pytest.raises(OperatorIndexError):
             run(**copies(arguments) | {name: wrong})
     if case != "assemble_with_kernel":
-        with pytest.raises(native.KernelArgumentError, match="whole numbers"):
+        with pytest.raises(OperatorArgumentError, match="whole numbers"):
             run(**copies(arguments) | {name: arguments[name].double()})
 
 
@@ -303,7 +304,7 @@ def test_an_index_that_was_overwritten_is_refused():
     inputs = copies(arguments) | {"a": arguments["a"].clone().requires_grad_()}
     out = run_couple(**inputs)
     inputs["of_a"][0] = 1_000_000
-    with pytest.raises(native.KernelArgumentError, match="index of a: overwritten since it was checked"):
+    with pytest.raises(OperatorArgumentError, match="index of a: overwritten since it was checked"):
         out.sum().backward()
 
 
@@ -320,9 +321,9 @@ def test_submatrices_that_lie_outside_or_overlap_are_refused():
         {"paths": 3},
         {"paths": 0},
     ):
-        with pytest.raises(native.KernelArgumentError, match="must lie within matrices"):
+        with pytest.raises(OperatorArgumentError, match="must lie within matrices"):
             Submatrices([(3, 4)], [(Submatrix(**(good.__dict__ | change)), normal(2))])
-    with pytest.raises(native.KernelArgumentError, match="overlaps another submatrix"):
+    with pytest.raises(OperatorArgumentError, match="overlaps another submatrix"):
         Submatrices([(3, 4)], [(good, normal(2)), (good, normal(2))])
 
 
@@ -336,34 +337,34 @@ def test_slots_that_do_not_exist_or_overlap_are_refused():
         ((1, 0), None),
         (None, (0, 0)),
     ):
-        with pytest.raises(native.KernelArgumentError, match="the rows have the shapes"):
+        with pytest.raises(OperatorArgumentError, match="the rows have the shapes"):
             to_rows([IrrepPlacement(slots)], [x], [(1, 4), (2, 4)], 6)
-        with pytest.raises(native.KernelArgumentError, match="the rows have the shapes"):
+        with pytest.raises(OperatorArgumentError, match="the rows have the shapes"):
             from_rows([IrrepPlacement(slots)], rows, [2])
-    with pytest.raises(native.KernelArgumentError, match="belongs to two features"):
+    with pytest.raises(OperatorArgumentError, match="belongs to two features"):
         to_rows([IrrepPlacement(((0, 0), None)), IrrepPlacement(((0, 1), None))], [x, x], [(1, 4)], 6)
     for factor in (-1, 2, 2**40):
-        with pytest.raises(native.KernelArgumentError, match="factors"):
+        with pytest.raises(OperatorArgumentError, match="factors"):
             from_rows([IrrepPlacement(((0, 0), None), None, (), factor)], rows, [2], normal(6, 3))
     both = (
         EdgeEndpoints(torch.zeros(6, dtype=torch.long), 4),
         EdgeEndpoints(torch.zeros(6, dtype=torch.long), 4),
     )
-    with pytest.raises(native.KernelArgumentError, match="two endpoints"):
+    with pytest.raises(OperatorArgumentError, match="two endpoints"):
         from_rows([IrrepPlacement(((0, 0), None), None, both)], rows, [2])
 
 
 def test_maps_whose_entries_do_not_fit_are_refused():
     row, column, value = ENTRIES
     for wrong in ((row - 1, column, value), (row * 2, column, value), (row, column - 1, value)):
-        with pytest.raises(native.KernelIndexError):
+        with pytest.raises(OperatorIndexError):
             SparseMap.of(*wrong)
     for wrong in ((row[:-1], column, value), (row, column, value[1:])):
-        with pytest.raises(native.KernelArgumentError, match="each entry has one"):
+        with pytest.raises(OperatorArgumentError, match="each entry has one"):
             SparseMap.of(*wrong)
-    with pytest.raises(native.KernelArgumentError, match="not adjacent"):
+    with pytest.raises(OperatorArgumentError, match="not adjacent"):
         SparseMap.of(row[[0, 2, 1, 3]], column, value)
-    with pytest.raises(native.KernelIndexError):
+    with pytest.raises(OperatorIndexError):
         SparseMap.of(row, column + 2**31, value)
 
 
@@ -384,9 +385,9 @@ extern "C" int number(int64_t x, double y, const int64_t* z) { return (x >> 40) 
 def test_tensors_without_memory_are_refused():
     x = normal(3)
     x.untyped_storage().resize_(0)
-    with pytest.raises(native.KernelArgumentError, match=r"x: a tensor of shape .* without memory"):
+    with pytest.raises(OperatorArgumentError, match=r"x: a tensor of shape .* without memory"):
         native.address("x", x, (3,), torch.float64)
     with pytest.raises(
-        native.KernelArgumentError, match="not contiguous; a kernel needs a contiguous one of shape"
+        OperatorArgumentError, match="not contiguous; a kernel needs a contiguous one of shape"
     ):
         native.address("x", normal(4, 3).T, (3, 4), torch.float64)

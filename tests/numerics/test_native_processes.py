@@ -12,7 +12,7 @@ import pytest
 
 LOADING = """
 import sys
-from tracegrad.numerics import native
+from tracegrad.ops import native
 library = native.library('extern "C" int twelve() { return 12; }')
 print(library.twelve())
 """

@@ -28,7 +28,7 @@ sys.platform = "darwin"
 PARTS = """
 from pathlib import Path
 import torch
-from tracegrad.numerics import native
+from tracegrad.ops import native
 from tracegrad.system.cores import available_cores
 from tracegrad.system.device import device_name
 from tracegrad.system.ownership import take_ownership
@@ -104,7 +104,7 @@ def test_the_parts_that_ask_the_system_work_as_on_macos(tmp_path: Path) -> None:
 def test_without_a_compiler_there_is_one_message(tmp_path: Path) -> None:
     """A source that Apple's compiler refuses, or no compiler: the plain form computes."""
     program = """
-from tracegrad.numerics import native
+from tracegrad.ops import native
 for source in ("one", "two"):
     assert native.library(source) is None
 """

@@ -19,7 +19,6 @@ from torch.nn.functional import softplus
 
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.nn.component_first.coupling_kernel import WeightFactor
 from tracegrad.nn.component_first.expansion import BlockExpansion
 from tracegrad.nn.component_first.features import spherical_harmonics, split_degrees
 from tracegrad.nn.component_first.gates import NormGate
@@ -27,6 +26,7 @@ from tracegrad.nn.component_first.linear import EquivariantLinear
 from tracegrad.nn.component_first.tensor_product import ChannelwiseProduct, FilterProduct, InnerProducts
 from tracegrad.nn.interface import Backbone, Blocks, Refine, keep
 from tracegrad.nn.radial import ExponentialBernstein
+from tracegrad.ops.coupling.couple import WeightFactor
 
 FILTER_WIDTH = 32  # hidden width of the networks that compute convolution weights, for any number of channels
 EdgeIndex = Int[Tensor, "2 edges"]

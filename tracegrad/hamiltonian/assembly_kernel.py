@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tracegrad.numerics import native
+from tracegrad.ops import native
+from tracegrad.ops.errors import OperatorArgumentError, OperatorIndexError
 
 FUNCTION = native.Function("assemble", "pppppppiii", fails=True)
 
@@ -33,8 +34,8 @@ def assemble_with_kernel(
         subtract: lower triangles (float64) of symmetric matrices that are subtracted; the result is then float64.
 
     Raises:
-        KernelArgumentError: shapes or dtypes that do not belong together.
-        KernelIndexError: indices out of range, or slots that do not hold each orbital exactly once.
+        OperatorArgumentError: shapes or dtypes that do not belong together.
+        OperatorIndexError: indices out of range, or slots that do not hold each orbital exactly once.
     """
     _check(on_site, pairs, slots, starts, spans, n, subtract)
     if not native.usable(on_site, pairs):
@@ -63,7 +64,7 @@ def assemble_with_kernel(
     failed = []
     native.in_threads(lambda first, last: failed.append(library.assemble(*arguments)), 1, 0)
     if failed[0]:
-        raise native.KernelIndexError(
+        raise OperatorIndexError(
             f"the slots of molecule {failed[0] - 1} do not hold each of {n} orbitals once; each has one slot"
         )
     return out
@@ -78,37 +79,37 @@ def _check(
     n: int,
     subtract: Sequence[np.ndarray] | None,
 ) -> None:
-    """Raise `KernelArgumentError` or `KernelIndexError` unless the arrays belong together."""
+    """Raise `OperatorArgumentError` or `OperatorIndexError` unless the arrays belong together."""
     for name, a, shape in (
         ("slots", slots, on_site.shape[:2]),
         ("starts", starts, on_site.shape[:1]),
         ("spans", spans, (len(spans), 3)),
     ):
         if a.shape != tuple(shape) or a.dtype.kind not in "iu":
-            raise native.KernelArgumentError(
+            raise OperatorArgumentError(
                 f"{name}: an array of shape {a.shape}, {a.dtype}; whole numbers of shape {tuple(shape)} are needed"
             )
     (atoms, dim), edges = slots.shape, len(pairs)
     if on_site.shape != (atoms, dim, dim) or pairs.shape != (edges, dim, dim):
-        raise native.KernelArgumentError(
+        raise OperatorArgumentError(
             f"{tuple(on_site.shape)} on-site and {tuple(pairs.shape)} pair blocks; {(atoms, dim, dim)} and "
             f"{(edges, dim, dim)} are needed"
         )
     for number, (first, count, edge) in enumerate(spans.tolist()):  # Python integers do not overflow
         if not 0 <= first < first + count <= atoms or not 0 <= edge <= edge + count * (count - 1) <= edges:
-            raise native.KernelIndexError(
+            raise OperatorIndexError(
                 f"spans: {[first, count, edge]} of molecule {number} are not within {atoms} atoms and {edges} pairs"
             )
     for name, a, low, high in (("slots", slots, -1, dim), ("starts", starts, 0, atoms * dim + 1)):
         if a.size and not low <= int(a.min()) <= int(a.max()) < high:
-            raise native.KernelIndexError(f"{name}: an entry is not within {low} .. {high - 1}")
+            raise OperatorIndexError(f"{name}: an entry is not within {low} .. {high - 1}")
     if n < 0 or (subtract is not None and len(subtract) != len(spans)):
-        raise native.KernelArgumentError(
+        raise OperatorArgumentError(
             f"{len(subtract or ())} packed triangles for {len(spans)} molecules of {n} orbitals"
         )
     for x in subtract or ():
         if x.shape != (n * (n + 1) // 2,) or x.dtype != np.float64:
-            raise native.KernelArgumentError(
+            raise OperatorArgumentError(
                 f"a packed triangle of shape {x.shape}, {x.dtype}; {(n * (n + 1) // 2,)}, float64 is needed"
             )
 

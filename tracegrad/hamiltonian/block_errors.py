@@ -12,8 +12,9 @@ from jaxtyping import Float, Inexact, Int
 from torch import Tensor
 
 from tracegrad.hamiltonian.traces import squared_modulus
-from tracegrad.numerics import native
-from tracegrad.numerics.plain_gradients import plain_gradients
+from tracegrad.ops import native
+from tracegrad.ops.errors import OperatorArgumentError
+from tracegrad.ops.plain_gradients import plain_gradients
 
 FUNCTIONS = native.Function("sums", "iiiiippppp"), native.Function("gradients", "iiiiipppppp")
 KernelCall = tuple[
@@ -56,7 +57,7 @@ def block_errors(
         or block_atoms.shape != (2, len(blocks))
         or orbital_mask.ndim != 2
     ):
-        raise native.KernelArgumentError(
+        raise OperatorArgumentError(
             f"blocks {tuple(blocks.shape)}, ends {tuple(block_atoms.shape)} and orbitals "
             f"{tuple(orbital_mask.shape)}; (n, dim, dim), (2, n) and (atoms, dim) are needed"
         )

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import layer_norm, silu
 
 from tracegrad.nn.invariant.normed_silu import normed_silu
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 EPS = 1e-3
 KERNEL = pytest.mark.parametrize("kernel", ["1", "0"])

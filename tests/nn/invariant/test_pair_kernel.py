@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tracegrad.nn.invariant.pair_kernel import channel_pairs, pull_pairs
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 SCALES = [0.7, 1.3, 0.4]
 KERNEL = pytest.mark.parametrize("kernel", ["1", "0"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tracegrad.nn.invariant.term_kernel import add_inner, add_inner_with_derivative, crossed, crossed_with_sum
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 SCALE = 0.6
 KERNEL = pytest.mark.parametrize("kernel", ["1", "0"])

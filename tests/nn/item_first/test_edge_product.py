@@ -9,7 +9,7 @@ from tests.oracles import deeph_e3_e3nn as oracle
 from tracegrad.nn.item_first import edge_weights_kernel
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.edge_product import EdgeProduct
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 LEGACY = pytest.mark.parametrize("legacy", [False, True])
 # inputs, output, lmax

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.edge_rows import EdgeEndpoints, IrrepPlacement, from_rows, to_rows
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 EDGES, NODES = 13, 5  # node 4 has no edges
 # Channels of each degree: below, at and above the width of vectors of channels.

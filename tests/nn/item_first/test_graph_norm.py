@@ -5,7 +5,7 @@ from e3nn.o3 import Irreps
 from tests.oracles import deeph_e3_e3nn as oracle
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.graph_norm import GraphNorm
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 ALL = Irreps("2x0o+3x0e+4x1o+2x1e+3x2e+1x2o+2x3o")
 NO_SCALAR = Irreps("2x0o+4x1o+3x2e")

@@ -9,7 +9,7 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.nn.item_first import shell_pairs_kernel
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.shell_pairs import ShellPairExpansion
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 SHELLS = {"few": {6: (0, 1)}, "many": {16: (0, 1), 42: (0, 0, 1, 2)}, "high": {57: (1, 3)}}
 CASES = pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tracegrad.nn.component_first.features import split_degrees, wigner_3j
+from tracegrad.nn.component_first.features import split_degrees
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.precision import full_precision
+from tracegrad.numerics.wigner_3j import wigner_3j
 
 
 class BlockExpansion(nn.Module):

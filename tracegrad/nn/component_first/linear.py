@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tracegrad.nn.component_first.features import split_degrees
-from tracegrad.numerics import native
-from tracegrad.numerics.plain_gradients import plain_gradients
 from tracegrad.numerics.precision import full_precision
+from tracegrad.ops import native
+from tracegrad.ops.plain_gradients import plain_gradients
 
 
 class EquivariantLinear(nn.Module):

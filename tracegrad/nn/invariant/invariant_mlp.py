@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from tracegrad.nn.invariant.normed_silu import normed_silu
-from tracegrad.numerics.matrix_product import linear, product
+from tracegrad.ops.matrix_product import linear, product
 
 NORM_EPS = 1e-6
 # g -> J^T g for the Jacobian J of a function.

@@ -25,9 +25,9 @@ from tracegrad.nn.invariant.term_kernel import (
     crossed,
     crossed_with_sum,
 )
-from tracegrad.numerics import native
-from tracegrad.numerics.matrix_product import linear, product
-from tracegrad.numerics.plain_gradients import plain_gradients
+from tracegrad.ops import native
+from tracegrad.ops.matrix_product import linear, product
+from tracegrad.ops.plain_gradients import plain_gradients
 
 # How many numbers the maps of one chunk may have. Larger chunks use the matrix products of s_nonlin better.
 CPU_NUMBERS, LOW_MEMORY_CPU_NUMBERS, GPU_NUMBERS = 16_000_000, 4_000_000, 64_000_000

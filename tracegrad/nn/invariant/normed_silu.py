@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import layer_norm, silu
 
-from tracegrad.numerics import native
-from tracegrad.numerics.plain_gradients import plain_gradients
+from tracegrad.ops import native
+from tracegrad.ops.plain_gradients import plain_gradients
 
 OPERATIONS = 40  # for each number in the slowest kernel, roughly
 FUNCTIONS = (

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad.numerics import native
+from tracegrad.ops import native
+from tracegrad.ops.errors import OperatorArgumentError
 
 # One tensor for each irrep; kernels read them through the strides of m and n.
 StridedFeature = Sequence[Float[Tensor, "_m n _c"]]
@@ -146,7 +147,7 @@ def _library(tensors: Sequence[Tensor]) -> ctypes.CDLL | None:
 def _run(function, scale: float, table: Tensor, start: int, x: Tensor, y: Tensor) -> None:
     """Call ``function`` for one irrep, whose pairs are the columns of ``table`` from ``start`` on."""
     if x.ndim != 3 or not len(x) or table.ndim != 2 or not 0 <= start <= table.shape[1] - _pairs(x):
-        raise native.KernelArgumentError(
+        raise OperatorArgumentError(
             f"a feature of shape {tuple(x.shape)} with pairs {tuple(table.shape)} from column {start} on; (m, n, c), "
             "and (n, pairs) with room for c (c + 1) / 2 of them, are needed"
         )

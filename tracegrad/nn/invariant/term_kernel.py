@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad.numerics import native
+from tracegrad.ops import native
+from tracegrad.ops.errors import OperatorArgumentError
 
 Terms = Float[Tensor, "_m _n 2 _terms"]  # of one irrep
 TermFactors = Float[Tensor, "_n _terms"]  # one number for each item and term
@@ -90,7 +91,7 @@ def _library(*tensors: Tensor) -> ctypes.CDLL | None:
 def _run(function, like: Tensor, scale: float, **tensors: Tensor | None) -> None:
     """Call ``function`` with terms of the shape of ``like``, and factors of its items and terms."""
     if like.ndim != 4 or like.shape[2] != 2:
-        raise native.KernelArgumentError(f"x: terms of shape {tuple(like.shape)}; (m, n, 2, terms) is needed")
+        raise OperatorArgumentError(f"x: terms of shape {tuple(like.shape)}; (m, n, 2, terms) is needed")
     m, n, _, terms = like.shape
     addresses = [
         None

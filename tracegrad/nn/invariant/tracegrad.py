@@ -20,7 +20,7 @@ from tracegrad.nn.interface import ComponentFirstFeature
 from tracegrad.nn.invariant.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
 from tracegrad.nn.invariant.invariant_mlp import NORM_EPS, InvariantMLP
 from tracegrad.nn.invariant.low_rank_block import low_rank_block
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 RELATIVE_RESIDUAL = 0.2
 FORMS = {"full": FullInvariants, "low_rank": LowRankInvariants, "projected": ProjectedInvariants}

@@ -30,9 +30,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tracegrad.nn.component_first.features import spherical_harmonics
-from tracegrad.numerics import native
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.precision import full_precision
+from tracegrad.ops import native
 
 
 def is_natural(ir: Irrep) -> bool:

@@ -21,13 +21,13 @@ from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tracegrad.nn.component_first.features import wigner_3j
 from tracegrad.nn.item_first.edge_frame import is_natural
 from tracegrad.nn.item_first.edge_rows import IrrepPlacement, RowSlot, from_rows, to_rows
 from tracegrad.nn.item_first.edge_weights_kernel import Submatrices, Submatrix, assembled
 from tracegrad.numerics.constants import Constant
-from tracegrad.numerics.matrix_product import product
 from tracegrad.numerics.precision import full_precision
+from tracegrad.numerics.wigner_3j import wigner_3j
+from tracegrad.ops.matrix_product import product
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tracegrad.nn.item_first import edge_rows_kernel as kernel
-from tracegrad.numerics import native
-from tracegrad.numerics.plain_gradients import plain_gradients
 from tracegrad.numerics.precision import full_precision
+from tracegrad.ops import native
+from tracegrad.ops.errors import OperatorArgumentError
+from tracegrad.ops.plain_gradients import plain_gradients
 
 RowSlot = tuple[int, int]  # position among the tensors of rows, and first column there
 
@@ -57,7 +58,7 @@ class EdgeEndpoints:
         nodes: number of nodes.
 
     Raises:
-        KernelIndexError: an entry of ``index`` is not within 0 .. nodes - 1.
+        OperatorIndexError: an entry of ``index`` is not within 0 .. nodes - 1.
     """
 
     def __init__(self, index: Int[Tensor, " edges"], nodes: int):
@@ -127,7 +128,7 @@ def to_rows(
         edges: number of edges.
 
     Raises:
-        KernelArgumentError: a slot that does not exist or belongs to two features, or tensors of other shapes.
+        OperatorArgumentError: a slot that does not exist or belongs to two features, or tensors of other shapes.
     """
     kernels = _kernels(placements, features)
     _check_slots(placements, [x.shape[2] for x in features], shapes, None)
@@ -158,12 +159,12 @@ def from_rows(
         factor: numbers that multiply the channels of each edge, see `IrrepPlacement.first_factor`.
 
     Raises:
-        KernelArgumentError: a slot that does not exist or belongs to two features, more than one endpoint, or
+        OperatorArgumentError: a slot that does not exist or belongs to two features, more than one endpoint, or
             tensors of other shapes.
     """
     kernels = _kernels(placements, rows if factor is None else [*rows, factor])
     if any(len(placement.endpoints) > 1 for placement in placements):
-        raise native.KernelArgumentError(
+        raise OperatorArgumentError(
             "a feature made from rows has two endpoints; edges are summed at one endpoint, give one or none"
         )
     if factor is None:
@@ -188,7 +189,7 @@ def _check_slots(
     shapes: Sequence[tuple[int, int]],
     factors: int | None,
 ) -> None:
-    """Raise `KernelArgumentError` unless all slots and factors exist and each column belongs to one feature."""
+    """Raise `OperatorArgumentError` unless all slots and factors exist and each column belongs to one feature."""
     # Tensors cannot be keys of a cache, so only the numbers are passed on.
     slots = [
         (placement.slots, width * max(len(placement.endpoints), 1), placement.first_factor)
@@ -212,14 +213,14 @@ def _check_slot_numbers(
             row, first = slot
             fits = 0 <= row < len(shapes) and 0 <= first <= shapes[row][1] - width
             if not fits or shapes[row][0] != (2 if m else 1):
-                raise native.KernelArgumentError(
+                raise OperatorArgumentError(
                     f"slot {slot} for {width} channels of |m| = {m} does not exist; the rows have the "
                     f"shapes {list(shapes)}"
                 )
             taken.setdefault(row, []).append((first, first + width))
         if factor is not None:
             if factors is None or not 0 <= factor <= factors - width:
-                raise native.KernelArgumentError(
+                raise OperatorArgumentError(
                     f"columns {factor} to {factor + width} of the factors do not exist; there are {factors or 0}"
                 )
             taken.setdefault(-1, []).append((factor, factor + width))
@@ -227,7 +228,7 @@ def _check_slot_numbers(
         for (_, end), (start, _) in pairwise(sorted(intervals)):
             if start < end:
                 name = "the factors" if row < 0 else f"row {row}"
-                raise native.KernelArgumentError(
+                raise OperatorArgumentError(
                     f"column {start} of {name} belongs to two features; give each feature separate columns"
                 )
 
@@ -408,7 +409,7 @@ class _EdgeRowsCall:
         endpoints = placement.endpoints
         for endpoint in endpoints:
             if endpoint.edges != self.edges or endpoint.nodes != endpoints[0].nodes:
-                raise native.KernelArgumentError(
+                raise OperatorArgumentError(
                     f"endpoints of {endpoint.edges} edges among {endpoint.nodes} nodes; give those of {self.edges} "
                     f"edges among {endpoints[0].nodes} nodes, as the first endpoint has"
                 )
@@ -426,9 +427,7 @@ class _EdgeRowsCall:
     def _factor(self, factor: Tensor | None, first: int) -> kernel.StridedAddress:
         """Address of column ``first`` of the factors of edge 0, and the stride from edge to edge."""
         if factor is None:
-            raise native.KernelArgumentError(
-                "a placement has a first_factor but there are no factors; give them"
-            )
+            raise OperatorArgumentError("a placement has a first_factor but there are no factors; give them")
         shape = (self.edges, factor.shape[-1])
         address = native.address("factors", factor, shape, self.dtype, strided=True)
         return address + first * factor.element_size(), factor.stride(0)

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import torch
 
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 Address = int | None
 StridedAddress = tuple[

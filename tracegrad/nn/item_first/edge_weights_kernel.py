@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad.numerics import native
 from tracegrad.numerics.constants import Constant
-from tracegrad.numerics.plain_gradients import plain_gradients
+from tracegrad.ops import native
+from tracegrad.ops.errors import OperatorArgumentError
+from tracegrad.ops.plain_gradients import plain_gradients
 
 FUNCTIONS = native.Function("assemble", "ipppppp"), native.Function("gradients", "ipppppppp")
 
@@ -58,7 +59,7 @@ class Submatrices:
         submatrices: each with its coefficients t; they must not overlap.
 
     Raises:
-        KernelArgumentError: a submatrix that is not within its matrix, starts before its weights, overlaps another
+        OperatorArgumentError: a submatrix that is not within its matrix, starts before its weights, overlaps another
             one, or has another number of coefficients than paths.
     """
 
@@ -79,14 +80,14 @@ class Submatrices:
                 and submatrix.column + submatrix.columns <= shapes[submatrix.matrix][1]
             )
             if not within:
-                raise native.KernelArgumentError(
+                raise OperatorArgumentError(
                     f"{submatrix} with {len(values)} values; it must lie within matrices of the shapes "
                     f"{self.shapes}, with a value for each path"
                 )
             area = filled[submatrix.matrix][submatrix.row :, submatrix.column :]
             area = area[: submatrix.rows, : submatrix.columns]
             if area.any():
-                raise native.KernelArgumentError(
+                raise OperatorArgumentError(
                     f"{submatrix}: overlaps another submatrix; each must have separate rows or columns"
                 )
             area.fill_(1)
@@ -113,7 +114,7 @@ def assembled(
     """The matrices, by the kernel where it can be used and otherwise by ``plain(w1, w2)``.
 
     Raises:
-        KernelArgumentError: weights with fewer numbers than the submatrices need.
+        OperatorArgumentError: weights with fewer numbers than the submatrices need.
     """
     library = None
     if native.usable(w1, w2):
@@ -160,7 +161,7 @@ def _run(function: Callable, submatrices: Submatrices, matrices: Sequence[Tensor
     ]
     for x, least in zip(weights, 2 * submatrices.least, strict=False):
         if len(x) < least:
-            raise native.KernelArgumentError(f"weights of {len(x)} numbers; the submatrices need {least}")
+            raise OperatorArgumentError(f"weights of {len(x)} numbers; the submatrices need {least}")
     weight_addresses = [
         native.address(name, x, weights[k % 2].shape[:1], dtype)
         for k, (name, x) in enumerate(zip(("w1", "w2", "of_w1", "of_w2"), weights, strict=False))

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tracegrad.numerics import native
-from tracegrad.numerics.plain_gradients import plain_gradients
+from tracegrad.ops import native
+from tracegrad.ops.errors import OperatorArgumentError
+from tracegrad.ops.plain_gradients import plain_gradients
 
 FUNCTIONS = tuple(
     native.Function(name, "iiiiiii" + "ppp" + "p" * count)
@@ -43,8 +44,8 @@ def centred(
         plain: the same in torch, a function of (x, weight, plus).
 
     Raises:
-        KernelArgumentError: tensors whose shapes do not fit.
-        KernelIndexError: an item of a graph that does not exist.
+        OperatorArgumentError: tensors whose shapes do not fit.
+        OperatorIndexError: an item of a graph that does not exist.
     """
     tensors = [y for y in (x, weight, plus, rotation, counts) if y is not None]
     library = None
@@ -53,7 +54,7 @@ def centred(
     if library is None:
         return plain(x, weight, plus)
     if x.ndim != 3 or counts.ndim != 1:
-        raise native.KernelArgumentError(
+        raise OperatorArgumentError(
             f"features of shape {tuple(x.shape)} and counts {tuple(counts.shape)}; (n, m, c) and (graphs,) are needed"
         )
     rotation = None if rotation is None else rotation.contiguous()

@@ -28,11 +28,11 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.nn.component_first.features import wigner_3j
 from tracegrad.nn.item_first.shell_pairs_kernel import ExpansionMaps, OptionalRotation, SparseMap, expand
-from tracegrad.numerics import native
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.precision import full_precision
+from tracegrad.numerics.wigner_3j import wigner_3j
+from tracegrad.ops import native
 
 ZERO = 1e-12  # smaller coefficients are rounding errors
 

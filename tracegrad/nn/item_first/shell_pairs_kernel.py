@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tracegrad.numerics import native
 from tracegrad.numerics.constants import Constant
-from tracegrad.numerics.plain_gradients import plain_gradients
+from tracegrad.ops import native
+from tracegrad.ops.errors import OperatorArgumentError
+from tracegrad.ops.plain_gradients import plain_gradients
 
 BYTES = 64  # of a vector; compilers split such vectors for processors with shorter registers
 FUNCTIONS = (
@@ -61,19 +62,19 @@ class SparseMap:
         """From the entries of the matrix, where those of one row are adjacent.
 
         Raises:
-            KernelArgumentError: entries of a row that are not adjacent, or more of rows, columns or values than of
+            OperatorArgumentError: entries of a row that are not adjacent, or more of rows, columns or values than of
                 the others.
-            KernelIndexError: rows that are not numbered 0 .. outputs - 1.
+            OperatorIndexError: rows that are not numbered 0 .. outputs - 1.
         """
         if not len(rows) == len(columns) == len(values):
-            raise native.KernelArgumentError(
+            raise OperatorArgumentError(
                 f"{len(rows)} rows, {len(columns)} columns and {len(values)} values; each entry has one"
             )
         targets, counts = torch.unique_consecutive(rows, return_counts=True)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         inputs = int(columns.max()) + 1 if len(columns) else 0
         if len(targets.unique()) < len(targets):
-            raise native.KernelArgumentError("entries of one row are not adjacent; sort them by their rows")
+            raise OperatorArgumentError("entries of one row are not adjacent; sort them by their rows")
         return cls(
             native.index("rows", targets, len(targets), torch.int32),
             native.index("starts", starts, len(values) + 1, torch.int32),
@@ -107,7 +108,7 @@ def expand(
         plain: the same in torch, a function of the features.
 
     Raises:
-        KernelArgumentError: features or rotations whose shapes do not fit.
+        OperatorArgumentError: features or rotations whose shapes do not fit.
     """
     matrices = [rotation for rotation in rotations if rotation is not None]
     library = None
@@ -117,7 +118,7 @@ def expand(
         return plain(*x)
     for part in x:
         if part.ndim != 3 or len(part) != len(x[0]):
-            raise native.KernelArgumentError(
+            raise OperatorArgumentError(
                 f"features of the shapes {[tuple(part.shape) for part in x]}; they must be (n, m, c) with the same n"
             )
     contiguous = [None if rotation is None else rotation.contiguous() for rotation in rotations]
@@ -148,7 +149,7 @@ class _ExpandCall:
             for k, (r, part) in enumerate(zip(self.rotations, x, strict=True))
         ]
         if numbers != self.maps.transpose.outputs or sparse.outputs != outputs:
-            raise native.KernelArgumentError(
+            raise OperatorArgumentError(
                 f"features of {numbers} numbers for each item; the blocks need {self.maps.transpose.outputs}"
             )
         fixed = (

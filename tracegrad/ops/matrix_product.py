@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from tracegrad.numerics import native
+from tracegrad.ops import native
 
 SMALLEST = 1e8  # operations from which oneDNN saves more than its 0.3 ms of preparation for a new shape
 FEWEST_FOR_COPY = 1024  # columns of a product from which a contiguous copy of the left factor saves time

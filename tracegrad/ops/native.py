@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from tracegrad.errors import TraceGradError
+from tracegrad.ops.errors import OperatorArgumentError, OperatorIndexError
 from tracegrad.system.locks import take_lock
 from tracegrad.system.whole_files import replacing
 
@@ -46,14 +47,6 @@ _library_lock, _count_lock = threading.Lock(), threading.Lock()
 _calls = 0
 
 
-class KernelArgumentError(ValueError):
-    """An argument with which a kernel would access memory outside of its tensors."""
-
-
-class KernelIndexError(KernelArgumentError, IndexError):
-    """An entry of an index that is out of range."""
-
-
 @dataclass(frozen=True)
 class Function:
     """A function of a compiled source.
@@ -67,6 +60,11 @@ class Function:
     name: str
     arguments: str
     fails: bool = False
+
+
+def switched_off() -> bool:
+    """Whether the environment switches all kernels off."""
+    return os.environ.get(SWITCH, "1") == "0"
 
 
 def enabled(*gradients: Tensor) -> bool:
@@ -154,23 +152,28 @@ def address(
         strided: whether the kernel is told the strides of all dimensions but the last, so that these are free.
 
     Raises:
-        KernelArgumentError: the tensor has another shape, dtype or device, is not contiguous or has no memory.
+        OperatorArgumentError: the tensor has another shape, dtype or device, is not contiguous or has no memory.
     """
     dense = x.layout is torch.strided and (
         x.is_contiguous() or (strided and x.ndim > 0 and (x.stride(-1) == 1 or x.shape[-1] <= 1))
     )
     if not dense or x.shape != shape or x.dtype is not dtype or not x.is_cpu or x.is_neg() or x.is_conj():
         layout = "" if dense else ", not contiguous"
-        raise KernelArgumentError(
+        raise OperatorArgumentError(
             f"{name}: a tensor of shape {tuple(x.shape)}, {x.dtype} on {x.device}{layout}; "
             f"a kernel needs a contiguous one of shape {tuple(shape)}, {dtype} on cpu"
         )
     pointer = x.data_ptr()
     if not pointer and x.numel():
-        raise KernelArgumentError(
+        raise OperatorArgumentError(
             f"{name}: a tensor of shape {tuple(shape)} without memory; give an ordinary tensor"
         )
     return pointer
+
+
+def pointer(x: Tensor | None) -> int | None:
+    """Address of a contiguous tensor whose shape has been checked; it must exist until the kernel has returned."""
+    return None if x is None else x.data_ptr()
 
 
 def dense(x: Tensor) -> Tensor:
@@ -198,15 +201,15 @@ class Index:
             limit: length of the axis that they index.
 
         Raises:
-            KernelArgumentError: the index has another count, or was overwritten after it was checked.
-            KernelIndexError: the index was checked for a longer axis.
+            OperatorArgumentError: the index has another count, or was overwritten after it was checked.
+            OperatorIndexError: the index was checked for a longer axis.
         """
         if self.limit > limit:
-            raise KernelIndexError(
+            raise OperatorIndexError(
                 f"{name}: an index into {self.limit} items is used for {limit}; its entries must be below {limit}"
             )
         if _version(self.values) != self.version:
-            raise KernelArgumentError(f"{name}: overwritten since it was checked; give a copy")
+            raise OperatorArgumentError(f"{name}: overwritten since it was checked; give a copy")
         return address(name, self.values, (count,), self.values.dtype)
 
 
@@ -225,20 +228,20 @@ def index(name: str, x: Tensor, limit: int, dtype: torch.dtype = torch.int64) ->
         dtype: int64 or int32.
 
     Raises:
-        KernelArgumentError: the numbers are not whole, or have more or fewer dimensions.
-        KernelIndexError: an entry is not within 0 .. limit - 1.
+        OperatorArgumentError: the numbers are not whole, or have more or fewer dimensions.
+        OperatorIndexError: an entry is not within 0 .. limit - 1.
     """
     if x.ndim != 1 or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-        raise KernelArgumentError(
+        raise OperatorArgumentError(
             f"{name}: a tensor of shape {tuple(x.shape)}, {x.dtype}; an index has whole numbers in one dimension"
         )
     if limit > torch.iinfo(dtype).max:
-        raise KernelIndexError(f"{name}: an index into {limit} items, too many for {dtype}; give fewer")
+        raise OperatorIndexError(f"{name}: an index into {limit} items, too many for {dtype}; give fewer")
     values = x.to(torch.int64).contiguous()
     if len(values):
         low, high = (int(y) for y in torch.aminmax(values))
         if low < 0 or high >= limit:
-            raise KernelIndexError(
+            raise OperatorIndexError(
                 f"{name}: an entry is {low if low < 0 else high}; it must be within 0 .. {limit - 1}"
             )
     return Index(values.to(dtype), limit)

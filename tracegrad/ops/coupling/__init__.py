@@ -1,0 +1,1 @@
+"""Clebsch-Gordan products of component-first features with weights per item, path and channel."""

@@ -1,0 +1,169 @@
+"""The operator of all Clebsch-Gordan products of component-first features.
+
+A product couples components channel by channel, with weights w_p of one or two factors for each path p, and adds the
+products k to the items of the output:
+
+    out_l3[m3, io(k), c] += sum over p = (l1, l2, l3) and over m1, m2 of
+        w1_p[r1(k), c] w2_p[r2(k), c] C^{l1 l2 l3}_{m1 m2 m3} a_l1[m1, ia(k), c] b_l2[m2, ib(k), c]
+
+The plain form computes the outer product of each pair (l1, l2) once and contracts it with the coefficients of all
+its paths. The kernels store no intermediate result: neither the outer products nor the gathered features exist,
+which take most of the time and memory of the plain form.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tracegrad.numerics.constants import Constant
+from tracegrad.numerics.wigner_3j import wigner_3j
+from tracegrad.ops.coupling import cpu
+from tracegrad.ops.coupling.paths import CouplingPaths, registered_paths
+from tracegrad.ops.errors import OperatorArgumentError
+from tracegrad.ops.operator import Operator
+
+OptionalIndex = Int[Tensor, " _"] | None
+# A factor of the weights: values, and for each product the row of the values that belongs to it (None: row k).
+WeightFactor = tuple[Float[Tensor, "_ paths c"], OptionalIndex]
+INDICES = ("item of a", "item of b", "item of the output", "row of factor 1", "row of factor 2")
+
+
+def couple(
+    key: str,
+    a: Float[Tensor, "m1 items_a c"],
+    b: Float[Tensor, "m2 items_b *c"],
+    factors: Sequence[WeightFactor],
+    indices: tuple[OptionalIndex, OptionalIndex, OptionalIndex],
+    items: int,
+) -> Float[Tensor, "m3 items c"]:
+    """The sums of products.
+
+    Args:
+        key: of the registered `CouplingPaths`.
+        a, b: features; b has no channels if it is shared.
+        factors: one or two factors of the weights.
+        indices: for each product its item of a, of b and of the output; None means item k for product k.
+        items: number of items of the output.
+
+    Raises:
+        OperatorArgumentError: features, factors or indices whose shapes do not fit.
+        OperatorIndexError: on a CPU, an index that is out of range; on a GPU the results are NaN then.
+    """
+    (w1, r1), (w2, r2) = factors if len(factors) == 2 else (*factors, (None, None))
+    return COUPLE(a, b, w1, w2, *indices, r1, r2, items, key)
+
+
+def product_count(a: Tensor, *indices: OptionalIndex) -> int:
+    """Number of products: the length of the indices, or, without any, the number of items of a."""
+    return next((len(index) for index in indices if index is not None), a.shape[1])
+
+
+@lru_cache(maxsize=64)
+def _groups(paths: CouplingPaths) -> list[tuple[int, int, list[tuple[int, int]], Constant]]:
+    """For each pair (l1, l2): both, (path, l3) of its paths, and their coefficients [m3 of all paths, m1 m2]."""
+    tables: dict[tuple[int, int], list[Tensor]] = {}
+    targets: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for path, ((l1, l2, l3), scale) in enumerate(paths.paths):
+        tables.setdefault((l1, l2), []).append(scale * wigner_3j(l1, l2, l3).flatten(0, 1).T)
+        targets.setdefault((l1, l2), []).append((path, l3))
+    return [(l1, l2, targets[l1, l2], Constant(torch.cat(table))) for (l1, l2), table in tables.items()]
+
+
+def _plain(
+    a: Tensor,
+    b: Tensor,
+    w1: Tensor,
+    w2: Tensor | None,
+    ia: OptionalIndex,
+    ib: OptionalIndex,
+    io: OptionalIndex,
+    r1: OptionalIndex,
+    r2: OptionalIndex,
+    items: int,
+    key: str,
+) -> Tensor:
+    paths = registered_paths(key)
+    weights = _selected(w1, r1, 0) if w2 is None else _selected(w1, r1, 0) * _selected(w2, r2, 0)
+    per_path = weights.unbind(1)  # one gradient buffer for all paths, not one for each
+    a, b = _selected(a, ia, 1), _selected(b[..., None] if paths.shared else b, ib, 1)
+    parts: dict[int, Tensor] = {}  # by path if these are stacked, otherwise by degree
+    for l1, l2, targets, table in _groups(paths):
+        outer = a[l1**2 : (l1 + 1) ** 2, None] * b[None, l2**2 : (l2 + 1) ** 2]
+        coupled = (table(outer) @ outer.flatten(0, 1).flatten(1)).unflatten(1, a.shape[1:])
+        for (path, l3), part in zip(targets, coupled.split([2 * l3 + 1 for _, l3 in targets]), strict=True):
+            place = path if paths.stacked else l3
+            if place in parts:
+                parts[place] = torch.addcmul(parts[place], part, per_path[path])
+            else:
+                parts[place] = part * per_path[path]
+    places = range(len(paths.paths)) if paths.stacked else range(paths.degrees[2] + 1)
+    zeros = [None if place in parts else a.new_zeros(2 * place + 1, *a.shape[1:]) for place in places]
+    made = torch.cat([parts[k] if zero is None else zero for k, zero in zip(places, zeros, strict=True)])
+    return made if io is None else made.new_zeros(len(made), items, a.shape[2]).index_add(1, io, made)
+
+
+def _selected(x: Tensor, index: OptionalIndex, dim: int) -> Tensor:
+    return x if index is None else x.index_select(dim, index)
+
+
+def _outputs(
+    a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: OptionalIndex | int | str
+) -> Tensor:
+    *_, items, key = others
+    return a.new_empty(registered_paths(str(key)).dims[2], items, a.shape[2])
+
+
+def _check(
+    a: Tensor,
+    b: Tensor,
+    w1: Tensor,
+    w2: Tensor | None,
+    ia: OptionalIndex,
+    ib: OptionalIndex,
+    io: OptionalIndex,
+    r1: OptionalIndex,
+    r2: OptionalIndex,
+    items: int,
+    key: str,
+) -> None:
+    paths = registered_paths(key)
+    m1, m2, _ = paths.dims
+    n, count = product_count(a, ia, ib, io, r1, r2), len(paths.paths)
+    channels = a.shape[-1]
+    wrong = [
+        f"{name} has the shape {tuple(x.shape)} instead of {tuple(shape)}"
+        for name, x, shape in (
+            ("a", a, (m1, a.shape[1] if a.ndim > 1 else 0, channels)),
+            ("b", b, (m2, b.shape[1] if b.ndim > 1 else 0, *([] if paths.shared else [channels]))),
+            ("factor 1", w1, (len(w1) if w1.ndim else 0, count, channels)),
+            *(() if w2 is None else [("factor 2", w2, (len(w2) if w2.ndim else 0, count, channels))]),
+        )
+        if x.shape != shape
+    ]
+    limits = [a.shape[1:2], b.shape[1:2], (items,), w1.shape[:1], () if w2 is None else w2.shape[:1]]
+    for name, index, limit in zip(INDICES, (ia, ib, io, r1, r2), limits, strict=True):
+        if index is None and limit and limit[0] != n:
+            wrong.append(f"{name}: {limit[0]} items without an index for {n} products")
+        if index is not None and (index.ndim != 1 or len(index) != n or index.is_floating_point()):
+            wrong.append(
+                f"{name}: an index of the shape {tuple(index.shape)}, {index.dtype} for {n} products"
+            )
+    dtypes = {x.dtype for x in (a, b, w1, w2) if x is not None}
+    if len(dtypes) > 1:
+        wrong.append(f"different dtypes: {', '.join(sorted(map(str, dtypes)))}")
+    if wrong:
+        raise OperatorArgumentError(f"Clebsch-Gordan product: {'; '.join(wrong)}")
+
+
+COUPLE = Operator(
+    "couple",
+    "Tensor a, Tensor b, Tensor w1, Tensor? w2, Tensor? ia, Tensor? ib, Tensor? io, Tensor? r1, Tensor? r2, "
+    "SymInt items, str key",
+    _plain,
+    _outputs,
+    check=_check,
+)
+COUPLE.register("CPU", cpu.couple, cpu.couple_gradient)
