@@ -3,12 +3,15 @@
 The hook has to stand before the first import of tracegrad.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 
 import jaxtyping
 from jaxtyping import install_import_hook
 
+# Kernels for GPUs run on CPU tensors; Triton reads this when it is imported.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 HOOK = install_import_hook("tracegrad", "beartype.beartype")
 
 import pytest  # noqa: E402

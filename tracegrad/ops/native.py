@@ -62,9 +62,16 @@ class Function:
     fails: bool = False
 
 
-def switched_off() -> bool:
-    """Whether the environment switches all kernels off."""
-    return os.environ.get(SWITCH, "1") == "0"
+def available() -> bool:
+    """Whether kernels are not switched off and there is a compiler; if there is none, a warning says so once."""
+    if os.environ.get(SWITCH, "1") == "0":
+        return False
+    try:
+        _command()
+    except (OSError, subprocess.SubprocessError, TraceGradError) as error:
+        _warn_once(str(error))
+        return False
+    return True
 
 
 def enabled(*gradients: Tensor) -> bool:
@@ -133,6 +140,22 @@ def _library(source: str, functions: tuple[Function, ...]) -> ctypes.CDLL | None
         call.argtypes = [ARGUMENTS[letter] for letter in function.arguments]
         call.restype = ctypes.c_int if function.fails else None
     return loaded
+
+
+def file_library(name: str, dtype: torch.dtype, *functions: Function) -> ctypes.CDLL | None:
+    """The compiled file ``csrc/NAME`` with the macro REAL defined as the type of the numbers.
+
+    Returns:
+        The library, or None for a dtype without kernels or if the file cannot be compiled.
+    """
+    if dtype not in C_TYPES:
+        return None
+    return library(f"#define REAL {C_TYPES[dtype]}\n{_file_source(name)}", *functions)
+
+
+@lru_cache(maxsize=64)
+def _file_source(name: str) -> str:
+    return (Path(__file__).parent / "csrc" / name).read_text(encoding="utf-8")
 
 
 def used() -> int:

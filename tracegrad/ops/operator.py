@@ -5,10 +5,12 @@ An operator is a function of tensors with a name, ``torch.ops.tracegrad.NAME``. 
 - *plain*: the formula in torch. It runs on every device, is differentiable to any order, and is what the tests
   compare the other forms with;
 - *cpu*: a C++ kernel (`tracegrad.ops.native`);
-- *gpu*: Triton kernels.
+- *gpu*: Triton kernels (`tracegrad.ops.gpu`).
 
-A first derivative is an operator, too, ``NAME_gradient``, with the same forms. Derivatives of derivatives, and
-transformations such as those of torch.func, use the plain form. `torch.compile` sees one node for an operator.
+A first derivative is an operator, too, ``NAME_gradient``, with the same forms. `torch.compile` sees one node for
+each. The plain form stands in, as ordinary operations of torch, for derivatives of derivatives, in forward mode,
+under transformations such as those of torch.func, without a compiler or without Triton, for numbers that are neither
+float32 nor float64, and where an operator says that its kernels do not cover the arguments.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,16 +22,18 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from tracegrad.ops import native
+from tracegrad.ops.gpu import triton
 from tracegrad.ops.plain_gradients import plain_gradients
 
 NAMESPACE = "tracegrad"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+DTYPES = (torch.float32, torch.float64)  # of kernels
 Form = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class _Argument:
-    """Name and type of an argument in a schema of torch."""
+class OperatorArgument:
+    """Name and type of an argument, as in a schema of torch."""
 
     name: str
     type: str
@@ -48,13 +52,15 @@ class Operator:
 
     Args:
         name: below ``torch.ops.tracegrad``.
-        arguments: as in a schema of torch, for example "Tensor x, Tensor? weight, int[] sizes, str key". Tensors in
-            lists and optional tensors are differentiable, too.
+        arguments: as in a schema of torch, for example "Tensor x, Tensor? weight, int[] sizes, str key". All tensors
+            are differentiable unless they are integers, also optional ones and those in lists.
         plain: the formula, a function of all arguments.
         outputs: new tensors with the shapes, dtypes and devices of the results, a function of all arguments; used
             by `torch.compile`.
         check: raises `OperatorArgumentError` if shapes or dtypes do not fit, a function of all arguments. It is
             called before the kernels of both devices and before those of the gradient.
+        covers: whether the kernels and the gradient can take these arguments, a function of all of them. It sees
+            shapes, devices and whether gradients are needed (``requires_grad``).
         results: number of results.
         linear: names of arguments that the gradient does not depend on. They are not kept for the backward pass,
             which gets zeros of the same shape.
@@ -68,32 +74,30 @@ class Operator:
         outputs: Form,
         *,
         check: Callable[..., None],
+        covers: Callable[..., bool] | None = None,
         results: int = 1,
         linear: Sequence[str] = (),
     ):
-        self.name, self.plain, self.check = name, plain, check
+        self.name, self.plain, self.check, self.covers = name, plain, check, covers
         self.results, self.linear = results, frozenset(linear)
-        self.arguments = [_Argument(*reversed(part.split())) for part in arguments.split(", ")]
+        self.forms: dict[str, tuple[Form, Form]] = {}  # by device: the form and its gradient
+        self.arguments = [OperatorArgument(*reversed(part.split())) for part in arguments.split(", ")]
         returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
+        derivative = f"{name}_gradient"
         tags = (torch.Tag.pt2_compliant_tag,)
         LIBRARY.define(f"{name}({arguments}) -> {returned}", tags=tags)
-        LIBRARY.define(
-            f"{name}_gradient(Tensor[] gradients, {arguments}, bool[] needed) -> Tensor[]", tags=tags
-        )
-        self._call = getattr(getattr(torch.ops, NAMESPACE), name).default
-        self._gradient = getattr(getattr(torch.ops, NAMESPACE), f"{name}_gradient").default
-        full = f"{NAMESPACE}::{name}"
-        LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
-        LIBRARY.impl(f"{name}_gradient", self._plain_gradient, "CompositeExplicitAutograd")
-        torch.library.register_fake(full, outputs, lib=LIBRARY)
-        torch.library.register_fake(f"{full}_gradient", self._gradient_outputs, lib=LIBRARY)
+        LIBRARY.define(f"{derivative}(Tensor[] gradients, {arguments}, bool[] needed) -> Tensor[]", tags=tags)
+        operators = getattr(torch.ops, NAMESPACE)
+        self.forward, self.gradient = getattr(operators, name).default, getattr(operators, derivative).default
+        torch.library.register_fake(f"{NAMESPACE}::{name}", outputs, lib=LIBRARY)
+        torch.library.register_fake(f"{NAMESPACE}::{derivative}", self._gradient_outputs, lib=LIBRARY)
         methods = {"forward": staticmethod(self._forward), "backward": staticmethod(self._backward)}
         self._function = type(f"{name}_function", (torch.autograd.Function,), methods)
         LIBRARY.impl(name, self._recorded, "Autograd", with_keyset=True)
-        # Transformations of torch.func and batched gradients see the operations of the plain forms.
-        for key in ("FuncTorchDynamicLayerFrontMode", "Batched"):
+        # Transformations of torch.func and batched gradients see the operations of the plain form.
+        for key in ("CompositeExplicitAutograd", "FuncTorchDynamicLayerFrontMode", "Batched"):
             LIBRARY.impl(name, plain, key)
-            LIBRARY.impl(f"{name}_gradient", self._plain_gradient, key)
+            LIBRARY.impl(derivative, self.plain_gradient, key)
 
     def __call__(self, *arguments: Any) -> Any:
         """The results for all arguments of the schema, in their order.
@@ -101,33 +105,45 @@ class Operator:
         Raises:
             OperatorArgumentError: shapes, dtypes or indices that do not fit.
         """
-        return self._call(*arguments)
+        return self.forward(*arguments)
 
-    def register(self, device: str, form: Form, gradient: Form | None = None) -> None:
-        """Add the form of a device.
+    def register(self, device: str, form: Form, gradient: Form) -> None:
+        """Add the form of a device; one for "CUDA" is used where Triton is installed.
 
         Args:
             device: "CPU" or "CUDA".
-            form: a function of all arguments that returns new tensors, or None where it cannot be used: then the
-                plain form runs.
+            form: a function of all arguments that returns new tensors, or None if a kernel cannot be compiled.
             gradient: a function of the gradients of the results (a list), all arguments, and for each tensor among
-                them whether its gradient is needed; it returns the gradients that are needed, or None.
+                them whether its gradient is needed. It returns a list of the gradients that are needed, or None if a
+                kernel cannot be compiled.
         """
+        self.forms[device] = form, gradient
 
         def run(*arguments: Any) -> Any:
             self.check(*arguments)
-            made = form(*arguments)
+            made = form(*arguments) if self._has_kernel(arguments) else None
             return self.plain(*arguments) if made is None else made
 
         def run_gradient(gradients: list[Tensor], *arguments: Any) -> list[Tensor]:
-            self.check(*arguments[:-1])
-            made = gradient(gradients, *arguments) if gradient is not None else None
-            return self._plain_gradient(gradients, *arguments) if made is None else made
+            *inputs, _ = arguments
+            self.check(*inputs)
+            made = gradient(gradients, *arguments) if self._has_kernel(inputs) else None
+            return self.plain_gradient(gradients, *arguments) if made is None else made
 
         LIBRARY.impl(self.name, run, device)
         LIBRARY.impl(f"{self.name}_gradient", run_gradient, device)
 
-    def _flat(self, arguments: Sequence[Any]) -> list[Tensor | None]:
+    def plain_gradient(self, gradients: list[Tensor], *arguments: Any) -> list[Tensor]:
+        """The gradients that are needed, by automatic differentiation of the plain form."""
+        *inputs, needed = arguments
+        rest = self._rest(inputs)
+        with torch.no_grad():
+            made = plain_gradients(
+                lambda *x: self.plain(*self._whole(x, rest)), self.tensors(inputs), gradients, needed
+            )
+        return [x for x in made if x is not None]
+
+    def tensors(self, arguments: Sequence[Any]) -> list[Tensor | None]:
         """All tensors among the arguments, and None for optional ones that are missing."""
         flat: list[Tensor | None] = []
         for argument, value in zip(self.arguments, arguments, strict=True):
@@ -137,8 +153,15 @@ class Operator:
                 flat.extend(value)
         return flat
 
+    def _rest(self, arguments: Sequence[Any]) -> list[Any]:
+        """What `tensors` leaves out: the lengths of lists of tensors, and all values that are no tensors."""
+        return [
+            None if argument.is_tensor else len(value) if argument.is_list else value
+            for argument, value in zip(self.arguments, arguments, strict=True)
+        ]
+
     def _whole(self, tensors: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
-        """The inverse of `_flat`; ``rest`` has the length of each list and all values that are no tensors."""
+        """The arguments from `tensors` and `_rest`."""
         remaining = iter(tensors)
         arguments: list[Any] = []
         for argument, value in zip(self.arguments, rest, strict=True):
@@ -150,27 +173,32 @@ class Operator:
                 arguments.append(value)
         return arguments
 
-    def _rest(self, arguments: Sequence[Any]) -> list[Any]:
-        return [
-            None if argument.is_tensor else len(value) if argument.is_list else value
-            for argument, value in zip(self.arguments, arguments, strict=True)
-        ]
+    def _has_kernel(self, arguments: Sequence[Any]) -> bool:
+        floating = [x for x in self.tensors(arguments) if x is not None and x.is_floating_point()]
+        device = floating[0].device.type
+        return (
+            floating[0].dtype in DTYPES
+            and (native.available() if device == "cpu" else device != "cuda" or triton() is not None)
+            and (self.covers is None or self.covers(*arguments))
+        )
 
     def _recorded(self, keys: Any, *arguments: Any) -> Any:
         """The operator where gradients may be recorded; ``keys`` are the keys of this call of the dispatcher."""
-        flat = self._flat(arguments)
-        if native.switched_off() or any(x is not None and unpack_dual(x).tangent is not None for x in flat):
+        tensors = self.tensors(arguments)
+        dual = any(x is not None and unpack_dual(x).tangent is not None for x in tensors)
+        if dual or not self._has_kernel(arguments):
             return self.plain(*arguments)
-        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in flat):
-            return self._function.apply(keys, self._rest(arguments), *flat)
-        return self._call.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+            return self._function.apply(keys, self._rest(arguments), *tensors)
+        return self.forward.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
 
-    def _forward(self, ctx: Any, keys: Any, rest: list[Any], *flat: Tensor | None) -> Any:
+    def _forward(self, ctx: Any, keys: Any, rest: list[Any], *tensors: Tensor | None) -> Any:
         ctx.rest = rest
-        ctx.shapes = [None if x is None else x.shape for x in flat]
-        kept = [None if is_linear else x for x, is_linear in zip(flat, self._linear_flags(rest), strict=True)]
-        ctx.save_for_backward(*kept)
-        return self._call.redispatch(keys & torch._C._after_autograd_keyset, *self._whole(flat, rest))
+        ctx.shapes = [None if x is None else x.shape for x in tensors]
+        ctx.save_for_backward(
+            *(None if linear else x for x, linear in zip(tensors, self._linear(rest), strict=True))
+        )
+        return self.forward.redispatch(keys & torch._C._after_autograd_keyset, *self._whole(tensors, rest))
 
     def _backward(self, ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         zero = gradients[0].new_zeros(())
@@ -180,33 +208,24 @@ class Operator:
         ]
         needed = list(ctx.needs_input_grad[2:])
         if torch.is_grad_enabled():
-            made = plain_gradients(
+            plain = plain_gradients(
                 lambda *x: self.plain(*self._whole(x, ctx.rest)), tensors, gradients, needed
             )
-            return None, None, *made
-        of_inputs = iter(self._gradient(list(gradients), *self._whole(tensors, ctx.rest), needed))
-        return None, None, *(next(of_inputs) if flag else None for flag in needed)
+            return None, None, *plain
+        made = iter(self.gradient(list(gradients), *self._whole(tensors, ctx.rest), needed))
+        return None, None, *(next(made) if flag else None for flag in needed)
 
-    def _linear_flags(self, rest: Sequence[Any]) -> list[bool]:
+    def _linear(self, rest: Sequence[Any]) -> list[bool]:
         flags: list[bool] = []
         for argument, value in zip(self.arguments, rest, strict=True):
             if argument.is_tensor or argument.is_list:
                 flags += [argument.name in self.linear] * (value if argument.is_list else 1)
         return flags
 
-    def _plain_gradient(self, gradients: list[Tensor], *arguments: Any) -> list[Tensor]:
-        *inputs, needed = arguments
-        rest = self._rest(inputs)
-        with torch.no_grad():
-            made = plain_gradients(
-                lambda *x: self.plain(*self._whole(x, rest)), self._flat(inputs), gradients, needed
-            )
-        return [x for x in made if x is not None]
-
     def _gradient_outputs(self, gradients: list[Tensor], *arguments: Any) -> list[Tensor]:
         *inputs, needed = arguments
         return [
             x.new_empty(x.shape)
-            for x, flag in zip(self._flat(inputs), needed, strict=True)
+            for x, flag in zip(self.tensors(inputs), needed, strict=True)
             if flag and x is not None
         ]

@@ -36,6 +36,10 @@ def plain_gradients(
             if not x.requires_grad:
                 x.requires_grad_()
         results = plain(*views)
+        if targets and not (targets[0] * 1).requires_grad:
+            raise RuntimeError(
+                "gradients of a plain form were asked for where torch does not record operations"
+            )
         outputs = [results] if isinstance(results, Tensor) else results
         pairs = [(y, g) for y, g in zip(outputs, gradients, strict=True) if y.requires_grad]
         of_targets = iter(

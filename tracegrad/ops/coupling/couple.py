@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.wigner_3j import wigner_3j
-from tracegrad.ops.coupling import cpu
+from tracegrad.ops.coupling import cpu, gpu
 from tracegrad.ops.coupling.paths import CouplingPaths, registered_paths
 from tracegrad.ops.errors import OperatorArgumentError
 from tracegrad.ops.operator import Operator
@@ -158,6 +158,11 @@ def _check(
         raise OperatorArgumentError(f"Clebsch-Gordan product: {'; '.join(wrong)}")
 
 
+def _covers(a: Tensor, b: Tensor, *others: object) -> bool:
+    """The C++ form has no gradient of a shared b, which would be a sum over the channels that threads share."""
+    return not (registered_paths(str(others[-1])).shared and b.requires_grad and b.device.type == "cpu")
+
+
 COUPLE = Operator(
     "couple",
     "Tensor a, Tensor b, Tensor w1, Tensor? w2, Tensor? ia, Tensor? ib, Tensor? io, Tensor? r1, Tensor? r2, "
@@ -165,5 +170,7 @@ COUPLE = Operator(
     _plain,
     _outputs,
     check=_check,
+    covers=_covers,
 )
 COUPLE.register("CPU", cpu.couple, cpu.couple_gradient)
+COUPLE.register("CUDA", gpu.couple, gpu.couple_gradient)

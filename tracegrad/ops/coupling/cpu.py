@@ -46,7 +46,7 @@ def couple_gradient(
     """The gradient of the operator `couple` for CPUs."""
     *indices, _, key, needed = others
     paths = registered_paths(key)
-    if paths.shared and needed[1]:
+    if paths.shared and needed[1]:  # `covers` keeps this from happening
         return None
     # Without an index each row of the values belongs to one product, and the kernel overwrites its gradient.
     of_values = [

@@ -23,13 +23,9 @@ WARPS = 2
 RESULTS = ("out", "a", "b", "w1", "w2")
 
 
-def couple(
-    a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Tensor | int | str | None
-) -> Tensor | None:
+def couple(a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Tensor | int | str | None) -> Tensor:
     """The form of the operator `couple` for GPUs."""
     *indices, items, key = others
-    if triton() is None:
-        return None
     paths = registered_paths(key)
     return _result("out", paths, (a, b, w1, w2, None), indices, items)
 
@@ -41,11 +37,9 @@ def couple_gradient(
     w1: Tensor,
     w2: Tensor | None,
     *others: Tensor | int | str | Sequence[bool] | None,
-) -> list[Tensor] | None:
+) -> list[Tensor]:
     """The gradient of the operator `couple` for GPUs."""
     *indices, items, key, needed = others
-    if triton() is None:
-        return None
     paths = registered_paths(key)
     tensors = (a, b, w1, w2, gradients[0])
     return [
