@@ -120,14 +120,18 @@ class Operator:
         self.forms[device] = form, gradient
 
         def run(*arguments: Any) -> Any:
-            self.check(*arguments)
-            made = form(*arguments) if self._has_kernel(arguments) else None
+            made = None
+            if self._has_kernel(arguments):
+                self.check(*arguments)
+                made = form(*arguments)
             return self.plain(*arguments) if made is None else made
 
         def run_gradient(gradients: list[Tensor], *arguments: Any) -> list[Tensor]:
             *inputs, _ = arguments
-            self.check(*inputs)
-            made = gradient(gradients, *arguments) if self._has_kernel(inputs) else None
+            made = None
+            if self._has_kernel(inputs):
+                self.check(*inputs)
+                made = gradient(gradients, *arguments)
             return self.plain_gradient(gradients, *arguments) if made is None else made
 
         LIBRARY.impl(self.name, run, device)
