@@ -9,7 +9,6 @@ Linear maps are matrix products without copies, and products of components run o
 
 import math
 
-import torch
 from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor
@@ -38,16 +37,6 @@ def spherical_harmonics(vectors: Float[Tensor, "n 3"], lmax: int) -> Float[Tenso
         list(range(lmax + 1)), standard_order, normalize=True, normalization="component"
     )
     return values.T
-
-
-@full_precision
-def channel_norms(x: Float[Tensor, "m n c"], lmax: int) -> Float[Tensor, "n invariants"]:
-    """[x_0, |x_1|, ..., |x_L|] per channel; the gradient of a norm at zero is taken as zero."""
-    scalar, *rest = split_degrees(x, lmax)
-    squares = torch.stack([part.square().sum(0) for part in rest])
-    positive = squares > 0
-    norms = torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
-    return torch.cat([scalar[0], *norms], dim=-1)
 
 
 def paths(lmax_in: int, lmax_filter: int, lmax_out: int, *, parity: bool) -> list[tuple[int, int, int]]:
