@@ -205,9 +205,8 @@ class Operator:
         return self.forward.redispatch(keys & torch._C._after_autograd_keyset, *self._whole(tensors, rest))
 
     def _backward(self, ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        zero = gradients[0].new_zeros(())
         tensors = [
-            zero.expand(shape) if x is None and shape is not None else x
+            gradients[0].new_zeros(()).expand(shape) if x is None and shape is not None else x
             for x, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True)
         ]
         needed = list(ctx.needs_input_grad[2:])
