@@ -179,9 +179,8 @@ class ExpansionHead(nn.Module):
         embeddings: Float[Tensor, "kinds species_c"],
         kind: Int[Tensor, " n"],
     ) -> Float[Tensor, "n dim dim"]:
-        weights = self.weight_net(embeddings).to(x.dtype).index_select(0, kind)
-        bias = self.bias_net(embeddings).to(x.dtype).index_select(0, kind)
-        return self.expansion(self.bottleneck(x), weights, bias)
+        weights, bias = self.weight_net(embeddings), self.bias_net(embeddings)
+        return self.expansion(self.bottleneck(x), weights, bias, kind)
 
 
 class QHNet(Backbone):
