@@ -35,7 +35,10 @@ def cases():
     yield product, (x, y, [(torch.randn(5, product.n_paths, 4), None)])
     edges = torch.tensor([[0, 1, 4, 2, 2], [1, 0, 3, 4, 1]])
     yield filtered, (x, torch.randn(9, 5), [(torch.randn(5, filtered.n_paths, 4), None)], edges)
-    yield expansion, (x, torch.randn(5, expansion.n_weights), torch.randn(5, expansion.n_bias), torch.arange(5))
+    yield (
+        expansion,
+        (x, torch.randn(5, expansion.n_weights), torch.randn(5, expansion.n_bias), torch.arange(5)),
+    )
     for invariants in (FullInvariants(IRREPS, 6), LowRankInvariants(IRREPS, 6)):
         yield (lambda f, g, module=invariants: module(f)[0]), (parts, None)
         yield (

@@ -41,7 +41,7 @@ def test_all_forms_agree(sizes):
 
 
 def test_more_items_of_a_kind_than_a_step_takes():
-    x, weights, bias, _, key = arguments(1, 2, (0, 1), 1)
+    _, weights, bias, _, key = arguments(1, 2, (0, 1), 1)
     kind = torch.zeros(70, dtype=torch.int32)
     kind[3] = 1
     assert_forms_agree(EXPAND_BLOCKS, (torch.randn(4, 70, 2, dtype=torch.float64), weights, bias, kind, key))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.precision import full_precision
+from tracegrad.ops.features import split_degrees
 from tracegrad.ops.operator import Operator
 from tracegrad.ops.shapes import check_shapes, size
 
@@ -30,17 +31,16 @@ def degree_linear(
     return DEGREE_LINEAR(x, weight, bias, scale)
 
 
-def by_degree(x: Tensor, degrees: int) -> tuple[Tensor, ...]:
-    """The components of each degree of a component-first feature."""
-    return x.split([2 * degree + 1 for degree in range(degrees)])
-
-
 def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     scaled = weight * scale
-    parts = [part @ w for part, w in zip(by_degree(x, len(weight)), scaled.unbind(), strict=True)]
+    parts = [part @ w for part, w in zip(_degrees(x, weight), scaled.unbind(), strict=True)]
     if bias is not None:
         parts[0] = parts[0] + bias
     return torch.cat(parts)
+
+
+def _degrees(x: Tensor, weight: Tensor) -> list[Tensor]:
+    return split_degrees(x, len(weight) - 1)
 
 
 def _outputs(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -78,7 +78,7 @@ def _gradient_on_cpu(
         made.append(_products(gradient, weight.mT, scale))
     if needed[1]:
         made.append(torch.empty_like(weight, memory_format=torch.contiguous_format))
-        for a, g, out in zip(*(by_degree(t, len(weight)) for t in (x, gradient)), made[-1], strict=True):
+        for a, g, out in zip(_degrees(x, weight), _degrees(gradient, weight), made[-1], strict=True):
             _product(a.reshape(-1, a.shape[2]).T, g.reshape(-1, g.shape[2]), scale, out)
     if needed[2]:
         made.append(gradient[0].sum(0))
@@ -87,7 +87,7 @@ def _gradient_on_cpu(
 
 def _products(x: Tensor, weight: Tensor, scale: float) -> Tensor:
     out = x.new_empty(*x.shape[:2], weight.shape[2])
-    for part, w, target in zip(by_degree(x, len(weight)), weight, by_degree(out, len(weight)), strict=True):
+    for part, w, target in zip(_degrees(x, weight), weight, _degrees(out, weight), strict=True):
         _product(part.reshape(-1, part.shape[2]), w, scale, target.view(-1, target.shape[2]))
     return out
 
@@ -97,7 +97,7 @@ def _product(a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
 
 
 def _on_gpu(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    out = _batched_product(x, weight.index_select(0, _degrees(len(weight), weight.device)), scale)
+    out = _batched_product(x, weight.index_select(0, _degree_of_component(len(weight), weight.device)), scale)
     if bias is not None:
         out[0] += bias
     return out
@@ -114,7 +114,7 @@ def _gradient_on_gpu(
     (gradient,) = gradients
     made = []
     if needed[0]:
-        of_component = weight.index_select(0, _degrees(len(weight), weight.device))
+        of_component = weight.index_select(0, _degree_of_component(len(weight), weight.device))
         made.append(_batched_product(gradient, of_component.mT, scale))
     if needed[1]:
         of_component = _batched_product(x.mT, gradient, scale)
@@ -129,7 +129,7 @@ def _batched_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _degrees(count: int, device: torch.device) -> Tensor:
+def _degree_of_component(count: int, device: torch.device) -> Tensor:
     """The degree of each component."""
     degrees = torch.arange(count)
     return degrees.repeat_interleave(2 * degrees + 1).to(device)
@@ -138,7 +138,7 @@ def _degrees(count: int, device: torch.device) -> Tensor:
 @lru_cache(maxsize=64)
 def _sums(count: int) -> Constant:
     """The matrix [degrees, components] that adds the components of each degree, in a fixed order."""
-    return Constant(torch.nn.functional.one_hot(_degrees(count, torch.device("cpu"))).T.double())
+    return Constant(torch.nn.functional.one_hot(_degree_of_component(count, torch.device("cpu"))).T.double())
 
 
 DEGREE_LINEAR = Operator(

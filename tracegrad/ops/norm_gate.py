@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tracegrad.numerics.precision import full_precision
 from tracegrad.ops import native
-from tracegrad.ops.degree_linear import by_degree
+from tracegrad.ops.features import feature_shape, highest_degree, split_degrees
 from tracegrad.ops.gpu import kernel
 from tracegrad.ops.operator import Operator
-from tracegrad.ops.shapes import check_shapes, feature_shape
+from tracegrad.ops.shapes import check_shapes
 
 BLOCK, WARPS = 256, 4  # numbers and warps of a Triton program
 FUNCTIONS = (
@@ -39,12 +39,8 @@ def gated(x: Float[Tensor, "m n c"], gates: Float[Tensor, "n invariants"]) -> Fl
     return GATED(x, gates)
 
 
-def _degrees(x: Tensor) -> int:
-    return math.isqrt(x.shape[0])
-
-
 def _norms_plain(x: Tensor) -> Tensor:
-    scalar, *rest = by_degree(x, _degrees(x))
+    scalar, *rest = split_degrees(x, highest_degree(x))
     squares = [part.square().sum(0) for part in rest]
     positive = [square > 0 for square in squares]
     norms = [
@@ -55,8 +51,8 @@ def _norms_plain(x: Tensor) -> Tensor:
 
 
 def _gated_plain(x: Tensor, gates: Tensor) -> Tensor:
-    factors = gates.view(x.shape[1], _degrees(x), x.shape[2]).unbind(1)
-    parts = by_degree(x, len(factors))[1:]
+    factors = gates.unflatten(1, (highest_degree(x) + 1, x.shape[2])).unbind(1)
+    parts = split_degrees(x, highest_degree(x))[1:]
     scaled = [part * factor for part, factor in zip(parts, factors[1:], strict=True)]
     return torch.cat([factors[0][None], *scaled])
 
@@ -86,7 +82,7 @@ def _by_kernel(name: str, inputs: Sequence[Tensor], results: Sequence[Tensor]) -
 
 
 def _norms_on_cpu(x: Tensor) -> Tensor | None:
-    y = x.new_empty(x.shape[1], _degrees(x) * x.shape[2])
+    y = x.new_empty(x.shape[1], (highest_degree(x) + 1) * x.shape[2])
     return y if _by_kernel("norms", [x], [y]) else None
 
 
@@ -177,7 +173,7 @@ def _by_triton(name: str, shape: torch.Size, *tensors: Tensor | None) -> None:
 
 
 def _norms_on_gpu(x: Tensor) -> Tensor:
-    y = x.new_empty(x.shape[1], _degrees(x) * x.shape[2])
+    y = x.new_empty(x.shape[1], (highest_degree(x) + 1) * x.shape[2])
     _by_triton("norms", x.shape, x, None, y, None)
     return y
 
@@ -206,7 +202,7 @@ CHANNEL_NORMS = Operator(
     "channel_norms",
     "Tensor x",
     _norms_plain,
-    lambda x: x.new_empty(x.shape[1], math.isqrt(x.shape[0]) * x.shape[2]),
+    lambda x: x.new_empty(x.shape[1], (highest_degree(x) + 1) * x.shape[2]),
     check=_check_norms,
 )
 CHANNEL_NORMS.register("CPU", _norms_on_cpu, _norms_gradient_on_cpu)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tracegrad.numerics.precision import full_precision
 from tracegrad.ops import native
-from tracegrad.ops.degree_linear import by_degree
-from tracegrad.ops.gpu import kernel, segments, triton
+from tracegrad.ops.features import feature_shape, highest_degree, split_degrees
+from tracegrad.ops.gpu import kernel, next_power_of_2, segments
 from tracegrad.ops.operator import Operator
-from tracegrad.ops.shapes import check_shapes, feature_shape, size
+from tracegrad.ops.shapes import check_shapes, size
 
 BLOCK, WARPS = 32, 4  # channels and warps of a Triton program
 LANES = 16  # channels that threads share at once
@@ -35,12 +35,12 @@ def pair_invariants(
 
 def _plain(x: Tensor, dst: Tensor, src: Tensor, other: Tensor) -> Tensor:
     products = x.index_select(1, dst) * x.index_select(1, src)
-    inner = [part.sum(0) / len(part) for part in by_degree(products, math.isqrt(len(x)))[1:]]
+    inner = [part.sum(0) / len(part) for part in split_degrees(products, highest_degree(x))[1:]]
     return torch.cat([x[0].index_select(0, dst), x[0].index_select(0, other), *inner], dim=1)
 
 
 def _outputs(x: Tensor, dst: Tensor, src: Tensor, other: Tensor) -> Tensor:
-    return x.new_empty(dst.shape[0], (math.isqrt(x.shape[0]) + 1) * x.shape[2])
+    return x.new_empty(dst.shape[0], (highest_degree(x) + 2) * x.shape[2])
 
 
 def _check(x: Tensor, dst: Tensor, src: Tensor, other: Tensor) -> None:
@@ -162,12 +162,12 @@ def backward(
 def _by_triton(name: str, count: int, shape: torch.Size, *tensors: Tensor) -> None:
     m, n, c = shape
     if count and c:
-        block = min(BLOCK, triton().next_power_of_2(c))
+        block = min(BLOCK, next_power_of_2(c))
         kernel(SOURCE, name)[count, -(-c // block)](
             *(x.contiguous() for x in tensors),
             *(n, c),
             DEGREES=math.isqrt(m),
-            ROWS=triton().next_power_of_2(m),
+            ROWS=next_power_of_2(m),
             BLOCK=block,
             num_warps=WARPS,
         )

@@ -1,7 +1,5 @@
 """Comparison of the arguments of an operator with the shapes that it needs."""
 
-import math
-
 from torch import Tensor
 
 from tracegrad.ops.errors import OperatorArgumentError
@@ -34,11 +32,6 @@ def check_shapes(operator: str, **expected: tuple[Tensor | None, tuple[int, ...]
     ]
     if wrong:
         raise OperatorArgumentError(f"{operator}: {'; '.join(wrong)}")
-
-
-def feature_shape(x: Tensor) -> tuple[int, int, int]:
-    """The shape that a component-first feature [(L + 1)^2, items, channels] of about this size must have."""
-    return max(math.isqrt(size(x, 0)), 1) ** 2, size(x, 1), size(x, 2)
 
 
 def size(x: Tensor, dim: int) -> int:

@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tracegrad.numerics.precision import full_precision
-from tracegrad.ops.degree_linear import by_degree
 from tracegrad.ops.expansion import cpu, gpu
 from tracegrad.ops.expansion.shells import registered_shells
+from tracegrad.ops.features import split_degrees
 from tracegrad.ops.operator import Operator
 from tracegrad.ops.shapes import check_shapes, size
 
@@ -47,7 +47,7 @@ def _plain(x: Tensor, weights: Tensor, bias: Tensor, kind: Tensor, key: str) -> 
     matrices = ordered.view(items, shells.mixtures, channels).split(shells.multiplicities, dim=1)
     mixed = [
         matrix @ part.permute(1, 2, 0)  # [items, mixtures, components]
-        for matrix, part in zip(matrices, by_degree(x, len(matrices)), strict=True)
+        for matrix, part in zip(matrices, split_degrees(x, shells.lmax), strict=True)
     ]
     mixed[0] = mixed[0] + bias.index_select(0, kind)[..., None]
     blocks = torch.cat([part.flatten(1) for part in mixed], dim=1) @ shells.table(x)

@@ -1,4 +1,4 @@
-"""Triton form of the expansion into blocks: mixtures by kernels that read the weights by kind, and one matrix product.
+"""Triton form of the expansion into blocks: kernels mix channels by kind, and one matrix product does the rest.
 
 The sums over the items of a kind, in the gradients of weights and bias, have a fixed order and need no atomic
 operations. A kind out of range gives NaN.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tracegrad.ops.expansion.shells import ExpansionShells, registered_shells
-from tracegrad.ops.gpu import kernel, segments, triton
+from tracegrad.ops.gpu import kernel, next_power_of_2, segments
 
 ITEMS, WARPS = 32, 4  # items of one step of a sum over items, and warps of a program
 
@@ -54,11 +54,13 @@ def _tables(shells: ExpansionShells, device: torch.device) -> tuple[Tensor, Tens
     counts = shells.multiplicities
     degrees = torch.arange(len(counts))
     sizes = 2 * degrees + 1
-    of_degree = torch.tensor([
-        [0, *accumulate(counts[:-1])],
-        counts,
-        [0, *accumulate(int(size) * count for size, count in zip(sizes, counts, strict=True))][:-1],
-    ])
+    of_degree = torch.tensor(
+        [
+            [0, *accumulate(counts[:-1])],
+            counts,
+            [0, *accumulate(int(size) * count for size, count in zip(sizes, counts, strict=True))][:-1],
+        ]
+    )
     degree = degrees.repeat_interleave(torch.tensor(counts))
     components = sizes[degree].cumsum(0) - sizes[degree]
     weights = shells.order.view(-1, shells.channels)
@@ -81,8 +83,8 @@ def _run(name: str, shells: ExpansionShells, grid: tuple[int, int], *tensors: Te
         MIXTURES=shells.mixtures,
         COMPONENTS=shells.components,
         BIASES=shells.multiplicities[0],
-        C_BLOCK=triton().next_power_of_2(shells.channels),
-        U_BLOCK=triton().next_power_of_2(max(shells.multiplicities)),
+        C_BLOCK=next_power_of_2(shells.channels),
+        U_BLOCK=next_power_of_2(max(shells.multiplicities)),
         I_BLOCK=ITEMS,
         num_warps=WARPS,
     )
@@ -92,7 +94,7 @@ def _run(name: str, shells: ExpansionShells, grid: tuple[int, int], *tensors: Te
 # kind. C, U and I are blocks of channels, mixtures and items.
 CONSTANTS = ", ".join(
     f"{name}: tl.constexpr"
-    for name in "DEGREES CHANNELS MIXTURES COMPONENTS BIASES C_BLOCK U_BLOCK I_BLOCK".split()
+    for name in ["DEGREES", "CHANNELS", "MIXTURES", "COMPONENTS", "BIASES", "C_BLOCK", "U_BLOCK", "I_BLOCK"]
 )
 SOURCE = f"""
 @triton.jit

@@ -70,7 +70,7 @@ class ExpansionShells:
     @cached_property
     def table(self) -> Constant:
         """The matrix [components of all mixtures, elements of a block] / channels."""
-        first = {shell: 0 for shell in self.shells}
+        first = dict.fromkeys(self.shells, 0)
         for shell in first:
             first[shell] = sum(2 * other + 1 for other in self.shells if other < shell)
         counts, tables = Counter(self.shells), []
