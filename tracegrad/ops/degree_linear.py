@@ -2,8 +2,7 @@
 
     y_l[m, i, :] = scale * x_l[m, i, :] W_l        (+ bias for l = 0)
 
-All products are written into one tensor: on a CPU one product for each degree, on a GPU one batched product for all
-components.
+Both devices compute one batched product for all components, which writes into one tensor.
 """
 
 from collections.abc import Sequence
@@ -18,6 +17,8 @@ from tracegrad.numerics.precision import full_precision
 from tracegrad.ops.features import split_degrees
 from tracegrad.ops.operator import Operator
 from tracegrad.ops.shapes import check_shapes, size
+
+SMALL = 1024  # numbers of a matrix up to which calls take longer than products on a CPU
 
 
 @full_precision
@@ -57,14 +58,14 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> None
     )
 
 
-def _on_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    out = _products(x, weight, scale)
+def _form(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    out = _batched_product(x, _of_components(weight), scale)
     if bias is not None:
         out[0] += bias
     return out
 
 
-def _gradient_on_cpu(
+def _gradient(
     gradients: Sequence[Tensor],
     x: Tensor,
     weight: Tensor,
@@ -75,53 +76,29 @@ def _gradient_on_cpu(
     (gradient,) = gradients
     made = []
     if needed[0]:
-        made.append(_products(gradient, weight.mT, scale))
+        made.append(_batched_product(gradient, _of_components(weight).mT, scale))
     if needed[1]:
-        made.append(torch.empty_like(weight, memory_format=torch.contiguous_format))
-        for a, g, out in zip(_degrees(x, weight), _degrees(gradient, weight), made[-1], strict=True):
-            _product(a.reshape(-1, a.shape[2]).T, g.reshape(-1, g.shape[2]), scale, out)
+        made.append(_of_weight(x, gradient, weight, scale))
     if needed[2]:
         made.append(gradient[0].sum(0))
     return made
 
 
-def _products(x: Tensor, weight: Tensor, scale: float) -> Tensor:
-    out = x.new_empty(*x.shape[:2], weight.shape[2])
-    for part, w, target in zip(_degrees(x, weight), weight, _degrees(out, weight), strict=True):
-        _product(part.reshape(-1, part.shape[2]), w, scale, target.view(-1, target.shape[2]))
-    return out
-
-
-def _product(a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
-    torch.addmm(out, a, b, beta=0, alpha=scale, out=out)
-
-
-def _on_gpu(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    out = _batched_product(x, weight.index_select(0, _degree_of_component(len(weight), weight.device)), scale)
-    if bias is not None:
-        out[0] += bias
-    return out
-
-
-def _gradient_on_gpu(
-    gradients: Sequence[Tensor],
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    needed: Sequence[bool],
-) -> list[Tensor]:
-    (gradient,) = gradients
-    made = []
-    if needed[0]:
-        of_component = weight.index_select(0, _degree_of_component(len(weight), weight.device))
-        made.append(_batched_product(gradient, of_component.mT, scale))
-    if needed[1]:
-        of_component = _batched_product(x.mT, gradient, scale)
-        made.append((_sums(len(weight))(weight) @ of_component.flatten(1)).view(weight.shape))
-    if needed[2]:
-        made.append(gradient[0].sum(0))
+def _of_weight(x: Tensor, gradient: Tensor, weight: Tensor, scale: float) -> Tensor:
+    """On a CPU one product for each degree, which adds its components by itself, if the matrices are large."""
+    if x.is_cuda or weight[0].numel() <= SMALL:
+        of_components = _batched_product(x.mT, gradient, scale)
+        return (_sums(len(weight))(weight) @ of_components.flatten(1)).view(weight.shape)
+    made = weight.new_empty(weight.shape)
+    for a, g, out in zip(_degrees(x, weight), _degrees(gradient, weight), made, strict=True):
+        a, g = a.reshape(-1, a.shape[2]), g.reshape(-1, g.shape[2])
+        torch.addmm(out, a.T, g, beta=0, alpha=scale, out=out)
     return made
+
+
+def _of_components(weight: Tensor) -> Tensor:
+    """The matrix of each component."""
+    return weight.index_select(0, _degree_of_component(len(weight), weight.device))
 
 
 def _batched_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -144,5 +121,5 @@ def _sums(count: int) -> Constant:
 DEGREE_LINEAR = Operator(
     "degree_linear", "Tensor x, Tensor weight, Tensor? bias, float scale", _plain, _outputs, check=_check
 )
-DEGREE_LINEAR.register("CPU", _on_cpu, _gradient_on_cpu)
-DEGREE_LINEAR.register("CUDA", _on_gpu, _gradient_on_gpu)
+for device in ("CPU", "CUDA"):
+    DEGREE_LINEAR.register(device, _form, _gradient)
