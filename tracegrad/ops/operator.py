@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd import forward_ad
 
 from tracegrad.ops import native
 from tracegrad.ops.gpu import triton
@@ -82,6 +82,8 @@ class Operator:
         self.results, self.linear = results, frozenset(linear)
         self.forms: dict[str, tuple[Form, Form]] = {}  # by device: the form and its gradient
         self.arguments = [OperatorArgument(*reversed(part.split())) for part in arguments.split(", ")]
+        self._places = [k for k, argument in enumerate(self.arguments) if argument.is_tensor]
+        self._has_lists = any(argument.is_list for argument in self.arguments)
         returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
         derivative = f"{name}_gradient"
         tags = (torch.Tag.pt2_compliant_tag,)
@@ -121,13 +123,14 @@ class Operator:
 
         def run(*arguments: Any) -> Any:
             self.check(*arguments)
-            made = form(*arguments) if self._has_kernel(arguments) else None
+            made = form(*arguments) if self._has_kernel(self.tensors(arguments), arguments) else None
             return self.plain(*arguments) if made is None else made
 
         def run_gradient(gradients: list[Tensor], *arguments: Any) -> list[Tensor]:
             *inputs, _ = arguments
             self.check(*inputs)
-            made = gradient(gradients, *arguments) if self._has_kernel(inputs) else None
+            usable = self._has_kernel(self.tensors(inputs), inputs)
+            made = gradient(gradients, *arguments) if usable else None
             return self.plain_gradient(gradients, *arguments) if made is None else made
 
         LIBRARY.impl(self.name, run, device)
@@ -145,6 +148,8 @@ class Operator:
 
     def tensors(self, arguments: Sequence[Any]) -> list[Tensor | None]:
         """All tensors among the arguments, and None for optional ones that are missing."""
+        if not self._has_lists:
+            return [arguments[k] for k in self._places]
         flat: list[Tensor | None] = []
         for argument, value in zip(self.arguments, arguments, strict=True):
             if argument.is_tensor:
@@ -155,6 +160,11 @@ class Operator:
 
     def _rest(self, arguments: Sequence[Any]) -> list[Any]:
         """What `tensors` leaves out: the lengths of lists of tensors, and all values that are no tensors."""
+        if not self._has_lists:
+            rest = list(arguments)
+            for k in self._places:
+                rest[k] = None
+            return rest
         return [
             None if argument.is_tensor else len(value) if argument.is_list else value
             for argument, value in zip(self.arguments, arguments, strict=True)
@@ -162,8 +172,13 @@ class Operator:
 
     def _whole(self, tensors: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
         """The arguments from `tensors` and `_rest`."""
+        if not self._has_lists:
+            arguments = list(rest)
+            for k, x in zip(self._places, tensors, strict=True):
+                arguments[k] = x
+            return arguments
         remaining = iter(tensors)
-        arguments: list[Any] = []
+        arguments = []
         for argument, value in zip(self.arguments, rest, strict=True):
             if argument.is_tensor:
                 arguments.append(next(remaining))
@@ -173,20 +188,18 @@ class Operator:
                 arguments.append(value)
         return arguments
 
-    def _has_kernel(self, arguments: Sequence[Any]) -> bool:
-        floating = [x for x in self.tensors(arguments) if x is not None and x.is_floating_point()]
-        device = floating[0].device.type
-        return (
-            floating[0].dtype in DTYPES
-            and (native.available() if device == "cpu" else device != "cuda" or triton() is not None)
-            and (self.covers is None or self.covers(*arguments))
-        )
+    def _has_kernel(self, tensors: Sequence[Tensor | None], arguments: Sequence[Any]) -> bool:
+        first = next(x for x in tensors if x is not None and x.is_floating_point())
+        if first.dtype not in DTYPES or (self.covers is not None and not self.covers(*arguments)):
+            return False
+        device = first.device.type
+        return native.available() if device == "cpu" else device != "cuda" or triton() is not None
 
     def _recorded(self, keys: Any, *arguments: Any) -> Any:
         """The operator where gradients may be recorded; ``keys`` are the keys of this call of the dispatcher."""
         tensors = self.tensors(arguments)
-        dual = any(x is not None and unpack_dual(x).tangent is not None for x in tensors)
-        if dual or not self._has_kernel(arguments):
+        in_forward_mode = forward_ad._current_level >= 0  # as `forward_ad.unpack_dual` asks, for each tensor
+        if in_forward_mode or not self._has_kernel(tensors, arguments):
             return self.plain(*arguments)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
             return self._function.apply(keys, self._rest(arguments), *tensors)
@@ -194,18 +207,21 @@ class Operator:
 
     def _forward(self, ctx: Any, keys: Any, rest: list[Any], *tensors: Tensor | None) -> Any:
         ctx.rest = rest
-        ctx.shapes = [None if x is None else x.shape for x in tensors]
-        ctx.save_for_backward(
-            *(None if linear else x for x, linear in zip(tensors, self._linear(rest), strict=True))
-        )
+        kept: Sequence[Tensor | None] = tensors
+        if self.linear:
+            ctx.shapes = [None if x is None else x.shape for x in tensors]
+            kept = [None if linear else x for x, linear in zip(tensors, self._linear(rest), strict=True)]
+        ctx.save_for_backward(*kept)
         return self.forward.redispatch(keys & torch._C._after_autograd_keyset, *self._whole(tensors, rest))
 
     def _backward(self, ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        zero = gradients[0].new_zeros(())
-        tensors = [
-            zero.expand(shape) if x is None and shape is not None else x
-            for x, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True)
-        ]
+        tensors = ctx.saved_tensors
+        if self.linear:
+            zero = gradients[0].new_zeros(())
+            tensors = [
+                zero.expand(shape) if x is None and shape is not None else x
+                for x, shape in zip(tensors, ctx.shapes, strict=True)
+            ]
         needed = list(ctx.needs_input_grad[2:])
         if torch.is_grad_enabled():
             plain = plain_gradients(
@@ -213,7 +229,7 @@ class Operator:
             )
             return None, None, *plain
         made = iter(self.gradient(list(gradients), *self._whole(tensors, ctx.rest), needed))
-        return None, None, *(next(made) if flag else None for flag in needed)
+        return None, None, *[next(made) if flag else None for flag in needed]
 
     def _linear(self, rest: Sequence[Any]) -> list[bool]:
         flags: list[bool] = []
