@@ -6,7 +6,6 @@ Triton is imported when a kernel is needed first, because importing torch and Tr
 
 import hashlib
 import linecache
-from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -29,7 +28,7 @@ def triton() -> ModuleType | None:
 
 
 @lru_cache(maxsize=256)
-def kernel(source: str, name: str) -> Callable[..., Any]:
+def kernel(source: str, name: str) -> Any:
     """A kernel from source that defines it as a plain function ``name``; its integers are not specialised.
 
     Args:
@@ -49,6 +48,11 @@ def kernel(source: str, name: str) -> Callable[..., Any]:
     arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
     counts = [argument for argument in arguments if argument.endswith("_count")]
     return module.jit(do_not_specialize=counts)(function)
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of 2 that is not less than n; blocks of Triton have such lengths."""
+    return 1 << max(n - 1, 0).bit_length()
 
 
 def segments(index: Int[Tensor, " n"], count: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " count+1"]]:

@@ -7,6 +7,7 @@ coefficient by coefficient, because a compiler then keeps sums in registers.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +26,7 @@ FUNCTIONS = (
 INDICES = ("item of a", "item of b", "item of the output", "row of factor 1", "row of factor 2")
 
 
-def couple(
-    a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Tensor | int | str | None
-) -> Tensor | None:
+def couple(a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Any) -> Tensor | None:
     """The form of the operator `couple` for CPUs."""
     *indices, items, key = others
     paths = registered_paths(key)
@@ -41,7 +40,7 @@ def couple_gradient(
     b: Tensor,
     w1: Tensor,
     w2: Tensor | None,
-    *others: Tensor | int | str | Sequence[bool] | None,
+    *others: Any,
 ) -> list[Tensor] | None:
     """The gradient of the operator `couple` for CPUs."""
     *indices, _, key, needed = others
