@@ -99,7 +99,7 @@ class Operator:
         torch.library.register_fake(f"{NAMESPACE}::{name}", outputs, lib=LIBRARY)
         torch.library.register_fake(f"{NAMESPACE}::{derivative}", self._gradient_outputs, lib=LIBRARY)
         methods = {"forward": staticmethod(self._forward), "backward": staticmethod(self._backward)}
-        self._function = type(f"{name}_function", (torch.autograd.Function,), methods)
+        self._function: Any = type(f"{name}_function", (torch.autograd.Function,), methods)
         LIBRARY.impl(name, self._recorded, "Autograd", with_keyset=True)
         # Transformations of torch.func and batched gradients see the operations of the plain form.
         for key in ("CompositeExplicitAutograd", "FuncTorchDynamicLayerFrontMode", "Batched"):

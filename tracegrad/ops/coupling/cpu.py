@@ -58,9 +58,7 @@ def couple_gradient(
     return [x for x, flag in zip(made, needed, strict=False) if flag and x is not None]
 
 
-def _run(
-    name: str, paths: CouplingPaths, tensors: Sequence[Tensor | None], indices: Sequence[Tensor | None]
-) -> bool:
+def _run(name: str, paths: CouplingPaths, tensors: Sequence[Any], indices: Sequence[Tensor | None]) -> bool:
     """Call a function of the library, if there is one; threads share the channels, which are independent."""
     a, b, w1, w2, out = (None if x is None else x.contiguous() for x in tensors[:5])
     if a.dtype not in native.C_TYPES:

@@ -64,7 +64,7 @@ def couple_gradient(
 def _result(
     name: str,
     paths: CouplingPaths,
-    tensors: Sequence[Tensor | None],
+    tensors: Sequence[Any],
     indices: Sequence[Tensor | None],
     items: int,
 ) -> Tensor:
