@@ -60,7 +60,7 @@ def couple_gradient(
 
 def _run(name: str, paths: CouplingPaths, tensors: Sequence[Any], indices: Sequence[Tensor | None]) -> bool:
     """Call a function of the library, if there is one; threads share the channels, which are independent."""
-    a, b, w1, w2, out = (None if x is None else x.contiguous() for x in tensors[:5])
+    a, b, w1, w2, out = _contiguous(tensors[:5])
     if a.dtype not in native.C_TYPES:
         return False
     library = native.library(source(paths, native.C_TYPES[a.dtype]), *FUNCTIONS)
@@ -83,6 +83,10 @@ def _run(name: str, paths: CouplingPaths, tensors: Sequence[Any], indices: Seque
 
     native.in_threads(share, -(-channels // lanes), n * channels * len(paths.paths) * OPERATIONS)
     return True
+
+
+def _contiguous(tensors: Sequence[Any]) -> list[Any]:
+    return [None if x is None else x.contiguous() for x in tensors]
 
 
 @lru_cache(maxsize=64)

@@ -69,8 +69,8 @@ def _result(
     items: int,
 ) -> Tensor:
     """The output, or the gradient of one of the inputs; tensors are a, b, both factors and the gradient."""
-    a, b, w1, w2, gradient = (None if x is None else x.contiguous() for x in tensors)
-    ia, ib, io, r1, r2 = (None if x is None else x.contiguous() for x in indices)
+    a, b, w1, w2, gradient = _contiguous(tensors)
+    ia, ib, io, r1, r2 = _contiguous(indices)
     channels = a.shape[2]
     n = next((len(index) for index in (ia, ib, io, r1, r2) if index is not None), a.shape[1])
     counts = (a.shape[1], b.shape[1], items, len(w1), 0 if w2 is None else len(w2))
@@ -97,6 +97,10 @@ def _result(
         num_warps=WARPS,
     )
     return result
+
+
+def _contiguous(tensors: Sequence[Any]) -> list[Any]:
+    return [None if x is None else x.contiguous() for x in tensors]
 
 
 @lru_cache(maxsize=256)
