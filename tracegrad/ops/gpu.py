@@ -67,5 +67,5 @@ def segments(index: Int[Tensor, " n"], count: int) -> tuple[Int[Tensor, " n"], I
         return kept[2:]
     values, order = index.sort(stable=True)
     starts = torch.searchsorted(values, torch.arange(count + 1, device=index.device, dtype=index.dtype))
-    index._tracegrad_segments = (version, count, order, starts)
+    index._tracegrad_segments = (version, count, order, starts)  # type: ignore[attr-defined]
     return order, starts

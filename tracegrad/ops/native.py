@@ -64,8 +64,11 @@ class Function:
 
 def available() -> bool:
     """Whether kernels are not switched off and there is a compiler; if there is none, a warning says so once."""
-    if os.environ.get(SWITCH, "1") == "0":
-        return False
+    return os.environ.get(SWITCH, "1") != "0" and _has_compiler()
+
+
+@lru_cache(maxsize=1)
+def _has_compiler() -> bool:
     try:
         _command()
     except (OSError, subprocess.SubprocessError, TraceGradError) as error:
@@ -261,12 +264,16 @@ def index(name: str, x: Tensor, limit: int, dtype: torch.dtype = torch.int64) ->
     if limit > torch.iinfo(dtype).max:
         raise OperatorIndexError(f"{name}: an index into {limit} items, too many for {dtype}; give fewer")
     values = x.to(torch.int64).contiguous()
-    if len(values):
+    # Many operators use the same index; it is looked at once, unless it is overwritten.
+    checked = (limit, _version(x))
+    if len(values) and getattr(x, "_tracegrad_checked", None) != checked:
         low, high = (int(y) for y in torch.aminmax(values))
         if low < 0 or high >= limit:
             raise OperatorIndexError(
                 f"{name}: an entry is {low if low < 0 else high}; it must be within 0 .. {limit - 1}"
             )
+    if not x.is_inference():
+        x._tracegrad_checked = checked  # type: ignore[attr-defined]
     return Index(values.to(dtype), limit)
 
 

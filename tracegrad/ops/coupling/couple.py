@@ -13,6 +13,7 @@ which take most of the time and memory of the plain form.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -109,11 +110,9 @@ def _selected(x: Tensor, index: OptionalIndex, dim: int) -> Tensor:
     return x if index is None else x.index_select(dim, index)
 
 
-def _outputs(
-    a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: OptionalIndex | int | str
-) -> Tensor:
+def _outputs(a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Any) -> Tensor:
     *_, items, key = others
-    return a.new_empty(registered_paths(str(key)).dims[2], items, a.shape[2])
+    return a.new_empty(registered_paths(key).dims[2], items, a.shape[2])
 
 
 def _check(
@@ -132,35 +131,36 @@ def _check(
     paths = registered_paths(key)
     m1, m2, _ = paths.dims
     n, count = product_count(a, ia, ib, io, r1, r2), len(paths.paths)
-    channels = a.shape[-1]
-    wrong = [
-        f"{name} has the shape {tuple(x.shape)} instead of {tuple(shape)}"
-        for name, x, shape in (
-            ("a", a, (m1, a.shape[1] if a.ndim > 1 else 0, channels)),
-            ("b", b, (m2, b.shape[1] if b.ndim > 1 else 0, *([] if paths.shared else [channels]))),
-            ("factor 1", w1, (len(w1) if w1.ndim else 0, count, channels)),
-            *(() if w2 is None else [("factor 2", w2, (len(w2) if w2.ndim else 0, count, channels))]),
+    features = a.ndim == 3 and b.ndim == 3 - paths.shared and len(a) == m1 and len(b) == m2
+    factors = [w1] if w2 is None else [w1, w2]
+    if (
+        not features
+        or not (paths.shared or b.shape[2] == a.shape[2])
+        or any(w.ndim != 3 or w.shape[1:] != (count, a.shape[2]) for w in factors)
+        or any(x.dtype != a.dtype for x in (b, *factors))
+    ):
+        tensors = {"a": a, "b": b, **{f"factor {k}": w for k, w in enumerate(factors, start=1)}}
+        shapes = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in tensors.items())
+        raise OperatorArgumentError(
+            f"Clebsch-Gordan product of {shapes}: instead of ({m1}, items, c), ({m2}, items"
+            f"{'' if paths.shared else ', c'}) and (rows, {count}, c) of one dtype"
         )
-        if x.shape != shape
-    ]
-    limits = [a.shape[1:2], b.shape[1:2], (items,), w1.shape[:1], () if w2 is None else w2.shape[:1]]
-    for name, index, limit in zip(INDICES, (ia, ib, io, r1, r2), limits, strict=True):
-        if index is None and limit and limit[0] != n:
-            wrong.append(f"{name}: {limit[0]} items without an index for {n} products")
-        if index is not None and (index.ndim != 1 or len(index) != n or index.is_floating_point()):
-            wrong.append(
-                f"{name}: an index of the shape {tuple(index.shape)}, {index.dtype} for {n} products"
+    limits = (a.shape[1], b.shape[1], items, *(len(w) for w in factors))
+    for name, index, limit in zip(INDICES, (ia, ib, io, r1, r2), limits, strict=False):
+        if index is None and limit != n:
+            raise OperatorArgumentError(
+                f"Clebsch-Gordan product, {name}: {limit} items without an index for {n} products; give an index"
             )
-    dtypes = {x.dtype for x in (a, b, w1, w2) if x is not None}
-    if len(dtypes) > 1:
-        wrong.append(f"different dtypes: {', '.join(sorted(map(str, dtypes)))}")
-    if wrong:
-        raise OperatorArgumentError(f"Clebsch-Gordan product: {'; '.join(wrong)}")
+        if index is not None and (index.ndim != 1 or len(index) != n or index.is_floating_point()):
+            raise OperatorArgumentError(
+                f"Clebsch-Gordan product, {name}: an index of the shape {tuple(index.shape)}, {index.dtype}; "
+                f"{n} whole numbers are needed"
+            )
 
 
-def _covers(a: Tensor, b: Tensor, *others: object) -> bool:
+def _covers(a: Tensor, b: Tensor, *others: Any) -> bool:
     """The C++ form has no gradient of a shared b, which would be a sum over the channels that threads share."""
-    return not (registered_paths(str(others[-1])).shared and b.requires_grad and b.device.type == "cpu")
+    return not (registered_paths(others[-1]).shared and b.requires_grad and b.device.type == "cpu")
 
 
 COUPLE = Operator(

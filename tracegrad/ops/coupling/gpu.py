@@ -1,29 +1,41 @@
 """Triton form of Clebsch-Gordan products.
 
-One program computes one item of a result for some channels: an item of the output, or of the gradient of a, of b or
-of a factor of the weights. It goes through the products that belong to its item, one after another, so that sums have
-a fixed order and need no atomic operations. As in the C++ form the source is written out coefficient by coefficient.
+One program computes some components of one item of a result for some channels: an item of the output, or of the
+gradient of a, of b or of a factor of the weights. It goes through the products that belong to its item, one after
+another, so that sums have a fixed order and need no atomic operations. As in the C++ form the source is written out
+coefficient by coefficient; it is divided into slices of components, so that the sums of a program fit into registers.
 
 An entry of an index that is out of range makes the results that need it NaN, because a GPU cannot raise an error
 without the host waiting for it.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from torch import Tensor
 
 from tracegrad.numerics.wigner_3j import wigner_3j
 from tracegrad.ops.coupling.paths import CouplingPaths, registered_paths
-from tracegrad.ops.gpu import kernel, segments, triton
+from tracegrad.ops.gpu import kernel, next_power_of_2, segments
 
 ZERO = 1e-12  # smaller coefficients are rounding errors
 BLOCK = 64  # channels of a program
 WARPS = 2
 RESULTS = ("out", "a", "b", "w1", "w2")
+TERMS = 300  # coefficients of a slice, unless one degree has more; more of them do not fit into registers
 
 
-def couple(a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Tensor | int | str | None) -> Tensor:
+@dataclass(frozen=True)
+class ResultSlice:
+    """Components of a result that one program computes, and the numbers of the paths that contribute to them."""
+
+    components: tuple[int, ...]
+    paths: tuple[int, ...]
+
+
+def couple(a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Any) -> Tensor:
     """The form of the operator `couple` for GPUs."""
     *indices, items, key = others
     paths = registered_paths(key)
@@ -36,7 +48,7 @@ def couple_gradient(
     b: Tensor,
     w1: Tensor,
     w2: Tensor | None,
-    *others: Tensor | int | str | Sequence[bool] | None,
+    *others: Any,
 ) -> list[Tensor]:
     """The gradient of the operator `couple` for GPUs."""
     *indices, items, key, needed = others
@@ -52,13 +64,13 @@ def couple_gradient(
 def _result(
     name: str,
     paths: CouplingPaths,
-    tensors: Sequence[Tensor | None],
+    tensors: Sequence[Any],
     indices: Sequence[Tensor | None],
     items: int,
 ) -> Tensor:
     """The output, or the gradient of one of the inputs; tensors are a, b, both factors and the gradient."""
-    a, b, w1, w2, gradient = (None if x is None else x.contiguous() for x in tensors)
-    ia, ib, io, r1, r2 = (None if x is None else x.contiguous() for x in indices)
+    a, b, w1, w2, gradient = _contiguous(tensors)
+    ia, ib, io, r1, r2 = _contiguous(indices)
     channels = a.shape[2]
     n = next((len(index) for index in (ia, ib, io, r1, r2) if index is not None), a.shape[1])
     counts = (a.shape[1], b.shape[1], items, len(w1), 0 if w2 is None else len(w2))
@@ -73,9 +85,9 @@ def _result(
     if not result.numel():
         return result
     order, starts = (None, None) if index is None else segments(index, count)
-    block = min(BLOCK, triton().next_power_of_2(channels))
+    block = min(BLOCK, next_power_of_2(channels))
     per_channel = not (paths.shared and name == "b")  # otherwise a program sums over all channels
-    grid = (count, -(-channels // block) if per_channel else 1)
+    grid = (count, -(-channels // block) if per_channel else 1, len(slices(paths, name)))
     run = kernel(source(paths, name), f"couple_{name}")
     run[grid](
         *(a, b, w1, w2, gradient, result),
@@ -87,95 +99,123 @@ def _result(
     return result
 
 
+def _contiguous(tensors: Sequence[Any]) -> list[Any]:
+    return [None if x is None else x.contiguous() for x in tensors]
+
+
+@lru_cache(maxsize=256)
+def slices(paths: CouplingPaths, name: str) -> list[ResultSlice]:
+    """Slices of one of `RESULTS`: whole degrees of a feature, or whole paths of a factor, with few coefficients."""
+    degrees = [triple for triple, _ in paths.paths]
+    numbers = range(len(degrees))
+    sizes = [int((wigner_3j(*triple).abs() > ZERO).sum()) for triple in degrees]
+    pieces: list[tuple[tuple[int, ...], tuple[int, ...]]]
+    if name in ("w1", "w2"):
+        pieces = [((path,), (path,)) for path in numbers]
+    elif name == "out" and paths.stacked:
+        pieces = [
+            (tuple(range(first, first + 2 * degrees[path][2] + 1)), (path,))
+            for path, first in enumerate(paths.targets)
+        ]
+    else:
+        place = {"a": 0, "b": 1, "out": 2}[name]
+        pieces = [
+            (tuple(range(d**2, (d + 1) ** 2)), tuple(path for path in numbers if degrees[path][place] == d))
+            for d in range(paths.degrees[place] + 1)
+        ]
+    made: list[ResultSlice] = []
+    total = TERMS
+    for components, of_piece in pieces:
+        terms = sum(sizes[path] for path in of_piece)
+        if total + terms > TERMS:
+            made.append(ResultSlice(components, of_piece))
+            total = terms
+        else:
+            last = made.pop()
+            made.append(ResultSlice(last.components + components, tuple(sorted(last.paths + of_piece))))
+            total += terms
+    return made
+
+
 @lru_cache(maxsize=256)
 def source(paths: CouplingPaths, name: str) -> str:
     """Source of the kernel that computes one of `RESULTS`."""
-    m1, m2, m3 = paths.dims
-    n_paths = len(paths.paths)
-    accumulators = [
-        f"sum{k}" for k in range({"out": m3, "a": m1, "b": m2, "w1": n_paths, "w2": n_paths}[name])
-    ]
-    channel = "" if paths.shared and name == "b" else " + tl.program_id(1) * BLOCK"
+    over_channels = paths.shared and name == "b"  # a program sums over all channels
     lines = [
         f"def couple_{name}(",
         "    A, B, W1, W2, G, RESULT, IA, IB, IO, R1, R2, ORDER, STARTS,",
         "    n_count, a_count, b_count, o_count, w1_count, w2_count, channels, BLOCK: tl.constexpr,",
         "):",
-        "    item = tl.program_id(0).to(tl.int64)",
+        "    item, part = tl.program_id(0).to(tl.int64), tl.program_id(2)",
         "    n_count, a_count, b_count = n_count.to(tl.int64), a_count.to(tl.int64), b_count.to(tl.int64)",
         "    o_count, w1_count, w2_count = o_count.to(tl.int64), w1_count.to(tl.int64), w2_count.to(tl.int64)",
-    ]
-    body = list(_products(paths, name))
-    needed = "1" if name == "out" else "1o"
-    zero = "tl.zeros((BLOCK,), RESULT.dtype.element_ty)"
-    lines += [f"    {total} = {zero}" for total in accumulators]
-    lines += [
         "    begin = item + 0 * n_count",
         "    end = begin + 1",
         "    if ORDER is not None:",
         "        begin = tl.load(STARTS + item)",
         "        end = tl.load(STARTS + item + 1)",
+        "    c = tl.arange(0, BLOCK) + tl.program_id(1) * BLOCK",
     ]
-    loop = [
-        "    for k in range(begin, end):",
-        "        p = begin + (k - begin) + 0 * c  # as a block: masks of blocks and scalars fail in the interpreter",
-        "        if ORDER is not None:",
-        "            p = tl.load(ORDER + p)",
-        "        ja, jb, jo, j1, j2 = p, p, p, p, p",
-        "        if IA is not None:",
-        "            ja = tl.load(IA + p).to(tl.int64)",
-        "        if IB is not None:",
-        "            jb = tl.load(IB + p).to(tl.int64)",
-        "        if IO is not None:",
-        "            jo = tl.load(IO + p).to(tl.int64)",
-        "        if R1 is not None:",
-        "            j1 = tl.load(R1 + p).to(tl.int64)",
-        "        if R2 is not None:",
-        "            j2 = tl.load(R2 + p).to(tl.int64)",
-        "        at_a = (c < channels) & (ja >= 0) & (ja < a_count)",
-        "        at_o = (c < channels) & (jo >= 0) & (jo < o_count)",
-        "        at_1 = (c < channels) & (j1 >= 0) & (j1 < w1_count)",
-        "        at_2 = (c < channels) & (j2 >= 0) & (j2 < w2_count)",
-        "        at_b = (c < channels) & (jb >= 0) & (jb < b_count)",
-        f"        fits = at_a & at_b{''.join(f' & at_{k}' for k in needed)}",
-        "        if W2 is not None:",
-        "            fits = fits & at_2",
-        "        poison = tl.where(fits | (c >= channels), 0.0, float('nan')).to(RESULT.dtype.element_ty)",
-        *body,
-    ]
-    store = _store(paths, name, accumulators)
-    if channel:
-        lines += [f"    c = tl.arange(0, BLOCK){channel}", *loop, *store]
-    else:
+    for part, of_part in enumerate(slices(paths, name)):
+        loop = [*LOOP, *_products(paths, name, of_part)]
         lines += [
-            "    for first in range(0, channels, BLOCK):",
-            "        c = tl.arange(0, BLOCK) + first",
-            *(f"    {line}" for line in loop),
-            *store,
+            f"    if part == {part}:",
+            *(f"        sum{k} = tl.zeros((BLOCK,), RESULT.dtype.element_ty)" for k in of_part.components),
         ]
+        if over_channels:
+            lines += [
+                "        for first in range(0, channels, BLOCK):",
+                "            c = tl.arange(0, BLOCK) + first",
+                *(f"            {line}" for line in loop),
+            ]
+        else:
+            lines += [f"        {line}" for line in loop]
+        for k in of_part.components:
+            if over_channels:
+                lines.append(f"        tl.store(RESULT + {k} * b_count + item, tl.sum(sum{k}, 0))")
+            else:
+                counted = {"out": "o_count", "a": "a_count", "b": "b_count"}.get(name)
+                row = f"{k} * {counted} + item" if counted else f"item * {len(paths.paths)} + {k}"
+                lines.append(f"        tl.store(RESULT + ({row}) * channels + c, sum{k}, mask=c < channels)")
     return "\n".join(lines) + "\n"
 
 
-def _store(paths: CouplingPaths, name: str, accumulators: Sequence[str]) -> Iterator[str]:
-    if paths.shared and name == "b":
-        for k, total in enumerate(accumulators):
-            yield f"    tl.store(RESULT + {k} * b_count + item, tl.sum({total}, 0))"
-        return
-    for k, total in enumerate(accumulators):
-        place = {
-            "out": f"({k} * o_count + item)",
-            "a": f"({k} * a_count + item)",
-            "b": f"({k} * b_count + item)",
-        }.get(name, f"(item * {len(paths.paths)} + {k})")
-        yield f"    tl.store(RESULT + {place} * channels + c, {total}, mask=c < channels)"
+# The loop over the products of an item, up to the coefficients.
+LOOP = """\
+for k in range(begin, end):
+    p = begin + (k - begin) + 0 * c  # as a block: masks of blocks and scalars fail in the interpreter
+    if ORDER is not None:
+        p = tl.load(ORDER + p)
+    ja, jb, jo, j1, j2 = p, p, p, p, p
+    if IA is not None:
+        ja = tl.load(IA + p).to(tl.int64)
+    if IB is not None:
+        jb = tl.load(IB + p).to(tl.int64)
+    if IO is not None:
+        jo = tl.load(IO + p).to(tl.int64)
+    if R1 is not None:
+        j1 = tl.load(R1 + p).to(tl.int64)
+    if R2 is not None:
+        j2 = tl.load(R2 + p).to(tl.int64)
+    at_a = (c < channels) & (ja >= 0) & (ja < a_count)
+    at_b = (c < channels) & (jb >= 0) & (jb < b_count)
+    at_o = (c < channels) & (jo >= 0) & (jo < o_count)
+    at_1 = (c < channels) & (j1 >= 0) & (j1 < w1_count)
+    at_2 = (c < channels) & (j2 >= 0) & (j2 < w2_count)
+    fits = at_a & at_b & at_o & at_1
+    if W2 is not None:
+        fits = fits & at_2
+    poison = tl.where(fits | (c >= channels), 0.0, float('nan')).to(RESULT.dtype.element_ty)
+""".splitlines()
 
 
-def _products(paths: CouplingPaths, name: str) -> Iterator[str]:
+def _products(paths: CouplingPaths, name: str, of_part: ResultSlice) -> Iterator[str]:
     """The lines that add one product to the sums; all paths with the same (l1, l2) share their loads."""
-    indent, count, zero = "        ", len(paths.paths), "other=0.0"
+    indent, count, zero = "    ", len(paths.paths), "other=0.0"
     groups: dict[tuple[int, int], list[tuple[int, int, Tensor]]] = {}
     for path, (((l1, l2, l3), scale), target) in enumerate(zip(paths.paths, paths.targets, strict=True)):
-        groups.setdefault((l1, l2), []).append((path, target, scale * wigner_3j(l1, l2, l3)))
+        if path in of_part.paths:
+            groups.setdefault((l1, l2), []).append((path, target, scale * wigner_3j(l1, l2, l3)))
     loaded_a: set[int] = set()
     for (l1, l2), group in groups.items():
         if l1 not in loaded_a and name != "a":
