@@ -109,11 +109,11 @@ class Convolution(nn.Module):
             weight_factor(self.radial_net(rbf.values), rbf.rows, self.channels),
             weight_factor(self.invariant_net(invariants), None, self.channels),
         ]
-        return self.out(self.product(gated, sh, factors, edge_index) + gated) + x
+        return self.out(self.product(gated, sh, factors, edge_index) + gated, plus=x)
 
 
 class SelfLayer(nn.Module):
-    """f_ii: product of two gated copies of the feature of a node."""
+    """f_ii: product of two gated copies of the feature of a node, added to that of the layer before."""
 
     def __init__(self, lmax: int, channels: int):
         super().__init__()
@@ -124,14 +124,19 @@ class SelfLayer(nn.Module):
         self.gate = NormGate(lmax, channels)
         self.out = EquivariantLinear(lmax, channels, channels)
 
-    def forward(self, x: Float[Tensor, "m atoms c"]) -> Float[Tensor, "m atoms c"]:
+    def forward(
+        self, x: Float[Tensor, "m atoms c"], previous: Float[Tensor, "m atoms c"] | None
+    ) -> Float[Tensor, "m atoms c"]:
         a, b = (linear(gate(x)) for linear, gate in zip(self.linears, self.gates, strict=True))
         shared = torch.zeros(x.shape[1], dtype=torch.long, device=x.device)
-        return self.out(self.gate(self.product(a, b, [(self.weight, shared)]) + x))
+        return self.out(self.gate(self.product(a, b, [(self.weight, shared)]) + x), plus=previous)
 
 
 class PairLayer(nn.Module):
-    """f_ij: product of the gated features of source and destination, weighted by distance and invariants."""
+    """f_ij: product of the gated features of source and destination, weighted by distance and invariants.
+
+    It is added to that of the layer before.
+    """
 
     def __init__(self, lmax: int, channels: int, radial: int):
         super().__init__()
@@ -149,7 +154,11 @@ class PairLayer(nn.Module):
         self.out = EquivariantLinear(lmax, channels, channels)
 
     def forward(
-        self, x: Float[Tensor, "m atoms c"], edge_index: EdgeIndex, rbf: RadialFunctions
+        self,
+        x: Float[Tensor, "m atoms c"],
+        edge_index: EdgeIndex,
+        rbf: RadialFunctions,
+        previous: Float[Tensor, "m edges c"] | None,
     ) -> Float[Tensor, "m edges c"]:
         dst, src = edge_index
         invariants = pair_invariants(self.inner(x), dst, src, src)
@@ -158,7 +167,7 @@ class PairLayer(nn.Module):
             weight_factor(self.radial_net(rbf.values), rbf.rows, self.channels),
             weight_factor(self.invariant_net(invariants), None, self.channels),
         ]
-        return self.out(self.gate_out(self.product(h, h, factors, (src, dst))))
+        return self.out(self.gate_out(self.product(h, h, factors, (src, dst))), plus=previous)
 
 
 class ExpansionHead(nn.Module):
@@ -277,12 +286,10 @@ class QHNet(Backbone):
             x = convolution(x, edge_index, rbf, sh)
             k = i - self.first_pair
             if k >= 0:
-                f_self = self._refined("self", k, add(self.self_layers[k](x), f_self), refine)
-                f_pair = self._refined(
-                    "edge", k, add(self.pair_layers[k](x, edge_index, rbf), f_pair), refine
-                )
+                f_self = self._refined("self", k, self.self_layers[k](x, f_self), refine)
+                f_pair = self._refined("edge", k, self.pair_layers[k](x, edge_index, rbf, f_pair), refine)
 
-        kind = self.kind_of_number[graph.numbers]
+        kind = self.kind_of_number.index_select(0, graph.numbers)
         embedded = self.embedding(self.elements)
         n = len(embedded)
         embedded_pairs = torch.cat([embedded.repeat_interleave(n, 0), embedded.repeat(n, 1)], dim=-1)
@@ -290,7 +297,7 @@ class QHNet(Backbone):
         pairs = self.pair_head(f_pair, embedded_pairs, kind[dst] * n + kind[src])
         return {
             "self": on_site + on_site.transpose(-1, -2),
-            "edge": pairs + pairs[graph.reverse].transpose(-1, -2),
+            "edge": pairs + pairs.index_select(0, graph.reverse).transpose(-1, -2),
         }
 
     def _radial_functions(
@@ -304,8 +311,3 @@ class QHNet(Backbone):
 
     def _refined(self, site: str, k: int, f: Tensor, refine: Refine) -> Tensor:
         return torch.cat(refine(site, k, split_degrees(f, self.lmax)))
-
-
-def add(new: Tensor, old: Tensor | None) -> Tensor:
-    """Residual connection to the feature of the layer before, which the first layer does not have."""
-    return new if old is None else new + old

@@ -1,6 +1,6 @@
 """The operator of one matrix per degree: linear maps between the channels of component-first features.
 
-    y_l[m, i, :] = scale * x_l[m, i, :] W_l        (+ bias for l = 0)
+    y_l[m, i, :] = scale * x_l[m, i, :] W_l + plus_l[m, i, :]        (+ bias for l = 0)
 
 Both devices compute one batched product for all components, which writes into one tensor.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.precision import full_precision
+from tracegrad.ops.errors import OperatorArgumentError
 from tracegrad.ops.features import split_degrees
 from tracegrad.ops.operator import Operator
 from tracegrad.ops.shapes import check_shapes, size
@@ -27,39 +28,43 @@ def degree_linear(
     weight: Float[Tensor, "degrees c_in c_out"],
     bias: Float[Tensor, " c_out"] | None,
     scale: float,
+    plus: Float[Tensor, "m n c_out"] | None = None,
 ) -> Float[Tensor, "m n c_out"]:
     """The maps of all degrees; the number of degrees is that of the matrices."""
-    return DEGREE_LINEAR(x, weight, bias, scale)
+    return DEGREE_LINEAR(x, weight, bias, [] if plus is None else [plus], scale)
 
 
-def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Sequence[Tensor], scale: float) -> Tensor:
     scaled = weight * scale
     parts = [part @ w for part, w in zip(_degrees(x, weight), scaled.unbind(), strict=True)]
     if bias is not None:
         parts[0] = parts[0] + bias
-    return torch.cat(parts)
+    return sum(plus, torch.cat(parts))
 
 
 def _degrees(x: Tensor, weight: Tensor) -> list[Tensor]:
     return split_degrees(x, len(weight) - 1)
 
 
-def _outputs(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def _outputs(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Sequence[Tensor], scale: float) -> Tensor:
     return x.new_empty(*x.shape[:2], weight.shape[2])
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> None:
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Sequence[Tensor], scale: float) -> None:
     channels = size(x, 2), size(weight, 2)
+    if len(plus) > 1:
+        raise OperatorArgumentError("linear map of all degrees: more than one feature to add")
     check_shapes(
         "linear map of all degrees",
         x=(x, (size(weight, 0) ** 2, size(x, 1), channels[0])),
         weight=(weight, (size(weight, 0), *channels)),
         bias=(bias, channels[1:]),
+        plus=(plus[0] if plus else None, (size(x, 0), size(x, 1), channels[1])),
     )
 
 
-def _form(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    out = _batched_product(x, _of_components(weight), scale)
+def _form(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Sequence[Tensor], scale: float) -> Tensor:
+    out = _batched_product(x, _of_components(weight), scale, *plus)
     if bias is not None:
         out[0] += bias
     return out
@@ -70,6 +75,7 @@ def _gradient(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    plus: Sequence[Tensor],
     scale: float,
     needed: Sequence[bool],
 ) -> list[Tensor]:
@@ -101,8 +107,10 @@ def _of_components(weight: Tensor) -> Tensor:
     return weight.index_select(0, _degree_of_component(len(weight), weight.device))
 
 
-def _batched_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scale)
+def _batched_product(a: Tensor, b: Tensor, scale: float, plus: Tensor | None = None) -> Tensor:
+    if plus is None:
+        return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scale)
+    return torch.baddbmm(plus, a, b, alpha=scale)
 
 
 @lru_cache(maxsize=64)
@@ -119,7 +127,12 @@ def _sums(count: int) -> Constant:
 
 
 DEGREE_LINEAR = Operator(
-    "degree_linear", "Tensor x, Tensor weight, Tensor? bias, float scale", _plain, _outputs, check=_check
+    "degree_linear",
+    "Tensor x, Tensor weight, Tensor? bias, Tensor[] plus, float scale",
+    _plain,
+    _outputs,
+    check=_check,
+    added="plus",
 )
 for device in ("CPU", "CUDA"):
     DEGREE_LINEAR.register(device, _form, _gradient)
