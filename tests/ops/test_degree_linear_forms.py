@@ -33,8 +33,9 @@ def test_all_forms_agree(sizes, bias):
     assert_forms_agree(DEGREE_LINEAR, arguments(**sizes, bias=bias, plus=True))
 
 
-def test_transposed_features():
-    x, *others = arguments()
+@pytest.mark.parametrize("c_out", [4, 400])
+def test_transposed_features(c_out):
+    x, *others = arguments(c_out=c_out)
     assert_forms_agree(DEGREE_LINEAR, (x.mT.contiguous().mT, *others))
 
 

@@ -2,7 +2,8 @@
 
     y_l[m, i, :] = scale * x_l[m, i, :] W_l + plus_l[m, i, :]        (+ bias for l = 0)
 
-Both devices compute one batched product for all components, which writes into one tensor.
+A GPU computes one batched product for all components; a CPU does so for small matrices, and otherwise one product
+for each degree, all into one tensor.
 """
 
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Sequence[Tensor
 
 
 def _form(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Sequence[Tensor], scale: float) -> Tensor:
-    out = _batched_product(x, _of_components(weight), scale, *plus)
+    out = _products(x, weight, scale, *plus)
     if bias is not None:
         out[0] += bias
     return out
@@ -82,7 +83,7 @@ def _gradient(
     (gradient,) = gradients
     made = []
     if needed[0]:
-        made.append(_batched_product(gradient, _of_components(weight).mT, scale))
+        made.append(_products(gradient, weight.mT, scale))
     if needed[1]:
         made.append(_of_weight(x, gradient, weight, scale))
     if needed[2]:
@@ -90,27 +91,37 @@ def _gradient(
     return made
 
 
+def _products(x: Tensor, weight: Tensor, scale: float, plus: Tensor | None = None) -> Tensor:
+    shape = (*x.shape[:2], weight.shape[2])
+    if _batched(x, weight):
+        of_component = weight.index_select(0, _degree_of_component(len(weight), weight.device))
+        start = x.new_empty(shape) if plus is None else plus
+        return torch.baddbmm(start, x, of_component, beta=0 if plus is None else 1, alpha=scale)
+    out = x.new_empty(shape)
+    starts = _degrees(out if plus is None else plus, weight)
+    for a, w, start, to in zip(_degrees(x, weight), weight, starts, _degrees(out, weight), strict=True):
+        _product(a.flatten(0, 1), w, scale, to.flatten(0, 1), None if plus is None else start.flatten(0, 1))
+    return out
+
+
 def _of_weight(x: Tensor, gradient: Tensor, weight: Tensor, scale: float) -> Tensor:
-    """On a CPU one product for each degree, which adds its components by itself, if the matrices are large."""
-    if x.is_cuda or weight[0].numel() <= SMALL:
-        of_components = _batched_product(x.mT, gradient, scale)
+    if _batched(x, weight):
+        start = x.new_empty(1, 1, 1)
+        of_components = torch.baddbmm(start, x.mT, gradient, beta=0, alpha=scale)
         return (_sums(len(weight))(weight) @ of_components.flatten(1)).view(weight.shape)
-    made = weight.new_empty(weight.shape)
-    for a, g, out in zip(_degrees(x, weight), _degrees(gradient, weight), made, strict=True):
-        a, g = a.reshape(-1, a.shape[2]), g.reshape(-1, g.shape[2])
-        torch.addmm(out, a.T, g, beta=0, alpha=scale, out=out)
-    return made
+    out = weight.new_empty(weight.shape)
+    for a, g, to in zip(_degrees(x, weight), _degrees(gradient, weight), out, strict=True):
+        _product(a.flatten(0, 1).T, g.flatten(0, 1), scale, to)
+    return out
 
 
-def _of_components(weight: Tensor) -> Tensor:
-    """The matrix of each component."""
-    return weight.index_select(0, _degree_of_component(len(weight), weight.device))
+def _batched(x: Tensor, weight: Tensor) -> bool:
+    return x.is_cuda or weight[0].numel() <= SMALL
 
 
-def _batched_product(a: Tensor, b: Tensor, scale: float, plus: Tensor | None = None) -> Tensor:
-    if plus is None:
-        return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scale)
-    return torch.baddbmm(plus, a, b, alpha=scale)
+def _product(a: Tensor, b: Tensor, scale: float, out: Tensor, start: Tensor | None = None) -> None:
+    beta = 0 if start is None else 1
+    torch.addmm(out if start is None else start, a, b, beta=beta, alpha=scale, out=out)
 
 
 @lru_cache(maxsize=64)
