@@ -14,12 +14,11 @@ from tracegrad.ops.degree_linear import DEGREE_LINEAR
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 
-def arguments(degrees=3, items=5, c_in=3, c_out=4, *, bias=True, plus=False):
+def arguments(degrees=3, items=5, c_in=3, c_out=4, *, bias=True):
     return (
         torch.randn(degrees**2, items, c_in, dtype=torch.float64),
         torch.randn(degrees, c_in, c_out, dtype=torch.float64),
         torch.randn(c_out, dtype=torch.float64) if bias else None,
-        [torch.randn(degrees**2, items, c_out, dtype=torch.float64)] if plus else [],
         0.7,
     )
 
@@ -30,7 +29,6 @@ def arguments(degrees=3, items=5, c_in=3, c_out=4, *, bias=True, plus=False):
 )
 def test_all_forms_agree(sizes, bias):
     assert_forms_agree(DEGREE_LINEAR, arguments(**sizes, bias=bias))
-    assert_forms_agree(DEGREE_LINEAR, arguments(**sizes, bias=bias, plus=True))
 
 
 @pytest.mark.parametrize("c_out", [4, 400])
@@ -40,10 +38,10 @@ def test_transposed_features(c_out):
 
 
 def test_it_is_registered_as_torch_expects():
-    assert_registered(DEGREE_LINEAR, arguments(plus=True))
+    assert_registered(DEGREE_LINEAR, arguments())
 
 
 def test_other_shapes_and_dtypes_are_refused():
-    fit = arguments(plus=True)
-    assert_refuses_other_shapes(DEGREE_LINEAR, fit)
+    fit = arguments()
+    assert_refuses_other_shapes(DEGREE_LINEAR, fit, harmless=["x longer 1", "x shorter 1"])
     assert_refuses_other_dtypes(DEGREE_LINEAR, fit)

@@ -109,11 +109,11 @@ class Convolution(nn.Module):
             weight_factor(self.radial_net(rbf.values), rbf.rows, self.channels),
             weight_factor(self.invariant_net(invariants), None, self.channels),
         ]
-        return self.out(self.product(gated, sh, factors, edge_index) + gated, plus=x)
+        return self.out(self.product(gated, sh, factors, edge_index) + gated) + x
 
 
 class SelfLayer(nn.Module):
-    """f_ii: product of two gated copies of the feature of a node, added to that of the layer before."""
+    """f_ii: product of two gated copies of the feature of a node."""
 
     def __init__(self, lmax: int, channels: int):
         super().__init__()
@@ -124,19 +124,14 @@ class SelfLayer(nn.Module):
         self.gate = NormGate(lmax, channels)
         self.out = EquivariantLinear(lmax, channels, channels)
 
-    def forward(
-        self, x: Float[Tensor, "m atoms c"], previous: Float[Tensor, "m atoms c"] | None
-    ) -> Float[Tensor, "m atoms c"]:
+    def forward(self, x: Float[Tensor, "m atoms c"]) -> Float[Tensor, "m atoms c"]:
         a, b = (linear(gate(x)) for linear, gate in zip(self.linears, self.gates, strict=True))
         shared = torch.zeros(x.shape[1], dtype=torch.long, device=x.device)
-        return self.out(self.gate(self.product(a, b, [(self.weight, shared)]) + x), plus=previous)
+        return self.out(self.gate(self.product(a, b, [(self.weight, shared)]) + x))
 
 
 class PairLayer(nn.Module):
-    """f_ij: product of the gated features of source and destination, weighted by distance and invariants.
-
-    It is added to that of the layer before.
-    """
+    """f_ij: product of the gated features of source and destination, weighted by distance and invariants."""
 
     def __init__(self, lmax: int, channels: int, radial: int):
         super().__init__()
@@ -154,11 +149,7 @@ class PairLayer(nn.Module):
         self.out = EquivariantLinear(lmax, channels, channels)
 
     def forward(
-        self,
-        x: Float[Tensor, "m atoms c"],
-        edge_index: EdgeIndex,
-        rbf: RadialFunctions,
-        previous: Float[Tensor, "m edges c"] | None,
+        self, x: Float[Tensor, "m atoms c"], edge_index: EdgeIndex, rbf: RadialFunctions
     ) -> Float[Tensor, "m edges c"]:
         dst, src = edge_index
         invariants = pair_invariants(self.inner(x), dst, src, src)
@@ -167,7 +158,7 @@ class PairLayer(nn.Module):
             weight_factor(self.radial_net(rbf.values), rbf.rows, self.channels),
             weight_factor(self.invariant_net(invariants), None, self.channels),
         ]
-        return self.out(self.gate_out(self.product(h, h, factors, (src, dst))), plus=previous)
+        return self.out(self.gate_out(self.product(h, h, factors, (src, dst))))
 
 
 class ExpansionHead(nn.Module):
@@ -286,8 +277,10 @@ class QHNet(Backbone):
             x = convolution(x, edge_index, rbf, sh)
             k = i - self.first_pair
             if k >= 0:
-                f_self = self._refined("self", k, self.self_layers[k](x, f_self), refine)
-                f_pair = self._refined("edge", k, self.pair_layers[k](x, edge_index, rbf, f_pair), refine)
+                f_self = self._refined("self", k, add(self.self_layers[k](x), f_self), refine)
+                f_pair = self._refined(
+                    "edge", k, add(self.pair_layers[k](x, edge_index, rbf), f_pair), refine
+                )
 
         kind = self.kind_of_number.index_select(0, graph.numbers)
         embedded = self.embedding(self.elements)
@@ -311,3 +304,8 @@ class QHNet(Backbone):
 
     def _refined(self, site: str, k: int, f: Tensor, refine: Refine) -> Tensor:
         return torch.cat(refine(site, k, split_degrees(f, self.lmax)))
+
+
+def add(new: Tensor, old: Tensor | None) -> Tensor:
+    """Residual connection to the feature of the layer before, which the first layer does not have."""
+    return new if old is None else new + old

@@ -1,6 +1,6 @@
 """The operator of one matrix per degree: linear maps between the channels of component-first features.
 
-    y_l[m, i, :] = scale * x_l[m, i, :] W_l + plus_l[m, i, :]        (+ bias for l = 0)
+    y_l[m, i, :] = scale * x_l[m, i, :] W_l        (+ bias for l = 0)
 
 A GPU computes one batched product for all components; a CPU does so for small matrices, and otherwise one product
 for each degree, all into one tensor.
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.precision import full_precision
-from tracegrad.ops.errors import OperatorArgumentError
 from tracegrad.ops.features import split_degrees
 from tracegrad.ops.operator import Operator
 from tracegrad.ops.shapes import check_shapes, size
@@ -29,43 +28,39 @@ def degree_linear(
     weight: Float[Tensor, "degrees c_in c_out"],
     bias: Float[Tensor, " c_out"] | None,
     scale: float,
-    plus: Float[Tensor, "m n c_out"] | None = None,
 ) -> Float[Tensor, "m n c_out"]:
     """The maps of all degrees; the number of degrees is that of the matrices."""
-    return DEGREE_LINEAR(x, weight, bias, [] if plus is None else [plus], scale)
+    return DEGREE_LINEAR(x, weight, bias, scale)
 
 
-def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Sequence[Tensor], scale: float) -> Tensor:
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     scaled = weight * scale
     parts = [part @ w for part, w in zip(_degrees(x, weight), scaled.unbind(), strict=True)]
     if bias is not None:
         parts[0] = parts[0] + bias
-    return sum(plus, torch.cat(parts))
+    return torch.cat(parts)
 
 
 def _degrees(x: Tensor, weight: Tensor) -> list[Tensor]:
     return split_degrees(x, len(weight) - 1)
 
 
-def _outputs(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Sequence[Tensor], scale: float) -> Tensor:
+def _outputs(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     return x.new_empty(*x.shape[:2], weight.shape[2])
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Sequence[Tensor], scale: float) -> None:
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> None:
     channels = size(x, 2), size(weight, 2)
-    if len(plus) > 1:
-        raise OperatorArgumentError("linear map of all degrees: more than one feature to add")
     check_shapes(
         "linear map of all degrees",
         x=(x, (size(weight, 0) ** 2, size(x, 1), channels[0])),
         weight=(weight, (size(weight, 0), *channels)),
         bias=(bias, channels[1:]),
-        plus=(plus[0] if plus else None, (size(x, 0), size(x, 1), channels[1])),
     )
 
 
-def _form(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Sequence[Tensor], scale: float) -> Tensor:
-    out = _products(x, weight, scale, *plus)
+def _form(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    out = _products(x, weight, scale)
     if bias is not None:
         out[0] += bias
     return out
@@ -76,7 +71,6 @@ def _gradient(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    plus: Sequence[Tensor],
     scale: float,
     needed: Sequence[bool],
 ) -> list[Tensor]:
@@ -91,23 +85,19 @@ def _gradient(
     return made
 
 
-def _products(x: Tensor, weight: Tensor, scale: float, plus: Tensor | None = None) -> Tensor:
-    shape = (*x.shape[:2], weight.shape[2])
+def _products(x: Tensor, weight: Tensor, scale: float) -> Tensor:
     if _batched(x, weight):
         of_component = weight.index_select(0, _degree_of_component(len(weight), weight.device))
-        start = x.new_empty(shape) if plus is None else plus
-        return torch.baddbmm(start, x, of_component, beta=0 if plus is None else 1, alpha=scale)
-    out = x.new_empty(shape)
-    starts = _degrees(out if plus is None else plus, weight)
-    for a, w, start, to in zip(_degrees(x, weight), weight, starts, _degrees(out, weight), strict=True):
-        _product(a.flatten(0, 1), w, scale, to.flatten(0, 1), None if plus is None else start.flatten(0, 1))
+        return torch.baddbmm(x.new_empty(1, 1, 1), x, of_component, beta=0, alpha=scale)
+    out = x.new_empty(*x.shape[:2], weight.shape[2])
+    for a, w, to in zip(_degrees(x, weight), weight, _degrees(out, weight), strict=True):
+        _product(a.flatten(0, 1), w, scale, to.flatten(0, 1))
     return out
 
 
 def _of_weight(x: Tensor, gradient: Tensor, weight: Tensor, scale: float) -> Tensor:
     if _batched(x, weight):
-        start = x.new_empty(1, 1, 1)
-        of_components = torch.baddbmm(start, x.mT, gradient, beta=0, alpha=scale)
+        of_components = torch.baddbmm(x.new_empty(1, 1, 1), x.mT, gradient, beta=0, alpha=scale)
         return (_sums(len(weight))(weight) @ of_components.flatten(1)).view(weight.shape)
     out = weight.new_empty(weight.shape)
     for a, g, to in zip(_degrees(x, weight), _degrees(gradient, weight), out, strict=True):
@@ -119,9 +109,8 @@ def _batched(x: Tensor, weight: Tensor) -> bool:
     return x.is_cuda or weight[0].numel() <= SMALL
 
 
-def _product(a: Tensor, b: Tensor, scale: float, out: Tensor, start: Tensor | None = None) -> None:
-    beta = 0 if start is None else 1
-    torch.addmm(out if start is None else start, a, b, beta=beta, alpha=scale, out=out)
+def _product(a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
+    torch.addmm(out, a, b, beta=0, alpha=scale, out=out)
 
 
 @lru_cache(maxsize=64)
@@ -139,11 +128,10 @@ def _sums(count: int) -> Constant:
 
 DEGREE_LINEAR = Operator(
     "degree_linear",
-    "Tensor x, Tensor weight, Tensor? bias, Tensor[] plus, float scale",
+    "Tensor x, Tensor weight, Tensor? bias, float scale",
     _plain,
     _outputs,
     check=_check,
-    added="plus",
 )
 for device in ("CPU", "CUDA"):
     DEGREE_LINEAR.register(device, _form, _gradient)

@@ -21,8 +21,5 @@ class EquivariantLinear(nn.Module):
         self.weight = nn.Parameter(torch.randn(lmax + 1, c_in, c_out))
         self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
 
-    def forward(
-        self, x: Float[Tensor, "m n c_in"], plus: Float[Tensor, "m n c_out"] | None = None
-    ) -> Float[Tensor, "m n c_out"]:
-        """The mapped feature, with ``plus`` (a residual connection) added."""
-        return degree_linear(x, self.weight, self.bias, self.scale, plus)
+    def forward(self, x: Float[Tensor, "m n c_in"]) -> Float[Tensor, "m n c_out"]:
+        return degree_linear(x, self.weight, self.bias, self.scale)
