@@ -41,7 +41,17 @@ WAITING = (
     *("_unique2", "unique_dim", "unique_consecutive", "_linalg_check_errors"),
 )
 # Factories that torch would compute by writing into an empty tensor and changing its size.
-FACTORIES = ("copy_", "arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace", "randperm", "tril_indices")
+FACTORIES = (
+    "copy_",
+    "arange",
+    "arange.start",
+    "arange.start_step",
+    "eye",
+    "eye.m",
+    "linspace",
+    "randperm",
+    "tril_indices",
+)
 TO_HOST = ("_local_scalar_dense", "is_nonzero", "equal")  # their results are no tensors of the device
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")  # a GPU takes indices from the host
 
@@ -99,7 +109,9 @@ def start() -> None:
     global _libraries
     backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
     _libraries = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
-    _libraries[0].fallback(run, "PrivateUse1")  # operations without a tensor of the device, such as torch.empty
+    _libraries[0].fallback(
+        run, "PrivateUse1"
+    )  # operations without a tensor of the device, such as torch.empty
     for name in FACTORIES:
         packet, _, overload = name.partition(".")
         function = getattr(getattr(torch.ops.aten, packet), overload or "default")
