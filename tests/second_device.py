@@ -9,9 +9,9 @@ host knows no number of the device without waiting for it. Counted are
 - *waits*: operations for which the host waits, because it needs a number or a size from the device;
 - *bytes*: what the launches read and write.
 
-The device is a backend of torch in Python ("PrivateUse1"), which changes the whole process (torch.accelerator, threads
-of autograd). Tests therefore use it in a process of its own. A device that only calls itself "meta" cannot do this:
-torch makes real tensors of that device, without numbers, where it reads lists and Python numbers itself, as in
+The device is a backend of torch in Python ("PrivateUse1"), which changes the whole process (torch.accelerator,
+threads of autograd). Tests therefore use it in a process of its own. A device that only calls itself "meta" cannot do
+this: torch makes real tensors of that device, without numbers, where it reads lists and Python numbers itself, as in
 ``x[:, [1, 2, 0]]`` and ``torch.as_tensor(0.5, device=x.device)``, and then operations meet both kinds.
 """
 

@@ -160,7 +160,7 @@ class HamiltonianLoss(nn.Module):
         shares = sums / counts.to(sums.dtype)
         of_shares = torch.stack([_like(shares, weights[name]) for name in names])
         return LossValues(
-            of_shares @ shares,
+            (of_shares * shares).sum(),  # not @, which autocast rounds
             dict(zip(names, shares.unbind(), strict=True)),
             dict(zip(names, of_shares.unbind(), strict=True)),
             logs,

@@ -79,10 +79,10 @@ class HamiltonianTerm(LossTerm):
         self.measures = tuple(measures)
 
     def forward(self, prediction: HamiltonianPrediction, graph) -> Float[Tensor, " samples"]:
+        present = self.masks.orbitals(graph, next(iter(prediction.blocks.values())))
         totals = []
         for site, blocks in prediction.blocks.items():
-            ends, present = site_edges(graph, site), self.masks.orbitals(graph, blocks)
-            of_graph = ends, graph.batch, graph.num_graphs
+            of_graph = site_edges(graph, site), graph.batch, graph.num_graphs
             totals.append(
                 block_errors(blocks, graph[f"h_{site}"], present, present, *of_graph, self.measures)
             )

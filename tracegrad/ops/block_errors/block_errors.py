@@ -1,13 +1,14 @@
 """The operator of the errors of blocks, summed over those elements of all blocks of a sample that are not padding.
 
-For the difference d between block k and its label, the atoms r(k) of its rows and c(k) of its columns, and weights w of
-the measures,
+For the difference d between block k and its label, the atoms r(k) of its rows and c(k) of its columns, and weights w
+of the measures,
 
     error(s) = sum over k in sample s and over i, j of  w_square |d_ij|^2 + w_modulus |d_ij|,
     d_ij = rows[r(k), i] columns[c(k), j] (block_ij - label_ij),
 
 and count(s) is the number of these elements, the sum of rows[r(k), i] columns[c(k), j]. A block belongs to the sample
-of the atom of its rows. Elements are complex where they have two parts. The kernels store neither masks nor differences.
+of the atom of its rows. Elements are complex where they have two parts. The kernels store neither masks nor
+differences.
 """
 
 from collections.abc import Sequence
