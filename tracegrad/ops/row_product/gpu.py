@@ -14,9 +14,10 @@ from torch import Tensor
 from tracegrad.ops.gpu import kernel, segments, triton
 
 BLOCK = 64  # rows and columns of the result that a program computes, at most
-INNER = 32  # numbers that are multiplied in a step
+INNER = 16  # numbers that are multiplied in a step
 LEAST = 16  # smallest block that Triton multiplies
 SHARES = 16
+OPTIONS = {"num_warps": 8, "num_stages": 2}  # with which the kernels fit into the registers
 Sizes = tuple[tuple[int, int, int], ...]  # for each of the rows: rows of an edge (1 or 2), and u and w of the matrix
 
 
@@ -48,6 +49,7 @@ def row_product_gradient(
             SHARES=SHARES,
             INNER=INNER,
             PRECISION=_precision(),
+            **OPTIONS,
         )
         made.append(shares.sum(0))
     return made
@@ -70,6 +72,7 @@ def _products(
             BLOCK=BLOCK,
             INNER=INNER,
             PRECISION=_precision(),
+            **OPTIONS,
         )
     return made
 
