@@ -5,7 +5,7 @@ two matrices only. The gradient of the matrices is a sum over all edges: `SHARES
 of edges, and their sums are added in a fixed order. Sizes are constants of the sources.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -98,31 +98,32 @@ def products_source(sizes: Sizes, transposed: bool) -> tuple[str, int]:
     task, size = 0, sum(u * w for _, u, w in sizes)
     for g, (start, (p, u, w)) in enumerate(zip(_starts(sizes), sizes, strict=True)):
         inner, width, step_k, step_n = (w, u, 1, w) if transposed else (u, w, w, 1)
-        for first, block in _blocks(width):
-            lines += [
-                f"    if tl.program_id(1) == {task}:",
-                f"        near = row // {p} < edges_count",
-                f"        edge = tl.load(ORDER + row // {p}, mask=near, other=0)",
-                "        kind = tl.load(ON_SITE + edge, mask=near, other=-1)",
-                f"        r = edge * {p} + row % {p}",
-                f"        n = tl.arange(0, {block})[None, :] + {first}",
-                f"        total = tl.zeros((BLOCK, {block}), Y{g}.dtype.element_ty)",
-                "        for chosen in range(2):",
-                "            mine = kind == chosen",
-                "            if tl.max(mine.to(tl.int32)) > 0:",
-                f"                for first in range(0, {inner}, INNER):",
-                "                    k = first + tl.arange(0, INNER)",
-                f"                    x = tl.load(X{g} + r * {inner} + k[None, :],",
-                f"                                mask=mine & (k[None, :] < {inner}), other=0.0)",
-                f"                    at = {start} + chosen * {size} + k[:, None] * {step_k} + n * {step_n}",
-                "                    matrix = tl.load(MATRICES + at,",
-                f"                                     mask=(k[:, None] < {inner}) & (n < {width}), other=0.0)",
-                "                    total = tl.dot(x, matrix, total, input_precision=PRECISION,",
-                f"                                   out_dtype=Y{g}.dtype.element_ty)",
-                "        total = tl.where((kind == 0) | (kind == 1), total, float('nan'))",
-                f"        tl.store(Y{g} + r * {width} + n, total, mask=near & (n < {width}))",
-            ]
-            task += 1
+        block, blocks = _blocks(width)
+        lines += [
+            f"    block = tl.program_id(1) - {task}",
+            f"    if (block >= 0) & (block < {blocks}):",
+            f"        near = row // {p} < edges_count",
+            f"        edge = tl.load(ORDER + row // {p}, mask=near, other=0)",
+            "        kind = tl.load(ON_SITE + edge, mask=near, other=-1)",
+            f"        r = edge * {p} + row % {p}",
+            f"        n = block * {block} + tl.arange(0, {block})[None, :]",
+            f"        total = tl.zeros((BLOCK, {block}), Y{g}.dtype.element_ty)",
+            "        for chosen in range(2):",
+            "            mine = kind == chosen",
+            "            if tl.max(mine.to(tl.int32)) > 0:",
+            f"                for first in range(0, {inner}, INNER):",
+            "                    k = first + tl.arange(0, INNER)",
+            f"                    x = tl.load(X{g} + r * {inner} + k[None, :],",
+            f"                                mask=mine & (k[None, :] < {inner}), other=0.0)",
+            f"                    at = {start} + chosen * {size} + k[:, None] * {step_k} + n * {step_n}",
+            "                    matrix = tl.load(MATRICES + at,",
+            f"                                     mask=(k[:, None] < {inner}) & (n < {width}), other=0.0)",
+            "                    total = tl.dot(x, matrix, total, input_precision=PRECISION,",
+            f"                                   out_dtype=Y{g}.dtype.element_ty)",
+            "        total = tl.where((kind == 0) | (kind == 1), total, float('nan'))",
+            f"        tl.store(Y{g} + r * {width} + n, total, mask=near & (n < {width}))",
+        ]
+        task += blocks
     return "\n".join(lines) + "\n", task
 
 
@@ -136,21 +137,16 @@ def matrices_source(sizes: Sizes) -> tuple[str, int]:
         "    share = tl.program_id(0).to(tl.int64)",
     ]
     task, size = 0, sum(u * w for _, u, w in sizes)
-    tasks = [
-        (kind, g, start, rows, columns)
-        for kind in range(2)
-        for g, (start, (_, u, w)) in enumerate(zip(_starts(sizes), sizes, strict=True))
-        for rows in _blocks(u)
-        for columns in _blocks(w)
-    ]
-    for task, (kind, g, start, (first_u, block_u), (first_w, block_w)) in enumerate(tasks):
-        p, u, w = sizes[g]
+    for g, (start, (p, u, w)) in enumerate(zip(_starts(sizes), sizes, strict=True)):
+        (block_u, blocks_u), (block_w, blocks_w) = _blocks(u), _blocks(w)
         lines += [
-            f"    if tl.program_id(1) == {task}:",
-            f"        begin = tl.load(STARTS + {kind}) * {p}",
-            f"        end = tl.load(STARTS + {kind + 1}) * {p}",
-            f"        u = tl.arange(0, {block_u})[:, None] + {first_u}",
-            f"        w = tl.arange(0, {block_w})[None, :] + {first_w}",
+            f"    block = tl.program_id(1) - {task}",
+            f"    if (block >= 0) & (block < {2 * blocks_u * blocks_w}):",
+            f"        kind = block // {blocks_u * blocks_w}",
+            f"        begin = tl.load(STARTS + kind) * {p}",
+            f"        end = tl.load(STARTS + kind + 1) * {p}",
+            f"        u = block // {blocks_w} % {blocks_u} * {block_u} + tl.arange(0, {block_u})[:, None]",
+            f"        w = block % {blocks_w} * {block_w} + tl.arange(0, {block_w})[None, :]",
             f"        total = tl.zeros(({block_u}, {block_w}), SHARES_OF.dtype.element_ty)",
             "        for first in range(begin + share * INNER, end, SHARES * INNER):",
             "            row = first + tl.arange(0, INNER)",
@@ -160,10 +156,11 @@ def matrices_source(sizes: Sizes) -> tuple[str, int]:
             f"            g = tl.load(G{g} + r[:, None] * {w} + w, mask=(row[:, None] < end) & (w < {w}), other=0.0)",
             "            total = tl.dot(x, g, total, input_precision=PRECISION,",
             "                           out_dtype=SHARES_OF.dtype.element_ty)",
-            f"        at = share * {2 * size} + {kind * size + start} + u * {w} + w",
+            f"        at = share * {2 * size} + kind * {size} + {start} + u * {w} + w",
             f"        tl.store(SHARES_OF + at, total, mask=(u < {u}) & (w < {w}))",
         ]
-    return "\n".join(lines) + "\n", len(tasks)
+        task += 2 * blocks_u * blocks_w
+    return "\n".join(lines) + "\n", task
 
 
 def _starts(sizes: Sizes) -> list[int]:
@@ -171,8 +168,7 @@ def _starts(sizes: Sizes) -> list[int]:
     return [sum(u * w for _, u, w in sizes[:g]) for g in range(len(sizes))]
 
 
-def _blocks(width: int) -> Iterator[tuple[int, int]]:
-    """First column and number of columns of the blocks in which programs take the columns."""
+def _blocks(width: int) -> tuple[int, int]:
+    """Number of columns that a program takes, and number of programs that take all columns."""
     block = max(LEAST, min(BLOCK, triton().next_power_of_2(width)))  # type: ignore[union-attr]
-    for first in range(0, width, block):
-        yield first, block
+    return block, -(-width // block)
