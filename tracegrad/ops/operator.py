@@ -61,7 +61,7 @@ class Operator:
             called before the kernels of both devices and before those of the gradient.
         covers: whether the kernels and the gradient can take these arguments, a function of all of them. It sees
             shapes, devices and whether gradients are needed (``requires_grad``).
-        results: number of results.
+        results: number of results; None: a list, whose length depends on the arguments.
         linear: names of arguments that the gradient does not depend on. They are not kept for the backward pass,
             which gets zeros of the same shape.
     """
@@ -75,14 +75,15 @@ class Operator:
         *,
         check: Callable[..., None],
         covers: Callable[..., bool] | None = None,
-        results: int = 1,
+        results: int | None = 1,
         linear: Sequence[str] = (),
     ):
         self.name, self.plain, self.check, self.covers = name, plain, check, covers
         self.results, self.linear = results, frozenset(linear)
         self.forms: dict[str, tuple[Form, Form]] = {}  # by device: the form and its gradient
         self.arguments = [OperatorArgument(*reversed(part.split())) for part in arguments.split(", ")]
-        returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
+        several = f"({', '.join(['Tensor'] * (results or 0))})"
+        returned = {None: "Tensor[]", 1: "Tensor"}.get(results, several)
         derivative = f"{name}_gradient"
         tags = (torch.Tag.pt2_compliant_tag,)
         LIBRARY.define(f"{name}({arguments}) -> {returned}", tags=tags)
@@ -198,7 +199,8 @@ class Operator:
         ctx.save_for_backward(
             *(None if linear else x for x, linear in zip(tensors, self._linear(rest), strict=True))
         )
-        return self.forward.redispatch(keys & torch._C._after_autograd_keyset, *self._whole(tensors, rest))
+        made = self.forward.redispatch(keys & torch._C._after_autograd_keyset, *self._whole(tensors, rest))
+        return tuple(made) if isinstance(made, list) else made
 
     def _backward(self, ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         zero = gradients[0].new_zeros(())
