@@ -60,5 +60,7 @@ def test_other_shapes_and_dtypes_are_refused():
     fit = arguments()
     for operator, given in ((NORMED_SILU, without_g(*fit)), (PULLED_SILU, fit)):
         # The plain form alone has a row of x for each row of g.
-        assert_refuses_other_shapes(operator, given, harmless=["x none", "x shorter 0", "x longer 0"][: 3 * (len(given) == 4)])
+        assert_refuses_other_shapes(
+            operator, given, harmless=["x none", "x shorter 0", "x longer 0"][: 3 * (len(given) == 4)]
+        )
         assert_refuses_other_dtypes(operator, given)

@@ -63,7 +63,9 @@ def _run(name: str, eps: float, tensors: Sequence[Tensor | None], count: int) ->
     if library is None:
         return None
     rows, channels = x.shape
-    step = 0 if name != "forward" and tensors[3] is None else channels  # without g all rows read the same ones
+    step = (
+        0 if name != "forward" and tensors[3] is None else channels
+    )  # without g all rows read the same ones
     inputs = [torch.ones_like(weight) if t is None else native.dense(t) for t in tensors]
     results = [x.new_empty(x.shape) for _ in range(count)]
     addresses = [*map(native.pointer, (*inputs, *results)), *([] if name == "forward" else [step])]

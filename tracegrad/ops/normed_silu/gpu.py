@@ -88,8 +88,9 @@ def normed_silu(X, W, B, Y, n_count, channels, EPS: tl.constexpr, BLOCK: tl.cons
     c = tl.arange(0, BLOCK)
     w = tl.load(W + c, mask=c < channels, other=0.0)
     b = tl.load(B + c, mask=c < channels, other=0.0)
-    for k in range(tl.program_id(0), n_count, tl.num_programs(0)):
-        row = k.to(tl.int64)
+    first = tl.program_id(0).to(tl.int64)
+    for k in range(first, n_count, tl.num_programs(0)):
+        row = first + (k - first)
         s, _ = standardised(X, row, c, channels, EPS)
         a = w * s + b
         tl.store(Y + row * channels + c, a / (1 + tl.exp(-a)), mask=c < channels)
@@ -101,8 +102,9 @@ def pulled_silu(X, W, B, G, OUT, SUMS, n_count, channels, EPS: tl.constexpr, BLO
     b = tl.load(B + c, mask=c < channels, other=0.0)
     of_w = tl.zeros((BLOCK,), OUT.dtype.element_ty)
     of_b = tl.zeros((BLOCK,), OUT.dtype.element_ty)
-    for k in range(tl.program_id(0), n_count, tl.num_programs(0)):
-        row = k.to(tl.int64)
+    first = tl.program_id(0).to(tl.int64)
+    for k in range(first, n_count, tl.num_programs(0)):
+        row = first + (k - first)
         s, inverse = standardised(X, row, c, channels, EPS)
         a = w * s + b
         sigma = 1 / (1 + tl.exp(-a))
@@ -129,8 +131,9 @@ def pulled_silu_gradient(
     b = tl.load(B + c, mask=c < channels, other=0.0)
     of_w = tl.zeros((BLOCK,), OF_X.dtype.element_ty)
     of_b = tl.zeros((BLOCK,), OF_X.dtype.element_ty)
-    for place in range(tl.program_id(0), n_count, tl.num_programs(0)):
-        row = place.to(tl.int64)
+    first = tl.program_id(0).to(tl.int64)
+    for place in range(first, n_count, tl.num_programs(0)):
+        row = first + (place - first)
         s, inverse = standardised(X, row, c, channels, EPS)
         k = tl.load(K + row * channels + c, mask=c < channels, other=0.0)
         mean_k = tl.sum(k, 0) / channels
