@@ -91,42 +91,6 @@ CASES: dict[str, tuple[Callable, Arguments]] = {
         },
     ),
     "expand": (run_expand, {"a": normal(6, 3, 1), "b": normal(6, 1, 1), "rotation": TURNED}),
-<<<<<<< HEAD
-    "normed_silu": (
-        run_silu,
-        {"x": normal(4, 7), "weight": normal(7), "bias": normal(7), "g": normal(4, 7)},
-    ),
-    "pull_pairs": (
-        lambda a, b, g: pull_pairs([a, b], [1.0, 0.5], g),
-        {"a": normal(3, 5, 4), "b": normal(1, 5, 2), "g": normal(5, 13)},
-    ),
-    "add_inner": (
-        lambda u, x: add_inner(u, x, 0.5),
-        {"u": normal(5, 9), "x": normal(3, 5, 2, 9)},
-    ),
-    "add_inner_with_derivative": (
-        lambda u, derivative, x, y: add_inner_with_derivative(u, derivative, x, y, 0.5),
-        {"u": normal(5, 9), "derivative": normal(5, 9), "x": normal(3, 5, 2, 9), "y": normal(3, 5, 2, 9)},
-    ),
-    "crossed": (
-        lambda out, x, factor: crossed(out, x, factor, 0.5),
-        {"out": normal(3, 5, 2, 9), "x": normal(3, 5, 2, 9), "factor": normal(5, 9)},
-    ),
-    "crossed_with_sum": (
-        lambda out, x, y, factor, factor_x: crossed_with_sum(out, x, y, factor, factor_x, 0.5),
-        {
-            "out": normal(2, 3, 5, 2, 9),
-            "x": normal(3, 5, 2, 9),
-            "y": normal(3, 5, 2, 9),
-            "factor": normal(5, 9),
-            "factor_x": normal(5, 9),
-        },
-=======
-    "assembled": (
-        lambda w1, w2: assembled(SUBMATRICES, w1, w2, no_plain),
-        {"w1": normal(24), "w2": normal(8)},
->>>>>>> h-invariant
-    ),
     "block_errors": (
         run_errors,
         {
@@ -152,13 +116,6 @@ EACH = [(case, name) for case, (_, arguments) in CASES.items() for name in argum
 HARMLESS = {
     "couple": {"a": "longer 1", "b": "longer 1", "weight": "longer 0"},
     "centred": {"counts": "longer 0"},
-<<<<<<< HEAD
-    "pull_pairs": {"a": "longer 0, shorter 0", "b": "longer 0"},
-    "add_inner": {"x": "longer 0, shorter 0, none"},
-    "normed_silu": {"x": "rank up"},
-=======
-    "assembled": {"w1": "longer 0", "w2": "longer 0"},
->>>>>>> h-invariant
     "block_errors": {"present": "longer 0"},
     "assemble_with_kernel": {"pairs": "longer 0"},
 }
