@@ -49,7 +49,7 @@ def assert_forms_agree(
         atol: largest difference of a number from the plain form.
         devices: forms to compare.
     """
-    arguments = detached(arguments)
+    arguments = list(map(detached, arguments))
     expected = operator.plain(*arguments)
     results = [expected] if operator.results == 1 else list(expected)
     gradients = [torch.randn_like(y) for y in results]
@@ -69,11 +69,11 @@ def assert_forms_agree(
                 close(made, reference, atol)
 
 
-def detached(arguments: Sequence[Any]) -> list[Any]:
-    """The arguments without their gradients, also in lists."""
-    return [
-        x.detach() if isinstance(x, Tensor) else detached(x) if isinstance(x, list) else x for x in arguments
-    ]
+def detached(value: Any) -> Any:
+    """The value, with tensors that need no gradient, also in a list."""
+    if isinstance(value, list | tuple):
+        return list(map(detached, value))
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def close(found: Sequence[Tensor], expected: Sequence[Tensor], atol: float) -> None:
@@ -86,7 +86,7 @@ def close(found: Sequence[Tensor], expected: Sequence[Tensor], atol: float) -> N
 def assert_registered(operator: Operator, arguments: Sequence[Any]) -> None:
     """What `torch.library.opcheck` knows of: schema, autograd, fake tensors, tracing with dynamic shapes."""
     torch.library.opcheck(operator.forward, tuple(arguments))
-    arguments = detached(arguments)
+    arguments = list(map(detached, arguments))
     made = operator(*arguments)
     gradients = [torch.randn_like(y) for y in ([made] if operator.results == 1 else made)]
     needed = next(
@@ -107,7 +107,7 @@ def assert_refuses_other_shapes(
         arguments: that fit.
         harmless: names of changes that fit as well, such as "w longer 0": argument, change and dimension.
     """
-    arguments = detached(arguments)
+    arguments = list(map(detached, arguments))
     for k, (argument, value) in enumerate(zip(operator.arguments, arguments, strict=True)):
         for at, x in enumerate(value if argument.is_list else [value] if argument.is_tensor else []):
             for kind, wrong in other_shapes(x).items() if x is not None else ():
@@ -123,7 +123,7 @@ def assert_refuses_other_shapes(
 
 def assert_refuses_other_dtypes(operator: Operator, arguments: Sequence[Any]) -> None:
     """A tensor of another dtype than the others is refused."""
-    arguments = detached(arguments)
+    arguments = list(map(detached, arguments))
     for k, (argument, value) in enumerate(zip(operator.arguments, arguments, strict=True)):
         if argument.is_tensor and value is not None:
             wrong = value.float() if value.is_floating_point() else value.double()

@@ -20,8 +20,7 @@ def site_edges(graph, site: str) -> Int[Tensor, "2 items"]:
     """Atom of the rows and atom of the columns of each block of a site."""
     if site == "edge":
         return graph.edge_index
-    atoms = torch.arange(graph.num_nodes, device=graph.numbers.device)
-    return torch.stack([atoms, atoms])
+    return torch.arange(graph.num_nodes, device=graph.numbers.device).expand(2, -1)
 
 
 def is_on_site(graph, site: str) -> Bool[Tensor, " items"]:
@@ -50,12 +49,6 @@ class Masks:
         present = self.orbitals(graph, like)
         rows, columns = site_edges(graph, site)
         return present.index_select(0, rows)[:, :, None] * present.index_select(0, columns)[:, None, :]
-
-    def counts(self, graph, site: str, like: Inexact[Tensor, "..."]) -> Float[Tensor, " samples"]:
-        """Number of matrix elements in all blocks of each sample at a site."""
-        orbitals = self.orbitals(graph, like).sum(1)
-        rows, columns = site_edges(graph, site)
-        return site_sums(orbitals.index_select(0, rows) * orbitals.index_select(0, columns), graph, site)
 
     def orbitals(self, graph, like: Inexact[Tensor, "..."]) -> Float[Tensor, "atoms dim"]:
         """Mask of the union slots of each atom, in the real dtype of ``like``."""

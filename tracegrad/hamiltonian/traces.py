@@ -3,7 +3,7 @@
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from tracegrad.errors import ConfigError
@@ -44,7 +44,7 @@ class BlockTraces:
         for i, (start, degree) in enumerate(zip(basis.shell_starts, basis.union, strict=True)):
             member[start : start + 2 * degree + 1, i % self.shells] = 1
         self._member = Constant(member)
-        self._mask = torch.from_numpy(basis.shell_mask)[:, : self.shells]
+        self._present = Constant(torch.from_numpy(basis.shell_mask)[:, : self.shells])
 
     @full_precision
     def __call__(
@@ -65,10 +65,16 @@ class BlockTraces:
 
     def mask(self, numbers: Tensor, edges: Tensor) -> Bool[Tensor, "n labels"]:
         """Whether each label exists for the elements of a pair of atoms; ``edges`` (2, n) index ``numbers``."""
-        present = self._mask.to(numbers.device)[numbers]
-        rows, columns = present[edges[0]], present[edges[1]]
-        exists = (rows[:, :, None] & columns[:, None, :]).flatten(1)
-        return torch.cat([exists, exists], dim=1) if self.split else exists
+        rows, columns = self.masks(numbers, torch.empty(0, device=numbers.device))
+        exists = rows.index_select(0, edges[0])[:, :, None] * columns.index_select(0, edges[1])[:, None, :]
+        return exists.flatten(1) > 0
+
+    def masks(
+        self, numbers: Int[Tensor, " atoms"], like: Float[Tensor, "..."]
+    ) -> tuple[Float[Tensor, "atoms row"], Float[Tensor, "atoms column"]]:
+        """1 for the rows and the columns of the labels of a pair, [row, column], that an atom has; else 0."""
+        present = self._present(like)[numbers]
+        return torch.cat([present, present], dim=1) if self.split else present, present
 
 
 def squared_modulus(

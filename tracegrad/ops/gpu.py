@@ -55,7 +55,7 @@ def next_power_of_2(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def segments(index: Int[Tensor, " n"], count: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " count+1"]]:
+def segments(index: Int[Tensor, " n"], count: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " {count}+1"]]:
     """The entries of an index in the order of their values, and where those of each value start.
 
     Sums over entries with the same value, taken in this order, are deterministic. The result is kept with the

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.hamiltonian.block_errors import ERRORS
 from tracegrad.hamiltonian.traces import BlockTraces
 from tracegrad.model.network import HamiltonianPrediction
+from tracegrad.ops.block_errors.block_errors import MEASURES
 from tracegrad.training.loss_terms import HamiltonianTerm, LossTerm, TraceTerm, is_weight
 
 # Lower bound of loss_T in Eq. 8, where it is a denominator.
@@ -32,9 +32,17 @@ class LossValues:
     total: Float[Tensor, ""]
     shares: dict[str, Float[Tensor, ""]]
     weights: dict[str, Float[Tensor, ""]]
-    # Of the samples of this process for which the term has a meaning.
-    per_sample: dict[str, Float[Tensor, " _"]]
     logs: dict[str, Tensor]  # loss, loss_h, loss of each further term and, with traces, mu
+    # Of all samples of this process, and which of them have a meaning, see `LossTerm.of_all_samples`.
+    samples: dict[str, tuple[Float[Tensor, " samples"], Bool[Tensor, " samples"] | None]]
+
+    @property
+    def per_sample(self) -> dict[str, Float[Tensor, " _"]]:
+        """Of the samples of this process for which the term has a meaning."""
+        return {
+            name: values.detach() if defined is None else values.detach()[defined]
+            for name, (values, defined) in self.samples.items()
+        }
 
 
 def no_reduction(sums: Tensor) -> Tensor:
@@ -81,10 +89,10 @@ class HamiltonianLoss(nn.Module):
         terms: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        unknown = sorted({*h, t} - ERRORS.keys())
+        unknown = sorted({*h, t}.difference(MEASURES))
         if unknown or not h:
             raise ConfigError(
-                f"unknown error measures {unknown} in loss.h or loss.t; choose from {list(ERRORS)}"
+                f"unknown error measures {unknown} in loss.h or loss.t; choose from {list(MEASURES)}"
             )
         if scale_labels not in ("none", "layer_norm"):
             raise ConfigError(f"loss.scale_labels is {scale_labels!r}; choose none or layer_norm")
@@ -138,29 +146,25 @@ class HamiltonianLoss(nn.Module):
             sum_ranks: sums a tensor over the processes that share the batch.
         """
         names = self.active(traces=bool(prediction.traces))
-        per_sample = {name: self.term(name)(prediction, graph) for name in names}
-        sums = {name: values.sum() for name, values in per_sample.items()}
-        # float64 represents the number of samples of any batch exactly.
-        detached = [value.detach().double() for value in sums.values()]
-        sizes = [_count(values) for values in per_sample.values()]
-        totals, counts = sum_ranks(torch.stack([*detached, *sizes])).chunk(2)
+        samples = {name: self.term(name).of_all_samples(prediction, graph) for name in names}
+        sums = torch.stack([values.sum() for values, _ in samples.values()])
+        sizes = torch.stack([_size(*of_term) for of_term in samples.values()])
+        totals, counts = sum_ranks(torch.cat([sums.detach().double(), sizes])).chunk(2)
         counts = counts.clamp_min(1)
-        means = dict(zip(names, totals / counts, strict=True))
+        means = dict(zip(names, (totals / counts).unbind(), strict=True))
         weights = self.weights(means)
         logs = {"loss": weighted_sum(weights, means)}
         logs |= {f"loss_{name}": value for name, value in means.items()}
         if T in weights:
             logs["mu"] = _like(means[T], weights[T])
-        shares = {
-            name: value / count.to(value) for (name, value), count in zip(sums.items(), counts, strict=True)
-        }
-        of_shares = {name: _like(value, weights[name]) for name, value in shares.items()}
+        shares = sums / counts.to(sums.dtype)
+        of_shares = torch.stack([_like(shares, weights[name]) for name in names])
         return LossValues(
-            weighted_sum(of_shares, shares),
-            shares,
-            of_shares,
-            {name: values.detach() for name, values in per_sample.items()},
+            (of_shares * shares).sum(),  # not @, which autocast rounds
+            dict(zip(names, shares.unbind(), strict=True)),
+            dict(zip(names, of_shares.unbind(), strict=True)),
             logs,
+            samples,
         )
 
     def weights(self, means: Mapping[str, Float[Tensor, ""]]) -> dict[str, float | Float[Tensor, ""]]:
@@ -191,10 +195,13 @@ def _further_term(name: str, make: Any, basis: OrbitalBasis, labels: BlockTraces
     return term
 
 
-def _like(value: Tensor, weight: float | Tensor) -> Float[Tensor, ""]:
-    """The weight as a tensor with dtype and device of the value."""
-    return torch.as_tensor(weight, dtype=value.dtype, device=value.device)
+def _like(values: Tensor, weight: float | Tensor) -> Float[Tensor, ""]:
+    """The weight as a tensor with dtype and device of the values."""
+    return weight.to(values.dtype) if isinstance(weight, Tensor) else values.new_full((), weight)
 
 
-def _count(values: Tensor) -> Tensor:
-    return torch.tensor(len(values), dtype=torch.float64, device=values.device)
+def _size(values: Tensor, defined: Tensor | None) -> Tensor:
+    """Number of samples with a meaning; float64 represents that of any batch exactly."""
+    if defined is None:
+        return values.new_full((), len(values), dtype=torch.float64)
+    return defined.sum(dtype=torch.float64)

@@ -3,19 +3,20 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import reduce
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.hamiltonian.block_errors import ERRORS, block_errors
-from tracegrad.hamiltonian.reduction import Masks, site_edges, site_sums
+from tracegrad.hamiltonian.reduction import Masks, site_edges
 from tracegrad.hamiltonian.traces import BlockTraces
 from tracegrad.model.network import HamiltonianPrediction
+from tracegrad.ops.block_errors.block_errors import block_errors
 
 
 class LossTerm(nn.Module, ABC):
@@ -53,12 +54,22 @@ class LossTerm(nn.Module, ABC):
             graph: the batch, with the labels ``h_self`` and ``h_edge`` of the predicted sites.
         """
 
+    def of_all_samples(
+        self, prediction: HamiltonianPrediction, graph
+    ) -> tuple[Float[Tensor, " samples"], Bool[Tensor, " samples"] | None]:
+        """The values, with zeros for samples without a meaning, and which have one; None: all.
+
+        The number of samples with a meaning is a size that a GPU would have to tell the host, which `forward` waits
+        for. Training calls this method, which a term may override to save that.
+        """
+        return self(prediction, graph), None
+
 
 class HamiltonianTerm(LossTerm):
     """loss_Q: the error of H, averaged over the matrix elements of each sample.
 
     Args:
-        measures: keys of `ERRORS`, whose errors are added.
+        measures: those of `MEASURES` that are added.
     """
 
     def __init__(
@@ -68,15 +79,15 @@ class HamiltonianTerm(LossTerm):
         self.measures = tuple(measures)
 
     def forward(self, prediction: HamiltonianPrediction, graph) -> Float[Tensor, " samples"]:
-        count = torch.stack([self.masks.counts(graph, site, x) for site, x in prediction.blocks.items()]).sum(
-            0
-        )
-        per_sample = torch.zeros_like(count)
+        present = self.masks.orbitals(graph, next(iter(prediction.blocks.values())))
+        totals = []
         for site, blocks in prediction.blocks.items():
-            orbital_mask, block_atoms = self.masks.orbitals(graph, blocks), site_edges(graph, site)
-            for sums in block_errors(blocks, graph[f"h_{site}"], orbital_mask, block_atoms, self.measures):
-                per_sample = per_sample + site_sums(sums, graph, site) / count
-        return per_sample
+            of_graph = site_edges(graph, site), graph.batch, graph.num_graphs
+            totals.append(
+                block_errors(blocks, graph[f"h_{site}"], present, present, *of_graph, self.measures)
+            )
+        errors, counts = _summed(totals)
+        return errors / counts
 
 
 class TraceTerm(LossTerm):
@@ -85,7 +96,7 @@ class TraceTerm(LossTerm):
     A molecule of one atom has no pairs, and therefore no traces.
 
     Args:
-        measure: a key of `ERRORS`.
+        measure: one of `MEASURES`.
         scale_labels: "none" or "layer_norm": the trace labels of each pair are standardised.
     """
 
@@ -106,29 +117,48 @@ class TraceTerm(LossTerm):
     def forward(self, prediction: HamiltonianPrediction, graph) -> Float[Tensor, " supervised"]:
         return self.errors(prediction, graph, self.measure)
 
+    def of_all_samples(
+        self, prediction: HamiltonianPrediction, graph
+    ) -> tuple[Float[Tensor, " samples"], Bool[Tensor, " samples"]]:
+        return self._of_all_samples(prediction, graph, self.measure)
+
     def errors(self, prediction: HamiltonianPrediction, graph, measure: str) -> Float[Tensor, " supervised"]:
-        """The same with any measure, a key of `ERRORS`.
+        """The same with any of `MEASURES`.
 
         "mae" is in the square of the unit of H, and without a unit with ``scale_labels="layer_norm"``.
         """
-        sums, counts = [], []
+        values, supervised = self._of_all_samples(prediction, graph, measure)
+        return values[supervised]
+
+    def _of_all_samples(
+        self, prediction: HamiltonianPrediction, graph, measure: str
+    ) -> tuple[Float[Tensor, " samples"], Bool[Tensor, " samples"]]:
+        totals = []
         for site, predicted in prediction.traces.items():
-            blocks = graph[f"h_{site}"]
+            blocks, ends = graph[f"h_{site}"], site_edges(graph, site)
             dtype = torch.promote_types(predicted.dtype, torch.float32)  # labels stay exact under autocast
             label = self.labels(blocks.to(dtype.to_complex() if blocks.is_complex() else dtype))
-            mask = self.labels.mask(graph.numbers, site_edges(graph, site)).to(label.dtype)
             if self.scale_labels == "layer_norm":
-                label = _standardise(label, mask)
-            sums.append(site_sums(ERRORS[measure]((predicted - label) * mask), graph, site))
-            counts.append(site_sums(mask, graph, site))
-        total, count = torch.stack(sums).sum(0), torch.stack(counts).sum(0)
-        supervised = count > 0
-        return total[supervised] / count[supervised]
+                label = _standardise(label, self.labels.mask(graph.numbers, ends).to(label.dtype))
+            rows, columns = self.labels.masks(graph.numbers, label)
+            matrices = (x.reshape(len(x), rows.shape[1], columns.shape[1]) for x in (predicted, label))
+            of_graph = ends, graph.batch, graph.num_graphs
+            totals.append(block_errors(*matrices, rows, columns, *of_graph, [measure]))
+        errors, counts = _summed(totals)
+        return errors / counts.clamp_min(1), counts > 0
 
 
 def is_weight(value: object) -> bool:
     """Whether a value is a finite number >= 0."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _summed(
+    totals: Sequence[tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]],
+) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
+    """Errors and numbers of elements, summed over sites."""
+    errors, counts = zip(*totals, strict=True)
+    return reduce(torch.add, errors), reduce(torch.add, counts)
 
 
 def _standardise(

@@ -1,0 +1,1 @@
+"""The operator of errors of blocks: definition, C++ form and Triton form."""
