@@ -6,7 +6,6 @@ Triton is imported when a kernel is needed first, because importing torch and Tr
 
 import hashlib
 import linecache
-from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -29,7 +28,7 @@ def triton() -> ModuleType | None:
 
 
 @lru_cache(maxsize=256)
-def kernel(source: str, name: str) -> Callable[..., Any]:
+def kernel(source: str, name: str) -> Any:
     """A kernel from source that defines it as a plain function ``name``; its integers are not specialised.
 
     Args:

@@ -193,7 +193,7 @@ def _places(
     scales: Tensor | None,
     of_scales: Tensor | None,
 ) -> ctypes.Structure:
-    """Addresses of a feature in contiguous rows, ``shift`` columns to the right of its slots, and in their gradients."""
+    """Addresses of a feature in the rows, ``shift`` columns to the right of its slots, and in their gradients."""
     places = _places_type(feature.dim)()
 
     def address(tensors: list[Tensor] | None, row: int, at: int, column: int) -> int | None:
