@@ -6,9 +6,10 @@ The gradient of `to_rows` is `collect` for both endpoints, that of `from_rows` i
 import ctypes
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ def _spread(
 ) -> bool:
     """Write features to rows; or, from the gradients of features, those of rows and scales."""
     nodes = _nodes(key, features)
-    indices = [native.index(ENDS, end, nodes).values for end in endpoints] if nodes is not None else []
+    indices = [] if nodes is None else [native.index(ENDS, end, nodes).values for end in endpoints]
     for number, (feature, x) in enumerate(zip(registered_layout(key).features, features, strict=True)):
         library, activation, rotation, work = _prepared(feature, x, rotations, memory.edges)
         if library is None:
@@ -104,13 +105,9 @@ def _spread(
         x = x.contiguous()
         for k, end in enumerate(feature.endpoints or (None,)):
             index = None if end is None else indices[end].data_ptr()
-            rest = activation, x.data_ptr(), index, native.pointer(rotation), memory.places(number, k)
-            native.in_threads(
-                lambda first, last, run=library.spread, c=feature.channels, rest=rest: run(  # type: ignore[misc]
-                    first, last, c, *rest
-                ),
-                memory.edges,
-                work,
+            _share(
+                *(library.spread, memory.edges, work, feature.channels, activation, x.data_ptr(), index),
+                *(native.pointer(rotation), memory.places(number, k)),
             )
     return True
 
@@ -120,25 +117,27 @@ def _collect(
 ) -> bool:
     """Read features from rows; the edges of all endpoints are added up at nodes."""
     nodes = _nodes(key, features)
-    lists = []
-    for end in endpoints if nodes is not None else ():
-        native.index(ENDS, end, nodes)
-        lists.append(segments(end, nodes))
+    lists: list[tuple[Tensor, Tensor]] = []
+    if nodes is not None:
+        for ends in endpoints:
+            native.index(ENDS, ends, nodes)
+            lists.append(segments(ends, nodes))
     for number, (feature, x) in enumerate(zip(registered_layout(key).features, features, strict=True)):
         library, activation, rotation, work = _prepared(feature, x, rotations, memory.edges)
         if library is None:
             return False
         for k, end in enumerate(feature.endpoints or (None,)):
             order, starts = (None, None) if end is None else map(native.pointer, lists[end])
-            rest = int(k > 0), x.data_ptr(), order, starts, native.pointer(rotation), memory.places(number, k)
-            native.in_threads(
-                lambda first, last, run=library.collect, c=feature.channels, a=activation, rest=rest: run(  # type: ignore[misc]
-                    first, last, c, a, *rest
-                ),
-                len(x),
-                work,
+            _share(
+                *(library.collect, len(x), work, feature.channels, activation, int(k > 0), x.data_ptr()),
+                *(order, starts, native.pointer(rotation), memory.places(number, k)),
             )
     return True
+
+
+def _share(function: Callable, count: int, work: int, *arguments: Any) -> None:
+    """Call a kernel for ``count`` items in threads."""
+    native.in_threads(lambda first, last: function(first, last, *arguments), count, work)
 
 
 def _nodes(key: str, features: list[Tensor]) -> int | None:
@@ -217,10 +216,10 @@ class _Memory:
         scales: Tensor | None = None,
         of_scales: Tensor | None = None,
     ):
-        (first, *_) = rows or of_rows or []
-        self.edges, self._plans = len(first), _plans(key, first.element_size())
+        (one, *_) = rows or of_rows or []
+        self.edges, self._plans = len(one), _plans(key, one.element_size())
         self._tensors = rows, of_rows, scales, of_scales  # they have to exist while kernels run
-        self._rows, self._of_rows = (x and [y.data_ptr() for y in x] for x in (rows, of_rows))
+        self._rows, self._of_rows = _addresses(rows), _addresses(of_rows)
         self._scale, self._of_scale = (0 if x is None else x.data_ptr() for x in (scales, of_scales))
         self._scale_stride = 0 if scales is None else scales.shape[1]
 
@@ -238,3 +237,7 @@ class _Memory:
             *(*rows[:-1], *of_rows[:-1], *strides, rows[-1], of_rows[-1], gate_stride),
             *(scale, of_scale, self._scale_stride, plan.norm),
         )
+
+
+def _addresses(tensors: list[Tensor] | None) -> list[int] | None:
+    return None if tensors is None else [x.data_ptr() for x in tensors]
