@@ -5,7 +5,10 @@ import torch
 from e3nn import o3
 
 from tests import forked
+from tracegrad.backbones.deeph_e3_convolution import EdgeChunk, EquiConv
 from tracegrad.nn.invariant.tracegrad import TraceGradBlock
+from tracegrad.nn.item_first.edge_frame import EdgeFrame
+from tracegrad.nn.item_first.irreps_linear import ItemKinds
 
 pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.slow]
 
@@ -38,3 +41,29 @@ def test_the_whole_model_compiles_into_one_graph():
     done = forked.run("tests.nn.compiled_model")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "equal"
+
+
+def test_a_convolution_of_deeph_e3_compiles_into_one_graph():
+    """Also with another number of edges, and of on-site edges among them."""
+    irreps = o3.Irreps("3x0e+2x1o+1x2e")
+    convolution = EquiConv(irreps, irreps, irreps, 2, 4, legacy=False, at_nodes=True).double()
+    compiled = torch.compile(convolution, fullgraph=True, backend="aot_eager", dynamic=True)
+    for edges, every in ((7, 3), (11, 20)):
+        frame = EdgeFrame(torch.randn(edges, 3, dtype=torch.float64))
+        for _, ir in irreps:
+            frame.rotation(ir)
+        ends = tuple(torch.randint(5, (2, edges)))
+        on_site = (torch.arange(edges) % every == 1).long()
+        radial = torch.randn(edges, 4, dtype=torch.float64)
+        kinds = ItemKinds(torch.zeros(edges, dtype=torch.long), 1)
+        chunk = EdgeChunk(slice(None), on_site, frame, ends, radial, kinds)
+        node, edge = (
+            [torch.randn(n, ir.dim, mul, dtype=torch.float64, requires_grad=True) for mul, ir in irreps]
+            for n in (5, edges)
+        )
+        gradients = []
+        for module in (compiled, convolution):
+            loss = sum(x.square().sum() for x in module(node, edge, chunk))
+            gradients.append(torch.autograd.grad(loss, [*node, *edge, *convolution.parameters()]))
+        for a, b in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-10)

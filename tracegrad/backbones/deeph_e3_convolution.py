@@ -92,8 +92,9 @@ class EquiConv(nn.Module):
         self.node_positions, self.edge_positions = (
             [_position(irreps, ir) for ir in self.product.kinds] for irreps in (node, edge)
         )
-        self.rotated_inputs = [ir for _, ir in node if ir.l > 0]
-        self.rotated_outputs = [ir for _, ir in output if ir.l > 0 and at_nodes]
+        # Degree and parity of the irreps that are rotated: torch.compile does not look through irreps.
+        self.rotated_inputs = [(ir.l, ir.p) for _, ir in node if ir.l > 0]
+        self.rotated_outputs = [(ir.l, ir.p) for _, ir in output if ir.l > 0 and at_nodes]
         self._rows = self._input_layout().register()
         self._features = self._output_layout().register()
         widths = [radial, RADIAL_WIDTH, RADIAL_WIDTH, output.num_irreps]
@@ -102,9 +103,7 @@ class EquiConv(nn.Module):
             layers += [nn.Linear(c_in, c_out), nn.SiLU()]
         self.radial_net = nn.Sequential(*layers[:-1])
 
-    def forward(
-        self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk
-    ) -> ItemFirstFeature:
+    def forward(self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk) -> ItemFirstFeature:
         """The convolution of each edge, or its sum at the nodes.
 
         Args:
@@ -116,13 +115,16 @@ class EquiConv(nn.Module):
         for n, e in zip(self.node_positions, self.edge_positions, strict=True):
             features += [] if n is None else [node[n]]
             features += [] if e is None else [edge[e]]
-        rotations = list(map(chunk.frame.rotation, self.rotated_inputs))
-        rows = to_rows(self._rows, features, rotations, chunk.endpoints, len(chunk.radial))
+        turns, turns_back = (
+            [chunk.frame.rotation(Irrep(*ir)) for ir in irreps]
+            for irreps in (self.rotated_inputs, self.rotated_outputs)
+        )
+        rows = to_rows(self._rows, features, turns, chunk.endpoints, len(chunk.radial))
         return from_rows(
             self._features,
             self.product.multiply(rows, chunk.on_site),
             self.radial_net(chunk.radial).to(edge[0].dtype),
-            list(map(chunk.frame.rotation, self.rotated_outputs)),
+            turns_back,
             chunk.endpoints[0] if self.at_nodes else None,
             len(node[0]),
         )
@@ -136,7 +138,7 @@ class EquiConv(nn.Module):
         ):
             before = 0
             if n is not None:
-                rotation = self.rotated_inputs.index(ir) if ir.l > 0 else None
+                rotation = self.rotated_inputs.index((ir.l, ir.p)) if ir.l > 0 else None
                 features.append(RowFeature(slots, node[n].mul, rotation, (0, 1)))
                 before = 2 * node[n].mul
             if e is not None:
@@ -150,15 +152,16 @@ class EquiConv(nn.Module):
         slots = {ir: slots for (_, ir), slots in zip(product.output, product.output_slots, strict=True)}
         scalars = self.output.count(SCALAR)  # the channels of the gates follow those of the scalars
         constants, passed = second_moment_factors(), 0
-        for (mul, ir), scale in zip(self.output, accumulate(mul for mul, _ in [(0, 0), *self.output])):
+        scales = accumulate((mul for mul, _ in self.output), initial=0)
+        for (mul, ir), scale in zip(self.output, scales, strict=False):
             own, gate, rotation = slots[ir], None, None
             activation = "gate" if ir.l > 0 else "silu" if ir == SCALAR else "tanh"
             if ir.l > 0:
                 (start,) = slots[SCALAR]
                 gate = start and (start[0], start[1] + scalars + passed)
                 passed += mul
-            if ir in self.rotated_outputs:
-                rotation = self.rotated_outputs.index(ir)
+            if (ir.l, ir.p) in self.rotated_outputs:
+                rotation = self.rotated_outputs.index((ir.l, ir.p))
             norm = constants["sigmoid" if ir.l > 0 else activation]
             ends = (0,) if self.at_nodes else ()
             features.append(RowFeature(own, mul, rotation, ends, activation, scale, norm, gate))

@@ -159,13 +159,13 @@ def file_library(name: str, dtype: torch.dtype, *functions: Function, **macros: 
     """
     if dtype not in C_TYPES:
         return None
-    defined = "".join(f"#define {macro} {value}\n" for macro, value in macros.items())
-    return library(f"#define REAL {C_TYPES[dtype]}\n{defined}{_file_source(name)}", *functions)
+    return library(_file_source(name, ("REAL", C_TYPES[dtype]), *macros.items()), *functions)
 
 
-@lru_cache(maxsize=64)
-def _file_source(name: str) -> str:
-    return (Path(__file__).parent / "csrc" / name).read_text(encoding="utf-8")
+@lru_cache(maxsize=256)
+def _file_source(name: str, *macros: tuple[str, str | int]) -> str:
+    defined = "".join(f"#define {macro} {value}\n" for macro, value in macros)
+    return defined + (Path(__file__).parent / "csrc" / name).read_text(encoding="utf-8")
 
 
 def used() -> int:

@@ -39,8 +39,8 @@ def _gathered(key: str) -> tuple[Tensor, Tensor, Constant]:
     """The formula number by number.
 
     Returns:
-        For each path and number of the matrices the number of w1, the number of w2, and the coefficient (0 for numbers
-        with fewer paths).
+        For each path and number of the matrices the number of w1, the number of w2, and the coefficient, which is 0
+        for numbers with fewer paths.
     """
     table = registered_table(key)
     with torch.inference_mode(False):

@@ -49,12 +49,17 @@ def edge_matrices_gradient(
 def _tables(key: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """`MatrixTable.numbers`; its pieces, each with the range of its contributions; and these contributions."""
     table = registered_table(key)
-    pieces, uses = [], []
+    pieces: list[tuple[int, ...]] = []
+    uses: list[tuple[int, ...]] = []
     for piece, of_piece in table.pieces.items():
         pieces.append((*piece, len(uses), len(uses) + len(of_piece)))
         uses += of_piece
     with torch.inference_mode(False):
-        return table.numbers.to(device), torch.tensor(pieces, device=device), torch.tensor(uses, device=device)
+        return (
+            table.numbers.to(device),
+            torch.tensor(pieces, device=device),
+            torch.tensor(uses, device=device),
+        )
 
 
 SOURCE = """

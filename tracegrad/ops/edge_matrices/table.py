@@ -102,7 +102,12 @@ class MatrixTable:
         # from row to row there, everything from ``rows`` on, and the position of its first coefficient.
         self.numbers = torch.tensor(
             [
-                (starts[s.matrix] + s.row * shapes[s.matrix][1] + s.column, shapes[s.matrix][1], *astuple(s)[3:], k)
+                (
+                    starts[s.matrix] + s.row * shapes[s.matrix][1] + s.column,
+                    shapes[s.matrix][1],
+                    *astuple(s)[3:],
+                    k,
+                )
                 for s, k in zip(self.submatrices, first_values, strict=False)
             ],
             dtype=torch.int64,
@@ -113,8 +118,8 @@ class MatrixTable:
         """The pieces w1[p, :, :] and w2[p, :] of the weights, and what each contributes to.
 
         Returns:
-            For each piece, given by where it starts in w1 and in w2, its rows and its columns: where the contributions
-            start in the flat matrices, the numbers from row to row there, and the positions of the coefficients.
+            For each piece, given by where it starts in w1 and in w2, its rows and its columns: where it is added
+            to the flat matrices, the numbers from row to row there, and the positions of the coefficients.
         """
         pieces: dict[tuple[int, int, int, int], list[tuple[int, int, int]]] = {}
         for start, stride, rows, columns, *weights, paths, value in self.numbers.tolist():
@@ -127,7 +132,9 @@ class MatrixTable:
             sorted((at, at + columns) for _, at, _, columns in pieces),
         ):
             if any(start < end for (_, end), (start, _) in pairwise(intervals)):
-                raise OperatorArgumentError("a number of the weights belongs to two couplings; each needs its own")
+                raise OperatorArgumentError(
+                    "a number of the weights belongs to two couplings; each needs its own"
+                )
         return pieces
 
     def register(self) -> str:

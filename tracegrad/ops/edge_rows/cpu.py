@@ -4,8 +4,12 @@ The gradient of `to_rows` is `collect` for both endpoints, that of `from_rows` i
 """
 
 import ctypes
-from collections.abc import Sequence
+import math
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,18 +19,15 @@ from tracegrad.ops.edge_rows.layout import ACTIVATIONS, RowFeature, registered_l
 from tracegrad.ops.gpu import segments
 
 FUNCTIONS = native.Function("spread", "iiiipppp"), native.Function("collect", "iiiiippppp")
+ENDS = "endpoints of the edges"
 
 
 def to_rows(
     features: list[Tensor], rotations: list[Tensor], endpoints: list[Tensor], edges: int, key: str
 ) -> list[Tensor] | None:
     """The form of the operator `to_rows` for CPUs."""
-    layout = registered_layout(key)
-    rows = [features[0].new_empty(edges, *shape) for shape in layout.shapes]
-    done = all(
-        _spread(feature, x.contiguous(), rotations, endpoints, rows)
-        for feature, x in zip(layout.features, features, strict=True)
-    )
+    rows = [features[0].new_empty(edges, *shape) for shape in registered_layout(key).shapes]
+    done = _spread(key, features, rotations, endpoints, _Memory(key, None, rows))
     return rows if done else None
 
 
@@ -42,15 +43,11 @@ def to_rows_gradient(
     """The gradient of the operator `to_rows` for CPUs."""
     if any(needed[len(features) :]):  # gradients of rotations, which `covers` keeps away
         return None
-    gradients = [g.contiguous() for g in gradients]
-    made = []
-    for feature, x, flag in zip(registered_layout(key).features, features, needed, strict=False):
-        if flag:
-            of_x = x.new_empty(x.shape)
-            if not _collect(feature, of_x, rotations, endpoints, gradients):
-                return None
-            made.append(of_x)
-    return made
+    made = [x.new_empty(x.shape) for x in features]
+    memory = _Memory(key, [g.contiguous() for g in gradients], None)
+    if not _collect(key, made, rotations, endpoints, memory):
+        return None
+    return [x for x, flag in zip(made, needed, strict=False) if flag]
 
 
 def from_rows(
@@ -62,15 +59,15 @@ def from_rows(
     key: str,
 ) -> list[Tensor] | None:
     """The form of the operator `from_rows` for CPUs."""
-    rows, scales = [x.contiguous() for x in rows], None if scales is None else scales.contiguous()
-    endpoints = [] if endpoint is None else [endpoint]
-    features = []
-    for feature in registered_layout(key).features:
-        x = rows[0].new_empty(nodes if feature.endpoints else len(rows[0]), feature.dim, feature.channels)
-        if not _collect(feature, x, rotations, endpoints, rows, scales):
-            return None
-        features.append(x)
-    return features
+    made = [
+        rows[0].new_empty(nodes if f.endpoints else len(rows[0]), f.dim, f.channels)
+        for f in registered_layout(key).features
+    ]
+    memory = _Memory(
+        key, [x.contiguous() for x in rows], None, None if scales is None else scales.contiguous()
+    )
+    done = _collect(key, made, rotations, [] if endpoint is None else [endpoint], memory)
+    return made if done else None
 
 
 def from_rows_gradient(
@@ -87,135 +84,160 @@ def from_rows_gradient(
     if any(needed[len(rows) + 1 :]):  # gradients of rotations, which `covers` keeps away
         return None
     rows, scales = [x.contiguous() for x in rows], None if scales is None else scales.contiguous()
-    endpoints = [] if endpoint is None else [endpoint]
     of_rows = [torch.empty_like(x) for x in rows]
     of_scales = None if scales is None else torch.empty_like(scales)
-    for feature, g in zip(registered_layout(key).features, gradients, strict=True):
-        inputs = rows, scales, of_scales
-        if not _spread(feature, g.contiguous(), rotations, endpoints, of_rows, *inputs):
-            return None
-    made = [*of_rows, of_scales]
-    return [x for x, flag in zip(made, needed, strict=False) if flag and x is not None]
+    memory = _Memory(key, rows, of_rows, scales, of_scales)
+    if not _spread(key, gradients, rotations, [] if endpoint is None else [endpoint], memory):
+        return None
+    return [x for x, flag in zip([*of_rows, of_scales], needed, strict=False) if flag and x is not None]
 
 
 def _spread(
-    feature: RowFeature,
-    x: Tensor,
-    rotations: list[Tensor],
-    endpoints: list[Tensor],
-    out: list[Tensor],
-    rows: list[Tensor] | None = None,
-    scales: Tensor | None = None,
-    of_scales: Tensor | None = None,
+    key: str, features: list[Tensor], rotations: list[Tensor], endpoints: list[Tensor], memory: "_Memory"
 ) -> bool:
-    """Write a feature to the rows ``out``; with ``rows``, those that it was made from, its gradient."""
-    library = _library(feature.dim, x.dtype)
-    if library is None:
-        return False
-    edges = len(out[0])
-    rotation = _rotation(feature, rotations)
-    activation = ACTIVATIONS.index(feature.activation)
-    for k, end in enumerate(feature.endpoints or (None,)):
-        index = None if end is None else native.index("endpoints of the edges", endpoints[end], len(x))
-        places = _places(feature, k * feature.channels, rows, out, scales, of_scales)
-        rest = (
-            *(feature.channels, activation, x.data_ptr()),
-            *(None if index is None else index.values.data_ptr(), native.pointer(rotation)),
-            ctypes.addressof(places),
-        )
-        native.in_threads(
-            lambda first, last, rest=rest: library.spread(first, last, *rest),  # type: ignore[misc]
-            edges,
-            edges * feature.channels * feature.dim**2,
-        )
+    """Write features to rows; or, from the gradients of features, those of rows and scales."""
+    nodes = _nodes(key, features)
+    indices = [] if nodes is None else [native.index(ENDS, end, nodes).values for end in endpoints]
+    for number, (feature, x) in enumerate(zip(registered_layout(key).features, features, strict=True)):
+        library, activation, rotation, work = _prepared(feature, x, rotations, memory.edges)
+        if library is None:
+            return False
+        x = x.contiguous()
+        for k, end in enumerate(feature.endpoints or (None,)):
+            index = None if end is None else indices[end].data_ptr()
+            _share(
+                *(library.spread, memory.edges, work, feature.channels, activation, x.data_ptr(), index),
+                *(native.pointer(rotation), memory.places(number, k)),
+            )
     return True
 
 
 def _collect(
-    feature: RowFeature,
-    x: Tensor,
-    rotations: list[Tensor],
-    endpoints: list[Tensor],
-    rows: list[Tensor],
-    scales: Tensor | None = None,
+    key: str, features: list[Tensor], rotations: list[Tensor], endpoints: list[Tensor], memory: "_Memory"
 ) -> bool:
-    """Read a feature from the rows into ``x``; the edges of all endpoints are added up at nodes."""
-    library = _library(feature.dim, x.dtype)
-    if library is None:
-        return False
-    rotation = _rotation(feature, rotations)
-    activation = ACTIVATIONS.index(feature.activation)
-    for k, end in enumerate(feature.endpoints or (None,)):
-        lists: tuple[int | None, int | None] = (None, None)
-        if end is not None:
-            native.index("endpoints of the edges", endpoints[end], len(x))
-            order, starts = segments(endpoints[end], len(x))
-            lists = order.data_ptr(), starts.data_ptr()
-        places = _places(feature, k * feature.channels, rows, None, scales, None)
-        rest = (
-            *(feature.channels, activation, int(k > 0), x.data_ptr(), *lists, native.pointer(rotation)),
-            ctypes.addressof(places),
-        )
-        native.in_threads(
-            lambda first, last, rest=rest: library.collect(first, last, *rest),  # type: ignore[misc]
-            len(x),
-            len(rows[0]) * feature.channels * feature.dim**2,
-        )
+    """Read features from rows; the edges of all endpoints are added up at nodes."""
+    nodes = _nodes(key, features)
+    lists: list[tuple[Tensor, Tensor]] = []
+    if nodes is not None:
+        for ends in endpoints:
+            native.index(ENDS, ends, nodes)
+            lists.append(segments(ends, nodes))
+    for number, (feature, x) in enumerate(zip(registered_layout(key).features, features, strict=True)):
+        library, activation, rotation, work = _prepared(feature, x, rotations, memory.edges)
+        if library is None:
+            return False
+        for k, end in enumerate(feature.endpoints or (None,)):
+            order, starts = (None, None) if end is None else map(native.pointer, lists[end])
+            _share(
+                *(library.collect, len(x), work, feature.channels, activation, int(k > 0), x.data_ptr()),
+                *(order, starts, native.pointer(rotation), memory.places(number, k)),
+            )
     return True
 
 
-def _library(dim: int, dtype: torch.dtype) -> ctypes.CDLL | None:
-    return native.file_library("edge_rows.cpp", dtype, *FUNCTIONS, COMPONENTS=dim)
+def _share(function: Callable, count: int, work: int, *arguments: Any) -> None:
+    """Call a kernel for ``count`` items in threads."""
+    native.in_threads(lambda first, last: function(first, last, *arguments), count, work)
 
 
-def _rotation(feature: RowFeature, rotations: list[Tensor]) -> Tensor | None:
-    return None if feature.rotation is None else rotations[feature.rotation].contiguous()
+def _nodes(key: str, features: list[Tensor]) -> int | None:
+    """Number of nodes; None if all features are of edges."""
+    layout = registered_layout(key)
+    return next((len(x) for f, x in zip(layout.features, features, strict=True) if f.endpoints), None)
 
 
-@lru_cache(maxsize=32)
-def _places_type(dim: int) -> type[ctypes.Structure]:
-    """``struct Places`` of the C++."""
-    pointers, strides = ctypes.c_void_p * dim, ctypes.c_int64 * dim
-    fields = [
-        *(("rows", pointers), ("of_rows", pointers), ("row_strides", strides)),
-        *(("gate", ctypes.c_void_p), ("of_gate", ctypes.c_void_p), ("gate_stride", ctypes.c_int64)),
-        *(("scale", ctypes.c_void_p), ("of_scale", ctypes.c_void_p), ("scale_stride", ctypes.c_int64)),
-        ("norm", ctypes.c_double),
-    ]
-    return type("Places", (ctypes.Structure,), {"_fields_": fields})
+def _prepared(
+    feature: RowFeature, x: Tensor, rotations: list[Tensor], edges: int
+) -> tuple[ctypes.CDLL | None, int, Tensor | None, int]:
+    """What both kernels need: library, number of the activation, rotations, and rough number of operations."""
+    return (
+        native.file_library("edge_rows.cpp", x.dtype, *FUNCTIONS, COMPONENTS=feature.dim),
+        ACTIVATIONS.index(feature.activation),
+        None if feature.rotation is None else rotations[feature.rotation].contiguous(),
+        edges * feature.channels * feature.dim**2,
+    )
 
 
-def _places(
-    feature: RowFeature,
-    shift: int,
-    rows: list[Tensor] | None,
-    of_rows: list[Tensor] | None,
-    scales: Tensor | None,
-    of_scales: Tensor | None,
-) -> ctypes.Structure:
-    """Addresses of a feature in contiguous rows, ``shift`` columns to the right of its slots, and in their gradients."""
-    places = _places_type(feature.dim)()
+@dataclass(frozen=True)
+class _Plan:
+    """Where one feature, of one endpoint, stands in the rows of edge 0, in bytes.
 
-    def address(tensors: list[Tensor] | None, row: int, at: int, column: int) -> int | None:
-        if tensors is None:
-            return None
-        x = tensors[row]
-        return x.data_ptr() + (at * x.shape[2] + column) * x.element_size()
+    Args:
+        rows: for each component the tensor of rows and the position there; None for a component without a slot.
+        gate: the same of the gates.
+        strides: numbers from edge to edge, of each component and of the gates.
+        scale: position in the scales.
+        norm: constant factor.
+    """
 
-    shapes = rows or of_rows or []
-    for component, place in enumerate(feature.places()):
-        if place is not None:
-            row, at, first = place
-            places.rows[component] = address(rows, row, at, first + shift)
-            places.of_rows[component] = address(of_rows, row, at, first + shift)
-            places.row_strides[component] = shapes[row].shape[1] * shapes[row].shape[2]
-    if feature.activation and scales is not None:
-        offset = feature.scale * scales.element_size()
-        places.scale, places.scale_stride = scales.data_ptr() + offset, scales.shape[1]
-        places.of_scale = None if of_scales is None else of_scales.data_ptr() + offset
-        places.norm = feature.norm
-        if feature.gate is not None:
-            row, first = feature.gate
-            places.gate, places.of_gate = address(rows, row, 0, first), address(of_rows, row, 0, first)
-            places.gate_stride = shapes[row].shape[2]
-    return places
+    rows: list[tuple[int, int] | None]
+    gate: tuple[int, int] | None
+    strides: list[int]
+    scale: int
+    norm: float
+
+
+@lru_cache(maxsize=256)
+def _plans(key: str, size: int) -> list[list[_Plan]]:
+    """Plans of all features of a layout, for each of their endpoints; ``size`` is that of a number in bytes."""
+    layout, plans = registered_layout(key), []
+    for feature in layout.features:
+        gate = feature.gate and (feature.gate[0], 0, feature.gate[1])
+        plans.append(
+            [
+                _Plan(
+                    [
+                        place
+                        and (place[0], (place[1] * layout.shapes[place[0]][1] + place[2] + shift) * size)
+                        for place in feature.places()
+                    ],
+                    gate and (gate[0], gate[2] * size),
+                    [
+                        math.prod(layout.shapes[place[0]]) if place else 0
+                        for place in (*feature.places(), gate)
+                    ],
+                    feature.scale * size,
+                    feature.norm,
+                )
+                for shift in range(0, feature.width, feature.channels)
+            ]
+        )
+    return plans
+
+
+class _Memory:
+    """Rows, scales and their gradients, all contiguous, as the kernels read and write them."""
+
+    def __init__(
+        self,
+        key: str,
+        rows: list[Tensor] | None,
+        of_rows: list[Tensor] | None,
+        scales: Tensor | None = None,
+        of_scales: Tensor | None = None,
+    ):
+        (one, *_) = rows or of_rows or []
+        self.edges, self._plans = len(one), _plans(key, one.element_size())
+        self._tensors = rows, of_rows, scales, of_scales  # they have to exist while kernels run
+        self._rows, self._of_rows = _addresses(rows), _addresses(of_rows)
+        self._scale, self._of_scale = (0 if x is None else x.data_ptr() for x in (scales, of_scales))
+        self._scale_stride = 0 if scales is None else scales.shape[1]
+
+    def places(self, number: int, endpoint: int) -> bytes:
+        """``struct Places`` of the C++ for a feature."""
+        plan = self._plans[number][endpoint]
+        *strides, gate_stride = plan.strides
+        rows, of_rows = (
+            [bases[at[0]] + at[1] if bases and at else 0 for at in (*plan.rows, plan.gate)]
+            for bases in (self._rows, self._of_rows)
+        )
+        scale, of_scale = (x and x + plan.scale for x in (self._scale, self._of_scale))
+        return struct.pack(
+            f"{3 * len(strides) + 6}qd",
+            *(*rows[:-1], *of_rows[:-1], *strides, rows[-1], of_rows[-1], gate_stride),
+            *(scale, of_scale, self._scale_stride, plan.norm),
+        )
+
+
+def _addresses(tensors: list[Tensor] | None) -> list[int] | None:
+    return None if tensors is None else [x.data_ptr() for x in tensors]

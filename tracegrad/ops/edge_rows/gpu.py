@@ -136,9 +136,7 @@ def _collect(
 
 
 @lru_cache(maxsize=256)
-def spread_source(
-    layout: RowLayout, rotations: int, endpoints: int, backward: bool
-) -> tuple[str, int]:
+def spread_source(layout: RowLayout, rotations: int, endpoints: int, backward: bool) -> tuple[str, int]:
     """Source of the kernel of `to_rows`, or with ``backward`` of the gradient of `from_rows`; number of its tasks."""
     groups = range(len(layout.shapes))
     names = [
@@ -154,13 +152,14 @@ def spread_source(
         "    edge = (tl.program_id(0).to(tl.int64) * EDGES + tl.arange(0, EDGES))[:, None]",
         "    near = edge < edges_count",
     ]
-    tasks = [
-        (number, feature, k, end)
-        for number, feature in enumerate(layout.features)
-        for k, end in enumerate(feature.endpoints or (None,))
-    ]
-    for task, (number, feature, k, end) in enumerate(tasks):
-        lines.append(f"    if tl.program_id(1) == {task}:")
+    tasks = 0
+    for number, feature in enumerate(layout.features):
+        count = max(len(feature.endpoints), 1)
+        lines += [
+            f"    which = tl.program_id(1) - {tasks}  # of the endpoints of the feature",
+            f"    if (which >= 0) & (which < {count}):",
+        ]
+        tasks += count
         for first, block in _blocks(feature):
             lines += [
                 f"        c = tl.arange(0, {block})[None, :] + {first}",
@@ -168,22 +167,22 @@ def spread_source(
                 f"        inside = near & (c < {feature.channels})",
                 "        item, exists = e, inside",
             ]
-            if end is not None:
+            for k, end in enumerate(feature.endpoints):
                 lines += [
-                    f"        item = tl.load(END{end} + edge, mask=near, other=0).to(tl.int64) + 0 * c",
-                    "        exists = inside & (item >= 0) & (item < nodes_count)",
+                    f"        if which == {k}:",
+                    f"            item = tl.load(END{end} + edge, mask=near, other=0).to(tl.int64) + 0 * c",
+                    "            exists = inside & (item >= 0) & (item < nodes_count)",
                 ]
             for m in range(feature.dim):
                 at = f"X{number} + (item * {feature.dim} + {m}) * {feature.channels} + c"
                 lines.append(f"        x{m} = tl.load({at}, mask=exists, other=float('nan'))")
             lines += [f"        {line}" for line in _turned(feature, back=False)]
-            lines += [f"        {line}" for line in _written(layout, feature, k, backward)]
-    return "\n".join(lines) + "\n", len(tasks)
+            lines += [f"        {line}" for line in _written(layout, feature, backward)]
+    return "\n".join(lines) + "\n", tasks
 
 
-def _written(layout: RowLayout, feature: RowFeature, shift: int, backward: bool) -> Iterator[str]:
+def _written(layout: RowLayout, feature: RowFeature, backward: bool) -> Iterator[str]:
     """The lines that write y0, y1, ... to the rows, after the gradient of the activation."""
-    shift *= feature.channels
     if backward and feature.activation:
         yield from _activation(layout, feature)
         for m, place in enumerate(feature.places()):
@@ -207,7 +206,8 @@ def _written(layout: RowLayout, feature: RowFeature, shift: int, backward: bool)
         yield f"tl.store(OF_SCALE + e * {layout.scales} + {feature.scale} + c, of_scale, mask=inside)"
     for m, place in enumerate(feature.places()):
         if place is not None:
-            yield f"tl.store(OUT{_at(layout, place, shift)}, y{m}, mask=inside)"
+            shift = f" + which * {feature.channels}" if len(feature.endpoints) > 1 else ""
+            yield f"tl.store(OUT{_at(layout, place)}{shift}, y{m}, mask=inside)"
 
 
 @lru_cache(maxsize=256)
@@ -237,7 +237,7 @@ def _at_edges(layout: RowLayout, number: int, feature: RowFeature, block: int) -
     yield "edge = (program * EDGES + tl.arange(0, EDGES))[:, None]"
     yield "near = edge < edges_count"
     yield f"inside, e = near & (c < {feature.channels}), edge + 0 * c"
-    yield from _read(layout, feature, 0)
+    yield from _read(layout, feature)
     yield from _turned(feature, back=True)
     for m in range(feature.dim):
         at = f"X{number} + (e * {feature.dim} + {m}) * {feature.channels} + c"
@@ -248,29 +248,35 @@ def _at_nodes(layout: RowLayout, number: int, feature: RowFeature, block: int) -
     yield "if program < nodes_count:"
     for m in range(feature.dim):
         yield f"    sum{m} = tl.zeros((EDGES, {block}), X{number}.dtype.element_ty)"
-    for k, end in enumerate(feature.endpoints):
-        yield f"    begin = tl.load(STARTS{end} + program)"
-        yield f"    end = tl.load(STARTS{end} + program + 1)"
-        yield "    for start in range(begin, end, EDGES):"
-        yield "        place = (start + tl.arange(0, EDGES))[:, None]"
-        yield "        near = place < end"
-        yield f"        edge = tl.load(ORDER{end} + place, mask=near, other=0)"
-        yield f"        inside, e = near & (c < {feature.channels}), edge + 0 * c"
-        yield from (f"        {line}" for line in _read(layout, feature, k))
-        yield from (f"        {line}" for line in _turned(feature, back=True))
-        yield from (f"        sum{m} += x{m}" for m in range(feature.dim))
+    first, *others = feature.endpoints
+    yield f"    for which in range({len(feature.endpoints)}):"
+    yield f"        begin, end = tl.load(STARTS{first} + program), tl.load(STARTS{first} + program + 1)"
+    for k, other in enumerate(others, 1):
+        yield f"        if which == {k}:"
+        yield f"            begin, end = tl.load(STARTS{other} + program), tl.load(STARTS{other} + program + 1)"
+    yield "        for start in range(begin, end, EDGES):"
+    yield "            place = (start + tl.arange(0, EDGES))[:, None]"
+    yield "            near = place < end"
+    yield f"            edge = tl.load(ORDER{first} + place, mask=near, other=0)"
+    for k, other in enumerate(others, 1):
+        yield f"            if which == {k}:"
+        yield f"                edge = tl.load(ORDER{other} + place, mask=near, other=0)"
+    yield f"            inside, e = near & (c < {feature.channels}), edge + 0 * c"
+    yield from (f"            {line}" for line in _read(layout, feature))
+    yield from (f"            {line}" for line in _turned(feature, back=True))
+    yield from (f"            sum{m} += x{m}" for m in range(feature.dim))
     for m in range(feature.dim):
         at = f"X{number} + (program * {feature.dim} + {m}) * {feature.channels} + c"
         yield f"    tl.store({at}, tl.sum(sum{m}, 0)[None, :], mask=c < {feature.channels})"
 
 
-def _read(layout: RowLayout, feature: RowFeature, shift: int) -> Iterator[str]:
+def _read(layout: RowLayout, feature: RowFeature) -> Iterator[str]:
     """The lines that read y0, y1, ... from the rows and activate them."""
-    shift *= feature.channels
+    shift = f" + which * {feature.channels}" if len(feature.endpoints) > 1 else ""
     for m, place in enumerate(feature.places()):
         value = "0.0 * c"
         if place is not None:
-            value = f"tl.load(ROW{_at(layout, place, shift)}, mask=inside, other=0.0)"
+            value = f"tl.load(ROW{_at(layout, place)}{shift}, mask=inside, other=0.0)"
         yield f"y{m} = {value}"
     if not feature.activation:
         return
@@ -308,11 +314,11 @@ def _turned(feature: RowFeature, *, back: bool) -> Iterator[str]:
             yield f"{new}{m} = {product}" if k == 0 else f"{new}{m} += {product}"
 
 
-def _at(layout: RowLayout, place: tuple[int, int, int], shift: int = 0) -> str:
+def _at(layout: RowLayout, place: tuple[int, int, int]) -> str:
     """Number of the tensor of rows, and address of the numbers of edges e and channels c in it."""
     row, at, first = place
     count, columns = layout.shapes[row]
-    return f"{row} + e * {count * columns} + {at * columns + first + shift} + c"
+    return f"{row} + e * {count * columns} + {at * columns + first} + c"
 
 
 def _blocks(feature: RowFeature) -> Iterator[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """The Triton form of `row_product`: the products of all |m| in one launch, two for the gradient of the matrices.
 
 Edges are taken in an order in which the on-site ones come last, so that nearly all blocks of edges need one of the
-two matrices only. The gradient of the matrices is a sum over all edges: `SHARES` programs take every `SHARES`-th block
-of edges, and their sums are added in a fixed order. Sizes are constants of the sources.
+two matrices only. The gradient of the matrices is a sum over all edges: each of `SHARES` programs takes a share of
+the blocks of edges, and their sums are added in a fixed order. Sizes are constants of the sources.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,9 @@ INNER = 16  # numbers that are multiplied in a step
 LEAST = 16  # smallest block that Triton multiplies
 SHARES = 16
 OPTIONS = {"num_warps": 8, "num_stages": 2}  # with which the kernels fit into the registers
-Sizes = tuple[tuple[int, int, int], ...]  # for each of the rows: rows of an edge (1 or 2), and u and w of the matrix
+Sizes = tuple[
+    tuple[int, int, int], ...
+]  # for each of the rows: rows of an edge (1 or 2), and u and w of the matrix
 
 
 def row_product(rows: list[Tensor], matrices: Tensor, on_site: Tensor, columns: list[int]) -> list[Tensor]:
