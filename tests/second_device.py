@@ -92,6 +92,9 @@ class Wrapper(Tensor):
     def __repr__(self) -> str:
         return f"Wrapper({self.inner})"
 
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(function, *args, **(kwargs or {}))
@@ -105,7 +108,7 @@ class Module(backend_registration._DummyBackendModule if AVAILABLE else object):
 
 
 def start() -> None:
-    """Make the device known to torch, for the rest of the process."""
+    """Make the device known to torch, for the rest of the process and before its first backward pass."""
     global _libraries
     backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
     _libraries = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
@@ -146,7 +149,10 @@ def run(function: Any, *args: Any, **kwargs: Any) -> Any:
         return result
     if _in_place(function):
         return kwargs.get("out", args[0])
-    return tree_map(lambda x: Wrapper(x) if isinstance(x, Tensor) else x, result)
+    # torch wants a view of an ordinary tensor to be an ordinary one, also in inference mode.
+    of_inference = args[0].is_inference() if _is_view(function) else torch.is_inference_mode_enabled()
+    with torch.inference_mode(of_inference):
+        return tree_map(lambda x: Wrapper(x) if isinstance(x, Tensor) else x, result)
 
 
 def _inner(x: Any) -> Any:
@@ -196,4 +202,4 @@ def place() -> str:
             inside = path.relative_to(ROOT).as_posix()
             if not inside.startswith("tracegrad/ops/") and inside != "tracegrad/numerics/precision.py":
                 return f"{inside}:{frame.lineno} {frame.line}"
-    return "backward pass"
+    return "elsewhere"
