@@ -16,7 +16,7 @@ ARMS = ("none", "trace", "grad", "tracegrad")
 # Largest number of waits of the host in a training step without the check that the loss is finite.
 WAITS = {"qhnet": 1, "deeph_e3": 13, "deeph_e3_spinful": 13}
 CASES = [
-    pytest.param(network, arm, marks=[] if arm == "tracegrad" and network != "deeph_e3" else pytest.mark.slow)
+    pytest.param(network, arm, marks=[] if (network, arm) == ("qhnet", "tracegrad") else pytest.mark.slow)
     for network in NETWORKS
     for arm in ARMS
 ]
