@@ -47,6 +47,15 @@ def graphs(basis: OrbitalBasis, *, periodic: bool) -> list[Any]:
     return [molecules.labelled_graph(sample, basis, seed=k) for k, sample in enumerate(samples)]
 
 
+def small(network: str, arm: str) -> tuple[HamiltonianModel, Any]:
+    """A small network in double precision, and a batch for it."""
+    trace, grad = ARMS[arm]
+    w = "low_rank" if network == "qhnet" else "full"
+    make = partial(TraceGrad, trace=trace, grad=grad, w=w, channels=8, hidden=8)
+    model = HamiltonianModel(NETWORKS[network](), make).double()
+    return model, collate(graphs(model.basis, periodic=model.backbone.periodic))
+
+
 def step(model: HamiltonianModel, graph: Any) -> dict[str, Tensor]:
     """Forward pass, loss and backward pass of a training step."""
     model.zero_grad()
@@ -82,7 +91,9 @@ def validation(model: HamiltonianModel, graph: Any) -> dict[str, Tensor]:
     metric.update(prediction, graph)
     found = {**losses.compute(), **metric.compute()}
     if not model.backbone.periodic:
-        references = [solved(sample, model.basis, k) for k, sample in enumerate(graph.clone().cpu().to_data_list())]
+        references = [
+            solved(sample, model.basis, k) for k, sample in enumerate(graph.clone().cpu().to_data_list())
+        ]
         orbitals = MeanOrbitalErrors().to(device)
         orbitals.update(orbital_errors(prediction, graph, model.basis, references.__getitem__))
         found |= orbitals.compute()
@@ -95,7 +106,9 @@ def solved(graph: Any, basis: OrbitalBasis, seed: int) -> SolvedMolecule:
     h = molecules.random_hamiltonian(numbers, basis, seed)
     energies, orbitals = scipy.linalg.eigh(h)
     lower = np.tril_indices(len(h))
-    return SolvedMolecule(max(1, int(numbers.sum()) // 2), energies, orbitals, np.eye(len(h))[lower], h[lower])
+    return SolvedMolecule(
+        max(1, int(numbers.sum()) // 2), energies, orbitals, np.eye(len(h))[lower], h[lower]
+    )
 
 
 def hamiltonian(model: HamiltonianModel, graph: Any) -> dict[str, Tensor]:
@@ -152,11 +165,7 @@ def main(network: str, arm: str) -> None:
     second_device.start()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    trace, grad = ARMS[arm]
-    w = "low_rank" if network == "qhnet" else "full"
-    make = partial(TraceGrad, trace=trace, grad=grad, w=w, channels=8, hidden=8)
-    model = HamiltonianModel(NETWORKS[network](), make).double()
-    graph = collate(graphs(model.basis, periodic=model.backbone.periodic))
+    model, graph = small(network, arm)
     expected = {name: part(model, graph) for name, part in parts(model).items()}
     expected = {name: {key: x.clone() for key, x in values.items()} for name, values in expected.items()}
     model, graph = model.to(second_device.DEVICE), graph.to(second_device.DEVICE)

@@ -33,7 +33,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = tuple(f"{ROOT / name}/" for name in ("tracegrad", "callbacks", "experiments"))
-INSIDE = tuple(f"{ROOT / 'tracegrad' / name}" for name in ("ops/", "numerics/precision.py"))  # their callers count
+INSIDE = tuple(
+    f"{ROOT / 'tracegrad' / name}" for name in ("ops/", "numerics/precision.py")
+)  # their callers count
 NAME = "second"
 DEVICE = f"{NAME}:0"
 CPU = torch.device("cpu")
