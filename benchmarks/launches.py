@@ -1,7 +1,7 @@
 """Task "launches": what a training step would launch on a GPU, counted on a device that stands in for one.
 
-An operator of this project is one launch here; its kernel for a GPU launches one to three. Bytes are what launches read
-and write, without what an operator keeps to itself.
+An operator of this project is one launch here; its kernel for a GPU launches one to three. Bytes are what launches
+read and write, without what an operator keeps to itself.
 """
 
 import subprocess

@@ -9,7 +9,8 @@ import torch
 
 from tests.experiments.processes import TINY, finished, train
 from tests.experiments.test_resume import assert_same, content
-from tests.on_second_device import ARMS, NETWORKS, assert_same as assert_same_numbers, parts, small, step
+from tests.on_second_device import ARMS, NETWORKS, parts, small, step
+from tests.on_second_device import assert_same as assert_same_numbers
 
 pytestmark = [
     pytest.mark.gpu,
@@ -81,8 +82,14 @@ def test_one_process_of_a_distributed_training_computes_the_same(tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     environment = {
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"},
-        **{"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"},
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "TORCHELASTIC_RUN_ID": "test",
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": "1",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
     }
     settings = [*TINY, "trainer=ddp", "trainer.devices=1"]
     finished(tmp_path / "nccl", *GPU, settings=settings, environment=environment)
