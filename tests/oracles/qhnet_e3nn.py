@@ -265,7 +265,7 @@ def plain_copy(model: QHNet) -> PlainQHNet:
             len(model.convolutions),
             len(model.self_layers),
             model.radial.cutoff,
-            len(model.radial.v(parameter)),
+            model.radial.count,
             species,
         )
     finally:

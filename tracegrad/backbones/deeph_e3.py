@@ -25,7 +25,6 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.nn.interface import Backbone, Blocks, ItemFirstFeature, Refine, keep
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.edge_product import filter_degrees
-from tracegrad.nn.item_first.edge_rows import EdgeEndpoints
 from tracegrad.nn.item_first.irreps_linear import SCALAR, IrrepsLinear, ItemKinds
 from tracegrad.nn.item_first.shell_pairs import ShellPairExpansion
 from tracegrad.nn.radial import GaussianBasis
@@ -175,9 +174,9 @@ class DeepHE3(Backbone):
         chunks = [
             EdgeChunk(
                 at,
-                (length[at] == 0).nonzero().flatten(),
+                (length[at] == 0).long(),
                 frame.part(at),
-                (EdgeEndpoints(dst[at], len(kind)), EdgeEndpoints(src[at], len(kind))),
+                (dst[at], src[at]),
                 self.radial(length[at]),
                 ItemKinds(edge_kind[at], species**2),
             )

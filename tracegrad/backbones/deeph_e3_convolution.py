@@ -7,7 +7,7 @@ are item-first, ``x[irrep][item, m, channel]``.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from e3nn.math import normalize2mom
@@ -18,9 +18,11 @@ from torch.nn.functional import silu
 
 from tracegrad.nn.interface import ItemFirstFeature
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
-from tracegrad.nn.item_first.edge_product import ComponentGroup, EdgeProduct
-from tracegrad.nn.item_first.edge_rows import EdgeEndpoints, IrrepPlacement, from_rows, to_rows
+from tracegrad.nn.item_first.edge_product import EdgeProduct
 from tracegrad.nn.item_first.irreps_linear import SCALAR, ItemKinds
+from tracegrad.ops.edge_rows.from_rows import from_rows
+from tracegrad.ops.edge_rows.layout import RowFeature, RowLayout
+from tracegrad.ops.edge_rows.to_rows import to_rows
 
 PSEUDOSCALAR = Irrep(0, -1)
 RADIAL_WIDTH = 64
@@ -39,7 +41,7 @@ class EdgeChunk:
 
     Args:
         at: which edges of the batch these are.
-        on_site: positions within the chunk of the on-site edges, which have no direction.
+        on_site: 1 for on-site edges, which have no direction, 0 for others.
         frame: frames of these edges.
         endpoints: nodes i, at which messages are summed, and nodes j.
         radial: radial functions of the edge lengths.
@@ -47,9 +49,9 @@ class EdgeChunk:
     """
 
     at: slice
-    on_site: Int[Tensor, " loops"]
+    on_site: Int[Tensor, " edges"]
     frame: EdgeFrame
-    endpoints: tuple[EdgeEndpoints, EdgeEndpoints]
+    endpoints: tuple[Int[Tensor, " edges"], Int[Tensor, " edges"]]
     radial: Float[Tensor, "edges k"]
     kinds: ItemKinds
 
@@ -66,27 +68,34 @@ class EquiConv(nn.Module):
         lmax: highest degree of Y.
         radial: number of radial functions.
         legacy: see `EdgeProduct`.
+        at_nodes: sum over the edges of each node i and return features of the nodes in the global frame; otherwise
+            features of the edges in their frames are returned.
     """
 
-    def __init__(self, node: Irreps, edge: Irreps, output: Irreps, lmax: int, radial: int, *, legacy: bool):
+    def __init__(
+        self,
+        node: Irreps,
+        edge: Irreps,
+        output: Irreps,
+        lmax: int,
+        radial: int,
+        *,
+        legacy: bool,
+        at_nodes: bool,
+    ):
         super().__init__()
-        self.output = output
-        self.gates = sum(mul for mul, ir in output if ir.l > 0)
-        with_gates = Irreps([*output, (self.gates, SCALAR)]) if self.gates else output
+        self.output, self.at_nodes = output, at_nodes
+        gates = sum(mul for mul, ir in output if ir.l > 0)
+        with_gates = Irreps([*output, (gates, SCALAR)]) if gates else output
         self.product = EdgeProduct([node, node, edge], merged(with_gates), lmax, legacy=legacy)
         # Positions of the irreps of the product among those of the nodes and of the edges.
         self.node_positions, self.edge_positions = (
             [_position(irreps, ir) for ir in self.product.kinds] for irreps in (node, edge)
         )
-        self.scalar_columns = [self._scalar_columns(group) for group in self.product.groups]
-        # `_split` removes the columns of scalars and gates, so that the slots of irreps with l > 0 move to the left.
-        self.slots = {
-            ir: tuple(
-                None if slot is None else (slot[0], slot[1] - sum(self.scalar_columns[slot[0]]))
-                for slot in slots
-            )
-            for (_, ir), slots in zip(self.product.output, self.product.output_slots, strict=True)
-        }
+        self.rotated_inputs = [ir for _, ir in node if ir.l > 0]
+        self.rotated_outputs = [ir for _, ir in output if ir.l > 0 and at_nodes]
+        self._rows = self._input_layout().register()
+        self._features = self._output_layout().register()
         widths = [radial, RADIAL_WIDTH, RADIAL_WIDTH, output.num_irreps]
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise(widths):
@@ -94,7 +103,7 @@ class EquiConv(nn.Module):
         self.radial_net = nn.Sequential(*layers[:-1])
 
     def forward(
-        self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk, *, at_nodes: bool
+        self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk
     ) -> ItemFirstFeature:
         """The convolution of each edge, or its sum at the nodes.
 
@@ -102,78 +111,58 @@ class EquiConv(nn.Module):
             node: features of all nodes, in the global frame.
             edge: features of the edges of the chunk, in the frames of the edges.
             chunk: the edges.
-            at_nodes: sum over the edges of each node i and return features of the nodes in the global frame;
-                otherwise features of the edges in their frames are returned.
         """
-        products = self.product.multiply(self._rows(node, edge, chunk), chunk.on_site)
-        rows, scalars, gates = self._split(products)
-        scale = self.radial_net(chunk.radial).to(edge[0].dtype)
-        scales = scale.split([mul for mul, _ in self.output], dim=1)
-        normalisation = second_moment_factors()
-        factor = None
-        if gates is not None:
-            of_vectors = [s for s, (_, ir) in zip(scales, self.output, strict=True) if ir.l > 0]
-            factor = torch.sigmoid(gates[:, 0]) * (normalisation["sigmoid"] * torch.cat(of_vectors, dim=1))
-        placements, first = [], 0
-        endpoints = chunk.endpoints[:1] if at_nodes else ()
-        for (mul, ir), s in zip(self.output, scales, strict=True):
-            if ir.l > 0:
-                rotation = chunk.frame.rotation(ir) if at_nodes else None
-                placements.append(IrrepPlacement(self.slots[ir], rotation, endpoints, first))
-                first += mul
-                continue
-            name, activation = ("silu", silu) if ir == SCALAR else ("tanh", torch.tanh)
-            rows.append(activation(scalars[ir]) * (normalisation[name] * s[:, None]))
-            placements.append(IrrepPlacement(((len(rows) - 1, 0),), None, endpoints))
-        return from_rows(placements, rows, [mul for mul, _ in self.output], factor)
+        features = []
+        for n, e in zip(self.node_positions, self.edge_positions, strict=True):
+            features += [] if n is None else [node[n]]
+            features += [] if e is None else [edge[e]]
+        rotations = list(map(chunk.frame.rotation, self.rotated_inputs))
+        rows = to_rows(self._rows, features, rotations, chunk.endpoints, len(chunk.radial))
+        return from_rows(
+            self._features,
+            self.product.multiply(rows, chunk.on_site),
+            self.radial_net(chunk.radial).to(edge[0].dtype),
+            list(map(chunk.frame.rotation, self.rotated_outputs)),
+            chunk.endpoints[0] if self.at_nodes else None,
+            len(node[0]),
+        )
 
-    def _rows(
-        self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk
-    ) -> list[Float[Tensor, "edges _p _c"]]:
-        """Rows of the product: for each irrep the channels of node i, node j and edge, in the frame of the edge."""
-        placements, features = [], []
+    def _input_layout(self) -> RowLayout:
+        """For each irrep the channels of node i, node j and edge, in the frame of the edge."""
+        product, features = self.product, []
+        node, edge = product.inputs[1:]
         for ir, n, e, slots in zip(
-            self.product.kinds,
-            self.node_positions,
-            self.edge_positions,
-            self.product.input_slots,
-            strict=True,
+            product.kinds, self.node_positions, self.edge_positions, product.input_slots, strict=True
         ):
+            before = 0
             if n is not None:
-                rotation = chunk.frame.rotation(ir) if ir.l > 0 else None
-                placements.append(IrrepPlacement(slots, rotation, chunk.endpoints))
-                features.append(node[n])
+                rotation = self.rotated_inputs.index(ir) if ir.l > 0 else None
+                features.append(RowFeature(slots, node[n].mul, rotation, (0, 1)))
+                before = 2 * node[n].mul
             if e is not None:
-                before = 0 if n is None else 2 * node[n].shape[2]
-                placements.append(
-                    IrrepPlacement(tuple(slot and (slot[0], slot[1] + before) for slot in slots))
-                )
-                features.append(edge[e])
-        return to_rows(placements, features, self.product.input_shapes, len(chunk.radial))
+                shifted = tuple(slot and (slot[0], slot[1] + before) for slot in slots)
+                features.append(RowFeature(shifted, edge[e].mul))
+        return RowLayout(tuple(product.input_shapes), tuple(features))
 
-    def _scalar_columns(self, group: ComponentGroup) -> list[int]:
-        """Numbers of columns of scalars and of gates in the rows of a group; they are its first columns."""
-        ir = self.product.output[group.targets[0]].ir
-        if group.m > 0 or ir.l > 0:
-            return [0, 0]
-        return [sum(mul for mul, other in self.output if other == ir), self.gates if ir == SCALAR else 0]
-
-    def _split(self, products: list[Tensor]) -> tuple[list[Tensor], dict[Irrep, Tensor], Tensor | None]:
-        """Rows of the irreps with l > 0, the scalars, and the gates; zeros for what no path leads to."""
-        zeros = products[0].new_zeros
-        scalars = {ir: zeros(len(products[0]), 1, mul) for mul, ir in self.output if ir.l == 0}
-        gates = zeros(len(products[0]), 1, self.gates) if self.gates else None
-        rows = []
-        for group, counts, y in zip(self.product.groups, self.scalar_columns, products, strict=True):
-            rest = y
-            if any(counts):
-                of_scalars, of_gates, rest = y.split([*counts, y.shape[2] - sum(counts)], dim=2)
-                if counts[0]:
-                    scalars[self.product.output[group.targets[0]].ir] = of_scalars
-                if counts[1]:
-                    gates = of_gates
-            rows.append(rest)
-        return rows, scalars, gates
+    def _output_layout(self) -> RowLayout:
+        """For each irrep of the output where its channels, their gates and their scales are."""
+        product, features = self.product, []
+        slots = {ir: slots for (_, ir), slots in zip(product.output, product.output_slots, strict=True)}
+        scalars = self.output.count(SCALAR)  # the channels of the gates follow those of the scalars
+        constants, passed = second_moment_factors(), 0
+        for (mul, ir), scale in zip(self.output, accumulate(mul for mul, _ in [(0, 0), *self.output])):
+            own, gate, rotation = slots[ir], None, None
+            activation = "gate" if ir.l > 0 else "silu" if ir == SCALAR else "tanh"
+            if ir.l > 0:
+                (start,) = slots[SCALAR]
+                gate = start and (start[0], start[1] + scalars + passed)
+                passed += mul
+            if ir in self.rotated_outputs:
+                rotation = self.rotated_outputs.index(ir)
+            norm = constants["sigmoid" if ir.l > 0 else activation]
+            ends = (0,) if self.at_nodes else ()
+            features.append(RowFeature(own, mul, rotation, ends, activation, scale, norm, gate))
+        return RowLayout(tuple(product.output_shapes), tuple(features))
 
 
 def merged(irreps: Sequence[tuple[int, Irrep]]) -> Irreps:

@@ -97,7 +97,7 @@ class NodeUpdate(Update):
     ):
         super().__init__(node, new, kinds)
         self.irreps = new
-        self.convolution = EquiConv(node, edge, new, lmax, radial, legacy=legacy)
+        self.convolution = EquiConv(node, edge, new, lmax, radial, legacy=legacy, at_nodes=True)
 
     def forward(
         self, node: ItemFirstFeature, edge: ItemFirstFeature, batch: BatchContext
@@ -108,7 +108,7 @@ class NodeUpdate(Update):
         return self.norm(mixed, batch.node_batch, batch.node_counts, plus=self.residual(node))
 
     def _messages(self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk) -> ItemFirstFeature:
-        return self.convolution(node, edge, chunk, at_nodes=True)
+        return self.convolution(node, edge, chunk)
 
 
 class EdgeUpdate(Update):
@@ -118,7 +118,7 @@ class EdgeUpdate(Update):
         self, node: Irreps, edge: Irreps, new: Irreps, kinds: int, lmax: int, radial: int, *, legacy: bool
     ):
         super().__init__(edge, new, kinds)
-        self.convolution = EquiConv(node, edge, new, lmax, radial, legacy=legacy)
+        self.convolution = EquiConv(node, edge, new, lmax, radial, legacy=legacy, at_nodes=False)
 
     def forward(
         self, node: ItemFirstFeature, edge: ItemFirstFeature, batch: BatchContext
@@ -128,7 +128,7 @@ class EdgeUpdate(Update):
         return self.norm(joined(parts), batch.edge_batch, batch.edge_counts, batch.frame, residual)
 
     def _mixed(self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk) -> ItemFirstFeature:
-        convolved = self.convolution(node, self.pre(edge), chunk, at_nodes=False)
+        convolved = self.convolution(node, self.pre(edge), chunk)
         return self.mixed(convolved, edge, chunk.kinds)
 
 

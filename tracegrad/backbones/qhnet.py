@@ -11,11 +11,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from e3nn.nn import FullyConnectedNet
 from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
@@ -23,27 +21,15 @@ from tracegrad.nn.component_first.expansion import BlockExpansion
 from tracegrad.nn.component_first.features import spherical_harmonics, split_degrees
 from tracegrad.nn.component_first.gates import NormGate
 from tracegrad.nn.component_first.linear import EquivariantLinear
-from tracegrad.nn.component_first.tensor_product import ChannelwiseProduct, FilterProduct, InnerProducts
+from tracegrad.nn.component_first.tensor_product import ChannelwiseProduct, FilterProduct
 from tracegrad.nn.interface import Backbone, Blocks, Refine, keep
 from tracegrad.nn.radial import ExponentialBernstein
+from tracegrad.nn.scaled_mlp import ScaledMLP
 from tracegrad.ops.coupling.couple import WeightFactor
+from tracegrad.ops.pair_invariants import pair_invariants
 
 FILTER_WIDTH = 32  # hidden width of the networks that compute convolution weights, for any number of channels
 EdgeIndex = Int[Tensor, "2 edges"]
-
-
-def shifted_softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) - log 2."""
-    return softplus(x) - 0.6931471805599453
-
-
-def pair_invariants(
-    x: Float[Tensor, "m n c"], edge_index: EdgeIndex, first: int, products: InnerProducts
-) -> Float[Tensor, "edges invariants"]:
-    """[x_0 of dst, x_0 of ``edge_index[first]``, <x_dst, x_src>_l / (2l + 1) for l >= 1] of each edge."""
-    dst, src = edge_index
-    scalars = [x[0].index_select(0, dst), x[0].index_select(0, edge_index[first])]
-    return torch.cat([*scalars, *products(x, x, (dst, src))], dim=-1)
 
 
 def weight_factor(
@@ -74,8 +60,8 @@ class FirstConvolution(nn.Module):
         self.channels = channels
         self.product = FilterProduct(0, lmax)
         width = self.product.n_paths * channels
-        self.radial_net = FullyConnectedNet([radial, FILTER_WIDTH, width], shifted_softplus)
-        self.invariant_net = FullyConnectedNet([2 * channels, FILTER_WIDTH, width], shifted_softplus)
+        self.radial_net = ScaledMLP(radial, FILTER_WIDTH, width)
+        self.invariant_net = ScaledMLP(2 * channels, FILTER_WIDTH, width)
         self.out = EquivariantLinear(lmax, channels, channels)
 
     def forward(
@@ -100,14 +86,13 @@ class Convolution(nn.Module):
     def __init__(self, lmax: int, channels: int, radial: int):
         super().__init__()
         self.channels = channels
-        self.inner_products = InnerProducts(lmax)
         self.pre = EquivariantLinear(lmax, channels, channels)
         self.gate = NormGate(lmax, channels)
         self.linear = EquivariantLinear(lmax, channels, channels)
         self.product = FilterProduct(lmax, lmax)
         width = self.product.n_paths * channels
-        self.radial_net = FullyConnectedNet([radial, FILTER_WIDTH, width], shifted_softplus)
-        self.invariant_net = FullyConnectedNet([(lmax + 2) * channels, FILTER_WIDTH, width], shifted_softplus)
+        self.radial_net = ScaledMLP(radial, FILTER_WIDTH, width)
+        self.invariant_net = ScaledMLP((lmax + 2) * channels, FILTER_WIDTH, width)
         self.out = EquivariantLinear(lmax, channels, channels)
 
     def forward(
@@ -117,7 +102,8 @@ class Convolution(nn.Module):
         rbf: RadialFunctions,
         sh: Float[Tensor, "m edges"],
     ) -> Float[Tensor, "m atoms c"]:
-        invariants = pair_invariants(self.pre(x), edge_index, 0, self.inner_products)
+        dst, src = edge_index
+        invariants = pair_invariants(self.pre(x), dst, src, dst)
         gated = self.linear(self.gate(x))
         factors = [
             weight_factor(self.radial_net(rbf.values), rbf.rows, self.channels),
@@ -150,13 +136,12 @@ class PairLayer(nn.Module):
     def __init__(self, lmax: int, channels: int, radial: int):
         super().__init__()
         self.channels = channels
-        self.inner_products = InnerProducts(lmax)
         self.inner = EquivariantLinear(lmax, channels, channels)
         self.gate_in = NormGate(lmax, channels)
         self.linear = EquivariantLinear(lmax, channels, channels)
         self.product = ChannelwiseProduct(lmax)
         width = self.product.n_paths * channels
-        self.radial_net = FullyConnectedNet([radial, channels, width], shifted_softplus)
+        self.radial_net = ScaledMLP(radial, channels, width)
         self.invariant_net = nn.Sequential(
             nn.Linear((lmax + 2) * channels, channels), nn.SiLU(), nn.Linear(channels, width)
         )
@@ -167,7 +152,7 @@ class PairLayer(nn.Module):
         self, x: Float[Tensor, "m atoms c"], edge_index: EdgeIndex, rbf: RadialFunctions
     ) -> Float[Tensor, "m edges c"]:
         dst, src = edge_index
-        invariants = pair_invariants(self.inner(x), edge_index, 1, self.inner_products)
+        invariants = pair_invariants(self.inner(x), dst, src, src)
         h = self.linear(self.gate_in(x))
         factors = [
             weight_factor(self.radial_net(rbf.values), rbf.rows, self.channels),
@@ -194,9 +179,8 @@ class ExpansionHead(nn.Module):
         embeddings: Float[Tensor, "kinds species_c"],
         kind: Int[Tensor, " n"],
     ) -> Float[Tensor, "n dim dim"]:
-        weights = self.weight_net(embeddings).to(x.dtype).index_select(0, kind)
-        bias = self.bias_net(embeddings).to(x.dtype).index_select(0, kind)
-        return self.expansion(self.bottleneck(x), weights, bias)
+        weights, bias = self.weight_net(embeddings), self.bias_net(embeddings)
+        return self.expansion(self.bottleneck(x), weights, bias, kind)
 
 
 class QHNet(Backbone):

@@ -5,9 +5,9 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from tracegrad.numerics.constants import Constant
+from tracegrad.ops.exponential_bernstein import exponential_bernstein
 
 LEAST_EXPONENT = -80.0  # exp is 2e-35 there; below, denormal results would make it ten times slower
 
@@ -15,8 +15,8 @@ LEAST_EXPONENT = -80.0  # exp is 2e-35 there; below, denormal results would make
 class ExponentialBernstein(nn.Module):
     """Exponential Bernstein polynomials with a smooth cutoff, as in PhiSNet and QHNet.
 
-    b_v(r) = f_cut(r) binom(K-1, v) exp(-a r)^(K-1-v) (1 - exp(-a r))^v for v = 0 .. K - 1, with a trainable decay
-    a > 0 (initially 0.5 per angstrom) and f_cut(r) = exp(-r^2 / ((c - r)(c + r))) inside the cutoff c, 0 outside.
+    The formula stands in `tracegrad.ops.exponential_bernstein`; its decay a > 0 is trainable, initially 0.5 per
+    angstrom.
 
     Args:
         count: number K of functions.
@@ -25,20 +25,11 @@ class ExponentialBernstein(nn.Module):
 
     def __init__(self, count: int, cutoff: float):
         super().__init__()
-        self.cutoff = cutoff
-        self.v = Constant(torch.arange(count))
-        binomials = [math.log(math.comb(count - 1, k)) for k in range(count)]
-        self.log_binomial = Constant(torch.tensor(binomials, dtype=torch.float64))
+        self.count, self.cutoff = count, cutoff
         self.alpha = nn.Parameter(torch.tensor(math.log(math.expm1(0.5))))
 
     def forward(self, r: Float[Tensor, " n"]) -> Float[Tensor, "n count"]:
-        decay = (softplus(self.alpha) * r)[:, None]
-        v = self.v(r)
-        log_b = self.log_binomial(r) - (len(v) - 1 - v) * decay + v * torch.log(-torch.expm1(-decay))
-        inside = r < self.cutoff
-        safe = torch.where(inside, r, 0.0)
-        f_cut = torch.exp(-safe.square() / ((self.cutoff - safe) * (self.cutoff + safe)))
-        return torch.where(inside, f_cut, 0.0)[:, None] * log_b.exp()
+        return exponential_bernstein(r, self.alpha, self.cutoff, self.count)
 
 
 class GaussianBasis(nn.Module):

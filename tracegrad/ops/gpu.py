@@ -6,7 +6,6 @@ Triton is imported when a kernel is needed first, because importing torch and Tr
 
 import hashlib
 import linecache
-from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -29,7 +28,7 @@ def triton() -> ModuleType | None:
 
 
 @lru_cache(maxsize=256)
-def kernel(source: str, name: str) -> Callable[..., Any]:
+def kernel(source: str, name: str) -> Any:
     """A kernel from source that defines it as a plain function ``name``; its integers are not specialised.
 
     Args:
@@ -51,7 +50,12 @@ def kernel(source: str, name: str) -> Callable[..., Any]:
     return module.jit(do_not_specialize=counts)(function)
 
 
-def segments(index: Int[Tensor, " n"], count: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " count+1"]]:
+def next_power_of_2(n: int) -> int:
+    """The smallest power of 2 that is not less than n; blocks of Triton have such lengths."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def segments(index: Int[Tensor, " n"], count: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " {count}+1"]]:
     """The entries of an index in the order of their values, and where those of each value start.
 
     Sums over entries with the same value, taken in this order, are deterministic. The result is kept with the
@@ -63,5 +67,5 @@ def segments(index: Int[Tensor, " n"], count: int) -> tuple[Int[Tensor, " n"], I
         return kept[2:]
     values, order = index.sort(stable=True)
     starts = torch.searchsorted(values, torch.arange(count + 1, device=index.device, dtype=index.dtype))
-    index._tracegrad_segments = (version, count, order, starts)
+    index._tracegrad_segments = (version, count, order, starts)  # type: ignore[attr-defined]
     return order, starts

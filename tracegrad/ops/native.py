@@ -145,15 +145,22 @@ def _library(source: str, functions: tuple[Function, ...]) -> ctypes.CDLL | None
     return loaded
 
 
-def file_library(name: str, dtype: torch.dtype, *functions: Function) -> ctypes.CDLL | None:
+def file_library(name: str, dtype: torch.dtype, *functions: Function, **macros: int) -> ctypes.CDLL | None:
     """The compiled file ``csrc/NAME`` with the macro REAL defined as the type of the numbers.
+
+    Args:
+        name: of the file.
+        dtype: of the numbers.
+        functions: those that will be called.
+        macros: other macros and their values.
 
     Returns:
         The library, or None for a dtype without kernels or if the file cannot be compiled.
     """
     if dtype not in C_TYPES:
         return None
-    return library(f"#define REAL {C_TYPES[dtype]}\n{_file_source(name)}", *functions)
+    defined = "".join(f"#define {macro} {value}\n" for macro, value in macros.items())
+    return library(f"#define REAL {C_TYPES[dtype]}\n{defined}{_file_source(name)}", *functions)
 
 
 @lru_cache(maxsize=64)
@@ -264,15 +271,15 @@ def index(name: str, x: Tensor, limit: int, dtype: torch.dtype = torch.int64) ->
     if limit > torch.iinfo(dtype).max:
         raise OperatorIndexError(f"{name}: an index into {limit} items, too many for {dtype}; give fewer")
     values = x.to(torch.int64).contiguous()
-    # Many operators use the same index; it is looked at once, unless it is overwritten.
-    checked = (limit, _version(x))
-    if len(values) and getattr(x, "_tracegrad_checked", None) != checked:
+    # The limit is kept with the index, which many operators share. Inference mode does not notice changes.
+    checked = None if x.is_inference() else (limit, x._version)
+    if len(values) and (checked is None or getattr(x, "_tracegrad_checked", None) != checked):
         low, high = (int(y) for y in torch.aminmax(values))
         if low < 0 or high >= limit:
             raise OperatorIndexError(
                 f"{name}: an entry is {low if low < 0 else high}; it must be within 0 .. {limit - 1}"
             )
-    if not x.is_inference():
+    if checked is not None:
         x._tracegrad_checked = checked  # type: ignore[attr-defined]
     return Index(values.to(dtype), limit)
 

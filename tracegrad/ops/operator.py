@@ -58,12 +58,14 @@ class Operator:
         outputs: new tensors with the shapes, dtypes and devices of the results, a function of all arguments; used
             by `torch.compile`.
         check: raises `OperatorArgumentError` if shapes or dtypes do not fit, a function of all arguments. It is
-            called before the kernels of both devices and before those of the gradient.
+            called before kernels and those of the gradient; the plain form takes what torch takes.
         covers: whether the kernels and the gradient can take these arguments, a function of all of them. It sees
             shapes, devices and whether gradients are needed (``requires_grad``).
-        results: number of results.
+        results: number of results; None for a list, whose length depends on the arguments.
         linear: names of arguments that the gradient does not depend on. They are not kept for the backward pass,
             which gets zeros of the same shape.
+        added: name of a list of tensors that are added to the results, one to each; their gradients are those of the
+            results, so that kernels of the gradient are never asked for them.
     """
 
     def __init__(
@@ -75,16 +77,19 @@ class Operator:
         *,
         check: Callable[..., None],
         covers: Callable[..., bool] | None = None,
-        results: int = 1,
+        results: int | None = 1,
         linear: Sequence[str] = (),
+        added: str | None = None,
     ):
         self.name, self.plain, self.check, self.covers = name, plain, check, covers
-        self.results, self.linear = results, frozenset(linear)
+        self.results, self.added = results, frozenset([added] if added else [])
+        self.linear = self.added.union(linear)
         self.forms: dict[str, tuple[Form, Form]] = {}  # by device: the form and its gradient
         self.arguments = [OperatorArgument(*reversed(part.split())) for part in arguments.split(", ")]
         self._places = [k for k, argument in enumerate(self.arguments) if argument.is_tensor]
         self._has_lists = any(argument.is_list for argument in self.arguments)
-        returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
+        several = "Tensor[]" if results is None else f"({', '.join(['Tensor'] * results)})"
+        returned = "Tensor" if results == 1 else several
         derivative = f"{name}_gradient"
         tags = (torch.Tag.pt2_compliant_tag,)
         LIBRARY.define(f"{name}({arguments}) -> {returned}", tags=tags)
@@ -94,7 +99,7 @@ class Operator:
         torch.library.register_fake(f"{NAMESPACE}::{name}", outputs, lib=LIBRARY)
         torch.library.register_fake(f"{NAMESPACE}::{derivative}", self._gradient_outputs, lib=LIBRARY)
         methods = {"forward": staticmethod(self._forward), "backward": staticmethod(self._backward)}
-        self._function = type(f"{name}_function", (torch.autograd.Function,), methods)
+        self._function: Any = type(f"{name}_function", (torch.autograd.Function,), methods)
         LIBRARY.impl(name, self._recorded, "Autograd", with_keyset=True)
         # Transformations of torch.func and batched gradients see the operations of the plain form.
         for key in ("CompositeExplicitAutograd", "FuncTorchDynamicLayerFrontMode", "Batched"):
@@ -122,15 +127,18 @@ class Operator:
         self.forms[device] = form, gradient
 
         def run(*arguments: Any) -> Any:
-            self.check(*arguments)
-            made = form(*arguments) if self._has_kernel(self.tensors(arguments), arguments) else None
+            made = None
+            if self._has_kernel(self.tensors(arguments), arguments):
+                self.check(*arguments)
+                made = form(*arguments)
             return self.plain(*arguments) if made is None else made
 
         def run_gradient(gradients: list[Tensor], *arguments: Any) -> list[Tensor]:
             *inputs, _ = arguments
-            self.check(*inputs)
-            usable = self._has_kernel(self.tensors(inputs), inputs)
-            made = gradient(gradients, *arguments) if usable else None
+            made = None
+            if self._has_kernel(self.tensors(inputs), inputs):
+                self.check(*inputs)
+                made = gradient(gradients, *arguments)
             return self.plain_gradient(gradients, *arguments) if made is None else made
 
         LIBRARY.impl(self.name, run, device)
@@ -139,7 +147,7 @@ class Operator:
     def plain_gradient(self, gradients: list[Tensor], *arguments: Any) -> list[Tensor]:
         """The gradients that are needed, by automatic differentiation of the plain form."""
         *inputs, needed = arguments
-        rest = self._rest(inputs)
+        rest = self.rest(inputs)
         with torch.no_grad():
             made = plain_gradients(
                 lambda *x: self.plain(*self._whole(x, rest)), self.tensors(inputs), gradients, needed
@@ -158,7 +166,7 @@ class Operator:
                 flat.extend(value)
         return flat
 
-    def _rest(self, arguments: Sequence[Any]) -> list[Any]:
+    def rest(self, arguments: Sequence[Any]) -> list[Any]:
         """What `tensors` leaves out: the lengths of lists of tensors, and all values that are no tensors."""
         if not self._has_lists:
             rest = list(arguments)
@@ -171,7 +179,7 @@ class Operator:
         ]
 
     def _whole(self, tensors: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
-        """The arguments from `tensors` and `_rest`."""
+        """The arguments from `tensors` and `rest`."""
         if not self._has_lists:
             arguments = list(rest)
             for k, x in zip(self._places, tensors, strict=True):
@@ -202,7 +210,8 @@ class Operator:
         if in_forward_mode or not self._has_kernel(tensors, arguments):
             return self.plain(*arguments)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-            return self._function.apply(keys, self._rest(arguments), *tensors)
+            made = self._function.apply(keys, self.rest(arguments), *tensors)
+            return list(made) if self.results is None else made
         return self.forward.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
 
     def _forward(self, ctx: Any, keys: Any, rest: list[Any], *tensors: Tensor | None) -> Any:
@@ -210,32 +219,48 @@ class Operator:
         kept: Sequence[Tensor | None] = tensors
         if self.linear:
             ctx.shapes = [None if x is None else x.shape for x in tensors]
-            kept = [None if linear else x for x, linear in zip(tensors, self._linear(rest), strict=True)]
+            linear = self.flags(self.linear, rest)
+            kept = [None if flag else x for x, flag in zip(tensors, linear, strict=True)]
         ctx.save_for_backward(*kept)
-        return self.forward.redispatch(keys & torch._C._after_autograd_keyset, *self._whole(tensors, rest))
+        made = self.forward.redispatch(keys & torch._C._after_autograd_keyset, *self._whole(tensors, rest))
+        return tuple(made) if self.results is None else made
 
     def _backward(self, ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        needed = list(ctx.needs_input_grad[2:])
+        if not self.added:
+            return None, None, *self._derivatives(ctx, gradients, needed)
+        # The gradients of the results are those of what was added to them.
+        added, of_results = self.flags(self.added, ctx.rest), iter(gradients)
+        passed = [next(of_results) if is_added else None for is_added in added]
+        needed = [flag and not is_added for flag, is_added in zip(needed, added, strict=True)]
+        made = self._derivatives(ctx, gradients, needed)
+        return None, None, *[x if y is None else y for x, y in zip(made, passed, strict=True)]
+
+    def _derivatives(
+        self, ctx: Any, gradients: Sequence[Tensor], needed: list[bool]
+    ) -> Sequence[Tensor | None]:
+        """For each of `tensors` its gradient, or None where it is not needed."""
+        if not any(needed):
+            return [None] * len(needed)
         tensors = ctx.saved_tensors
         if self.linear:
-            zero = gradients[0].new_zeros(())
             tensors = [
-                zero.expand(shape) if x is None and shape is not None else x
+                gradients[0].new_zeros(()).expand(shape) if x is None and shape is not None else x
                 for x, shape in zip(tensors, ctx.shapes, strict=True)
             ]
-        needed = list(ctx.needs_input_grad[2:])
         if torch.is_grad_enabled():
-            plain = plain_gradients(
+            return plain_gradients(
                 lambda *x: self.plain(*self._whole(x, ctx.rest)), tensors, gradients, needed
             )
-            return None, None, *plain
         made = iter(self.gradient(list(gradients), *self._whole(tensors, ctx.rest), needed))
-        return None, None, *[next(made) if flag else None for flag in needed]
+        return [next(made) if flag else None for flag in needed]
 
-    def _linear(self, rest: Sequence[Any]) -> list[bool]:
+    def flags(self, names: frozenset[str], rest: Sequence[Any]) -> list[bool]:
+        """For each of `tensors` whether it belongs to an argument with one of these names; ``rest`` as in `rest`."""
         flags: list[bool] = []
         for argument, value in zip(self.arguments, rest, strict=True):
             if argument.is_tensor or argument.is_list:
-                flags += [argument.name in self.linear] * (value if argument.is_list else 1)
+                flags += [argument.name in names] * (value if argument.is_list else 1)
         return flags
 
     def _gradient_outputs(self, gradients: list[Tensor], *arguments: Any) -> list[Tensor]:

@@ -8,9 +8,8 @@ from tests.molecules import exact_representation
 from tests.oracles.autograd_tracegrad import autograd_block, tensor_product_invariants, to_irreps, to_parts
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.nn.invariant import low_rank_block
-from tracegrad.nn.invariant.invariant_mlp import InvariantMLP
 from tracegrad.nn.invariant.tracegrad import TraceGrad, TraceGradBlock
+from tracegrad.ops.low_rank import block as low_rank
 
 UNEVEN = o3.Irreps("12x1o+5x1e+3x0e+2x1o")
 SMALL = o3.Irreps("3x0e+2x1e+1x2e+2x3e")
@@ -75,12 +74,13 @@ def test_low_rank_items_in_chunks(items, rank, monkeypatch):
 
     whole = everything()
     each = 2 * 6 * rank * 7  # terms of an item
-    monkeypatch.setattr(low_rank_block, "LOW_MEMORY_CPU_NUMBERS", 4 * each)
+    monkeypatch.setattr(low_rank, "LOW_MEMORY_CPU_NUMBERS", 4 * each)
     calls = []
-    original = InvariantMLP.value_and_gradient
-    monkeypatch.setattr(
-        InvariantMLP, "value_and_gradient", lambda self, u: (calls.append(len(u)), original(self, u))[1]
-    )
+    for name in ("value_and_gradient", "derivatives"):
+        original = getattr(low_rank, name)
+        monkeypatch.setattr(
+            low_rank, name, lambda u, *rest, run=original: (calls.append(len(u)), run(u, *rest))[1]
+        )
     parts = everything()
     assert calls == ([4, 4, 3] * 2 if items == 11 else [1, 1])
     for actual, expected in zip(parts, whole, strict=True):

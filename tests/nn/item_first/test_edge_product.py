@@ -1,15 +1,13 @@
-from functools import partial
-
 import pytest
 import torch
 from e3nn import o3
 from e3nn.o3 import Irreps
 
 from tests.oracles import deeph_e3_e3nn as oracle
-from tracegrad.nn.item_first import edge_weights_kernel
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.edge_product import EdgeProduct
 from tracegrad.ops import native
+from tracegrad.ops.edge_matrices.edge_matrices import edge_matrices
 
 LEGACY = pytest.mark.parametrize("legacy", [False, True])
 # inputs, output, lmax
@@ -32,7 +30,7 @@ def some_edges() -> tuple[torch.Tensor, torch.Tensor]:
     vectors = torch.randn(9, 3, dtype=torch.float64)
     vectors[[0, 5]] = 0
     vectors[2] = torch.tensor([0.0, 0.0, -1.3])
-    return vectors, torch.tensor([0, 5])
+    return vectors, (vectors == 0).all(1).long()
 
 
 def plain_form(product: EdgeProduct, *, legacy: bool) -> oracle.RankOneProduct:
@@ -152,9 +150,8 @@ def test_crystals_without_on_site_edges_or_with_nothing_else(legacy):
     inputs = [torch.randn(9, ir.dim, dtype=torch.float64) for ir in product.inputs]
     x = in_frames(product, inputs, EdgeFrame(vectors))
     together = product(x, on_site)
-    others = torch.tensor([1, 2, 3, 4, 6, 7, 8])
-    for rows, loops in ((others, on_site[:0]), (on_site, torch.arange(2))):
-        separate = product([part[rows] for part in x], loops)
+    for rows in (on_site == 0, on_site == 1):
+        separate = product([part[rows] for part in x], on_site[rows])
         for a, b in zip(separate, together, strict=True):
             torch.testing.assert_close(a, b[rows], rtol=0, atol=1e-13)
 
@@ -171,29 +168,26 @@ def test_features_stay_in_full_precision_under_autocast():
         assert torch.equal(a, b)
 
 
-def matrices(product: EdgeProduct, *, linear: bool) -> list[torch.Tensor]:
+def matrices(product: EdgeProduct) -> list[torch.Tensor]:
     """Matrices of all groups, and gradients of both weights."""
     weights = (product.w1, product.w2)
-    plain = partial(product.plain_matrices, linear)
-    actual = edge_weights_kernel.assembled(product.submatrices[linear], *weights, plain)
+    actual = product.matrices()
     generator = torch.Generator().manual_seed(3)
-    total = sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in actual)
-    return [*actual, *torch.autograd.grad(total, weights)]
+    total = (actual * torch.randn(actual.shape, generator=generator).to(actual)).sum()
+    return [actual, *torch.autograd.grad(total, weights)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("linear", [False, True])
 @LEGACY
 @pytest.mark.parametrize("case", CASES)
-def test_the_kernel_gives_the_matrices_of_the_plain_form(case, legacy, linear, dtype, monkeypatch):
+def test_the_kernel_gives_the_matrices_of_the_plain_form(case, legacy, dtype, monkeypatch):
     names, output, lmax = CASES[case]
     product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax, legacy=legacy).to(dtype)
     before = native.used()
-    actual = matrices(product, linear=linear)
+    actual = matrices(product)
     assert native.used() == before + 2
-    assert len(actual) == len(product.groups) * (1 + linear) + 2
     monkeypatch.setenv(native.SWITCH, "0")
-    expected = matrices(product, linear=linear)
+    expected = matrices(product)
     assert native.used() == before + 2
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-5)
@@ -203,9 +197,8 @@ def test_second_derivatives_of_weights():
     names, output, lmax = CASES["degree 0 of harmonics"]
     product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax).double()
 
-    def matrices_of(w1: torch.Tensor, w2: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        plain = partial(product.plain_matrices, True)
-        return tuple(edge_weights_kernel.assembled(product.submatrices[True], w1, w2, plain))
+    def matrices_of(w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
+        return edge_matrices(w1, w2, product._matrices)
 
     assert torch.autograd.gradcheck(matrices_of, (product.w1, product.w2))
     assert torch.autograd.gradgradcheck(matrices_of, (product.w1, product.w2))
@@ -214,9 +207,9 @@ def test_second_derivatives_of_weights():
 def test_without_a_compiler_the_plain_form_is_used(monkeypatch):
     names, output, lmax = CASES["mixed"]
     product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax).double()
-    expected = matrices(product, linear=True)
+    expected = matrices(product)
     monkeypatch.setattr(native, "library", lambda *source: None)
-    for a, b in zip(matrices(product, linear=True), expected, strict=True):
+    for a, b in zip(matrices(product), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
 
@@ -225,4 +218,4 @@ def test_weights_that_are_too_short_are_refused():
     product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax)
     for weights in ((product.w1[:-1], product.w2), (product.w1, product.w2[:-1])):
         with pytest.raises(ValueError, match="the submatrices need"):
-            edge_weights_kernel.assembled(product.submatrices[False], *weights, lambda *_: [])
+            edge_matrices(*weights, product._matrices)

@@ -9,45 +9,9 @@ Linear maps are matrix products without copies, and products of components run o
 
 import math
 
-import torch
-from e3nn import o3
-from jaxtyping import Float
-from torch import Tensor
-
-from tracegrad.numerics.precision import full_precision
-
-
-def degree_sizes(lmax: int) -> list[int]:
-    """Components of each degree: [1, 3, 5, ...]."""
-    return [2 * degree + 1 for degree in range(lmax + 1)]
-
-
-def split_degrees(x: Float[Tensor, "m n c"], lmax: int) -> list[Float[Tensor, "_ n c"]]:
-    """For each degree the view [2l + 1, items, channels] of its components."""
-    return list(x.split(degree_sizes(lmax), dim=0))
-
-
-@full_precision
-def spherical_harmonics(vectors: Float[Tensor, "n 3"], lmax: int) -> Float[Tensor, "m n"]:
-    """Real spherical harmonics of the directions of ``vectors`` (x, y, z), with sum over m of Y_lm^2 = 2l + 1.
-
-    The zero vector gives 1 for degree 0 and 0 above.
-    """
-    standard_order = vectors[:, [1, 2, 0]]  # e3nn's polar axis is y; this gives the usual order of m
-    values = o3.spherical_harmonics(
-        list(range(lmax + 1)), standard_order, normalize=True, normalization="component"
-    )
-    return values.T
-
-
-@full_precision
-def channel_norms(x: Float[Tensor, "m n c"], lmax: int) -> Float[Tensor, "n invariants"]:
-    """[x_0, |x_1|, ..., |x_L|] per channel; the gradient of a norm at zero is taken as zero."""
-    scalar, *rest = split_degrees(x, lmax)
-    squares = torch.stack([part.square().sum(0) for part in rest])
-    positive = squares > 0
-    norms = torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
-    return torch.cat([scalar[0], *norms], dim=-1)
+# Both are part of the interface for backbones, which find them here.
+from tracegrad.ops.features import split_degrees as split_degrees
+from tracegrad.ops.spherical_harmonics import spherical_harmonics as spherical_harmonics
 
 
 def paths(lmax_in: int, lmax_filter: int, lmax_out: int, *, parity: bool) -> list[tuple[int, int, int]]:

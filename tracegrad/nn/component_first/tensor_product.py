@@ -8,7 +8,6 @@ Weights are products of one or two factors (values, rows): item i has row ``rows
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -50,33 +49,6 @@ class ChannelwiseProduct(nn.Module):
         first, second = ends or (None, None)
         n = a.shape[1] if first is None else len(first)
         return couple(self.key, a, b, factors, (first, second, None), n)
-
-
-class InnerProducts(nn.Module):
-    """<a_l, b_l> / (2l + 1) per channel for l = 1 .. L.
-
-    Args:
-        lmax: L, degree of both inputs.
-    """
-
-    def __init__(self, lmax: int):
-        super().__init__()
-        self.lmax = lmax
-        # C^{d d 0} is the identity divided by sqrt(2 d + 1).
-        scaled = tuple(((d, d, 0), (2 * d + 1) ** -0.5) for d in range(1, lmax + 1))
-        self.key = CouplingPaths(scaled, (lmax, lmax, 0), shared=False, stacked=True).register()
-
-    @full_precision
-    def forward(
-        self,
-        a: Float[Tensor, "m items_a c"],
-        b: Float[Tensor, "m items_b c"],
-        ends: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
-    ) -> Float[Tensor, "lmax n c"]:
-        """The products of item ``ends[0][i]`` of a and item ``ends[1][i]`` of b, for each i."""
-        first, second = ends
-        one = a.new_ones(1, self.lmax, a.shape[2]), torch.zeros_like(first)
-        return couple(self.key, a, b, [one], (first, second, None), len(first))
 
 
 class FilterProduct(nn.Module):

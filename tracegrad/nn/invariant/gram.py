@@ -19,8 +19,9 @@ from e3nn.o3 import Irreps
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tracegrad.nn.invariant.pair_kernel import channel_pairs, pull_pairs
 from tracegrad.numerics.precision import full_precision
+from tracegrad.ops.channel_pairs.channel_pairs import channel_pairs, pulled_pairs
+from tracegrad.ops.low_rank.terms import Terms, invariants_of, mapped_terms, pulled_terms
 
 
 def pair_scale(irreps: Irreps) -> float:
@@ -61,7 +62,7 @@ class FullInvariants(nn.Module):
         self, feature: list[Float[Tensor, "_ n _c"]], saved: None, g: Float[Tensor, "n pairs"]
     ) -> list[Float[Tensor, "_ n _c"]]:
         """sum_p g_p dx_p/df at the input of `forward`; ``saved`` is the second output of `forward`."""
-        return pull_pairs(feature, self._norms(feature), g)
+        return pulled_pairs(feature, g, self._norms(feature))
 
     def _norms(self, feature: list[Tensor]) -> list[float]:
         return [self.scale / math.sqrt(len(f)) for f in feature]
@@ -133,32 +134,21 @@ class LowRankInvariants(nn.Module):
     @full_precision
     def forward(
         self, feature: list[Float[Tensor, "_ n _c"]]
-    ) -> tuple[Float[Tensor, "n channels"], list[tuple[Tensor, Tensor]]]:
-        """u, and the channels after both linear maps (see `pull_back`)."""
-        terms, saved = [], []
-        for f, weight in zip(feature, self.weights, strict=True):
-            w_a, w_b = weight.chunk(2, dim=-1)
-            a, b = f @ w_a, f @ w_b
-            terms.append((a * b).sum(0) * self.norm(f))
-            saved.append((a, b))
-        u = torch.stack(terms).sum(0)
-        return u.view(len(u), self.channels, self.rank).sum(-1) if self.rank > 1 else u, saved
+    ) -> tuple[Float[Tensor, "n channels"], list[Terms]]:
+        """u, and the terms of all irreps (see `pull_back`)."""
+        terms = mapped_terms(feature, list(self.weights))
+        return invariants_of(terms, self.norms(feature), self.rank), terms
 
     @full_precision
     def pull_back(
         self,
         feature: list[Float[Tensor, "_ n _c"]],
-        saved: list[tuple[Tensor, Tensor]],
+        saved: list[Terms],
         g: Float[Tensor, "n channels"],
     ) -> list[Float[Tensor, "_ n _c"]]:
         """sum_c g_c du_c/df at the input of `forward`; ``saved`` is the second output of `forward`."""
-        g = g.repeat_interleave(self.rank, dim=-1) if self.rank > 1 else g
-        v = []
-        for f, (a, b), weight in zip(feature, saved, self.weights, strict=True):
-            w_a, w_b = (weight * self.norm(f)).chunk(2, dim=-1)
-            v.append((b * g) @ w_a.T + (a * g) @ w_b.T)
-        return v
+        return pulled_terms(saved, list(self.weights), g, self.norms(feature), self.rank)
 
-    def norm(self, f: Float[Tensor, "m n c"]) -> float:
-        """Factor of the inner products of an irrep."""
-        return self.scale / math.sqrt(f.shape[0])
+    def norms(self, feature: list[Float[Tensor, "_ n _c"]]) -> list[float]:
+        """Factors of the inner products of all irreps."""
+        return [self.scale / math.sqrt(f.shape[0]) for f in feature]

@@ -1,21 +1,16 @@
 """Feed-forward networks on invariants, with their gradient in closed form."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
-from tracegrad.nn.invariant.normed_silu import normed_silu
-from tracegrad.ops.matrix_product import linear, product
+from tracegrad.ops.low_rank.encoder import StageTensors, value, value_and_gradient
+from tracegrad.ops.matrix_product import product
 
 NORM_EPS = 1e-6
-# g -> J^T g for the Jacobian J of a function.
-Pull = Callable[[Float[Tensor, "n c_out"]], Float[Tensor, "n c_out"]]
 
 
 class Stage(nn.Module):
@@ -27,26 +22,12 @@ class Stage(nn.Module):
         super().__init__()
         self.linear = nn.Linear(c_in, c_out, bias=bias)
         self.norm = nn.LayerNorm(c_out, eps=eps) if norm else None
-        self.activation = activation
+        self.activation, self.eps = activation, eps
 
-    def forward(
-        self, x: Float[Tensor, "n c_in"], weight: Float[Tensor, "c_out c_in"]
-    ) -> tuple[Float[Tensor, "n c_out"], Pull]:
-        """The output, and g -> J^T g for the Jacobian J of all that follows the Linear.
-
-        Args:
-            x: input.
-            weight: takes the place of the weight of the Linear.
-        """
-        x = linear(x, weight, self.linear.bias)
-        if self.norm is not None:
-            return normed_silu(x, self.norm.weight, self.norm.bias, self.norm.eps)
-        return (silu(x), partial(_pull_silu, x)) if self.activation else (x, lambda g: g)
-
-
-def _pull_silu(x: Float[Tensor, "n c"], g: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-    sigmoid = torch.sigmoid(x)
-    return g * sigmoid * (1 + x * (1 - sigmoid))
+    def tensors(self) -> StageTensors:
+        """The parameters, for the functions of the whole network."""
+        norm = (None, None) if self.norm is None else (self.norm.weight, self.norm.bias)
+        return StageTensors(self.linear.weight, self.linear.bias, *norm, self.eps, self.activation)
 
 
 class InvariantMLP(nn.Module):
@@ -92,10 +73,8 @@ class InvariantMLP(nn.Module):
         self, x: Float[Tensor, "n c_before"], mixing: Float[Tensor, "c_before c_in"] | None = None
     ) -> Float[Tensor, "n c_out"]:
         """The output for the input x, or for x @ mixing."""
-        x, weights, _ = self._mixed(x, mixing)
-        for stage, weight in zip(self.stages, weights, strict=True):
-            x, _ = stage(x, weight)
-        return x
+        x, stages, _ = self._mixed(x, mixing)
+        return value(x, stages)
 
     def value_and_gradient(
         self, x: Float[Tensor, "n c_before"], mixing: Float[Tensor, "c_before c_in"] | None = None
@@ -109,29 +88,25 @@ class InvariantMLP(nn.Module):
             mixing: a linear map before the first Linear. Where it saves operations, both matrices are multiplied
                 once for all rows of x.
         """
-        x, weights, separate = self._mixed(x, mixing)
-        pulls = []
-        for stage, weight in zip(self.stages, weights, strict=True):
-            x, pull = stage(x, weight)
-            pulls.append(pull)
-        z = x
-
-        g = torch.ones_like(z)
-        for weight, pull in zip(reversed(weights), reversed(pulls), strict=True):
-            g = product(pull(g), weight)
+        x, stages, separate = self._mixed(x, mixing)
+        z, g = value_and_gradient(x, stages)
         return z, g if separate is None else product(g, separate.T)
 
-    def _mixed(self, x: Tensor, mixing: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    def tensors(self) -> list[StageTensors]:
+        """The parameters of all stages."""
+        return [stage.tensors() for stage in self.stages]
+
+    def _mixed(self, x: Tensor, mixing: Tensor | None) -> tuple[Tensor, list[StageTensors], Tensor | None]:
         """Apply ``mixing`` to the input or to the first weight, whichever takes fewer operations.
 
         Returns:
-            The input, the weights of all stages, and ``mixing`` if it was applied to the input.
+            The input, the parameters of all stages, and ``mixing`` if it was applied to the input.
         """
-        weights = [stage.linear.weight for stage in self.stages]
+        first, *others = self.tensors()
         if mixing is None:
-            return x, weights, None
+            return x, [first, *others], None
         before, width = mixing.shape
-        hidden = len(weights[0])
+        hidden = len(first.weight)
         if len(x) * (before * (width - hidden) + width * hidden) > before * width * hidden:
-            return x, [product(weights[0], mixing.T), *weights[1:]], None
-        return product(x, mixing), weights, mixing
+            return x, [first._replace(weight=product(first.weight, mixing.T)), *others], None
+        return product(x, mixing), [first, *others], mixing

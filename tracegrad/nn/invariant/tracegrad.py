@@ -19,8 +19,7 @@ from tracegrad.hamiltonian.traces import BlockTraces, SpinTrace
 from tracegrad.nn.interface import ComponentFirstFeature
 from tracegrad.nn.invariant.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
 from tracegrad.nn.invariant.invariant_mlp import NORM_EPS, InvariantMLP
-from tracegrad.nn.invariant.low_rank_block import low_rank_block
-from tracegrad.ops import native
+from tracegrad.ops.low_rank.block import low_rank_block
 
 RELATIVE_RESIDUAL = 0.2
 FORMS = {"full": FullInvariants, "low_rank": LowRankInvariants, "projected": ProjectedInvariants}
@@ -92,18 +91,13 @@ class TraceGradBlock(nn.Module):
         With ``recompute`` the backward pass computes both again, so that their intermediate results need no memory.
         A low-rank W does so on CPUs in any case, where it is no slower; ``recompute`` then makes its chunks smaller.
         """
-        recorded = torch.is_grad_enabled()
-        merged = self._merge(f)
-        in_chunks = (
-            isinstance(self.invariants, LowRankInvariants)
-            and (recompute or not recorded or merged[0].device.type == "cpu")
-            and native.enabled()
-            and not torch.is_autocast_enabled(merged[0].device.type)
-        )
-        if in_chunks:
-            invariants = cast(LowRankInvariants, self.invariants)
-            z, v = low_rank_block(invariants, self.s_nonlin, merged, save_memory=recompute)
-        elif recompute and recorded:
+        merged, form = self._merge(f), self.invariants
+        if isinstance(form, LowRankInvariants) and not torch.is_autocast_enabled(merged[0].device.type):
+            stages, scales = self.s_nonlin.tensors(), form.norms(merged)
+            z, v = low_rank_block(
+                merged, list(form.weights), stages, scales, form.rank, save_memory=recompute
+            )
+        elif recompute and torch.is_grad_enabled():
             z, v = checkpoint(self._whole, merged, use_reentrant=False)
         else:
             z, v = self._whole(merged)

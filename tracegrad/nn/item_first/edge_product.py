@@ -6,15 +6,14 @@ are one dense matrix for each |m|, which serves +m and -m (the SO(2) form of Pas
 
     out_k'[e, l' + m, w] = sum over k, u of M_|m|[(k, u), (k', w)] x_k[e, l + m, u]
 
-The channels of all irreps with the same |m| are therefore put side by side (rows, see `item_first.edge_rows`).
+The channels of all irreps with the same |m| are therefore put side by side (rows, see `tracegrad.ops.edge_rows`).
 On-site edges have no direction: only their harmonic l2 = 0 is not zero, which makes the product a linear map.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate
+from itertools import accumulate, product
 
 import torch
 from e3nn.o3 import Irrep, Irreps
@@ -22,12 +21,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tracegrad.nn.item_first.edge_frame import is_natural
-from tracegrad.nn.item_first.edge_rows import IrrepPlacement, RowSlot, from_rows, to_rows
-from tracegrad.nn.item_first.edge_weights_kernel import Submatrices, Submatrix, assembled
-from tracegrad.numerics.constants import Constant
-from tracegrad.numerics.precision import full_precision
 from tracegrad.numerics.wigner_3j import wigner_3j
-from tracegrad.ops.matrix_product import product
+from tracegrad.ops.edge_matrices.edge_matrices import edge_matrices
+from tracegrad.ops.edge_matrices.table import MatrixTable, Submatrix
+from tracegrad.ops.edge_rows.from_rows import from_rows
+from tracegrad.ops.edge_rows.layout import RowFeature, RowLayout, RowSlot
+from tracegrad.ops.edge_rows.to_rows import to_rows
+from tracegrad.ops.row_product.row_product import row_product
 
 
 @dataclass(frozen=True)
@@ -89,74 +89,64 @@ class EdgeProduct(nn.Module):
         ]
         # For each coupling: numbers of paths, channels of all inputs together, and channels of the output.
         self._shapes: list[tuple[int, int, int]] = []
-        self._tables: list[Constant] = []  # for each coupling: coefficients [|m|, path]
-        scales: list[Tensor] = []  # path normalisation of every number of w2
-        owners: list[Tensor] = []  # for every number of w1 the index into w2 of its second factor
+        self._tables: list[Tensor] = []  # for each coupling: coefficients [|m|, path]
+        self._scales: list[list[float]] = []  # for each coupling: path normalisation of each input
         for coupling in self.couplings:
             ir_in, (mul_out, ir_out) = self.kinds[coupling.source], output[coupling.target]
             widths = [mul[ir_in] for mul in muls if ir_in in mul]
             count = len(coupling.degrees)
             self._shapes.append((count, sum(widths), mul_out))
-            scale = torch.tensor(
-                self._path_scales(coupling.target, widths, muls, legacy=legacy), dtype=torch.float64
-            )
-            positions = sum(len(scale) for scale in scales) + torch.arange(count * len(widths) * mul_out)
-            by_input = positions.view(count, len(widths), mul_out).repeat_interleave(
-                torch.tensor(widths), dim=1
-            )
-            scales.append(scale[None, :, None].expand(count, -1, mul_out).flatten())
-            owners.append(by_input.flatten())
-            self._tables.append(Constant(_couplings(ir_in, ir_out, coupling.degrees, legacy=legacy)))
-        self._scales = Constant(torch.cat(scales))
-        self.register_buffer("owners", torch.cat(owners), persistent=False)
-        self.owners: Tensor
+            self._scales.append(self._path_scales(coupling.target, widths, muls, legacy=legacy))
+            self._tables.append(_couplings(ir_in, ir_out, coupling.degrees, legacy=legacy))
         # One coupling after another: w1 [path, channel of all inputs, channel of the output] and
         # w2 [path, input, channel of the output], both flat.
-        self.w1 = nn.Parameter(torch.randn(len(self.owners)))
-        self.w2 = nn.Parameter(torch.randn(sum(len(scale) for scale in scales)))
+        self.w1 = nn.Parameter(torch.randn(sum(map(math.prod, self._shapes))))
+        self.w2 = nn.Parameter(
+            torch.randn(
+                sum(p * len(s) * w for (p, _, w), s in zip(self._shapes, self._scales, strict=True))
+            )
+        )
         self.groups = self._make_groups()
         self.widths = [sum(mul[ir] for mul in muls if ir in mul) for ir in self.kinds]
-        self.submatrices = [self._make_submatrices(linear=linear) for linear in (False, True)]
+        self._matrices = self._make_table().register()
         self.input_slots, self.input_shapes = _layout(
             [(g.m, g.sources) for g in self.groups], [ir.l for ir in self.kinds], self.widths
         )
         self.output_slots, self.output_shapes = _layout(
             [(g.m, g.targets) for g in self.groups], [ir.l for _, ir in output], [mul for mul, _ in output]
         )
+        self._rows, self._products = (
+            RowLayout(tuple(shapes), tuple(map(RowFeature, slots, channels))).register()
+            for shapes, slots, channels in (
+                (self.input_shapes, self.input_slots, self.widths),
+                (self.output_shapes, self.output_slots, [mul for mul, _ in output]),
+            )
+        )
 
     def forward(
-        self, x: list[Float[Tensor, "edges _m _c"]], on_site: Int[Tensor, " loops"]
+        self, x: list[Float[Tensor, "edges _m _c"]], on_site: Int[Tensor, " edges"]
     ) -> list[Float[Tensor, "edges _m _w"]]:
         """The product; input and output are in the frame of each edge.
 
         Args:
             x: for each irrep of ``kinds`` the channels of all inputs that have it, side by side.
-            on_site: positions of the on-site edges, which have no direction.
+            on_site: 1 for on-site edges, which have no direction, 0 for others.
         """
-        rows = to_rows([IrrepPlacement(slots) for slots in self.input_slots], x, self.input_shapes, len(x[0]))
-        products = self.multiply(rows, on_site)
-        return from_rows(
-            [IrrepPlacement(slots) for slots in self.output_slots], products, [mul for mul, _ in self.output]
-        )
+        rows = to_rows(self._rows, x, [], [], len(on_site))
+        return from_rows(self._products, self.multiply(rows, on_site))
 
-    @full_precision
     def multiply(
-        self, rows: list[Float[Tensor, "edges _p _c"]], on_site: Int[Tensor, " loops"]
+        self, rows: list[Float[Tensor, "edges _p _c"]], on_site: Int[Tensor, " edges"]
     ) -> list[Float[Tensor, "edges _p _w"]]:
         """The product of rows, one tensor for each of ``groups``.
 
         ``input_slots`` and ``output_slots`` say where the components of each irrep stand in the rows.
         """
-        linear = len(on_site) > 0
-        matrices = assembled(self.submatrices[linear], self.w1, self.w2, partial(self.plain_matrices, linear))
-        products = [
-            product(x.flatten(0, 1), matrix).unflatten(0, x.shape[:2])
-            for x, matrix in zip(rows, matrices, strict=False)
-        ]
-        # The matrices of on-site edges come after those of the other edges.
-        for y, x, matrix in zip(products, rows, matrices[len(products) :], strict=False):
-            y.index_copy_(0, on_site, x.index_select(0, on_site) @ matrix)
-        return products
+        return row_product(rows, self.matrices(), on_site, [columns for _, columns in self.output_shapes])
+
+    def matrices(self) -> Float[Tensor, " numbers"]:
+        """The matrices of all groups, flat, followed by those of on-site edges."""
+        return edge_matrices(self.w1, self.w2, self._matrices)
 
     def views(self, flat: Tensor, *, inputs: bool = False) -> list[Tensor]:
         """Views of the numbers of ``w1`` (or, with ``inputs``, of ``w2``) that belong to each coupling.
@@ -165,95 +155,50 @@ class EdgeProduct(nn.Module):
             For each coupling [path, channel of all inputs (``w1``) or input (``w2``), channel of the output].
         """
         shapes = [
-            (count, sum(ir in [i for _, i in irreps] for irreps in self.inputs), w)
-            if inputs
-            else (count, u, w)
-            for (count, u, w), ir in zip(
-                self._shapes, (self.kinds[c.source] for c in self.couplings), strict=True
-            )
+            (count, len(scales) if inputs else u, w)
+            for (count, u, w), scales in zip(self._shapes, self._scales, strict=True)
         ]
         parts = flat.split([math.prod(shape) for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
-    def plain_matrices(self, linear: bool, w1: Float[Tensor, " _"], w2: Float[Tensor, " _"]) -> list[Tensor]:
-        """The matrices of all groups in plain torch; with ``linear`` followed by those of on-site edges."""
-        weights = self.views(w1 * (w2 * self._scales(w2)).index_select(0, self.owners))
-        by_component = [
-            (table(w) @ w.flatten(1)).unflatten(1, w.shape[1:])
-            for table, w in zip(self._tables, weights, strict=True)
-        ]  # for each coupling: [|m|, channels of the input, channels of the output]
-        matrices = [
-            self._matrix(group, [w[group.m] if len(w) > group.m else None for w in by_component])
-            for group in self.groups
-        ]
-        return matrices + [self._matrix(group, self._linear(weights)) for group in self.groups if linear]
+    def _make_table(self) -> MatrixTable:
+        """Where each number of ``w1`` and ``w2`` goes in the matrices of all groups, and then of on-site edges.
 
-    def _make_submatrices(self, *, linear: bool) -> Submatrices:
-        """For the kernel: where each number of ``w1`` and ``w2`` goes in the matrices of `plain_matrices`."""
-        exact = torch.empty(0, dtype=torch.float64)
+        Of an on-site edge only l2 = 0 contributes, equally for all components.
+        """
         of_1 = self.views(torch.arange(len(self.w1)))
         of_2 = self.views(torch.arange(len(self.w2)), inputs=True)
-        scales = self.views(self._scales(exact), inputs=True)
+        positions = {(c.source, c.target): k for k, c in enumerate(self.couplings)}
         shapes: list[tuple[int, int]] = []
         submatrices = []
-        for group, on_site in [(g, flag) for flag in (False, True)[: 1 + linear] for g in self.groups]:
+        for on_site, group in product((False, True), self.groups):
             rows = _starts(group.sources, self.widths)
             columns = _starts(group.targets, [mul for mul, _ in self.output])
-            for k, coupling in enumerate(self.couplings):
-                table = self._tables[k](exact)
-                if coupling.source not in rows or coupling.target not in columns or len(table) <= group.m:
-                    continue
-                if on_site and coupling.degrees[0] > 0:
+            for source, target in product(group.sources, group.targets):
+                k, width = positions.get((source, target)), self.output[target].mul
+                place = {"matrix": len(shapes), "column": columns[target], "columns": width}
+                table = torch.empty(0, 0) if k is None else self._tables[k]
+                if k is None or len(table) <= group.m or (on_site and self.couplings[k].degrees[0] > 0):
+                    nothing = Submatrix(row=rows[source], rows=self.widths[source], **place)
+                    submatrices.append((nothing, table.new_empty(0)))
                     continue
                 values = table[0, :1] if on_site else table[group.m]
-                ir, first = self.kinds[coupling.source], 0
-                for s, width in enumerate(
-                    mul for inputs in self.inputs for mul, other in inputs if other == ir
-                ):
+                ir, first = self.kinds[source], 0
+                for s, mul in enumerate(mul for irreps in self.inputs for mul, i in irreps if i == ir):
                     submatrix = Submatrix(
-                        matrix=len(shapes),
-                        row=rows[coupling.source] + first,
-                        column=columns[coupling.target],
-                        rows=width,
-                        columns=of_1[k].shape[2],
+                        row=rows[source] + first,
+                        rows=mul,
                         start_1=int(of_1[k][0, first, 0]),
                         stride_1=of_1[k][0].numel(),
                         start_2=int(of_2[k][0, s, 0]),
                         stride_2=of_2[k][0].numel(),
                         paths=len(values),
+                        **place,
                     )
-                    submatrices.append((submatrix, values * scales[k][0, s, 0]))
-                    first += width
+                    submatrices.append((submatrix, values * self._scales[k][s]))
+                    first += mul
             shapes.append((sum(self.widths[i] for i in rows), sum(self.output[o].mul for o in columns)))
-        return Submatrices(shapes, submatrices)
-
-    def _linear(self, weights: list[Float[Tensor, "_l2 _u _w"]]) -> list[Float[Tensor, "_u _w"] | None]:
-        """Weights of each coupling for on-site edges: only l2 = 0 contributes, equally for all components."""
-        return [
-            table(w)[0, 0] * w[0] if coupling.degrees[0] == 0 else None
-            for coupling, table, w in zip(self.couplings, self._tables, weights, strict=True)
-        ]
-
-    def _matrix(
-        self, group: ComponentGroup, weights: list[Float[Tensor, "_u _w"] | None]
-    ) -> Float[Tensor, "sources targets"]:
-        """The matrix of one group from the weights of all couplings; zero where nothing couples."""
-        by_irreps = {
-            (c.source, c.target): w for c, w in zip(self.couplings, weights, strict=True) if w is not None
-        }
-        rows = []
-        for i in group.sources:
-            blocks = [by_irreps.get((i, o)) for o in group.targets]
-            rows.append(
-                torch.cat(
-                    [
-                        self.w1.new_zeros(self.widths[i], self.output[o].mul) if block is None else block
-                        for o, block in zip(group.targets, blocks, strict=True)
-                    ],
-                    dim=1,
-                )
-            )
-        return torch.cat(rows)
+        return MatrixTable(shapes, submatrices)
 
     def _path_scales(
         self, target: int, widths: list[int], muls: list[dict[Irrep, int]], *, legacy: bool

@@ -13,6 +13,7 @@ which take most of the time and memory of the plain form.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -109,11 +110,9 @@ def _selected(x: Tensor, index: OptionalIndex, dim: int) -> Tensor:
     return x if index is None else x.index_select(dim, index)
 
 
-def _outputs(
-    a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: OptionalIndex | int | str
-) -> Tensor:
+def _outputs(a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Any) -> Tensor:
     *_, items, key = others
-    return a.new_empty(registered_paths(str(key)).dims[2], items, a.shape[2])
+    return a.new_empty(registered_paths(key).dims[2], items, a.shape[2])
 
 
 def _check(
@@ -159,9 +158,9 @@ def _check(
             )
 
 
-def _covers(a: Tensor, b: Tensor, *others: object) -> bool:
+def _covers(a: Tensor, b: Tensor, *others: Any) -> bool:
     """The C++ form has no gradient of a shared b, which would be a sum over the channels that threads share."""
-    return not (registered_paths(str(others[-1])).shared and b.requires_grad and b.device.type == "cpu")
+    return not (registered_paths(others[-1]).shared and b.requires_grad and b.device.type == "cpu")
 
 
 COUPLE = Operator(

@@ -7,6 +7,7 @@ coefficient by coefficient, because a compiler then keeps sums in registers.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +26,7 @@ FUNCTIONS = (
 INDICES = ("item of a", "item of b", "item of the output", "row of factor 1", "row of factor 2")
 
 
-def couple(
-    a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Tensor | int | str | None
-) -> Tensor | None:
+def couple(a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Any) -> Tensor | None:
     """The form of the operator `couple` for CPUs."""
     *indices, items, key = others
     paths = registered_paths(key)
@@ -41,7 +40,7 @@ def couple_gradient(
     b: Tensor,
     w1: Tensor,
     w2: Tensor | None,
-    *others: Tensor | int | str | Sequence[bool] | None,
+    *others: Any,
 ) -> list[Tensor] | None:
     """The gradient of the operator `couple` for CPUs."""
     *indices, _, key, needed = others
@@ -59,11 +58,9 @@ def couple_gradient(
     return [x for x, flag in zip(made, needed, strict=False) if flag and x is not None]
 
 
-def _run(
-    name: str, paths: CouplingPaths, tensors: Sequence[Tensor | None], indices: Sequence[Tensor | None]
-) -> bool:
+def _run(name: str, paths: CouplingPaths, tensors: Sequence[Any], indices: Sequence[Tensor | None]) -> bool:
     """Call a function of the library, if there is one; threads share the channels, which are independent."""
-    a, b, w1, w2, out = (None if x is None else x.contiguous() for x in tensors[:5])
+    a, b, w1, w2, out = _contiguous(tensors[:5])
     if a.dtype not in native.C_TYPES:
         return False
     library = native.library(source(paths, native.C_TYPES[a.dtype]), *FUNCTIONS)
@@ -86,6 +83,10 @@ def _run(
 
     native.in_threads(share, -(-channels // lanes), n * channels * len(paths.paths) * OPERATIONS)
     return True
+
+
+def _contiguous(tensors: Sequence[Any]) -> list[Any]:
+    return [None if x is None else x.contiguous() for x in tensors]
 
 
 @lru_cache(maxsize=64)

@@ -12,12 +12,13 @@ without the host waiting for it.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from torch import Tensor
 
 from tracegrad.numerics.wigner_3j import wigner_3j
 from tracegrad.ops.coupling.paths import CouplingPaths, registered_paths
-from tracegrad.ops.gpu import kernel, segments, triton
+from tracegrad.ops.gpu import kernel, next_power_of_2, segments
 
 ZERO = 1e-12  # smaller coefficients are rounding errors
 BLOCK = 64  # channels of a program
@@ -34,7 +35,7 @@ class ResultSlice:
     paths: tuple[int, ...]
 
 
-def couple(a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Tensor | int | str | None) -> Tensor:
+def couple(a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Any) -> Tensor:
     """The form of the operator `couple` for GPUs."""
     *indices, items, key = others
     paths = registered_paths(key)
@@ -47,7 +48,7 @@ def couple_gradient(
     b: Tensor,
     w1: Tensor,
     w2: Tensor | None,
-    *others: Tensor | int | str | Sequence[bool] | None,
+    *others: Any,
 ) -> list[Tensor]:
     """The gradient of the operator `couple` for GPUs."""
     *indices, items, key, needed = others
@@ -63,13 +64,13 @@ def couple_gradient(
 def _result(
     name: str,
     paths: CouplingPaths,
-    tensors: Sequence[Tensor | None],
+    tensors: Sequence[Any],
     indices: Sequence[Tensor | None],
     items: int,
 ) -> Tensor:
     """The output, or the gradient of one of the inputs; tensors are a, b, both factors and the gradient."""
-    a, b, w1, w2, gradient = (None if x is None else x.contiguous() for x in tensors)
-    ia, ib, io, r1, r2 = (None if x is None else x.contiguous() for x in indices)
+    a, b, w1, w2, gradient = _contiguous(tensors)
+    ia, ib, io, r1, r2 = _contiguous(indices)
     channels = a.shape[2]
     n = next((len(index) for index in (ia, ib, io, r1, r2) if index is not None), a.shape[1])
     counts = (a.shape[1], b.shape[1], items, len(w1), 0 if w2 is None else len(w2))
@@ -84,7 +85,7 @@ def _result(
     if not result.numel():
         return result
     order, starts = (None, None) if index is None else segments(index, count)
-    block = min(BLOCK, triton().next_power_of_2(channels))
+    block = min(BLOCK, next_power_of_2(channels))
     per_channel = not (paths.shared and name == "b")  # otherwise a program sums over all channels
     grid = (count, -(-channels // block) if per_channel else 1, len(slices(paths, name)))
     run = kernel(source(paths, name), f"couple_{name}")
@@ -96,6 +97,10 @@ def _result(
         num_warps=WARPS,
     )
     return result
+
+
+def _contiguous(tensors: Sequence[Any]) -> list[Any]:
+    return [None if x is None else x.contiguous() for x in tensors]
 
 
 @lru_cache(maxsize=256)

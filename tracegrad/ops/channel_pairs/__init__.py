@@ -1,0 +1,1 @@
+"""Products of all pairs of channels, and the transpose of their Jacobian."""

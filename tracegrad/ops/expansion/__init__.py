@@ -1,0 +1,1 @@
+"""The expansion of component-first features into blocks over pairs of shells."""

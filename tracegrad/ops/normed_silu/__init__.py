@@ -1,0 +1,1 @@
+"""SiLU of a LayerNorm, and the transpose of its Jacobian."""
