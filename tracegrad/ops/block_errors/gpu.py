@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from tracegrad.ops.gpu import kernel, triton
+from tracegrad.ops.gpu import kernel, next_power_of_2
 
 ELEMENTS = 1024  # largest number of elements that a program has at once
 
@@ -77,7 +77,7 @@ def _of_blocks(
         SQUARE=square,
         MODULUS=modulus,
         PARTS=parts,
-        BLOCK=min(ELEMENTS, triton().next_power_of_2(max(row * column, 1))),
+        BLOCK=min(ELEMENTS, next_power_of_2(row * column)),
     )
 
 
