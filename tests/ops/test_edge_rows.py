@@ -76,7 +76,9 @@ def test_kernels_equal_the_plain_form_with_all_gradients(channels, dtype, thread
     def lowered(tensors: list[Tensor]) -> list[Tensor]:
         return [x.to(dtype) for x in tensors]
 
-    features, rows = ([x.requires_grad_() for x in lowered(tensors)] for tensors in (features, [*rows, scales]))
+    features, rows = (
+        [x.requires_grad_() for x in lowered(tensors)] for tensors in (features, [*rows, scales])
+    )
     turns, rotations = lowered(turns), lowered(rotations)
     weights = torch.Generator().manual_seed(3)
 

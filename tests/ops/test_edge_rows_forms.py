@@ -60,7 +60,9 @@ def scattering(channels, edges=EDGES, *, activations=True, nodes=True):
             RowFeature(((0, c0),), c0, None, at, silu, 0, 1.7),
             RowFeature(((0, 0),), c0, None, (), tanh, c0, 1.6),
             RowFeature((None,), c0, None, at, silu, 2 * c0, 1.6),
-            RowFeature(((0, 2 * c0), (1, 0)), c1, 0, at, gate, 3 * c0, 1.8, (0, 2 * c0 + c1) if gates else None),
+            RowFeature(
+                ((0, 2 * c0), (1, 0)), c1, 0, at, gate, 3 * c0, 1.8, (0, 2 * c0 + c1) if gates else None
+            ),
             RowFeature((None, (1, c1), (2, 0)), c2, 1, (), gate, 3 * c0 + c1),
             RowFeature(
                 ((0, 2 * c0 + c1 + gates), None, (2, c2)),
@@ -95,12 +97,16 @@ def test_forms_of_from_rows_agree_without_edges(nodes):
 def test_large_and_missing_numbers_reach_the_activations():
     """Far outside of the range in which exponentials are finite, and numbers that are not."""
     layout = RowLayout(((1, 1),), (RowFeature(((0, 0),), 1, None, (), "silu", 0, 1.0),))
-    rows = torch.tensor([-1e4, -750, -700, -30, -1e-9, 0, 1e-9, 30, 700, 750, 1e4, torch.nan], dtype=torch.float64)
+    rows = torch.tensor(
+        [-1e4, -750, -700, -30, -1e-9, 0, 1e-9, 30, 700, 750, 1e4, torch.nan], dtype=torch.float64
+    )
     for dtype in (torch.float64, torch.float32):
         y = rows.to(dtype).view(-1, 1, 1)
         (made,) = FROM_ROWS([y], torch.ones_like(y[:, 0]), [], None, 0, layout.register())
         expected = torch.nn.functional.silu(y)
-        torch.testing.assert_close(made, expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-30, equal_nan=True)
+        torch.testing.assert_close(
+            made, expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-30, equal_nan=True
+        )
 
 
 def test_they_are_registered_as_torch_expects():

@@ -38,7 +38,9 @@ CASES = {
 def test_all_forms_agree(case, device):
     if device == "CUDA" and triton() is None:
         pytest.skip("no Triton")
-    inputs = arguments(CASES[case], ((1, 5, 3), (2, 70, 66)) if case == "several blocks" else ((1, 5, 3), (2, 4, 7)))
+    inputs = arguments(
+        CASES[case], ((1, 5, 3), (2, 70, 66)) if case == "several blocks" else ((1, 5, 3), (2, 4, 7))
+    )
     form, gradient = ROW_PRODUCT.forms[device]
     expected = ROW_PRODUCT.plain(*inputs)
     close(form(*inputs), expected, 1e-12)

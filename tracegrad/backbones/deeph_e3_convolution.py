@@ -102,9 +102,7 @@ class EquiConv(nn.Module):
             layers += [nn.Linear(c_in, c_out), nn.SiLU()]
         self.radial_net = nn.Sequential(*layers[:-1])
 
-    def forward(
-        self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk
-    ) -> ItemFirstFeature:
+    def forward(self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk) -> ItemFirstFeature:
         """The convolution of each edge, or its sum at the nodes.
 
         Args:

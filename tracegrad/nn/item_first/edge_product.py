@@ -102,9 +102,7 @@ class EdgeProduct(nn.Module):
         # w2 [path, input, channel of the output], both flat.
         self.w1 = nn.Parameter(torch.randn(sum(map(math.prod, self._shapes))))
         self.w2 = nn.Parameter(
-            torch.randn(
-                sum(p * len(s) * w for (p, _, w), s in zip(self._shapes, self._scales, strict=True))
-            )
+            torch.randn(sum(p * len(s) * w for (p, _, w), s in zip(self._shapes, self._scales, strict=True)))
         )
         self.groups = self._make_groups()
         self.widths = [sum(mul[ir] for mul in muls if ir in mul) for ir in self.kinds]

@@ -54,7 +54,11 @@ def _tables(key: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         pieces.append((*piece, len(uses), len(uses) + len(of_piece)))
         uses += of_piece
     with torch.inference_mode(False):
-        return table.numbers.to(device), torch.tensor(pieces, device=device), torch.tensor(uses, device=device)
+        return (
+            table.numbers.to(device),
+            torch.tensor(pieces, device=device),
+            torch.tensor(uses, device=device),
+        )
 
 
 SOURCE = """

@@ -102,7 +102,12 @@ class MatrixTable:
         # from row to row there, everything from ``rows`` on, and the position of its first coefficient.
         self.numbers = torch.tensor(
             [
-                (starts[s.matrix] + s.row * shapes[s.matrix][1] + s.column, shapes[s.matrix][1], *astuple(s)[3:], k)
+                (
+                    starts[s.matrix] + s.row * shapes[s.matrix][1] + s.column,
+                    shapes[s.matrix][1],
+                    *astuple(s)[3:],
+                    k,
+                )
                 for s, k in zip(self.submatrices, first_values, strict=False)
             ],
             dtype=torch.int64,
@@ -127,7 +132,9 @@ class MatrixTable:
             sorted((at, at + columns) for _, at, _, columns in pieces),
         ):
             if any(start < end for (_, end), (start, _) in pairwise(intervals)):
-                raise OperatorArgumentError("a number of the weights belongs to two couplings; each needs its own")
+                raise OperatorArgumentError(
+                    "a number of the weights belongs to two couplings; each needs its own"
+                )
         return pieces
 
     def register(self) -> str:

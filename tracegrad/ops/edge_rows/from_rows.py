@@ -63,7 +63,9 @@ def _plain(
     for feature in registered_layout(key).features:
         zero = rows[0].new_zeros(len(rows[0]), 1, feature.channels)
         components = [
-            zero if place is None else _columns(rows, feature, (place[0], place[2]))[:, place[1] : place[1] + 1]
+            zero
+            if place is None
+            else _columns(rows, feature, (place[0], place[2]))[:, place[1] : place[1] + 1]
             for place in feature.places()
         ]
         x = torch.cat(components, dim=1)
@@ -122,9 +124,7 @@ def _check(
     check_edges(layout, rotations, [] if endpoint is None else [endpoint], edges, dtype)
 
 
-def _covers(
-    rows: list[Tensor], scales: Tensor | None, rotations: list[Tensor], *others: object
-) -> bool:
+def _covers(rows: list[Tensor], scales: Tensor | None, rotations: list[Tensor], *others: object) -> bool:
     """The kernels have no gradient of the rotations, which is needed for derivatives with respect to positions."""
     return not any(x.requires_grad for x in rotations)
 

@@ -136,9 +136,7 @@ def _collect(
 
 
 @lru_cache(maxsize=256)
-def spread_source(
-    layout: RowLayout, rotations: int, endpoints: int, backward: bool
-) -> tuple[str, int]:
+def spread_source(layout: RowLayout, rotations: int, endpoints: int, backward: bool) -> tuple[str, int]:
     """Source of the kernel of `to_rows`, or with ``backward`` of the gradient of `from_rows`; number of its tasks."""
     groups = range(len(layout.shapes))
     names = [

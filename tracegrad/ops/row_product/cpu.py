@@ -37,7 +37,9 @@ def row_product_gradient(
     ]
     if needed[len(rows)]:
         of_matrices = torch.empty_like(matrices)
-        for x, g, of_matrix, of_loops in zip(rows, gradients, *_both(of_matrices, rows, columns), strict=True):
+        for x, g, of_matrix, of_loops in zip(
+            rows, gradients, *_both(of_matrices, rows, columns), strict=True
+        ):
             directed = g.index_fill(0, loops, 0.0) if len(loops) else g
             torch.mm(x.flatten(0, 1).T, directed.flatten(0, 1), out=of_matrix)
             torch.mm(x[loops].flatten(0, 1).T, g[loops].flatten(0, 1), out=of_loops)

@@ -18,7 +18,9 @@ INNER = 16  # numbers that are multiplied in a step
 LEAST = 16  # smallest block that Triton multiplies
 SHARES = 16
 OPTIONS = {"num_warps": 8, "num_stages": 2}  # with which the kernels fit into the registers
-Sizes = tuple[tuple[int, int, int], ...]  # for each of the rows: rows of an edge (1 or 2), and u and w of the matrix
+Sizes = tuple[
+    tuple[int, int, int], ...
+]  # for each of the rows: rows of an edge (1 or 2), and u and w of the matrix
 
 
 def row_product(rows: list[Tensor], matrices: Tensor, on_site: Tensor, columns: list[int]) -> list[Tensor]:
