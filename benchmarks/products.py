@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import synchronize
+from tracegrad.ops.degree_linear import DEGREE_LINEAR
 from tracegrad.ops.matrix_product import product
 
 aten = torch.ops.aten
@@ -15,6 +16,7 @@ aten = torch.ops.aten
 PRODUCTS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.addmm_: 1, aten.baddbmm: 1, aten.baddbmm_: 1}
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # see `tracegrad.ops.matrix_product`
     PRODUCTS[torch.ops.mkldnn._linear_pointwise] = 0
+PRODUCTS[DEGREE_LINEAR.forward.overloadpacket] = 0
 
 # (rows, inner, columns) of products that are timed: a square one; a linear map of channels for all components of all
 # edges; and a Gram matrix times W.
@@ -34,6 +36,9 @@ class ProductCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func is DEGREE_LINEAR.gradient:
+            (gradient,), x, *_, needed = args
+            self.operations += 2 * gradient.numel() * x.shape[2] * sum(needed[:2])
         left = PRODUCTS.get(func._overloadpacket)
         if left is not None:
             result = func(*args, **kwargs)

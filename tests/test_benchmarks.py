@@ -18,6 +18,7 @@ from benchmarks.tracegrad_block import SMALL as BLOCKS
 from benchmarks.tracegrad_block import Case
 from benchmarks.waiting import Steps
 from tracegrad.hamiltonian.graph import collate
+from tracegrad.nn.component_first.linear import EquivariantLinear
 from tracegrad.ops.matrix_product import product
 
 ARGUMENTS = ["--small", "--molecules", "2", "--atoms", "5", "--repeats", "1", "--device", "cpu"]
@@ -138,6 +139,12 @@ def test_operations_of_products(inference):
         leaf = a.clone().requires_grad_()
         both = product_gflop(lambda: (leaf @ b).sum().backward()) * 1e9
         assert both == pytest.approx(2 * 2 * 5 * 7 * 3)  # forward, and the gradient of one factor
+
+
+def test_operations_of_linear_maps_of_all_degrees():
+    linear = EquivariantLinear(2, 5, 7)
+    x = torch.randn(9, 4, 5, requires_grad=True)
+    assert product_gflop(lambda: linear(x).sum().backward()) * 1e9 == pytest.approx(3 * 2 * 9 * 4 * 5 * 7)
 
 
 def test_operations_of_products_by_onednn():

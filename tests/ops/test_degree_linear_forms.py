@@ -24,13 +24,16 @@ def arguments(degrees=3, items=5, c_in=3, c_out=4, *, bias=True):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("sizes", [{}, {"degrees": 1, "c_in": 1}, {"items": 0}, {"items": 1, "c_out": 33}])
+@pytest.mark.parametrize(
+    "sizes", [{}, {"degrees": 1, "c_in": 1}, {"items": 0}, {"items": 1, "c_in": 40, "c_out": 33}]
+)
 def test_all_forms_agree(sizes, bias):
     assert_forms_agree(DEGREE_LINEAR, arguments(**sizes, bias=bias))
 
 
-def test_transposed_features():
-    x, *others = arguments()
+@pytest.mark.parametrize("c_out", [4, 400])
+def test_transposed_features(c_out):
+    x, *others = arguments(c_out=c_out)
     assert_forms_agree(DEGREE_LINEAR, (x.mT.contiguous().mT, *others))
 
 

@@ -282,7 +282,7 @@ class QHNet(Backbone):
                     "edge", k, add(self.pair_layers[k](x, edge_index, rbf), f_pair), refine
                 )
 
-        kind = self.kind_of_number[graph.numbers]
+        kind = self.kind_of_number.index_select(0, graph.numbers)
         embedded = self.embedding(self.elements)
         n = len(embedded)
         embedded_pairs = torch.cat([embedded.repeat_interleave(n, 0), embedded.repeat(n, 1)], dim=-1)
@@ -290,7 +290,7 @@ class QHNet(Backbone):
         pairs = self.pair_head(f_pair, embedded_pairs, kind[dst] * n + kind[src])
         return {
             "self": on_site + on_site.transpose(-1, -2),
-            "edge": pairs + pairs[graph.reverse].transpose(-1, -2),
+            "edge": pairs + pairs.index_select(0, graph.reverse).transpose(-1, -2),
         }
 
     def _radial_functions(

@@ -2,8 +2,8 @@
 
     y_l[m, i, :] = scale * x_l[m, i, :] W_l        (+ bias for l = 0)
 
-All products are written into one tensor: on a CPU one product for each degree, on a GPU one batched product for all
-components.
+A GPU computes one batched product for all components; a CPU does so for small matrices, and otherwise one product
+for each degree, all into one tensor.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,8 @@ from tracegrad.numerics.precision import full_precision
 from tracegrad.ops.features import split_degrees
 from tracegrad.ops.operator import Operator
 from tracegrad.ops.shapes import check_shapes, size
+
+SMALL = 1024  # numbers of a matrix up to which calls take longer than products on a CPU
 
 
 @full_precision
@@ -57,14 +59,14 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> None
     )
 
 
-def _on_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def _form(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     out = _products(x, weight, scale)
     if bias is not None:
         out[0] += bias
     return out
 
 
-def _gradient_on_cpu(
+def _gradient(
     gradients: Sequence[Tensor],
     x: Tensor,
     weight: Tensor,
@@ -77,55 +79,38 @@ def _gradient_on_cpu(
     if needed[0]:
         made.append(_products(gradient, weight.mT, scale))
     if needed[1]:
-        made.append(torch.empty_like(weight, memory_format=torch.contiguous_format))
-        for a, g, out in zip(_degrees(x, weight), _degrees(gradient, weight), made[-1], strict=True):
-            _product(a.reshape(-1, a.shape[2]).T, g.reshape(-1, g.shape[2]), scale, out)
+        made.append(_of_weight(x, gradient, weight, scale))
     if needed[2]:
         made.append(gradient[0].sum(0))
     return made
 
 
 def _products(x: Tensor, weight: Tensor, scale: float) -> Tensor:
+    if _batched(x, weight):
+        of_component = weight.index_select(0, _degree_of_component(len(weight), weight.device))
+        return torch.baddbmm(x.new_empty(1, 1, 1), x, of_component, beta=0, alpha=scale)
     out = x.new_empty(*x.shape[:2], weight.shape[2])
-    for part, w, target in zip(_degrees(x, weight), weight, _degrees(out, weight), strict=True):
-        _product(part.reshape(-1, part.shape[2]), w, scale, target.view(-1, target.shape[2]))
+    for a, w, to in zip(_degrees(x, weight), weight, _degrees(out, weight), strict=True):
+        _product(a.flatten(0, 1), w, scale, to.flatten(0, 1))
     return out
+
+
+def _of_weight(x: Tensor, gradient: Tensor, weight: Tensor, scale: float) -> Tensor:
+    if _batched(x, weight):
+        of_components = torch.baddbmm(x.new_empty(1, 1, 1), x.mT, gradient, beta=0, alpha=scale)
+        return (_sums(len(weight))(weight) @ of_components.flatten(1)).view(weight.shape)
+    out = weight.new_empty(weight.shape)
+    for a, g, to in zip(_degrees(x, weight), _degrees(gradient, weight), out, strict=True):
+        _product(a.flatten(0, 1).T, g.flatten(0, 1), scale, to)
+    return out
+
+
+def _batched(x: Tensor, weight: Tensor) -> bool:
+    return x.is_cuda or weight[0].numel() <= SMALL
 
 
 def _product(a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
     torch.addmm(out, a, b, beta=0, alpha=scale, out=out)
-
-
-def _on_gpu(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    out = _batched_product(x, weight.index_select(0, _degree_of_component(len(weight), weight.device)), scale)
-    if bias is not None:
-        out[0] += bias
-    return out
-
-
-def _gradient_on_gpu(
-    gradients: Sequence[Tensor],
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    needed: Sequence[bool],
-) -> list[Tensor]:
-    (gradient,) = gradients
-    made = []
-    if needed[0]:
-        of_component = weight.index_select(0, _degree_of_component(len(weight), weight.device))
-        made.append(_batched_product(gradient, of_component.mT, scale))
-    if needed[1]:
-        of_component = _batched_product(x.mT, gradient, scale)
-        made.append((_sums(len(weight))(weight) @ of_component.flatten(1)).view(weight.shape))
-    if needed[2]:
-        made.append(gradient[0].sum(0))
-    return made
-
-
-def _batched_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scale)
 
 
 @lru_cache(maxsize=64)
@@ -142,7 +127,11 @@ def _sums(count: int) -> Constant:
 
 
 DEGREE_LINEAR = Operator(
-    "degree_linear", "Tensor x, Tensor weight, Tensor? bias, float scale", _plain, _outputs, check=_check
+    "degree_linear",
+    "Tensor x, Tensor weight, Tensor? bias, float scale",
+    _plain,
+    _outputs,
+    check=_check,
 )
-DEGREE_LINEAR.register("CPU", _on_cpu, _gradient_on_cpu)
-DEGREE_LINEAR.register("CUDA", _on_gpu, _gradient_on_gpu)
+for device in ("CPU", "CUDA"):
+    DEGREE_LINEAR.register(device, _form, _gradient)

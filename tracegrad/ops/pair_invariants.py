@@ -17,7 +17,7 @@ from tracegrad.ops.gpu import kernel, next_power_of_2, segments
 from tracegrad.ops.operator import Operator
 from tracegrad.ops.shapes import check_shapes, size
 
-BLOCK, WARPS = 32, 4  # channels and warps of a Triton program
+BLOCK, WARPS = 32, 2  # channels and warps of a Triton program
 LANES = 16  # channels that threads share at once
 FUNCTIONS = (native.Function("forward", "ppppp" + "i" * 6), native.Function("backward", "pppppp" + "i" * 6))
 

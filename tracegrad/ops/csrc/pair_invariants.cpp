@@ -17,11 +17,11 @@ extern "C" void forward(const real* x, real* y, SHAPE) {
     for (int64_t l = 1; l < degrees; ++l) {
       real* sum = to + (l + 1) * c;
       const real factor = real(1) / (2 * l + 1);
+      for (int64_t j = first; j < last; ++j) sum[j] = 0;
+      for (int64_t m = l * l; m < (l + 1) * (l + 1); ++m) {
+        const int64_t at = m * n * c;
 #pragma omp simd
-      for (int64_t j = first; j < last; ++j) {
-        real total = 0;
-        for (int64_t m = l * l; m < (l + 1) * (l + 1); ++m) total += a[m * n * c + j] * b[m * n * c + j];
-        sum[j] = total * factor;
+        for (int64_t j = first; j < last; ++j) sum[j] += a[at + j] * b[at + j] * factor;
       }
     }
   }
