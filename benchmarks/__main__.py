@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import cells, crystals, data, molecules, orbitals, ranks, tracegrad_block, waiting
+from benchmarks import cells, crystals, data, launches, molecules, orbitals, ranks, tracegrad_block, waiting
 from benchmarks.products import product_rates
 from benchmarks.table import show, with_floors
 from benchmarks.timing import Timing, processor
@@ -30,6 +30,7 @@ TASKS = {
     "data": "reading and batching of molecules and crystals; the cache of crystals",
     "waiting": "share of a training that is spent waiting for data: batches of the recipes, 2 workers",
     "orbitals": "metrics of orbitals, and the cache of references",
+    "launches": "what a GPU would launch, wait for, read and write in a training step, counted on a stand-in device",
     "ranks": "step of the slowest of 4 ranks if molecules are divided by number or by pairs of atoms",
 }
 ABOUT = """\
@@ -102,6 +103,7 @@ def tasks_of(options: argparse.Namespace) -> dict[str, Callable[[], tuple[list[T
         "data": partial(data.data_tasks, sizes, crystal, rng(), options.atoms, repeats),
         "waiting": partial(waiting.waiting_tasks, sizes, crystal, rng(), options.atoms, device),
         "orbitals": partial(orbitals.orbital_tasks, rng(), *size, repeats, device),
+        "launches": partial(launches.launch_tasks, options.molecules, options.atoms, small=small),
         "ranks": partial(ranks.rank_tasks, sizes, rng(), repeats, device),
     }
     return {name: task for name, task in tasks.items() if options.only is None or name in options.only}

@@ -9,14 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import synchronize
 from tracegrad.ops.degree_linear import DEGREE_LINEAR
-from tracegrad.ops.matrix_product import product
+from tracegrad.ops.matrix_product import LINEAR, product
 
 aten = torch.ops.aten
 # Operators of matrix products, with the position of the left factor among their arguments.
 PRODUCTS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.addmm_: 1, aten.baddbmm: 1, aten.baddbmm_: 1}
-if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # see `tracegrad.ops.matrix_product`
-    PRODUCTS[torch.ops.mkldnn._linear_pointwise] = 0
-PRODUCTS[DEGREE_LINEAR.forward.overloadpacket] = 0
+PRODUCTS |= {operator.forward.overloadpacket: 0 for operator in (DEGREE_LINEAR, LINEAR)}
 
 # (rows, inner, columns) of products that are timed: a square one; a linear map of channels for all components of all
 # edges; and a Gram matrix times W.
@@ -36,9 +34,9 @@ class ProductCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is DEGREE_LINEAR.gradient:
+        if func in (DEGREE_LINEAR.gradient, LINEAR.gradient):
             (gradient,), x, *_, needed = args
-            self.operations += 2 * gradient.numel() * x.shape[2] * sum(needed[:2])
+            self.operations += 2 * gradient.numel() * x.shape[-1] * sum(needed[:2])
         left = PRODUCTS.get(func._overloadpacket)
         if left is not None:
             result = func(*args, **kwargs)

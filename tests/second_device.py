@@ -15,13 +15,15 @@ this: torch makes real tensors of that device, without numbers, where it reads l
 ``x[:, [1, 2, 0]]`` and ``torch.as_tensor(0.5, device=x.device)``, and then operations meet both kinds.
 """
 
-import traceback
+import linecache
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -30,7 +32,10 @@ from torch.utils import backend_registration
 from torch.utils._pytree import tree_flatten, tree_map
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("tracegrad", "callbacks", "experiments")
+FOLDERS = tuple(f"{ROOT / name}/" for name in ("tracegrad", "callbacks", "experiments"))
+INSIDE = tuple(
+    f"{ROOT / 'tracegrad' / name}" for name in ("ops/", "numerics/precision.py")
+)  # their callers count
 NAME = "second"
 DEVICE = f"{NAME}:0"
 CPU = torch.device("cpu")
@@ -53,6 +58,11 @@ FACTORIES = (
     "tril_indices",
 )
 TO_HOST = ("_local_scalar_dense", "is_nonzero", "equal")  # their results are no tensors of the device
+# Views that change numbers when these are read, which kernels of the CPU would not do here.
+AT_ONCE = {
+    torch.ops.aten._conj.default: torch.ops.aten.conj_physical.default,
+    torch.ops.aten._neg_view.default: torch.ops.aten.neg.default,
+}
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")  # a GPU takes indices from the host
 
 
@@ -92,9 +102,13 @@ class Wrapper(Tensor):
     def __repr__(self) -> str:
         return f"Wrapper({self.inner})"
 
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return run(function, *args, **(kwargs or {}))
+        result = function.decompose(*args, **(kwargs or {}))  # in inference mode autograd has not done it
+        return run(function, *args, **(kwargs or {})) if result is NotImplemented else result
 
 
 class Module(backend_registration._DummyBackendModule if AVAILABLE else object):  # type: ignore[misc]
@@ -105,7 +119,7 @@ class Module(backend_registration._DummyBackendModule if AVAILABLE else object):
 
 
 def start() -> None:
-    """Make the device known to torch, for the rest of the process."""
+    """Make the device known to torch, for the rest of the process and before its first backward pass."""
     global _libraries
     backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
     _libraries = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
@@ -130,6 +144,7 @@ def counting() -> Iterator[Counts]:
 
 def run(function: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation on the second device, computed by the CPU."""
+    function = AT_ONCE.get(function, function)
     name = function.name().removeprefix("aten::").split(".")[0]
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
     there = any(isinstance(x, Wrapper) for x in tensors)
@@ -146,7 +161,10 @@ def run(function: Any, *args: Any, **kwargs: Any) -> Any:
         return result
     if _in_place(function):
         return kwargs.get("out", args[0])
-    return tree_map(lambda x: Wrapper(x) if isinstance(x, Tensor) else x, result)
+    # torch wants a view of an ordinary tensor to be an ordinary one, also in inference mode.
+    of_inference = args[0].is_inference() if _is_view(function) else torch.is_inference_mode_enabled()
+    with torch.inference_mode(of_inference):
+        return tree_map(lambda x: Wrapper(x) if isinstance(x, Tensor) else x, result)
 
 
 def _inner(x: Any) -> Any:
@@ -190,10 +208,10 @@ def _count(
 
 def place() -> str:
     """The innermost line of this project that is being run."""
-    for frame in reversed(traceback.extract_stack()):
-        path = Path(frame.filename)
-        if path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in PACKAGES:
-            inside = path.relative_to(ROOT).as_posix()
-            if not inside.startswith("tracegrad/ops/") and inside != "tracegrad/numerics/precision.py":
-                return f"{inside}:{frame.lineno} {frame.line}"
-    return "backward pass"
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(FOLDERS) and not frame.f_code.co_filename.startswith(INSIDE):
+            file, line = frame.f_code.co_filename, frame.f_lineno
+            return f"{Path(file).relative_to(ROOT)}:{line} {linecache.getline(file, line).strip()}"
+        frame = frame.f_back
+    return "elsewhere"

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from tests import crystals
 from tests.molecules import random_hamiltonian
-from tracegrad.hamiltonian.assembly_kernel import assemble_with_kernel
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import (
     assemble_matrices,
@@ -16,9 +15,9 @@ from tracegrad.hamiltonian.blocks import (
     cut_blocks,
     cut_padding,
     pad_blocks,
-    unpack_triangles,
 )
 from tracegrad.ops import native
+from tracegrad.ops.assembly.assembly import unpack_triangles
 
 QH9 = OrbitalBasis.def2_svp()
 THIRD_ROW = OrbitalBasis.def2_svp(range(1, 19))
@@ -132,30 +131,6 @@ def test_a_matrix_of_views_has_gradients(kernels, monkeypatch):
     matrix.square().sum().backward()
     assert torch.equal(on_site.grad, 2 * blocks[0])
     assert torch.equal(pairs.grad, 2 * blocks[1])
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_blocks_of_another_molecule_are_refused():
-    dim = QH9.dim
-    on_site, pairs = torch.zeros(3, dim, dim), torch.zeros(6, dim, dim)
-    slots, starts, spans = np.full((3, dim), -1), np.arange(3), np.array([[0, 3, 0]])
-    slots[:, 0] = 0
-    for integer in (np.int64, np.int32):
-        assert assemble_with_kernel(on_site, pairs, slots, starts, spans.astype(integer), 3, None) is not None
-    for wrong, atoms in (([0, 0, 1], starts), ([0, 0, -1], starts), ([0, 0, 0], np.array([0, 1, 1]))):
-        slots[:, 0] = wrong
-        with pytest.raises(IndexError, match="molecule 0 do not hold each of 3 orbitals once"):
-            assemble_with_kernel(on_site, pairs, slots, atoms, spans, 3, None)
-    slots[:, 0] = 0
-    with pytest.raises(IndexError, match="do not hold each of 4 orbitals"):
-        assemble_with_kernel(on_site, pairs, slots, starts, spans, 4, None)
-    for span in ([0, 4, 0], [0, 3, 1], [-1, 2, 0], [1, 0, 0]):
-        with pytest.raises(IndexError, match="not within 3 atoms and 6 pairs"):
-            assemble_with_kernel(on_site, pairs, slots, starts, np.array([span]), 3, None)
-    with pytest.raises(ValueError, match=r"\(3, 14, 14\) on-site and \(6, 14, 13\) pair blocks"):
-        assemble_with_kernel(on_site, pairs[:, :, 1:], slots, starts, spans, 3, None)
-    with pytest.raises(ValueError, match="a packed triangle of shape"):
-        assemble_with_kernel(on_site, pairs, slots, starts, spans, 3, [np.zeros(5)])
 
 
 @pytest.mark.parametrize("atoms", [1, 2, 5])

@@ -27,6 +27,12 @@ for module in (compiled, model):
     gradients.append([p.grad.clone() for p in model.parameters()])
 for found, expected in zip(*gradients, strict=True):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10 * float(expected.abs().max()))
+model.zero_grad()
+torch.compile(lambda graph: loss(model(graph), graph).total, fullgraph=True, backend="aot_eager")(
+    graph
+).backward()
+for p, expected in zip(model.parameters(), gradients[1], strict=True):
+    torch.testing.assert_close(p.grad, expected, rtol=1e-9, atol=1e-10 * float(expected.abs().max()))
 with torch.inference_mode():
     assert compiled(graph, traces=False).blocks["edge"].isfinite().all()
 print("equal")

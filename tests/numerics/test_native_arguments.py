@@ -3,15 +3,12 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-import numpy as np
 import pytest
 import torch
 from e3nn.o3 import Irrep
 from torch import Tensor
 from tracegrad.nn.component_first.coupling_kernel import CouplingPaths, couple
 
-from tracegrad.hamiltonian.assembly_kernel import assemble_with_kernel
-from tracegrad.hamiltonian.block_errors import block_errors
 from tracegrad.nn.item_first import shell_pairs_kernel
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.graph_norm_kernel import centred
@@ -52,15 +49,6 @@ def run_expand(a, b, rotation):
     )
 
 
-def run_errors(blocks, labels, present, ends):
-    return block_errors(blocks, labels, present, ends, ["mse", "mae"])
-
-
-def run_assemble(on_site, pairs, slots, starts, spans):
-    arrays = (x.numpy() for x in (slots, starts, spans))
-    return assemble_with_kernel(on_site, pairs, *arrays, 4, [np.zeros(10)])
-
-
 def indices(*values: int) -> Tensor:
     return torch.tensor(values)
 
@@ -91,33 +79,12 @@ CASES: dict[str, tuple[Callable, Arguments]] = {
         },
     ),
     "expand": (run_expand, {"a": normal(6, 3, 1), "b": normal(6, 1, 1), "rotation": TURNED}),
-    "block_errors": (
-        run_errors,
-        {
-            "blocks": normal(6, 4, 4),
-            "labels": normal(6, 4, 4),
-            "present": normal(3, 4),
-            "ends": torch.tensor([[0, 1, 2, 2, 1, 0], [1, 0, 0, 2, 1, 0]]),
-        },
-    ),
-    "assemble_with_kernel": (
-        run_assemble,
-        {
-            "on_site": normal(2, 3, 3),
-            "pairs": normal(2, 3, 3),
-            "slots": torch.tensor([[0, 1, -1], [1, -1, 0]]),
-            "starts": indices(0, 2),
-            "spans": torch.tensor([[0, 2, 0]]),
-        },
-    ),
 }
 EACH = [(case, name) for case, (_, arguments) in CASES.items() for name in arguments]
 # Other sizes that fit: items that no index refers to.
 HARMLESS = {
     "couple": {"a": "longer 1", "b": "longer 1", "weight": "longer 0"},
     "centred": {"counts": "longer 0"},
-    "block_errors": {"present": "longer 0"},
-    "assemble_with_kernel": {"pairs": "longer 0"},
 }
 
 
@@ -167,14 +134,13 @@ def test_indices_out_of_range_are_refused(case, name):
     run, arguments = CASES[case]
     if arguments[name].is_floating_point():
         return
-    for value in (-1 if name != "slots" else -2, 5, 2**31, 2**32, 2**63 - 1, -(2**63)):
+    for value in (-1, 5, 2**31, 2**32, 2**63 - 1, -(2**63)):
         wrong = arguments[name].clone()
         wrong.view(-1)[-1] = value
         with pytest.raises(OperatorIndexError):
             run(**copies(arguments) | {name: wrong})
-    if case != "assemble_with_kernel":
-        with pytest.raises(OperatorArgumentError, match="whole numbers"):
-            run(**copies(arguments) | {name: arguments[name].double()})
+    with pytest.raises(OperatorArgumentError, match="whole numbers"):
+        run(**copies(arguments) | {name: arguments[name].double()})
 
 
 @pytest.mark.parametrize(("case", "name"), EACH, ids=["-".join(e) for e in EACH])

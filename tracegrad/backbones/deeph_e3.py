@@ -160,8 +160,8 @@ class DeepHE3(Backbone):
         edge_kind = kind[dst] * species + kind[src]
         edge_batch = graph.batch.index_select(0, dst)
         node_counts, edge_counts = (
-            torch.bincount(batch, minlength=graph.num_graphs).to(length.dtype)
-            for batch in (graph.batch, edge_batch)
+            length.new_zeros(graph.num_graphs).index_add(0, batch, length.new_ones(len(batch)))
+            for batch in (graph.batch, edge_batch)  # not bincount, which waits for a GPU
         )
         frame = EdgeFrame(graph.vectors)
         if (

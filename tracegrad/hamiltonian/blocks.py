@@ -17,8 +17,8 @@ from jaxtyping import Float, Int64, Shaped
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from tracegrad.hamiltonian.assembly_kernel import assemble_with_kernel
 from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.ops.assembly.assembly import assemble
 
 
 @lru_cache(maxsize=256)
@@ -92,7 +92,7 @@ def assemble_matrices(
             i (i + 1) / 2 + j. The result is then float64.
 
     Raises:
-        ValueError: the molecules differ in their number of orbitals.
+        ValueError: the molecules differ in their number of orbitals, or a triangle is missing.
     """
     slots, ends = basis.slots[numbers], np.cumsum(basis.sizes[numbers])
     starts = ends - basis.sizes[numbers]
@@ -101,41 +101,20 @@ def assemble_matrices(
     n = int(sizes[0])
     if (sizes != n).any():
         raise ValueError(f"molecules of {sizes.tolist()} orbitals are not of the same size")
-    by_kernel = assemble_with_kernel(on_site, pairs, slots, starts, spans, n, subtract)
-    if by_kernel is not None:
-        return by_kernel
-    matrices = torch.stack([_assemble_plain(on_site, pairs, slots, *span) for span in spans.tolist()])
-    if subtract is None:
-        return matrices
-    return matrices.double() - unpack_triangles(torch.from_numpy(np.stack(subtract)).to(matrices.device), n)
-
-
-def _assemble_plain(
-    on_site: Float[Tensor, "atoms dim dim"],
-    pairs: Float[Tensor, "edges dim dim"],
-    slots: Int64[np.ndarray, "atoms dim"],
-    first: int,
-    atoms: int,
-    edge: int,
-) -> Float[Tensor, "n n"]:
-    """Matrix of one molecule, without the kernel."""
-    atom, slot = np.nonzero(slots[first : first + atoms] >= 0)
-    order = np.lexsort([slots[first + atom, slot], atom])
-    atom, slot = atom[order], slot[order]
-    dst, src = np.indices((atoms, atoms))
-    dim = slots.shape[1]
-    starts = np.where(dst == src, dst, atoms + src * (atoms - 1) + dst - (dst > src)) * dim**2
-    index = torch.from_numpy(starts[np.ix_(atom, atom)] + slot[:, None] * dim + slot)
-    blocks = on_site[first : first + atoms], pairs[edge : edge + atoms * (atoms - 1)]
-    return torch.cat([part.flatten() for part in blocks]).take(index.to(on_site.device))
-
-
-def unpack_triangles(triangles: Float[Tensor, "*batch packed"], n: int) -> Float[Tensor, "*batch n n"]:
-    """Symmetric matrices from lower triangles with element (i, j <= i) at i (i + 1) / 2 + j."""
-    row, column = torch.tril_indices(n, n, device=triangles.device)
-    full = triangles.new_empty(*triangles.shape[:-1], n, n)
-    full[..., row, column] = full[..., column, row] = triangles
-    return full
+    if subtract is not None and len(subtract) != len(spans):
+        raise ValueError(f"{len(subtract)} packed triangles for {len(spans)} molecules; give one for each")
+    molecule = np.repeat(np.arange(len(spans)), count)  # of each atom of these molecules
+    inside = np.arange(len(molecule)) - (np.cumsum(count) - count)[molecule]
+    index = first[molecule] + inside
+    atom, slot = np.nonzero(slots[index] >= 0)
+    row = slots[index[atom], slot] + (starts[index] - starts[first[molecule]])[atom]
+    tables = np.full((2, len(spans), n), -1)
+    tables[:, molecule[atom], row] = inside[atom], slot
+    device = on_site.device
+    atoms, places = torch.from_numpy(tables).to(device)
+    triangles = [torch.from_numpy(x).to(device) for x in subtract or ()]
+    of_molecules = torch.from_numpy(np.ascontiguousarray(spans)).to(device)
+    return assemble(on_site, pairs, atoms, places, of_molecules, triangles)
 
 
 def pad_blocks(

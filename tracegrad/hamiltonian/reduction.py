@@ -20,7 +20,7 @@ def site_edges(graph, site: str) -> Int[Tensor, "2 items"]:
     """Atom of the rows and atom of the columns of each block of a site."""
     if site == "edge":
         return graph.edge_index
-    return torch.arange(graph.num_nodes, device=graph.numbers.device).expand(2, -1)
+    return torch.arange(len(graph.numbers), device=graph.numbers.device).expand(2, -1)
 
 
 def is_on_site(graph, site: str) -> Bool[Tensor, " items"]:

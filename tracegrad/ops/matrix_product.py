@@ -26,7 +26,9 @@ def linear(
     bias: Float[Tensor, " c_out"] | None = None,
 ) -> Float[Tensor, "n c_out"]:
     """x @ weight.T + bias, differentiable to any order."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):  # they choose for themselves
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(
+        x.device.type
+    ):  # they choose for themselves
         return functional.linear(x, weight, bias)
     return LINEAR(x, weight, bias)
 
@@ -93,7 +95,9 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         or (bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != x.dtype))
         or weight.dtype != x.dtype
     ):
-        shapes = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in (x, weight, bias) if part is not None)
+        shapes = ", ".join(
+            f"{tuple(part.shape)} {part.dtype}" for part in (x, weight, bias) if part is not None
+        )
         raise OperatorArgumentError(f"linear: {shapes}; (n, c_in), (c_out, c_in) and (c_out,) are needed")
 
 
@@ -102,6 +106,11 @@ def _outputs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 LINEAR = Operator(
-    "linear", "Tensor x, Tensor weight, Tensor? bias", functional.linear, _outputs, check=_check, covers=_covers
+    "linear",
+    "Tensor x, Tensor weight, Tensor? bias",
+    functional.linear,
+    _outputs,
+    check=_check,
+    covers=_covers,
 )
 LINEAR.register("CPU", _by_faster, _gradient)

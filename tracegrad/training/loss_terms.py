@@ -141,9 +141,11 @@ class TraceTerm(LossTerm):
             if self.scale_labels == "layer_norm":
                 label = _standardise(label, self.labels.mask(graph.numbers, ends).to(label.dtype))
             rows, columns = self.labels.masks(graph.numbers, label)
-            matrices = (x.reshape(len(x), rows.shape[1], columns.shape[1]) for x in (predicted, label))
+            predicted, label = (
+                x.reshape(len(x), rows.shape[1], columns.shape[1]) for x in (predicted, label)
+            )
             of_graph = ends, graph.batch, graph.num_graphs
-            totals.append(block_errors(*matrices, rows, columns, *of_graph, [measure]))
+            totals.append(block_errors(predicted, label, rows, columns, *of_graph, [measure]))
         errors, counts = _summed(totals)
         return errors / counts.clamp_min(1), counts > 0
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracegrad.hamiltonian.blocks import unpack_triangles
+from tracegrad.ops.assembly.assembly import unpack_triangles
 
 
 def least_absolute_shift(

@@ -67,7 +67,9 @@ def _plain(
 ) -> tuple[Tensor, Tensor]:
     mask = rows.index_select(0, ends[0])[:, :, None] * columns.index_select(0, ends[1])[:, None, :]
     difference = (blocks - labels) * mask[..., None]
-    errors = square * difference.square().sum((1, 2, 3))
+    errors = difference.new_zeros(len(difference))
+    if square:  # otherwise a square may overflow, and 0 times infinity is no number
+        errors = errors + square * difference.square().sum((1, 2, 3))
     if modulus:
         complex_ = blocks.shape[3] == 2
         moduli = (torch.view_as_complex(difference) if complex_ else difference).abs()
@@ -77,8 +79,17 @@ def _plain(
     return sums[0].clone(), sums[1].clone()
 
 
-def _outputs(blocks: Tensor, *others: Tensor | int | float) -> tuple[Tensor, Tensor]:
-    samples = others[5]
+def _outputs(
+    blocks: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    ends: Tensor,
+    sample: Tensor,
+    samples: int,
+    square: float,
+    modulus: float,
+) -> tuple[Tensor, Tensor]:
     return blocks.new_empty(samples), blocks.new_empty(samples)
 
 

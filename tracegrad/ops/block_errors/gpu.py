@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from tracegrad.ops.gpu import kernel, triton
+from tracegrad.ops.gpu import kernel, next_power_of_2
 
 ELEMENTS = 1024  # largest number of elements that a program has at once
 
@@ -77,7 +77,7 @@ def _of_blocks(
         SQUARE=square,
         MODULUS=modulus,
         PARTS=parts,
-        BLOCK=min(ELEMENTS, triton().next_power_of_2(max(row * column, 1))),
+        BLOCK=min(ELEMENTS, next_power_of_2(row * column)),
     )
 
 
@@ -158,9 +158,8 @@ def add(PER_BLOCK, ENDS, SAMPLE, ERRORS, COUNTS, n_count, atom_count, sample_cou
         owner = tl.load(SAMPLE + dst, mask=(dst >= 0) & (dst < atom_count), other=-1)
         mine = inside & (owner == s)
         unknown = inside & ((owner < 0) | (owner >= sample_count))
-        poison = tl.where(unknown, float('nan'), 0.0).to(ERRORS.dtype.element_ty)
-        errors += tl.load(PER_BLOCK + k, mask=mine, other=0.0) + poison
-        counts += tl.load(PER_BLOCK + n_count + k, mask=mine, other=0.0) + poison
+        errors += tl.where(unknown, float('nan'), tl.load(PER_BLOCK + k, mask=mine, other=0.0))
+        counts += tl.where(unknown, float('nan'), tl.load(PER_BLOCK + n_count + k, mask=mine, other=0.0))
     tl.store(ERRORS + s, tl.sum(errors, 0))
     tl.store(COUNTS + s, tl.sum(counts, 0))
 """

@@ -1,5 +1,8 @@
 // Errors of blocks [n, row, column, parts]; parts is 2 where elements are complex, real and imaginary part side by
 // side. `ends` are the atoms of the rows of all blocks, then those of their columns.
+#ifndef __clang__
+#pragma GCC optimize("no-trapping-math")  // comparisons in loops over vectors; it changes no number
+#endif
 #include <cmath>
 #include <cstdint>
 typedef REAL real;
@@ -57,8 +60,7 @@ template <int PARTS> static void gradients_of(ARGUMENTS, const real *gradient, r
           out[j * PARTS + PARTS - 1] = other * factor;
         } else {
           const real sign = d != d ? d : real(d > 0) - real(d < 0);
-          const real smooth = of_square ? of_square * d : 0;  // a difference may be infinite
-          out[j * PARTS] = mask * (smooth + of_modulus * sign);
+          out[j * PARTS] = mask * (of_square * d + of_modulus * sign);
         }
       }
     }

@@ -1,0 +1,1 @@
+"""The operator that assembles dense matrices from blocks: definition, C++ form and Triton form."""
