@@ -13,7 +13,7 @@ under transformations such as those of torch.func, without a compiler or without
 float32 nor float64, and where an operator says that its kernels do not cover the arguments.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +61,11 @@ class Operator:
             called before the kernels of both devices and before those of the gradient.
         covers: whether the kernels and the gradient can take these arguments, a function of all of them. It sees
             shapes, devices and whether gradients are needed (``requires_grad``).
-        results: number of results.
+        results: number of results; None for a list.
         linear: names of arguments that the gradient does not depend on. They are not kept for the backward pass,
             which gets zeros of the same shape.
+        added: name of a list of tensors that are added to the results, one to each; their gradients are those of the
+            results, so that kernels of the gradient are never asked for them.
     """
 
     def __init__(
@@ -75,14 +77,17 @@ class Operator:
         *,
         check: Callable[..., None],
         covers: Callable[..., bool] | None = None,
-        results: int = 1,
+        results: int | None = 1,
         linear: Sequence[str] = (),
+        added: str | None = None,
     ):
         self.name, self.plain, self.check, self.covers = name, plain, check, covers
-        self.results, self.linear = results, frozenset(linear)
+        self.results, self.added = results, frozenset([added] if added else [])
+        self.linear = self.added.union(linear)
         self.forms: dict[str, tuple[Form, Form]] = {}  # by device: the form and its gradient
         self.arguments = [OperatorArgument(*reversed(part.split())) for part in arguments.split(", ")]
-        returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
+        count = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * (results or 0))})"
+        returned = "Tensor[]" if results is None else count
         derivative = f"{name}_gradient"
         tags = (torch.Tag.pt2_compliant_tag,)
         LIBRARY.define(f"{name}({arguments}) -> {returned}", tags=tags)
@@ -136,7 +141,7 @@ class Operator:
     def plain_gradient(self, gradients: list[Tensor], *arguments: Any) -> list[Tensor]:
         """The gradients that are needed, by automatic differentiation of the plain form."""
         *inputs, needed = arguments
-        rest = self._rest(inputs)
+        rest = self.rest(inputs)
         with torch.no_grad():
             made = plain_gradients(
                 lambda *x: self.plain(*self._whole(x, rest)), self.tensors(inputs), gradients, needed
@@ -153,7 +158,7 @@ class Operator:
                 flat.extend(value)
         return flat
 
-    def _rest(self, arguments: Sequence[Any]) -> list[Any]:
+    def rest(self, arguments: Sequence[Any]) -> list[Any]:
         """What `tensors` leaves out: the lengths of lists of tensors, and all values that are no tensors."""
         return [
             None if argument.is_tensor else len(value) if argument.is_list else value
@@ -161,7 +166,7 @@ class Operator:
         ]
 
     def _whole(self, tensors: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
-        """The arguments from `tensors` and `_rest`."""
+        """The arguments from `tensors` and `rest`."""
         remaining = iter(tensors)
         arguments: list[Any] = []
         for argument, value in zip(self.arguments, rest, strict=True):
@@ -189,16 +194,17 @@ class Operator:
         if dual or not self._has_kernel(arguments):
             return self.plain(*arguments)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-            return self._function.apply(keys, self._rest(arguments), *tensors)
+            made = self._function.apply(keys, self.rest(arguments), *tensors)
+            return list(made) if self.results is None else made
         return self.forward.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
 
     def _forward(self, ctx: Any, keys: Any, rest: list[Any], *tensors: Tensor | None) -> Any:
         ctx.rest = rest
         ctx.shapes = [None if x is None else x.shape for x in tensors]
-        ctx.save_for_backward(
-            *(None if linear else x for x, linear in zip(tensors, self._linear(rest), strict=True))
-        )
-        return self.forward.redispatch(keys & torch._C._after_autograd_keyset, *self._whole(tensors, rest))
+        linear = self.flags(self.linear, rest)
+        ctx.save_for_backward(*(None if flag else x for x, flag in zip(tensors, linear, strict=True)))
+        made = self.forward.redispatch(keys & torch._C._after_autograd_keyset, *self._whole(tensors, rest))
+        return tuple(made) if self.results is None else made
 
     def _backward(self, ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         zero = gradients[0].new_zeros(())
@@ -206,20 +212,29 @@ class Operator:
             zero.expand(shape) if x is None and shape is not None else x
             for x, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True)
         ]
-        needed = list(ctx.needs_input_grad[2:])
-        if torch.is_grad_enabled():
+        wanted, added = ctx.needs_input_grad[2:], self.flags(self.added, ctx.rest)
+        needed = [flag and not is_added for flag, is_added in zip(wanted, added, strict=True)]
+        made: Iterator[Tensor | None] = iter(())
+        if any(needed) and torch.is_grad_enabled():
             plain = plain_gradients(
                 lambda *x: self.plain(*self._whole(x, ctx.rest)), tensors, gradients, needed
             )
-            return None, None, *plain
-        made = iter(self.gradient(list(gradients), *self._whole(tensors, ctx.rest), needed))
-        return None, None, *(next(made) if flag else None for flag in needed)
+            made = (x for x, flag in zip(plain, needed, strict=True) if flag)
+        elif any(needed):
+            made = iter(self.gradient(list(gradients), *self._whole(tensors, ctx.rest), needed))
+        of_results = iter(gradients)
+        all_made = [
+            next(of_results) if is_added else next(made) if flag else None
+            for flag, is_added in zip(needed, added, strict=True)
+        ]
+        return None, None, *(x if flag else None for x, flag in zip(all_made, wanted, strict=True))
 
-    def _linear(self, rest: Sequence[Any]) -> list[bool]:
+    def flags(self, names: frozenset[str], rest: Sequence[Any]) -> list[bool]:
+        """For each of `tensors` whether it belongs to an argument with one of these names; ``rest`` as in `rest`."""
         flags: list[bool] = []
         for argument, value in zip(self.arguments, rest, strict=True):
             if argument.is_tensor or argument.is_list:
-                flags += [argument.name in self.linear] * (value if argument.is_list else 1)
+                flags += [argument.name in names] * (value if argument.is_list else 1)
         return flags
 
     def _gradient_outputs(self, gradients: list[Tensor], *arguments: Any) -> list[Tensor]:
