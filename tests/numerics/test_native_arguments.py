@@ -15,12 +15,9 @@ from tracegrad.hamiltonian.block_errors import block_errors
 from tracegrad.nn.invariant.normed_silu import normed_silu
 from tracegrad.nn.invariant.pair_kernel import pull_pairs
 from tracegrad.nn.invariant.term_kernel import add_inner, add_inner_with_derivative, crossed, crossed_with_sum
-from tracegrad.nn.item_first import shell_pairs_kernel
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.edge_rows import EdgeEndpoints, IrrepPlacement, from_rows, to_rows
 from tracegrad.nn.item_first.edge_weights_kernel import Submatrices, Submatrix, assembled
-from tracegrad.nn.item_first.graph_norm_kernel import centred
-from tracegrad.nn.item_first.shell_pairs_kernel import ExpansionMaps, SparseMap
 from tracegrad.ops import native
 from tracegrad.ops.errors import OperatorArgumentError, OperatorIndexError
 
@@ -38,8 +35,6 @@ def no_plain(*_: Tensor) -> Tensor:
 
 
 COUPLING = CouplingPaths((((1, 1, 0), 0.5), ((1, 1, 2), 0.7)), (1, 1, 2), shared=False)
-ENTRIES = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 3, 1, 2]), normal(4)
-BACK = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 0]), normal(4)
 SUBMATRICES = Submatrices([(3, 4)], [(Submatrix(0, 0, 0, 3, 4, 0, 12, 0, 4, 2), normal(2))])
 TURNED = EdgeFrame(normal(6, 3)).rotation(Irrep("1o"))
 
@@ -56,16 +51,6 @@ def run_spread(x, rotation, ends):
 def run_collect(axial, around, factor, rotation, ends):
     placement = IrrepPlacement(((0, 0), (1, 0)), rotation, (EdgeEndpoints(ends, 4),), 1)
     return from_rows([placement], [axial, around], [2], factor)
-
-
-def run_norm(x, weight, plus, rotation, batch, counts):
-    return centred(x, weight, plus, rotation, batch, counts, no_plain)
-
-
-def run_expand(a, b, rotation):
-    return shell_pairs_kernel.expand(
-        ExpansionMaps(SparseMap.of(*ENTRIES), SparseMap.of(*BACK)), [a, b], [rotation, None], no_plain
-    )
 
 
 def run_silu(x, weight, bias, g):
@@ -114,18 +99,6 @@ CASES: dict[str, tuple[Callable, Arguments]] = {
             "ends": indices(0, 1, 2, 3, 3, 0),
         },
     ),
-    "centred": (
-        run_norm,
-        {
-            "x": normal(6, 3, 5),
-            "weight": normal(5),
-            "plus": normal(6, 3, 5),
-            "rotation": TURNED,
-            "batch": indices(0, 0, 1, 1, 1, 0),
-            "counts": normal(2).abs(),
-        },
-    ),
-    "expand": (run_expand, {"a": normal(6, 3, 1), "b": normal(6, 1, 1), "rotation": TURNED}),
     "assembled": (
         lambda w1, w2: assembled(SUBMATRICES, w1, w2, no_plain),
         {"w1": normal(24), "w2": normal(8)},
@@ -187,7 +160,6 @@ HARMLESS = {
     "couple": {"a": "longer 1", "b": "longer 1", "weight": "longer 0"},
     "to_rows": {"x": "shorter 2"},
     "from_rows": {"axial": "longer 2", "around": "longer 2", "factor": "longer 1"},
-    "centred": {"counts": "longer 0"},
     "assembled": {"w1": "longer 0", "w2": "longer 0"},
     "pull_pairs": {"a": "longer 0, shorter 0", "b": "longer 0"},
     "add_inner": {"x": "longer 0, shorter 0, none"},
@@ -352,20 +324,6 @@ def test_slots_that_do_not_exist_or_overlap_are_refused():
     )
     with pytest.raises(OperatorArgumentError, match="two endpoints"):
         from_rows([IrrepPlacement(((0, 0), None), None, both)], rows, [2])
-
-
-def test_maps_whose_entries_do_not_fit_are_refused():
-    row, column, value = ENTRIES
-    for wrong in ((row - 1, column, value), (row * 2, column, value), (row, column - 1, value)):
-        with pytest.raises(OperatorIndexError):
-            SparseMap.of(*wrong)
-    for wrong in ((row[:-1], column, value), (row, column, value[1:])):
-        with pytest.raises(OperatorArgumentError, match="each entry has one"):
-            SparseMap.of(*wrong)
-    with pytest.raises(OperatorArgumentError, match="not adjacent"):
-        SparseMap.of(row[[0, 2, 1, 3]], column, value)
-    with pytest.raises(OperatorIndexError):
-        SparseMap.of(row, column + 2**31, value)
 
 
 def test_c_types_are_declared():

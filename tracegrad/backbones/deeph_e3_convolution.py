@@ -14,23 +14,28 @@ from e3nn.math import normalize2mom
 from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from tracegrad.nn.interface import ItemFirstFeature
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.edge_product import ComponentGroup, EdgeProduct
 from tracegrad.nn.item_first.edge_rows import EdgeEndpoints, IrrepPlacement, from_rows, to_rows
-from tracegrad.nn.item_first.irreps_linear import SCALAR, ItemKinds
+from tracegrad.nn.item_first.irreps_linear import SCALAR
+from tracegrad.ops.gates.gates import FUNCTIONS as GATE_FUNCTIONS
+from tracegrad.ops.gates.gates import gates as gate
 
 PSEUDOSCALAR = Irrep(0, -1)
+FUNCTIONS = {
+    SCALAR: "silu",
+    PSEUDOSCALAR: "tanh",
+    None: "sigmoid",
+}  # of scalars, and of the gates of other irreps
 RADIAL_WIDTH = 64
 
 
 @lru_cache(maxsize=1)
 def second_moment_factors() -> dict[str, float]:
     """Factors that give silu, tanh and sigmoid of standard normal numbers a second moment of 1, as in e3nn's Gate."""
-    functions = {"silu": silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
-    return {name: normalize2mom(function).cst for name, function in functions.items()}
+    return {name: normalize2mom(function).cst for name, function in GATE_FUNCTIONS.items()}
 
 
 @dataclass
@@ -43,7 +48,7 @@ class EdgeChunk:
         frame: frames of these edges.
         endpoints: nodes i, at which messages are summed, and nodes j.
         radial: radial functions of the edge lengths.
-        kinds: the edges grouped by the elements of both atoms.
+        kind: of each edge, by the elements of both atoms.
     """
 
     at: slice
@@ -51,7 +56,7 @@ class EdgeChunk:
     frame: EdgeFrame
     endpoints: tuple[EdgeEndpoints, EdgeEndpoints]
     radial: Float[Tensor, "edges k"]
-    kinds: ItemKinds
+    kind: Int[Tensor, " edges"]
 
 
 class EquiConv(nn.Module):
@@ -71,6 +76,7 @@ class EquiConv(nn.Module):
     def __init__(self, node: Irreps, edge: Irreps, output: Irreps, lmax: int, radial: int, *, legacy: bool):
         super().__init__()
         self.output = output
+        self.channels = [mul for mul, _ in output]
         self.gates = sum(mul for mul, ir in output if ir.l > 0)
         with_gates = Irreps([*output, (self.gates, SCALAR)]) if self.gates else output
         self.product = EdgeProduct([node, node, edge], merged(with_gates), lmax, legacy=legacy)
@@ -108,24 +114,32 @@ class EquiConv(nn.Module):
         products = self.product.multiply(self._rows(node, edge, chunk), chunk.on_site)
         rows, scalars, gates = self._split(products)
         scale = self.radial_net(chunk.radial).to(edge[0].dtype)
-        scales = scale.split([mul for mul, _ in self.output], dim=1)
-        normalisation = second_moment_factors()
-        factor = None
+        irreps = [ir for _, ir in self.output]
+        arguments = {ir: scalars[ir][:, 0] for ir in (SCALAR, PSEUDOSCALAR) if ir in scalars}
         if gates is not None:
-            of_vectors = [s for s, (_, ir) in zip(scales, self.output, strict=True) if ir.l > 0]
-            factor = torch.sigmoid(gates[:, 0]) * (normalisation["sigmoid"] * torch.cat(of_vectors, dim=1))
+            arguments[None] = gates[:, 0]
+        owners = [list(arguments).index(ir if ir.l == 0 else None) for ir in irreps]
+        names = [FUNCTIONS[ir] for ir in arguments]
+        factors = [second_moment_factors()[name] for name in names]
+        activated = dict(
+            zip(
+                arguments,
+                gate(list(arguments.values()), scale, self.channels, owners, names, factors),
+                strict=True,
+            )
+        )
         placements, first = [], 0
         endpoints = chunk.endpoints[:1] if at_nodes else ()
-        for (mul, ir), s in zip(self.output, scales, strict=True):
+        for mul, ir in self.output:
             if ir.l > 0:
                 rotation = chunk.frame.rotation(ir) if at_nodes else None
                 placements.append(IrrepPlacement(self.slots[ir], rotation, endpoints, first))
                 first += mul
                 continue
-            name, activation = ("silu", silu) if ir == SCALAR else ("tanh", torch.tanh)
-            rows.append(activation(scalars[ir]) * (normalisation[name] * s[:, None]))
+            rows.append(activated[ir][:, None])
             placements.append(IrrepPlacement(((len(rows) - 1, 0),), None, endpoints))
-        return from_rows(placements, rows, [mul for mul, _ in self.output], factor)
+        factor = activated.get(None)
+        return from_rows(placements, rows, self.channels, factor)
 
     def _rows(
         self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk

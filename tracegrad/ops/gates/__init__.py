@@ -1,0 +1,1 @@
+"""The operator of activations and gates that are scaled channel by channel."""
