@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-import torch
 from e3nn.math import normalize2mom
 from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Float, Int

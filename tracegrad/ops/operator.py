@@ -14,7 +14,7 @@ float32 nor float64, and where an operator says that its kernels do not cover th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,14 +37,12 @@ class OperatorArgument:
 
     name: str
     type: str
+    is_tensor: bool = field(init=False)
+    is_list: bool = field(init=False)
 
-    @property
-    def is_tensor(self) -> bool:
-        return self.type in ("Tensor", "Tensor?")
-
-    @property
-    def is_list(self) -> bool:
-        return self.type in ("Tensor[]", "Tensor?[]")
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_tensor", self.type in ("Tensor", "Tensor?"))
+        object.__setattr__(self, "is_list", self.type in ("Tensor[]", "Tensor?[]"))
 
 
 class Operator:
@@ -179,10 +177,10 @@ class Operator:
         return arguments
 
     def _has_kernel(self, arguments: Sequence[Any]) -> bool:
-        floating = [x for x in self.tensors(arguments) if x is not None and x.is_floating_point()]
-        device = floating[0].device.type
+        first = next(x for x in self.tensors(arguments) if x is not None and x.is_floating_point())
+        device = first.device.type
         return (
-            floating[0].dtype in DTYPES
+            first.dtype in DTYPES
             and (native.available() if device == "cpu" else device != "cuda" or triton() is not None)
             and (self.covers is None or self.covers(*arguments))
         )

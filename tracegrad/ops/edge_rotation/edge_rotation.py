@@ -79,8 +79,8 @@ def _check(vectors: Tensor, table: Tensor, generators: Tensor) -> None:
     ):
         raise OperatorArgumentError(
             f"edge rotations: vectors {tuple(vectors.shape)}, table {tuple(table.shape)}, generators "
-            f"{tuple(generators.shape)} in {vectors.dtype}, {table.dtype}, {generators.dtype}; (edges, 3), (m, m, m) and "
-            "(3, m, m) in one dtype are needed, with m odd"
+            f"{tuple(generators.shape)} in {vectors.dtype}, {table.dtype}, {generators.dtype}; (edges, 3), (m, m, m) "
+            "and (3, m, m) in one dtype are needed, with m odd"
         )
 
 

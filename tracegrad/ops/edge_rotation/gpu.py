@@ -42,7 +42,7 @@ def source(degree: int) -> str:
         "    z = tl.load(V + edge * 3 + 2, mask=inside, other=0.0)",
         "    zero = x * 0",
         "    one = zero + 1",
-        # Cosine and sine of the azimuth and of the polar angle. Dividing by the largest number first avoids underflow.
+        # Cosine and sine of both angles. Dividing by the largest number first avoids underflow.
         "    size = tl.maximum(tl.abs(x), tl.abs(y))",
         "    safe = tl.where(size > 0, size, one)",
         "    root = tl.sqrt((x / safe) * (x / safe) + (y / safe) * (y / safe))",

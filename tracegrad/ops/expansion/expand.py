@@ -62,8 +62,8 @@ def _check(x: list[Tensor], rotations: list[Rotation], key: str) -> None:
         n, m, _ = part.shape
         if rotation is not None and (rotation.shape != (n, m, m) or rotation.dtype != part.dtype):
             raise OperatorArgumentError(
-                f"rotation {k}: a tensor of shape {tuple(rotation.shape)}, {rotation.dtype}; {(n, m, m)}, {part.dtype} "
-                "is needed"
+                f"rotation {k}: a tensor of shape {tuple(rotation.shape)}, {rotation.dtype}; "
+                f"{(n, m, m)}, {part.dtype} is needed"
             )
     if len({part.dtype for part in x}) > 1:
         raise OperatorArgumentError(f"features of different dtypes: {[part.dtype for part in x]}")

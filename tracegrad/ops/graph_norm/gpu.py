@@ -2,8 +2,8 @@
 
 A program takes some items of one graph, in the order of `segments`, and one feature. The kernel of statistics stores
 the sums of each share of a graph; those of the other kernels add up the shares of their graph first. Sums of squares
-are taken about the mean of a share and moved to the mean of the graph, which loses no digits. The items of graphs that
-do not exist are in two shares of their own, 0 and 1 behind the last graph; their results are NaN.
+are taken about the mean of a share and moved to the mean of the graph, which loses no digits. Items of graphs that do
+not exist make up two more groups behind the last graph; their results are NaN.
 """
 
 from collections.abc import Iterator, Sequence
@@ -209,7 +209,7 @@ class _Part:
         yield from self._loop()
         for kind in kinds:
             yield f"    d_{kind} = tl.where(fits, {self._load(kind, 0)} - mean_{kind}, 0.0)"
-        for position, kind in enumerate(kinds):
+        for kind in kinds:
             yield f"    square_{kind} += tl.sum(d_x * d_{kind}, 1)"
         for position, kind in enumerate(kinds):
             yield f"tl.store({self._place(2 * position + 1, 0)}, tl.sum(square_{kind}, 0))"

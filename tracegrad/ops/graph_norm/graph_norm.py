@@ -135,7 +135,8 @@ def _covers(
 
 GRAPH_NORM = Operator(
     "graph_norm",
-    "Tensor[] x, Tensor[] weights, Tensor?[] biases, Tensor?[] plus, Tensor?[] rotations, Tensor batch, Tensor counts",
+    "Tensor[] x, Tensor[] weights, Tensor?[] biases, Tensor?[] plus, Tensor?[] rotations, Tensor batch, "
+    "Tensor counts",
     _plain,
     _outputs,
     check=_check,

@@ -29,16 +29,19 @@ def irreps_linear(
         alpha = scale / math.sqrt(max(channels, 1))
         width = weights[k].shape[1]
         rows = kinds.sorted(part).view(n * m, channels)
-        if kind is None and other is not None:
-            y = torch.addmm(other.reshape(n * m, width), rows, weights[k], alpha=alpha)
-        else:
-            y = part.new_empty(n * m, width)
-            for at, weight in zip(kinds.rows(m), weights[k :: len(x)], strict=True):
-                torch.addmm(y[at], rows[at], weight, beta=0, alpha=alpha, out=y[at])
+        if kind is None and (other is not None or bias is not None):
+            base = bias if other is None else other.reshape(n * m, width)
+            out.append(torch.addmm(base, rows, weights[k], alpha=alpha).view(n, m, width))
+            if bias is not None and other is not None:
+                out[-1] += bias
+            continue
+        y = part.new_empty(n * m, width)
+        for at, weight in zip(kinds.rows(m), weights[k :: len(x)], strict=True):
+            torch.addmm(y[at], rows[at], weight, beta=0, alpha=alpha, out=y[at])
         y = kinds.back(y.view(n, m, width))
         if bias is not None:
             y += bias
-        if kind is not None and other is not None:
+        if other is not None:
             y += other
         out.append(y)
     return out

@@ -241,7 +241,8 @@ def outer_source(layout: Layout, scale: float) -> str:
             f"            fits = inside[:, None] & (o < {c_out})",
             f"            g = tl.load(G{k} + row[:, None] * {c_out} + o, mask=fits, other=0.0)",
             '            y += tl.dot(x, g, input_precision="ieee", out_dtype=number)',
-            f"        place = (tl.program_id(2) * kind_count.to(tl.int64) + kind) * {size} + {offset} + i * {c_out} + o",
+            "        group = tl.program_id(2) * kind_count.to(tl.int64) + kind",
+            f"        place = group * {size} + {offset} + i * {c_out} + o",
             f"        fits = (i < {c_in}) & (o < {c_out})",
             f"        tl.store(RESULT + place, y * {scale / math.sqrt(c_in)!r}, mask=fits)",
         ]
