@@ -113,11 +113,12 @@ class EquiConv(nn.Module):
         products = self.product.multiply(self._rows(node, edge, chunk), chunk.on_site)
         rows, scalars, gates = self._split(products)
         scale = self.radial_net(chunk.radial).to(edge[0].dtype)
-        irreps = [ir for _, ir in self.output]
-        arguments = {ir: scalars[ir][:, 0] for ir in (SCALAR, PSEUDOSCALAR) if ir in scalars}
+        arguments: dict[Irrep | None, Tensor] = {
+            ir: scalars[ir][:, 0] for ir in (SCALAR, PSEUDOSCALAR) if ir in scalars
+        }
         if gates is not None:
             arguments[None] = gates[:, 0]
-        owners = [list(arguments).index(ir if ir.l == 0 else None) for ir in irreps]
+        owners = [list(arguments).index(ir if ir.l == 0 else None) for _, ir in self.output]
         names = [FUNCTIONS[ir] for ir in arguments]
         factors = [second_moment_factors()[name] for name in names]
         activated = dict(
