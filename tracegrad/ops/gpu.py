@@ -51,7 +51,7 @@ def kernel(source: str, name: str) -> Callable[..., Any]:
     return module.jit(do_not_specialize=counts)(function)
 
 
-def segments(index: Int[Tensor, " n"], count: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " count+1"]]:
+def segments(index: Int[Tensor, " n"], count: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " {count}+1"]]:
     """The entries of an index in the order of their values, and where those of each value start.
 
     Sums over entries with the same value, taken in this order, are deterministic. The result is kept with the
