@@ -59,6 +59,8 @@ class Operator:
             called before the kernels of both devices and before those of the gradient.
         covers: whether the kernels and the gradient can take these arguments, a function of all of them. It sees
             shapes, devices and whether gradients are needed (``requires_grad``).
+        prefers_plain: whether the plain form is as fast as the kernels for these arguments, a function of all of
+            them. Gradients are then recorded as those of ordinary operations of torch, which costs less Python.
         results: number of results; None for a list.
         linear: names of arguments that the gradient does not depend on. They are not kept for the backward pass,
             which gets zeros of the same shape.
@@ -75,11 +77,13 @@ class Operator:
         *,
         check: Callable[..., None],
         covers: Callable[..., bool] | None = None,
+        prefers_plain: Callable[..., bool] | None = None,
         results: int | None = 1,
         linear: Sequence[str] = (),
         added: str | None = None,
     ):
         self.name, self.plain, self.check, self.covers = name, plain, check, covers
+        self.prefers_plain = prefers_plain
         self.results, self.added = results, frozenset([added] if added else [])
         self.linear = self.added.union(linear)
         self.forms: dict[str, tuple[Form, Form]] = {}  # by device: the form and its gradient
@@ -189,7 +193,8 @@ class Operator:
         """The operator where gradients may be recorded; ``keys`` are the keys of this call of the dispatcher."""
         tensors = self.tensors(arguments)
         dual = any(x is not None and unpack_dual(x).tangent is not None for x in tensors)
-        if dual or not self._has_kernel(arguments):
+        as_fast = self.prefers_plain is not None and self.prefers_plain(*arguments)
+        if dual or as_fast or not self._has_kernel(arguments):
             return self.plain(*arguments)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
             made = self._function.apply(keys, self.rest(arguments), *tensors)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from tracegrad.ops.errors import OperatorArgumentError
-from tracegrad.ops.gates import gpu
+from tracegrad.ops.gates import cpu, gpu
 from tracegrad.ops.operator import Operator
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -87,9 +87,8 @@ def _check(
         )
 
 
-def _covers(x: list[Tensor], scale: Tensor, *others: object) -> bool:
-    """There is no form for CPUs, on which the plain form is as fast."""
-    return scale.device.type != "cpu"
+def _prefers_plain(x: list[Tensor], scale: Tensor, *others: object) -> bool:
+    return scale.device.type == "cpu"
 
 
 GATES = Operator(
@@ -98,7 +97,8 @@ GATES = Operator(
     _plain,
     _outputs,
     check=_check,
-    covers=_covers,
+    prefers_plain=_prefers_plain,
     results=None,
 )
+GATES.register("CPU", cpu.gates, cpu.gates_gradient)
 GATES.register("CUDA", gpu.gates, gpu.gates_gradient)

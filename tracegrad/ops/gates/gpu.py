@@ -5,11 +5,11 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from tracegrad.ops.gates.cpu import columns_of
 from tracegrad.ops.gpu import kernel
 
 ITEMS, CHANNELS = 16, 64  # of a program
 WARPS = 4
-Columns = list[tuple[int, int]]  # first column of the scale, and number of columns
 VALUES = {
     "silu": ("x / (1 + tl.exp(-x))", "s + y * (1 - s)"),
     "tanh": ("2 / (1 + tl.exp(-2 * x)) - 1", "1 - y * y"),
@@ -73,19 +73,6 @@ def _run(
         CHANNELS=CHANNELS,
         num_warps=WARPS,
     )
-
-
-def columns_of(k: int, widths: Sequence[int], owners: Sequence[int]) -> Columns:
-    """Columns of the scale that belong to one x, adjacent ones together."""
-    columns: Columns = []
-    start = 0
-    for width, owner in zip(widths, owners, strict=True):
-        if owner == k and columns and sum(columns[-1]) == start:
-            columns[-1] = columns[-1][0], columns[-1][1] + width
-        elif owner == k:
-            columns.append((start, width))
-        start += width
-    return columns
 
 
 @lru_cache(maxsize=256)
