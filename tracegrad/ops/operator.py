@@ -210,11 +210,11 @@ class Operator:
         return tuple(made) if self.results is None else made
 
     def _backward(self, ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        zero = gradients[0].new_zeros(())
-        tensors = [
-            zero.expand(shape) if x is None and shape is not None else x
-            for x, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True)
-        ]
+        tensors, zero = list(ctx.saved_tensors), None
+        for k, shape in enumerate(ctx.shapes):
+            if tensors[k] is None and shape is not None:
+                zero = gradients[0].new_zeros(()) if zero is None else zero
+                tensors[k] = zero.expand(shape)
         wanted, added = ctx.needs_input_grad[2:], self.flags(self.added, ctx.rest)
         needed = [flag and not is_added for flag, is_added in zip(wanted, added, strict=True)]
         made: Iterator[Tensor | None] = iter(())
