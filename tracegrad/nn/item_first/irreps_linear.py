@@ -6,7 +6,7 @@ e3nn).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from e3nn.o3 import Irrep, Irreps
@@ -49,7 +49,7 @@ class IrrepsLinear(nn.Module):
         plus: Sequence[Float[Tensor, "n _m _w"] | None] | None = None,
     ) -> list[Float[Tensor, "n _m _w"]]:
         """The linear map of x, and ``plus`` for each irrep of the output where it is not None."""
-        added = [None] * len(self.irreps_out) if plus is None else list(plus)
+        added: list[Tensor | None] = [None] * len(self.irreps_out) if plus is None else list(plus)
         return mapped(self, [self], x, added)
 
 
@@ -71,9 +71,9 @@ class KindLinear(nn.Module):
         self, x: list[Float[Tensor, "n _m _c"]], kind: Int[Tensor, " n"]
     ) -> list[Float[Tensor, "n _m _w"]]:
         """The linear map of each item by the kind of the item."""
-        first, several = self.linears[0], len(self.linears) > 1
-        added = [None] * len(first.irreps_out)
-        return mapped(first, list(self.linears), x, added, kind if several else None, self.scale)
+        linears = [linear for linear in self.linears if isinstance(linear, IrrepsLinear)]
+        added: list[Tensor | None] = [None] * len(linears[0].irreps_out)
+        return mapped(linears[0], linears, x, added, kind if len(linears) > 1 else None, self.scale)
 
 
 def mapped(
@@ -87,7 +87,7 @@ def mapped(
     """The maps of one kind of items after another, which all have the irreps of ``layout``."""
     sources = [source for source in layout.sources if source is not None]
     pairs = list(zip(layout.sources, layout.irreps_out, plus, strict=True))
-    made = iter(())
+    made: Iterator[Tensor] = iter(())
     if sources:
         made = iter(
             irreps_linear(
@@ -99,7 +99,7 @@ def mapped(
                 scale,
             )
         )
-    out = []
+    out: list[Tensor] = []
     for source, (mul, ir), other in pairs:
         if source is not None:
             out.append(next(made))

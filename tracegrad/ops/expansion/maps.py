@@ -82,8 +82,8 @@ class SparseMap:
             native.index("starts", starts, len(values) + 1, torch.int32),
             native.index("columns", columns, inputs, torch.int32),
         )
-        indices = (ConstantIndex(index.values) for index in checked)
-        return cls(*indices, Constant(values), len(targets), inputs)
+        to, first, of = (ConstantIndex(index.values) for index in checked)
+        return cls(to, first, of, Constant(values), len(targets), inputs)
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,9 @@ class ExpansionMap:
     forward: SparseMap = field(init=False)
     transpose: SparseMap = field(init=False)
     key: str = field(init=False)
+    _dense: list[Constant] = field(init=False)
+    _columns: list[ConstantIndex] = field(init=False)
+    _order: ConstantIndex = field(init=False)
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256()

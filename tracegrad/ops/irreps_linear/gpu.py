@@ -48,7 +48,8 @@ def irreps_linear_gradient(
     """The gradient of the operator `irreps_linear` for GPUs."""
     call, count = _Maps(x, weights, kind, scale), len(x)
     none = [None] * count
-    of_x, of_weights = [None] * count, [None] * len(weights)
+    of_x: Sequence[Optional] = none
+    of_weights: Sequence[Optional] = [None] * len(weights)
     if any(needed[:count]):
         of_x = call.multiply(gradients, weights, none, none, transposed=True)
     if any(needed[count : count + len(weights)]):

@@ -88,11 +88,14 @@ def _check(
             f"{[tuple(weight.shape) for weight in weights]}; (n, m, c_in) and (c_in, c_out) are needed for each "
             "irrep, the latter also for each kind"
         )
-    n, dtypes, wrong = len(x[0]), set(), []
+    n, wrong = len(x[0]), []
+    dtypes: set[torch.dtype] = set()
     for k, (part, bias, other) in enumerate(zip(x, biases, plus, strict=True)):
         _, m, c = part.shape
         width = weights[k].shape[1]
-        of_part = [("weight", weight, (c, width)) for weight in weights[k::count]]
+        of_part: list[tuple[str, Optional, tuple[int, ...]]] = [
+            ("weight", weight, (c, width)) for weight in weights[k::count]
+        ]
         of_part += [("feature", part, (n, m, c)), ("bias", bias, (width,)), ("plus", other, (n, m, width))]
         for name, y, shape in of_part:
             if y is not None and y.shape != shape:
