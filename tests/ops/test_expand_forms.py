@@ -21,6 +21,7 @@ from tracegrad.ops.expansion import maps
 from tracegrad.ops.expansion.expand import EXPAND
 from tracegrad.ops.expansion.maps import SparseMap
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 SHELLS = {"few": {6: (0, 1)}, "many": {16: (0, 1), 42: (0, 0, 1, 2)}, "high": {57: (1, 3)}}
 CASES = pytest.mark.parametrize(
     ("name", "spinful"), [("few", True), ("many", False), ("many", True), ("high", False)]
@@ -58,7 +59,6 @@ def test_the_gpu_form_agrees(items, spinful):
     assert_forms_agree(EXPAND, (x, rotations, expansion.map.key), devices=["CUDA"])
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_it_is_registered_as_torch_expects():
     expansion, x, rotations = make("few", 3, spinful=False)
     assert_registered(EXPAND, (x, rotations, expansion.map.key))
@@ -141,7 +141,6 @@ def test_without_a_compiler_the_plain_form_is_used(monkeypatch):
     torch.testing.assert_close(expansion(x, rotations), expected, rtol=0, atol=1e-13)
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_other_shapes_and_dtypes_are_refused():
     expansion, x, rotations = make("few", 3, spinful=False)
     assert_refuses_other_shapes(EXPAND, (x, rotations, expansion.map.key))
