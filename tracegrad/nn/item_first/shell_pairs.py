@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.numerics.precision import full_precision
 from tracegrad.numerics.wigner_3j import wigner_3j
-from tracegrad.ops.expansion.expand import expand
-from tracegrad.ops.expansion.maps import ExpansionMap
+from tracegrad.ops.shell_pairs.expand import expand
+from tracegrad.ops.shell_pairs.maps import ExpansionMap
 
 
 @dataclass(frozen=True)

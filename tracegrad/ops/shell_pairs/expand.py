@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tracegrad.ops.errors import OperatorArgumentError
-from tracegrad.ops.expansion import cpu, gpu
-from tracegrad.ops.expansion.maps import ExpansionMap, registered_map
+from tracegrad.ops.shell_pairs import cpu, gpu
+from tracegrad.ops.shell_pairs.maps import ExpansionMap, registered_map
 from tracegrad.ops.operator import Operator
 
 Rotation = Tensor | None

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from tracegrad.ops.expansion.maps import SparseMap, registered_map
+from tracegrad.ops.shell_pairs.maps import SparseMap, registered_map
 from tracegrad.ops.gpu import kernel, triton
 
 ITEMS, ROWS, CHANNELS = 16, 64, 32  # of a program

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from tracegrad.ops import native
-from tracegrad.ops.expansion.maps import SparseMap, registered_map
+from tracegrad.ops.shell_pairs.maps import SparseMap, registered_map
 
 BYTES = 64  # of a vector; compilers split such vectors for processors with shorter registers
 ARGUMENTS = "iiippppp" + "iipppp"
@@ -44,7 +44,7 @@ def _run(
     blocks: Tensor,
 ) -> bool:
     """Call a function of the library, if there is one; threads share the items."""
-    library = native.file_library("expansion.cpp", blocks.dtype, *FUNCTIONS)
+    library = native.file_library("shell_pairs.cpp", blocks.dtype, *FUNCTIONS)
     if library is None:
         return False
     n, count, lanes = len(blocks), len(x), BYTES // blocks.element_size()

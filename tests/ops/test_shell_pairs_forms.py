@@ -17,9 +17,9 @@ from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.shell_pairs import ShellPairExpansion
 from tracegrad.ops import native
 from tracegrad.ops.errors import OperatorArgumentError, OperatorIndexError
-from tracegrad.ops.expansion import maps
-from tracegrad.ops.expansion.expand import EXPAND
-from tracegrad.ops.expansion.maps import SparseMap
+from tracegrad.ops.shell_pairs import maps
+from tracegrad.ops.shell_pairs.expand import EXPAND
+from tracegrad.ops.shell_pairs.maps import SparseMap
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 SHELLS = {"few": {6: (0, 1)}, "many": {16: (0, 1), 42: (0, 0, 1, 2)}, "high": {57: (1, 3)}}
