@@ -114,8 +114,10 @@ def assert_refuses_other_shapes(
                 if f"{argument.name} {kind}" in harmless or wrong.shape == x.shape:
                     continue
                 changed = [*value[:at], wrong, *value[at + 1 :]] if argument.is_list else wrong
+                others = (*arguments[:k], changed, *arguments[k + 1 :])
                 try:
-                    operator(*arguments[:k], changed, *arguments[k + 1 :])
+                    operator.check(*others)
+                    operator(*others)
                 except (ValueError, IndexError, RuntimeError, TypeError):
                     continue
                 pytest.fail(f"{argument.name} {kind}")
@@ -128,6 +130,7 @@ def assert_refuses_other_dtypes(operator: Operator, arguments: Sequence[Any]) ->
         if argument.is_tensor and value is not None:
             wrong = value.float() if value.is_floating_point() else value.double()
             try:
+                operator.check(*arguments[:k], wrong, *arguments[k + 1 :])
                 operator(*arguments[:k], wrong, *arguments[k + 1 :])
             except (OperatorArgumentError, RuntimeError):
                 continue

@@ -97,3 +97,40 @@ def test_segments_are_kept_with_their_index():
     assert segments(index, 4)[0] is order
     index[0] = 0
     assert segments(index, 4)[1].tolist() == [0, 2, 3, 4, 4]
+
+
+def test_gradients_of_views_and_signs_reach_kernels_as_they_are():
+    """Expanded, transposed and negated gradients of an operator whose kernel needs contiguous ones."""
+    fit = [
+        x.requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+        for x in arguments()
+    ]
+    out = COUPLE(*fit)
+    parts = torch.randn(*out.shape, 2, dtype=torch.float64)
+    negated = torch.view_as_complex(parts).conj().imag
+    assert negated.is_neg()
+    for gradient in (
+        out.new_ones(1, 1, 1).expand(out.shape),
+        torch.randn(*out.shape[::-1], dtype=torch.float64).permute(2, 1, 0),
+        negated,
+    ):
+        actual = torch.autograd.grad(out, fit[:4], gradient, retain_graph=True)
+        plain = gradient.resolve_neg().contiguous().clone()
+        for a, b in zip(actual, torch.autograd.grad(out, fit[:4], plain, retain_graph=True), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_inputs_of_any_strides():
+    fit = list(arguments())
+    for k in range(4):
+        fit[k] = fit[k].transpose(0, 1).contiguous().transpose(0, 1)
+    assert_forms_agree(COUPLE, fit)
+
+
+def test_an_index_that_was_overwritten_is_refused():
+    fit = list(arguments())
+    fit[0].requires_grad_()
+    out = COUPLE(*fit)
+    fit[4].add_(0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tracegrad.ops import native
+from tracegrad.ops.errors import OperatorArgumentError
 
 
 def test_an_error_in_a_thread_is_raised(monkeypatch):
@@ -78,3 +79,28 @@ def test_threads_that_need_the_same_kernel(monkeypatch, tmp_path, caplog):
         assert [library.eleven() for library in pool.map(native.library, [source] * 4)] == [11] * 4
     # Nothing above INFO: with a configured logger the compilation itself is logged.
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+def test_c_types_are_declared():
+    source = """
+#include <cstdint>
+extern "C" int number(int64_t x, double y, const int64_t* z) { return (x >> 40) * 10 + int(y) + (z ? 100 : 0); }
+"""
+    library = native.library(source, native.Function("number", "idp", fails=True))
+    if library is None:
+        pytest.skip("no compiler")
+    assert library.number(5 << 40, 3, None) == 53
+    for wrong in ((1.5, 0.0, None), (None, 0.0, None), (1, "0", None), (1, 0.0, 1.5), (1, 0.0)):
+        with pytest.raises((TypeError, native.ctypes.ArgumentError)):
+            library.number(*wrong)
+
+
+def test_tensors_without_memory_are_refused():
+    x = torch.randn(3, dtype=torch.float64)
+    x.untyped_storage().resize_(0)
+    with pytest.raises(OperatorArgumentError, match=r"x: a tensor of shape .* without memory"):
+        native.address("x", x, (3,), torch.float64)
+    with pytest.raises(
+        OperatorArgumentError, match="not contiguous; a kernel needs a contiguous one of shape"
+    ):
+        native.address("x", torch.randn(4, 3, dtype=torch.float64).T, (3, 4), torch.float64)

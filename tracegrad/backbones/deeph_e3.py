@@ -25,7 +25,7 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.nn.interface import Backbone, Blocks, ItemFirstFeature, Refine, keep
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.edge_product import filter_degrees
-from tracegrad.nn.item_first.irreps_linear import SCALAR, IrrepsLinear, ItemKinds
+from tracegrad.nn.item_first.irreps_linear import SCALAR, IrrepsLinear
 from tracegrad.nn.item_first.shell_pairs import ShellPairExpansion
 from tracegrad.nn.radial import GaussianBasis
 
@@ -178,14 +178,14 @@ class DeepHE3(Backbone):
                 frame.part(at),
                 (dst[at], src[at]),
                 self.radial(length[at]),
-                ItemKinds(edge_kind[at], species**2),
+                edge_kind[at],
             )
             for at in (slice(start, min(start + step, count)) for start in range(0, count, step))
         ]
         return BatchContext(
             chunks,
             frame,
-            ItemKinds(kind, species),
+            kind,
             graph.batch,
             edge_batch,
             node_counts,

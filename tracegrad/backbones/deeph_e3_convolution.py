@@ -19,7 +19,7 @@ from torch.nn.functional import silu
 from tracegrad.nn.interface import ItemFirstFeature
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.edge_product import EdgeProduct
-from tracegrad.nn.item_first.irreps_linear import SCALAR, ItemKinds
+from tracegrad.nn.item_first.irreps_linear import SCALAR
 from tracegrad.ops.edge_rows.from_rows import from_rows
 from tracegrad.ops.edge_rows.layout import RowFeature, RowLayout
 from tracegrad.ops.edge_rows.to_rows import to_rows
@@ -45,7 +45,7 @@ class EdgeChunk:
         frame: frames of these edges.
         endpoints: nodes i, at which messages are summed, and nodes j.
         radial: radial functions of the edge lengths.
-        kinds: the edges grouped by the elements of both atoms.
+        kind: of each edge, by the elements of both atoms.
     """
 
     at: slice
@@ -53,7 +53,7 @@ class EdgeChunk:
     frame: EdgeFrame
     endpoints: tuple[Int[Tensor, " edges"], Int[Tensor, " edges"]]
     radial: Float[Tensor, "edges k"]
-    kinds: ItemKinds
+    kind: Int[Tensor, " edges"]
 
 
 class EquiConv(nn.Module):

@@ -18,7 +18,7 @@ from tracegrad.backbones.deeph_e3_convolution import EdgeChunk, EquiConv
 from tracegrad.nn.interface import ItemFirstFeature
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.graph_norm import GraphNorm
-from tracegrad.nn.item_first.irreps_linear import IrrepsLinear, ItemKinds, KindLinear
+from tracegrad.nn.item_first.irreps_linear import IrrepsLinear, KindLinear
 
 R = TypeVar("R")
 
@@ -30,7 +30,7 @@ class BatchContext:
     Args:
         chunks: all edges, some at a time.
         frame: frames of all edges.
-        node_kinds: the nodes grouped by element.
+        node_kind: element of each node.
         node_batch, edge_batch: graph of each node and edge.
         node_counts, edge_counts: numbers of nodes and edges of each graph.
         recompute: see `run`.
@@ -38,7 +38,7 @@ class BatchContext:
 
     chunks: list[EdgeChunk]
     frame: EdgeFrame
-    node_kinds: ItemKinds
+    node_kind: Int[Tensor, " atoms"]
     node_batch: Int[Tensor, " atoms"]
     edge_batch: Int[Tensor, " edges"]
     node_counts: Float[Tensor, " graphs"]
@@ -73,12 +73,11 @@ class Update(nn.Module):
         self.skip = IrrepsLinear(old, kept, bias=False) if old != new else None
         self.kept = [ir in old_irreps for _, ir in new]
 
-    def mixed(self, convolved: ItemFirstFeature, old: ItemFirstFeature, kinds: ItemKinds) -> ItemFirstFeature:
+    def mixed(
+        self, convolved: ItemFirstFeature, old: ItemFirstFeature, kind: Int[Tensor, " n"]
+    ) -> ItemFirstFeature:
         """post(convolved) + own(old)."""
-        return [
-            x if own is None else x + own
-            for x, own in zip(self.post(convolved), self._in_new_irreps(self.own(old, kinds)), strict=True)
-        ]
+        return self.post(convolved, self._in_new_irreps(self.own(old, kind)))
 
     def residual(self, old: ItemFirstFeature) -> list[Float[Tensor, "n _m _c"] | None]:
         """The old feature in the new irreps, None for irreps that it lacks."""
@@ -104,7 +103,7 @@ class NodeUpdate(Update):
     ) -> ItemFirstFeature:
         inputs = self.pre(node)
         messages = (batch.run(self._messages, inputs, part(edge, chunk.at), chunk) for chunk in batch.chunks)
-        mixed = self.mixed(reduce(add, messages), node, batch.node_kinds)
+        mixed = self.mixed(reduce(add, messages), node, batch.node_kind)
         return self.norm(mixed, batch.node_batch, batch.node_counts, plus=self.residual(node))
 
     def _messages(self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk) -> ItemFirstFeature:
@@ -129,7 +128,7 @@ class EdgeUpdate(Update):
 
     def _mixed(self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: EdgeChunk) -> ItemFirstFeature:
         convolved = self.convolution(node, self.pre(edge), chunk)
-        return self.mixed(convolved, edge, chunk.kinds)
+        return self.mixed(convolved, edge, chunk.kind)
 
 
 def add(a: ItemFirstFeature, b: ItemFirstFeature) -> ItemFirstFeature:

@@ -14,7 +14,7 @@ float32 nor float64, and where an operator says that its kernels do not cover th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,14 +37,12 @@ class OperatorArgument:
 
     name: str
     type: str
+    is_tensor: bool = field(init=False)
+    is_list: bool = field(init=False)
 
-    @property
-    def is_tensor(self) -> bool:
-        return self.type in ("Tensor", "Tensor?")
-
-    @property
-    def is_list(self) -> bool:
-        return self.type in ("Tensor[]", "Tensor?[]")
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_tensor", self.type in ("Tensor", "Tensor?"))
+        object.__setattr__(self, "is_list", self.type in ("Tensor[]", "Tensor?[]"))
 
 
 class Operator:
@@ -61,6 +59,8 @@ class Operator:
             called before kernels and those of the gradient; the plain form takes what torch takes.
         covers: whether the kernels and the gradient can take these arguments, a function of all of them. It sees
             shapes, devices and whether gradients are needed (``requires_grad``).
+        prefers_plain: whether the plain form is as fast as the kernels for these arguments, a function of all of
+            them. Gradients are then recorded as those of ordinary operations of torch, which costs less Python.
         results: number of results; None for a list, whose length depends on the arguments.
         linear: names of arguments that the gradient does not depend on. They are not kept for the backward pass,
             which gets zeros of the same shape.
@@ -77,11 +77,13 @@ class Operator:
         *,
         check: Callable[..., None],
         covers: Callable[..., bool] | None = None,
+        prefers_plain: Callable[..., bool] | None = None,
         results: int | None = 1,
         linear: Sequence[str] = (),
         added: str | None = None,
     ):
         self.name, self.plain, self.check, self.covers = name, plain, check, covers
+        self.prefers_plain = prefers_plain
         self.results, self.added = results, frozenset([added] if added else [])
         self.linear = self.added.union(linear)
         self.forms: dict[str, tuple[Form, Form]] = {}  # by device: the form and its gradient
@@ -207,7 +209,8 @@ class Operator:
         """The operator where gradients may be recorded; ``keys`` are the keys of this call of the dispatcher."""
         tensors = self.tensors(arguments)
         in_forward_mode = forward_ad._current_level >= 0  # as `forward_ad.unpack_dual` asks, for each tensor
-        if in_forward_mode or not self._has_kernel(tensors, arguments):
+        as_fast = self.prefers_plain is not None and self.prefers_plain(*arguments)
+        if in_forward_mode or as_fast or not self._has_kernel(tensors, arguments):
             return self.plain(*arguments)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
             made = self._function.apply(keys, self.rest(arguments), *tensors)

@@ -3,7 +3,7 @@ import torch
 from e3nn import o3
 from e3nn.o3 import Irreps
 
-from tracegrad.nn.item_first.irreps_linear import IrrepsLinear, ItemKinds, KindLinear
+from tracegrad.nn.item_first.irreps_linear import IrrepsLinear, KindLinear
 
 IN, OUT = Irreps("3x0e+2x1o+4x2e+2x0o+1x1e"), Irreps("2x0o+4x0e+3x1o+2x3o+1x2e")
 NORMALISATIONS = pytest.mark.parametrize("normalisation", ["element", "path"])
@@ -70,7 +70,7 @@ def test_kinds_equal_a_tensor_product_with_one_hot_vectors(count, normalisation)
     kind = torch.randint(count, (11,))
     kind[kind == 1] = 0  # a kind of which there is none
     x = torch.randn(11, IN.dim, dtype=torch.float64, requires_grad=True)
-    actual = joined(linear(split(x, IN), ItemKinds(kind, count)))
+    actual = joined(linear(split(x, IN), kind))
     expected = plain(x, torch.nn.functional.one_hot(kind, count).double())
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-13)
     direction = torch.randn_like(actual)
@@ -78,10 +78,11 @@ def test_kinds_equal_a_tensor_product_with_one_hot_vectors(count, normalisation)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
 
 
-def test_kinds_group_their_items_and_go_back():
-    kind = torch.tensor([2, 0, 2, 1, 0, 2])
-    kinds = ItemKinds(kind, 4)
-    assert kind[kinds.order].tolist() == [0, 0, 1, 2, 2, 2]
-    assert kinds.counts == [2, 1, 3, 0]
-    assert torch.equal(kind[kinds.order][kinds.back], kind)
-    assert ItemKinds(torch.zeros(3, dtype=torch.long), 1).order is None
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_is_added(bias):
+    """Also to irreps that the input lacks, which are zero otherwise."""
+    linear = IrrepsLinear(IN, OUT, bias=bias).double()
+    x = split(torch.randn(5, IN.dim, dtype=torch.float64), IN)
+    plus = [part if k % 3 else None for k, part in enumerate(split(torch.randn(5, OUT.dim).double(), OUT))]
+    for found, other, expected in zip(linear(x, plus), plus, linear(x), strict=True):
+        torch.testing.assert_close(found, expected if other is None else expected + other)

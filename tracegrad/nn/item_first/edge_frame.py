@@ -16,7 +16,7 @@ exchanged, y'_m = y_-m and y'_-m = -y_m for m > 0: then every coupling is from m
 
 A frame is fixed up to a rotation about its edge, on which nothing that a network returns depends. The derivatives of
 its angles diverge where an edge is along z; the derivatives of the matrices are therefore taken in the gauge in which
-the frame follows its edge without rotating about it (see `_Following`). It is regular for every edge that has a
+the frame follows its edge without rotating about it (`ops.edge_rotation`). It is regular for every edge that has a
 direction.
 
 Features are item-first, x[e, l + m, c] of shape [edges, 2l + 1, channels].
@@ -32,7 +32,7 @@ from torch import Tensor
 from tracegrad.nn.component_first.features import spherical_harmonics
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.precision import full_precision
-from tracegrad.ops import native
+from tracegrad.ops.edge_rotation.edge_rotation import edge_rotation
 
 
 def is_natural(ir: Irrep) -> bool:
@@ -48,11 +48,8 @@ class EdgeFrame:
     """
 
     def __init__(self, vectors: Float[Tensor, "edges 3"]):
-        x, y, z = vectors.detach().unbind(1)
         self._vectors = vectors
-        self._azimuth = torch.atan2(y, x)[:, None]
-        self._polar = torch.atan2(torch.hypot(x, y), z)[:, None]
-        self._matrices: dict[tuple[int, bool], Tensor] = {}
+        self._matrices: dict[Irrep, Tensor] = {}
 
     def part(self, edges: slice) -> "EdgeFramePart":
         """The frames of some of the edges; matrices are computed once for all edges and shared."""
@@ -70,25 +67,9 @@ class EdgeFrame:
 
     def rotation(self, ir: Irrep) -> Float[Tensor, "edges m m"]:
         """Matrices D [edges, m', m] from the frame of each edge to the global frame."""
-        key = (ir.l, is_natural(ir))
-        if key not in self._matrices:
-            self._matrices[key] = self._natural(ir.l) if key[1] else self._exchanged(ir.l)
-        return self._matrices[key]
-
-    def _natural(self, degree: int) -> Float[Tensor, "edges m m"]:
-        """Matrices of the irrep with natural parity; differentiable if the vectors are."""
-        matrix = _wigner(self._azimuth, self._polar, degree)
-        differentiable = self._vectors.requires_grad or native.transformed()
-        return _Following.apply(self._vectors, matrix) if differentiable else matrix
-
-    def _exchanged(self, degree: int) -> Float[Tensor, "edges m m"]:
-        """Matrices of the irrep with unnatural parity, whose local components are exchanged."""
-        matrix = self.rotation(Irrep(degree, (-1) ** degree))
-        sign = torch.ones(2 * degree + 1, dtype=matrix.dtype, device=matrix.device)
-        sign[:degree] = -1
-        flipped = matrix.flip(2) * sign
-        flipped[:, :, degree] = matrix[:, :, degree]
-        return flipped
+        if ir not in self._matrices:
+            self._matrices[ir] = _rotation(self._vectors, ir)
+        return self._matrices[ir]
 
 
 class EdgeFramePart(EdgeFrame):
@@ -101,51 +82,18 @@ class EdgeFramePart(EdgeFrame):
         return self._whole.rotation(ir)[self._edges]
 
 
-class _Following(torch.autograd.Function):
-    """Matrices D(R) of frames R that follow their edges v: dD = sum_k w_k J_k D with w = v x dv / |v|^2.
-
-    J_k are the generators of rotations about x, y and z. Another gauge would add a component along v to w; it changes
-    no derivative, of any order, of a quantity that does not depend on the gauge. An edge without a direction keeps
-    the global frame.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(vectors: Float[Tensor, "edges 3"], matrix: Float[Tensor, "edges m m"]) -> Tensor:
-        return matrix.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], output)
-        ctx.save_for_forward(inputs[0], output)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        vectors, matrix = ctx.saved_tensors
-        torque = torch.einsum("...im,kij,...jm->...k", gradient, _generators(matrix), matrix)
-        return torch.linalg.cross(torque, vectors) * _inverse_square(vectors), None
-
-    @staticmethod
-    def jvp(ctx, of_vectors: Tensor, _: Tensor | None) -> Tensor:
-        vectors, matrix = ctx.saved_tensors
-        rotation = torch.linalg.cross(vectors, of_vectors) * _inverse_square(vectors)
-        return torch.einsum("...k,kij,...jm->...im", rotation, _generators(matrix), matrix)
+@full_precision
+def _rotation(vectors: Float[Tensor, "edges 3"], ir: Irrep) -> Float[Tensor, "edges m m"]:
+    return edge_rotation(vectors, *rotation_tables(ir, vectors))
 
 
-def _inverse_square(vectors: Float[Tensor, "*edges 3"]) -> Float[Tensor, "*edges 1"]:
-    """1 / |v|^2, and 0 for the zero vector."""
-    square = vectors.square().sum(-1, keepdim=True)
-    directed = square > 0
-    return torch.where(directed, 1 / torch.where(directed, square, 1.0), 0.0)
-
-
-def _generators(matrix: Float[Tensor, "*edges m m"]) -> Float[Tensor, "3 m m"]:
-    return _generators_of((matrix.shape[-1] - 1) // 2)(matrix)
+def rotation_tables(ir: Irrep, like: Tensor) -> tuple[Float[Tensor, "m m m"], Float[Tensor, "3 m m"]]:
+    """Table and generators for `edge_rotation`, in the dtype and on the device of a tensor."""
+    return _polar_rotations(ir)(like), _generators(ir.l)(like)
 
 
 @lru_cache(maxsize=32)
-def _generators_of(degree: int) -> Constant:
+def _generators(degree: int) -> Constant:
     """dD/da at a = 0 of rotations by the angle a about x, y and z."""
     with torch.inference_mode(False):
         exchange = _axis_exchange(degree)(torch.empty(0, dtype=torch.float64))
@@ -156,37 +104,27 @@ def _generators_of(degree: int) -> Constant:
         return Constant(torch.stack([about_x, about_y, about_z]))
 
 
-@full_precision
-def _wigner(
-    azimuth: Float[Tensor, "edges 1"], polar: Float[Tensor, "edges 1"], degree: int
-) -> Float[Tensor, "edges m m"]:
-    """D(R_z(azimuth) R_y(polar)) = Z(azimuth) J Z(polar) J^T, see `_axis_exchange`."""
-    m = torch.arange(degree + 1, device=polar.device)
-    waves = torch.cat([torch.cos(m * polar), torch.sin(m[1:] * polar)], dim=1)
-    about_y = (waves @ _polar_rotations(degree)(polar)).unflatten(1, (2 * degree + 1, 2 * degree + 1))
-    return _about_axis(azimuth, about_y, degree)
-
-
 @lru_cache(maxsize=32)
-def _polar_rotations(degree: int) -> Constant:
-    """J Z(polar) J^T as coefficients [2l + 1, m' m] of cos(m polar), m = 0 .. l, and sin(m polar), m = 1 .. l."""
+def _polar_rotations(ir: Irrep) -> Constant:
+    """Rotations about y as coefficients [2l + 1, m', m] of cos(q polar), q = 0 .. l, and of sin(q polar), q = 1 .. l.
+
+    They are J Z(polar) J^T, see `_axis_exchange`, with the local components of irreps of unnatural parity exchanged.
+    """
+    degree = ir.l
     with torch.inference_mode(False):
         exchange = _axis_exchange(degree)(torch.empty(0, dtype=torch.float64))
         parts = exchange.new_zeros(2 * degree + 1, 2 * degree + 1, 2 * degree + 1)
         parts[0, degree, degree] = 1
-        for m in range(1, degree + 1):
+        for q in range(1, degree + 1):
             for sign in (-1, 1):
-                parts[m, degree + sign * m, degree + sign * m] = 1
-                parts[degree + m, degree + sign * m, degree - sign * m] = -sign
-        return Constant((exchange @ parts @ exchange.T).flatten(1))
-
-
-def _about_axis(
-    angle: Float[Tensor, "edges 1"], x: Float[Tensor, "edges m k"], degree: int
-) -> Float[Tensor, "edges m k"]:
-    """Rotation about the polar axis: cos(m a) x_m - sin(m a) x_-m."""
-    m = torch.arange(-degree, degree + 1, device=angle.device)
-    return torch.cos(m * angle)[:, :, None] * x - torch.sin(m * angle)[:, :, None] * x.flip(1)
+                parts[q, degree + sign * q, degree + sign * q] = 1
+                parts[degree + q, degree + sign * q, degree - sign * q] = -sign
+        table = exchange @ parts @ exchange.T
+        if is_natural(ir):
+            return Constant(table)
+        exchanged = table.flip(2)
+        exchanged[..., :degree] *= -1
+        return Constant(exchanged)
 
 
 @lru_cache(maxsize=32)

@@ -6,6 +6,7 @@ e3nn).
 """
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from e3nn.o3 import Irrep, Irreps
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tracegrad.numerics.precision import full_precision
+from tracegrad.ops.irreps_linear.irreps_linear import irreps_linear
 
 SCALAR = Irrep(0, 1)
 
@@ -42,19 +44,13 @@ class IrrepsLinear(nn.Module):
 
     @full_precision
     def forward(
-        self, x: list[Float[Tensor, "n _m _c"]], scale: float = 1.0
+        self,
+        x: list[Float[Tensor, "n _m _c"]],
+        plus: Sequence[Float[Tensor, "n _m _w"] | None] | None = None,
     ) -> list[Float[Tensor, "n _m _w"]]:
-        """The linear map; ``scale`` multiplies its weights, not its bias."""
-        weights = iter(self.weights)
-        out = []
-        for source, (mul, ir) in zip(self.sources, self.irreps_out, strict=True):
-            if source is None:
-                out.append(x[0].new_zeros(len(x[0]), ir.dim, mul))
-                continue
-            weight = next(weights)
-            y = x[source] @ (weight * (scale / math.sqrt(len(weight))))
-            out.append(y + self.bias if ir == SCALAR and self.bias is not None else y)
-        return out
+        """The linear map of x, and ``plus`` for each irrep of the output where it is not None."""
+        added: list[Tensor | None] = [None] * len(self.irreps_out) if plus is None else list(plus)
+        return mapped(self, [self], x, added)
 
 
 class KindLinear(nn.Module):
@@ -72,33 +68,41 @@ class KindLinear(nn.Module):
 
     @full_precision
     def forward(
-        self, x: list[Float[Tensor, "n _m _c"]], kinds: "ItemKinds"
+        self, x: list[Float[Tensor, "n _m _c"]], kind: Int[Tensor, " n"]
     ) -> list[Float[Tensor, "n _m _w"]]:
-        if kinds.order is None:
-            return self.linears[0](x, self.scale)
-        sorted_x = [part.index_select(0, kinds.order).split(kinds.counts) for part in x]
-        results = [
-            linear([part[k] for part in sorted_x], self.scale) for k, linear in enumerate(self.linears)
-        ]
-        return [torch.cat(parts).index_select(0, kinds.back) for parts in zip(*results, strict=True)]
+        """The linear map of each item by the kind of the item."""
+        linears = [linear for linear in self.linears if isinstance(linear, IrrepsLinear)]
+        added: list[Tensor | None] = [None] * len(linears[0].irreps_out)
+        return mapped(linears[0], linears, x, added, kind if len(linears) > 1 else None, self.scale)
 
 
-class ItemKinds:
-    """Items grouped by their kind, computed once for all layers.
-
-    Args:
-        kind: kind of each item, within 0 .. count - 1.
-        count: number of kinds.
-
-    Attributes:
-        order: the items sorted by kind; None if there is one kind only.
-        back: the inverse permutation of ``order``.
-        counts: number of items of each kind.
-    """
-
-    def __init__(self, kind: Int[Tensor, " n"], count: int):
-        self.order: Tensor | None = None
-        if count > 1:
-            self.order = torch.argsort(kind, stable=True)
-            self.back = torch.argsort(self.order)
-            self.counts = torch.bincount(kind, minlength=count).tolist()
+def mapped(
+    layout: IrrepsLinear,
+    linears: Sequence[IrrepsLinear],
+    x: list[Float[Tensor, "n _m _c"]],
+    plus: list[Float[Tensor, "n _m _w"] | None],
+    kind: Int[Tensor, " n"] | None = None,
+    scale: float = 1.0,
+) -> list[Float[Tensor, "n _m _w"]]:
+    """The maps of one kind of items after another, which all have the irreps of ``layout``."""
+    sources = [source for source in layout.sources if source is not None]
+    pairs = list(zip(layout.sources, layout.irreps_out, plus, strict=True))
+    made: Iterator[Tensor] = iter(())
+    if sources:
+        made = iter(
+            irreps_linear(
+                [x[source] for source in sources],
+                [weight for linear in linears for weight in linear.weights],
+                [layout.bias if ir == SCALAR else None for source, (_, ir), _ in pairs if source is not None],
+                [other for source, _, other in pairs if source is not None],
+                kind,
+                scale,
+            )
+        )
+    out: list[Tensor] = []
+    for source, (mul, ir), other in pairs:
+        if source is not None:
+            out.append(next(made))
+            continue
+        out.append(x[0].new_zeros(len(x[0]), ir.dim, mul) if other is None else other)
+    return out

@@ -20,21 +20,17 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from e3nn.o3 import Irrep, Irreps
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.nn.item_first.shell_pairs_kernel import ExpansionMaps, OptionalRotation, SparseMap, expand
-from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.precision import full_precision
 from tracegrad.numerics.wigner_3j import wigner_3j
-from tracegrad.ops import native
-
-ZERO = 1e-12  # smaller coefficients are rounding errors
+from tracegrad.ops.shell_pairs.expand import expand
+from tracegrad.ops.shell_pairs.maps import ExpansionMap
 
 
 @dataclass(frozen=True)
@@ -77,11 +73,11 @@ class ShellPairExpansion(nn.Module):
         # For each type, and with spin for its real and its imaginary part: channels of each irrep.
         self._slices: list[list[tuple[Irrep, slice]]] = []
         # For each type [elements, components of all irreps], with spin from `_spin_quadrants`.
-        self._tables: list[Constant] = []
+        tables: list[Tensor] = []
         for pair in self.types:
             couplings = pair_couplings(pair.l1, pair.l2, spinful=basis.spinful, legacy=legacy)
             table = torch.cat([table.flatten(-3, -2) for _, table in couplings], dim=-1)
-            self._tables.append(Constant(_spin_quadrants(table) if basis.spinful else table))
+            tables.append(_spin_quadrants(table) if basis.spinful else table)
             for _ in range(basis.spins):
                 channels = []
                 for ir, _ in couplings:
@@ -89,16 +85,14 @@ class ShellPairExpansion(nn.Module):
                     counts[ir] += len(pair.rows)
                 self._slices.append(channels)
         self.irreps = Irreps([(counts[ir], ir) for ir in sorted(counts, key=lambda ir: (ir.l, ir.p))])
-        self.register_buffer("order", self._order(), persistent=False)
-        self.register_buffer("back", torch.argsort(self.order), persistent=False)
-        self.order: Tensor
-        self.back: Tensor
         self._shape = (basis.dim, basis.dim, 2) if basis.spinful else (basis.dim, basis.dim)
-        self._maps = ExpansionMaps(self._map(), self._map(transposed=True))
+        self.map = ExpansionMap(tables, self._columns(), self._places())
 
     @full_precision
     def forward(
-        self, x: list[Float[Tensor, "n _m _c"]], rotations: Sequence[OptionalRotation] | None = None
+        self,
+        x: list[Float[Tensor, "n _m _c"]],
+        rotations: Sequence[Float[Tensor, "n _m _m"] | None] | None = None,
     ) -> Float[Tensor, "n dim dim"] | Complex[Tensor, "n dim dim"]:
         """Blocks from features of the irreps ``irreps``.
 
@@ -107,30 +101,9 @@ class ShellPairExpansion(nn.Module):
             rotations: for each irrep the matrices from these frames to the global frame; None for an irrep that is
                 in the global frame already.
         """
-        matrices = [None] * len(x) if rotations is None else list(rotations)
-        elements = expand(self._maps, x, matrices, lambda *parts: self._plain(parts, matrices))
+        elements = expand(self.map, x, [None] * len(x) if rotations is None else rotations)
         blocks = elements.unflatten(1, self._shape)
         return torch.view_as_complex(blocks) if self.basis.spinful else blocks
-
-    def _plain(
-        self, x: Sequence[Float[Tensor, "n _m _c"]], rotations: Sequence[OptionalRotation]
-    ) -> Float[Tensor, "n elements"]:
-        """`expand` in plain torch: one matrix product for each type of pairs of shells."""
-        x = [part if matrix is None else matrix @ part for part, matrix in zip(x, rotations, strict=True)]
-        sizes: dict[Irrep, list[int]] = {ir: [] for _, ir in self.irreps}
-        for ir, at in chain(*self._slices):
-            sizes[ir].append(at.stop - at.start)
-        pieces = {ir: iter(y.split(sizes[ir], dim=2)) for (_, ir), y in zip(self.irreps, x, strict=True)}
-        slices = iter(self._slices)
-        of_types = []
-        for table in self._tables:
-            parts = [next(pieces[ir]) for _ in range(self.basis.spins) for ir, _ in next(slices)]
-            components = torch.cat([y.transpose(1, 2) for y in parts], dim=2)
-            of_types.append((components @ table(components).T).flatten(1))  # [n, (pairs, elements)]
-        elements = torch.cat(of_types, dim=1)
-        if native.transformed():
-            return elements.index_select(1, self.order)
-        return _Reordered.apply(elements, self.order, self.back)
 
     def channel_order(self) -> dict[tuple[int, int, int], list[tuple[Irrep, int]]]:
         """Irreps and channels of each pair of shells.
@@ -149,57 +122,36 @@ class ShellPairExpansion(nn.Module):
                     order[key] = [(ir, at.start + k) for ir, at in channels]
         return order
 
-    def _map(self, *, transposed: bool = False) -> SparseMap:
-        """The sparse matrix from the numbers of a feature to the elements of a block, or its transpose."""
+    def _columns(self) -> list[Int[Tensor, "pairs components"]]:
+        """For each type the positions of the components of each pair among the numbers of the features."""
         firsts, first = {}, 0
         for mul, ir in self.irreps:
             firsts[ir] = first + mul * torch.arange(ir.dim)
             first += ir.dim * mul
         slices = iter(self._slices)
-        rows, columns, values, start = [], [], [], 0
-        for pair, table in zip(self.types, self._tables, strict=True):
-            count = len(pair.rows)
+        columns = []
+        for pair in self.types:
             channels = [entry for _ in range(self.basis.spins) for entry in next(slices)]
             numbers = torch.cat([firsts[ir] + at.start for ir, at in channels])
-            components = numbers + torch.arange(count)[:, None]  # [pairs, components]
-            exact = table(torch.empty(0, dtype=torch.float64))
-            elements = self.back[start : start + count * len(exact)].view(count, -1)
-            start += count * len(exact)
-            to, of = (components, elements) if transposed else (elements, components)
-            matrix = exact.T if transposed else exact
-            at = (matrix.abs() > ZERO).nonzero().T
-            rows.append(to[:, at[0]].flatten())
-            columns.append(of[:, at[1]].flatten())
-            values.append(matrix[at[0], at[1]].repeat(count))
-        return SparseMap.of(torch.cat(rows), torch.cat(columns), torch.cat(values))
+            columns.append(numbers + torch.arange(len(pair.rows))[:, None])
+        return columns
 
-    def _order(self) -> Tensor:
-        """For each element of a block its position among the elements of all pairs, one type after another."""
+    def _places(self) -> list[Int[Tensor, "pairs elements"]]:
+        """For each type the positions of the elements of each pair in a block."""
         spins = self.basis.spins
-        order = torch.empty(spins, self.spatial, spins, self.spatial, spins, dtype=torch.long)
-        start = 0
-        for pair in self.types:
-            rows, columns = 2 * pair.l1 + 1, 2 * pair.l2 + 1
-            shape = (len(pair.rows), spins, spins, rows, columns, spins)
-            elements = start + torch.arange(math.prod(shape)).view(shape)
-            for of_pair, row, column in zip(elements, pair.rows, pair.columns, strict=True):
-                order[:, row : row + rows, :, column : column + columns] = of_pair.transpose(1, 2)
-            start += math.prod(shape)
-        return order.flatten()
-
-
-class _Reordered(torch.autograd.Function):
-    """``x[:, order]`` for a permutation; its gradient is the inverse permutation ``back``, cheaper than a sum."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(order, back)
-        return x.index_select(1, order)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        order, back = ctx.saved_tensors
-        return _Reordered.apply(gradient, back, order), None, None
+        shape = (spins, self.spatial, spins, self.spatial, spins)
+        block = torch.arange(math.prod(shape)).view(shape)
+        return [
+            torch.stack(
+                [
+                    block[:, row : row + 2 * pair.l1 + 1, :, column : column + 2 * pair.l2 + 1]
+                    .transpose(1, 2)
+                    .flatten()
+                    for row, column in zip(pair.rows, pair.columns, strict=True)
+                ]
+            )
+            for pair in self.types
+        ]
 
 
 def _spin_quadrants(table: Float[Tensor, "4 elements m"]) -> Float[Tensor, "_ _"]:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tracegrad.numerics.wigner_3j import wigner_3j
@@ -49,10 +48,10 @@ def couple_gradient(
         return None
     # Without an index each row of the values belongs to one product, and the kernel overwrites its gradient.
     of_values = [
-        x if x is None else torch.empty_like(x) if row is None else torch.zeros_like(x)
+        x if x is None else x.new_empty(x.shape) if row is None else x.new_zeros(x.shape)
         for x, row in zip((w1, w2), indices[3:], strict=True)
     ]
-    made = [torch.zeros_like(a), None if paths.shared else torch.zeros_like(b), *of_values]
+    made = [a.new_zeros(a.shape), None if paths.shared else b.new_zeros(b.shape), *of_values]
     if not _run("backward", paths, (a, b, w1, w2, gradients[0], *made), indices):
         return None
     return [x for x, flag in zip(made, needed, strict=False) if flag and x is not None]

@@ -1,16 +1,27 @@
-"""Blocks by the kernel against the plain form, which test_shell_pairs compares with literal sums."""
+"""The forms of the operator `expand`; test_shell_pairs compares the plain form with literal sums."""
+
+import pickle
 
 import pytest
 import torch
-from e3nn.o3 import Irrep
 from torch import Tensor
 
+from tests.ops.forms import (
+    assert_forms_agree,
+    assert_refuses_other_dtypes,
+    assert_refuses_other_shapes,
+    assert_registered,
+)
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.nn.item_first import shell_pairs_kernel
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.shell_pairs import ShellPairExpansion
 from tracegrad.ops import native
+from tracegrad.ops.errors import OperatorArgumentError, OperatorIndexError
+from tracegrad.ops.shell_pairs import maps
+from tracegrad.ops.shell_pairs.expand import EXPAND
+from tracegrad.ops.shell_pairs.maps import SparseMap
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 SHELLS = {"few": {6: (0, 1)}, "many": {16: (0, 1), 42: (0, 0, 1, 2)}, "high": {57: (1, 3)}}
 CASES = pytest.mark.parametrize(
     ("name", "spinful"), [("few", True), ("many", False), ("many", True), ("high", False)]
@@ -32,29 +43,25 @@ def make(
     return expansion, x, rotations
 
 
-def results(expansion: ShellPairExpansion, x: list[Tensor], rotations) -> list[Tensor]:
-    """Blocks, and the gradients of a weighted sum."""
-    blocks = expansion(x, rotations)
-    weights = torch.randn(blocks.shape, dtype=blocks.dtype, generator=torch.Generator().manual_seed(1))
-    return [blocks, *torch.autograd.grad((blocks * weights).sum().real, x)]
-
-
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("items", [0, 3, 16, 41])
 @CASES
-def test_equals_the_plain_form_with_gradients(name, spinful, items, dtype, threads, monkeypatch):
+def test_the_cpu_form_agrees(name, spinful, items, threads, monkeypatch):
     monkeypatch.setattr(native, "SMALLEST_SHARE", 1)
     torch.set_num_threads(threads)
-    expansion, x, rotations = make(name, items, spinful=spinful, dtype=dtype)
-    before = native.used()
-    found = results(expansion, x, rotations)
-    assert native.used() == before + 2  # forward and backward
-    monkeypatch.setenv(native.SWITCH, "0")
-    expected = results(expansion, x, rotations)
-    assert native.used() == before + 2
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-5)
+    expansion, x, rotations = make(name, items, spinful=spinful)
+    assert_forms_agree(EXPAND, (x, rotations, expansion.map.key), devices=["CPU"])
+
+
+@pytest.mark.parametrize(("items", "spinful"), [(3, False), (17, True), (0, False)])
+def test_the_gpu_form_agrees(items, spinful):
+    expansion, x, rotations = make("few", items, spinful=spinful)
+    assert_forms_agree(EXPAND, (x, rotations, expansion.map.key), devices=["CUDA"])
+
+
+def test_it_is_registered_as_torch_expects():
+    expansion, x, rotations = make("few", 3, spinful=False)
+    assert_registered(EXPAND, (x, rotations, expansion.map.key))
 
 
 def test_strides_of_views_are_respected():
@@ -66,21 +73,40 @@ def test_strides_of_views_are_respected():
 
 def test_the_transposed_map_is_the_transpose():
     expansion, _, _ = make("many", 1, spinful=True)
+    cpu, size = torch.device("cpu"), expansion.irreps.dim
 
-    def dense(sparse: shell_pairs_kernel.SparseMap, rows: int, columns: int) -> Tensor:
-        matrix = torch.zeros(rows, columns, dtype=torch.float64)
-        values = sparse.values(matrix)
-        starts, columns = sparse.starts.values, sparse.columns.values.long()
-        for target, first, last in zip(sparse.targets.values, starts, starts[1:], strict=False):
+    def dense(sparse: SparseMap) -> Tensor:
+        matrix = torch.zeros(size, size, dtype=torch.float64)
+        values, starts, columns = sparse.values(matrix), sparse.starts(cpu), sparse.columns(cpu).long()
+        for target, first, last in zip(sparse.targets(cpu), starts, starts[1:], strict=False):
             matrix[target, columns[first:last]] = values[first:last]
         return matrix
 
-    size = expansion.irreps.dim
-    forward, transpose = (
-        dense(sparse, size, size) for sparse in (expansion._maps.forward, expansion._maps.transpose)
-    )
+    forward, transpose = dense(expansion.map.forward), dense(expansion.map.transpose)
     assert torch.equal(forward.T, transpose)
     assert forward.any(dim=1).all()
+
+
+def test_maps_whose_entries_do_not_fit_are_refused():
+    row, column = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 3, 1, 2])
+    value = torch.randn(4, dtype=torch.float64)
+    for wrong in ((row - 1, column, value), (row * 2, column, value), (row, column - 1, value)):
+        with pytest.raises(OperatorIndexError):
+            SparseMap.of(*wrong)
+    for wrong in ((row[:-1], column, value), (row, column, value[1:])):
+        with pytest.raises(OperatorArgumentError, match="each entry has one"):
+            SparseMap.of(*wrong)
+    with pytest.raises(OperatorArgumentError, match="not adjacent"):
+        SparseMap.of(row[[0, 2, 1, 3]], column, value)
+    with pytest.raises(OperatorIndexError):
+        SparseMap.of(row, column + 2**31, value)
+
+
+def test_a_map_is_registered_again_where_a_network_is_loaded(monkeypatch):
+    expansion, x, rotations = make("few", 3, spinful=False)
+    expected, saved = expansion(x, rotations), pickle.dumps(expansion)
+    monkeypatch.setattr(maps, "_REGISTERED", {})
+    torch.testing.assert_close(pickle.loads(saved)(x, rotations), expected)
 
 
 def test_second_derivatives():
@@ -111,16 +137,11 @@ def test_rotations_may_have_a_gradient():
 def test_without_a_compiler_the_plain_form_is_used(monkeypatch):
     expansion, x, rotations = make("many", 3, spinful=True)
     expected = expansion(x, rotations)
-    monkeypatch.setattr(native, "library", lambda *source: None)
+    monkeypatch.setattr(native, "file_library", lambda *_: None)
     torch.testing.assert_close(expansion(x, rotations), expected, rtol=0, atol=1e-13)
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_features_that_do_not_fit_are_refused():
-    expansion, x, rotations = make("many", 3, spinful=True)
-    with pytest.raises(ValueError, match=r"features of the shapes .* with the same n"):
-        expansion([*x[:-1], x[-1][:2]], rotations)
-    with pytest.raises(ValueError, match=r"rotation .*: a tensor of shape \(2, 3, 3\)"):
-        expansion(x, [*rotations[:-1], EdgeFrame(torch.randn(2, 3).double()).rotation(Irrep("1o"))])
-    with pytest.raises(ValueError, match="numbers for each item; the blocks need"):
-        expansion([*x[:-1], x[-1][:, :, :0]], rotations)
+def test_other_shapes_and_dtypes_are_refused():
+    expansion, x, rotations = make("few", 3, spinful=False)
+    assert_refuses_other_shapes(EXPAND, (x, rotations, expansion.map.key))
+    assert_refuses_other_dtypes(EXPAND, (x, rotations, expansion.map.key))

@@ -1,0 +1,1 @@
+"""The operator of rotation matrices from the frames of edges to the global frame."""

@@ -1,0 +1,1 @@
+"""The operator of the layer norm over all items of a graph."""

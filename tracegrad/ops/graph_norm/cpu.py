@@ -1,0 +1,137 @@
+"""C++ form of the graph norm: passes over the items for sums, for squares of scalars, and for the result."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from tracegrad.ops import native
+from tracegrad.ops.graph_norm.eps import EPS
+
+ITEMS = 256  # items are summed in chunks of this size, so that results do not depend on the number of threads
+SHARED = "iiiiiii" + "ppp" + "ppp"
+FUNCTIONS = (
+    native.Function("sums", SHARED + "ppp"),
+    native.Function("squares", SHARED + "pppp"),
+    native.Function("averages", "iiiippppp"),
+    native.Function("normalise", SHARED + "ppd" + "ppp"),
+    native.Function("gradients", SHARED + "ppd" + "pppi" + "ppp"),
+    native.Function("collect", "iipipp"),
+)
+Optional = Tensor | None
+
+
+def graph_norm(
+    x: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Optional],
+    plus: Sequence[Optional],
+    rotations: Sequence[Optional],
+    batch: Tensor,
+    counts: Tensor,
+) -> list[Tensor] | None:
+    """The form of the operator `graph_norm` for CPUs."""
+    library = native.file_library("graph_norm.cpp", x[0].dtype, *FUNCTIONS)
+    if library is None:
+        return None
+    call = _GraphNorm(library, x, weights, rotations, batch, counts)
+    means, _ = call.averages("sums", None)
+    variances, _ = call.averages("squares", None, means)
+    out = [torch.empty_like(part) for part in call.x]
+    added = (_contiguous(biases), _contiguous(plus), out)
+    call.run("normalise", *_pointers(means, variances), EPS, *map(_array, added))
+    return out
+
+
+def graph_norm_gradient(
+    gradients: Sequence[Tensor],
+    x: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Optional],
+    plus: Sequence[Optional],
+    rotations: Sequence[Optional],
+    batch: Tensor,
+    counts: Tensor,
+    needed: Sequence[bool],
+) -> list[Tensor] | None:
+    """The gradient of the operator `graph_norm` for CPUs."""
+    library = native.file_library("graph_norm.cpp", x[0].dtype, *FUNCTIONS)
+    if library is None or any(needed[4 * len(x) :]):  # the latter is prevented by `covers`
+        return None
+    call = _GraphNorm(library, x, weights, rotations, batch, counts)
+    of_out = _contiguous([native.dense(g) for g in gradients])
+    means, of_means = call.averages("sums", of_out)
+    variances, products = call.averages("squares", of_out, means)
+    of_x = [torch.empty_like(part) for part in call.x]
+    partial = means.new_zeros(2, call.chunks, sum(map(len, weights)))
+    statistics = (*_pointers(means, variances), EPS, _array(of_out), *_pointers(of_means, products))
+    call.run("gradients", *statistics, partial.shape[2], _array(of_x), *_pointers(*partial))
+    of_weights = [torch.empty_like(w) for w in weights]
+    of_biases = [None if b is None else torch.empty_like(b) for b in biases]
+    for sums, made in zip(partial, (of_weights, of_biases), strict=True):
+        library.collect(
+            call.chunks, len(x), call.channels, partial.shape[2], native.pointer(sums), _array(made)
+        )
+    made = (*of_x, *of_weights, *of_biases)
+    return [y for y, flag in zip(made, needed, strict=False) if flag and y is not None]
+
+
+class _GraphNorm:
+    """The arguments that all functions of the library have."""
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        x: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        rotations: Sequence[Optional],
+        batch: Tensor,
+        counts: Tensor,
+    ):
+        self.library = library
+        self.x = [part.contiguous() for part in x]
+        self.counts = counts.contiguous()
+        self._kept = _contiguous(weights), _contiguous(rotations), native.index("batch", batch, len(counts))
+        n, count = len(batch), len(x)
+        self.chunks, self.rows = -(-n // ITEMS), sum(part.shape[1] for part in x)
+        self.dims, self.channels = ((ctypes.c_int64 * count)(*(part.shape[k] for part in x)) for k in (1, 2))
+        self._arguments = (ITEMS, n, len(counts), self.rows, count, self.dims, self.channels)
+        self._arguments += (self._kept[2].values.data_ptr(), *map(_array, (self.x, *self._kept[:2])))
+        self._operations = 5 * sum(part.numel() for part in x)
+
+    def run(self, name: str, *arguments: object) -> None:
+        """Call a function of the library; threads share the chunks of items."""
+        function: Callable[..., None] = getattr(self.library, name)
+
+        def share(first: int, last: int) -> None:
+            function(first, last, *self._arguments, *arguments)
+
+        native.in_threads(share, self.chunks, self._operations)
+
+    def averages(
+        self, name: str, gradients: Sequence[Tensor] | None, *means: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The averages [graph, row] of what ``sums`` or ``squares`` add up; the second ones are of gradients."""
+        graphs, count = len(self.counts), 1 if gradients is None else 2
+        sums = self.counts.new_zeros(count, self.chunks, graphs, self.rows)
+        given = None if gradients is None else _array(gradients)
+        self.run(name, given, *_pointers(*means, sums[0], sums[count - 1]))
+        made = sums.new_empty(count, graphs, self.rows)
+        sizes = (self.chunks, graphs, self.rows, len(self.x), self.dims, self.channels)
+        for of_chunks, to in zip(sums, made, strict=True):
+            self.library.averages(*sizes, *_pointers(self.counts, of_chunks, to))
+        return made[0], made[count - 1]
+
+
+def _contiguous(tensors: Sequence[Optional]) -> list[Optional]:
+    return [None if x is None else x.contiguous() for x in tensors]
+
+
+def _array(tensors: Sequence[Optional]) -> ctypes.Array:
+    """Addresses of contiguous tensors, which must exist until the kernel has returned."""
+    return (ctypes.c_void_p * len(tensors))(*map(native.pointer, tensors))
+
+
+def _pointers(*tensors: Tensor) -> tuple[int | None, ...]:
+    return tuple(map(native.pointer, tensors))

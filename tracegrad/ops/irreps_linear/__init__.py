@@ -1,0 +1,1 @@
+"""The operator of linear maps between the channels of features of several irreps."""

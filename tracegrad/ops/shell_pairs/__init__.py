@@ -1,0 +1,1 @@
+"""The operator of the expansion of features into blocks."""
