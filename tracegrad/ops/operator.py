@@ -203,9 +203,8 @@ class Operator:
         return tuple(made) if isinstance(made, list) else made
 
     def _backward(self, ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        zero = gradients[0].new_zeros(())
         tensors = [
-            zero.expand(shape) if x is None and shape is not None else x
+            gradients[0].new_zeros(()).expand(shape) if x is None and shape is not None else x
             for x, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True)
         ]
         needed = list(ctx.needs_input_grad[2:])

@@ -52,7 +52,12 @@ def low_rank_block(
 
 
 def _stages(encoder: Sequence[Tensor | None], eps: float) -> list[StageTensors]:
-    return [StageTensors(*encoder[k : k + FIELDS], eps) for k in range(0, len(encoder), FIELDS)]
+    stages = []
+    for k in range(0, len(encoder), FIELDS):
+        weight, bias, norm_weight, norm_bias = encoder[k : k + FIELDS]
+        assert weight is not None
+        stages.append(StageTensors(weight, bias, norm_weight, norm_bias, eps))
+    return stages
 
 
 def _plain(
@@ -187,7 +192,8 @@ def _in_chunks(
     memory, scratch = chunks.memory(), chunks.new(max(chunks.sizes))
     for at in chunks:
         ab = chunks.mapped(feature, at, memory)
-        z[at], g = value_and_gradient(*chunks.inner(ab), stages)
+        (u,) = chunks.inner(ab)
+        z[at], g = value_and_gradient(u, stages)
         g = wide(g, rank).contiguous()
         for x, out, w, scale in zip(ab, v, weights, scales, strict=True):
             exchanged = scratch[: x.numel()].view(x.shape)
