@@ -75,9 +75,11 @@ def _plain(
 
 
 def _outputs(
-    feature: Sequence[Tensor], weights: Sequence[Tensor], encoder: Sequence[Tensor], *_
+    feature: Sequence[Tensor], weights: Sequence[Tensor], encoder: Sequence[Tensor | None], *_
 ) -> list[Tensor]:
-    z = feature[0].new_empty(feature[0].shape[1], encoder[-FIELDS].shape[0])
+    last = encoder[-FIELDS]
+    assert last is not None
+    z = feature[0].new_empty(feature[0].shape[1], last.shape[0])
     return [z, *(f.new_empty(f.shape) for f in feature)]
 
 
