@@ -26,8 +26,8 @@ class Stage(nn.Module):
 
     def tensors(self) -> StageTensors:
         """The parameters, for the functions of the whole network."""
-        norm = (None, None) if self.norm is None else (self.norm.weight, self.norm.bias)
-        return StageTensors(self.linear.weight, self.linear.bias, *norm, self.eps, self.activation)
+        weight, bias = (None, None) if self.norm is None else (self.norm.weight, self.norm.bias)
+        return StageTensors(self.linear.weight, self.linear.bias, weight, bias, self.eps, self.activation)
 
 
 class InvariantMLP(nn.Module):

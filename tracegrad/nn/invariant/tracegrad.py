@@ -114,7 +114,8 @@ class TraceGradBlock(nn.Module):
     def _unmerge(self, v: ComponentFirstFeature) -> ComponentFirstFeature:
         parts: dict[int, Tensor] = {}
         for group, merged in zip(self.groups, v, strict=True):
-            pieces = merged.split([self.muls[i] for i in group], dim=-1)
+            # The gradient of a split is a copy, which a single part does not need.
+            pieces = merged.split([self.muls[i] for i in group], dim=-1) if len(group) > 1 else [merged]
             parts.update(zip(group, pieces, strict=True))
         return [parts[i] for i in range(len(self.muls))]
 

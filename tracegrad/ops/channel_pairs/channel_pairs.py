@@ -11,6 +11,7 @@ all irreps, one irrep after another, each in the order of the upper triangle:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -68,7 +69,7 @@ def _plain_pulled(feature: Sequence[Tensor], g: Tensor, scales: Sequence[float])
     return v
 
 
-def _check(feature: Sequence[Tensor], *others: Tensor | Sequence[float]) -> None:
+def _check(feature: Sequence[Tensor], *others: Any) -> None:
     *g, scales = others
     tensors = [*feature, *g]
     rank = all(f.ndim == 3 for f in feature)

@@ -6,11 +6,12 @@ irrep, so that one launch serves all of them.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from torch import Tensor
 
 from tracegrad.ops.channel_pairs.layout import pair_counts, results_like, with_adjacent_channels
-from tracegrad.ops.gpu import kernel, triton
+from tracegrad.ops.gpu import kernel
 
 PAIRS, CHANNELS = 256, 64  # of a program
 
@@ -67,7 +68,7 @@ def _run(name: str, table: Tensor, x: Sequence[Tensor], y: Sequence[Tensor], sca
     if not table.numel():
         return
     shapes = tuple((len(f), f.shape[2]) for f in x)
-    run = kernel(source(name, shapes, tuple(scales)), name)
+    run: Any = kernel(source(name, shapes, tuple(scales)), name)
     steps = (step for a, b in zip(x, y, strict=True) for step in (*a.stride()[:2], *b.stride()[:2]))
     grid = (len(table), sum(_blocks(name, c) for _, c in shapes))
     run[grid](table, *x, *y, *steps, num_warps=4)
@@ -108,7 +109,7 @@ def source(name: str, shapes: tuple[tuple[int, int], ...], scales: tuple[float, 
             block=block,
             start=start,
             pairs=PAIRS,
-            part=min(CHANNELS, triton().next_power_of_2(c)),
+            part=min(CHANNELS, 1 << (c - 1).bit_length()),
             sums="\n".join(f"sum{i} = tl.zeros((part,), TABLE.dtype.element_ty)" for i in range(m)),
             adds="\n    ".join(
                 f"sum{i} += tl.sum(s * tl.load(x + {i} * x_m{k}_count + j, mask=j < {c}, other=0.0), 1)"

@@ -52,7 +52,12 @@ def low_rank_block(
 
 
 def _stages(encoder: Sequence[Tensor | None], eps: float) -> list[StageTensors]:
-    return [StageTensors(*encoder[k : k + FIELDS], eps) for k in range(0, len(encoder), FIELDS)]
+    stages = []
+    for k in range(0, len(encoder), FIELDS):
+        weight, bias, norm_weight, norm_bias = encoder[k : k + FIELDS]
+        assert weight is not None
+        stages.append(StageTensors(weight, bias, norm_weight, norm_bias, eps))
+    return stages
 
 
 def _plain(
@@ -70,9 +75,11 @@ def _plain(
 
 
 def _outputs(
-    feature: Sequence[Tensor], weights: Sequence[Tensor], encoder: Sequence[Tensor], *_
+    feature: Sequence[Tensor], weights: Sequence[Tensor], encoder: Sequence[Tensor | None], *_
 ) -> list[Tensor]:
-    z = feature[0].new_empty(feature[0].shape[1], encoder[-FIELDS].shape[0])
+    last = encoder[-FIELDS]
+    assert last is not None
+    z = feature[0].new_empty(feature[0].shape[1], last.shape[0])
     return [z, *(f.new_empty(f.shape) for f in feature)]
 
 
@@ -187,7 +194,8 @@ def _in_chunks(
     memory, scratch = chunks.memory(), chunks.new(max(chunks.sizes))
     for at in chunks:
         ab = chunks.mapped(feature, at, memory)
-        z[at], g = value_and_gradient(*chunks.inner(ab), stages)
+        (u,) = chunks.inner(ab)
+        z[at], g = value_and_gradient(u, stages)
         g = wide(g, rank).contiguous()
         for x, out, w, scale in zip(ab, v, weights, scales, strict=True):
             exchanged = scratch[: x.numel()].view(x.shape)

@@ -90,7 +90,8 @@ def derivatives(
             )
             g, sums[2:] = g + before_h, [a + b for a, b in zip(sums[2:], of_norm, strict=True)]
         if flags[k][0]:
-            sums[0] = sums[0] + product(g.T, inputs[k])
+            also = product(g.T, inputs[k])
+            sums[0] = also if sums[0] is None else sums[0] + also
         sums[1] = g.sum(0) if flags[k][1] else None
         g = product(g, stage.weight)
     flat = [x for parts in of_tensors for x in parts]

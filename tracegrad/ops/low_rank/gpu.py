@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from torch import Tensor
 
-from tracegrad.ops.gpu import kernel, triton
+from tracegrad.ops.gpu import kernel
 
 BLOCK = 512  # terms of a program
 
@@ -45,8 +46,8 @@ def _run(
     x = terms["X"]
     if x and x[0].numel():
         _, items, _, width = x[0].shape
-        block = min(BLOCK, triton().next_power_of_2(width))
-        run = kernel(source(name, tuple(terms), tuple(map(len, x)), tuple(scales)), name)
+        block = min(BLOCK, 1 << (width - 1).bit_length())
+        run: Any = kernel(source(name, tuple(terms), tuple(map(len, x)), tuple(scales)), name)
         run[items, -(-width // block)](
             *factors.values(), *(t for parts in terms.values() for t in parts), items, width, BLOCK=block
         )

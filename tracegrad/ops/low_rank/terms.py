@@ -9,7 +9,7 @@ factor of each item and term. Both are linear in each of their factors, so that 
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -74,7 +74,7 @@ def _plain_crossed(terms: Sequence[Tensor], factor: Tensor, scales: Sequence[flo
     return [x.flip(2) * (factor * s)[:, None] for x, s in zip(terms, scales, strict=True)]
 
 
-def _check(terms: Sequence[Tensor], *others: Tensor | Sequence[float]) -> None:
+def _check(terms: Sequence[Tensor], *others: Any) -> None:
     *factor, scales = others
     shape = terms[0].shape[1:]
     if (

@@ -5,18 +5,19 @@ programs has a fixed order as well.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
-from tracegrad.ops.gpu import kernel, triton
+from tracegrad.ops.gpu import kernel
 
 PROGRAMS = 512  # for sums over rows
-CHANNELS_OF_A_WARP = 256
+CHANNELS_OF_A_WARP = 128
 
 
 def normed_silu(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """The form of the operator `normed_silu` for GPUs."""
-    (y,), _ = _run("normed_silu", eps, (x, weight, bias), 1)
+    (y,), _ = _run("normed_silu", eps, x, (weight, bias), 1)
     return y
 
 
@@ -24,13 +25,13 @@ def normed_silu_gradient(
     gradients: Sequence[Tensor], x: Tensor, weight: Tensor, bias: Tensor, eps: float, needed: Sequence[bool]
 ) -> list[Tensor]:
     """The gradient of the operator `normed_silu` for GPUs."""
-    (of_x,), sums = _run("pulled_silu", eps, (x, weight, bias, gradients[0]), 1, sums=any(needed[1:]))
+    (of_x,), sums = _run("pulled_silu", eps, x, (weight, bias, gradients[0]), 1, sums=any(needed[1:]))
     return [y for y, flag in zip((of_x, *sums), needed, strict=False) if flag]
 
 
 def pulled_silu(x: Tensor, weight: Tensor, bias: Tensor, g: Tensor | None, eps: float) -> Tensor:
     """The form of the operator `pulled_silu` for GPUs."""
-    (y,), _ = _run("pulled_silu", eps, (x, weight, bias, g), 1)
+    (y,), _ = _run("pulled_silu", eps, x, (weight, bias, g), 1)
     return y
 
 
@@ -44,26 +45,25 @@ def pulled_silu_gradient(
     needed: Sequence[bool],
 ) -> list[Tensor]:
     """The gradient of the operator `pulled_silu` for GPUs."""
-    inputs = (x, weight, bias, g, gradients[0])
-    (of_x, of_g), sums = _run("pulled_silu_gradient", eps, inputs, 2, sums=any(needed[1:3]))
+    others = (weight, bias, g, gradients[0])
+    (of_x, of_g), sums = _run("pulled_silu_gradient", eps, x, others, 2, sums=any(needed[1:3]))
     made = (of_x, *(sums or (None, None)), of_g)
     return [y for y, flag in zip(made, needed, strict=True) if flag and y is not None]
 
 
 def _run(
-    name: str, eps: float, tensors: Sequence[Tensor | None], count: int, *, sums: bool = False
+    name: str, eps: float, x: Tensor, others: Sequence[Tensor | None], count: int, *, sums: bool = False
 ) -> tuple[list[Tensor], list[Tensor]]:
     """``count`` tensors like x, and with ``sums`` the gradients of w and b."""
-    x, *others = (None if t is None else t.contiguous() for t in tensors)
     rows, channels = x.shape
     results = [x.new_empty(x.shape) for _ in range(count)]
     programs = min(rows, PROGRAMS) if sums else rows
     partial = x.new_empty(programs, 2, channels) if sums else None
     if programs and channels:
-        block = triton().next_power_of_2(channels)
-        kernel(SOURCE, name)[(programs,)](
-            x,
-            *others,
+        block = 1 << (channels - 1).bit_length()
+        run: Any = kernel(SOURCE, name)
+        run[(programs,)](
+            *(None if t is None else t.contiguous() for t in (x, *others)),
             *results,
             *([] if name == "normed_silu" else [partial]),
             rows,

@@ -10,6 +10,8 @@ J^T g is also the gradient of y. The gradient of <k, J^T g> = <g, J k> with resp
 and s, and through i. Each of them is one pass over memory.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -59,7 +61,7 @@ def _plain_pulled(x: Tensor, weight: Tensor, bias: Tensor, g: Tensor | None, eps
     return inverse * (h - h.mean(-1, keepdim=True) - standard * (h * standard).mean(-1, keepdim=True))
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor, *others: Tensor | float | None) -> None:
+def _check(x: Tensor, weight: Tensor, bias: Tensor, *others: Any) -> None:
     g = others[0] if len(others) == 2 else None
     tensors = [x, weight, bias, *([g] if isinstance(g, Tensor) else [])]
     shapes = [x.shape, x.shape[-1:], x.shape[-1:], x.shape]
