@@ -7,7 +7,6 @@ Triton is imported when a kernel is needed first, because importing torch and Tr
 import hashlib
 import linecache
 from functools import lru_cache
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ HEADER = "import triton\nimport triton.language as tl\n\n\n"
 
 
 @lru_cache(maxsize=1)
-def triton() -> ModuleType | None:
+def triton() -> Any:
     """The package, or None where it is not installed or has no driver."""
     try:
         import triton
