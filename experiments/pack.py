@@ -70,7 +70,7 @@ def _public_command(
     settings = [f"source={source}", f"output={output.name}", f"pattern=[{','.join(map(quoted, patterns))}]"]
     settings += [] if decimals is None else [f"decimals={decimals}"]
     settings += ["overlap=true"] if overlap else []
-    return " ".join(["python", "-m", "experiments.pack", *map(shell_word, settings)])
+    return " ".join(["tracegrad", "pack", *map(shell_word, settings)])
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def package_versions() -> dict[str, str]:
 def provenance() -> dict[str, Any]:
     """Revision, command, time, versions and hardware, as plain data."""
     return {
-        "command": ["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]],
+        "command": ["tracegrad", Path(sys.argv[0]).stem, *sys.argv[1:]],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git_revision(),
         "python": platform.python_version(),

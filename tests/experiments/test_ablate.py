@@ -64,7 +64,7 @@ def test_arms_and_seeds_are_trained_and_reported(
     results = json.loads((runs / "grad_seed3" / "results.json").read_text())
     assert (results["arm"], results["seed"], results["step"]) == ("grad", 3, 6)
     made_by = json.loads((runs / "none_seed3" / "provenance.json").read_text())["command"]
-    assert made_by[:3] == ["python", "-m", "experiments.train"]
+    assert made_by[:2] == ["tracegrad", "train"]
     assert command(monkeypatch, *settings) == 0
     again = capsys.readouterr().out
     assert "2 runs in" in again

@@ -136,6 +136,4 @@ def test_help_says_what_the_command_does(here):
 
 def test_the_command_of_the_provenance_has_no_absolute_paths():
     arguments = ["output=/home/me/x.db", "geometries=[/data/a.xyz,b/c.xyz]", "seed=1"]
-    assert public_command(arguments) == (
-        "python -m experiments.generate output=x.db 'geometries=[a.xyz,b/c.xyz]' seed=1"
-    )
+    assert public_command(arguments) == ("tracegrad generate output=x.db 'geometries=[a.xyz,b/c.xyz]' seed=1")

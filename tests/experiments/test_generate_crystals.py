@@ -100,7 +100,7 @@ def test_a_killed_run_leaves_no_calculation_behind_and_goes_on(tmp_path, fake, r
     for name, expected in fake.expected.items():
         assert_same(read_structure(output / "structures" / name, overlap=True), expected)
     content = json.loads((output / "provenance.json").read_text())
-    assert content["command"].startswith("python -m experiments.generate kind=crystals output=out crystal=MG")
+    assert content["command"].startswith("tracegrad generate kind=crystals output=out crystal=MG")
     assert str(tmp_path) not in json.dumps(content)
 
 

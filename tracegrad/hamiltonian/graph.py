@@ -17,6 +17,7 @@ Blocks belong to *sites*: "self" for the atoms, "edge" for the edges. A molecule
 on-site ones included, belong to edges. Energies are in the unit of the basis (`OrbitalBasis.unit`).
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -125,26 +126,31 @@ def reversed_edges(
     Raises:
         DataError: an edge occurs twice, or its reversed edge is missing.
     """
-    keys = np.concatenate([cells, edge_index.T], axis=1)
+    # One number for each edge, because sorting numbers is several times faster than sorting rows.
+    lowest, highest = cells.min(axis=0, initial=0).tolist(), cells.max(axis=0, initial=0).tolist()
+    reach = [max(-low, high) for low, high in zip(lowest, highest, strict=True)]
+    sizes = [2 * most + 1 for most in reach] + [int(edge_index.max(initial=0)) + 1] * 2
+    if math.prod(sizes) > np.iinfo(np.int64).max:
+        raise DataError(f"edges reach cells as far as {reach}; such edges cannot be part of a crystal")
+    edges = np.concatenate([cells, edge_index.T], axis=1)
     mirrored = np.concatenate([-cells, edge_index[::-1].T], axis=1)
-    order, mirrored_order = (np.lexsort(k.T) for k in (keys, mirrored))
+    offset = np.array([*reach, 0, 0])
+    keys, mirrored_keys = (np.ravel_multi_index((rows + offset).T, sizes) for rows in (edges, mirrored))
+    order = np.argsort(keys, kind="stable")
     ordered = keys[order]
-    repeated = np.flatnonzero((ordered[1:] == ordered[:-1]).all(1))
+    repeated = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(repeated):
-        key = ordered[repeated[0]].tolist()
+        edge = edges[order[repeated[0]]].tolist()
         raise DataError(
-            f"the edge [Rx, Ry, Rz, i, j] = {key} (atoms counted from 0) occurs twice; give it once"
+            f"the edge [Rx, Ry, Rz, i, j] = {edge} (atoms counted from 0) occurs twice; give it once"
         )
-    different = np.flatnonzero((ordered != mirrored[mirrored_order]).any(1))
-    if len(different):
-        known = set(map(tuple, keys.tolist()))
-        lone = next(i for i, key in enumerate(mirrored.tolist()) if tuple(key) not in known)
+    reverse = order[np.minimum(np.searchsorted(ordered, mirrored_keys), len(order) - 1)]
+    lone = np.flatnonzero(keys[reverse] != mirrored_keys)
+    if len(lone):
         raise DataError(
-            f"the edge [Rx, Ry, Rz, i, j] = {keys[lone].tolist()} (atoms counted from 0) has no partner "
-            f"{mirrored[lone].tolist()}; H(R, i, j) and H(-R, j, i) are needed together"
+            f"the edge [Rx, Ry, Rz, i, j] = {edges[lone[0]].tolist()} (atoms counted from 0) has no partner "
+            f"{mirrored[lone[0]].tolist()}; H(R, i, j) and H(-R, j, i) are needed together"
         )
-    reverse = np.empty(len(keys), dtype=np.int64)
-    reverse[mirrored_order] = order
     return reverse
 
 

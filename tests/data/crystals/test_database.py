@@ -375,7 +375,7 @@ def test_the_pack_command(folder, tmp_path, monkeypatch, capsys):
     assert provenance["structures"] == {"a": None, "b": None}
     assert str(tmp_path) not in json.dumps(provenance)
     assert (
-        provenance["command"] == "python -m experiments.pack source=source output=out.h5 "
+        provenance["command"] == "tracegrad pack source=source output=out.h5 "
         "\"pattern=['[ab]']\" decimals=4 overlap=true"
     )
     for arguments, message in (
