@@ -21,8 +21,8 @@ OUT, FIRST, SECOND, ROWS = (
 )
 
 
-def arguments(*, shared=False, stacked=False, second=True, indexed=True, channels=5):
-    key = CouplingPaths(TRIPLES, (1, 1, 1), shared=shared, stacked=stacked).register()
+def arguments(*, shared=False, second=True, indexed=True, channels=5):
+    key = CouplingPaths(TRIPLES, (1, 1, 1), shared=shared).register()
     n, paths = len(OUT), len(TRIPLES)
     a = torch.randn(4, 3 if indexed else n, channels, dtype=torch.float64)
     b = torch.randn(4, 2 if indexed else n, *([] if shared else [channels]), dtype=torch.float64)
@@ -39,10 +39,6 @@ def arguments(*, shared=False, stacked=False, second=True, indexed=True, channel
 def test_all_forms_agree(shared, indexed, second, channels):
     """Items 1 of the output gets nothing; others get several products."""
     assert_forms_agree(COUPLE, arguments(shared=shared, indexed=indexed, second=second, channels=channels))
-
-
-def test_stacked_paths():
-    assert_forms_agree(COUPLE, arguments(stacked=True))
 
 
 def test_more_channels_than_a_program_takes():

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from tracegrad.ops import native
-from tracegrad.ops.errors import OperatorArgumentError
 
 
 def test_an_error_in_a_thread_is_raised(monkeypatch):
@@ -93,14 +92,3 @@ extern "C" int number(int64_t x, double y, const int64_t* z) { return (x >> 40) 
     for wrong in ((1.5, 0.0, None), (None, 0.0, None), (1, "0", None), (1, 0.0, 1.5), (1, 0.0)):
         with pytest.raises((TypeError, native.ctypes.ArgumentError)):
             library.number(*wrong)
-
-
-def test_tensors_without_memory_are_refused():
-    x = torch.randn(3, dtype=torch.float64)
-    x.untyped_storage().resize_(0)
-    with pytest.raises(OperatorArgumentError, match=r"x: a tensor of shape .* without memory"):
-        native.address("x", x, (3,), torch.float64)
-    with pytest.raises(
-        OperatorArgumentError, match="not contiguous; a kernel needs a contiguous one of shape"
-    ):
-        native.address("x", torch.randn(4, 3, dtype=torch.float64).T, (3, 4), torch.float64)

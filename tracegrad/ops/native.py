@@ -4,9 +4,9 @@ Every operator with a kernel has a plain form in torch as well. It gives the sam
 where there is no compiler, on GPUs, under `torch.compile` and under transformations (`torch.func`, batched gradients,
 forward mode). ``TRACEGRAD_NATIVE=0`` in the environment turns all kernels off.
 
-A kernel does not check its arguments. Addresses therefore come from `address`, which compares the tensor with the
-shape and dtype that the kernel is called for, and from `Index`, whose entries have been compared with the length of
-the axis that they index; numbers are passed as declared C types (`Function`).
+A kernel does not check its arguments. The operator (`operator.py`) therefore compares shapes and dtypes before any
+form runs, entries of indices are compared with the length of the axis that they index by `index`, and numbers are
+passed as declared C types (`Function`).
 """
 
 import atexit
@@ -21,14 +21,13 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from tracegrad.errors import TraceGradError
 from tracegrad.ops.errors import OperatorArgumentError, OperatorIndexError
@@ -75,43 +74,6 @@ def _has_compiler() -> bool:
         _warn_once(str(error))
         return False
     return True
-
-
-def enabled(*gradients: Tensor) -> bool:
-    """Whether operators may use their custom backward passes.
-
-    They may not if kernels are switched off, under `torch.compile`, or if `transformed`.
-    """
-    return (
-        os.environ.get(SWITCH, "1") != "0"
-        and not torch.compiler.is_compiling()
-        and not transformed(*gradients)
-    )
-
-
-def transformed(*gradients: Tensor) -> bool:
-    """Whether operators run under `torch.func`, in forward mode, or with batched gradients."""
-    return not torch.compiler.is_compiling() and (
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-        or any(map(torch._C._functorch.is_legacy_batchedtensor, gradients))
-    )
-
-
-def usable(*tensors: Tensor) -> bool:
-    """Whether kernels may be used for these tensors: `enabled`, plain tensors on the CPU, one supported dtype."""
-    dtypes = {x.dtype for x in tensors}
-    return enabled() and all(map(_plain, tensors)) and len(dtypes) == 1 and dtypes <= C_TYPES.keys()
-
-
-def _plain(x: Tensor) -> bool:
-    """Whether the tensor is a strided one on the CPU, and no subclass with its own operators."""
-    return (
-        type(x) in (Tensor, Parameter)
-        and x.device.type == "cpu"
-        and x.layout is torch.strided
-        and not x.is_neg()
-    )
 
 
 def library(source: str, *functions: Function) -> ctypes.CDLL | None:
@@ -173,37 +135,6 @@ def used() -> int:
     return _calls
 
 
-def address(
-    name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, *, strided: bool = False
-) -> int:
-    """Address of the first number of a tensor, after a check that the tensor is as the kernel expects.
-
-    Args:
-        name: of the tensor in messages.
-        x: the tensor; it must exist until the kernel has returned.
-        shape, dtype: that it must have.
-        strided: whether the kernel is told the strides of all dimensions but the last, so that these are free.
-
-    Raises:
-        OperatorArgumentError: the tensor has another shape, dtype or device, is not contiguous or has no memory.
-    """
-    dense = x.layout is torch.strided and (
-        x.is_contiguous() or (strided and x.ndim > 0 and (x.stride(-1) == 1 or x.shape[-1] <= 1))
-    )
-    if not dense or x.shape != shape or x.dtype is not dtype or not x.is_cpu or x.is_neg() or x.is_conj():
-        layout = "" if dense else ", not contiguous"
-        raise OperatorArgumentError(
-            f"{name}: a tensor of shape {tuple(x.shape)}, {x.dtype} on {x.device}{layout}; "
-            f"a kernel needs a contiguous one of shape {tuple(shape)}, {dtype} on cpu"
-        )
-    pointer = x.data_ptr()
-    if not pointer and x.numel():
-        raise OperatorArgumentError(
-            f"{name}: a tensor of shape {tuple(shape)} without memory; give an ordinary tensor"
-        )
-    return pointer
-
-
 def pointer(x: Tensor | None) -> int | None:
     """Address of a contiguous tensor whose shape has been checked; it must exist until the kernel has returned."""
     return None if x is None else x.data_ptr()
@@ -214,45 +145,8 @@ def dense(x: Tensor) -> Tensor:
     return x.resolve_conj().resolve_neg().contiguous()
 
 
-@dataclass(frozen=True)
-class Index:
-    """An index that kernels may use: contiguous int64 or int32, each entry within 0 .. limit - 1; see `index`."""
-
-    values: Tensor
-    limit: int
-    version: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "version", _version(self.values))
-
-    def address(self, name: str, count: int, limit: int) -> int:
-        """Address of the first entry.
-
-        Args:
-            name: of the index in messages.
-            count: number of entries that the kernel reads.
-            limit: length of the axis that they index.
-
-        Raises:
-            OperatorArgumentError: the index has another count, or was overwritten after it was checked.
-            OperatorIndexError: the index was checked for a longer axis.
-        """
-        if self.limit > limit:
-            raise OperatorIndexError(
-                f"{name}: an index into {self.limit} items is used for {limit}; its entries must be below {limit}"
-            )
-        if _version(self.values) != self.version:
-            raise OperatorArgumentError(f"{name}: overwritten since it was checked; give a copy")
-        return address(name, self.values, (count,), self.values.dtype)
-
-
-def _version(x: Tensor) -> int:
-    """Counter of in-place operations on the tensor; 0 in inference mode, which has none."""
-    return 0 if x.is_inference() else x._version
-
-
-def index(name: str, x: Tensor, limit: int, dtype: torch.dtype = torch.int64) -> Index:
-    """An index for kernels.
+def index(name: str, x: Tensor, limit: int, dtype: torch.dtype = torch.int64) -> Tensor:
+    """The index as kernels read it: contiguous, of the dtype, each entry within 0 .. limit - 1.
 
     Args:
         name: of the index in messages.
@@ -281,7 +175,7 @@ def index(name: str, x: Tensor, limit: int, dtype: torch.dtype = torch.int64) ->
             )
     if checked is not None:
         x._tracegrad_checked = checked  # type: ignore[attr-defined]
-    return Index(values.to(dtype), limit)
+    return values.to(dtype)
 
 
 def in_threads(run: Callable[[int, int], None], count: int, operations: int) -> None:

@@ -59,7 +59,7 @@ def _by_kernel(name: str, tensors: Sequence[Tensor], indices: Sequence[Tensor], 
     library = native.file_library("pair_invariants.cpp", tensors[0].dtype, *FUNCTIONS)
     if library is None:
         return False
-    checked = [native.index("item of a pair", index, n).values for index in indices]
+    checked = [native.index("item of a pair", index, n) for index in indices]
     addresses = [native.pointer(x) for x in (*tensors, *checked)]
 
     def share(first: int, last: int) -> None:

@@ -23,7 +23,7 @@ def block_errors(
     modulus: float,
 ) -> tuple[Tensor, Tensor] | None:
     """The form of the operator `block_errors` for CPUs."""
-    of_atom = native.index("sample", sample, samples).values
+    of_atom = native.index("sample", sample, samples)
     per_block = blocks.new_empty(2, len(blocks))
     if not _run("sums", (blocks, labels, rows, columns), ends, (square, modulus), per_block):
         return None
@@ -63,7 +63,7 @@ def _run(
     if library is None:
         return False
     function, shape = getattr(library, name), blocks.shape
-    atoms = native.index("ends", ends.flatten(), len(rows)).values
+    atoms = native.index("ends", ends.flatten(), len(rows))
     pointers = [native.pointer(x) for x in (blocks, labels, rows, columns, atoms, *others)]
     native.in_threads(
         lambda first, last: function(first, last, *shape, *weights, *pointers),

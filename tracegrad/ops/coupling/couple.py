@@ -90,19 +90,19 @@ def _plain(
     weights = _selected(w1, r1, 0) if w2 is None else _selected(w1, r1, 0) * _selected(w2, r2, 0)
     per_path = weights.unbind(1)  # one gradient buffer for all paths, not one for each
     a, b = _selected(a, ia, 1), _selected(b[..., None] if paths.shared else b, ib, 1)
-    parts: dict[int, Tensor] = {}  # by path if these are stacked, otherwise by degree
+    parts: dict[int, Tensor] = {}  # by degree
     for l1, l2, targets, table in _groups(paths):
         outer = a[l1**2 : (l1 + 1) ** 2, None] * b[None, l2**2 : (l2 + 1) ** 2]
         coupled = (table(outer) @ outer.flatten(0, 1).flatten(1)).unflatten(1, a.shape[1:])
         for (path, l3), part in zip(targets, coupled.split([2 * l3 + 1 for _, l3 in targets]), strict=True):
-            place = path if paths.stacked else l3
-            if place in parts:
-                parts[place] = torch.addcmul(parts[place], part, per_path[path])
+            if l3 in parts:
+                parts[l3] = torch.addcmul(parts[l3], part, per_path[path])
             else:
-                parts[place] = part * per_path[path]
-    places = range(len(paths.paths)) if paths.stacked else range(paths.degrees[2] + 1)
-    zeros = [None if place in parts else a.new_zeros(2 * place + 1, *a.shape[1:]) for place in places]
-    made = torch.cat([parts[k] if zero is None else zero for k, zero in zip(places, zeros, strict=True)])
+                parts[l3] = part * per_path[path]
+    for degree in range(paths.degrees[2] + 1):
+        if degree not in parts:
+            parts[degree] = a.new_zeros(2 * degree + 1, *a.shape[1:])
+    made = torch.cat([parts[degree] for degree in range(paths.degrees[2] + 1)])
     return made if io is None else made.new_zeros(len(made), items, a.shape[2]).index_add(1, io, made)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from tracegrad.numerics.wigner_3j import wigner_3j
 from tracegrad.ops import native
 from tracegrad.ops.coupling.paths import CouplingPaths, registered_paths
+from tracegrad.ops.optional_tensors import contiguous
 
 ZERO = 1e-12  # smaller coefficients are rounding errors
 VECTOR = 64  # bytes; compilers split such vectors for processors with shorter registers
@@ -59,7 +60,7 @@ def couple_gradient(
 
 def _run(name: str, paths: CouplingPaths, tensors: Sequence[Any], indices: Sequence[Tensor | None]) -> bool:
     """Call a function of the library, if there is one; threads share the channels, which are independent."""
-    a, b, w1, w2, out = _contiguous(tensors[:5])
+    a, b, w1, w2, out = contiguous(tensors[:5])
     if a.dtype not in native.C_TYPES:
         return False
     library = native.library(source(paths, native.C_TYPES[a.dtype]), *FUNCTIONS)
@@ -71,9 +72,9 @@ def _run(name: str, paths: CouplingPaths, tensors: Sequence[Any], indices: Seque
         None if index is None else native.index(of, index, limit)
         for of, index, limit in zip(INDICES, indices, limits, strict=True)
     ]
-    n = next((len(index.values) for index in checked if index is not None), a.shape[1])
+    n = next((len(index) for index in checked if index is not None), a.shape[1])
     addresses = [native.pointer(x) for x in (a, b, w1, w2, out, *tensors[5:])]
-    addresses += [None if index is None else index.values.data_ptr() for index in checked]
+    addresses += [native.pointer(index) for index in checked]
     sizes = (n, channels, a.shape[1] * channels, b[0].numel(), items * channels)
     function = getattr(library, name)
 
@@ -82,10 +83,6 @@ def _run(name: str, paths: CouplingPaths, tensors: Sequence[Any], indices: Seque
 
     native.in_threads(share, -(-channels // lanes), n * channels * len(paths.paths) * OPERATIONS)
     return True
-
-
-def _contiguous(tensors: Sequence[Any]) -> list[Any]:
-    return [None if x is None else x.contiguous() for x in tensors]
 
 
 @lru_cache(maxsize=64)

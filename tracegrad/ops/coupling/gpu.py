@@ -19,6 +19,7 @@ from torch import Tensor
 from tracegrad.numerics.wigner_3j import wigner_3j
 from tracegrad.ops.coupling.paths import CouplingPaths, registered_paths
 from tracegrad.ops.gpu import kernel, next_power_of_2, segments
+from tracegrad.ops.optional_tensors import contiguous
 
 ZERO = 1e-12  # smaller coefficients are rounding errors
 BLOCK = 64  # channels of a program
@@ -69,8 +70,8 @@ def _result(
     items: int,
 ) -> Tensor:
     """The output, or the gradient of one of the inputs; tensors are a, b, both factors and the gradient."""
-    a, b, w1, w2, gradient = _contiguous(tensors)
-    ia, ib, io, r1, r2 = _contiguous(indices)
+    a, b, w1, w2, gradient = contiguous(tensors)
+    ia, ib, io, r1, r2 = contiguous(indices)
     channels = a.shape[2]
     n = next((len(index) for index in (ia, ib, io, r1, r2) if index is not None), a.shape[1])
     counts = (a.shape[1], b.shape[1], items, len(w1), 0 if w2 is None else len(w2))
@@ -99,10 +100,6 @@ def _result(
     return result
 
 
-def _contiguous(tensors: Sequence[Any]) -> list[Any]:
-    return [None if x is None else x.contiguous() for x in tensors]
-
-
 @lru_cache(maxsize=256)
 def slices(paths: CouplingPaths, name: str) -> list[ResultSlice]:
     """Slices of one of `RESULTS`: whole degrees of a feature, or whole paths of a factor, with few coefficients."""
@@ -112,11 +109,6 @@ def slices(paths: CouplingPaths, name: str) -> list[ResultSlice]:
     pieces: list[tuple[tuple[int, ...], tuple[int, ...]]]
     if name in ("w1", "w2"):
         pieces = [((path,), (path,)) for path in numbers]
-    elif name == "out" and paths.stacked:
-        pieces = [
-            (tuple(range(first, first + 2 * degrees[path][2] + 1)), (path,))
-            for path, first in enumerate(paths.targets)
-        ]
     else:
         place = {"a": 0, "b": 1, "out": 2}[name]
         pieces = [

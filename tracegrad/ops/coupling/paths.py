@@ -15,27 +15,21 @@ class CouplingPaths:
         paths: degrees (l1, l2, l3) and coefficient of each path.
         degrees: highest degree of a, b and the output.
         shared: b is [m2, items] and has the same value for all channels.
-        stacked: each path has its own 2 l3 + 1 components of the output, one path after another; otherwise all paths
-            into a degree are added.
     """
 
     paths: tuple[tuple[tuple[int, int, int], float], ...]
     degrees: tuple[int, int, int]
     shared: bool
-    stacked: bool = False
 
     @property
     def dims(self) -> tuple[int, int, int]:
         """Numbers of components of a, b and the output."""
         first, second, third = ((degree + 1) ** 2 for degree in self.degrees)
-        return first, second, sum(2 * l3 + 1 for (_, _, l3), _ in self.paths) if self.stacked else third
+        return first, second, third
 
     @property
     def targets(self) -> list[int]:
         """First component of the output that each path adds to."""
-        sizes = [2 * l3 + 1 for (_, _, l3), _ in self.paths]
-        if self.stacked:
-            return [sum(sizes[:path]) for path in range(len(sizes))]
         return [l3**2 for (_, _, l3), _ in self.paths]
 
     def register(self) -> str:

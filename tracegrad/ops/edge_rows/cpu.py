@@ -97,7 +97,7 @@ def _spread(
 ) -> bool:
     """Write features to rows; or, from the gradients of features, those of rows and scales."""
     nodes = _nodes(key, features)
-    indices = [] if nodes is None else [native.index(ENDS, end, nodes).values for end in endpoints]
+    indices = [] if nodes is None else [native.index(ENDS, end, nodes) for end in endpoints]
     for number, (feature, x) in enumerate(zip(registered_layout(key).features, features, strict=True)):
         library, activation, rotation, work = _prepared(feature, x, rotations, memory.edges)
         if library is None:

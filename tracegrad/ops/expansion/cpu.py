@@ -58,7 +58,7 @@ def _run(
     if library is None:
         return False
     n, c = x.shape[1:]
-    index, counts = native.index("kind", kind, kinds).values, torch.tensor(shells.multiplicities)
+    index, counts = native.index("kind", kind, kinds), torch.tensor(shells.multiplicities)
     arguments = [*map(native.pointer, (*tensors, index, counts))]
     arguments += [len(counts), n, c, shells.mixtures, shells.components]
     rows, columns, exact = shells.entries

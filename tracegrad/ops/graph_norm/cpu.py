@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tracegrad.ops import native
 from tracegrad.ops.graph_norm.eps import EPS
+from tracegrad.ops.optional_tensors import OptionalTensor, contiguous
 
 ITEMS = 256  # items are summed in chunks of this size, so that results do not depend on the number of threads
 SHARED = "iiiiiii" + "ppp" + "ppp"
@@ -19,15 +20,14 @@ FUNCTIONS = (
     native.Function("gradients", SHARED + "ppd" + "pppi" + "ppp"),
     native.Function("collect", "iipipp"),
 )
-Optional = Tensor | None
 
 
 def graph_norm(
     x: Sequence[Tensor],
     weights: Sequence[Tensor],
-    biases: Sequence[Optional],
-    plus: Sequence[Optional],
-    rotations: Sequence[Optional],
+    biases: Sequence[OptionalTensor],
+    plus: Sequence[OptionalTensor],
+    rotations: Sequence[OptionalTensor],
     batch: Tensor,
     counts: Tensor,
 ) -> list[Tensor] | None:
@@ -39,8 +39,8 @@ def graph_norm(
     means, _ = call.averages("sums", None)
     variances, _ = call.averages("squares", None, means)
     out = [torch.empty_like(part) for part in call.x]
-    added = (_contiguous(biases), _contiguous(plus), out)
-    call.run("normalise", *_pointers(means, variances), EPS, *map(_array, added))
+    biases, plus = contiguous(biases), contiguous(plus)
+    call.run("normalise", *_pointers(means, variances), EPS, _array(biases), _array(plus), _array(out))
     return out
 
 
@@ -48,9 +48,9 @@ def graph_norm_gradient(
     gradients: Sequence[Tensor],
     x: Sequence[Tensor],
     weights: Sequence[Tensor],
-    biases: Sequence[Optional],
-    plus: Sequence[Optional],
-    rotations: Sequence[Optional],
+    biases: Sequence[OptionalTensor],
+    plus: Sequence[OptionalTensor],
+    rotations: Sequence[OptionalTensor],
     batch: Tensor,
     counts: Tensor,
     needed: Sequence[bool],
@@ -60,7 +60,7 @@ def graph_norm_gradient(
     if library is None or any(needed[4 * len(x) :]):  # the latter is prevented by `covers`
         return None
     call = _GraphNorm(library, x, weights, rotations, batch, counts)
-    of_out = _contiguous([native.dense(g) for g in gradients])
+    of_out = [native.dense(g).contiguous() for g in gradients]
     means, of_means = call.averages("sums", of_out)
     variances, products = call.averages("squares", of_out, means)
     of_x = [torch.empty_like(part) for part in call.x]
@@ -69,12 +69,11 @@ def graph_norm_gradient(
     call.run("gradients", *statistics, partial.shape[2], _array(of_x), *_pointers(*partial))
     of_weights = [torch.empty_like(w) for w in weights]
     of_biases = [None if b is None else torch.empty_like(b) for b in biases]
-    for sums, made in zip(partial, (of_weights, of_biases), strict=True):
-        library.collect(
-            call.chunks, len(x), call.channels, partial.shape[2], native.pointer(sums), _array(made)
-        )
-    made = (*of_x, *of_weights, *of_biases)
-    return [y for y, flag in zip(made, needed, strict=False) if flag and y is not None]
+    sizes = (call.chunks, len(x), call.channels, partial.shape[2])
+    library.collect(*sizes, native.pointer(partial[0]), _array(of_weights))
+    library.collect(*sizes, native.pointer(partial[1]), _array(of_biases))
+    made_all = (*of_x, *of_weights, *of_biases)
+    return [y for y, flag in zip(made_all, needed, strict=False) if flag and y is not None]
 
 
 class _GraphNorm:
@@ -85,19 +84,21 @@ class _GraphNorm:
         library: ctypes.CDLL,
         x: Sequence[Tensor],
         weights: Sequence[Tensor],
-        rotations: Sequence[Optional],
+        rotations: Sequence[OptionalTensor],
         batch: Tensor,
         counts: Tensor,
     ):
         self.library = library
         self.x = [part.contiguous() for part in x]
         self.counts = counts.contiguous()
-        self._kept = _contiguous(weights), _contiguous(rotations), native.index("batch", batch, len(counts))
+        self._kept = contiguous(weights), contiguous(rotations), native.index("batch", batch, len(counts))
         n, count = len(batch), len(x)
         self.chunks, self.rows = -(-n // ITEMS), sum(part.shape[1] for part in x)
         self.dims, self.channels = ((ctypes.c_int64 * count)(*(part.shape[k] for part in x)) for k in (1, 2))
-        self._arguments = (ITEMS, n, len(counts), self.rows, count, self.dims, self.channels)
-        self._arguments += (self._kept[2].values.data_ptr(), *map(_array, (self.x, *self._kept[:2])))
+        sizes = (ITEMS, n, len(counts), self.rows, count, self.dims, self.channels)
+        of_weights, of_rotations, graph = self._kept
+        arrays = map(_array, (self.x, of_weights, of_rotations))
+        self._arguments = (*sizes, graph.data_ptr(), *arrays)
         self._operations = 5 * sum(part.numel() for part in x)
 
     def run(self, name: str, *arguments: object) -> None:
@@ -124,11 +125,7 @@ class _GraphNorm:
         return made[0], made[count - 1]
 
 
-def _contiguous(tensors: Sequence[Optional]) -> list[Optional]:
-    return [None if x is None else x.contiguous() for x in tensors]
-
-
-def _array(tensors: Sequence[Optional]) -> ctypes.Array:
+def _array(tensors: Sequence[OptionalTensor]) -> ctypes.Array:
     """Addresses of contiguous tensors, which must exist until the kernel has returned."""
     return (ctypes.c_void_p * len(tensors))(*map(native.pointer, tensors))
 

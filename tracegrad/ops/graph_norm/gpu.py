@@ -14,11 +14,11 @@ from torch import Tensor
 
 from tracegrad.ops.gpu import kernel, segments, triton
 from tracegrad.ops.graph_norm.eps import EPS
+from tracegrad.ops.optional_tensors import OptionalTensor, contiguous
 
 SHARES = 32  # of a graph
 ITEMS = 16  # that a program takes at once
 WARPS = 4
-Optional = Tensor | None
 Layout = tuple[
     tuple[int, int, bool], ...
 ]  # components and channels of each feature, and whether it has a rotation
@@ -27,9 +27,9 @@ Layout = tuple[
 def graph_norm(
     x: Sequence[Tensor],
     weights: Sequence[Tensor],
-    biases: Sequence[Optional],
-    plus: Sequence[Optional],
-    rotations: Sequence[Optional],
+    biases: Sequence[OptionalTensor],
+    plus: Sequence[OptionalTensor],
+    rotations: Sequence[OptionalTensor],
     batch: Tensor,
     counts: Tensor,
 ) -> list[Tensor]:
@@ -46,9 +46,9 @@ def graph_norm_gradient(
     gradients: Sequence[Tensor],
     x: Sequence[Tensor],
     weights: Sequence[Tensor],
-    biases: Sequence[Optional],
-    plus: Sequence[Optional],
-    rotations: Sequence[Optional],
+    biases: Sequence[OptionalTensor],
+    plus: Sequence[OptionalTensor],
+    rotations: Sequence[OptionalTensor],
     batch: Tensor,
     counts: Tensor,
     needed: Sequence[bool],
@@ -67,7 +67,7 @@ def graph_norm_gradient(
         none = [None] * len(x)
         call.run("gradients", 2, (of_out, none, of_x), statistics, partial)
         sums = partial.sum(0)
-    of_weights = torch.split_with_sizes_copy(sums, sizes * 2)
+    of_weights = torch.ops.aten.split_with_sizes_copy.default(sums, sizes * 2)
     flags = list(zip(needed, (*x, *weights, *biases), (*of_x, *of_weights), strict=False))
     return [made for flag, given, made in flags if flag and given is not None]
 
@@ -79,7 +79,7 @@ class _GraphNorm:
         self,
         x: Sequence[Tensor],
         weights: Sequence[Tensor],
-        rotations: Sequence[Optional],
+        rotations: Sequence[OptionalTensor],
         batch: Tensor,
         graphs: int,
     ):
@@ -87,9 +87,9 @@ class _GraphNorm:
         self.layout = tuple(
             (*part.shape[1:], rotation is not None) for part, rotation in zip(x, rotations, strict=True)
         )
-        self._given = _contiguous(x), _contiguous(weights), _contiguous(rotations)
+        self._given = contiguous(x), contiguous(weights), contiguous(rotations)
 
-    def statistics(self, gradients: Sequence[Optional]) -> Tensor:
+    def statistics(self, gradients: Sequence[OptionalTensor]) -> Tensor:
         """Sums [4, graph, share, row]: of x, squares of x, and the same with the gradients in place of one x."""
         rows = sum(m for m, *_ in self.layout)
         statistics = self.like.new_empty(4, self.graphs, SHARES, rows)
@@ -98,10 +98,15 @@ class _GraphNorm:
         return statistics
 
     def run(
-        self, name: str, more: int, others: Sequence[Sequence[Optional]], statistics: Tensor, *partial: Tensor
+        self,
+        name: str,
+        more: int,
+        others: Sequence[Sequence[OptionalTensor]],
+        statistics: Tensor,
+        *partial: Tensor,
     ) -> None:
         """Launch a kernel for all graphs and ``more`` shares of items without a graph."""
-        tensors = [x for parts in (*self._given, *map(_contiguous, others)) for x in parts]
+        tensors = [x for parts in (*self._given, *map(contiguous, others)) for x in parts]
         order, starts = segments(self.batch, self.graphs)
         with_gradients = others[0][0] is not None and name != "normalise"
         run = kernel(source(self.layout, name, gradients=with_gradients), f"graph_norm_{name}")
@@ -115,10 +120,6 @@ class _GraphNorm:
             ITEMS=ITEMS,
             num_warps=WARPS,
         )
-
-
-def _contiguous(tensors: Sequence[Optional]) -> list[Optional]:
-    return [None if x is None else x.contiguous() for x in tensors]
 
 
 @lru_cache(maxsize=256)

@@ -19,8 +19,7 @@ from tracegrad.ops.errors import OperatorArgumentError
 from tracegrad.ops.graph_norm import cpu, gpu
 from tracegrad.ops.graph_norm.eps import EPS
 from tracegrad.ops.operator import Operator
-
-Optional = Tensor | None
+from tracegrad.ops.optional_tensors import OptionalTensor
 
 
 def graph_norm(
@@ -53,9 +52,9 @@ def graph_norm(
 def _plain(
     x: list[Tensor],
     weights: list[Tensor],
-    biases: list[Optional],
-    plus: list[Optional],
-    rotations: list[Optional],
+    biases: list[OptionalTensor],
+    plus: list[OptionalTensor],
+    rotations: list[OptionalTensor],
     batch: Tensor,
     counts: Tensor,
 ) -> list[Tensor]:
@@ -92,9 +91,9 @@ def _outputs(x: list[Tensor], *others: object) -> list[Tensor]:
 def _check(
     x: list[Tensor],
     weights: list[Tensor],
-    biases: list[Optional],
-    plus: list[Optional],
-    rotations: list[Optional],
+    biases: list[OptionalTensor],
+    plus: list[OptionalTensor],
+    rotations: list[OptionalTensor],
     batch: Tensor,
     counts: Tensor,
 ) -> None:
@@ -123,9 +122,9 @@ def _check(
 def _covers(
     x: list[Tensor],
     weights: list[Tensor],
-    biases: list[Optional],
-    plus: list[Optional],
-    rotations: list[Optional],
+    biases: list[OptionalTensor],
+    plus: list[OptionalTensor],
+    rotations: list[OptionalTensor],
     batch: Tensor,
     counts: Tensor,
 ) -> bool:

@@ -9,16 +9,15 @@ from torch import Tensor
 
 from tracegrad.ops import native
 from tracegrad.ops.gpu import segments
-
-Optional = Tensor | None
+from tracegrad.ops.optional_tensors import OptionalTensor
 
 
 def irreps_linear(
     x: Sequence[Tensor],
     weights: Sequence[Tensor],
-    biases: Sequence[Optional],
-    plus: Sequence[Optional],
-    kind: Optional,
+    biases: Sequence[OptionalTensor],
+    plus: Sequence[OptionalTensor],
+    kind: OptionalTensor,
     scale: float,
 ) -> list[Tensor]:
     """The form of the operator `irreps_linear` for CPUs."""
@@ -29,8 +28,8 @@ def irreps_linear(
         alpha = scale / math.sqrt(max(channels, 1))
         width = weights[k].shape[1]
         rows = kinds.sorted(part).view(n * m, channels)
-        if kind is None and (other is not None or bias is not None):
-            base = bias if other is None else other.reshape(n * m, width)
+        base = bias if other is None else other.reshape(n * m, width)
+        if kind is None and base is not None:
             out.append(torch.addmm(base, rows, weights[k], alpha=alpha).view(n, m, width))
             if bias is not None and other is not None:
                 out[-1] += bias
@@ -51,9 +50,9 @@ def irreps_linear_gradient(
     gradients: Sequence[Tensor],
     x: Sequence[Tensor],
     weights: Sequence[Tensor],
-    biases: Sequence[Optional],
-    plus: Sequence[Optional],
-    kind: Optional,
+    biases: Sequence[OptionalTensor],
+    plus: Sequence[OptionalTensor],
+    kind: OptionalTensor,
     scale: float,
     needed: Sequence[bool],
 ) -> list[Tensor]:
@@ -73,8 +72,8 @@ def irreps_linear_gradient(
         if any(needed[i] for i in of_kinds):
             rows = kinds.sorted(part).view(n * m, channels)
             for at, i in zip(kinds.rows(m), of_kinds, strict=True):
-                made[i] = torch.empty_like(weights[i - count])
-                torch.addmm(made[i], rows[at].T, g[at], beta=0, alpha=alpha, out=made[i])
+                of_weight = made[i] = torch.empty_like(weights[i - count])
+                torch.addmm(of_weight, rows[at].T, g[at], beta=0, alpha=alpha, out=of_weight)
         if bias is not None and needed[total + k]:
             made[total + k] = g.sum(0)
     return [y for y, flag in zip(made, needed, strict=False) if flag and y is not None]
@@ -83,8 +82,8 @@ def irreps_linear_gradient(
 class _Kinds:
     """The items sorted by kind."""
 
-    def __init__(self, items: int, kind: Optional, count: int):
-        self._order: Optional = None
+    def __init__(self, items: int, kind: OptionalTensor, count: int):
+        self._order: OptionalTensor = None
         self._bounds = [0, items]
         if kind is not None:
             native.index("kind", kind, count)

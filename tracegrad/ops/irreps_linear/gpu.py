@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from tracegrad.ops.gpu import kernel, segments
+from tracegrad.ops.optional_tensors import OptionalTensor
 
 ROWS, TILE = 64, 32  # of a tile: rows, and columns or terms of a sum
 PARTS = 32  # into which the sums over items for the gradients of weights are divided
 WARPS = 4
-Optional = Tensor | None
 Layout = tuple[tuple[int, int, int], ...]  # components, channels of x and of the result, for each irrep
 
 
 def irreps_linear(
     x: Sequence[Tensor],
     weights: Sequence[Tensor],
-    biases: Sequence[Optional],
-    plus: Sequence[Optional],
-    kind: Optional,
+    biases: Sequence[OptionalTensor],
+    plus: Sequence[OptionalTensor],
+    kind: OptionalTensor,
     scale: float,
 ) -> list[Tensor]:
     """The form of the operator `irreps_linear` for GPUs."""
@@ -39,17 +39,17 @@ def irreps_linear_gradient(
     gradients: Sequence[Tensor],
     x: Sequence[Tensor],
     weights: Sequence[Tensor],
-    biases: Sequence[Optional],
-    plus: Sequence[Optional],
-    kind: Optional,
+    biases: Sequence[OptionalTensor],
+    plus: Sequence[OptionalTensor],
+    kind: OptionalTensor,
     scale: float,
     needed: Sequence[bool],
 ) -> list[Tensor]:
     """The gradient of the operator `irreps_linear` for GPUs."""
     call, count = _Maps(x, weights, kind, scale), len(x)
     none = [None] * count
-    of_x: Sequence[Optional] = none
-    of_weights: Sequence[Optional] = [None] * len(weights)
+    of_x: Sequence[OptionalTensor] = none
+    of_weights: Sequence[OptionalTensor] = [None] * len(weights)
     if any(needed[:count]):
         of_x = call.multiply(gradients, weights, none, none, transposed=True)
     if any(needed[count : count + len(weights)]):
@@ -66,7 +66,7 @@ def irreps_linear_gradient(
 class _Maps:
     """Shapes of the maps of all irreps, and the items sorted by kind."""
 
-    def __init__(self, x: Sequence[Tensor], weights: Sequence[Tensor], kind: Optional, scale: float):
+    def __init__(self, x: Sequence[Tensor], weights: Sequence[Tensor], kind: OptionalTensor, scale: float):
         self.items, self.kinds, self.scale = len(x[0]), len(weights) // len(x), scale
         self.layout = tuple((*part.shape[1:], w.shape[1]) for part, w in zip(x, weights, strict=False))
         self.sorted = (None, None) if kind is None else segments(kind, self.kinds)
@@ -75,8 +75,8 @@ class _Maps:
         self,
         x: Sequence[Tensor],
         weights: Sequence[Tensor],
-        biases: Sequence[Optional],
-        plus: Sequence[Optional],
+        biases: Sequence[OptionalTensor],
+        plus: Sequence[OptionalTensor],
         *,
         transposed: bool = False,
     ) -> list[Tensor]:
@@ -118,7 +118,7 @@ class _Maps:
             TILE=TILE,
             num_warps=WARPS,
         )
-        split = torch.split_with_sizes_copy(flat.sum(0), [w.numel() for w in weights])
+        split = torch.ops.aten.split_with_sizes_copy.default(flat.sum(0), [w.numel() for w in weights])
         return [made.view(w.shape) for made, w in zip(split, weights, strict=True)]
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from tracegrad.ops.errors import OperatorArgumentError
 from tracegrad.ops.irreps_linear import cpu, gpu
 from tracegrad.ops.operator import Operator
-
-Optional = Tensor | None
+from tracegrad.ops.optional_tensors import OptionalTensor
 
 
 def irreps_linear(
@@ -47,9 +46,9 @@ def irreps_linear(
 def _plain(
     x: list[Tensor],
     weights: list[Tensor],
-    biases: list[Optional],
-    plus: list[Optional],
-    kind: Optional,
+    biases: list[OptionalTensor],
+    plus: list[OptionalTensor],
+    kind: OptionalTensor,
     scale: float,
 ) -> list[Tensor]:
     out = []
@@ -71,9 +70,9 @@ def _outputs(x: list[Tensor], weights: list[Tensor], *others: object) -> list[Te
 def _check(
     x: list[Tensor],
     weights: list[Tensor],
-    biases: list[Optional],
-    plus: list[Optional],
-    kind: Optional,
+    biases: list[OptionalTensor],
+    plus: list[OptionalTensor],
+    kind: OptionalTensor,
     scale: float,
 ) -> None:
     count = len(x)
@@ -93,7 +92,7 @@ def _check(
     for k, (part, bias, other) in enumerate(zip(x, biases, plus, strict=True)):
         _, m, c = part.shape
         width = weights[k].shape[1]
-        of_part: list[tuple[str, Optional, tuple[int, ...]]] = [
+        of_part: list[tuple[str, OptionalTensor, tuple[int, ...]]] = [
             ("weight", weight, (c, width)) for weight in weights[k::count]
         ]
         of_part += [("feature", part, (n, m, c)), ("bias", bias, (width,)), ("plus", other, (n, m, width))]

@@ -82,7 +82,7 @@ class SparseMap:
             native.index("starts", starts, len(values) + 1, torch.int32),
             native.index("columns", columns, inputs, torch.int32),
         )
-        to, first, of = (ConstantIndex(index.values) for index in checked)
+        to, first, of = (ConstantIndex(index) for index in checked)
         return cls(to, first, of, Constant(values), len(targets), inputs)
 
 
