@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from e3nn.o3 import Irrep
 
 from tests import crystals, molecules
 from tests.backbones.test_deeph_e3 import SPINFUL, SPINLESS, make_model
@@ -226,7 +225,7 @@ def test_frames_follow_their_edges(degree):
     def harmonics(vectors: torch.Tensor) -> torch.Tensor:
         local = torch.zeros(len(vectors), 2 * degree + 1, 1, dtype=torch.float64)
         local[:, degree] = math.sqrt(2 * degree + 1)
-        return EdgeFrame(vectors).to_global(local, Irrep(degree, (-1) ** degree)).squeeze(2)
+        return EdgeFrame(vectors).to_global(local, degree, (-1) ** degree).squeeze(2)
 
     vectors = torch.tensor([[0, 0, 1.0], [0, 0, -2], [1e-9, 0, 1], [0.3, -0.8, 0.4]], dtype=torch.float64)
     weights = torch.randn(2 * degree + 1, dtype=torch.float64)

@@ -51,7 +51,7 @@ def test_a_convolution_of_deeph_e3_compiles_into_one_graph():
     for edges, every in ((7, 3), (11, 20)):
         frame = EdgeFrame(torch.randn(edges, 3, dtype=torch.float64))
         for _, ir in irreps:
-            frame.rotation(ir)
+            frame.rotation(ir.l, ir.p)
         ends = tuple(torch.randint(5, (2, edges)))
         on_site = (torch.arange(edges) % every == 1).long()
         radial = torch.randn(edges, 4, dtype=torch.float64)

@@ -58,9 +58,9 @@ def test_it_is_registered_as_torch_expects(kinds):
 @pytest.mark.parametrize("kinds", [1, 3])
 def test_other_shapes_and_dtypes_are_refused(kinds):
     given = arguments(7, kinds)
-    # Features to which nothing is added may have any number of components.
+    # A feature to which nothing is added may have any number of components and of channels.
     assert_refuses_other_shapes(
-        IRREPS_LINEAR, given, harmless=["x shorter 1", "x longer 1", "weights longer 1"]
+        IRREPS_LINEAR, given, harmless=["x shorter 1", "x longer 1", "weights shorter 1", "weights longer 1"]
     )
     assert_refuses_other_dtypes(IRREPS_LINEAR, given)
 

@@ -39,7 +39,9 @@ def make(
         for mul, ir in expansion.irreps
     ]
     frame = EdgeFrame(torch.randn(items, 3, dtype=torch.float64, generator=generator))
-    rotations = [None if ir in ("0e", "1o") else frame.rotation(ir).to(dtype) for _, ir in expansion.irreps]
+    rotations = [
+        None if ir in ("0e", "1o") else frame.rotation(ir.l, ir.p).to(dtype) for _, ir in expansion.irreps
+    ]
     return expansion, x, rotations
 
 
@@ -129,7 +131,7 @@ def test_rotations_may_have_a_gradient():
 
     def blocks(vectors: Tensor) -> Tensor:
         frame = EdgeFrame(vectors)
-        return expansion(x, [frame.rotation(ir) if ir.l else None for _, ir in expansion.irreps])
+        return expansion(x, [frame.rotation(ir.l, ir.p) if ir.l else None for _, ir in expansion.irreps])
 
     assert torch.autograd.gradcheck(blocks, vectors)
 

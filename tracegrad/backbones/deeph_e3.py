@@ -124,7 +124,9 @@ class DeepHE3(Backbone):
             self.edge_updates.append(EdgeUpdate(*steps, species**2, lmax, radial, legacy=legacy_e3nn))
         self.head = IrrepsLinear(self.expansion.irreps, self.expansion.irreps, bias=True)
         self.feature_irreps = {"edge": edge_steps[1:]}
-        self._rotated = {ir for irreps in (*node_steps, *edge_steps) for _, ir in irreps if ir.l > 0}
+        self._rotated = {
+            (ir.l, ir.p) for irreps in (*node_steps, *edge_steps) for _, ir in irreps if ir.l > 0
+        }
         kinds = torch.full((max(basis.elements) + 1,), -1)
         kinds[list(basis.elements)] = torch.arange(species)
         self.register_buffer("kind_of_number", kinds, persistent=False)
@@ -149,7 +151,7 @@ class DeepHE3(Backbone):
     def _blocks(
         self, edge: ItemFirstFeature, frame: EdgeFrame
     ) -> Float[Tensor, "edges dim dim"] | Complex[Tensor, "edges dim dim"]:
-        rotations = [frame.rotation(ir) if ir.l > 0 else None for _, ir in self.expansion.irreps]
+        rotations = [frame.rotation(*kind) if kind[0] > 0 else None for kind in self.expansion.kinds]
         return self.expansion(self.head(edge), rotations)
 
     def _batch_context(self, graph, length: Float[Tensor, " edges"]) -> BatchContext:
@@ -168,7 +170,7 @@ class DeepHE3(Backbone):
             self.recompute
         ):  # rotations are shared by all layers: compute them here, not again with every layer
             for ir in self._rotated:
-                frame.rotation(ir)
+                frame.rotation(*ir)
         count = len(length)
         step = self.edge_chunk or max(count, 1)
         chunks = [

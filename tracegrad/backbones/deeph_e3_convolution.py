@@ -116,8 +116,8 @@ class EquiConv(nn.Module):
             features += [] if n is None else [node[n]]
             features += [] if e is None else [edge[e]]
         turns, turns_back = (
-            [chunk.frame.rotation(Irrep(*ir)) for ir in irreps]
-            for irreps in (self.rotated_inputs, self.rotated_outputs)
+            [chunk.frame.rotation(*kind) for kind in kinds]
+            for kinds in (self.rotated_inputs, self.rotated_outputs)
         )
         rows = to_rows(self._rows, features, turns, chunk.endpoints, len(chunk.radial))
         return from_rows(

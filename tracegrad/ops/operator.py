@@ -235,6 +235,7 @@ class Operator:
         # The gradients of the results are those of what was added to them.
         added, of_results = self.flags(self.added, ctx.rest), iter(gradients)
         passed = [next(of_results) if is_added else None for is_added in added]
+        passed = [x if flag else None for x, flag in zip(passed, needed, strict=True)]
         needed = [flag and not is_added for flag, is_added in zip(needed, added, strict=True)]
         made = self._derivatives(ctx, gradients, needed)
         return None, None, *[x if y is None else y for x, y in zip(made, passed, strict=True)]

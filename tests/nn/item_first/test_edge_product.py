@@ -86,7 +86,7 @@ def in_frames(product: EdgeProduct, inputs: list[torch.Tensor], frame: EdgeFrame
         for x, irreps in zip(inputs, product.inputs, strict=True)
     ]
     return [
-        frame.to_local(torch.cat([parts[ir] for parts in split_inputs if ir in parts], dim=2), ir)
+        frame.to_local(torch.cat([parts[ir] for parts in split_inputs if ir in parts], dim=2), ir.l, ir.p)
         for ir in product.kinds
     ]
 
@@ -109,7 +109,9 @@ def test_equals_the_tensor_product_of_e3nn_with_all_gradients(case, legacy):
     frame = EdgeFrame(vectors)
 
     local = product(in_frames(product, inputs, frame), on_site)
-    actual = joined([frame.to_global(x, ir) for x, (_, ir) in zip(local, product.output, strict=True)])
+    actual = joined(
+        [frame.to_global(x, ir.l, ir.p) for x, (_, ir) in zip(local, product.output, strict=True)]
+    )
     harmonics = o3.spherical_harmonics(
         Irreps.spherical_harmonics(lmax), vectors[:, [1, 2, 0]], True, normalization="component"
     )

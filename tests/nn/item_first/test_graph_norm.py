@@ -70,9 +70,10 @@ def test_features_in_frames_of_the_items_give_the_same(case):
     vectors[::4] = 0
     frame = EdgeFrame(vectors)
     irreps = [ir for _, ir in ALL]
-    local = [frame.to_local(part, ir) for part, ir in zip(x, irreps, strict=True)]
+    local = [frame.to_local(part, ir.l, ir.p) for part, ir in zip(x, irreps, strict=True)]
     actual = [
-        frame.to_global(part, ir) for part, ir in zip(norm(local, batch, counts, frame), irreps, strict=True)
+        frame.to_global(part, ir.l, ir.p)
+        for part, ir in zip(norm(local, batch, counts, frame), irreps, strict=True)
     ]
     for a, b in zip(actual, norm(x, batch, counts), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
@@ -87,8 +88,10 @@ def test_gradients_are_those_of_the_plain_form():
     flat = torch.cat([part.mT.flatten(1) for part in x], dim=1)
     frame = EdgeFrame(torch.randn(len(batch), 3, dtype=torch.float64))
     irreps = [ir for _, ir in ALL]
-    local = norm([frame.to_local(p, ir) for p, ir in zip(x, irreps, strict=True)], batch, counts, frame)
-    in_global = [frame.to_global(p, ir) for p, ir in zip(local, irreps, strict=True)]
+    local = norm(
+        [frame.to_local(p, ir.l, ir.p) for p, ir in zip(x, irreps, strict=True)], batch, counts, frame
+    )
+    in_global = [frame.to_global(p, ir.l, ir.p) for p, ir in zip(local, irreps, strict=True)]
     actual, expected = torch.cat([part.mT.flatten(1) for part in in_global], dim=1), plain(flat, batch)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
     direction = torch.randn_like(actual)
@@ -203,7 +206,7 @@ def test_frames_may_have_a_gradient():
     def normed(v: torch.Tensor) -> torch.Tensor:
         """In the global frame, where nothing depends on the rotation of a frame about its edge."""
         frame = EdgeFrame(v)
-        return frame.to_global(norm([frame.to_local(x[0], ir)], batch, counts, frame)[0], ir)
+        return frame.to_global(norm([frame.to_local(x[0], ir.l, ir.p)], batch, counts, frame)[0], ir.l, ir.p)
 
     assert torch.autograd.gradcheck(normed, vectors)
 

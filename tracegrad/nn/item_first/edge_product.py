@@ -20,10 +20,10 @@ from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tracegrad.nn.item_first.edge_frame import is_natural
 from tracegrad.numerics.wigner_3j import wigner_3j
 from tracegrad.ops.edge_matrices.edge_matrices import edge_matrices
 from tracegrad.ops.edge_matrices.table import MatrixTable, Submatrix
+from tracegrad.ops.edge_rotation.tables import is_natural
 from tracegrad.ops.edge_rows.from_rows import from_rows
 from tracegrad.ops.edge_rows.layout import RowFeature, RowLayout, RowSlot
 from tracegrad.ops.edge_rows.to_rows import to_rows
@@ -222,8 +222,8 @@ class EdgeProduct(nn.Module):
                     c
                     for c in self.couplings
                     if min(self.kinds[c.source].l, self.output[c.target].ir.l) >= m
-                    and is_natural(self.kinds[c.source]) in kinds
-                    and is_natural(self.output[c.target].ir) in kinds
+                    and _is_natural(self.kinds[c.source]) in kinds
+                    and _is_natural(self.output[c.target].ir) in kinds
                 ]
                 if coupled:
                     sources, targets = ({c.source for c in coupled}, {c.target for c in coupled})
@@ -238,7 +238,7 @@ def _starts(members: Sequence[int], widths: Sequence[int]) -> dict[int, int]:
 
 
 def _natural_first(ir: Irrep) -> tuple[int, bool]:
-    return ir.l, not is_natural(ir)
+    return ir.l, not _is_natural(ir)
 
 
 def filter_degrees(ir_in: Irrep, ir_out: Irrep, lmax: int) -> tuple[int, ...]:
@@ -258,7 +258,7 @@ def _couplings(
     rows = []
     for m in range(min(ir_in.l, ir_out.l) + 1):
         # The components m and -m of unnatural irreps are exchanged, see `tracegrad.nn.item_first.edge_frame`.
-        m_in, m_out = (m if is_natural(ir) or m == 0 else -m for ir in (ir_in, ir_out))
+        m_in, m_out = (m if _is_natural(ir) or m == 0 else -m for ir in (ir_in, ir_out))
         rows.append([float(table[ir_in.l + m_in, ir_out.l + m_out]) for table in tables])
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -281,3 +281,7 @@ def _layout(
             start += widths[i]
         shapes.append((2 if m else 1, start))
     return [tuple(of_irrep) for of_irrep in slots], shapes
+
+
+def _is_natural(ir: Irrep) -> bool:
+    return is_natural(ir.l, ir.p)

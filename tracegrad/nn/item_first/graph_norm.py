@@ -30,6 +30,8 @@ class GraphNorm(nn.Module):
     def __init__(self, irreps: Irreps):
         super().__init__()
         self.irreps = irreps
+        # torch.compile does not look through irreps, so that forward uses their degrees and parities.
+        self.kinds = [(ir.l, ir.p) for _, ir in irreps]
         self.weights = nn.ParameterList([torch.ones(mul) for mul, _ in irreps])
         self.bias = nn.Parameter(torch.zeros(sum(mul for mul, ir in irreps if ir == SCALAR)))
 
@@ -52,7 +54,6 @@ class GraphNorm(nn.Module):
             plus: for each irrep a feature that is added to the result, or None.
         """
         added = [None] * len(x) if plus is None else list(plus)
-        irreps = [ir for _, ir in self.irreps]
-        biases = [self.bias if ir == SCALAR else None for ir in irreps]
-        rotations = [None if frame is None or ir.l == 0 else frame.rotation(ir) for ir in irreps]
+        biases = [self.bias if kind == (0, 1) else None for kind in self.kinds]
+        rotations = [None if frame is None or kind[0] == 0 else frame.rotation(*kind) for kind in self.kinds]
         return graph_norm(x, list(self.weights), biases, added, rotations, batch, counts)

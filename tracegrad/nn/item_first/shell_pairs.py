@@ -85,6 +85,7 @@ class ShellPairExpansion(nn.Module):
                     counts[ir] += len(pair.rows)
                 self._slices.append(channels)
         self.irreps = Irreps([(counts[ir], ir) for ir in sorted(counts, key=lambda ir: (ir.l, ir.p))])
+        self.kinds = [(ir.l, ir.p) for _, ir in self.irreps]  # torch.compile does not look through irreps
         self._shape = (basis.dim, basis.dim, 2) if basis.spinful else (basis.dim, basis.dim)
         self.map = ExpansionMap(tables, self._columns(), self._places())
 

@@ -13,8 +13,8 @@ EDGES = 16  # of a program
 WARPS = 4
 
 
-def edge_rotation(vectors: Tensor, table: Tensor, generators: Tensor) -> Tensor:
-    """The form of the operator `edge_rotation` for GPUs."""
+def edge_rotation(vectors: Tensor, table: Tensor) -> Tensor:
+    """The form of the operator `edge_rotation` for GPUs; ``table`` are the waves of the polar angle."""
     made = vectors.new_empty(len(vectors), *table.shape[1:])
     if len(vectors):
         run = kernel(source(len(table) // 2), "edge_rotation")

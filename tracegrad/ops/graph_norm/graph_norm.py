@@ -105,6 +105,8 @@ def _check(
     n, dtypes, wrong = len(batch), {counts.dtype}, []
     for k, (part, *others) in enumerate(zip(x, weights, biases, plus, rotations, strict=True)):
         _, m, c = part.shape
+        if m % 2 == 0:
+            wrong.append(f"feature {k} has {m} components instead of 2l + 1")
         shapes = ((n, m, c), (c,), (c,), (n, m, c), (n, m, m))
         names = ("feature", "weights", "bias", "plus", "rotation")
         for name, y, shape in zip(names, (part, *others), shapes, strict=True):
