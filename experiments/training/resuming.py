@@ -40,6 +40,7 @@ MAY_CHANGE = [
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
+    "model.compile",
     "callbacks.last",
     "callbacks.progress",
     "callbacks.timer",

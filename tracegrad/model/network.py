@@ -40,17 +40,33 @@ class HamiltonianModel(nn.Module):
         backbone: predicts the blocks of H; its features pass through TraceGrad blocks.
         tracegrad: returns the TraceGrad module for the irreps of the backbone's features and its basis (a partial of
             `TraceGrad`); None: the backbone without TraceGrad.
+        compile: whether `compile_if_wanted` compiles the forward pass.
     """
 
-    def __init__(self, backbone: Backbone, tracegrad: Callable[..., TraceGrad] | None = None):
+    def __init__(
+        self,
+        backbone: Backbone,
+        tracegrad: Callable[..., TraceGrad] | None = None,
+        *,
+        compile: bool = False,
+    ):
         super().__init__()
         self.backbone = backbone
+        self.compiles = compile
         self.tracegrad = (tracegrad or _without_tracegrad)(backbone.feature_irreps, backbone.basis)
 
     @property
     def basis(self) -> OrbitalBasis:
         """Orbital basis of the predicted blocks."""
         return self.backbone.basis
+
+    def compile_if_wanted(self) -> None:
+        """From now on forward and backward pass run compiled, if the network was made with ``compile=True``.
+
+        Trainings and evaluations call it. A prediction of one structure does not: compiling takes longer.
+        """
+        if self.compiles:
+            self.compile(fullgraph=True, dynamic=True)
 
     @property
     def trace_labels(self) -> BlockTraces:
