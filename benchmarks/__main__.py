@@ -17,9 +17,10 @@ import torch
 
 from benchmarks import cells, crystals, data, launches, molecules, orbitals, ranks, tracegrad_block, waiting
 from benchmarks.products import product_rates
-from benchmarks.table import show, with_floors
+from benchmarks.table import markdown, show, with_floors
 from benchmarks.timing import Timing, processor
 from experiments.reporting.json_file import write_json
+from tracegrad.system.whole_files import replacing
 
 TASKS = {
     "molecules": "QHNet without and with TraceGrad (low-rank W) against plain e3nn; the arms of the ablation",
@@ -33,6 +34,7 @@ TASKS = {
     "launches": "what a GPU would launch, wait for, read and write in a training step, counted on a stand-in device",
     "ranks": "step of the slowest of 4 ranks if molecules are divided by number or by pairs of atoms",
 }
+REPORT = ["molecules", "crystals", "launches"]
 ABOUT = """\
 The table has a row for each implementation ("way") of a task:
   seconds, lowest, highest  median and range of the timed rounds, in which the implementations alternate
@@ -43,7 +45,7 @@ The table has a row for each implementation ("way") of a task:
   relative ...              ratio to the first implementation of the task
 
 On a GPU, QHNet predicts one molecule and trains on the batch of the recipe. Both networks also run in TF32 and
-bfloat16; the errors of H are printed below the table.
+bfloat16, and without the kernels for GPUs; the errors of H are printed below the table.
 
 tasks:
 """
@@ -71,12 +73,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
     )
     parser.add_argument("--output", type=Path, help="write the table as JSON")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help=f"write the table as Markdown; without --only of the tasks {', '.join(REPORT)}, in minutes on a GPU",
+    )
     options = parser.parse_args(arguments)
     for name in ("threads", "molecules", "atoms", "repeats"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} has to be at least 1")
-    if options.output is not None and not options.output.absolute().parent.is_dir():
-        parser.error(f"--output: {options.output.parent} is not a folder")
+    for name in ("output", "report"):
+        path = getattr(options, name)
+        if path is not None and not path.absolute().parent.is_dir():
+            parser.error(f"--{name}: {path.parent} is not a folder")
+    if options.report is not None and options.only is None:
+        options.only = REPORT
     return options
 
 
@@ -139,6 +150,9 @@ def main(arguments: list[str] | None = None) -> None:
     }
     caption = ", ".join(f"{key} {value}" for key, value in machine.items() if value is not None)
     show(timings, notes, caption)
+    if options.report is not None:
+        with replacing(options.report) as draft:
+            draft.write_text(markdown(timings, notes, caption), encoding="utf-8")
     if options.output is not None:
         rows = [asdict(timing) for timing in timings]
         content = {"machine": machine, "product_rates": rates, "timings": rows, "notes": notes}

@@ -1,5 +1,6 @@
 """Time a backbone without and with TraceGrad against its plain e3nn form without TraceGrad."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from benchmarks.compare import compare
 from benchmarks.timing import Timing, forward, training_step
 from tracegrad.hamiltonian.graph import HamiltonianGraph
 from tracegrad.model.network import HamiltonianModel
+from tracegrad.ops import native
 
 PLAIN, BACKBONE, TRACEGRAD = "plain e3nn", "backbone", "backbone + TraceGrad"
+WITHOUT_KERNELS = "without kernels"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class Rivals:
 def time_networks(
     rivals: Rivals, forward_graph, step_graph, repeats: int, device: str
 ) -> tuple[list[Timing], list[str]]:
-    """Time the forward pass of one graph and the training step on another; on a GPU also in lower precision.
+    """Time the forward pass of one graph and the training step on another.
+
+    On a GPU also in lower precision, and the operators in their plain form.
 
     Notes state the errors of lower precision.
     """
@@ -47,6 +52,7 @@ def time_networks(
         BACKBONE: partial(forward, backbone, forward_graph),
         TRACEGRAD: partial(forward, partial(model, traces=False), forward_graph),
     }
+    calls |= without_kernels(calls, device)
     timings = compare(f"{rivals.name} forward", calls | lowered(calls, device), repeats, device)
     notes = lower_precision_errors(model, forward_graph, device)
     makers: dict[str, Callable[..., Callable[[], None]]] = {
@@ -55,10 +61,36 @@ def time_networks(
         TRACEGRAD: partial(training_step, model, loss_of(model.basis, step_graph, model), step_graph),
     }
     steps: dict[str, Callable[[], object]] = {way: make() for way, make in makers.items()}
+    steps |= without_kernels(steps, device)
     timings += compare(
         f"{rivals.name} training step", steps | lowered(steps, device, makers), repeats, device
     )
     return timings, [f"{rivals.name}, {note}" for note in notes]
+
+
+def without_kernels(
+    calls: Mapping[str, Callable[[], object]], device: str
+) -> dict[str, Callable[[], object]]:
+    """The calls of the backbone with all operators in their plain form, on a GPU."""
+    if not device.startswith("cuda"):
+        return {}
+    return {
+        f"{way}, {WITHOUT_KERNELS}": partial(_inside, kernels_off, calls[way])
+        for way in (BACKBONE, TRACEGRAD)
+    }
+
+
+@contextmanager
+def kernels_off() -> Iterator[None]:
+    """A block in which operators run their plain forms."""
+    before = os.environ.get(native.SWITCH)
+    os.environ[native.SWITCH] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(native.SWITCH)
+        if before is not None:
+            os.environ[native.SWITCH] = before
 
 
 def lowered(

@@ -51,6 +51,16 @@ def show(timings: Sequence[Timing], notes: Sequence[str], caption: str) -> None:
         console.print(note, markup=False)
 
 
+def markdown(timings: Sequence[Timing], notes: Sequence[str], caption: str) -> str:
+    """The same as a page of Markdown."""
+    lines = [f"# Benchmark\n\n{caption}\n"]
+    for task, ways in groupby(timings, lambda t: t.task):
+        head = ("way", *COLUMNS)
+        lines += [f"## {task}\n", f"| {' | '.join(head)} |", "|---|" + "---:|" * len(COLUMNS)]
+        lines += [f"| {' | '.join((t.way, *_numbers(t)))} |" for t in ways] + [""]
+    return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
+
+
 def _numbers(t: Timing) -> list[str]:
     cells = [f"{value:.4g}" for value in (t.median, t.lowest, t.highest)]
     cells.append(f"{t.relative:.3f}")

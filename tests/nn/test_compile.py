@@ -8,7 +8,6 @@ from tests import forked
 from tracegrad.backbones.deeph_e3_convolution import EdgeChunk, EquiConv
 from tracegrad.nn.invariant.tracegrad import TraceGradBlock
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
-from tracegrad.nn.item_first.irreps_linear import ItemKinds
 
 pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.slow]
 
@@ -36,9 +35,13 @@ def test_a_block_compiles_into_one_graph(w):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_the_whole_model_compiles_into_one_graph():
+@pytest.mark.parametrize(
+    ("network", "arms"),
+    [("qhnet", ["tracegrad", "none"]), ("deeph_e3", ["tracegrad", "grad"]), ("deeph_e3_spinful", ["trace"])],
+)
+def test_the_whole_model_compiles_into_one_graph(network, arms):
     """In a process of its own: torch.compile cannot look through the type checks of the tests."""
-    done = forked.run("tests.nn.compiled_model")
+    done = forked.run("tests.nn.compiled_model", network, *arms)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "equal"
 
@@ -55,8 +58,8 @@ def test_a_convolution_of_deeph_e3_compiles_into_one_graph():
         ends = tuple(torch.randint(5, (2, edges)))
         on_site = (torch.arange(edges) % every == 1).long()
         radial = torch.randn(edges, 4, dtype=torch.float64)
-        kinds = ItemKinds(torch.zeros(edges, dtype=torch.long), 1)
-        chunk = EdgeChunk(slice(None), on_site, frame, ends, radial, kinds)
+        kind = torch.zeros(edges, dtype=torch.long)
+        chunk = EdgeChunk(slice(None), on_site, frame, ends, radial, kind)
         node, edge = (
             [torch.randn(n, ir.dim, mul, dtype=torch.float64, requires_grad=True) for mul, ir in irreps]
             for n in (5, edges)

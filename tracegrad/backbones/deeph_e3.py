@@ -171,8 +171,11 @@ class DeepHE3(Backbone):
         ):  # rotations are shared by all layers: compute them here, not again with every layer
             for ir in self._rotated:
                 frame.rotation(*ir)
-        count = len(length)
-        step = self.edge_chunk or max(count, 1)
+        parts = [slice(None)]  # without a step, so that torch.compile takes any number of edges
+        if self.edge_chunk is not None:
+            parts = [
+                slice(start, start + self.edge_chunk) for start in range(0, len(length), self.edge_chunk)
+            ]
         chunks = [
             EdgeChunk(
                 at,
@@ -182,7 +185,7 @@ class DeepHE3(Backbone):
                 self.radial(length[at]),
                 edge_kind[at],
             )
-            for at in (slice(start, min(start + step, count)) for start in range(0, count, step))
+            for at in parts
         ]
         return BatchContext(
             chunks,

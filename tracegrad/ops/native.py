@@ -2,7 +2,7 @@
 
 Every operator with a kernel has a plain form in torch as well. It gives the same numbers up to rounding, and is used
 where there is no compiler, on GPUs, under `torch.compile` and under transformations (`torch.func`, batched gradients,
-forward mode). ``TRACEGRAD_NATIVE=0`` in the environment turns all kernels off.
+forward mode). ``TRACEGRAD_NATIVE=0`` in the environment turns all kernels off, those for GPUs included.
 
 A kernel does not check its arguments. The operator (`operator.py`) therefore compares shapes and dtypes before any
 form runs, entries of indices are compared with the length of the axis that they index by `index`, and numbers are
@@ -61,9 +61,14 @@ class Function:
     fails: bool = False
 
 
+def switched_on() -> bool:
+    """Whether kernels are not switched off, those for GPUs included."""
+    return os.environ.get(SWITCH, "1") != "0"
+
+
 def available() -> bool:
-    """Whether kernels are not switched off and there is a compiler; if there is none, a warning says so once."""
-    return os.environ.get(SWITCH, "1") != "0" and _has_compiler()
+    """Whether kernels are `switched_on` and there is a compiler; if there is none, a warning says so once."""
+    return switched_on() and _has_compiler()
 
 
 @lru_cache(maxsize=1)

@@ -203,7 +203,9 @@ class Operator:
         if first.dtype not in DTYPES or (self.covers is not None and not self.covers(*arguments)):
             return False
         device = first.device.type
-        return native.available() if device == "cpu" else device != "cuda" or triton() is not None
+        if device == "cuda":
+            return native.switched_on() and triton() is not None
+        return device != "cpu" or native.available()
 
     def _recorded(self, keys: Any, *arguments: Any) -> Any:
         """The operator where gradients may be recorded; ``keys`` are the keys of this call of the dispatcher."""

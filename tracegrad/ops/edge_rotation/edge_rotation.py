@@ -68,7 +68,7 @@ def _gradient(
 
 
 def _outputs(vectors: Tensor, degree: int, parity: int) -> Tensor:
-    return vectors.new_empty(len(vectors), 2 * degree + 1, 2 * degree + 1)
+    return vectors.new_empty(vectors.shape[0], 2 * degree + 1, 2 * degree + 1)
 
 
 def _check(vectors: Tensor, degree: int, parity: int) -> None:

@@ -98,7 +98,7 @@ def _outputs(
     key: str,
 ) -> list[Tensor]:
     return [
-        rows[0].new_empty(nodes if f.endpoints else len(rows[0]), f.dim, f.channels)
+        rows[0].new_empty(nodes if f.endpoints else rows[0].shape[0], f.dim, f.channels)
         for f in registered_layout(key).features
     ]
 

@@ -45,7 +45,7 @@ def _plain(x: list[Tensor], rotations: list[Rotation], key: str) -> Tensor:
 
 
 def _outputs(x: list[Tensor], rotations: list[Rotation], key: str) -> Tensor:
-    return x[0].new_empty(len(x[0]), registered_map(key).forward.outputs)
+    return x[0].new_empty(x[0].shape[0], registered_map(key).forward.outputs)
 
 
 def _check(x: list[Tensor], rotations: list[Rotation], key: str) -> None:
