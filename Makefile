@@ -10,7 +10,7 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # Compiled modules are kept, whatever the environment says: every process of the tests starts sooner.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup check test lint coverage docs demo
+.PHONY: setup check test gpu lint coverage docs demo
 
 setup: $(VENV)/.installed
 
@@ -28,6 +28,10 @@ check: setup lint
 # Everything.
 test: setup lint
 	$(BIN)/python -m pytest $(TWO) --durations=25
+
+# Parity with the CPU, precision, resume and NCCL on a GPU.
+gpu: setup
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu
 
 lint: setup
 	$(BIN)/ruff check .

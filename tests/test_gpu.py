@@ -1,5 +1,6 @@
-"""Networks, training and precision on a real GPU; skipped where there is none."""
+"""Networks, training and precision on a real GPU: `make gpu`. The other tests run Triton in its interpreter."""
 
+import os
 import signal
 import socket
 from pathlib import Path
@@ -15,7 +16,9 @@ from tests.on_second_device import assert_same as assert_same_numbers
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.slow,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available() or os.environ["TRITON_INTERPRET"] != "0", reason="needs a GPU, and make gpu"
+    ),
 ]
 GPU = ["trainer.accelerator=gpu", "trainer.deterministic=true"]
 EACH = pytest.mark.parametrize("network", NETWORKS)
