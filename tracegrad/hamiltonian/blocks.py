@@ -112,7 +112,8 @@ def assemble_matrices(
     tables[:, molecule[atom], row] = inside[atom], slot
     device = on_site.device
     atoms, places = torch.from_numpy(tables).to(device)
-    triangles = [torch.tensor(x, device=device) for x in subtract or ()]  # a copy: arrays of files are read-only
+    # Copies: arrays that lie in files are read-only.
+    triangles = [torch.tensor(x, device=device) for x in subtract or ()]
     of_molecules = torch.from_numpy(np.ascontiguousarray(spans)).to(device)
     return assemble(on_site, pairs, atoms, places, of_molecules, triangles)
 
