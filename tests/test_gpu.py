@@ -17,7 +17,8 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.slow,
     pytest.mark.skipif(
-        not torch.cuda.is_available() or os.environ["TRITON_INTERPRET"] != "0", reason="needs a GPU, and make gpu"
+        not torch.cuda.is_available() or os.environ["TRITON_INTERPRET"] != "0",
+        reason="needs a GPU, and make gpu",
     ),
 ]
 GPU = ["trainer.accelerator=gpu", "trainer.deterministic=true"]
