@@ -6,7 +6,7 @@ are taken about the mean of a share and moved to the mean of the graph, which lo
 not exist make up two more groups behind the last graph; their results are NaN.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -189,13 +189,17 @@ class _Part:
         for kind in kinds:
             for m in range(self.m):
                 yield f"sum_{kind}{m} = tl.zeros((ITEMS,), number)"
+
+        def sums(m: int | str) -> Iterator[str]:
+            for kind in kinds:
+                yield f"total = tl.sum({self._load(kind, m)}, 1)"
+                if self.rotated:
+                    yield from (f"sum_{kind}{i} += {self._rotation(i, m)} * total" for i in range(self.m))
+                else:
+                    yield f"sum_{kind}{m} += total"
+
         yield from self._loop()
-        for kind in kinds:
-            for m in range(self.m):
-                yield f"    found{m} = tl.sum({self._load(kind, m)}, 1)"
-            for i in range(self.m):
-                turned = (f"{self._rotation(i, m)} * found{m}" for m in range(self.m))
-                yield f"    sum_{kind}{i} += {' + '.join(turned) if self.rotated else f'found{i}'}"
+        yield from self._each_component(sums)
         for position, kind in enumerate(kinds):
             for m in range(self.m):
                 yield f"total_{kind}{m} = tl.sum(sum_{kind}{m}, 0)"
@@ -217,14 +221,17 @@ class _Part:
         """The result for the items of a share."""
         yield from self._channels()
         yield from self._averages(("x",))
+
+        def result(m: int | str) -> Iterator[str]:
+            yield f"y = ({self._load('x', m)} - {self._turned_back('x', m)}) * (scale * w) + poison"
+            yield f"if B{self.k} is not None:"
+            yield f"    y += tl.load(B{self.k} + c, mask=c < {self.c}, other=0.0)"
+            yield f"if P{self.k} is not None:"
+            yield f"    y += tl.load(P{self.k} + {self._at(m)}, mask=fits, other=0.0)"
+            yield f"tl.store(OUT{self.k} + {self._at(m)}, y, mask=fits)"
+
         yield from self._loop()
-        for m in range(self.m):
-            yield f"    y = ({self._load('x', m)} - {self._turned_back('x', m)}) * (scale * w) + poison"
-            yield f"    if B{self.k} is not None:"
-            yield f"        y += tl.load(B{self.k} + c, mask=c < {self.c}, other=0.0)"
-            yield f"    if P{self.k} is not None:"
-            yield f"        y += tl.load(P{self.k} + {self._at(m)}, mask=fits, other=0.0)"
-            yield f"    tl.store(OUT{self.k} + {self._at(m)}, y, mask=fits)"
+        yield from self._each_component(result)
 
     def gradients_of(self) -> Iterator[str]:
         """The gradients of x, and the sums over a share that make up those of weights and biases."""
@@ -232,14 +239,17 @@ class _Part:
         yield from self._averages(("x", "h"))
         yield f"of_weight = tl.zeros((1, {self._block}), number)"
         yield f"of_bias = tl.zeros((1, {self._block}), number)"
+
+        def gradient(m: int | str) -> Iterator[str]:
+            yield f"g = tl.load(B{self.k} + {self._at(m)}, mask=fits, other=0.0)"
+            yield f"d = tl.where(fits, {self._load('x', m)} - {self._turned_back('x', m)}, 0.0)"
+            yield f"y = (g * w - {self._turned_back('h', m)}) * scale - d * slope + poison"
+            yield f"tl.store(OUT{self.k} + {self._at(m)}, y, mask=fits)"
+            yield "of_weight += tl.sum(g * d * scale + tl.where(fits, poison, 0.0), 0)[None, :]"
+            yield "of_bias += tl.sum(g, 0)[None, :]"
+
         yield from self._loop()
-        for m in range(self.m):
-            yield f"    g = tl.load(B{self.k} + {self._at(m)}, mask=fits, other=0.0)"
-            yield f"    d = tl.where(fits, {self._load('x', m)} - {self._turned_back('x', m)}, 0.0)"
-            yield f"    y = (g * w - {self._turned_back('h', m)}) * scale - d * slope + poison"
-            yield f"    tl.store(OUT{self.k} + {self._at(m)}, y, mask=fits)"
-            yield "    of_weight += tl.sum(g * d * scale + tl.where(fits, poison, 0.0), 0)[None, :]"
-            yield "    of_bias += tl.sum(g, 0)[None, :]"
+        yield from self._each_component(gradient)
         place = f"PARTIAL + (graph * SHARES + share) * {2 * self.width} + {self.column} + c"
         yield f"tl.store({place}, of_weight, mask=c < {self.c})"
         yield f"tl.store({place} + {self.width}, of_bias, mask=c < {self.c})"
@@ -259,19 +269,31 @@ class _Part:
         yield "    item = tl.load(ORDER + p, mask=inside, other=0)"
         yield f"    fits = inside[:, None] & (c < {self.c})"
 
-    def _at(self, m: int) -> str:
+    def _each_component(self, lines: Callable[[int | str], Iterator[str]]) -> Iterator[str]:
+        """The lines for each component m of an item, within `_loop`.
+
+        Rotated ones are a loop of the kernel: each needs all means, so that the code would otherwise grow as the
+        square of their number, and take minutes to compile for degrees up to 6.
+        """
+        if self.rotated:
+            yield f"    for m in range({self.m}):"
+            yield from (f"        {line}" for line in lines("m"))
+        else:
+            yield from (f"    {line}" for m in range(self.m) for line in lines(m))
+
+    def _at(self, m: int | str) -> str:
         return f"(item[:, None] * {self.m} + {m}) * {self.c} + c"
 
-    def _load(self, kind: str, m: int) -> str:
+    def _load(self, kind: str, m: int | str) -> str:
         """x, or the gradient times the weight (h)."""
         letter, factor = ("X", "") if kind == "x" else ("B", " * w")
         return f"tl.load({letter}{self.k} + {self._at(m)}, mask=fits, other=0.0){factor}"
 
-    def _rotation(self, i: int, m: int) -> str:
+    def _rotation(self, i: int, m: int | str) -> str:
         place = f"R{self.k} + (item * {self.m} + {i}) * {self.m} + {m}"
         return f"tl.load({place}, mask=inside, other=0.0)"
 
-    def _turned_back(self, kind: str, m: int) -> str:
+    def _turned_back(self, kind: str, m: int | str) -> str:
         if not self.rotated:
             return f"mean_{kind}{m}"
         return f"({' + '.join(f'{self._rotation(i, m)} * mean_{kind}{i}' for i in range(self.m))})[:, None]"
@@ -301,8 +323,8 @@ class _Part:
         for kind in kinds:
             yield f"apart_{kind} = part_{kind} / tl.maximum(sizes, 1.0) - mean_{kind}0"
         for position, kind in enumerate(kinds):
-            yield f"part = tl.load({self._place(2 * position + 1, 0, 'j')}, mask=exists, other=0.0)"
-            yield f"square_{kind} = tl.sum(part + sizes * apart_x * apart_{kind}, 0) / terms"
+            yield f"squares = tl.load({self._place(2 * position + 1, 0, 'j')}, mask=exists, other=0.0)"
+            yield f"square_{kind} = tl.sum(squares + sizes * apart_x * apart_{kind}, 0) / terms"
         yield "deviation = tl.sqrt(square_x)"
         yield f"scale = 1 / (deviation + {EPS})"
         if "h" in kinds:
