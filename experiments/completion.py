@@ -17,6 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.settings.paths import CONF
 from tracegrad.__main__ import summaries
 
+NAMES = {
+    "fetch": ("data", CONF / "fetch")
+}  # for a command: a setting that is the name of a file, and its folder
 SWEEPS = ("ablate", "sweep")  # they take the settings of a training, too
 # bash gives a function only the part of a word behind "=", so the answers lose the part before it.
 BASH = """\
@@ -45,6 +48,11 @@ def candidates(line: str) -> list[str]:
     command, settings = words[1], " ".join(words[2:])
     if words[-1].startswith("-"):
         return [option for option in ("--help", "--cfg") if option.startswith(words[-1])]
+    if command in NAMES:
+        setting, folder = NAMES[command]
+        stems = sorted(f"{setting}={file.stem}" for file in folder.glob("*.yaml"))
+        if words[-1].startswith(f"{setting}="):
+            return [name for name in stems if name.startswith(words[-1])]
     names = [command, "train"] if command in SWEEPS else [command]
     found: set[str] = set()
     for name in names:

@@ -105,6 +105,7 @@ def test_a_command_runs_as_python_m_runs_it(tmp_path: Path) -> None:
         ("tracegrad train --h", ["--help"]),
         ("tracegrad train experiment=none_such x", []),
         ("tracegrad none_such x", []),
+        ("tracegrad fetch data=b", ["data=bb", "data=bg", "data=bs", "data=bt"]),
     ],
 )
 def test_candidates(line: str, found: list[str]) -> None:
