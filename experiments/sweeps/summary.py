@@ -14,9 +14,9 @@ from rich.console import Console
 from experiments.sweeps.manifest import SweepState
 from experiments.sweeps.points import SweepPoint, label, plain_text
 from experiments.sweeps.status import FAILED, FINISHED, LOG, RUNNING, STOPPED, WAITING
-from tracegrad.plots.learning_curves import read_metrics
 from tracegrad.reports.grid import MARK, Grid, GridCell, GridHead, GridLine
 from tracegrad.reports.markdown import to_markdown
+from tracegrad.reports.metrics_file import read_metrics
 from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.reports.results import read_result
 from tracegrad.reports.terminal import print_grids

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from callbacks.inference_time import InferenceTime
 from experiments.settings.configuration import ARMS
 from experiments.training.parts import Parts
-from experiments.training.resuming import check_data
+from experiments.training.resume_point import check_data
 from experiments.training.warning_filter import quiet
 from tracegrad.metrics.mean_blocks import MeanBlocks
 from tracegrad.reports.arms import ARM_LABELS

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
-from experiments.training.provenance import process_rank
+from experiments.training.rank import process_rank
 from experiments.training.wandb_run import start_wandb, wandb_mode
 
 

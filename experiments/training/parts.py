@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from experiments.training.precision import check_precision, on_cpu
-from experiments.training.provenance import process_rank
+from experiments.training.rank import process_rank
 from experiments.training.resuming import CONFIG, read_config
 from experiments.training.warning_filter import quiet
 from tracegrad.data.loading.datamodule import HamiltonianDataModule

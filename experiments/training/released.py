@@ -8,7 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.settings.configuration import CONF
 from experiments.training.parts import Parts
-from experiments.training.provenance import process_rank, provenance
+from experiments.training.provenance import provenance
+from experiments.training.rank import process_rank
 from experiments.training.warm_start import file_identity
 from experiments.training.warning_filter import quiet
 from tracegrad.data.loading.datamodule import DTYPES

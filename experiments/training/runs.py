@@ -14,15 +14,18 @@ from experiments.training.evaluation import evaluate_checkpoint
 from experiments.training.loggers import log_results, make_loggers
 from experiments.training.parts import build, make_callbacks, make_trainer
 from experiments.training.preemption import end_by_signal, end_on_requeue_signal
-from experiments.training.provenance import process_rank, provenance
-from experiments.training.resuming import CONFIG, check_data, find_run, is_outgrown, read_config, resume_point
+from experiments.training.provenance import provenance
+from experiments.training.rank import process_rank
+from experiments.training.resume_point import check_data, resume_point
+from experiments.training.resuming import CONFIG, find_run, is_outgrown, read_config
 from experiments.training.run_length import is_longer, length_of
 from experiments.training.run_owner import owned
 from experiments.training.warm_start import warm_start
 from experiments.training.warning_filter import quiet
 from tracegrad.errors import TrainingError
-from tracegrad.plots.learning_curves import RunCurves, learning_curves, read_metrics
+from tracegrad.plots.learning_curves import RunCurves, learning_curves
 from tracegrad.plots.style import save
+from tracegrad.reports.metrics_file import read_metrics
 from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.system.whole_files import replacing
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.training.provenance import process_rank
+from experiments.training.rank import process_rank
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.training.warm_start import start_from
 
