@@ -34,11 +34,7 @@ SCRIPTS = {"bash": BASH, "zsh": f"autoload -Uz compinit bashcompinit\ncompinit\n
 
 
 def candidates(line: str) -> list[str]:
-    """What the last word of a command line may become.
-
-    Args:
-        line: the line as typed, from ``tracegrad`` to the cursor.
-    """
+    """What the last word of a command line may become; ``line`` is as typed, up to the cursor."""
     words = line.split(" ")
     if len(words) < 3:
         return [f"{name} " for name in summaries() if name.startswith(words[-1])]

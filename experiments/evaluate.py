@@ -112,9 +112,7 @@ def prepared(setup: DictConfig, parts: Parts, config: DictConfig, output: Path) 
 
     Args:
         setup: settings of the run; its ``run_dir`` becomes ``output``. Its callbacks are not used.
-        parts: data and network.
         config: settings of `experiments.evaluate`, whose callbacks are used.
-        output: directory of tables and figures.
 
     Raises:
         ConfigError: the data have no such part.

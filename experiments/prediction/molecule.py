@@ -40,14 +40,7 @@ ORBITAL_ORDER = (
 
 
 def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values: dict[str, Any]) -> None:
-    """Read a molecule, predict its Hamiltonian, solve for its orbitals, print the levels and write the files.
-
-    Args:
-        model: network of molecules.
-        source: geometry file.
-        output: folder to write.
-        values: settings of ``conf/predict.yaml``.
-    """
+    """Read a molecule, predict its Hamiltonian, solve for its orbitals, print the levels and write the files."""
     functional = values["functional"]
     if functional not in XC_CODES:
         raise ConfigError(f"functional is {functional!r}; choose {' or '.join(XC_CODES)}")
@@ -115,7 +108,6 @@ def read_molecule(path: Path, number: int | None) -> Atoms:
     """Read one frame of a geometry file.
 
     Args:
-        path: of the file.
         number: of the frame, counted from 0, or from the end if negative; None: the file has only one.
 
     Raises:

@@ -33,8 +33,6 @@ def figures(
     """All figures of a report, by the names of their files without ending.
 
     Args:
-        tables: of the report.
-        pairs: paired differences of each table.
         notes: the function appends which figures and runs are left out, and why.
     """
     result: dict[str, Figure] = {}

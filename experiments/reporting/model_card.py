@@ -31,7 +31,6 @@ def model_card(record: Mapping[str, Any], name: str) -> str:
 
     Args:
         record: what `experiments.export` writes into the model file.
-        name: of the model file.
     """
     data, training = record["data"], record["training"]
     crystal = record["crystal"]

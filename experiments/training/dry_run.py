@@ -45,10 +45,6 @@ def dry_run(config: DictConfig, values: dict[str, Any]) -> bool:
     Writes nothing into the run directory; the cache of a database is built as by a training. Of several processes
     only the first one does anything.
 
-    Args:
-        config: settings of the run.
-        values: the same as plain data.
-
     Returns:
         Whether the batches fit into the memory.
 

@@ -26,10 +26,6 @@ def build_released(config: DictConfig, changes: dict[str, Any]) -> tuple[DictCon
 
     The data get the basis of the network.
 
-    Args:
-        config: settings of `experiments.evaluate`.
-        changes: settings of data and trainer to replace, by dotted key.
-
     Raises:
         CheckpointError: the file is no released network, or one for other data.
         ConfigError: no data are chosen.

@@ -39,13 +39,7 @@ def resume_point(directory: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def check_data(checkpoint: dict[str, Any], fingerprint: dict[str, Any], path: Path) -> None:
-    """Raise `CheckpointError` if a checkpoint was trained on another database or another split.
-
-    Args:
-        checkpoint: its content.
-        fingerprint: of the present data.
-        path: of the checkpoint, for the message.
-    """
+    """Raise `CheckpointError` if a checkpoint was trained on another database or another split."""
     before = checkpoint.get(CHECKPOINT_KEY, {}).get("data", {})
     changed = [key for key in IDENTITY if before.get(key) != fingerprint[key]]
     if changed:

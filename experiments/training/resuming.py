@@ -59,8 +59,6 @@ def find_run(directory: Path, values: dict[str, Any], resume: str, *, say: bool 
     A run exists once its first step has written its settings; a start that fails earlier leaves no run.
 
     Args:
-        directory: run directory.
-        values: settings as plain data.
         resume: the setting of that name: auto, never or force.
         say: whether the first rank prints the settings that change with ``resume=force``.
 

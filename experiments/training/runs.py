@@ -35,10 +35,6 @@ METRICS = "metrics.csv"
 def train(config: DictConfig, values: dict[str, Any]) -> None:
     """Train a run, or resume it, and test it; writes ``results.json`` unless ``test=false``.
 
-    Args:
-        config: settings of the run.
-        values: the same as plain data.
-
     Raises:
         InUseError: another training runs in the directory; nothing in it was changed.
         SystemExit: a signal has ended the training; the status is 128 + its number, or 0 if SLURM starts it again.

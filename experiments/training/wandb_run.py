@@ -50,8 +50,6 @@ def start_wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> "wandb
     """Start the W&B run of a run directory, or continue it after a restart.
 
     Args:
-        config: settings of the run.
-        mode: online or offline.
         record: settings and provenance; `portable` removes paths and secrets before they are sent.
 
     Raises:
