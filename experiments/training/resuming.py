@@ -16,39 +16,11 @@ from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.weights.file_names import LAST, PREVIOUS
 from tracegrad.weights.renamed import with_new_names
 
-# Settings, and prefixes of settings, that may differ when a run is resumed: they change how fast and how long it
-# trains, not what it computes.
-MAY_CHANGE = [
-    "resume",
-    "plugins",
-    "threads",
-    "logger",
-    "test",
-    "dry_run",
-    "run_dir",
-    "data.num_workers",
-    "data.pin_memory",
-    "data.path",
-    "data.cache",
-    "data.in_memory",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.accelerator",
-    "trainer.plugins",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-    "trainer.log_every_n_steps",
-    "model.compile",
-    "callbacks.last",
-    "callbacks.progress",
-    "callbacks.timer",
-    "callbacks.test_report",
-    "callbacks.orbitals",
-    "callbacks.acceleration",
-    "callbacks.inference_time",
-    *LENGTH,  # a run may be made longer
-]
+# Settings, and prefixes of settings, that may differ when a run is resumed, and its length: it may be made longer.
+MAY_CHANGE = (
+    *yaml.safe_load(Path(__file__).with_name("may_change.yaml").read_text(encoding="utf-8")),
+    *LENGTH,
+)
 RESUME = ("auto", "never", "force")
 CONFIG = "config.yaml"
 
