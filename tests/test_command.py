@@ -100,6 +100,7 @@ def test_a_command_runs_as_python_m_runs_it(tmp_path: Path) -> None:
         ("tracegrad pre", ["predict "]),
         ("tracegrad train experiment=demo", ["experiment=demo", "experiment=demo_crystals"]),
         ("tracegrad train experiment=demo trainer.max_s", ["trainer.max_steps="]),
+        ("tracegrad sweep wandb_", ["wandb_sweep="]),
         ("tracegrad sweep see", ["seed=", "seeds="]),
         ("tracegrad train --h", ["--help"]),
         ("tracegrad train experiment=none_such x", []),

@@ -66,6 +66,8 @@ def sweep_together(
     """
     settings = {name: read_settings(SWEEP, arguments) for name, arguments in command_lines.items()}
     first_name, first = next(iter(settings.items()))
+    if first.wandb_sweep is not None:
+        raise ConfigError("wandb_sweep writes the sweep of one experiment; give them one by one")
     for name, entry in settings.items():
         if _values(entry) != _values(first):
             raise ConfigError(f"the grid of {name} has other values than that of {first_name}; give the same")

@@ -1,5 +1,6 @@
 """A sweep from its settings to its tables: checked, run or submitted, and summed up."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from experiments.sweeps.points import ARM, SweepPoint, first_point, make_points
 from experiments.sweeps.settings import SweepSettings, first_config
 from experiments.sweeps.status import FAILED, FINISHED, RUNNING, STOPPED, WAITING
 from experiments.sweeps.summary import missing_error, print_states
+from experiments.sweeps.wandb_file import write_wandb_sweep
 from experiments.training.resuming import CONFIG, find_run
 from experiments.training.run_length import length_of
 from experiments.training.wandb_run import print_wandb_hint
@@ -44,8 +46,15 @@ def run_sweep(
         TrainingError: points have failed; the others and the report are done by then.
     """
     began = time.monotonic()
-    points, runs, _ = planned or plan(settings)
+    points, runs, config = planned or plan(settings)
     console = Console()
+    if settings.wandb_sweep is not None:
+        write_wandb_sweep(settings.wandb_sweep, settings, runs, config.name, config.logger.wandb)
+        print(
+            f"wrote {settings.wandb_sweep}: {len(points)} runs; start them with: wandb sweep "
+            f"{shlex.quote(str(settings.wandb_sweep))}"
+        )
+        return
     about = {
         "name": runs.name,
         "command": [Path(sys.argv[0]).stem, *sys.argv[1:]],

@@ -52,6 +52,7 @@ class SweepSettings:
     slurm: dict[str, Any] = field(default_factory=dict)
     wait: bool = False
     dry_run: bool = False
+    wandb_sweep: Path | None = None
 
     @property
     def gpu_groups(self) -> list[tuple[str, ...]]:
@@ -91,7 +92,8 @@ def read_settings(command: str, arguments: Sequence[str]) -> SweepSettings:
     if not grid:
         raise ConfigError("nothing to vary; give sweep=NAME (see conf/sweep/) or grid.KEY=VALUE,VALUE,...")
     values["seeds"], overrides = _seeds(values["seeds"], values["equal_seeds"], overrides, grid)
-    values["runs"] = values["runs"] and Path(values["runs"])
+    for key in ("runs", "wandb_sweep"):
+        values[key] = values[key] and Path(values[key])
     for key, least in {"jobs": 1, "gpus_per_run": 1, "retries": 0, "stop_limit": 0}.items():
         number = values[key]
         if number is not None and (type(number) is not int or number < least):

@@ -5,11 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
+from wandb.sdk.launch.sweeps import utils as agent
 
 from experiments import sweep
+from experiments.settings.configuration import composed, plain
 from experiments.sweeps.manifest import SweepState
 from experiments.sweeps.points import make_points
+from experiments.sweeps.settings import read_settings
 from experiments.sweeps.summary import (
     best_row,
     grid_numbers,
@@ -110,3 +114,60 @@ def test_what_is_missing_is_said(grid: SweepState, tmp_path: Path) -> None:
         "loss.trace_weight=0.3 seed 1: waiting",
     ]
     assert missing_error(grid) is None  # nothing has failed
+
+
+def test_the_file_for_wandb_starts_the_same_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, runs = tmp_path / "sweep.yaml", tmp_path / "with a space"
+    arguments = [
+        "experiment=demo",
+        "sweep=lambda",
+        "grid.tracegrad=trace,tracegrad",
+        "seeds=3",
+        f"runs={runs}",
+    ]
+    assert command(monkeypatch, *arguments, f"wandb_sweep={path}") == 0
+    assert f"wandb sweep {path}" in capsys.readouterr().out
+    assert not runs.exists()
+    content = yaml.safe_load(path.read_text())
+    assert (content["method"], content["metric"]) == ("grid", {"name": "val/h_mae", "goal": "minimize"})
+    assert content["parameters"]["loss.trace_weight"] == {"values": [i / 10 for i in range(1, 11)]}
+    assert content["parameters"]["seed"] == {"values": [0, 1, 2]}
+    # What W&B's agent makes of it, for one of the runs.
+    chosen = {"loss.trace_weight": 0.3, "tracegrad": "trace", "seed": 2}
+    given = agent.create_sweep_command_args(
+        {"args": {key: {"value": value} for key, value in chosen.items()}}
+    )
+    words = agent.create_sweep_command(content["command"])
+    assert words[:5] == ["${env}", "${interpreter}", "-m", "tracegrad", "train"]
+    assert words[-1] == "${args_no_hyphens}"
+    theirs = plain(composed("train", [*words[5:-1], *given["args_no_hyphens"]]))
+    settings = read_settings("sweep", arguments)
+    ours = make_points(
+        runs, settings.overrides, settings.grid, settings.seeds, group=runs.name, result="results.json"
+    )
+    (same,) = (point for point in ours if {**point.values, **point.seed} == chosen)
+    assert theirs == plain(composed("train", same.overrides))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["grid.data.label='a b',c"], "cannot hold the value 'a b' of data.label"),
+        (["grid.loss.h=[mse],[mae]"], "cannot hold the value '[mse]' of loss.h"),
+        (["grid.optim=qh9,deeph_e3"], "cannot vary the group optim"),
+        (["grid.loss.t=mae,mse", "seeds=3", "equal_seeds=true"], "leave out equal_seeds"),
+    ],
+)
+def test_what_a_wandb_sweep_cannot_hold(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    path = tmp_path / "sweep.yaml"
+    assert command(monkeypatch, "experiment=demo", *arguments, f"wandb_sweep={path}") == 1
+    assert message in capsys.readouterr().err
+    assert not path.exists()

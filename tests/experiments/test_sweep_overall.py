@@ -182,6 +182,7 @@ def test_mistakes_and_dry_runs_start_nothing(
             ("experiment=mg,mm", "mm.name=mg", "sweep=lambda"),
             "the sweeps of mg and mm would share runs/mg_lambda",
         ),
+        ((*SEARCH, f"wandb_sweep={tmp_path / 'file'}"), "give them one by one"),
         (
             (*SEARCH, f"demo.grid.{WEIGHT}=0.1,0.2"),
             "the grid of demo_crystals has other values than that of demo",
