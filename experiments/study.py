@@ -22,7 +22,7 @@ from tracegrad.reports.metrics_file import read_metrics
 from tracegrad.reports.relative import RelativeChange, relative_change
 from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.reports.results import RunResult, read_result
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_text
 
 CURVE = "val/h_mae"
 SHOWN = 5  # number of missing runs, and of numbers that are not finite, that are printed by name
@@ -118,8 +118,7 @@ def summarise(study: Study, runs: Path, output: Path) -> StudySummary:
         "missing": missing,
         "not_finite": summary.not_finite,
     }
-    with replacing(output / "results.json") as draft:
-        draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(output / "results.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     _draw(study, comparisons, curves, output)
     return summary
 

@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from callbacks.first_step import AfterFirstStep
 from callbacks.last_checkpoint import TrainingStopped
-from experiments.reporting.json_file import write_json
 from experiments.training.evaluation import evaluate_checkpoint
 from experiments.training.loggers import log_results, make_loggers
 from experiments.training.parts import build, make_callbacks, make_trainer
@@ -27,7 +26,7 @@ from tracegrad.plots.learning_curves import RunCurves, learning_curves
 from tracegrad.plots.style import save
 from tracegrad.reports.metrics_file import read_metrics
 from tracegrad.reports.results import FILE as RESULTS
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_json, write_text
 
 METRICS = "metrics.csv"
 
@@ -86,8 +85,7 @@ def _train(config: DictConfig, values: dict[str, Any], directory: Path) -> None:
 
     def record() -> None:
         (directory / RESULTS).unlink(missing_ok=True)
-        with replacing(directory / CONFIG) as draft:
-            draft.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        write_text(directory / CONFIG, yaml.safe_dump(values, sort_keys=False))
         write_json(directory / "provenance.json", origin)
 
     # Not before the first step: a start that fails leaves the directory as it was.
