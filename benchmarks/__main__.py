@@ -19,7 +19,7 @@ from benchmarks import cells, crystals, data, launches, molecules, orbitals, ran
 from benchmarks.products import product_rates
 from benchmarks.table import markdown, show, with_floors
 from benchmarks.timing import Timing, processor
-from experiments.reporting.json_file import write_json
+from tracegrad.system.text_files import write_json
 from tracegrad.system.whole_files import replacing
 
 TASKS = {

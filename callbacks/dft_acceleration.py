@@ -11,7 +11,6 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.gather import write_table
 from callbacks.inference_time import device_clock, mean_seconds
 from callbacks.predictions import PredictedBatch, PredictionCallback
 from callbacks.trainer_parts import first_molecules, hamiltonian_module, stop_bar
@@ -32,6 +31,7 @@ from tracegrad.plots.scf import scf_figure
 from tracegrad.plots.style import save
 from tracegrad.system.cores import available_cores
 from tracegrad.system.progress import ProgressDisplay
+from tracegrad.system.text_files import write_table
 
 # How long a rank that has finished its molecules waits for the other ranks.
 PATIENCE = timedelta(days=1)

@@ -1,14 +1,9 @@
-"""Tables of a test: rows of all ranks, written as CSV."""
+"""Rows of a test from all ranks."""
 
-import csv
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
-
-from tracegrad.system.whole_files import replacing
 
 
 def gathered(trainer: Trainer, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -18,11 +13,3 @@ def gathered(trainer: Trainer, rows: list[tuple[Any, ...]]) -> list[tuple[Any, .
     parts: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(parts, rows)
     return [row for part in parts for row in part]
-
-
-def write_table(path: Path, head: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a CSV file as a whole."""
-    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)

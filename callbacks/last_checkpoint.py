@@ -15,8 +15,8 @@ from callbacks.csv_log import RunCSVLogger
 from tracegrad.data.loading.loader import ResumableLoader
 from tracegrad.errors import ConfigError, TrainingError
 from tracegrad.system.signals import stop_signals
+from tracegrad.weights.file_names import LAST, PREVIOUS
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 ROWS = "csv_rows"
 REQUEUE = signal.SIGUSR1
 

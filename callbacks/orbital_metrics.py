@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.gather import gathered, write_table
+from callbacks.gather import gathered
 from callbacks.predictions import PredictedBatch, PredictionCallback
 from callbacks.trainer_parts import first_molecules, hamiltonian_module
 from tracegrad.data.cache.lookup import AUTO
@@ -27,6 +27,7 @@ from tracegrad.plots.energies import energies_figure
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
 from tracegrad.system.progress import ProgressDisplay
+from tracegrad.system.text_files import write_table
 from tracegrad.training.module import HamiltonianModule
 from tracegrad.units import MEV_PER_HARTREE
 

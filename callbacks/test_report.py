@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 
-from callbacks.gather import gathered, write_table
+from callbacks.gather import gathered
 from callbacks.predictions import PredictedBatch, PredictionCallback
 from callbacks.trainer_parts import hamiltonian_module
 from tracegrad.hamiltonian.basis import LETTERS, OrbitalBasis
@@ -23,6 +23,7 @@ from tracegrad.plots.elements import MatrixElements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
 from tracegrad.plots.style import save
 from tracegrad.reports.results import block_file, read_block_mae
+from tracegrad.system.text_files import write_table
 from tracegrad.units import MEV
 
 COLUMNS = ("row", "name", "subset", "formula", "atoms", *(column.key for column in HAMILTONIAN))

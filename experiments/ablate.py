@@ -4,7 +4,6 @@ import sys
 
 from rich.console import Console
 
-from experiments.report import make_report, print_summary
 from experiments.settings.cli import clean_errors
 from experiments.settings.help import show_help_if_asked
 from experiments.sweeps.engine import run_sweep
@@ -20,6 +19,11 @@ def main() -> None:
 
 
 def _report(state: SweepState, console: Console) -> None:
+    from experiments.report import (  # here: torch and matplotlib take seconds to import
+        make_report,
+        print_summary,
+    )
+
     print_summary(make_report(state.runs), console)
 
 

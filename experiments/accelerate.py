@@ -10,15 +10,15 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Subset
 
 from callbacks.dft_acceleration import DFTAcceleration
-from experiments.reporting.json_file import write_json
 from experiments.settings.configuration import command, plain
 from experiments.training.parts import make_trainer, rebuild
-from experiments.training.resuming import check_data
+from experiments.training.resume_point import check_data
 from experiments.training.warning_filter import quiet
 from tracegrad.data.loading.datamodule import QH9Dataset
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.physics.molecules.acceleration_jobs import chosen_rows
+from tracegrad.system.text_files import write_json
 from tracegrad.weights.checkpoint import check_architecture, load_checkpoint
 
 

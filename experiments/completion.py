@@ -7,6 +7,7 @@ Settings are completed by the engine of Hydra from ``conf/``, so that nothing la
 """
 
 import sys
+from pathlib import Path
 
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.bash_completion import BashCompletion
@@ -21,27 +22,12 @@ NAMES = {
     "fetch": ("data", CONF / "fetch")
 }  # for a command: a setting that is the name of a file, and its folder
 SWEEPS = ("ablate", "sweep")  # they take the settings of a training, too
-# bash gives a function only the part of a word behind "=", so the answers lose the part before it.
-BASH = """\
-_tracegrad() {
-    local line="${COMP_LINE:0:$COMP_POINT}" IFS=$'\\n'
-    local word="${line##* }"
-    COMPREPLY=($(tracegrad completion query "$line" 2>/dev/null))
-    if [[ "${COMP_WORDBREAKS-}" == *=* && "$word" == *=* ]]; then
-        COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}")
-    fi
-}
-complete -o nospace -o default -F _tracegrad tracegrad
-"""
+BASH = Path(__file__).with_suffix(".sh").read_text(encoding="utf-8")
 SCRIPTS = {"bash": BASH, "zsh": f"autoload -Uz compinit bashcompinit\ncompinit\nbashcompinit\n{BASH}"}
 
 
 def candidates(line: str) -> list[str]:
-    """What the last word of a command line may become.
-
-    Args:
-        line: the line as typed, from ``tracegrad`` to the cursor.
-    """
+    """What the last word of a command line may become; ``line`` is as typed, up to the cursor."""
     words = line.split(" ")
     if len(words) < 3:
         return [f"{name} " for name in summaries() if name.startswith(words[-1])]

@@ -8,7 +8,6 @@ from lightning import Callback
 from omegaconf import DictConfig
 
 from callbacks.test_report import TestReport
-from experiments.reporting.json_file import write_json
 from experiments.settings.configuration import command, plain
 from experiments.training.evaluation import evaluate_checkpoint, measure
 from experiments.training.parts import Parts, make_callbacks, make_trainer, rebuild
@@ -17,6 +16,7 @@ from tracegrad.errors import CheckpointError, ConfigError
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.results import read_result
 from tracegrad.reports.terminal import print_tables
+from tracegrad.system.text_files import write_json
 from tracegrad.weights.checkpoint import CHECKPOINT_KEY, load_checkpoint
 
 OF_A_RUN = ("best", "last")
@@ -112,9 +112,7 @@ def prepared(setup: DictConfig, parts: Parts, config: DictConfig, output: Path) 
 
     Args:
         setup: settings of the run; its ``run_dir`` becomes ``output``. Its callbacks are not used.
-        parts: data and network.
         config: settings of `experiments.evaluate`, whose callbacks are used.
-        output: directory of tables and figures.
 
     Raises:
         ConfigError: the data have no such part.

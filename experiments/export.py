@@ -37,9 +37,6 @@ def main(config: DictConfig) -> None:
 def export(values: dict[str, Any]) -> Path:
     """Write the model file and its card, and return the path of the file.
 
-    Args:
-        values: settings of ``conf/export.yaml``.
-
     Raises:
         ConfigError: the output is no .safetensors file, or it exists and ``overwrite`` is false.
         CheckpointError: the checkpoint is missing, damaged, or not of a run of TraceGrad.

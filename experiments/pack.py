@@ -10,13 +10,13 @@ import h5py
 import numpy as np
 from omegaconf import DictConfig
 
-from experiments.reporting.json_file import write_json
 from experiments.settings.arguments import quoted, shell_word
 from experiments.settings.configuration import command, plain
 from tracegrad import __version__
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.packed import pack, packed_names
 from tracegrad.errors import ConfigError, DataError
+from tracegrad.system.text_files import write_json
 
 
 @command("pack", help_without_arguments=True)

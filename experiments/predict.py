@@ -22,9 +22,6 @@ def main(config: DictConfig) -> None:
 def predict(values: dict[str, Any]) -> None:
     """Load the network and predict a molecule or a crystal, depending on what it was trained on.
 
-    Args:
-        values: settings of ``conf/predict.yaml``.
-
     Raises:
         ConfigError: a setting that cannot be used.
         DataError: the output exists already.

@@ -31,7 +31,7 @@ from tracegrad.reports.structured import challenge_json, to_json
 from tracegrad.reports.summary import summary_grid
 from tracegrad.reports.table import ResultsTable
 from tracegrad.reports.terminal import print_grids
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_text
 
 CHECKS = Path(__file__).with_name("checks")
 PAPER = "paper"
@@ -127,8 +127,7 @@ def make_report(
         texts["challenge.json"] = challenge_json(tables, runs)
     files = []
     for name, text in texts.items():
-        with replacing(output / name) as draft:
-            draft.write_text(text, encoding="utf-8")
+        write_text(output / name, text)
         files.append(output / name)
     for name, figure in figures(tables, pairs, notes).items():
         files.append(save(figure, output / f"{name}.png"))

@@ -17,15 +17,12 @@ from experiments.settings.configuration import command, plain
 from experiments.sweeps.engine import run_sweep
 from experiments.sweeps.settings import ABLATE, read_settings
 from tracegrad.errors import ConfigError, TrainingError
-from tracegrad.plots.changes import ChangeRow, changes_figure
-from tracegrad.plots.learning_curves import read_metrics
-from tracegrad.plots.mean_curves import mean_curves_figure
-from tracegrad.plots.style import save
 from tracegrad.reports.arms import arm_name
+from tracegrad.reports.metrics_file import read_metrics
 from tracegrad.reports.relative import RelativeChange, relative_change
 from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.reports.results import RunResult, read_result
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_text
 
 CURVE = "val/h_mae"
 SHOWN = 5  # number of missing runs, and of numbers that are not finite, that are printed by name
@@ -121,26 +118,8 @@ def summarise(study: Study, runs: Path, output: Path) -> StudySummary:
         "missing": missing,
         "not_finite": summary.not_finite,
     }
-    with replacing(output / "results.json") as draft:
-        draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    titles = {part.name: part.title for part in study.parts}
-    rows = [
-        ChangeRow(titles[c.part], study.metrics[c.metric].label, c.first, c.change)
-        for c in comparisons
-        if study.metrics[c.metric].drawn
-    ]
-    if rows:
-        save(changes_figure(rows), output / "changes.png")
-    drawn = {
-        part.title: {
-            arm: [curves[key] for key in curves if key[:2] == (part.name, arm) and curves[key]]
-            for arm in part.arms
-        }
-        for part in study.parts
-        if part.curves and any(key[0] == part.name for key in curves)
-    }
-    if drawn:
-        save(mean_curves_figure(drawn), output / "curves.png")
+    write_text(output / "results.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    _draw(study, comparisons, curves, output)
     return summary
 
 
@@ -165,6 +144,34 @@ def compare(study: Study, results: Runs) -> list[StudyComparison]:
                     change = relative_change(*map(list, zip(*known.values(), strict=True)))  # type: ignore[arg-type]
                     comparisons.append(StudyComparison(part.name, first, second, name, tuple(known), change))
     return comparisons
+
+
+def _draw(
+    study: Study, comparisons: list[StudyComparison], curves: dict[tuple[str, str, int], Curve], output: Path
+) -> None:
+    # Here: matplotlib takes seconds to import.
+    from tracegrad.plots.changes import ChangeRow, changes_figure
+    from tracegrad.plots.mean_curves import mean_curves_figure
+    from tracegrad.plots.style import save
+
+    titles = {part.name: part.title for part in study.parts}
+    rows = [
+        ChangeRow(titles[c.part], study.metrics[c.metric].label, c.first, c.change)
+        for c in comparisons
+        if study.metrics[c.metric].drawn
+    ]
+    if rows:
+        save(changes_figure(rows), output / "changes.png")
+    drawn = {
+        part.title: {
+            arm: [curves[key] for key in curves if key[:2] == (part.name, arm) and curves[key]]
+            for arm in part.arms
+        }
+        for part in study.parts
+        if part.curves and any(key[0] == part.name for key in curves)
+    }
+    if drawn:
+        save(mean_curves_figure(drawn), output / "curves.png")
 
 
 def print_comparisons(comparisons: list[StudyComparison], study: Study, console: Console) -> None:

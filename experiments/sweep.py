@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.report import make_report, print_report
 from experiments.settings.cli import clean_errors
 from experiments.settings.help import show_help_if_asked
 from experiments.sweeps.databases import by_experiment, sweep_together
@@ -29,6 +28,11 @@ def main() -> None:
 
 
 def _report(state: SweepState, console: Console) -> None:
+    from experiments.report import (  # here: torch and matplotlib take seconds to import
+        make_report,
+        print_report,
+    )
+
     print_report(make_report(state.runs), console)
     rows = grid_rows(state)
     show_table(grid_table(rows), grid_numbers(rows), state.runs / "report", "sweep", console)

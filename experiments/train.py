@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from experiments.settings.configuration import command, plain
 from experiments.settings.entry import end_by_hangup
 from experiments.training.dry_run import dry_run
-from experiments.training.provenance import process_rank
+from experiments.training.rank import process_rank
 from experiments.training.runs import train
 from experiments.training.wandb_run import print_wandb_hint
 from tracegrad.reports.comparison import results_table

@@ -1,6 +1,5 @@
 """Band structure of a crystal and errors of predicted bands, written as table, figure and summary."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from experiments.reporting.json_file import write_json
 from experiments.settings.paths import CONF
 from tracegrad.errors import ConfigError
 from tracegrad.physics.bands.band_errors import BandErrors, band_errors, with_hamiltonian
@@ -26,7 +24,7 @@ from tracegrad.physics.bands.kpath import KPath, k_path, periodic_axes
 from tracegrad.plots.bands import bands_figure
 from tracegrad.plots.style import save
 from tracegrad.system.progress import ProgressDisplay
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_json, write_table
 from tracegrad.units import MEV
 
 
@@ -206,7 +204,4 @@ def _write_table(bands: BandStructure, prediction: PredictedBands | None, path: 
     names = ["k1", "k2", "k3", "distance_per_angstrom"]
     for name, one in tables:
         names += [f"{name}_{one.first + n}_eV" for n in range(1, one.energies.shape[1] + 1)]
-    with replacing(path) as draft, draft.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
-        writer.writerows([f"{value:.9g}" for value in row] for row in np.hstack(columns).tolist())
+    write_table(path, names, ([f"{value:.9g}" for value in row] for row in np.hstack(columns).tolist()))

@@ -24,14 +24,7 @@ from tracegrad.model.network import HamiltonianModel
 
 
 def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values: dict[str, Any]) -> None:
-    """Read a structure, print an estimate of the cost, predict its Hamiltonian and write it.
-
-    Args:
-        model: network of crystals.
-        source: structure folder, or geometry file with a cell.
-        output: structure folder to write.
-        values: settings of ``conf/predict.yaml``.
-    """
+    """Read a structure folder or a geometry file with a cell, print the estimated cost, and predict and write H."""
     if values["reference"]:
         raise ConfigError(
             f"{values['checkpoint']} is a {model.backbone.label} for crystals; reference is for molecules"
@@ -76,14 +69,7 @@ def hermitian(blocks: list[np.ndarray], edges: Int64[np.ndarray, "edges 5"]) -> 
 
 
 def predicted_bands(source: Path, output: Path, structure: Structure, values: dict[str, Any]) -> None:
-    """Write the bands of a prediction, compared with those of DFT if the source folder has the Hamiltonian of DFT.
-
-    Args:
-        source: structure folder or geometry file that was predicted.
-        output: structure folder with the prediction.
-        structure: geometry with overlaps, if there are any.
-        values: settings of ``conf/predict.yaml``.
-    """
+    """Write the bands of a prediction, compared with those of DFT if the source folder has the Hamiltonian of DFT."""
     if structure.overlap is None:
         print("no bands without overlaps; give a structure folder with overlaps.h5 to get them")
         return

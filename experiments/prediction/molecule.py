@@ -1,6 +1,5 @@
 """Predict the Hamiltonian of a molecule: matrix, orbital energies, and how much an SCF from it is shorter."""
 
-import csv
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from ase import Atoms
 from jaxtyping import Float
 from pyscf import lib
 
-from experiments.reporting.json_file import write_json
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.model.network import HamiltonianModel
@@ -25,6 +23,7 @@ from tracegrad.physics.molecules.dft import (
 from tracegrad.physics.molecules.levels import MolecularLevels, molecular_levels
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
+from tracegrad.system.text_files import write_json, write_table
 from tracegrad.system.whole_files import replacing
 from tracegrad.units import MEV
 
@@ -40,14 +39,7 @@ ORBITAL_ORDER = (
 
 
 def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values: dict[str, Any]) -> None:
-    """Read a molecule, predict its Hamiltonian, solve for its orbitals, print the levels and write the files.
-
-    Args:
-        model: network of molecules.
-        source: geometry file.
-        output: folder to write.
-        values: settings of ``conf/predict.yaml``.
-    """
+    """Read a molecule, predict its Hamiltonian, solve for its orbitals, print the levels and write the files."""
     functional = values["functional"]
     if functional not in XC_CODES:
         raise ConfigError(f"functional is {functional!r}; choose {' or '.join(XC_CODES)}")
@@ -115,7 +107,6 @@ def read_molecule(path: Path, number: int | None) -> Atoms:
     """Read one frame of a geometry file.
 
     Args:
-        path: of the file.
         number: of the frame, counted from 0, or from the end if negative; None: the file has only one.
 
     Raises:
@@ -224,11 +215,10 @@ def _reference_lines(comparison: dict[str, Any]) -> str:
 
 
 def _write_table(path: Path, levels: MolecularLevels, dft: MolecularLevels | None) -> None:
-    with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        head = ["orbital", "label", "occupation", "energy_hartree", "energy_ev"]
-        table.writerow(head + (["dft_hartree", "dft_ev"] if dft is not None else []))
-        for k, energy in enumerate(levels.energies):
-            energies = [energy] + ([] if dft is None else [dft.energies[k]])
-            row = [f"{value:.{digits}f}" for e in energies for value, digits in ((e, 8), (e * _EV, 5))]
-            table.writerow([k + 1, levels.label(k), 2 * (k < levels.occupied), *row])
+    head = ["orbital", "label", "occupation", "energy_hartree", "energy_ev"]
+    rows = []
+    for k, energy in enumerate(levels.energies):
+        energies = [energy] + ([] if dft is None else [dft.energies[k]])
+        row = [f"{value:.{digits}f}" for e in energies for value, digits in ((e, 8), (e * _EV, 5))]
+        rows.append([k + 1, levels.label(k), 2 * (k < levels.occupied), *row])
+    write_table(path, head + (["dft_hartree", "dft_ev"] if dft is not None else []), rows)

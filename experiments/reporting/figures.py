@@ -11,10 +11,11 @@ from tracegrad.plots.ablation import ablation_figure
 from tracegrad.plots.block_change import BlockChange, block_change_figure
 from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae
 from tracegrad.plots.differences import differences_figure
-from tracegrad.plots.learning_curves import RunCurves, learning_curves, read_metrics
+from tracegrad.plots.learning_curves import RunCurves, learning_curves
 from tracegrad.reports.absent import NO_PAPER_DATA, Absence, joined
 from tracegrad.reports.arms import BASELINE
 from tracegrad.reports.columns import ALL, MARKS
+from tracegrad.reports.metrics_file import read_metrics
 from tracegrad.reports.paired import ArmPair
 from tracegrad.reports.paper import by_database, paper_database
 from tracegrad.reports.results import BlockMAE, RunResult, block_file, read_block_mae
@@ -32,8 +33,6 @@ def figures(
     """All figures of a report, by the names of their files without ending.
 
     Args:
-        tables: of the report.
-        pairs: paired differences of each table.
         notes: the function appends which figures and runs are left out, and why.
     """
     result: dict[str, Figure] = {}

@@ -1,29 +1,17 @@
 """Model card: what a model file predicts, how it was trained, how accurate it is and how to use it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+
+import yaml
 
 from tracegrad.metrics.columns import Column
 from tracegrad.reports.columns import columns_of
 from tracegrad.reports.markdown import markdown_table
 
-ORDERS = {
-    "pyscf": "PySCF's (shells as in the basis, p as x, y, z, other shells by m = -l .. l)",
-    "openmx": "OpenMX's (p as x, y, z; d as z2, x2-y2, xy, xz, yz; f as 5z3-3zr2, 5xz2-xr2, 5yz2-yr2, zx2-zy2, xyz, "
-    "x3-3xy2, 3yx2-y3)",
-}
-# What the test set consists of, by the names of the splits of QH9.
-SPLITS = {
-    "ood": "molecules with more atoms than those it was trained on",
-    "random": "other molecules, drawn at random from the same database",
-    "mol": "molecular-dynamics trajectories of other molecules",
-    "geometry": "other frames of the trajectories it was trained on, and no other molecules",
-}
-CITATION = """\
-Shi Yin, Xinyang Pan, Fengyan Wang, Lixin He: A framework of SO(3)-equivariant non-linear representation learning and
-its application to electronic-structure Hamiltonian prediction. arXiv:2405.05722. Please cite the authors of the
-backbone and of the data, too."""
+TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
 def model_card(record: Mapping[str, Any], name: str) -> str:
@@ -31,7 +19,6 @@ def model_card(record: Mapping[str, Any], name: str) -> str:
 
     Args:
         record: what `experiments.export` writes into the model file.
-        name: of the model file.
     """
     data, training = record["data"], record["training"]
     crystal = record["crystal"]
@@ -43,7 +30,7 @@ def model_card(record: Mapping[str, Any], name: str) -> str:
         f"Predicts the electronic-structure Hamiltonian H of {things} from atomic numbers and positions: "
         + _target(record, crystal),
         "## Use",
-        _use(name, crystal),
+        TEXTS["use"][things].format(name=name),
         "## Training",
         markdown_table(("", ""), _training_rows(record)),
         f"## Test metrics\n\n{_metrics(record, crystal)}",
@@ -53,14 +40,14 @@ def model_card(record: Mapping[str, Any], name: str) -> str:
         record["licence"] or "None is stated: ask whoever gave you this file.",
         "The licence of the training data may apply to this network as well.",
         "## Citation",
-        CITATION,
+        TEXTS["citation"],
     ]
     return "\n\n".join(text for text in paragraphs if text) + "\n"
 
 
 def _target(record: Mapping[str, Any], crystal: bool) -> str:
     basis, unit = record["basis"], record["units"]["hamiltonian"]
-    order = ORDERS[basis["order"]]
+    order = TEXTS["orders"][basis["order"]]
     shells = ", ".join(f"{symbol} {name}" for symbol, name in basis["shells"].items())
     if not crystal:
         return (
@@ -77,29 +64,6 @@ def _target(record: Mapping[str, Any], crystal: bool) -> str:
         f"one block for each pair of atoms and cells.\n\nPositions are in {record['units']['positions']}, H in "
         f"{unit}{spin}. The order of the orbitals in a block is {order}. Shells: {shells}."
     )
-
-
-def _use(name: str, crystal: bool) -> str:
-    if crystal:
-        return f"""\
-```python
-import tracegrad
-
-model = tracegrad.load_model("{name}")  # nothing in the file is executed
-blocks = model.hamiltonian(numbers, positions, lattice, edges)  # one block for each row [Rx, Ry, Rz, i, j] of edges
-```
-
-    tracegrad predict checkpoint={name} structure=FOLDER_OR_CIF"""
-    return f"""\
-```python
-import tracegrad
-
-model = tracegrad.load_model("{name}")  # nothing in the file is executed
-h = model.hamiltonian(numbers, positions)
-mf.kernel(dm0=model.initial_density(mol))  # a start for PySCF: mol in def2-SVP, mf = dft.RKS(mol)
-```
-
-    tracegrad predict checkpoint={name} structure=molecule.xyz"""
 
 
 def _training_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -183,7 +147,7 @@ def _limits(record: Mapping[str, Any], crystal: bool) -> list[str]:
             "Neutral molecules with closed shells; no ions, radicals, excited states, solvents or periodic systems.",
             f"H of another functional or basis set than {data.get('functional', 'that of the data')}/"
             f"{basis['name']} is not what it predicts.",
-            f"It was tested on {SPLITS.get(data['split'], 'what ' + str(data['split']) + ' lists for it')}.",
+            f"It was tested on {TEXTS['splits'].get(data['split'], 'what ' + str(data['split']) + ' lists for it')}.",
         ]
     lines.append("Its errors outside of the test set are unknown, and it does not estimate them itself.")
     return lines

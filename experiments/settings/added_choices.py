@@ -16,11 +16,6 @@ def with_added(config_name: str, overrides: Sequence[str], search_path: Sequence
 
     If the configuration chooses no option of the group, the added option is the only one. Hydra has to be
     initialised.
-
-    Args:
-        config_name: name of the command.
-        overrides: arguments in Hydra's grammar.
-        search_path: override that names folders of further files.
     """
     result = list(overrides)
     for group, options in ADDED.items():

@@ -53,8 +53,6 @@ def readable(words: Sequence[str], command: str, own: Collection[str] = ()) -> l
     on its result changes nothing.
 
     Args:
-        words: arguments as the shell has passed them.
-        command: name of the command in ``conf/paths.yaml``.
         own: keys, and prefixes of keys that end in a dot, that the command reads itself; their values do not change.
 
     Raises:

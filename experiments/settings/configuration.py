@@ -34,10 +34,6 @@ def command(
 
     The arguments are checked before Hydra sees them, so that the error for a wrong key or name can list the nearest
     existing ones, and values that Hydra would misread are put into quotes. ~ in paths becomes the home directory.
-
-    Args:
-        config_name: name of the command and of its file in ``conf/``.
-        help_without_arguments: whether a call without arguments prints the help.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -75,10 +71,6 @@ def _with_options(config_name: str, run: Callable[[DictConfig], Any], descriptio
 
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """The settings of a command, composed by Hydra from ``conf/``, plugins and overrides, with ~ in paths replaced.
-
-    Args:
-        config_name: name of the command.
-        overrides: arguments as they are typed.
 
     Raises:
         ConfigError: an argument that is no setting, an unknown key, group option or experiment (the message has the
@@ -132,7 +124,6 @@ def differences(old: dict[str, Any], new: dict[str, Any], ignore: Sequence[str] 
     """Lines ``key: old -> new`` for the settings in which two configurations differ.
 
     Args:
-        old, new: nested or flat settings.
         ignore: dotted keys that are left out, together with all keys below them.
     """
     before, after = flat(old), flat(new)

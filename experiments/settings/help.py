@@ -8,11 +8,7 @@ from experiments.settings.paths import CONF
 
 
 def show_help_if_asked(command: str) -> None:
-    """Print the help of a command (``hydra.help`` of its file in ``conf/``) and exit, without arguments or at --help.
-
-    Args:
-        command: name of the file.
-    """
+    """Print a command's help (``hydra.help`` of its file in ``conf/``) and exit, without arguments or at --help."""
     if not sys.argv[1:] or "-h" in sys.argv or "--help" in sys.argv:
         sys.argv[1:] = ["--help"]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(lambda _: None)()

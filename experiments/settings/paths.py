@@ -45,10 +45,6 @@ def expand(config: DictConfig, command: str) -> DictConfig:
 def home(key: str, path: str) -> str:
     """A path with the home directory in place of ~ or ~user at its beginning.
 
-    Args:
-        key: of the setting, for the message.
-        path: as typed.
-
     Raises:
         ConfigError: there is no such user.
     """

@@ -16,9 +16,6 @@ def search_path(overrides: Sequence[str]) -> list[str]:
 
     It is empty if there are none, or if the overrides set Hydra's search path themselves.
 
-    Args:
-        overrides: arguments in Hydra's grammar.
-
     Raises:
         ConfigError: there is no such package.
     """

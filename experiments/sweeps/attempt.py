@@ -44,8 +44,6 @@ class Attempts:
     """Runs ``command`` until it has finished, was stopped, has failed ``retries`` + 1 times or twice by one error.
 
     Args:
-        directory: of the point, for its status, owner and log.
-        command: of the training.
         retries: tries after the first.
         result: file in ``directory`` that a finished run leaves; None: a run that exits with 0 is finished.
         job: SLURM job, for the status file.

@@ -57,10 +57,8 @@ def sweep_together(
     Each sweep continues where it was, so that after any end the same command continues all of them.
 
     Args:
-        command_lines: of each experiment's sweep, by name.
         output: directory of the table of all; None: beside the sweep of the first experiment.
         report: is called for each sweep with finished points.
-        train: command of a training.
 
     Raises:
         ConfigError: a setting that is not possible, before anything starts.

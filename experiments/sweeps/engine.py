@@ -38,9 +38,7 @@ def run_sweep(
     """Run the points of a sweep that are not finished, and report those that are.
 
     Args:
-        settings: of the sweep.
         report: is called when there are finished points.
-        train: command of a training.
         planned: what `plan` has returned for the settings; None: it is called here.
 
     Raises:

@@ -43,8 +43,6 @@ class LocalRunner:
     """Keeps several points running until all have ended; more ``jobs`` than groups of GPUs share them.
 
     Args:
-        state: of the sweep.
-        settings: of the sweep.
         train: command of a training, to which the overrides of a point are added.
         pause: seconds between two looks at the processes.
     """

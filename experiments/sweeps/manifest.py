@@ -22,7 +22,7 @@ from experiments.sweeps.status import (
 from experiments.training.resuming import is_outgrown
 from tracegrad.errors import ConfigError
 from tracegrad.system.ownership import Owner, OwnerWatch
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_json
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -118,8 +118,7 @@ class SweepState:
                 "job": self._jobs.get(point.name, ""),
             }
         content = {"format": FORMAT, **self._about, "points": list(self._entries.values())}
-        with replacing(self.runs / FILE) as draft:
-            draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(self.runs / FILE, content)
 
     def _may_be_queued(self, point: SweepPoint, written: Status) -> bool:
         job = self._jobs.get(point.name)

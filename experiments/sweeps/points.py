@@ -52,9 +52,6 @@ def make_points(
     """All points of a grid: every combination of values with the first seed, then with the second, and so on.
 
     Args:
-        runs: directory of all runs.
-        fixed: arguments of every run.
-        grid: values of each key that varies.
         seeds: of every combination, see `SweepPoint.seed`.
         group: of the runs in W&B, unless ``fixed`` names one.
         result: file that a finished run leaves.

@@ -110,11 +110,7 @@ def read_settings(command: str, arguments: Sequence[str]) -> SweepSettings:
 
 @lru_cache(maxsize=32)
 def first_config(arguments: tuple[str, ...]) -> DictConfig:
-    """The configuration of the first point of a sweep, which is needed more than once and only read.
-
-    Args:
-        arguments: see `first_point`.
-    """
+    """The configuration of the first point of a sweep, which is needed more than once and only read."""
     return composed("train", arguments)
 
 

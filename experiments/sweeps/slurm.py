@@ -25,10 +25,7 @@ def submit(
     """Submit points as an array of jobs; ``settings.jobs`` of them may run together.
 
     Args:
-        points: to run.
         runs: directory of the sweep, on a disk that all machines see; ``slurm`` in it holds the files of submitit.
-        settings: of the sweep.
-        train: command of a training.
 
     Returns:
         The job of every point, by name.

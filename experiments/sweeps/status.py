@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from tracegrad.errors import TrainingError
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_json
 
 FILE = "status.json"
 LOG = "train.log"
@@ -51,8 +51,7 @@ def read_status(directory: Path) -> Status:
 
 def write_status(directory: Path, status: Status) -> None:
     """Replace the status of a point; only the process that owns its directory does this."""
-    with replacing(directory / FILE) as draft:
-        draft.write_text(json.dumps(asdict(status), indent=2) + "\n", encoding="utf-8")
+    write_json(directory / FILE, asdict(status))
 
 
 def read_log(directory: Path, start: int = 0) -> str:

@@ -14,13 +14,13 @@ from rich.console import Console
 from experiments.sweeps.manifest import SweepState
 from experiments.sweeps.points import SweepPoint, label, plain_text
 from experiments.sweeps.status import FAILED, FINISHED, LOG, RUNNING, STOPPED, WAITING
-from tracegrad.plots.learning_curves import read_metrics
 from tracegrad.reports.grid import MARK, Grid, GridCell, GridHead, GridLine
 from tracegrad.reports.markdown import to_markdown
+from tracegrad.reports.metrics_file import read_metrics
 from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.reports.results import read_result
 from tracegrad.reports.terminal import print_grids
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_text
 
 VALIDATION = "val/h_mae"
 TEST = "test/h_mae"
@@ -121,8 +121,7 @@ def show_table(
     writer.writeheader()
     writer.writerows(numbers)
     for ending, content in (("md", to_markdown([grid])), ("csv", text.getvalue())):
-        with replacing(output / f"{name}.{ending}") as draft:
-            draft.write_text(content, encoding="utf-8")
+        write_text(output / f"{name}.{ending}", content)
     console.print(f"wrote {name}.md, {name}.csv into {output}", **_AS_IT_IS)
 
 

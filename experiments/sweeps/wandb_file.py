@@ -11,7 +11,7 @@ from experiments.settings.configuration import CONF
 from experiments.sweeps.points import ARM, folder, literal, plain_text
 from experiments.sweeps.settings import SweepSettings
 from tracegrad.errors import ConfigError
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_text
 
 
 def write_wandb_sweep(
@@ -55,8 +55,7 @@ def write_wandb_sweep(
         },
         "command": ["${env}", "${interpreter}", "-m", "tracegrad", "train", *fixed, "${args_no_hyphens}"],
     }
-    with replacing(path) as draft:
-        draft.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _check(key: str, values: list[Any]) -> None:

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.last_checkpoint import LAST
 from experiments.settings.configuration import ARMS
 from experiments.training.forecast import TrainingLength, duration, size, training_length, worker_advice
 from experiments.training.parts import Parts, build, make_callbacks, make_trainer
-from experiments.training.provenance import process_rank
+from experiments.training.rank import process_rank
 from experiments.training.trial import MemoryShortage, Trial, TrialResult
 from experiments.training.warm_start import warm_start
 from experiments.training.warning_filter import quiet
 from tracegrad.errors import ConfigError
 from tracegrad.reports.arms import ARM_LABELS
 from tracegrad.system.cores import available_cores
+from tracegrad.weights.file_names import LAST
 
 # Settings of the trainer that change the number of steps or validations and that the forecast does not support.
 UNSUPPORTED = [
@@ -44,10 +44,6 @@ def dry_run(config: DictConfig, values: dict[str, Any]) -> bool:
 
     Writes nothing into the run directory; the cache of a database is built as by a training. Of several processes
     only the first one does anything.
-
-    Args:
-        config: settings of the run.
-        values: the same as plain data.
 
     Returns:
         Whether the batches fit into the memory.

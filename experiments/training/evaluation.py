@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from callbacks.inference_time import InferenceTime
 from experiments.settings.configuration import ARMS
 from experiments.training.parts import Parts
-from experiments.training.resuming import check_data
+from experiments.training.resume_point import check_data
 from experiments.training.warning_filter import quiet
 from tracegrad.metrics.mean_blocks import MeanBlocks
 from tracegrad.reports.arms import ARM_LABELS
@@ -38,11 +38,6 @@ def evaluate_checkpoint(
     """Load the weights of a checkpoint, test them on a part of the data and describe the result as plain data.
 
     Args:
-        trainer: runs the test with its callbacks.
-        parts: data and network; the network receives the weights.
-        config: settings of the run.
-        checkpoint: of a run of TraceGrad.
-        part: train, val, test or another part of the data.
         other_data: whether the data may be others than those of the training.
 
     Raises:
@@ -63,9 +58,7 @@ def measure(
     """Test the network with its present weights and describe the result as plain data.
 
     Args:
-        trainer, parts, config, part: as for `evaluate_checkpoint`.
         checkpoint: name of the checkpoint from which the weights were loaded.
-        step: optimizer steps after which it was saved.
     """
     subsets = parts.datamodule.subsets(part)
     loaders = [parts.datamodule.loader(name) for name in subsets.values()]

@@ -24,8 +24,6 @@ def training_length(batches: int, trainer: Mapping[str, Any], *, last_step_valid
     """Number of steps and validations of a training.
 
     Args:
-        batches: batches of an epoch.
-        trainer: settings of the trainer.
         last_step_validated: whether there is a validation after the last step even inside an epoch.
     """
     per_epoch = ceil(batches / (trainer.get("accumulate_grad_batches") or 1))
@@ -43,13 +41,7 @@ def training_length(batches: int, trainer: Mapping[str, Any], *, last_step_valid
 
 
 def worker_advice(times: BatchTimes, workers: int, cores: int) -> str | None:
-    """Advice if waiting for data takes more than `MOST_WAITING` of the time, else None.
-
-    Args:
-        times: of training batches.
-        workers: present number of loading processes.
-        cores: available cores.
-    """
+    """Advice if waiting for data takes more than `MOST_WAITING` of the time, else None."""
     if times.waiting <= MOST_WAITING:
         return None
     mean_wait = sum(times.waits) / len(times.waits)

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
-from experiments.training.provenance import process_rank
+from experiments.training.rank import process_rank
 from experiments.training.wandb_run import start_wandb, wandb_mode
 
 
@@ -15,11 +15,6 @@ def make_loggers(config: DictConfig, values: dict[str, Any], origin: dict[str, A
     """A CSV logger and, unless disabled, a W&B logger with the settings and the provenance of the run.
 
     Of several processes only the first one starts a W&B run.
-
-    Args:
-        config: settings of the run.
-        values: the same as plain data.
-        origin: provenance of the run.
     """
     loggers: list[Logger] = [instantiate(config.logger.csv)]
     mode = wandb_mode(config.logger.wandb.mode)
@@ -33,14 +28,7 @@ def make_loggers(config: DictConfig, values: dict[str, Any], origin: dict[str, A
 def log_results(
     loggers: Sequence[Logger], config: DictConfig, results: dict[str, Any], origin: dict[str, Any]
 ) -> None:
-    """Send the table of the test, the figures and, if ``logger.wandb.artifact`` is set, the model to W&B.
-
-    Args:
-        loggers: of the run; those of other kinds are ignored.
-        config: settings of the run.
-        results: of the test, see `evaluation.measure`.
-        origin: provenance of the run, for the metadata of the model.
-    """
+    """Send the table of the test, the figures and, if ``logger.wandb.artifact`` is set, the model to W&B."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             # Imported here: runs without W&B do not need its package.

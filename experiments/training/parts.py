@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from experiments.training.precision import check_precision, on_cpu
-from experiments.training.provenance import process_rank
+from experiments.training.rank import process_rank
 from experiments.training.resuming import CONFIG, read_config
 from experiments.training.warning_filter import quiet
 from tracegrad.data.loading.datamodule import HamiltonianDataModule
@@ -41,10 +41,6 @@ class Parts:
 
 def build(config: DictConfig, values: dict[str, Any]) -> Parts:
     """Seed all random generators and build data and network of a configuration.
-
-    Args:
-        config: settings of the run.
-        values: the same as plain data, which the checkpoints store.
 
     Raises:
         ConfigError: a precision, seed or number of threads that cannot be used.
@@ -81,7 +77,6 @@ def rebuild(directory: Path, changes: dict[str, Any]) -> tuple[DictConfig, Parts
     """Settings and parts of an existing run directory.
 
     Args:
-        directory: of a run that is finished or still running.
         changes: settings to replace, by dotted key.
 
     Raises:

@@ -23,10 +23,6 @@ def portable(value: Any, run_dir: Path) -> Any:
     Absolute paths and paths that begin with ``~`` or ``..`` become their last part, the run directory becomes
     ``<run_dir>``, and the values of environment variables whose names contain key, token, secret, password or
     credential become ``<secret>``. Relative paths, names and numbers do not change.
-
-    Args:
-        value: mappings, lists, texts and numbers, nested.
-        run_dir: directory of the run.
     """
     return _portable(value, run_dir, _secrets())
 

@@ -21,10 +21,6 @@ ALIASES = {"None": "32-true", "32": "32-true", "64": "64-true"}
 def check_precision(trainer: DictConfig, dtype: str) -> None:
     """Check the precision before any data are read.
 
-    Args:
-        trainer: settings of the trainer.
-        dtype: of the data, float32 or float64.
-
     Raises:
         ConfigError: the precision is not supported, needs a GPU that is not there, or does not fit to ``dtype``.
     """

@@ -7,7 +7,7 @@ import sys
 from typing import NoReturn
 
 from callbacks.last_checkpoint import REQUEUE, TrainingStopped
-from experiments.training.provenance import process_rank
+from experiments.training.rank import process_rank
 
 
 def end_on_requeue_signal() -> None:

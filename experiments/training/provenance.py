@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from tracegrad import __version__
 
@@ -26,14 +25,6 @@ PACKAGES = (
     "h5py",
     "hydra-core",
 )
-
-
-def process_rank() -> int:
-    """Rank of this process in a distributed run, before and after the trainer is built; 0 in a single process.
-
-    Before the trainer is built, the first process of a further node that was started by hand knows only NODE_RANK.
-    """
-    return int(getattr(rank_zero_only, "rank", 0)) or int(os.environ.get("NODE_RANK", 0))
 
 
 def git_revision() -> str:

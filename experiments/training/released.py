@@ -8,7 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.settings.configuration import CONF
 from experiments.training.parts import Parts
-from experiments.training.provenance import process_rank, provenance
+from experiments.training.provenance import provenance
+from experiments.training.rank import process_rank
 from experiments.training.warm_start import file_identity
 from experiments.training.warning_filter import quiet
 from tracegrad.data.loading.datamodule import DTYPES
@@ -24,10 +25,6 @@ def build_released(config: DictConfig, changes: dict[str, Any]) -> tuple[DictCon
     """Settings, parts and provenance of a test of the released network ``config.checkpoint`` on ``config.data``.
 
     The data get the basis of the network.
-
-    Args:
-        config: settings of `experiments.evaluate`.
-        changes: settings of data and trainer to replace, by dotted key.
 
     Raises:
         CheckpointError: the file is no released network, or one for other data.

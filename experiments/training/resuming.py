@@ -8,52 +8,21 @@ from typing import Any
 
 import yaml
 
-from callbacks.last_checkpoint import LAST, PREVIOUS
 from experiments.settings.configuration import differences, flat
-from experiments.training.provenance import process_rank
+from experiments.training.rank import process_rank
 from experiments.training.run_length import LENGTH, is_longer, length_of
-from tracegrad.errors import CheckpointError, ConfigError
+from tracegrad.errors import ConfigError
 from tracegrad.reports.results import FILE as RESULTS
-from tracegrad.weights.checkpoint import CHECKPOINT_KEY, load_checkpoint
+from tracegrad.weights.file_names import LAST, PREVIOUS
 from tracegrad.weights.renamed import with_new_names
 
-# Settings, and prefixes of settings, that may differ when a run is resumed: they change how fast and how long it
-# trains, not what it computes.
-MAY_CHANGE = [
-    "resume",
-    "plugins",
-    "threads",
-    "logger",
-    "test",
-    "dry_run",
-    "run_dir",
-    "data.num_workers",
-    "data.pin_memory",
-    "data.path",
-    "data.cache",
-    "data.in_memory",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.accelerator",
-    "trainer.plugins",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-    "trainer.log_every_n_steps",
-    "model.compile",
-    "callbacks.last",
-    "callbacks.progress",
-    "callbacks.timer",
-    "callbacks.test_report",
-    "callbacks.orbitals",
-    "callbacks.acceleration",
-    "callbacks.inference_time",
-    *LENGTH,  # a run may be made longer
-]
+# Settings, and prefixes of settings, that may differ when a run is resumed, and its length: it may be made longer.
+MAY_CHANGE = (
+    *yaml.safe_load(Path(__file__).with_name("may_change.yaml").read_text(encoding="utf-8")),
+    *LENGTH,
+)
 RESUME = ("auto", "never", "force")
 CONFIG = "config.yaml"
-# Entries of a fingerprint of data that identify the database and its split, wherever the file lies.
-IDENTITY = ("bytes", "head_sha256", "split_hash")
 
 
 def find_run(directory: Path, values: dict[str, Any], resume: str, *, say: bool = True) -> bool:
@@ -62,8 +31,6 @@ def find_run(directory: Path, values: dict[str, Any], resume: str, *, say: bool 
     A run exists once its first step has written its settings; a start that fails earlier leaves no run.
 
     Args:
-        directory: run directory.
-        values: settings as plain data.
         resume: the setting of that name: auto, never or force.
         say: whether the first rank prints the settings that change with ``resume=force``.
 
@@ -73,7 +40,7 @@ def find_run(directory: Path, values: dict[str, Any], resume: str, *, say: bool 
     """
     if resume not in RESUME:
         raise ConfigError(f"resume is {resume!r}; choose one of {', '.join(RESUME)}")
-    has_checkpoint = any(path.exists() for path in _checkpoints(directory))
+    has_checkpoint = any(path.exists() for path in checkpoint_files(directory))
     if not has_checkpoint and not any((directory / name).exists() for name in (CONFIG, RESULTS)):
         return False
     if resume == "never":
@@ -115,31 +82,6 @@ def is_outgrown(directory: Path, length: Mapping[str, Any]) -> bool:
         return False
 
 
-def resume_point(directory: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest undamaged checkpoint of a run and its content; None if there is no checkpoint yet.
-
-    Raises:
-        CheckpointError: there are checkpoints, but all are damaged.
-    """
-    damaged: CheckpointError | None = None
-    for path in _checkpoints(directory):
-        if not path.exists():
-            continue
-        try:
-            content = load_checkpoint(path)
-        except CheckpointError as error:
-            damaged = damaged or error
-            continue
-        if damaged and process_rank() == 0:
-            print(f"warning: {damaged}\nwarning: the checkpoint before it is used instead", flush=True)
-        return path, content
-    if damaged:
-        raise CheckpointError(
-            f"{damaged}, or remove {LAST} and {PREVIOUS} of the run to start anew"
-        ) from damaged
-    return None
-
-
 def read_config(directory: Path) -> dict[str, Any]:
     """The settings that a run directory records, as plain data.
 
@@ -156,26 +98,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     return with_new_names(values)
 
 
-def check_data(checkpoint: dict[str, Any], fingerprint: dict[str, Any], path: Path) -> None:
-    """Raise `CheckpointError` if a checkpoint was trained on another database or another split.
-
-    Args:
-        checkpoint: its content.
-        fingerprint: of the present data.
-        path: of the checkpoint, for the message.
-    """
-    before = checkpoint.get(CHECKPOINT_KEY, {}).get("data", {})
-    changed = [key for key in IDENTITY if before.get(key) != fingerprint[key]]
-    if changed:
-        raise CheckpointError(
-            f"{path} was trained on {before.get('database')} (split {before.get('split_hash')}, "
-            f"{before.get('bytes')} bytes), but the data now are {fingerprint['database']} "
-            f"(split {fingerprint['split_hash']}, {fingerprint['bytes']} bytes); they differ in "
-            f"{', '.join(changed)}: give the database of the training, or start a run of another name"
-        )
-
-
-def _checkpoints(directory: Path) -> tuple[Path, Path]:
+def checkpoint_files(directory: Path) -> tuple[Path, Path]:
     """The checkpoints from which a run may continue, the newest first."""
     return directory / "checkpoints" / LAST, directory / "checkpoints" / PREVIOUS
 

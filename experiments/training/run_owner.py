@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.training.provenance import process_rank
+from experiments.training.rank import process_rank
 from tracegrad.errors import InUseError
 from tracegrad.system.ownership import inherit_ownership, read_owner, take_ownership
 

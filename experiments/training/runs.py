@@ -9,32 +9,30 @@ from omegaconf import DictConfig
 
 from callbacks.first_step import AfterFirstStep
 from callbacks.last_checkpoint import TrainingStopped
-from experiments.reporting.json_file import write_json
 from experiments.training.evaluation import evaluate_checkpoint
 from experiments.training.loggers import log_results, make_loggers
 from experiments.training.parts import build, make_callbacks, make_trainer
 from experiments.training.preemption import end_by_signal, end_on_requeue_signal
-from experiments.training.provenance import process_rank, provenance
-from experiments.training.resuming import CONFIG, check_data, find_run, is_outgrown, read_config, resume_point
+from experiments.training.provenance import provenance
+from experiments.training.rank import process_rank
+from experiments.training.resume_point import check_data, resume_point
+from experiments.training.resuming import CONFIG, find_run, is_outgrown, read_config
 from experiments.training.run_length import is_longer, length_of
 from experiments.training.run_owner import owned
 from experiments.training.warm_start import warm_start
 from experiments.training.warning_filter import quiet
 from tracegrad.errors import TrainingError
-from tracegrad.plots.learning_curves import RunCurves, learning_curves, read_metrics
+from tracegrad.plots.learning_curves import RunCurves, learning_curves
 from tracegrad.plots.style import save
+from tracegrad.reports.metrics_file import read_metrics
 from tracegrad.reports.results import FILE as RESULTS
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_json, write_text
 
 METRICS = "metrics.csv"
 
 
 def train(config: DictConfig, values: dict[str, Any]) -> None:
     """Train a run, or resume it, and test it; writes ``results.json`` unless ``test=false``.
-
-    Args:
-        config: settings of the run.
-        values: the same as plain data.
 
     Raises:
         InUseError: another training runs in the directory; nothing in it was changed.
@@ -87,8 +85,7 @@ def _train(config: DictConfig, values: dict[str, Any], directory: Path) -> None:
 
     def record() -> None:
         (directory / RESULTS).unlink(missing_ok=True)
-        with replacing(directory / CONFIG) as draft:
-            draft.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        write_text(directory / CONFIG, yaml.safe_dump(values, sort_keys=False))
         write_json(directory / "provenance.json", origin)
 
     # Not before the first step: a start that fails leaves the directory as it was.

@@ -84,7 +84,6 @@ class Trial:
     """Trains and validates on some batches on one process, even if the training itself will have several.
 
     Args:
-        config: settings of the training.
         parts: its data and network; the loaders give each process its share of a batch.
         world: number of processes of the training.
     """
@@ -150,8 +149,6 @@ class Trial:
         """None if ``attempt`` fits into the memory, else the largest of the halved sizes with which ``smaller`` fits.
 
         Args:
-            key: of the batch size in the settings of the data.
-            least: smallest size that is possible.
             attempt: work with the size of the training.
             smaller: work that shows whether the present size of the data fits.
         """

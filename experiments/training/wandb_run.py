@@ -12,7 +12,7 @@ from experiments.settings.arguments import shell_word
 from experiments.training.portable import portable
 from tracegrad.errors import ConfigError
 from tracegrad.extras import installed
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_text
 
 if TYPE_CHECKING:
     import wandb
@@ -50,8 +50,6 @@ def start_wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> "wandb
     """Start the W&B run of a run directory, or continue it after a restart.
 
     Args:
-        config: settings of the run.
-        mode: online or offline.
         record: settings and provenance; `portable` removes paths and secrets before they are sent.
 
     Raises:
@@ -88,8 +86,7 @@ def start_wandb(config: DictConfig, mode: str, record: dict[str, Any]) -> "wandb
             "or set logger.wandb.mode=offline"
         ) from error
     if run.id != known_id:
-        with replacing(directory / ID_FILE) as draft:
-            draft.write_text(f"{run.id}\n", encoding="utf-8")
+        write_text(directory / ID_FILE, f"{run.id}\n")
     if mode == "offline" and rows:
         run.log({}, step=rows)  # otherwise W&B would count the rows of each session from 0
     run.define_metric(STEP)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.training.provenance import process_rank
+from experiments.training.rank import process_rank
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.training.warm_start import start_from
 
@@ -18,10 +18,7 @@ def warm_start(
     """Load weights of ``source`` into a network, unless its run is resumed from a checkpoint with all weights.
 
     Args:
-        model: receives the weights.
         source: the setting ``init_from``; None: nothing is loaded.
-        directory: of the run.
-        resumed: whether the run is resumed.
 
     Returns:
         The entry for the provenance: empty, or file, SHA-256 and the tensors that were loaded.

@@ -14,7 +14,7 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.invariant.tracegrad import TraceGrad
-from tracegrad.plots.learning_curves import read_metrics
+from tracegrad.reports.metrics_file import read_metrics
 from tracegrad.training.loss import HamiltonianLoss
 
 BASIS = OrbitalBasis.def2_svp()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from experiments.training.portable import portable
-from experiments.training.provenance import process_rank
+from experiments.training.rank import process_rank
 from experiments.training.wandb_run import ID_FILE, STEP, print_wandb_hint, wandb_mode
 from tests import forked
 from tests.experiments.test_train import SMALL

@@ -9,12 +9,13 @@ import torch
 
 from callbacks.best_checkpoint import BestCheckpoint
 from callbacks.checkpoint_io import AtomicCheckpointIO
-from callbacks.last_checkpoint import LAST, PREVIOUS
 from experiments.settings.configuration import composed, plain
-from experiments.training.resuming import find_run, resume_point
+from experiments.training.resume_point import resume_point
+from experiments.training.resuming import find_run
 from tests.experiments.processes import PLAIN, TINY, finished, train
 from tracegrad.errors import CheckpointError, ConfigError, TraceGradError
 from tracegrad.weights.checkpoint import load_checkpoint
+from tracegrad.weights.file_names import LAST, PREVIOUS
 
 pytestmark = pytest.mark.slow
 EMA = ["callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}"]

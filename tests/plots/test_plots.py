@@ -10,8 +10,9 @@ from tracegrad.plots.block_change import BlockChange, block_change_figure
 from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae
 from tracegrad.plots.elements import MatrixElements, elements_figure
 from tracegrad.plots.hamiltonian import hamiltonian_figure
-from tracegrad.plots.learning_curves import RunCurves, learning_curves, read_metrics
+from tracegrad.plots.learning_curves import RunCurves, learning_curves
 from tracegrad.plots.style import ARM_COLOURS, make_figure, save
+from tracegrad.reports.metrics_file import read_metrics
 from tracegrad.reports.results import BlockMAE, read_block_mae
 from tracegrad.units import MEV_PER_HARTREE
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import yaml
 from jaxtyping import Int64
 
 from tracegrad.elements import SYMBOLS
@@ -26,41 +28,17 @@ class PublishedDatabase:
     parts: Mapping[str, PartNumbers]
 
 
-def _crystals(
-    elements: tuple[int, ...], atoms: int, sizes: tuple[int, int, int], twisted: PartNumbers | None = None
-) -> PublishedDatabase:
-    parts = {
-        part: PartNumbers(size, atoms, atoms)
-        for part, size in zip(("train", "val", "test"), sizes, strict=True)
+def _published() -> dict[str, PublishedDatabase]:
+    content = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+    return {
+        name: PublishedDatabase(
+            tuple(entry["elements"]), {part: PartNumbers(*row) for part, row in entry["parts"].items()}
+        )
+        for name, entry in content.items()
     }
-    return PublishedDatabase(elements, parts | ({"twisted": twisted} if twisted else {}))
 
 
-QH9_ELEMENTS = (1, 6, 7, 8, 9)
-PUBLISHED = {
-    "MG": _crystals((6,), 72, (270, 90, 90)),
-    "MM": _crystals((16, 42), 75, (300, 100, 100)),
-    "BG": _crystals((6,), 64, (180, 60, 60), PartNumbers(9, 28, 1084)),
-    "BB": _crystals((83,), 36, (231, 113, 113), PartNumbers(4, 28, 244)),
-    "BT": _crystals((52, 83), 90, (204, 38, 12), PartNumbers(2, 70, 130)),
-    "BS": _crystals((34, 83), 90, (231, 113, 113), PartNumbers(2, 70, 190)),
-    "QS": PublishedDatabase(
-        QH9_ELEMENTS,
-        {
-            "train": PartNumbers(104_001, 3, 20),
-            "val": PartNumbers(17_495, 21, 22),
-            "test": PartNumbers(9_335, 23, 29),
-        },
-    ),
-    "QD": PublishedDatabase(
-        QH9_ELEMENTS,
-        {
-            "train": PartNumbers(79_900, 10, 19),
-            "val": PartNumbers(9_900, 10, 19),
-            "test": PartNumbers(10_100, 10, 19),
-        },
-    ),
-}
+PUBLISHED = _published()
 
 
 def differences(

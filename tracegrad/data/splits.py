@@ -99,7 +99,6 @@ def shuffled_split(structures: int | Sequence[int], sizes: Sequence[int | float]
         structures: indices of the structures in the order of the database, without twisted ones; or their number.
         sizes: sizes of train, val and test: numbers of structures, or fractions below 1 of all, rounded down.
             Remaining structures are not used.
-        seed: seed of the shuffle.
 
     Raises:
         DataError: sizes or a seed out of range.
@@ -128,7 +127,6 @@ def name_file_split(path: str | Path, names: Sequence[str]) -> Split:
     """Split from a JSON file ``{"train": [names], "val": [...], "test": [...]}``, optionally with ``twisted``.
 
     Args:
-        path: the file.
         names: names of the structures in the order of the database.
 
     Raises:

@@ -1,9 +1,7 @@
 """Figures of training losses, validation errors and the learning rate against the optimisation step."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tracegrad.errors import TraceGradError
 from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, SERIES_COLOURS, grid, make_figure, styled
+from tracegrad.reports.metrics_file import Curve, Points
 
 # Losses of batches scatter: a curve with more points than this is averaged (logarithmically) over equal intervals.
 MOST_POINTS = 100
@@ -25,9 +24,6 @@ _AXES = {
     "val/h_mae": "validation MAE$^{H}_{all}$ (meV)",
 }
 
-Points = Float[np.ndarray, " _points"]
-Curve = tuple[Points, Points]
-
 
 @dataclass(frozen=True)
 class RunCurves:
@@ -37,31 +33,6 @@ class RunCurves:
     arm: str = ""
     label: str = ""
     seed: int | None = None
-
-
-def read_metrics(path: str | Path) -> dict[str, Curve]:
-    """The curves of a ``metrics.csv`` of Lightning's CSVLogger; its empty cells are skipped.
-
-    If a step occurs twice, as in a run that continued from an earlier checkpoint, the later row counts.
-
-    Raises:
-        TraceGradError: the file is missing, has no column ``step``, or has a cell that is no number.
-    """
-    path = Path(path)
-    points: dict[str, dict[float, float]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            if "step" not in (rows.fieldnames or ()):
-                raise TraceGradError(f"{path}: no column 'step'; this is no metrics.csv of a training run")
-            for row in rows:
-                step = float(row["step"])
-                for name, cell in row.items():
-                    if name and cell and name not in ("step", "epoch"):
-                        points.setdefault(name, {})[step] = float(cell)
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise TraceGradError(f"{path}: not a readable table of metrics ({error})") from error
-    return {name: _arrays(curve) for name, curve in points.items()}
 
 
 @styled
@@ -162,11 +133,6 @@ def _log_axis(ax: Axes) -> None:
         # An axis of less than two decades has too few powers of ten as labels.
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _arrays(points: dict[float, float]) -> Curve:
-    steps = np.array(sorted(points))
-    return steps, np.array([points[step] for step in steps])
 
 
 def _thinned(curve: Curve) -> Curve:

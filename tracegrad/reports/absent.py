@@ -24,10 +24,6 @@ def absent_tables(tables: Sequence[ResultsTable], compared: Sequence[ComparedTab
     """The tables of the paper that a report lacks completely.
 
     Tables that the report shows in part are not listed here: their notes name what is missing.
-
-    Args:
-        tables: all tables of the runs.
-        compared: the tables of the paper that the report shows.
     """
     shown = {table.paper.number for table in compared}
     on_paper_data = by_database(tables)

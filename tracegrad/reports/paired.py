@@ -11,7 +11,6 @@ from itertools import combinations
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
 
 from tracegrad.metrics.columns import Column
 from tracegrad.reports.arms import BASELINE
@@ -104,6 +103,8 @@ def crossed_interval(differences: Float[np.ndarray, "seeds samples"], level: flo
     negative). The degrees of freedom of this sum follow Satterthwaite, Biometrics Bulletin 2, 110 (1946). With one
     seed or one sample this is Student's interval over the others. A single number has no interval.
     """
+    from scipy.special import stdtrit  # here: it takes long to import
+
     seeds, samples = differences.shape
     mean = float(differences.mean())
     if seeds * samples == 1 or not math.isfinite(mean):

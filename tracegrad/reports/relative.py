@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from tracegrad.errors import TraceGradError
 
@@ -48,6 +47,8 @@ def relative_change(errors: Sequence[float], references: Sequence[float]) -> Rel
     Raises:
         TraceGradError: there are no errors, their numbers differ, or one is not finite and positive.
     """
+    from scipy.special import stdtrit  # here: it takes long to import
+
     if len(errors) != len(references) or not errors:
         raise TraceGradError(
             f"a relative change needs two errors for each seed, there are {len(errors)} and {len(references)}"

@@ -29,11 +29,7 @@ def to_json(
     """A JSON document of all tables of a report.
 
     Args:
-        tables: tables of the runs.
         directory: the paths of runs are written relative to it; None keeps them as they are.
-        pairs: for each table the differences between its arms.
-        compared: tables of the paper with our numbers.
-        absent: lines on the items of the paper that the report lacks.
     """
     content = {
         "tables": [

@@ -28,7 +28,6 @@ def summary_grid(table: ResultsTable, pairs: Sequence[ArmPair]) -> Grid | None:
 
     Args:
         table: the results; where the test set has subsets, each has a section.
-        pairs: differences between its arms.
 
     Returns:
         The grid; None if no row has a MAE^H_all.

@@ -139,9 +139,7 @@ class Ownership:
     more. Processes that are forked from this one do not share the ownership.
 
     Args:
-        directory: the directory.
         descriptor: descriptor of its record, which is locked.
-        owner: content of the record.
         created: folders that were created for the directory, the innermost first; they are removed if they stay
             empty.
         inherited: the ownership is shared with the parent process, which removes the record.
@@ -231,7 +229,6 @@ def take_ownership(
     """Make this process the owner of a directory, which is created if missing.
 
     Args:
-        directory: the directory.
         kind: kind of this process in the record, such as "training".
         command: command in the record; "": the command line of this process.
         launch: identity of the launch, the same for all ranks of a distributed run.

@@ -4,6 +4,7 @@
 |-----------------|-------------------------------------------------------------------------------------------|
 | `saved`         | ``load_model``: the network of a run directory, a checkpoint or an exported file          |
 | `checkpoint`    | reads a checkpoint (.ckpt) as plain data; compares its tensors with those of a network    |
+| `file_names`    | names of the checkpoints in a run directory                                               |
 | `model_file`    | writes and reads exported files (.safetensors)                                            |
 | `construct`     | builds a network from the settings in either file, and nothing but a network              |
 | `plugins`       | which packages of users may be imported to build a network                                |

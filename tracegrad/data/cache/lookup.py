@@ -40,7 +40,6 @@ def cache_paths(source: str | Path, setting: str, include: str | Sequence[str] =
     """Possible paths of the cache of a database, in order of preference.
 
     Args:
-        source: path of the database.
         setting: a path, or "auto": beside a folder, then in ``$XDG_CACHE_HOME/tracegrad`` or ``~/.cache/tracegrad``;
             packed files have no cache with "auto".
         include: patterns of names, as of `CrystalDatabase`; each set of patterns has a separate cache.

@@ -30,6 +30,7 @@ from safetensors.numpy import load_file, save
 
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import DataError, TraceGradError
+from tracegrad.system.text_files import write_text
 from tracegrad.system.whole_files import replacing
 
 VERSION = 2
@@ -139,8 +140,7 @@ def read_arrays(path: Path, entry: CacheEntry) -> dict[str, np.ndarray]:
 def write_index(folder: Path, entries: list[CacheEntry]) -> None:
     """Write the index, which makes the cache complete."""
     index = {"version": VERSION, "structures": [asdict(entry) for entry in entries]}
-    with replacing(folder / INDEX) as draft:
-        draft.write_text(json.dumps(index))
+    write_text(folder / INDEX, json.dumps(index))
 
 
 def read_index(folder: Path) -> list[CacheEntry]:

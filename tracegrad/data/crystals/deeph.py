@@ -132,7 +132,6 @@ def read_structure(
     """Read a structure folder.
 
     Args:
-        folder: the folder.
         hamiltonian, overlap: which matrices to read; at least one, because the edges are those of its blocks.
         pairs: see `check_structure`.
 

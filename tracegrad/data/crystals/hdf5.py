@@ -33,8 +33,6 @@ def read_dataset(file: h5py.Group, name: str, kinds: str, shape: tuple[int, ...]
     """Read an array of an HDF5 file after checking its dtype and shape.
 
     Args:
-        file: file or group.
-        name: name of the dataset.
         kinds: permitted kinds of dtypes, letters of `numpy.dtype.kind`.
         shape: permitted shape; -1 is any length.
 

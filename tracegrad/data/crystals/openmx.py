@@ -71,7 +71,6 @@ def read_scfout(
     Elements and shells are taken from the copy of the OpenMX input at the end of the file.
 
     Args:
-        path: the file.
         shells: shells of each element, as of `OrbitalBasis.openmx`, if the names of the bases do not contain them.
         input_file: an OpenMX input (.dat) that is used in place of the copy.
 
@@ -85,12 +84,7 @@ def read_scfout(
 
 
 class OpenMXReader(CrystalReader):
-    """Output of OpenMX: ``.scfout`` files, or folders that hold one of them, plain or compressed with gzip.
-
-    Args:
-        path: the database.
-        shells: see `read_scfout`.
-    """
+    """Output of OpenMX: ``.scfout`` files, or folders that hold one of them, plain or compressed with gzip."""
 
     label = ".scfout files of OpenMX"
 

@@ -87,7 +87,6 @@ def pack(
 
     Args:
         structures: structures with Hamiltonian, overlap or both.
-        path: the file.
         decimals: number of decimals to which the matrices are rounded, eV; None: no rounding.
         provenance: origin of the data, in types that JSON has.
 

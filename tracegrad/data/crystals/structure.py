@@ -96,7 +96,6 @@ def reordered(
     """Entries with the blocks in another order.
 
     Args:
-        entries: entries of all blocks.
         starts: `block_starts` of the blocks.
         order: positions of the blocks in the new order.
     """
@@ -130,8 +129,6 @@ def standard_order(
     Args:
         edges: edges in any order.
         entries: entries of their blocks, in the order of the edges.
-        numbers: atomic numbers.
-        basis: orbital basis of the blocks.
         order: order of the orbitals of a shell in the file, as in `tracegrad.hamiltonian.basis.CONVENTIONS`; {} is
             m = -l .. l.
     """
@@ -183,7 +180,6 @@ def check_structure(structure: Structure, where: str, *, sources: str = SOURCES,
     with the geometry; the matrices must be finite, hermitian and, as far as this can be checked, in eV.
 
     Args:
-        structure: the structure.
         where: its source in messages.
         sources: source of positions, lattice and edges in messages.
         pairs: compare the edges with the geometry; False if this process has done so before.

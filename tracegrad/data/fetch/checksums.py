@@ -8,7 +8,7 @@ from pathlib import Path
 import pooch
 
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_json
 
 NOT_PUBLISHED = "not published, first use"
 _CHECKSUM = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", re.IGNORECASE)
@@ -64,8 +64,7 @@ class Checksums:
         if digests["compared"] == NOT_PUBLISHED:
             date = datetime.now(UTC).isoformat(timespec="seconds")
             entries = self._read() | {key: {"sha256": digests["sha256"], "first_used": date}}
-            with replacing(self.path) as draft:
-                draft.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
+            write_json(self.path, dict(sorted(entries.items())))
 
     def _read(self) -> dict[str, dict[str, str]]:
         try:

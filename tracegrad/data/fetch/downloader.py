@@ -16,7 +16,8 @@ import urllib3
 from tracegrad import __version__
 from tracegrad.errors import DataError
 from tracegrad.system.progress import readable_size
-from tracegrad.system.whole_files import replacing, sync
+from tracegrad.system.text_files import write_json
+from tracegrad.system.whole_files import sync
 
 CHUNK = 1 << 20
 LONGEST_PAUSE = 60.0  # seconds
@@ -171,8 +172,7 @@ class ResumingDownloader:
         total = start + int(length) if length.isdecimal() else None
         # The partial file is cut before its origin changes: bytes of one version never stand under another.
         with self.part.open("r+b" if start else "wb") as file:
-            with replacing(self.origin) as draft:
-                draft.write_text(json.dumps({"url": url, "validator": validator, "size": total}) + "\n")
+            write_json(self.origin, {"url": url, "validator": validator, "size": total}, indent=None)
             done = file.seek(start)
             self.on_progress(done, total)
             for chunk in response.raw.stream(CHUNK, decode_content=False):

@@ -8,7 +8,7 @@ from typing import Any
 from tracegrad import __version__
 from tracegrad.data.fetch.entry import DatabaseEntry
 from tracegrad.data.fetch.verify import Verification
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_json
 
 
 def write_notes(
@@ -43,8 +43,7 @@ def write_notes(
         "verification": verified,
         "tracegrad": __version__,
     }
-    with replacing(file) as draft:
-        draft.write_text(json.dumps(notes, indent=2) + "\n")
+    write_json(file, notes)
 
 
 def _noted_origin(path: Path) -> dict[str, Any] | None:

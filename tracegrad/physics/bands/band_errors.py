@@ -56,7 +56,6 @@ def with_hamiltonian(structure: Structure, source: str | Path) -> Structure:
     """The structure with the Hamiltonian of ``source``.
 
     Args:
-        structure: the structure.
         source: folder of the same structure, or a file with the keys of ``hamiltonians.h5``.
 
     Raises:

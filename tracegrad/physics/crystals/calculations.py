@@ -64,13 +64,7 @@ class EndedCalculation:
 
 
 class Calculations:
-    """The running calculations, as a context manager that stops all of them at its end.
-
-    Args:
-        engine: the code.
-        command: the words of the command line.
-        settings: threads and time limit.
-    """
+    """The running calculations, as a context manager that stops all of them at its end."""
 
     def __init__(self, engine: Engine, command: Sequence[str], settings: ProgramSettings):
         self.engine, self.command, self.settings = engine, list(command), settings

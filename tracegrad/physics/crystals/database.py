@@ -30,7 +30,7 @@ from tracegrad.physics.crystals.engine import Engine
 from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.structures import CrystalStructure
 from tracegrad.system.locks import take_lock
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_json
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,7 @@ def _compare(output: Path, key: dict[str, Any]) -> None:
         foreign = sorted(entry.name for entry in output.iterdir() if entry.name != ".lock")
         if foreign:
             raise GenerationError(f"{output} holds {', '.join(foreign[:5])}; choose another output")
-        with replacing(path) as draft:
-            draft.write_text(json.dumps(key, indent=2) + "\n")
+        write_json(path, key)
         return
     try:
         stored = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -151,8 +150,7 @@ def _release(run: DatabaseRun, settings: dict[str, Any], command: str) -> Crysta
             "structures": sorted(run.finished),
             "left out": [{"structure": n, "reason": _public(r, run.output)} for n, r in run.left_out.items()],
         }
-        with replacing(run.output / "provenance.json") as draft:
-            draft.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(run.output / "provenance.json", content)
     return CrystalSummary(run.output, len(run.finished), list(run.left_out), run.waiting)
 
 

@@ -22,7 +22,8 @@ from tracegrad.physics.crystals.calculations import Calculations, ProgramSetting
 from tracegrad.physics.crystals.engine import Engine, FinishedOutputs
 from tracegrad.physics.crystals.structures import CrystalStructure
 from tracegrad.system.signals import stop_signals
-from tracegrad.system.whole_files import replacing, sync
+from tracegrad.system.text_files import write_json
+from tracegrad.system.whole_files import sync
 
 _SAME_PLACE = 1e-5  # angstrom, tolerance of positions in the outputs; inputs have 12 digits
 _POLL = 0.1  # seconds between looks at the running calculations
@@ -161,8 +162,7 @@ class DatabaseRun:
             "atoms": len(structure.numbers),
             "blocks": len(structure.edges),
         }
-        with replacing(draft / "provenance.json") as path:
-            path.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(draft / "provenance.json", content, indent=1)
         target.parent.mkdir(exist_ok=True)
         draft.rename(target)
         sync(target.parent)

@@ -22,7 +22,7 @@ from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import BasisError, ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.physics.crystals.engine import FinishedOutputs
-from tracegrad.system.whole_files import replacing
+from tracegrad.system.text_files import write_text
 from tracegrad.units import ANGSTROM_PER_BOHR
 
 SYSTEM = "openmx"  # System.Name, with which the names of all files begin
@@ -186,8 +186,7 @@ class Openmx:
         data_folder = self._data_folder()
         if data_folder is None and (folder / INPUT).exists():
             return
-        with replacing(folder / INPUT) as draft:
-            draft.write_text(self._input(atoms, spin_orbit, data_folder))
+        write_text(folder / INPUT, self._input(atoms, spin_orbit, data_folder))
 
     def command(self, threads: int) -> list[str] | None:
         """The command in the folder of a calculation; None if no program is named and none is on the PATH."""

@@ -10,8 +10,6 @@ def check_vasp(path: Path, text: str, trajectory: bool) -> None:
     """Refuse unknown elements and a number of positions that differs from line 7.
 
     Args:
-        path: named in messages.
-        text: content of the file.
         trajectory: the file is an XDATCAR; its positions are not counted.
 
     Raises:

@@ -60,7 +60,6 @@ def baseline_folders(database: Path, setting: str | None) -> list[Path]:
     """Folders for runs that do not depend on a network, in the order in which they are tried.
 
     Args:
-        database: file of the molecules.
         setting: "auto", a folder, or None for no folder. "auto" is beside the database (unless the database comes
             with TraceGrad), then in the user's folder for caches (`cache_places`).
     """

@@ -14,7 +14,8 @@ import numpy as np
 
 from tracegrad.physics.molecules.geometries import Geometry
 from tracegrad.physics.molecules.partial import StoredFrame
-from tracegrad.system.whole_files import replacing, sync
+from tracegrad.system.text_files import write_text
+from tracegrad.system.whole_files import sync
 
 SCHEMA = {
     "stable": "CREATE TABLE data (id INTEGER NOT NULL PRIMARY KEY,  N INTEGER, Z BLOB, pos BLOB, Ham BLOB)",
@@ -62,5 +63,4 @@ def provenance_path(output: Path) -> Path:
 
 def write_provenance(output: Path, content: dict[str, Any]) -> None:
     """Write the provenance file of the database `output` completely or not at all."""
-    with replacing(provenance_path(output)) as draft:
-        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(provenance_path(output), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
