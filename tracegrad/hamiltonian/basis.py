@@ -155,7 +155,7 @@ class OrbitalBasis:
 
     @property
     def periodic(self) -> bool:
-        """Whether the files of this basis hold crystals, blocks of pairs in cells; else dense matrices of molecules."""
+        """Whether the files of this basis hold crystals, blocks of pairs in cells, or molecules, dense matrices."""
         return PERIODIC[self.convention]
 
     @property

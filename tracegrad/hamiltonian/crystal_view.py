@@ -1,7 +1,7 @@
 """A molecule as a crystal without images, for networks whose blocks all belong to edges.
 
-A batch of molecules has all pairs of different atoms as edges, and on-site blocks at a site of their own. As a crystal
-it has one more edge for each atom, from the atom to itself; every edge lies in the cell R = 0:
+A batch of molecules has all pairs of different atoms as edges, and on-site blocks at a site of their own. As crystals
+they have one more edge for each atom, from the atom to itself; every edge lies in the cell R = 0:
 
     edges     (0,0) (1,1) ... (N-1,N-1) | all pairs of each molecule, in the order of the molecules
     vectors     0     0   ...     0     | x_src - x_dst

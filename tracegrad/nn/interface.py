@@ -30,9 +30,9 @@ class Backbone(nn.Module, ABC):
 
     ``forward(graph, refine)`` returns `Blocks`. It must call ``refine(site, k, feature)`` for each of the K features
     of each site in ``feature_irreps``, either once or for consecutive parts of the items, and continue with the
-    feature that it returns. A ``periodic`` backbone takes graphs of crystals, in which each atom has an edge to itself,
-    and has the single site "edge"; it gets molecules as crystals without images (`tracegrad.hamiltonian.crystal_view`).
-    Whether the data are molecules or crystals, the basis says (`OrbitalBasis.periodic`).
+    feature that it returns. A ``periodic`` backbone takes graphs of crystals, where each atom has an edge to itself,
+    and has the single site "edge"; it gets molecules as crystals without images, see
+    `tracegrad.hamiltonian.crystal_view`. Whether data are crystals, their basis says (`OrbitalBasis.periodic`).
 
     Predictions set two attributes where a backbone has them: ``edge_chunk``, the number of edges that a layer
     processes at a time (None: all), and ``hermitian``, whether H_ij(R) is averaged with the adjoint of H_ji(-R).

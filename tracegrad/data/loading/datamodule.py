@@ -332,8 +332,8 @@ class QH9DataModule(HamiltonianDataModule):
         wrong = [z for z, degrees in self.basis.shells.items() if DEF2_SVP.get(z) != tuple(degrees)]
         if self.basis.convention != "pyscf" or wrong:
             raise BasisError(
-                f"{self.path}: holds molecules in def2-SVP and PySCF's order, and the basis is {self.basis.name} in the "
-                f"order of {self.basis.convention}; choose basis=def2_svp"
+                f"{self.path}: holds molecules in def2-SVP and PySCF's order, and the basis is {self.basis.name} in "
+                f"the order of {self.basis.convention}; choose basis=def2_svp"
             )
 
     def summary(self) -> PartSummary:

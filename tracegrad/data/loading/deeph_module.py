@@ -243,8 +243,8 @@ class DeepHDataModule(HamiltonianDataModule):
         """Raise `BasisError` unless the files and the basis agree in spin and in the shells of every element."""
         if not self.basis.periodic:
             raise BasisError(
-                f"{self.path}: holds crystals, and {self.basis.name} in the order of {self.basis.convention} is a basis "
-                f"of molecules; choose basis=openmx 'basis.shells=[{_named_shells(database.shells)}]'"
+                f"{self.path}: holds crystals, and {self.basis.name} in the order of {self.basis.convention} is a "
+                f"basis of molecules; choose basis=openmx 'basis.shells=[{_named_shells(database.shells)}]'"
             )
         if database.spinful != self.basis.spinful:
             kind = "spinful" if database.spinful else "without spin"
