@@ -92,11 +92,12 @@ def validation(model: HamiltonianModel, graph: Any) -> dict[str, Tensor]:
     metric.update(prediction, graph)
     found = {**losses.compute(), **metric.compute()}
     if not model.basis.periodic:
-        references = [
-            solved(sample, model.basis, k) for k, sample in enumerate(graph.clone().cpu().to_data_list())
-        ]
+        # The levels of a single atom are degenerate, and their orbitals not determined.
+        samples = [sample for sample in graph.clone().cpu().to_data_list() if sample.num_nodes > 1]
+        references = [solved(sample, model.basis, k) for k, sample in enumerate(samples)]
+        several = collate(samples).to(device)
         orbitals = MeanOrbitalErrors().to(device)
-        orbitals.update(orbital_errors(prediction, graph, model.basis, references.__getitem__))
+        orbitals.update(orbital_errors(model(several), several, model.basis, references.__getitem__))
         found |= orbitals.compute()
     return found
 
