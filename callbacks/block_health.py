@@ -80,7 +80,7 @@ def block_states(model: HamiltonianModel, graph: Any) -> dict[str, BlockState]:
 
     model.eval()
     try:
-        model.backbone(graph, refine)
+        model.blocks(graph, refine)
     finally:
         model.train(training)
     return states

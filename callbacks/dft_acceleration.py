@@ -183,7 +183,7 @@ class DFTAcceleration(PredictionCallback):
             save(scf_figure(self.results), self.directory / "figures" / "scf.png")
 
     def _applies(self, pl_module: LightningModule) -> bool:
-        return self.molecules > 0 and not hamiltonian_module(pl_module).model.backbone.periodic
+        return self.molecules > 0 and not hamiltonian_module(pl_module).model.basis.periodic
 
     def _settings(self, pl_module: LightningModule) -> ScfSettings:
         recorded = hamiltonian_module(pl_module).record.get("data", {}).get("functional", "unknown")

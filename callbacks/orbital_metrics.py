@@ -86,7 +86,7 @@ class OrbitalMetrics(PredictionCallback):
         self._metric = orbitals.MeanOrbitalErrors()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if hamiltonian_module(pl_module).model.backbone.periodic and not self._said_left_out:
+        if hamiltonian_module(pl_module).model.basis.periodic and not self._said_left_out:
             self._said_left_out = True
             rank_zero_info(
                 "orbital metrics are left out: they are defined for molecules, and these are crystals"
@@ -179,7 +179,7 @@ class OrbitalMetrics(PredictionCallback):
         return first_molecules(loaders, "orbital metrics need", "callbacks.orbitals=null")
 
     def _applies(self, pl_module: LightningModule) -> bool:
-        return not hamiltonian_module(pl_module).model.backbone.periodic
+        return not hamiltonian_module(pl_module).model.basis.periodic
 
     def _open(
         self,

@@ -122,7 +122,7 @@ def prepared(setup: DictConfig, parts: Parts, config: DictConfig, output: Path) 
         raise ConfigError(f"part is {part!r}; choose one of {list(parts.datamodule.parts)}")
     setup.run_dir = str(output)
     reports: list[Callback] = [TestReport(output)]
-    if not parts.module.model.backbone.periodic:
+    if not parts.module.model.basis.periodic:
         from callbacks.orbital_metrics import OrbitalMetrics  # here, because crystals do not need PySCF
 
         reports.append(OrbitalMetrics(output))

@@ -64,7 +64,7 @@ def export(values: dict[str, Any]) -> Path:
             "model": settings,
             **_training(content, checkpoint, run),
             "backbone": model.backbone.label,
-            "crystal": model.backbone.periodic,
+            "crystal": model.basis.periodic,
             "basis": _basis(model.basis),
             "parameters": sum(value.numel() for value in state.values()),
             "metrics": [

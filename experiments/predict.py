@@ -51,7 +51,12 @@ def predict(values: dict[str, Any]) -> None:
         raise ConfigError(
             f"device={values['device']} cannot be used ({str(error).splitlines()[0]}); give cpu or cuda"
         ) from error
-    if model.backbone.periodic:
+    # H is hermitian, and a structure folder contains H(R, i, j) as well as its adjoint H(-R, j, i).
+    settings = {"edge_chunk": values["edge_chunk"], "hermitian": True}
+    for name, value in settings.items():
+        if hasattr(model.backbone, name):  # not every backbone has these options
+            setattr(model.backbone, name, value)
+    if model.basis.periodic:
         predict_crystal(model, structure, output, values)
         return
     from experiments.prediction.molecule import predict_molecule  # here, because crystals do not need PySCF

@@ -33,6 +33,7 @@ DEEPH_E3 = {"irreps": "6x0e+4x1o+3x2e+2x3o", "embed": 5, "blocks": 2, "lmax": 3,
 NETWORKS: dict[str, Callable[[], Any]] = {
     "qhnet": lambda: QHNet(OrbitalBasis.def2_svp(), **QHNET),
     "deeph_e3": lambda: DeepHE3(crystals.SPINLESS, **DEEPH_E3),
+    "deeph_e3_molecules": lambda: DeepHE3(OrbitalBasis.def2_svp(), **DEEPH_E3),
     "deeph_e3_spinful": lambda: DeepHE3(crystals.SPINFUL, **DEEPH_E3, hermitian=True, time_reversal=True),
 }
 ARMS = {"none": (False, False), "trace": (True, False), "grad": (False, True), "tracegrad": (True, True)}
@@ -53,7 +54,7 @@ def small(network: str, arm: str) -> tuple[HamiltonianModel, Any]:
     w = "low_rank" if network == "qhnet" else "full"
     make = partial(TraceGrad, trace=trace, grad=grad, w=w, channels=8, hidden=8)
     model = HamiltonianModel(NETWORKS[network](), make).double()
-    return model, collate(graphs(model.basis, periodic=model.backbone.periodic))
+    return model, collate(graphs(model.basis, periodic=model.basis.periodic))
 
 
 def step(model: HamiltonianModel, graph: Any) -> dict[str, Tensor]:
@@ -90,12 +91,13 @@ def validation(model: HamiltonianModel, graph: Any) -> dict[str, Tensor]:
     metric = HamiltonianMAE(model.basis).to(device)
     metric.update(prediction, graph)
     found = {**losses.compute(), **metric.compute()}
-    if not model.backbone.periodic:
-        references = [
-            solved(sample, model.basis, k) for k, sample in enumerate(graph.clone().cpu().to_data_list())
-        ]
+    if not model.basis.periodic:
+        # The levels of a single atom are degenerate, and their orbitals not determined.
+        samples = [sample for sample in graph.clone().cpu().to_data_list() if sample.num_nodes > 1]
+        references = [solved(sample, model.basis, k) for k, sample in enumerate(samples)]
+        several = collate(samples).to(device)
         orbitals = MeanOrbitalErrors().to(device)
-        orbitals.update(orbital_errors(prediction, graph, model.basis, references.__getitem__))
+        orbitals.update(orbital_errors(model(several), several, model.basis, references.__getitem__))
         found |= orbitals.compute()
     return found
 
@@ -113,14 +115,14 @@ def solved(graph: Any, basis: OrbitalBasis, seed: int) -> SolvedMolecule:
 
 def hamiltonian(model: HamiltonianModel, graph: Any) -> dict[str, Tensor]:
     """H of one sample as users get it."""
-    if not model.backbone.periodic:
+    if not model.basis.periodic:
         return {"h": model.hamiltonian(*molecules.METHANOL)}
     blocks = model.hamiltonian(*crystals.MOS2)
     return {"h": torch.cat([torch.from_numpy(block).flatten() for block in blocks])}
 
 
 def chunked(model: HamiltonianModel, graph: Any) -> dict[str, Tensor]:
-    """Prediction of a crystal with its edges in chunks."""
+    """Prediction with edges in chunks."""
     model.backbone.edge_chunk = 5
     with torch.inference_mode():
         found = model(graph).blocks
@@ -140,13 +142,15 @@ def density(model: HamiltonianModel, graph: Any) -> dict[str, Tensor]:
 
 def parts(model: HamiltonianModel) -> dict[str, Callable[[HamiltonianModel, Any], dict[str, Tensor]]]:
     """What is run."""
-    of_kind = {"chunked": chunked} if model.backbone.periodic else {"density": density}
+    in_chunks = {"chunked": chunked} if model.backbone.periodic else {}
+    of_molecules = {} if model.basis.periodic else {"density": density}
     return {
         "step": step,
         "optimized": optimized,
         "validation": validation,
         "hamiltonian": hamiltonian,
-        **of_kind,
+        **in_chunks,
+        **of_molecules,
     }
 
 

@@ -30,11 +30,6 @@ def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values:
             f"{values['checkpoint']} is a {model.backbone.label} for crystals; reference is for molecules"
         )
     check_free(output, overwrite=values["overwrite"])
-    # A structure folder contains H(R, i, j) as well as its adjoint H(-R, j, i); both must agree.
-    settings = {"edge_chunk": values["edge_chunk"], "hermitian": True}
-    for name, value in settings.items():
-        if hasattr(model.backbone, name):  # not every backbone has these options
-            setattr(model.backbone, name, value)
     structure = read_geometry(source, model, values["frame"])
     print(
         f"{structure.name}: {len(structure.numbers)} atoms, {len(structure.edges)} blocks, "

@@ -82,7 +82,7 @@ def measure(
         "arm": arm,
         "label": backbone.label + ARM_LABELS[arm],
         "backbone": backbone.label,
-        "crystal": backbone.periodic,
+        "crystal": model.basis.periodic,
         "seed": config.seed,
         "repetition": config.get("repetition"),  # runs of earlier versions have none
         "part": part,

@@ -66,7 +66,7 @@ def _data(settings: DictConfig, released: ReleasedNetwork) -> Any:
     model = released.model
     make = instantiate({key: value for key, value in settings.items() if key != "basis"}, _partial_=True)
     crystals = issubclass(make.func, DeepHDataModule)
-    if crystals != model.backbone.periodic:
+    if crystals != model.basis.periodic:
         kinds = ("molecules", "crystals")
         raise CheckpointError(
             f"{released.file}: holds a {model.backbone.label}, a network of {kinds[not crystals]}, and the data are "

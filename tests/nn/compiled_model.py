@@ -24,7 +24,7 @@ def check(network: str, arm: str) -> None:
     """One graph for training, also of another number of atoms and edges, and one for predictions."""
     model, batch = small(network, arm)
     # Four atoms: torch takes numbers that agree for the same, and five is a number of channels of these networks.
-    other = collate(graphs(model.basis, periodic=model.backbone.periodic)[:2])
+    other = collate(graphs(model.basis, periodic=model.basis.periodic)[:2])
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     gradients(model, compiled, other)
     torch.compiler.set_stance("fail_on_recompile")

@@ -34,6 +34,8 @@ CONVENTIONS: dict[str, dict[int, tuple[int, ...]]] = {
 }
 # Unit of the energies in the files of each convention; H keeps it inside the program.
 UNITS = {"pyscf": "hartree", "openmx": "eV"}
+# Whether files of each convention hold crystals; the others hold molecules.
+PERIODIC = {"pyscf": False, "openmx": True}
 LETTERS = "spdfghi"
 # Shells of elements: ["Mo-s3p2d2"], {"Mo": "s3p2d2"} or {42: (0, 0, 0, 1, 1, 2, 2)}, see `OrbitalBasis.openmx`.
 Shells = Sequence[str] | Mapping[int, str | Sequence[int]] | Mapping[str, str | Sequence[int]]
@@ -150,6 +152,11 @@ class OrbitalBasis:
     def unit(self) -> str:
         """Unit of H in the files of this basis and inside the program: hartree or eV."""
         return UNITS[self.convention]
+
+    @property
+    def periodic(self) -> bool:
+        """Whether the files of this basis hold crystals, blocks of pairs in cells, or molecules, dense matrices."""
+        return PERIODIC[self.convention]
 
     @property
     def dim(self) -> int:

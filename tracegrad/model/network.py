@@ -9,15 +9,16 @@ import torch
 from jaxtyping import Float, Inexact, Int
 from torch import Tensor, nn
 
-from tracegrad.errors import DataError
+from tracegrad.errors import ConfigError, DataError
 from tracegrad.extras import require
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import assemble_matrix, block_starts, cut_padding
+from tracegrad.hamiltonian.crystal_view import as_crystals, by_site
 from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, crystal_graph, molecule_graph
 from tracegrad.hamiltonian.reduction import is_on_site
 from tracegrad.hamiltonian.traces import BlockTraces
-from tracegrad.nn.interface import Backbone, Blocks, ComponentFirstFeature
+from tracegrad.nn.interface import Backbone, Blocks, ComponentFirstFeature, Refine
 from tracegrad.nn.invariant.tracegrad import TraceGrad
 
 MINIMUM_DISTANCE = 0.1  # angstrom; closer atoms are a mistake in the geometry
@@ -41,6 +42,9 @@ class HamiltonianModel(nn.Module):
         tracegrad: returns the TraceGrad module for the irreps of the backbone's features and its basis (a partial of
             `TraceGrad`); None: the backbone without TraceGrad.
         compile: whether `compile_as_configured` compiles the forward pass.
+
+    Raises:
+        ConfigError: a network that takes only molecules, and a basis of crystals.
     """
 
     def __init__(
@@ -51,7 +55,14 @@ class HamiltonianModel(nn.Module):
         compile: bool = False,
     ):
         super().__init__()
+        if backbone.basis.periodic and not backbone.periodic:
+            raise ConfigError(
+                f"{backbone.label} predicts only molecules, and the basis ({backbone.basis.name} in the order of "
+                f"{backbone.basis.convention}) is one of crystals; choose model=deeph_e3, or molecules as data"
+            )
         self.backbone = backbone
+        # Molecules for a network whose blocks all belong to edges
+        self.views_crystals = backbone.periodic and not backbone.basis.periodic
         self.compiles = compile
         self.tracegrad = (tracegrad or _without_tracegrad)(backbone.feature_irreps, backbone.basis)
 
@@ -83,11 +94,23 @@ class HamiltonianModel(nn.Module):
                 invariants.setdefault((site, k), []).append(z)
             return o
 
-        blocks = self.backbone(graph, refine)
+        blocks = self.blocks(graph, refine)
         collected: dict[str, list[Tensor]] = {}
         for (site, _), chunks in sorted(invariants.items(), key=lambda item: item[0]):
             collected.setdefault(site, []).append(torch.cat(chunks) if len(chunks) > 1 else chunks[0])
-        return HamiltonianPrediction(blocks, self.tracegrad.decode(collected) if traces else {})
+        decoded = self.tracegrad.decode(collected) if traces else {}
+        if self.views_crystals and decoded:
+            decoded = by_site(decoded["edge"], graph)
+        return HamiltonianPrediction(blocks, decoded)
+
+    def blocks(self, graph, refine: Refine) -> Blocks:
+        """Blocks of H at the sites of a batch of graphs, with features of the backbone that pass through ``refine``.
+
+        A backbone that takes crystals gets molecules as crystals without images.
+        """
+        if not self.views_crystals:
+            return self.backbone(graph, refine)
+        return by_site(self.backbone(as_crystals(graph), refine)["edge"], graph)
 
     @torch.inference_mode()
     def hamiltonian(
@@ -107,7 +130,8 @@ class HamiltonianModel(nn.Module):
                 in cell R. They are also the edges of the graph: pass all pairs that have a block, as in training.
 
         Returns:
-            For a molecule the dense matrix (hartree and PySCF's order for QH9), on the device of the model. For a
+            For a molecule the dense symmetric matrix (hartree and PySCF's order for QH9), on the device of the model;
+            it is the symmetric part of what a network predicts for both orders of a pair. For a
             crystal a list of arrays, the block of each edge with shape (orbitals of i, orbitals of j) (eV and
             OpenMX's order for the data of DeepH-E3); with spin the blocks are complex, rows and columns have first
             all orbitals with spin up and then all with spin down.
@@ -118,11 +142,11 @@ class HamiltonianModel(nn.Module):
                 shapes that do not agree, atoms at the same place, a lattice without a volume, or edges to atoms that
                 do not exist, repeated edges and edges whose reversed edge is missing.
         """
-        periodic = self.backbone.periodic
+        periodic = self.basis.periodic
         name = "crystal" if periodic else "molecule"
         if (lattice is not None, edges is not None) != (periodic, periodic):
             advice = "give lattice and edges, too" if periodic else "give neither lattice nor edges"
-            raise DataError(f"{self.backbone.label} is a network of {name}s: {advice}")
+            raise DataError(f"this {self.backbone.label} is a network of {name}s: {advice}")
         parameter = next(self.parameters())
         z = _integers(_numeric(numbers, name, "atomic numbers"), name, "atomic number")
         x = _numeric(positions, name, "positions").astype(np.float64)
@@ -131,7 +155,8 @@ class HamiltonianModel(nn.Module):
             self.basis.check(z, name, trained=True)
             graph = molecule_graph(z, x, self.basis, dtype=parameter.dtype)
             blocks = self._predicted(graph, parameter)
-            return assemble_matrix(blocks["self"], blocks["edge"], z, self.basis)
+            matrix = assemble_matrix(blocks["self"], blocks["edge"], z, self.basis)
+            return (matrix + matrix.T) / 2
         cell = _numeric(lattice, name, "lattice vectors").astype(np.float64)
         pairs = _integers(_numeric(edges, name, "edges"), name, "entry of the edges")
         _check_crystal(z, x, cell, pairs)

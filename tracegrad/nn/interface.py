@@ -30,7 +30,9 @@ class Backbone(nn.Module, ABC):
 
     ``forward(graph, refine)`` returns `Blocks`. It must call ``refine(site, k, feature)`` for each of the K features
     of each site in ``feature_irreps``, either once or for consecutive parts of the items, and continue with the
-    feature that it returns. A ``periodic`` backbone takes graphs of crystals and has the single site "edge".
+    feature that it returns. A ``periodic`` backbone takes graphs of crystals, where each atom has an edge to itself,
+    and has the single site "edge"; it gets molecules as crystals without images, see
+    `tracegrad.hamiltonian.crystal_view`. Whether data are crystals, their basis says (`OrbitalBasis.periodic`).
 
     Predictions set two attributes where a backbone has them: ``edge_chunk``, the number of edges that a layer
     processes at a time (None: all), and ``hermitian``, whether H_ij(R) is averaged with the adjoint of H_ji(-R).
@@ -39,7 +41,7 @@ class Backbone(nn.Module, ABC):
         label: name in tables and figures; networks with different labels do not exchange weights.
         basis: orbital basis of the blocks.
         feature_irreps: for each site the irreps of each feature that is refined, in the order of k.
-        periodic: whether the network is for crystals.
+        periodic: whether the network takes crystals; each network takes molecules.
         beside_tensors: attributes that change H but not the names and shapes of tensors; weights are taken over only
             between networks that agree in them.
     """

@@ -296,6 +296,19 @@ def test_elements_outside_the_basis_name_row_and_setting():
         _ = dataset[0]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [OrbitalBasis.openmx({"H": "s2p1", "C": "s3p2d1"}), OrbitalBasis({1: (0, 1), 6: (0, 0, 1)})],
+    ids=["another order", "other shells"],
+)
+def test_another_basis_than_that_of_the_files_is_refused(other):
+    message = (
+        rf"holds molecules in def2-SVP and PySCF's order, and the basis is {other.name} in .*basis=def2_svp"
+    )
+    with pytest.raises(BasisError, match=message):
+        demo(other)
+
+
 def test_a_part_must_have_a_sample_for_each_process(basis):
     module = demo(basis)
 

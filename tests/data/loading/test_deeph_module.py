@@ -174,6 +174,13 @@ def test_wrong_settings_are_refused(options, error, message):
         bilayers(**options)
 
 
+def test_a_basis_of_molecules_is_refused():
+    message = r"holds crystals, and def2-SVP in the order of pyscf is a basis of molecules.*basis.shells=\[C-s2p1d1\]"
+    module = DeepHDataModule(EMBEDDED, OrbitalBasis.def2_svp(), include=BILAYERS, sizes=[8, 4, 3])
+    with pytest.raises(BasisError, match=message):
+        module.setup()
+
+
 def test_the_error_of_wrong_shells_has_the_right_ones():
     with pytest.raises(
         BasisError, match=r"C has shells s2p1d1, but the basis has s2p2d1.*basis.shells=\[C-s2p1d1\]"

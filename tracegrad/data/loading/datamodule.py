@@ -22,8 +22,8 @@ from tracegrad.data.loading.sampler import EvaluationBatches, TrainingBatches
 from tracegrad.data.published import PUBLISHED, differences
 from tracegrad.data.qh9.database import FUNCTIONALS, RELEASES, QH9Database
 from tracegrad.data.splits import PARTS, Split, split_hash
-from tracegrad.errors import ConfigError, DataError
-from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.errors import BasisError, ConfigError, DataError
+from tracegrad.hamiltonian.basis import DEF2_SVP, OrbitalBasis
 from tracegrad.hamiltonian.graph import HamiltonianGraph, molecule_graph
 from tracegrad.system.cores import available_cores
 
@@ -314,6 +314,7 @@ class QH9DataModule(HamiltonianDataModule):
         """Open, check and split the database."""
         if self.split is not None:
             return
+        self._check_basis()
         source = QH9Database(self.path)
         if self.release != "custom":
             source.require_release(self.release)
@@ -325,6 +326,15 @@ class QH9DataModule(HamiltonianDataModule):
         self.split, self.flavour, self._source = split, source.flavour, source
         self.parts = {part: QH9Dataset(source, split[part], self.basis, DTYPES[self.dtype]) for part in PARTS}
         self.compare_with_table()
+
+    def _check_basis(self) -> None:
+        """Raise `BasisError` unless the basis has the orbitals of these files, in their order."""
+        wrong = [z for z, degrees in self.basis.shells.items() if DEF2_SVP.get(z) != tuple(degrees)]
+        if self.basis.convention != "pyscf" or wrong:
+            raise BasisError(
+                f"{self.path}: holds molecules in def2-SVP and PySCF's order, and the basis is {self.basis.name} in "
+                f"the order of {self.basis.convention}; choose basis=def2_svp"
+            )
 
     def summary(self) -> PartSummary:
         assert self.split is not None

@@ -1,6 +1,6 @@
 """The LightningDataModule of crystals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -241,6 +241,11 @@ class DeepHDataModule(HamiltonianDataModule):
 
     def _check_basis(self, database: CrystalDatabase) -> None:
         """Raise `BasisError` unless the files and the basis agree in spin and in the shells of every element."""
+        if not self.basis.periodic:
+            raise BasisError(
+                f"{self.path}: holds crystals, and {self.basis.name} in the order of {self.basis.convention} is a "
+                f"basis of molecules; choose basis=openmx 'basis.shells=[{_named_shells(database.shells)}]'"
+            )
         if database.spinful != self.basis.spinful:
             kind = "spinful" if database.spinful else "without spin"
             raise BasisError(
@@ -250,9 +255,13 @@ class DeepHDataModule(HamiltonianDataModule):
             of_basis = self.basis.shells.get(number)
             if of_basis != degrees:
                 symbol = SYMBOLS[number]
-                needed = ",".join(f"{SYMBOLS[z]}-{shells_name(d)}" for z, d in database.shells.items())
                 raise BasisError(
                     f"{self.path}: {symbol} has shells {shells_name(degrees)}, but the basis has "
                     f"{shells_name(of_basis) if of_basis else 'none'} for it; choose basis=openmx "
-                    f"'basis.shells=[{needed}]' (with radii, such as C6.0-s2p2d1, to predict bare cells later)"
+                    f"'basis.shells=[{_named_shells(database.shells)}]' (with radii, such as C6.0-s2p2d1, to predict "
+                    "bare cells later)"
                 )
+
+
+def _named_shells(shells: Mapping[int, Sequence[int]]) -> str:
+    return ",".join(f"{SYMBOLS[z]}-{shells_name(degrees)}" for z, degrees in shells.items())

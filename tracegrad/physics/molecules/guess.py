@@ -102,7 +102,7 @@ def orbital_order(mol: gto.Mole, basis: OrbitalBasis) -> Int64[np.ndarray, " n"]
 
 def _check(basis: OrbitalBasis, mol: Any) -> None:
     """Raise unless the network can predict for ``mol``; its geometry and shells are not checked here."""
-    if basis.convention != "pyscf":
+    if basis.periodic:
         raise DataError(
             f"this network predicts crystals ({basis.name} in the order of {basis.convention}); "
             "load one that was trained on molecules"
