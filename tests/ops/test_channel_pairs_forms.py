@@ -18,7 +18,7 @@ SCALES = [0.7, 1.3, 0.4]
 SHAPES = ((1, 5), (3, 17), (5, 1))
 
 
-def arguments(layout: str = "components first", items: int = 4):
+def arguments(layout: str = "components first", items: int = 3):
     """Three irreps of 1, 3 and 5 components in different memory layouts, g, and factors."""
     if layout == "items first":
         parts = [torch.randn(items, m, c, dtype=torch.float64).transpose(0, 1) for m, c in SHAPES]
