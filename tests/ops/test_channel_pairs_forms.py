@@ -29,7 +29,13 @@ def arguments(layout: str = "components first", items: int = 3):
     return parts, torch.randn(items, 15 + 153 + 1, dtype=torch.float64), SCALES
 
 
-@pytest.mark.parametrize("layout", ["components first", "items first", "every other channel"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "components first",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("items first", "every other channel")),
+    ],
+)
 def test_all_forms_agree(layout, monkeypatch):
     """Also where an irrep needs several programs on a GPU."""
     monkeypatch.setattr(gpu, "PAIRS", 64)
