@@ -13,13 +13,8 @@ from benchmarks.arms import SWITCHES, time_arms
 from benchmarks.layers import labelled, layer_graph
 from benchmarks.networks import Rivals, time_networks
 from benchmarks.timing import Timing
-from tests.oracles.deeph_e3_e3nn import (
-    PlainDeepHE3,
-    blocks_from_irreps,
-    default_irreps,
-    degrees_of,
-    targets_of,
-)
+from tests.oracles.deeph_e3_blocks import blocks_from_irreps, default_irreps, degrees_of, targets_of
+from tests.oracles.deeph_e3_e3nn import PlainDeepHE3
 from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import HamiltonianGraph, collate

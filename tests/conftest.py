@@ -12,11 +12,12 @@ from jaxtyping import install_import_hook
 
 # Kernels for GPUs run on CPU tensors; Triton reads this when it is imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")
-HOOK = install_import_hook("tracegrad", "beartype.beartype")
+HOOK = install_import_hook("tracegrad", "tests.signatures.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from tests import signatures  # noqa: E402
 from tracegrad.hamiltonian.basis import OrbitalBasis  # noqa: E402
 
 
@@ -30,6 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _reproducible():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    signatures.start_test()
 
 
 @pytest.fixture(scope="session", autouse=True)

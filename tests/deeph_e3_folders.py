@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tests.oracles import deeph_e3_e3nn as oracle
+from tests.oracles import deeph_e3_blocks as oracle_blocks
 
 # What a user changes, and two of the lines of the default settings in the copy of the code.
 INI = """; my settings
@@ -38,7 +38,7 @@ def write_folder(
     src = path / "src"
     shells = {key: info[key] for key in ("spinful", "index_to_Z", "orbital_types")}
     (src / "dataset_info.json").write_text(json.dumps(shells))
-    targets = oracle.targets_of(info["index_to_Z"], info["orbital_types"])
+    targets = oracle_blocks.targets_of(info["index_to_Z"], info["orbital_types"])
     (src / "target_blocks.json").write_text(json.dumps(targets))
     (src / "train.ini").write_text(INI.format(r_max=r_max))
     (settings / "train_default.ini").write_text(DEFAULTS)

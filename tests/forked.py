@@ -49,6 +49,16 @@ class Forked:
             self.code = _ask(wait=self.pid, seconds=seconds)
         return self.code
 
+    def printed(self) -> str:
+        """What it has printed so far."""
+        return self._outputs[0].read_text()
+
+    def kill(self) -> None:
+        """Kill it, if it is still running, and wait for its end."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.poll(SECONDS)
+
     def wait(self, seconds: float = SECONDS) -> subprocess.CompletedProcess:
         """The end of the process, with its output.
 
@@ -57,8 +67,7 @@ class Forked:
         """
         code = self.poll(seconds)
         if code is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self.poll(seconds)
+            self.kill()
             raise subprocess.TimeoutExpired(self.arguments, seconds)
         out, err = (path.read_text() for path in self._outputs)
         return subprocess.CompletedProcess(self.arguments, code, out, err)

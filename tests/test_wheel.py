@@ -15,7 +15,10 @@ from tests.processes import ROOT, without
 
 EXTRAS = ("pyscf", "ase", "wandb", "submitit")
 FOLDERS = ("callbacks", "conf", "docs", "experiments", "studies", "tests", "tracegrad")
-FEW_STEPS = ["callbacks=default", "trainer.max_steps=4", "tracegrad.channels=8", "tracegrad.hidden=8"]
+FEW_STEPS = [
+    *("callbacks=default", "trainer.max_steps=4", "tracegrad.channels=8", "tracegrad.hidden=8"),
+    *("callbacks.test_report.figure_samples=0", "callbacks.inference_time.samples=0"),
+]
 MOLECULES = [
     *("experiment=demo", "data.train_size=48", "data.fractions=[.92,.04,.04]"),
     *("model.backbone.channels=4", "model.backbone.bottleneck=4"),

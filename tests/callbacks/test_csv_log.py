@@ -1,10 +1,12 @@
 """The log of a run survives new columns and killed processes, and lost rows are reported."""
 
 import csv
+import itertools
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from callbacks.csv_log import RunCSVLogger
 from tests.system.test_whole_files import FAULT
 from tracegrad.errors import TraceGradError
 
-# For each folder of the working directory, fork a process that continues a log with two rows of an earlier session,
+# For each folder below "before" and "after", fork a process that continues a log with two rows of an earlier session,
 # appends a row, and then one with a new column. It is killed before or after its n-th system call.
 SESSIONS = """
     from callbacks.csv_log import RunCSVLogger
@@ -24,15 +26,16 @@ SESSIONS = """
             logger.log_metrics(metrics, step)
             logger.flushed_rows()
 
-    for number, folder in enumerate(sorted(Path.cwd().iterdir()), 1):
-        process = os.fork()
-        if not process:
-            os.chdir(folder)
-            count = 0
-            session()
-            os._exit(0)
-        status = os.waitpid(process, 0)[1]
-        (folder / "status").write_text(str(os.waitstatus_to_exitcode(status)))
+    for when in ("before", "after"):
+        for number, folder in enumerate(sorted(Path(when).absolute().iterdir()), 1):
+            process = os.fork()
+            if not process:
+                os.chdir(folder)
+                count = 0
+                session()
+                os._exit(0)
+            status = os.waitpid(process, 0)[1]
+            (folder / "status").write_text(str(os.waitstatus_to_exitcode(status)))
 """
 CALLS = 40  # more than a session makes
 FIRST = [{"b": "0.0", "step": "0"}, {"b": "1.0", "step": "1"}]
@@ -52,17 +55,29 @@ def logged(folder, steps, **metrics) -> RunCSVLogger:
     return logger
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_rows_of_the_disk_outlive_a_kill_at_any_call_of_the_system(tmp_path, when):
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> dict[str, list[Path]]:
+    """Folders of the sessions, which were killed before and after each call."""
+    folder = tmp_path_factory.mktemp("killed")
     code = textwrap.dedent(FAULT) + textwrap.dedent(SESSIONS)
-    places = [tmp_path / f"{number:03}" for number in range(1, CALLS + 1)]
-    for place in places:
-        place.mkdir()
+    places = {
+        when: [folder / when / f"{number:03}" for number in range(1, CALLS + 1)]
+        for when in ("before", "after")
+    }
+    for place in itertools.chain(*places.values()):
+        place.mkdir(parents=True)
         logged(place, [0, 1])
     done = subprocess.run(
-        [sys.executable, "-c", code, "0", when], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", code, "0", "never"], cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    return places
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_rows_of_the_disk_outlive_a_kill_at_any_call_of_the_system(killed, when):
+    places = killed[when]
     statuses = [int((place / "status").read_text()) for place in places]
     assert set(statuses) == {-signal.SIGKILL, 0}
     assert statuses[-1] == 0

@@ -37,7 +37,7 @@ SECONDS = 600.0  # of one command, on a busy machine
 # Settings of every training, and those of the two experiments with embedded data.
 _TRAINING = (
     *("logger.wandb.mode=disabled", "trainer.enable_progress_bar=false"),
-    *("callbacks.test_report.figure_samples=2", "callbacks.inference_time.samples=1"),
+    *("callbacks.test_report.figure_samples=0", "callbacks.inference_time.samples=1"),
 )
 _TINY = {
     "demo": (

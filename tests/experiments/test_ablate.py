@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,15 @@ from tracegrad.errors import TrainingError
 # A training that crashes in one arm; in the other it leaves an empty file in place of results.
 ONE_ARM = """
 import sys
+from functools import partial
 from pathlib import Path
 settings = dict(argument.split("=", 1) for argument in sys.argv[1:])
 if settings["tracegrad"] == "grad":
     sys.exit("boom")
 (Path(settings["run_dir"].strip("'")) / "results.json").touch()
 """
+# One that ends as a training with impossible settings does.
+REFUSED = "import sys; sys.exit('error: data.train_size is 4000, but there are 70 samples')"
 # These tests are not about what is computed with PySCF or how well it is learned.
 FAST = [
     *SMALL,
@@ -97,10 +101,11 @@ def test_mistakes_stop_before_the_first_run(
         assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
 def test_a_run_that_fails_is_named_with_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    train = (sys.executable, "-S", "-c", REFUSED)
+    monkeypatch.setattr(ablate, "run_sweep", partial(engine.run_sweep, train=train))
     arguments = ["arms=none", "seeds=1", f"runs={tmp_path}", "data.train_size=4000", "retries=0"]
     assert command(monkeypatch, *FAST, *arguments) == 1
     error = capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from experiments.generate import main
+from tests import forked
 from tests.data.crystals.test_openmx import assert_same
 from tests.physics.crystals.fake_openmx import CELLS, SMALL, FakeOpenmx
 from tracegrad.data.crystals.deeph import read_structure
@@ -76,16 +77,13 @@ def test_a_killed_run_leaves_no_calculation_behind_and_goes_on(tmp_path, fake, r
     output = tmp_path / "out"
     words = [f"output={output}", *WORDS, f"openmx={fake.path}"]
     fake.will("hang", "MG_1")
-    process = subprocess.Popen(
-        command(*words), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = forked.start("experiments.generate", "kind=crystals", *words)
     end = time.monotonic() + 60
     while not (fake.home / "hanging").exists():
         assert time.monotonic() < end
         time.sleep(0.05)
     hanging = int((fake.home / "hanging").read_text())
     process.kill()
-    process.wait()
     while (
         Path(f"/proc/{hanging}").exists() and "\nState:\tZ" not in Path(f"/proc/{hanging}/status").read_text()
     ):

@@ -4,7 +4,6 @@ import csv
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -58,21 +57,16 @@ def clean_environment(**more: str) -> dict[str, str]:
     return clean | {"OMP_NUM_THREADS": "1"} | more
 
 
-def start(command: list[str], directory: Path, *overrides: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [*command, "-m", "experiments.train", *words(directory, *overrides)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_environment(),
-        cwd=ROOT,
-    )
+def start(directory: Path, *overrides: str, **environment: str) -> forked.Forked:
+    """The command with its place, if any, from its environment alone, as srun gives it."""
+    arguments = words(directory, *overrides)
+    return forked.start("experiments.train", *arguments, environment=clean_environment(**environment))
 
 
-def start_task(task: dict[str, str], directory: Path, *overrides: str) -> forked.Forked:
-    """A process as srun starts it: it gets its place from its environment alone."""
-    arguments = words(directory, "trainer=slurm", *overrides)
-    return forked.start("experiments.train", *arguments, environment=clean_environment(**task))
+def start_torchrun(directory: Path, *overrides: str) -> forked.Forked:
+    launcher = ("--nproc-per-node=2", f"--master-port={free_port()}", "-m", "experiments.train")
+    arguments = (*launcher, *words(directory, *overrides))
+    return forked.start("torch.distributed.run", *arguments, environment=clean_environment())
 
 
 def free_port() -> str:
@@ -84,24 +78,22 @@ def free_port() -> str:
 @pytest.mark.slow
 def test_every_launch_is_the_same_training_logged_once(tmp_path: Path) -> None:
     """Two gloo processes each: metrics agree to the last digit, and only the first process writes."""
-    python, port = [sys.executable], free_port()
-    torchrun = [*python, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    port = free_port()
     tasks = [
         TASK
         | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "MASTER_PORT": port}
         | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
         for rank in "01"
     ]
-    by_hand = start(python, tmp_path / "plain", "trainer=ddp", "trainer.devices=2", "test=false")
-    by_torchrun = start(torchrun, tmp_path / "torchrun", "trainer=ddp")
-    by_srun = [start_task(task, tmp_path / "slurm", "test=false") for task in tasks]
-    outputs = {
-        "plain": [by_hand.communicate()],
-        "torchrun": [by_torchrun.communicate()],
-        "slurm": [(done.stdout, done.stderr) for done in (process.wait() for process in by_srun)],
+    # The second process of a start by hand, and both of torchrun, are new Pythons.
+    started = {
+        "plain": [start(tmp_path / "plain", "trainer=ddp", "trainer.devices=2", "test=false")],
+        "torchrun": [start_torchrun(tmp_path / "torchrun", "trainer=ddp")],
+        "slurm": [start(tmp_path / "slurm", "trainer=slurm", "test=false", **task) for task in tasks],
     }
-    codes = [process.returncode for process in (by_hand, by_torchrun)] + [task.code for task in by_srun]
-    assert codes == [0, 0, 0, 0], outputs
+    ended = {name: [process.wait() for process in processes] for name, processes in started.items()}
+    outputs = {name: [(done.stdout, done.stderr) for done in processes] for name, processes in ended.items()}
+    assert [done.returncode for processes in ended.values() for done in processes] == [0, 0, 0, 0], outputs
     tables = {}
     for name, said in outputs.items():
         assert "".join(out for out, _ in said).count("run directory:") == 1

@@ -1,12 +1,9 @@
 """Exclusive use of a run directory: real trainings at the same time, killed, moved and made longer."""
 
 import csv
-import os
 import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from experiments.training.run_length import is_longer, length_of
 from experiments.training.runs import train
 from tests import forked
 from tests.experiments import processes
-from tests.experiments.processes import MAIN, PLAIN, ROOT, TINY
+from tests.experiments.processes import MAIN, PLAIN, TINY
 from tests.experiments.sweeping import wait_for
 from tests.system.test_ownership import elsewhere, renewed
 from tracegrad.data.loading.datamodule import database_path
@@ -51,24 +48,19 @@ def steps(directory: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen]]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, forked.Forked]]:
     """A training that has saved a checkpoint and is stopped after its third step."""
     directory = tmp_path_factory.mktemp("runs") / "run"
-    command = [sys.executable, "-m", MAIN, "3", "SIGSTOP", *TINY]
-    process = subprocess.Popen(
-        [*command, "callbacks.last.steps=1", f"run_dir={directory}"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-    )
-    wait_for(lambda: os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT), 120)
+    settings = ("callbacks.last.steps=1", f"run_dir={directory}")
+    process = forked.start(MAIN, "3", "SIGSTOP", *TINY, *settings)
+    state = Path(f"/proc/{process.pid}/stat")
+    wait_for(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", 120)
     yield directory, process
     process.kill()
-    process.wait()
 
 
 @pytest.mark.slow
-def test_a_second_training_ends_at_once_and_touches_nothing(running: tuple[Path, subprocess.Popen]) -> None:
+def test_a_second_training_ends_at_once_and_touches_nothing(running: tuple[Path, forked.Forked]) -> None:
     directory, process = running
     before = contents(directory)
     assert {"config.yaml", "provenance.json", "checkpoints/last.ckpt"} <= before.keys()
@@ -84,9 +76,7 @@ def test_a_second_training_ends_at_once_and_touches_nothing(running: tuple[Path,
 
 
 @pytest.mark.slow
-def test_a_run_that_is_being_trained_can_be_read(
-    running: tuple[Path, subprocess.Popen], tmp_path: Path
-) -> None:
+def test_a_run_that_is_being_trained_can_be_read(running: tuple[Path, forked.Forked], tmp_path: Path) -> None:
     directory, _ = running
     before = contents(directory)
     evaluate(
@@ -103,10 +93,9 @@ def test_a_run_that_is_being_trained_can_be_read(
 
 
 @pytest.mark.slow
-def test_a_killed_training_leaves_no_owner(running: tuple[Path, subprocess.Popen]) -> None:
+def test_a_killed_training_leaves_no_owner(running: tuple[Path, forked.Forked]) -> None:
     directory, process = running
     process.kill()
-    process.wait()
     assert OwnerWatch(directory).owner() is None
     processes.finished(directory, "trainer.max_steps=4", "callbacks.last.steps=1")
     assert not (directory / ".owner").exists()

@@ -45,8 +45,8 @@ def start(path: Path, script: Path) -> subprocess.Popen:
 @pytest.mark.slow
 def test_processes_that_start_together_compile_once(tmp_path):
     script = compiler(tmp_path, 2)
-    processes = [start(tmp_path, script) for _ in range(3)]
-    assert [process.communicate(timeout=100)[0].strip() for process in processes] == ["12"] * 3
+    processes = [start(tmp_path, script) for _ in range(2)]
+    assert [process.communicate(timeout=100)[0].strip() for process in processes] == ["12"] * 2
     assert len((tmp_path / "compilations").read_text().split()) == 1
     kept = {path.suffix for path in (tmp_path / "tracegrad/kernels").iterdir()}
     assert kept == {".so", ".sha256"}

@@ -18,7 +18,7 @@ SCALES = [0.7, 1.3, 0.4]
 SHAPES = ((1, 5), (3, 17), (5, 1))
 
 
-def arguments(layout: str = "components first", items: int = 4):
+def arguments(layout: str = "components first", items: int = 3):
     """Three irreps of 1, 3 and 5 components in different memory layouts, g, and factors."""
     if layout == "items first":
         parts = [torch.randn(items, m, c, dtype=torch.float64).transpose(0, 1) for m, c in SHAPES]
@@ -29,7 +29,13 @@ def arguments(layout: str = "components first", items: int = 4):
     return parts, torch.randn(items, 15 + 153 + 1, dtype=torch.float64), SCALES
 
 
-@pytest.mark.parametrize("layout", ["components first", "items first", "every other channel"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "components first",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("items first", "every other channel")),
+    ],
+)
 def test_all_forms_agree(layout, monkeypatch):
     """Also where an irrep needs several programs on a GPU."""
     monkeypatch.setattr(gpu, "PAIRS", 64)

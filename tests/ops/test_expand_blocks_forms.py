@@ -40,6 +40,7 @@ def test_all_forms_agree(sizes):
     assert_forms_agree(EXPAND_BLOCKS, arguments(**sizes))
 
 
+@pytest.mark.slow
 def test_more_items_of_a_kind_than_a_step_takes():
     _, weights, bias, _, key = arguments(1, 2, (0, 1), 1)
     kind = torch.zeros(70, dtype=torch.int32)

@@ -44,6 +44,7 @@ def test_all_forms_agree(items, kinds):
     assert_forms_agree(IRREPS_LINEAR, arguments(items, kinds))
 
 
+@pytest.mark.slow
 def test_more_channels_than_a_program_takes():
     given = arguments(20, 1, ((20, 33), (1, 40), (17, 3)))
     assert_forms_agree(IRREPS_LINEAR, given)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.oracles import deeph_e3_blocks as oracle_blocks
 from tests.oracles import deeph_e3_e3nn as oracle
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -48,7 +49,7 @@ def run(case: str, version: str) -> tuple[oracle.PlainDeepHE3, torch.Tensor, tor
 
 
 def hamiltonian(case: str, version: str) -> torch.Tensor:
-    return oracle.blocks_from_irreps(
+    return oracle_blocks.blocks_from_irreps(
         run(case, version)[2], meta(case)["js"], meta(case)["spinful"], VERSIONS[version]
     )
 
@@ -80,7 +81,7 @@ def test_hamiltonian_in_the_order_of_openmx(case, version):
     assert relative(actual, file[f"{version}/H_flat"]) < 1e-12
     if f"{version}/H_block" in file:
         species, edge_index, *_ = inputs(case)
-        blocks = oracle.atom_blocks(
+        blocks = oracle_blocks.atom_blocks(
             actual.detach(),
             about["target_blocks"],
             about["index_to_Z"],
@@ -122,11 +123,11 @@ def test_versions_of_e3nn_differ(case):
 def test_targets_and_irreps_follow_from_the_shells(case):
     about = meta(case)
     numbers, shells, expected = about["index_to_Z"], about["orbital_types"], about["net_args"]
-    targets = oracle.targets_of(numbers, shells)
+    targets = oracle_blocks.targets_of(numbers, shells)
 
     assert targets == about["target_blocks"]
-    assert oracle.degrees_of(targets, numbers, shells) == about["js"]
-    built = oracle.default_irreps(
+    assert oracle_blocks.degrees_of(targets, numbers, shells) == about["js"]
+    built = oracle_blocks.default_irreps(
         numbers,
         shells,
         about["spinful"],
@@ -138,14 +139,14 @@ def test_targets_and_irreps_follow_from_the_shells(case):
 
 
 def test_graphene_has_the_released_size():
-    args = oracle.default_irreps([6], [[0, 0, 1, 1, 2]], spinful=False)
+    args = oracle_blocks.default_irreps([6], [[0, 0, 1, 1, 2]], spinful=False)
     net = oracle.PlainDeepHE3(**args)
 
     assert sum(p.numel() for p in net.parameters()) == 627_981
     assert args["irreps_post_edge"] == "9x0e+12x1o+5x1e+4x2o+9x2e+4x3o+1x3e+1x4e"
-    assert len(oracle.targets_of([6], [[0, 0, 1, 1, 2]])) == 25
+    assert len(oracle_blocks.targets_of([6], [[0, 0, 1, 1, 2]])) == 25
 
 
 def test_unreachable_irreps_are_refused():
     with pytest.raises(ValueError, match="raise the degrees of irreps_mid"):
-        oracle.default_irreps([6], [[0, 1, 2, 3]], spinful=True, irreps_mid="4x0e", lmax=2)
+        oracle_blocks.default_irreps([6], [[0, 1, 2, 3]], spinful=True, irreps_mid="4x0e", lmax=2)

@@ -6,6 +6,7 @@ from e3nn.o3 import Irrep, Irreps
 from scipy.spatial.transform import Rotation
 
 from tests.molecules import TO_E3NN, exact_representation, random_rotation
+from tests.oracles import deeph_e3_blocks as oracle_blocks
 from tests.oracles import deeph_e3_e3nn as oracle
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
@@ -187,7 +188,7 @@ def test_blocks_are_equivariant(shells, spinful, improper):
 def test_a_coupling_has_the_irreps_of_the_released_network(spinful):
     for l1, l2 in ((0, 0), (0, 1), (1, 2), (3, 3)):
         actual = [ir for ir, _ in pair_couplings(l1, l2, spinful=spinful, legacy=False)]
-        assert actual == oracle.irreps_of_target(l1, l2, spinful)
+        assert actual == oracle_blocks.irreps_of_target(l1, l2, spinful)
 
 
 def test_spin_rotations_represent_rotations():

@@ -2,15 +2,14 @@
 
 import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests import forked
+from tests.experiments.sweeping import wait_for
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.data.qh9.database import Molecule, QH9Database
 from tracegrad.errors import ConfigError, DataError, TraceGradError
@@ -24,7 +23,7 @@ from tracegrad.physics.molecules.solved_cache import (
     about_database,
     solved_paths,
 )
-from tracegrad.physics.molecules.solved_references import prepare_references
+from tracegrad.physics.molecules.solved_references import COMMIT, prepare_references
 
 DEMO = database_path("embedded:demo_dynamic.db")
 
@@ -234,24 +233,17 @@ def test_what_is_no_cache_is_not_removed(database, tmp_path):
     assert other.read_bytes() == before
 
 
+def start_solving(database: QH9Database, path: Path, *, rows: int, commit: int = COMMIT) -> forked.Forked:
+    words = (str(database.path), str(path), str(rows), str(commit))
+    return forked.start("tests.physics.molecules.solve_references", *words)
+
+
 @pytest.mark.slow
 def test_a_killed_build_keeps_what_was_committed(database, path, counted):
     """Killed without mercy while it solves; the next build takes over the whole rows and solves only the others."""
-    script = (
-        "import sys; from pathlib import Path; from tracegrad.data.qh9.database import QH9Database\n"
-        "from tracegrad.physics.molecules import solved_references as s\n"
-        "s.COMMIT = 5\n"
-        "s.prepare_references(QH9Database(Path(sys.argv[1])), range(500), [Path(sys.argv[2])], processes=1,"
-        " on_progress=lambda done, total: print(done, flush=True))\n"
-    )
-    command = [sys.executable, "-c", script, str(database.path), str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if int(line) >= 23:
-                process.send_signal(signal.SIGKILL)
-                break
-        process.wait()
+    process = start_solving(database, path, rows=500, commit=5)
+    wait_for(lambda: "done 23\n" in process.printed(), 120)
+    process.kill()
     cache = SolvedCache(path, about_database(database.path), create=True)
     kept = len(cache.present(range(500)))
     cache.close()
@@ -328,16 +320,9 @@ def test_processes_are_checked(database, path):
 
 @pytest.mark.slow
 def test_two_builds_at_the_same_time_share_the_work(database, path):
-    script = (
-        "import sys; from pathlib import Path; from tracegrad.data.qh9.database import QH9Database\n"
-        "from tracegrad.physics.molecules.solved_references import prepare_references\n"
-        "r = prepare_references(QH9Database(Path(sys.argv[1])), range(150), [Path(sys.argv[2])], processes=1,"
-        " report=print)\n"
-        "print(sum(r(row).occupied for row in range(150)))\n"
-    )
-    command = [sys.executable, "-c", script, str(database.path), str(path)]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate()[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0]
+    started = [start_solving(database, path, rows=60) for _ in range(2)]
+    ended = [process.wait() for process in started]
+    assert [done.returncode for done in ended] == [0, 0], [done.stderr for done in ended]
+    outputs = [done.stdout for done in ended]
     assert outputs[0].splitlines()[-1] == outputs[1].splitlines()[-1]
-    assert sum("solving 150 reference molecules" in output for output in outputs) == 1
+    assert sum("solving 60 reference molecules" in output for output in outputs) == 1

@@ -1,6 +1,5 @@
 import copy
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -13,17 +12,25 @@ import pytest
 import torch
 
 from tests import crystals
+from tests.oracles import deeph_e3_blocks as oracle_blocks
 from tests.oracles import deeph_e3_e3nn as oracle
-from tracegrad.errors import BasisError, CheckpointError
 from tracegrad.hamiltonian.graph import collate, crystal_graph
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.weights.released import load_released_deeph_e3
 from tracegrad.weights.released.deeph_e3 import _names
 
 GOLDEN = Path(__file__).parents[2] / "golden"
+
+
 VERSIONS = {"e3nn035": True, "e3nn060": False}
+
+
 CASE = pytest.mark.parametrize("case", ["small", "soc"])
+
+
 VERSION = pytest.mark.parametrize("version", VERSIONS)
+
+
 NAME = "node_update_blocks.0.lin_pre.weight"
 
 
@@ -78,10 +85,10 @@ def flat_targets(blocks: torch.Tensor, basis, numbers: list[int], shells: list[l
         of_element = shells[numbers.index(z)]
         degree = of_element[shell]
         same = [int(s) for s, l_ in zip(starts, basis.union, strict=True) if l_ == degree]
-        return [same[of_element[:shell].count(degree)] + m for m in oracle.OPENMX[degree]]
+        return [same[of_element[:shell].count(degree)] + m for m in oracle_blocks.OPENMX[degree]]
 
     columns = []
-    for target in oracle.targets_of(numbers, shells):
+    for target in oracle_blocks.targets_of(numbers, shells):
         pair, (p, q) = next(iter(target.items()))
         a, b = map(int, pair.split())
         rows, cols = torch.tensor(slots(a, p)), torch.tensor(slots(b, q))
@@ -147,7 +154,7 @@ def test_edge_features_are_those_of_the_released_network(case):
     numbers, shells = meta(case)["index_to_Z"], meta(case)["orbital_types"]
     columns = []
     for part in range(basis.spins):
-        for target in oracle.targets_of(numbers, shells):
+        for target in oracle_blocks.targets_of(numbers, shells):
             pair, (p, q) = next(iter(target.items()))
             row, column = (
                 union_shell(basis, shells[numbers.index(int(z))], shell)
@@ -229,11 +236,23 @@ def test_every_released_number_is_used_once():
 # --- networks of other sizes: the plain form is the oracle
 
 SOC_SHELLS = {"index_to_Z": [16, 42], "orbital_types": [[0, 1], [0, 0, 1, 2]], "spinful": True}
+
+
 SHELLS = {**SOC_SHELLS, "spinful": False}
+
+
 ONE = {"index_to_Z": [16], "orbital_types": [[0, 0, 1, 1, 2]], "spinful": False}
+
+
 THREE = {"index_to_Z": [6, 16, 42], "orbital_types": [[0, 1], [0, 0, 1], [0, 1, 2]], "spinful": False}
+
+
 F_SHELLS = {"index_to_Z": [16, 42], "orbital_types": [[0, 1], [0, 3]], "spinful": False}
+
+
 MID = "6x0e+4x1o+3x2e+2x3o+2x4e"
+
+
 # dataset_info, arguments of `default_irreps`, arguments that replace its results, e3nn 0.3.5
 NETWORKS = {
     "degree 5 with spin": (SOC_SHELLS, {"irreps_mid": MID + "+2x5o", "lmax": 5, "num_block": 2}, {}, True),
@@ -266,7 +285,9 @@ def quick_double() -> Iterator[None]:
 
 def plain_network(info: dict, options: dict, replaced: dict, legacy: bool) -> oracle.PlainDeepHE3:
     options = {"irreps_mid": MID, "irreps_embed": "5x0e", **options}
-    arguments = oracle.default_irreps(info["index_to_Z"], info["orbital_types"], info["spinful"], **options)
+    arguments = oracle_blocks.default_irreps(
+        info["index_to_Z"], info["orbital_types"], info["spinful"], **options
+    )
     with quick_double():
         net = oracle.PlainDeepHE3(**{**arguments, **replaced}, legacy=legacy)
     for name, parameter in net.named_parameters():
@@ -301,8 +322,8 @@ def test_networks_of_any_size_agree_with_the_plain_form(network):
     species = torch.tensor([numbers.index(z) for z in graph.numbers.tolist()])
     attributes = torch.cat([graph.vectors.norm(dim=1, keepdim=True), graph.vectors], dim=1)
     out = net(species, graph.edge_index, attributes, graph.batch)[1]
-    degrees = oracle.degrees_of(oracle.targets_of(numbers, shells), numbers, shells)
-    expected = oracle.blocks_from_irreps(out, degrees, info["spinful"], legacy)
+    degrees = oracle_blocks.degrees_of(oracle_blocks.targets_of(numbers, shells), numbers, shells)
+    expected = oracle_blocks.blocks_from_irreps(out, degrees, info["spinful"], legacy)
     scale = float(expected.detach().abs().max())
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 * max(scale, 1) * 10)
     assert scale > 0.1
@@ -373,119 +394,3 @@ def test_symmetries_can_be_imposed_on_released_weights():
     blocks = model(batch_of("soc", model.basis)).blocks["edge"]
     graph = batch_of("soc", model.basis)
     assert torch.equal(blocks, blocks[graph.reverse].mH)
-
-
-# --- what is refused
-
-
-def without(key: str):
-    return lambda s: {k: v for k, v in s.items() if k != key}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (without(NAME), f"{NAME} is missing"),
-        (without("embedding.weight"), "it has no embedding.weight but edge_update_blocks"),
-        (without("node_update_blocks.0.conv.fc.0.weight"), "it has no node_update_blocks.0.conv.fc.0.weight"),
-        (without("lin_edge.bias"), "lin_edge.bias is missing"),
-        (lambda s: {**s, "extra.weight": torch.ones(2)}, "it has no place for extra.weight"),
-        (
-            lambda s: {**s, **{f"x{i}": torch.ones(2) for i in range(8)}},
-            "no place for x0, x1, x2, x3, x4 and 3 more",
-        ),
-        (lambda s: {**s, NAME: s[NAME][:-1]}, rf"{NAME} has shape \[255\] and dtype torch.float64; 256 "),
-        (lambda s: {**s, NAME: s[NAME].long()}, rf"{NAME} has shape \[256\] and dtype torch.int64"),
-        (
-            lambda s: {**s, "embedding.weight": s["embedding.weight"][:31]},
-            "an embedding of 31 numbers for 2 elements and edges that start with 16 channels do not fit",
-        ),
-        (
-            lambda s: {**s, "node_update_blocks.1.norm.weight": torch.ones(37).double()},
-            r"node_update_blocks.1.norm.weight has shape \[37\] and dtype torch.float64; 36 ",
-        ),
-        (
-            lambda s: {**s, "node_update_blocks.4.lin_pre.bias": torch.ones(16).double()},
-            "it has no node_update_blocks.4.conv.fc.4.bias",
-        ),
-        (lambda s: {key: value.flatten() for key, value in s.items()}, "its weights are flat"),
-        (lambda s: {}, "it has no embedding.weight but "),
-        (lambda s: {"state_dict": {}}, "it has no embedding.weight but "),
-        (lambda s: {"state_dict": None}, "not NoneType"),
-        (lambda s: {**s, "epoch": 3}, "epoch is int, not a tensor"),
-        (lambda s: {**s, "step": np.array(["x"])}, "step is ndarray, not a tensor"),
-        (
-            lambda s: {"state_dict": {f"model.backbone.{k}": v for k, v in s.items()}},
-            "TraceGrad itself, not a released DeepH-E3.*load_model",
-        ),
-        (lambda s: {"state_dict": {}, "tracegrad": {}}, r"load_model\(run_directory\)"),
-    ],
-)
-def test_other_networks_are_refused(change, message):
-    with pytest.raises(CheckpointError, match=message):
-        load_released_deeph_e3(change(state("small")), meta("small"))
-
-
-def test_missing_tensors_of_any_kind_are_named():
-    kinds = {re.sub(r"\d+", "#", name): name for name in state("soc") if not name.startswith("lin_node")}
-    assert len(kinds) == 25
-    for name in kinds.values():
-        with pytest.raises(CheckpointError, match=re.escape(name) + " is missing|has no " + re.escape(name)):
-            load_released_deeph_e3(without(name)(state("soc")), meta("soc"))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"orbital_types": [[0, 0, 1, 1, 2], [0, 0, 0, 1, 1, 2]]}, r"has shape .* are needed"),
-        ({"orbital_types": [[0, 1], [0, 0, 1]]}, r"has shape .* are needed"),
-        ({"spinful": True}, r"the Hamiltonian needs 0o"),
-        ({"index_to_Z": [42, 16]}, r"index_to_Z is \[42, 16\].*ascending order"),
-        ({"index_to_Z": [16, 16]}, r"index_to_Z is \[16, 16\].*ascending order"),
-        ({"index_to_Z": [16]}, r"index_to_Z is \[16\] and orbital_types has 2 entries"),
-        (
-            {"index_to_Z": [6, 16, 42], "orbital_types": [[0], [0], [0]]},
-            "an embedding of 32 numbers for 3 elements",
-        ),
-    ],
-)
-def test_a_dataset_info_that_does_not_fit_is_refused(change, message):
-    with pytest.raises(CheckpointError, match=message):
-        load_released_deeph_e3(state("small"), {**meta("small"), **change})
-
-
-def test_spinful_weights_need_a_spinful_dataset_info():
-    with pytest.raises(CheckpointError, match=r"are needed|no place for"):
-        load_released_deeph_e3(state("soc"), {**meta("soc"), "spinful": False})
-
-
-@pytest.mark.parametrize("key", ["index_to_Z", "orbital_types", "spinful"])
-def test_missing_keys_of_dataset_info_are_named(key):
-    info = {k: v for k, v in meta("small").items() if k != key}
-    with pytest.raises(CheckpointError, match=rf"dataset_info lacks \['{key}'\]; it holds index_to_Z"):
-        load_released_deeph_e3(state("small"), info)
-
-
-@pytest.mark.parametrize("change", [{"orbital_types": [[1, 0], [0]]}, {"index_to_Z": [16, 942]}])
-def test_impossible_shells_and_elements_are_errors_of_the_basis(change):
-    with pytest.raises(BasisError):
-        load_released_deeph_e3(state("small"), {**meta("small"), **change})
-
-
-def test_time_reversal_without_spin_is_refused():
-    with pytest.raises(CheckpointError, match="time_reversal=true needs a spinful basis"):
-        load("small", time_reversal=True)
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_unreadable_files_are_refused(tmp_path):
-    damaged, listed = tmp_path / "damaged.pkl", tmp_path / "list.pkl"
-    damaged.write_bytes(b"no checkpoint")
-    torch.save([torch.ones(2)], listed)
-    for path, message in (
-        (tmp_path / "missing.pkl", "not a readable checkpoint"),
-        (damaged, "damaged, or not a checkpoint of plain data"),
-        (listed, "not list"),
-    ):
-        with pytest.raises(CheckpointError, match=message):
-            load_released_deeph_e3(path, meta("small"))

@@ -12,7 +12,7 @@ import torch
 
 from tests import crystals
 from tests.deeph_e3_folders import write_folder
-from tests.oracles import deeph_e3_e3nn as oracle
+from tests.oracles import deeph_e3_blocks as oracle_blocks
 from tests.weights.released.test_deeph_e3 import ONE, SOC_SHELLS, THREE, meta, state
 from tracegrad.errors import CheckpointError
 from tracegrad.weights.released import load_deeph_e3_folder, load_released_deeph_e3
@@ -70,7 +70,7 @@ def test_ways_to_name_a_model(folder, tmp_path):
 @pytest.mark.parametrize("info", [ONE, SOC_SHELLS, THREE])
 def test_targets_are_those_of_the_released_code(info):
     numbers, shells = info["index_to_Z"], info["orbital_types"]
-    assert all_targets(numbers, shells) == oracle.targets_of(numbers, shells)
+    assert all_targets(numbers, shells) == oracle_blocks.targets_of(numbers, shells)
     for case in ("small", "soc"):
         assert (
             all_targets(meta(case)["index_to_Z"], meta(case)["orbital_types"]) == meta(case)["target_blocks"]
@@ -107,7 +107,7 @@ def with_objects(folder: Path) -> None:
 def other_elements(folder: Path) -> None:
     info = {"spinful": False, "index_to_Z": [6], "orbital_types": [[0, 1]]}
     rewrite("src/dataset_info.json", json.dumps(info), folder)
-    rewrite("src/target_blocks.json", json.dumps(oracle.targets_of([6], [[0, 1]])), folder)
+    rewrite("src/target_blocks.json", json.dumps(oracle_blocks.targets_of([6], [[0, 1]])), folder)
 
 
 @pytest.mark.parametrize(
