@@ -1,6 +1,6 @@
 """A network in the style of DeepH-2 (Wang et al. 2024): an equivariant transformer in local coordinates for crystals.
 
-DeepH-2 was published without code. This network has the layers of EquiformerV2, in which DeepH-2 is said to take part
+DeepH-2 was published without code. This network has the layers of EquiformerV2, which DeepH-2 is said to use
 (linear maps that keep only rotations about each edge, attention), and features of nodes and edges, which the group's
 later software has. Sizes, the reading of H from edges and the treatment of on-site blocks are our choice.
 
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from e3nn.o3 import Irreps
+from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 
@@ -69,6 +69,9 @@ class DeepH2(Backbone):
             means all edges.
         recompute: in training, recompute the layers of the edges in the backward pass instead of storing their
             intermediate results.
+
+    Attributes:
+        grid_numbers: numbers that an activation on the grid needs for each edge.
 
     Raises:
         ConfigError: an option that is out of range, or degrees that are too low for the shells of the basis.
@@ -131,8 +134,10 @@ class DeepH2(Backbone):
         channels = natural_channels(irreps)
         degree, needed = len(channels) - 1, max(ir.l for _, ir in self.expansion.irreps)
         if degree < needed:
+            missing = [(k, (-1) ** k) for k in range(degree + 1, needed + 1)]
             raise ConfigError(
-                f"model.backbone.irreps is {irreps!r}; the Hamiltonian of this basis needs degrees up to {needed}"
+                f"model.backbone.irreps is {irreps!r}; the Hamiltonian of this basis needs degrees up to {needed}: "
+                f"add {'+'.join(f'8x{Irrep(*kind)}' for kind in missing)}"
             )
         if mmax is not None and mmax > degree:
             raise ConfigError(f"model.backbone.mmax is {mmax}; the highest degree of the irreps is {degree}")
@@ -158,12 +163,15 @@ class DeepH2(Backbone):
             embed=embed,
             activation=activation_maker(activation, grid),
         )
+        # Values at the points of the grid, before and after silu.
+        self.grid_numbers = 2 * math.prod(self.grid) * max(sizes.hidden) if self.grid else 0
         self.radial = GaussianBasis(radial, cutoff)
         self.start = Start(sizes, float(neighbours))
         self.node_updates = nn.ModuleList([NodeUpdate(sizes) for _ in range(blocks)])
-        self.edge_updates = nn.ModuleList([EdgeUpdate(sizes) for _ in range(blocks)])
-        self.head = BlockHead(channels, self.expansion)
-        self.feature_irreps = {"edge": [natural_irreps(channels)] * blocks}
+        degrees = [len(channels)] * (blocks - 1) + [needed + 1]
+        self.edge_updates = nn.ModuleList([EdgeUpdate(sizes, count) for count in degrees])
+        self.head = BlockHead(channels[: needed + 1], self.expansion)
+        self.feature_irreps = {"edge": [natural_irreps(channels[:count]) for count in degrees]}
         # Degree and parity of the irreps that are rotated: torch.compile does not look through irreps.
         self._rotated = [(k, (-1) ** k) for k in range(1, len(channels))]
         kinds = torch.full((max(basis.elements) + 1,), -1)
@@ -219,7 +227,7 @@ class BlockHead(nn.Module):
     Both parities of a degree come from the features of that degree (our choice): rotations do not tell them apart.
 
     Args:
-        channels: of the features, of each degree.
+        channels: of the features, of each degree 0 .. highest degree of H.
         expansion: from irreps to blocks.
     """
 
@@ -228,8 +236,6 @@ class BlockHead(nn.Module):
         self.expansion = expansion
         self.irreps = [(mul, ir.l) for mul, ir in expansion.irreps]
         outputs = [sum(mul for mul, degree in self.irreps if degree == k) for k in range(len(channels))]
-        used = [k for k, count in enumerate(outputs) if count]
-        outputs = outputs[: used[-1] + 1]
         self.on_site, self.off_site = (so3_linear(channels, outputs) for _ in range(2))
 
     def forward(self, edge: ItemFirstFeature, chunk: PairChunk) -> Inexact[Tensor, "edges dim dim"]:

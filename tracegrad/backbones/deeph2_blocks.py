@@ -1,4 +1,4 @@
-"""The layers of a block of DeepH-2: attention of the nodes, update of the edges, and the start of both.
+"""The layers of the DeepH-2-style network: attention of the nodes, update of the edges, and the start of both.
 
 Features are item-first with one irrep for each degree: those of nodes in the global frame, those of edges in the
 frame of their edge. An edge of an atom to itself has no direction and therefore no frame: it takes no part in the
@@ -6,6 +6,7 @@ attention, and its own update uses linear maps of whole irreps only (our choice)
 """
 
 import math
+from dataclasses import replace
 from functools import reduce
 
 import torch
@@ -53,8 +54,8 @@ class Start(nn.Module):
         self.species = nn.Embedding(sizes.species, sizes.channels[0])
         self.of_nodes, self.of_edges = (PairRadial(sizes, [sum(sizes.channels)]) for _ in range(2))
         self.on_site = so3_linear(sizes.channels, sizes.channels)
-        self._nodes = node_layout(sizes.channels, 0).register()
-        self._edges = edge_layout(sizes.channels, 0).register()
+        self._nodes = node_layout(sizes.channels, 0)
+        self._edges = edge_layout(sizes.channels, 0)
 
     def nodes(self, kind: Int[Tensor, " atoms"], chunks: list[PairChunk]) -> ItemFirstFeature:
         """Features of all nodes, of the elements ``kind``."""
@@ -65,13 +66,13 @@ class Start(nn.Module):
     def edges(self, node: ItemFirstFeature, chunk: PairChunk) -> ItemFirstFeature:
         """Features of the edges of a chunk."""
         (numbers,) = self.of_edges(chunk)
-        start = from_rows(self._edges, [numbers[:, None]])
+        start = from_rows(self._edges.key, [numbers[:, None]])
         return where_on_site(chunk, self.on_site(at_receiving(node, chunk)), start)
 
     def _node_sums(self, nodes: int, chunk: PairChunk) -> ItemFirstFeature:
         (numbers,) = self.of_nodes(chunk)
         rows = [numbers[:, None].masked_fill(chunk.on_site[:, None, None], 0)]
-        return from_rows(self._nodes, rows, None, chunk.rotations, chunk.endpoints[0], nodes)
+        return from_rows(self._nodes.key, rows, None, chunk.rotations, chunk.endpoints[0], nodes)
 
 
 class EdgeAttention(nn.Module):
@@ -96,8 +97,8 @@ class EdgeAttention(nn.Module):
         # Components |m| > M are missing in the frames; the others make up for them (stated for EquiformerV2).
         components = [(2 * degree + 1, 2 * min(degree, sizes.mmax) + 1) for degree in range(len(values))]
         self.factors = [math.sqrt(whole / present) for whole, present in components]
-        self._hidden = edge_layout(sizes.hidden, sizes.mmax).register()
-        self._sums = node_layout(values, sizes.mmax).register()
+        self._hidden = edge_layout(sizes.hidden, sizes.mmax)
+        self._sums = node_layout(values, sizes.mmax)
         heads = [head for count in sizes.value for head in range(sizes.heads) for _ in range(count)]
         self.register_buffer("head_of_column", torch.tensor(heads), persistent=False)
         self.head_of_column: Tensor
@@ -139,10 +140,10 @@ class EdgeAttention(nn.Module):
         chunk: PairChunk,
     ) -> ItemFirstFeature:
         hidden = self.pair(node, self.edge_norm(edge), chunk)
-        rows, _ = self.values(to_rows(self._hidden, hidden, [], [], len(weights)))
+        rows, _ = self.values(to_rows(self._hidden.key, hidden, [], [], len(weights)))
         of_columns = weights.index_select(1, self.head_of_column)[:, None]
         weighted = [row * of_columns[:, :, k:] for row, k in zip(rows, self._first_columns, strict=True)]
-        return from_rows(self._sums, weighted, None, chunk.rotations, chunk.endpoints[0], len(node[0]))
+        return from_rows(self._sums.key, weighted, None, chunk.rotations, chunk.endpoints[0], len(node[0]))
 
 
 class NodeUpdate(nn.Module):
@@ -166,20 +167,27 @@ class EdgeUpdate(nn.Module):
 
     An on-site edge is updated by a linear map of [x_i | f_ii] with weights of its own; the feed-forward part is
     shared.
+
+    Args:
+        sizes: of the network.
+        degrees: number of degrees of the new features. The last block has only those of H: weights of others would
+            have no gradient.
     """
 
-    def __init__(self, sizes: Sizes):
+    def __init__(self, sizes: Sizes, degrees: int):
         super().__init__()
-        self.edge_norm, self.norm = DegreeNorm(sizes.channels), DegreeNorm(sizes.channels)
-        self.pair = PairMap(sizes)
-        self.last = so3_linear(sizes.hidden, sizes.channels)
-        self.on_site = so3_linear([2 * count for count in sizes.channels], sizes.channels)
-        self.feed_forward = FeedForward(sizes.channels, sizes.forward, sizes.activation)
+        self.degrees = degrees
+        channels, hidden = sizes.channels[:degrees], sizes.hidden[:degrees]
+        self.edge_norm, self.norm = DegreeNorm(sizes.channels), DegreeNorm(channels)
+        self.pair = PairMap(replace(sizes, hidden=hidden, mmax=min(sizes.mmax, degrees - 1)))
+        self.last = so3_linear(hidden, channels)
+        self.on_site = so3_linear([2 * count for count in channels], channels)
+        self.feed_forward = FeedForward(channels, sizes.forward[:degrees], sizes.activation)
 
     def forward(self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: PairChunk) -> ItemFirstFeature:
         """The new features of the edges of a chunk."""
-        normed = self.edge_norm(edge)
-        pairs = zip(at_receiving(node, chunk), normed, strict=True)
-        on_site = self.on_site([torch.cat(pair, dim=2) for pair in pairs], edge)
-        edge = where_on_site(chunk, on_site, self.last(self.pair(node, normed, chunk), edge))
+        normed, kept = self.edge_norm(edge), edge[: self.degrees]
+        pairs = zip(at_receiving(node[: self.degrees], chunk), normed[: self.degrees], strict=True)
+        on_site = self.on_site([torch.cat(pair, dim=2) for pair in pairs], kept)
+        edge = where_on_site(chunk, on_site, self.last(self.pair(node, normed, chunk), kept))
         return self.feed_forward(self.norm(edge), edge)

@@ -1,4 +1,6 @@
-"""What DeepH-2 computes of pairs of atoms: radial numbers, and maps of the features of both atoms and their edge.
+"""What the DeepH-2-style network computes of pairs of atoms.
+
+These are radial numbers, and maps of the features of both atoms and their edge.
 
 Features are item-first with one irrep for each degree, ``x[degree][item, m, channel]``: those of nodes in the global
 frame, those of edges in the frame of their edge. Edges of an atom to itself have no frame; what is computed here of
@@ -129,7 +131,7 @@ class PairRows(nn.Module):
     def __init__(self, sizes: Sizes):
         super().__init__()
         self.widths = [3 * count for count in sizes.channels]
-        self._all, self._middle = (self._layout(sizes.channels, m).register() for m in (sizes.mmax, 0))
+        self._all, self._middle = (self._layout(sizes.channels, m) for m in (sizes.mmax, 0))
         _, shapes = so2_slots(self.widths, sizes.mmax)
         self.radial = PairRadial(sizes, [columns for _, columns in shapes])
 
@@ -148,14 +150,14 @@ class PairRows(nn.Module):
 
     def _scaled(
         self,
-        key: str,
+        layout: RowLayout,
         node: ItemFirstFeature,
         edge: ItemFirstFeature,
         chunk: PairChunk,
         factors: list[Float[Tensor, "edges _c"]],
     ) -> list[Float[Tensor, "edges _p _c"]]:
         features = [x for pair in zip(node, edge, strict=True) for x in pair]
-        rows = to_rows(key, features, chunk.rotations, chunk.endpoints, len(chunk.radial))
+        rows = to_rows(layout.key, features, chunk.rotations, chunk.endpoints, len(chunk.radial))
         return [row * factor[:, None] for row, factor in zip(rows, factors, strict=True)]
 
     def _layout(self, channels: Sequence[int], mmax: int) -> RowLayout:
@@ -177,12 +179,12 @@ class PairMap(nn.Module):
         self.rows = PairRows(sizes)
         self.activation = sizes.activation(sizes.hidden)
         self.linear = SO2Linear(self.rows.widths, sizes.hidden, sizes.mmax, self.activation.scalars)
-        self._features = edge_layout(sizes.hidden, sizes.mmax).register()
+        self._features = edge_layout(sizes.hidden, sizes.mmax)
 
     def forward(self, node: ItemFirstFeature, edge: ItemFirstFeature, chunk: PairChunk) -> ItemFirstFeature:
         """The hidden features of each edge, in its frame."""
         rows, scalars = self.linear(self.rows(node, edge, chunk))
-        return self.activation(from_rows(self._features, rows), scalars)
+        return self.activation(from_rows(self._features.key, rows), scalars)
 
 
 def edge_layout(channels: Sequence[int], mmax: int) -> RowLayout:

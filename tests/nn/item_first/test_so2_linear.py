@@ -17,9 +17,9 @@ INPUTS, OUTPUTS, SCALARS = [3, 2, 4, 1], [2, 3, 1, 2], 3
 MMAX = pytest.mark.parametrize("mmax", [0, 2, 3])
 
 
-def layout(channels: list[int], mmax: int) -> str:
+def layout(channels: list[int], mmax: int) -> RowLayout:
     slots, shapes = so2_slots(channels, mmax)
-    return RowLayout(tuple(shapes), tuple(map(RowFeature, slots, channels))).register()
+    return RowLayout(tuple(shapes), tuple(map(RowFeature, slots, channels)))
 
 
 def applied(
@@ -27,8 +27,8 @@ def applied(
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """The map of features in the frames of the edges."""
     mmax = len(linear.pairs)
-    rows, scalars = linear(to_rows(layout([part.shape[2] for part in x], mmax), x, [], [], len(x[0])))
-    return from_rows(layout(outputs, mmax), rows), scalars
+    rows, scalars = linear(to_rows(layout([part.shape[2] for part in x], mmax).key, x, [], [], len(x[0])))
+    return from_rows(layout(outputs, mmax).key, rows), scalars
 
 
 def features(channels: list[int], items: int = 5) -> list[torch.Tensor]:
