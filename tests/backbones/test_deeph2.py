@@ -208,6 +208,12 @@ def test_mixed_precision_keeps_most_of_the_equivariance(arm):
         assert difference.norm() < bound * reference.norm()
 
 
+def test_a_grid_is_part_of_the_estimated_memory():
+    """Values of six channels at all points, before and after silu."""
+    assert DeepH2(SPINLESS, **SIZES).grid_numbers == 0
+    assert DeepH2(SPINLESS, **SIZES, activation="s2", grid=[11, 12]).grid_numbers == 2 * 132 * 6
+
+
 # --- options
 
 
