@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tests import crystals, molecules, second_device
+from tracegrad.backbones.deeph2 import DeepH2
 from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.hamiltonian.basis import OrbitalBasis
@@ -30,10 +31,12 @@ from tracegrad.training.mean_losses import SampleMeans
 
 QHNET = {"lmax": 2, "channels": 4, "bottleneck": 3, "layers": 3, "pair_layers": 2, "radial": 5}
 DEEPH_E3 = {"irreps": "6x0e+4x1o+3x2e+2x3o", "embed": 5, "blocks": 2, "lmax": 3, "radial": 7}
+DEEPH2 = {"irreps": "6x0e+4x1o+4x2e+2x3o+2x4e+2x5o", "blocks": 2, "logits": 3, "embed": 6, "radial": 7}
 NETWORKS: dict[str, Callable[[], Any]] = {
     "qhnet": lambda: QHNet(OrbitalBasis.def2_svp(), **QHNET),
     "deeph_e3": lambda: DeepHE3(crystals.SPINLESS, **DEEPH_E3),
     "deeph_e3_molecules": lambda: DeepHE3(OrbitalBasis.def2_svp(), **DEEPH_E3),
+    "deeph2": lambda: DeepH2(crystals.SPINLESS, **DEEPH2),
     "deeph_e3_spinful": lambda: DeepHE3(crystals.SPINFUL, **DEEPH_E3, hermitian=True, time_reversal=True),
 }
 ARMS = {"none": (False, False), "trace": (True, False), "grad": (False, True), "tracegrad": (True, True)}

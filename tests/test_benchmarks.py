@@ -52,6 +52,7 @@ def test_small_benchmark_runs_and_writes_its_table(tmp_path, capsys, monkeypatch
     assert {
         ("QHNet arm training step", "tracegrad"),
         ("DeepH-E3 arm training step", "tracegrad"),
+        ("DeepH-2-style training step", "DeepH-2-style + TraceGrad"),
     } <= rows.keys()
     assert all(0 < entry["lowest"] <= entry["median"] <= entry["highest"] for entry in rows.values())
     entry = rows["DeepH-E3 forward", "backbone"]

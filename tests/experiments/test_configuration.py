@@ -10,6 +10,7 @@ from experiments import evaluate
 from experiments.settings.configuration import ARMS, CONF, composed, differences, plain
 from tracegrad.errors import ConfigError
 from tracegrad.model.network import HamiltonianModel
+from tracegrad.training.schedule import Plateau
 
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
@@ -78,6 +79,37 @@ def test_crystal_recipe_has_the_hyperparameters_of_the_paper(recipe: str) -> Non
     assert config.tracegrad.channels == config.tracegrad.hidden == 1024
     assert (config.tracegrad.trace, config.tracegrad.grad) == (True, True)
     assert config.run_dir == f"runs/{recipe}/tracegrad_seed42"
+
+
+@pytest.mark.parametrize("recipe", CRYSTALS)
+def test_recipe_of_the_deeph2_style_network_differs_in_the_network_only(recipe: str) -> None:
+    config, usual = (
+        plain(composed("train", [f"experiment={name}", "name=x", "run_dir=x"]))
+        for name in (f"{recipe}_deeph2", recipe)
+    )
+    assert differences(usual, config, ["model"]) == [f"optim.schedule.peak: {CRYSTALS[recipe][0]} -> 0.001"]
+    backbone = instantiate(config["model"]["backbone"])
+    assert backbone.label == "DeepH-2-style"
+    assert backbone.basis.name == CRYSTALS[recipe][2]
+
+
+@pytest.mark.parametrize(("model", "expected"), [("deeph2", 4.0e6), ("deeph2_large", 37.2e6)])
+def test_sizes_of_the_deeph2_style_network(model: str, expected: float) -> None:
+    """Counted for MoS2 by a formula of the layers, which leaves out the smallest."""
+    backbone = instantiate(composed("train", ["experiment=mm", f"model={model}"]).model.backbone)
+    assert sum(p.numel() for p in backbone.parameters()) == pytest.approx(expected, rel=0.06)
+
+
+def test_training_of_the_successor_of_deeph2() -> None:
+    config = composed("train", ["experiment=mm_deeph2_plateau"])
+    assert config.optim.optimizer._target_ == "torch.optim.AdamW"
+    assert (config.optim.optimizer.weight_decay, config.optim.optimizer.eps) == (1e-3, 1e-8)
+    schedule = instantiate(config.optim.schedule)
+    assert schedule == Plateau(peak=2e-3, factor=0.5, patience=170, cooldown=30, threshold=0.05)
+    assert config.callbacks.stop_rate.minimum == pytest.approx(0.002 * schedule.peak)
+    assert config.callbacks.revert is None
+    assert (config.loss.h, config.model.backbone.hermitian) == (["mae"], True)
+    assert (config.seed, config.data.split_seed, config.trainer.max_epochs) == (137, 42, 10_000)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ SMALL = [
     "trainer.log_every_n_steps=1",
     "logger.wandb.mode=disabled",
 ]
+DEEPH2 = ["model=deeph2_small", "model.backbone.irreps=4x0e+2x1o+2x2e+2x3o+2x4e"]
 BISMUTHENE = [
     "basis.shells=[Bi-s3p2d2]",
     "basis.spinful=true",
@@ -104,10 +105,12 @@ def test_evaluation_of_the_twisted_structures_alone(finished: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", [[], DEEPH2], ids=["DeepH-E3", "DeepH-2-style"])
+def test_training_goes_on_from_the_last_epoch(network: list[str], tmp_path: Path) -> None:
     """All in this process, because rounding may differ between processes."""
     for name, steps in (("parts", 4), ("parts", 8), ("whole", 8)):  # 4 structures: 4 steps an epoch
-        config = composed("train", [*SMALL, f"run_dir={tmp_path / name}", "tracegrad=none", "test=false"])
+        settings = [*SMALL, *network, f"run_dir={tmp_path / name}", "tracegrad=none", "test=false"]
+        config = composed("train", settings)
         values = plain(config)
         config.trainer.max_steps = steps
         train(config, values)

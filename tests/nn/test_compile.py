@@ -42,6 +42,7 @@ def test_a_block_compiles_into_one_graph(w):
         ("deeph_e3", ["tracegrad", "grad"]),
         ("deeph_e3_molecules", ["tracegrad"]),
         ("deeph_e3_spinful", ["trace"]),
+        ("deeph2", ["tracegrad"]),
     ],
 )
 def test_the_whole_model_compiles_into_one_graph(network, arms):

@@ -53,6 +53,7 @@ def test_a_run_directory_and_a_checkpoint_file(tmp_path: Path) -> None:
         ["experiment=demo", "tracegrad=none"],
         ["experiment=demo", "tracegrad=tracegrad", "model.backbone.channels=4"],
         ["experiment=demo_crystals", "tracegrad=grad"],
+        ["experiment=demo_crystals", "model=deeph2_small", "model.backbone.activation=s2"],
         ["experiment=bs", "model=deeph_e3_small", "data.path=x", "tracegrad.channels=8"],
     ],
 )

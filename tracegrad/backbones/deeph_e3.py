@@ -18,6 +18,7 @@ from e3nn.o3 import Irrep, Irreps
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from tracegrad.backbones.block_symmetry import symmetrised
 from tracegrad.backbones.deeph_e3_convolution import PSEUDOSCALAR, EdgeChunk
 from tracegrad.backbones.deeph_e3_updates import BatchContext, EdgeUpdate, NodeUpdate, joined, part
 from tracegrad.errors import ConfigError
@@ -146,7 +147,9 @@ class DeepHE3(Backbone):
             edge = edge_update(node, edge, batch)
             edge = joined([refined(refine, k, part(edge, chunk.at)) for chunk in batch.chunks])
         blocks = [batch.run(self._blocks, part(edge, chunk.at), chunk.frame) for chunk in batch.chunks]
-        return {"edge": self._symmetrised(torch.cat(blocks) if len(blocks) > 1 else blocks[0], graph)}
+        h = torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+        options = {"hermitian": self.hermitian, "time_reversal": self.time_reversal}
+        return {"edge": symmetrised(h, graph.reverse, **options)}
 
     def _blocks(
         self, edge: ItemFirstFeature, frame: EdgeFrame
@@ -197,18 +200,6 @@ class DeepHE3(Backbone):
             edge_counts,
             self.recompute,
         )
-
-    def _symmetrised(
-        self, h: Float[Tensor, "edges dim dim"] | Complex[Tensor, "edges dim dim"], graph
-    ) -> Float[Tensor, "edges dim dim"] | Complex[Tensor, "edges dim dim"]:
-        if self.hermitian:
-            h = (h + h.index_select(0, graph.reverse).mH) / 2
-        if self.time_reversal:
-            half = h.shape[1] // 2
-            uu = (h[:, :half, :half] + h[:, half:, half:].conj()) / 2
-            ud = (h[:, :half, half:] - h[:, half:, :half].conj()) / 2
-            h = torch.cat([torch.cat([uu, ud], 2), torch.cat([-ud.conj(), uu.conj()], 2)], 1)
-        return h
 
 
 def lengths(vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, " edges"]:

@@ -48,7 +48,7 @@ def estimate_cost(model: HamiltonianModel, structure: Structure) -> PredictionCo
     blocks = backbone.basis.dim**2 * backbone.basis.spins
     pairs = max(sum(mul**2 for mul, _ in irreps) for irreps in backbone.feature_irreps["edge"])
     of_blocks = FEATURES_OF_ALL_EDGES * pairs if len(model.tracegrad.blocks) else 0
-    of_chunk = FEATURES_OF_A_CHUNK * widest + of_blocks
+    of_chunk = FEATURES_OF_A_CHUNK * widest + of_blocks + getattr(backbone, "grid_numbers", 0)
     chunk = min(edges, getattr(backbone, "edge_chunk", None) or edges)
     numbers = edges * (FEATURES_OF_ALL_EDGES * widest + frame + 2 * blocks) + chunk * of_chunk
     return PredictionCost(seconds, numbers * parameter.element_size())

@@ -107,10 +107,10 @@ class EdgeProduct(nn.Module):
         self.groups = self._make_groups()
         self.widths = [sum(mul[ir] for mul in muls if ir in mul) for ir in self.kinds]
         self._matrices = self._make_table()
-        self.input_slots, self.input_shapes = _layout(
+        self.input_slots, self.input_shapes = row_slots(
             [(g.m, g.sources) for g in self.groups], [ir.l for ir in self.kinds], self.widths
         )
-        self.output_slots, self.output_shapes = _layout(
+        self.output_slots, self.output_shapes = row_slots(
             [(g.m, g.targets) for g in self.groups], [ir.l for _, ir in output], [mul for mul, _ in output]
         )
         self._rows, self._products = (
@@ -263,7 +263,7 @@ def _couplings(
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _layout(
+def row_slots(
     groups: Sequence[tuple[int, tuple[int, ...]]], degrees: Sequence[int], widths: Sequence[int]
 ) -> tuple[list[tuple[RowSlot | None, ...]], list[tuple[int, int]]]:
     """Slots of each irrep, and the shapes of the rows.
