@@ -146,7 +146,7 @@ class DeepHE3(Backbone):
             edge = edge_update(node, edge, batch)
             edge = joined([refined(refine, k, part(edge, chunk.at)) for chunk in batch.chunks])
         blocks = [batch.run(self._blocks, part(edge, chunk.at), chunk.frame) for chunk in batch.chunks]
-        return {"edge": self._symmetrised(torch.cat(blocks) if len(blocks) > 1 else blocks[0], graph)}
+        return {"edge": self.symmetrised(torch.cat(blocks) if len(blocks) > 1 else blocks[0], graph)}
 
     def _blocks(
         self, edge: ItemFirstFeature, frame: EdgeFrame
@@ -198,9 +198,10 @@ class DeepHE3(Backbone):
             self.recompute,
         )
 
-    def _symmetrised(
+    def symmetrised(
         self, h: Float[Tensor, "edges dim dim"] | Complex[Tensor, "edges dim dim"], graph
     ) -> Float[Tensor, "edges dim dim"] | Complex[Tensor, "edges dim dim"]:
+        """The blocks of all edges after the averages of ``hermitian`` and ``time_reversal``."""
         if self.hermitian:
             h = (h + h.index_select(0, graph.reverse).mH) / 2
         if self.time_reversal:

@@ -27,10 +27,14 @@ SMALLEST_VOLUME_RATIO = 1e-6
 
 @dataclass
 class HamiltonianPrediction:
-    """Predicted blocks of H at each site, and traces T at the supervised sites in the square of the unit of H."""
+    """Predicted blocks of H at each site, and traces T at the supervised sites in the square of the unit of H.
+
+    ``earlier`` are the blocks after each stage but the last, of a network that corrects its own result.
+    """
 
     blocks: Blocks
     traces: dict[str, Float[Tensor, "_ labels"]] = field(default_factory=dict)
+    earlier: list[Blocks] = field(default_factory=list)
 
 
 class HamiltonianModel(nn.Module):
@@ -54,6 +58,8 @@ class HamiltonianModel(nn.Module):
         self.backbone = backbone
         self.compiles = compile
         self.tracegrad = (tracegrad or _without_tracegrad)(backbone.feature_irreps, backbone.basis)
+        if backbone.features_frozen:
+            self.tracegrad.requires_grad_(False)
 
     @property
     def basis(self) -> OrbitalBasis:
@@ -83,11 +89,11 @@ class HamiltonianModel(nn.Module):
                 invariants.setdefault((site, k), []).append(z)
             return o
 
-        blocks = self.backbone(graph, refine)
+        *earlier, blocks = self.backbone.stages(graph, refine)
         collected: dict[str, list[Tensor]] = {}
         for (site, _), chunks in sorted(invariants.items(), key=lambda item: item[0]):
             collected.setdefault(site, []).append(torch.cat(chunks) if len(chunks) > 1 else chunks[0])
-        return HamiltonianPrediction(blocks, self.tracegrad.decode(collected) if traces else {})
+        return HamiltonianPrediction(blocks, self.tracegrad.decode(collected) if traces else {}, earlier)
 
     @torch.inference_mode()
     def hamiltonian(

@@ -42,6 +42,8 @@ class Backbone(nn.Module, ABC):
         periodic: whether the network is for crystals.
         beside_tensors: attributes that change H but not the names and shapes of tensors; weights are taken over only
             between networks that agree in them.
+        features_frozen: whether the part that computes the refined features is not trained. TraceGrad, which belongs
+            to it, is then not trained either.
     """
 
     label: str
@@ -49,7 +51,19 @@ class Backbone(nn.Module, ABC):
     feature_irreps: Mapping[str, list[Irreps]]
     periodic: bool = False
     beside_tensors: tuple[str, ...] = ("cutoff",)
+    features_frozen: bool = False
 
     @abstractmethod
     def forward(self, graph, refine: Refine = keep) -> Blocks:
         """Blocks of H for a graph or a batch of graphs."""
+
+    def stages(self, graph, refine: Refine = keep) -> list[Blocks]:
+        """Blocks after each stage of a network that corrects its own result; the last are those of ``forward``."""
+        return [self(graph, refine)]
+
+    def first_stage(self) -> "Backbone":
+        """The network that computes the refined features: this one, or its first stage.
+
+        ``init_from`` takes over the weights of a first stage that was trained alone.
+        """
+        return self

@@ -71,7 +71,9 @@ class HamiltonianModule(lightning.LightningModule):
         return self.model(graph, traces=traces)
 
     def training_step(self, graph, batch_idx: int) -> Tensor:
-        terms = self.loss(self.model(graph), graph, self._sum_ranks)
+        # Frozen features have traces that no training changes.
+        prediction = self.model(graph, traces=not self.model.backbone.features_frozen)
+        terms = self.loss(prediction, graph, self._sum_ranks)
         if not torch.isfinite(terms.logs["loss"]):  # value of the whole batch: all ranks stop together
             raise TrainingError(self._non_finite_message(graph, terms))
         logs = {f"train/{name}": value for name, value in terms.logs.items()}
