@@ -255,7 +255,7 @@ def test_averages_hold_for_the_corrected_h():
     assert plain.backbone.first.hermitian
 
 
-# --- memory, precision, compiling
+# --- memory, precision
 
 
 @BASES
@@ -286,19 +286,6 @@ def test_mixed_precision_keeps_the_blocks_in_float32():
         low = model(graph).blocks["edge"]
     assert low.dtype == torch.complex64
     assert low.isfinite().all()
-
-
-@pytest.mark.parametrize("stage", ["first", "second", "joint"])
-def test_forward_is_one_graph_for_torch_compile(stage):
-    """Traced without a backend, which is what fullgraph needs."""
-    torch._dynamo.reset()
-    model = HamiltonianModel(HarmoSE(SPINLESS, **SIZES, stage=stage)).train()
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
-    for sample in SAMPLES:
-        graph = collate([crystal_graph(*sample, SPINLESS)])
-        torch.manual_seed(0)
-        actual = compiled(graph).blocks["edge"]
-        torch.testing.assert_close(actual, model(graph).blocks["edge"], rtol=0, atol=1e-4)
 
 
 # --- both stages trained together

@@ -8,6 +8,7 @@ from experiments.report import make_report, print_report
 from experiments.reporting.figures import absent_figures
 from tests.run_directories import LABELS, paper_result, result, write_blocks, write_run
 from tracegrad.backbones.deeph_e3 import DeepHE3
+from tracegrad.backbones.harmose import HarmoSE
 from tracegrad.backbones.known import known_backbones
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.reports.absent import absent_lines, absent_tables
@@ -22,7 +23,7 @@ SKETCH = "Fig. 1: is a sketch of the method, which no command draws"
 
 
 def test_backbones_are_those_of_the_package():
-    assert set(known_backbones()) == {DeepHE3, QHNet}
+    assert set(known_backbones()) == {DeepHE3, HarmoSE, QHNet}
 
 
 def lines(tmp_path):
@@ -36,8 +37,8 @@ def test_other_data_than_the_paper_s(tmp_path):
     absent, _ = lines(tmp_path)
     assert absent == [
         "Tables 1, 2, 3, 6, 7 and 8, Appendix I, Figs. 5 and 6: no run is on a database of the paper",
-        "Table 8: DeepH-2 and HarmoSE are not implemented",
-        "Fig. 7: shows a backbone of crystals other than DeepH-E3; none is implemented",
+        "Table 8: DeepH-2 is not implemented",
+        "Fig. 7: no runs of HarmoSE, with and without TraceGrad, with block_mae.csv on a database of the paper",
         SKETCH,
     ]
 
@@ -85,9 +86,10 @@ def monolayers(tmp_path):
 def test_rows_of_networks_that_are_not_implemented_are_named(monolayers):
     absent, compared = lines(monolayers)
     eighth = next(table for table in compared if table.paper.number == "8")
-    assert "not implemented: DeepH-2, HarmoSE; these rows have numbers of the paper only" in eighth.notes
+    assert "not implemented: DeepH-2; these rows have numbers of the paper only" in eighth.notes
     assert [line.label for line in paper_grid(eighth).lines][1:4] == [
-        f"{method} (paper; not implemented)" for method in ("DeepH-2", "HarmoSE", "HarmoSE+TraceGrad")
+        "DeepH-2 (paper; not implemented)",
+        *(f"{method} (paper; not run)" for method in ("HarmoSE", "HarmoSE+TraceGrad")),
     ]
     assert not any(line.startswith("Table 8") for line in absent)  # the notes of the table say it
     assert not any(line.startswith("Fig. 5") for line in absent)
