@@ -1,0 +1,67 @@
+"""A second stage that starts from a network that was trained as its first stage."""
+
+import copy
+
+import pytest
+import torch
+
+from experiments.training.warm_start import warm_start
+from tests import checkpoints
+from tests.training.test_warm_start import ARMS, blocks_of, network, settings
+from tracegrad.errors import CheckpointError, ConfigError
+from tracegrad.training.warm_start import start_from
+
+
+def harmose(arm: str, stage: str, **backbone) -> dict:
+    of_stage2 = {"layers": 2, "width": 8, "heads": 2}
+    values = settings(checkpoints.DEEPH_E3, arm, backbone)
+    values["backbone"] |= {"_target_": "tracegrad.backbones.harmose.HarmoSE", "stage": stage, **of_stage2}
+    return values
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("alone", ["deeph_e3", "first"])
+def test_h_is_at_first_that_of_the_trained_network(tmp_path, arm, alone):
+    values = settings(checkpoints.DEEPH_E3, arm) if alone == "deeph_e3" else harmose(arm, "first")
+    trained = checkpoints.write_run(tmp_path, values)
+    model = network(harmose(arm, "second"))
+    started = start_from(model, tmp_path)
+    assert started.new == ["backbone.rotations", "backbone.second"]
+    for a, b in zip(blocks_of(model), blocks_of(trained), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_whole_network_is_taken_over_completely(tmp_path):
+    trained = checkpoints.write_run(tmp_path, harmose("tracegrad", "joint"))
+    model = network(harmose("tracegrad", "second"))
+    assert start_from(model, tmp_path).new == []
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        (checkpoints.QHNET, "holds a QHNet, and the network to train is a HarmoSE"),
+        (settings(checkpoints.DEEPH_E3, "none", {"cutoff": 6.0}), r"need model.backbone.cutoff=6.0"),
+        (settings(checkpoints.DEEPH_E3, "none", {"embed": 5}), "backbone.first"),
+    ],
+)
+def test_other_first_stages_are_refused(tmp_path, values, error):
+    checkpoints.write_run(tmp_path, copy.deepcopy(values))
+    with pytest.raises(CheckpointError, match=error):
+        start_from(network(harmose("none", "second")), tmp_path)
+
+
+def test_another_basis_is_refused(tmp_path):
+    values = settings(checkpoints.DEEPH_E3, "none")
+    values["backbone"]["basis"]["shells"] = ["C6.0-s2p2"]
+    checkpoints.write_run(tmp_path, values)
+    with pytest.raises(CheckpointError, match="both need the same elements, shells and spin"):
+        start_from(network(harmose("none", "second")), tmp_path)
+
+
+def test_a_second_stage_needs_a_first(tmp_path):
+    with pytest.raises(ConfigError, match=r"stage=second trains the second stage on a trained first one"):
+        warm_start(network(harmose("none", "second")), None, tmp_path, resumed=False)
+    assert warm_start(network(harmose("none", "joint")), None, tmp_path, resumed=False) == {}
