@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tests import crystals, molecules, second_device
 from tracegrad.backbones.deeph_e3 import DeepHE3
+from tracegrad.backbones.harmose import HarmoSE
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import collate
@@ -33,6 +34,9 @@ DEEPH_E3 = {"irreps": "6x0e+4x1o+3x2e+2x3o", "embed": 5, "blocks": 2, "lmax": 3,
 NETWORKS: dict[str, Callable[[], Any]] = {
     "qhnet": lambda: QHNet(OrbitalBasis.def2_svp(), **QHNET),
     "deeph_e3": lambda: DeepHE3(crystals.SPINLESS, **DEEPH_E3),
+    "harmose": lambda: HarmoSE(
+        crystals.SPINLESS, **DEEPH_E3, layers=2, width=8, heads=2, augmentation="none"
+    ),
     "deeph_e3_spinful": lambda: DeepHE3(crystals.SPINFUL, **DEEPH_E3, hermitian=True, time_reversal=True),
 }
 ARMS = {"none": (False, False), "trace": (True, False), "grad": (False, True), "tracegrad": (True, True)}

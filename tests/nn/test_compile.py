@@ -37,7 +37,12 @@ def test_a_block_compiles_into_one_graph(w):
 
 @pytest.mark.parametrize(
     ("network", "arms"),
-    [("qhnet", ["tracegrad", "none"]), ("deeph_e3", ["tracegrad", "grad"]), ("deeph_e3_spinful", ["trace"])],
+    [
+        ("qhnet", ["tracegrad", "none"]),
+        ("deeph_e3", ["tracegrad", "grad"]),
+        ("deeph_e3_spinful", ["trace"]),
+        ("harmose", ["tracegrad"]),
+    ],
 )
 def test_the_whole_model_compiles_into_one_graph(network, arms):
     """In a process of its own: torch.compile cannot look through the type checks of the tests."""
