@@ -73,7 +73,7 @@ def build(config: DictConfig, values: dict[str, Any]) -> Parts:
         instantiate(config.optim.schedule),
         {"config": values, "data": fingerprint},
     )
-    module.model.compile_if_wanted()
+    module.model.compile_as_configured()
     return Parts(datamodule, module, fingerprint)
 
 

@@ -25,8 +25,8 @@ def needs_compiler() -> None:
 def needed_gradients(operator: Operator, arguments: Sequence[Any]) -> Iterator[list[bool]]:
     """Combinations of gradients, beginning with all of them."""
     flat = operator.tensors(arguments)
-    added = operator.flags(operator.added, operator.rest(arguments))
-    can = [x is not None and x.is_floating_point() and not flag for x, flag in zip(flat, added, strict=True)]
+    absent = operator.flags(operator.added | operator.without_gradient, operator.rest(arguments))
+    can = [x is not None and x.is_floating_point() and not flag for x, flag in zip(flat, absent, strict=True)]
     for flags in list(product((True, False), repeat=sum(can)))[:CASES]:
         chosen = iter(flags)
         needed = [possible and next(chosen) for possible in can]

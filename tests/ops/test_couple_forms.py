@@ -22,7 +22,7 @@ OUT, FIRST, SECOND, ROWS = (
 
 
 def arguments(*, shared=False, second=True, indexed=True, channels=5):
-    key = CouplingPaths(TRIPLES, (1, 1, 1), shared=shared).register()
+    key = CouplingPaths(TRIPLES, (1, 1, 1), shared=shared).key
     n, paths = len(OUT), len(TRIPLES)
     a = torch.randn(4, 3 if indexed else n, channels, dtype=torch.float64)
     b = torch.randn(4, 2 if indexed else n, *([] if shared else [channels]), dtype=torch.float64)

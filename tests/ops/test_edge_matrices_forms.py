@@ -34,17 +34,17 @@ def arguments(key, first=24, second=8):
 
 
 def test_all_forms_agree():
-    assert_forms_agree(EDGE_MATRICES, arguments(table().register()))
+    assert_forms_agree(EDGE_MATRICES, arguments(table().key))
 
 
 def test_forms_agree_for_more_channels_than_a_program_takes():
     inputs = [Irreps("17x0e+2x1o+3x2e"), Irreps("17x0e+2x1o+3x2e"), Irreps("1x0o+3x1e+2x1o")]
     product = EdgeProduct(inputs, Irreps("70x0e+2x1e+2x1o+2x2e"), 4)
-    assert_forms_agree(EDGE_MATRICES, arguments(product._matrices, len(product.w1), len(product.w2)))
+    assert_forms_agree(EDGE_MATRICES, arguments(product._matrices.key, len(product.w1), len(product.w2)))
 
 
 def test_numbers_are_those_of_the_formula():
-    key = table().register()
+    key = table().key
     w1, w2, _ = arguments(key)
     made = EDGE_MATRICES(w1, w2, key)
     t = table_values(key)
@@ -54,18 +54,18 @@ def test_numbers_are_those_of_the_formula():
 
 
 def table_values(key):
-    from tracegrad.ops.edge_matrices.table import registered_table
+    from tracegrad.ops.edge_matrices.table import MatrixTable
 
-    return registered_table(key).values(torch.empty(0, dtype=torch.float64))
+    return MatrixTable.named(key).values(torch.empty(0, dtype=torch.float64))
 
 
 def test_it_is_registered_as_torch_expects():
-    w1, w2, key = arguments(table().register())
+    w1, w2, key = arguments(table().key)
     assert_registered(EDGE_MATRICES, (w1.requires_grad_(), w2.requires_grad_(), key))
 
 
 def test_other_shapes_and_dtypes_are_refused():
-    fit = arguments(table().register())
+    fit = arguments(table().key)
     assert_refuses_other_shapes(EDGE_MATRICES, fit, harmless=["w1 longer 0", "w2 longer 0"])
     assert_refuses_other_dtypes(EDGE_MATRICES, fit)
 

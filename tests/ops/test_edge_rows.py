@@ -8,7 +8,7 @@ from tests.ops.test_edge_rows_forms import CASES, EDGES, gathering, scattering
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.ops import native
 from tracegrad.ops.edge_rows.from_rows import FROM_ROWS, from_rows
-from tracegrad.ops.edge_rows.layout import RowFeature, RowLayout, registered_layout
+from tracegrad.ops.edge_rows.layout import RowFeature, RowLayout
 from tracegrad.ops.edge_rows.to_rows import TO_ROWS, to_rows
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -18,7 +18,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_rows_equal_a_literal_loop(channels):
     features, rotations, endpoints, edges, key = gathering(channels)
     rows = TO_ROWS(features, rotations, endpoints, edges, key)
-    layout = registered_layout(key)
+    layout = RowLayout.named(key)
     assert [tuple(x.shape[1:]) for x in rows] == list(layout.shapes)
     for feature, values in zip(layout.features, features, strict=True):
         width = feature.channels
@@ -39,7 +39,7 @@ def test_rows_equal_a_literal_loop(channels):
 def test_features_equal_a_literal_loop(channels, activations):
     rows, scales, rotations, endpoint, nodes, key = scattering(channels, activations=activations)
     made = FROM_ROWS(rows, scales, rotations, endpoint, nodes, key)
-    for feature, actual in zip(registered_layout(key).features, made, strict=True):
+    for feature, actual in zip(RowLayout.named(key).features, made, strict=True):
         expected = torch.zeros(actual.shape, dtype=torch.float64)
         width = feature.channels
         for e in range(EDGES):
@@ -119,7 +119,7 @@ def test_second_derivatives():
 def test_rotations_may_have_a_gradient():
     vectors = torch.randn(EDGES, 3, dtype=torch.float64, requires_grad=True)
     x = torch.randn(5, 3, 2, dtype=torch.float64)
-    layout = RowLayout(((1, 4), (2, 4)), (RowFeature(((0, 0), (1, 0)), 2, 0, (0, 1)),)).register()
+    layout = RowLayout(((1, 4), (2, 4)), (RowFeature(((0, 0), (1, 0)), 2, 0, (0, 1)),)).key
     endpoints = list(torch.randint(5, (2, EDGES)))
 
     def run(vectors: Tensor) -> Tensor:

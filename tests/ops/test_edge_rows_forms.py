@@ -45,7 +45,7 @@ def gathering(channels, edges=EDGES):
         ),
     )
     features = [normal(NODES, 1, c0), normal(NODES, 3, c1), normal(edges, 3, c1), normal(NODES, 5, c2)]
-    return features, [normal(edges, 3, 3), normal(edges, 5, 5)], ends(edges), edges, layout.register()
+    return features, [normal(edges, 3, 3), normal(edges, 5, 5)], ends(edges), edges, layout.key
 
 
 def scattering(channels, edges=EDGES, *, activations=True, nodes=True):
@@ -73,7 +73,7 @@ def scattering(channels, edges=EDGES, *, activations=True, nodes=True):
     rows = [normal(edges, *shape) for shape in layout.shapes]
     scales = normal(edges, layout.scales) if activations else None
     rotations = [normal(edges, 3, 3), normal(edges, 5, 5)]
-    return rows, scales, rotations, ends(edges)[0] if nodes else None, NODES, layout.register()
+    return rows, scales, rotations, ends(edges)[0] if nodes else None, NODES, layout.key
 
 
 @CASES
@@ -102,7 +102,7 @@ def test_large_and_missing_numbers_reach_the_activations():
     )
     for dtype in (torch.float64, torch.float32):
         y = rows.to(dtype).view(-1, 1, 1)
-        (made,) = FROM_ROWS([y], torch.ones_like(y[:, 0]), [], None, 0, layout.register())
+        (made,) = FROM_ROWS([y], torch.ones_like(y[:, 0]), [], None, 0, layout.key)
         expected = torch.nn.functional.silu(y)
         torch.testing.assert_close(
             made, expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-30, equal_nan=True
@@ -163,6 +163,6 @@ def test_layouts_that_do_not_fit_are_refused():
         RowLayout(((1, 3),), (RowFeature(((0, 0),), 3, activation="silu", scale=1),))
     with pytest.raises(OperatorArgumentError, match="for degree 0"):
         RowLayout(((1, 3), (2, 3)), (RowFeature(((0, 0), (1, 0)), 3, activation="silu"),))
-    both = RowLayout(((1, 4),), (RowFeature(((0, 0),), 2, None, (0, 1)),)).register()
+    both = RowLayout(((1, 4),), (RowFeature(((0, 0),), 2, None, (0, 1)),)).key
     with pytest.raises(OperatorArgumentError, match="two endpoints"):
         FROM_ROWS([normal(6, 1, 4)], None, [], torch.zeros(6, dtype=torch.long), 2, both)

@@ -20,7 +20,7 @@ KIND = torch.tensor([2, 0, 0, 3, 0])  # no item of kind 1, several of kind 0
 
 def arguments(lmax=2, channels=5, shells=(0, 0, 1), items=5, kinds=4):
     tables = ExpansionShells(lmax, channels, shells)
-    key = tables.register()
+    key = tables.key
     x, weights, bias = (
         torch.randn(*shape, dtype=torch.float64)
         for shape in (

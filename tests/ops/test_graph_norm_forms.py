@@ -8,6 +8,7 @@ from tests.ops.forms import (
     assert_refuses_other_dtypes,
     assert_refuses_other_shapes,
     assert_registered,
+    close,
 )
 from tracegrad.ops.errors import OperatorIndexError
 from tracegrad.ops.gpu import triton
@@ -57,6 +58,16 @@ def test_it_is_registered_as_torch_expects():
     *floating, batch, counts = arguments()
     tensors = [[None if y is None else y.requires_grad_() for y in part] for part in floating[:4]]
     assert_registered(GRAPH_NORM, (*tensors, floating[4], batch, counts))
+
+
+def test_gradients_that_kernels_do_not_have_are_those_of_the_plain_form():
+    given = arguments()
+    gradients = [torch.randn_like(y) for y in given[0]]
+    rotations = GRAPH_NORM.flags(frozenset({"rotations"}), GRAPH_NORM.rest(given))
+    needed = [flag and x is not None for flag, x in zip(rotations, GRAPH_NORM.tensors(given), strict=True)]
+    made = GRAPH_NORM.gradient(gradients, *given, needed)
+    assert len(made) == 1
+    close(made, GRAPH_NORM.plain_gradient(gradients, *given, needed), 0)
 
 
 def test_other_shapes_and_dtypes_are_refused():

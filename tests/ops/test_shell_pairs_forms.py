@@ -17,9 +17,8 @@ from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.shell_pairs import ShellPairExpansion
 from tracegrad.ops import native
 from tracegrad.ops.errors import OperatorArgumentError, OperatorIndexError
-from tracegrad.ops.shell_pairs import maps
 from tracegrad.ops.shell_pairs.expand import EXPAND
-from tracegrad.ops.shell_pairs.maps import SparseMap
+from tracegrad.ops.shell_pairs.maps import ExpansionMap, SparseMap
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 SHELLS = {"few": {6: (0, 1)}, "many": {16: (0, 1), 42: (0, 0, 1, 2)}, "high": {57: (1, 3)}}
@@ -107,7 +106,7 @@ def test_maps_whose_entries_do_not_fit_are_refused():
 def test_a_map_is_registered_again_where_a_network_is_loaded(monkeypatch):
     expansion, x, rotations = make("few", 3, spinful=False)
     expected, saved = expansion(x, rotations), pickle.dumps(expansion)
-    monkeypatch.setattr(maps, "_REGISTERED", {})
+    monkeypatch.setattr(ExpansionMap, "_by_key", {})
     torch.testing.assert_close(pickle.loads(saved)(x, rotations), expected)
 
 

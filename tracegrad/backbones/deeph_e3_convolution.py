@@ -95,8 +95,8 @@ class EquiConv(nn.Module):
         # Degree and parity of the irreps that are rotated: torch.compile does not look through irreps.
         self.rotated_inputs = [(ir.l, ir.p) for _, ir in node if ir.l > 0]
         self.rotated_outputs = [(ir.l, ir.p) for _, ir in output if ir.l > 0 and at_nodes]
-        self._rows = self._input_layout().register()
-        self._features = self._output_layout().register()
+        self._rows = self._input_layout()
+        self._features = self._output_layout()
         widths = [radial, RADIAL_WIDTH, RADIAL_WIDTH, output.num_irreps]
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise(widths):
@@ -119,9 +119,9 @@ class EquiConv(nn.Module):
             [chunk.frame.rotation(*kind) for kind in kinds]
             for kinds in (self.rotated_inputs, self.rotated_outputs)
         )
-        rows = to_rows(self._rows, features, turns, chunk.endpoints, len(chunk.radial))
+        rows = to_rows(self._rows.key, features, turns, chunk.endpoints, len(chunk.radial))
         return from_rows(
-            self._features,
+            self._features.key,
             self.product.multiply(rows, chunk.on_site),
             self.radial_net(chunk.radial).to(edge[0].dtype),
             turns_back,

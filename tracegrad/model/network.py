@@ -44,7 +44,7 @@ class HamiltonianModel(nn.Module):
         backbone: predicts the blocks of H; its features pass through TraceGrad blocks.
         tracegrad: returns the TraceGrad module for the irreps of the backbone's features and its basis (a partial of
             `TraceGrad`); None: the backbone without TraceGrad.
-        compile: whether `compile_if_wanted` compiles the forward pass.
+        compile: whether `compile_as_configured` compiles the forward pass.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class HamiltonianModel(nn.Module):
         """Orbital basis of the predicted blocks."""
         return self.backbone.basis
 
-    def compile_if_wanted(self) -> None:
+    def compile_as_configured(self) -> None:
         """From now on forward and backward pass run compiled, if the network was made with ``compile=True``.
 
         Trainings and evaluations call it. A prediction of one structure does not: compiling takes longer.

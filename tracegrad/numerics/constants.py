@@ -15,13 +15,15 @@ class Constant:
     """
 
     def __init__(self, values: Tensor):
-        self._copies = {(torch.float64, torch.device("cpu")): values.detach().to("cpu", torch.float64)}
+        with torch.inference_mode(False):  # a table made in inference mode must work in training, too
+            exact = values.detach().to("cpu", torch.float64, copy=True)
+        self._copies = {(torch.float64, torch.device("cpu")): exact}
 
     def __call__(self, like: Tensor) -> Tensor:
         """The table in the dtype and on the device of ``like``; it is cached, do not write into it."""
         key = (like.dtype, like.device)
         if key not in self._copies:
             exact = self._copies[torch.float64, torch.device("cpu")]
-            with torch.inference_mode(False):  # a copy made in inference mode must work in training, too
+            with torch.inference_mode(False):
                 self._copies[key] = exact.to(like.device, like.dtype)
         return self._copies[key]

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -143,6 +143,11 @@ def used() -> int:
 def pointer(x: Tensor | None) -> int | None:
     """Address of a contiguous tensor whose shape has been checked; it must exist until the kernel has returned."""
     return None if x is None else x.data_ptr()
+
+
+def pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array:
+    """Array of the addresses of contiguous tensors, see `pointer`."""
+    return (ctypes.c_void_p * len(tensors))(*map(pointer, tensors))
 
 
 def dense(x: Tensor) -> Tensor:

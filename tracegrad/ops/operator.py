@@ -64,6 +64,8 @@ class Operator:
         results: number of results; None for a list, whose length depends on the arguments.
         linear: names of arguments that the gradient does not depend on. They are not kept for the backward pass,
             which gets zeros of the same shape.
+        without_gradient: names of arguments whose gradients the kernels do not compute; where one of them is
+            recorded or needed, the plain form is used.
         added: name of a list of tensors that are added to the results, one to each; their gradients are those of the
             results, so that kernels of the gradient are never asked for them.
     """
@@ -80,15 +82,17 @@ class Operator:
         prefers_plain: Callable[..., bool] | None = None,
         results: int | None = 1,
         linear: Sequence[str] = (),
+        without_gradient: Sequence[str] = (),
         added: str | None = None,
     ):
         self.name, self.plain, self.check, self.covers = name, plain, check, covers
         self.prefers_plain = prefers_plain
         self.results, self.added = results, frozenset([added] if added else [])
-        self.linear = self.added.union(linear)
-        self.forms: dict[str, tuple[Form, Form]] = {}  # by device: the form and its gradient
+        self.linear, self.without_gradient = self.added.union(linear), frozenset(without_gradient)
+        self.forms: dict[str, tuple[Form, Form | None]] = {}  # by device: the form and its gradient
         self.arguments = [OperatorArgument(*reversed(part.split())) for part in arguments.split(", ")]
         self._places = [k for k, argument in enumerate(self.arguments) if argument.is_tensor]
+        self._without_gradient = [k for k, a in enumerate(self.arguments) if a.name in self.without_gradient]
         self._has_lists = any(argument.is_list for argument in self.arguments)
         several = "Tensor[]" if results is None else f"({', '.join(['Tensor'] * results)})"
         returned = "Tensor" if results == 1 else several
@@ -116,7 +120,7 @@ class Operator:
         """
         return self.forward(*arguments)
 
-    def register(self, device: str, form: Form, gradient: Form) -> None:
+    def register(self, device: str, form: Form, gradient: Form | None) -> None:
         """Add the form of a device; one for "CUDA" is used where Triton is installed.
 
         Args:
@@ -124,7 +128,7 @@ class Operator:
             form: a function of all arguments that returns new tensors, or None if a kernel cannot be compiled.
             gradient: a function of the gradients of the results (a list), all arguments, and for each tensor among
                 them whether its gradient is needed. It returns a list of the gradients that are needed, or None if a
-                kernel cannot be compiled.
+                kernel cannot be compiled. None: there is no kernel for any gradient.
         """
         self.forms[device] = form, gradient
 
@@ -135,15 +139,19 @@ class Operator:
                 made = form(*arguments)
             return self.plain(*arguments) if made is None else made
 
+        LIBRARY.impl(self.name, run, device)
+        if gradient is None:
+            return
+
         def run_gradient(gradients: list[Tensor], *arguments: Any) -> list[Tensor]:
-            *inputs, _ = arguments
-            made = None
-            if self._has_kernel(self.tensors(inputs), inputs):
+            *inputs, needed = arguments
+            made, absent = None, self.flags(self.without_gradient, self.rest(inputs))
+            exists = not any(a and b for a, b in zip(absent, needed, strict=True))
+            if exists and self._has_kernel(self.tensors(inputs), inputs):
                 self.check(*inputs)
                 made = gradient(gradients, *arguments)
             return self.plain_gradient(gradients, *arguments) if made is None else made
 
-        LIBRARY.impl(self.name, run, device)
         LIBRARY.impl(f"{self.name}_gradient", run_gradient, device)
 
     def plain_gradient(self, gradients: list[Tensor], *arguments: Any) -> list[Tensor]:
@@ -202,10 +210,21 @@ class Operator:
         first = next(x for x in tensors if x is not None and x.is_floating_point())
         if first.dtype not in DTYPES or (self.covers is not None and not self.covers(*arguments)):
             return False
+        if torch.is_grad_enabled() and self._records_without_gradient(arguments):
+            return False
         device = first.device.type
         if device == "cuda":
             return native.switched_on() and triton() is not None
         return device != "cpu" or native.available()
+
+    def _records_without_gradient(self, arguments: Sequence[Any]) -> bool:
+        """Whether a gradient is recorded of one of the arguments ``without_gradient``."""
+        for k in self._without_gradient:
+            value = arguments[k]
+            tensors = value if self.arguments[k].is_list else (value,)
+            if any(x is not None and x.requires_grad for x in tensors):
+                return True
+        return False
 
     def _recorded(self, keys: Any, *arguments: Any) -> Any:
         """The operator where gradients may be recorded; ``keys`` are the keys of this call of the dispatcher."""

@@ -200,7 +200,7 @@ def test_second_derivatives_of_weights():
     product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax).double()
 
     def matrices_of(w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
-        return edge_matrices(w1, w2, product._matrices)
+        return edge_matrices(w1, w2, product._matrices.key)
 
     assert torch.autograd.gradcheck(matrices_of, (product.w1, product.w2))
     assert torch.autograd.gradgradcheck(matrices_of, (product.w1, product.w2))
@@ -220,4 +220,4 @@ def test_weights_that_are_too_short_are_refused():
     product = EdgeProduct([Irreps(n) for n in names], Irreps(output), lmax)
     for weights in ((product.w1[:-1], product.w2), (product.w1, product.w2[:-1])):
         with pytest.raises(ValueError, match="the submatrices need"):
-            edge_matrices(*weights, product._matrices)
+            edge_matrices(*weights, product._matrices.key)

@@ -20,10 +20,9 @@ class BlockExpansion(nn.Module):
 
     def __init__(self, lmax: int, channels: int, shells: tuple[int, ...]):
         super().__init__()
-        tables = ExpansionShells(lmax, channels, shells)
-        self.key = tables.register()
-        self.n_bias = tables.multiplicities[0]
-        self.n_weights = channels * tables.mixtures
+        self.tables = ExpansionShells(lmax, channels, shells)
+        self.n_bias = self.tables.multiplicities[0]
+        self.n_weights = channels * self.tables.mixtures
 
     def forward(
         self,
@@ -33,4 +32,4 @@ class BlockExpansion(nn.Module):
         kind: Int[Tensor, " n"],
     ) -> Float[Tensor, "n dim dim"]:
         """Blocks of all items; items of the same kind have the same weights and bias, flat, path by path."""
-        return expand_blocks(x, weights, bias, kind, self.key)
+        return expand_blocks(x, weights, bias, kind, self.tables.key)

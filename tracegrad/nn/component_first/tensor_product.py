@@ -29,7 +29,7 @@ class ChannelwiseProduct(nn.Module):
         triples = paths(lmax, lmax, lmax, parity=False)
         self.n_paths = len(triples)
         scaled = tuple(zip(triples, path_coefficients(triples), strict=True))
-        self.key = CouplingPaths(scaled, (lmax, lmax, lmax), shared=False).register()
+        self.table = CouplingPaths(scaled, (lmax, lmax, lmax), shared=False)
 
     @full_precision
     def forward(
@@ -48,7 +48,7 @@ class ChannelwiseProduct(nn.Module):
         """
         first, second = ends or (None, None)
         n = a.shape[1] if first is None else len(first)
-        return couple(self.key, a, b, factors, (first, second, None), n)
+        return couple(self.table.key, a, b, factors, (first, second, None), n)
 
 
 class FilterProduct(nn.Module):
@@ -66,7 +66,7 @@ class FilterProduct(nn.Module):
         triples = paths(lmax_in, lmax, lmax, parity=True)
         self.n_paths = len(triples)
         scaled = tuple(zip(triples, path_coefficients(triples), strict=True))
-        self.key = CouplingPaths(scaled, (lmax_in, lmax, lmax), shared=True).register()
+        self.table = CouplingPaths(scaled, (lmax_in, lmax, lmax), shared=True)
 
     @full_precision
     def forward(
@@ -78,4 +78,4 @@ class FilterProduct(nn.Module):
     ) -> Float[Tensor, "m atoms c"]:
         """For each atom the sum over the edges whose destination it is; edges are (destination, source)."""
         dst, src = edge_index
-        return couple(self.key, x, y, factors, (src, None, dst), x.shape[1])
+        return couple(self.table.key, x, y, factors, (src, None, dst), x.shape[1])

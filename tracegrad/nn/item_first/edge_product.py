@@ -106,7 +106,7 @@ class EdgeProduct(nn.Module):
         )
         self.groups = self._make_groups()
         self.widths = [sum(mul[ir] for mul in muls if ir in mul) for ir in self.kinds]
-        self._matrices = self._make_table().register()
+        self._matrices = self._make_table()
         self.input_slots, self.input_shapes = _layout(
             [(g.m, g.sources) for g in self.groups], [ir.l for ir in self.kinds], self.widths
         )
@@ -114,7 +114,7 @@ class EdgeProduct(nn.Module):
             [(g.m, g.targets) for g in self.groups], [ir.l for _, ir in output], [mul for mul, _ in output]
         )
         self._rows, self._products = (
-            RowLayout(tuple(shapes), tuple(map(RowFeature, slots, channels))).register()
+            RowLayout(tuple(shapes), tuple(map(RowFeature, slots, channels)))
             for shapes, slots, channels in (
                 (self.input_shapes, self.input_slots, self.widths),
                 (self.output_shapes, self.output_slots, [mul for mul, _ in output]),
@@ -130,8 +130,8 @@ class EdgeProduct(nn.Module):
             x: for each irrep of ``kinds`` the channels of all inputs that have it, side by side.
             on_site: 1 for on-site edges, which have no direction, 0 for others.
         """
-        rows = to_rows(self._rows, x, [], [], len(on_site))
-        return from_rows(self._products, self.multiply(rows, on_site))
+        rows = to_rows(self._rows.key, x, [], [], len(on_site))
+        return from_rows(self._products.key, self.multiply(rows, on_site))
 
     def multiply(
         self, rows: list[Float[Tensor, "edges _p _c"]], on_site: Int[Tensor, " edges"]
@@ -144,7 +144,7 @@ class EdgeProduct(nn.Module):
 
     def matrices(self) -> Float[Tensor, " numbers"]:
         """The matrices of all groups, flat, followed by those of on-site edges."""
-        return edge_matrices(self.w1, self.w2, self._matrices)
+        return edge_matrices(self.w1, self.w2, self._matrices.key)
 
     def views(self, flat: Tensor, *, inputs: bool = False) -> list[Tensor]:
         """Views of the numbers of ``w1`` (or, with ``inputs``, of ``w2``) that belong to each coupling.

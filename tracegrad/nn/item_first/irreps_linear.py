@@ -39,8 +39,9 @@ class IrrepsLinear(nn.Module):
                 if source is not None
             ]
         )
-        # Number of channels, degree and parity: torch.compile does not look through irreps.
-        self.outputs = [(mul, ir.l, ir.p) for mul, ir in irreps_out]
+        # Components and channels, and whether there is a bias: torch.compile does not look through irreps.
+        self.shapes = [(ir.dim, mul) for mul, ir in irreps_out]
+        self.has_bias = [bias and ir == SCALAR for _, ir in irreps_out]
         scalars = [mul for mul, ir in irreps_out if ir == SCALAR]
         self.bias = nn.Parameter(torch.zeros(scalars[0])) if bias and scalars else None
 
@@ -51,7 +52,7 @@ class IrrepsLinear(nn.Module):
         plus: Sequence[Float[Tensor, "n _m _w"] | None] | None = None,
     ) -> list[Float[Tensor, "n _m _w"]]:
         """The linear map of x, and ``plus`` for each irrep of the output where it is not None."""
-        added: list[Tensor | None] = [None] * len(self.outputs) if plus is None else list(plus)
+        added: list[Tensor | None] = [None] * len(self.shapes) if plus is None else list(plus)
         return mapped(self, [self], x, added)
 
 
@@ -74,7 +75,7 @@ class KindLinear(nn.Module):
     ) -> list[Float[Tensor, "n _m _w"]]:
         """The linear map of each item by the kind of the item."""
         linears = [linear for linear in self.linears if isinstance(linear, IrrepsLinear)]
-        added: list[Tensor | None] = [None] * len(linears[0].outputs)
+        added: list[Tensor | None] = [None] * len(linears[0].shapes)
         return mapped(linears[0], linears, x, added, kind if len(linears) > 1 else None, self.scale)
 
 
@@ -88,27 +89,23 @@ def mapped(
 ) -> list[Float[Tensor, "n _m _w"]]:
     """The maps of one kind of items after another, which all have the irreps of ``layout``."""
     sources = [source for source in layout.sources if source is not None]
-    pairs = list(zip(layout.sources, layout.outputs, plus, strict=True))
+    mapped_to = [k for k, source in enumerate(layout.sources) if source is not None]
     made: Iterator[Tensor] = iter(())
     if sources:
         made = iter(
             irreps_linear(
                 [x[source] for source in sources],
                 [weight for linear in linears for weight in linear.weights],
-                [
-                    layout.bias if ir == [0, 1] else None
-                    for source, (_, *ir), _ in pairs
-                    if source is not None
-                ],
-                [other for source, _, other in pairs if source is not None],
+                [layout.bias if layout.has_bias[k] else None for k in mapped_to],
+                [plus[k] for k in mapped_to],
                 kind,
                 scale,
             )
         )
     out: list[Tensor] = []
-    for source, (mul, degree, _), other in pairs:
+    for source, shape, other in zip(layout.sources, layout.shapes, plus, strict=True):
         if source is not None:
             out.append(next(made))
-            continue
-        out.append(x[0].new_zeros(len(x[0]), 2 * degree + 1, mul) if other is None else other)
+        else:
+            out.append(x[0].new_zeros(len(x[0]), *shape) if other is None else other)
     return out

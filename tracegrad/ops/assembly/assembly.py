@@ -97,18 +97,13 @@ def _check(
         )
 
 
-def _covers(on_site: Tensor, pairs: Tensor, *others: object) -> bool:
-    """Gradients are rarely asked for, and come from the plain form."""
-    return not (torch.is_grad_enabled() and (on_site.requires_grad or pairs.requires_grad))
-
-
 ASSEMBLE = Operator(
     "assemble",
     "Tensor on_site, Tensor pairs, Tensor atoms, Tensor slots, Tensor spans, Tensor[] subtract",
     _plain,
     _outputs,
     check=_check,
-    covers=_covers,
+    without_gradient=("on_site", "pairs"),
 )
-ASSEMBLE.register("CPU", cpu.assemble, cpu.assemble_gradient)
-ASSEMBLE.register("CUDA", gpu.assemble, cpu.assemble_gradient)
+ASSEMBLE.register("CPU", cpu.assemble, None)
+ASSEMBLE.register("CUDA", gpu.assemble, None)

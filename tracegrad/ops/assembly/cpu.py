@@ -1,6 +1,5 @@
 """C++ form of the assembly of dense matrices."""
 
-import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -35,11 +34,7 @@ def assemble(
     out = on_site.new_empty(molecules, n, n, dtype=torch.float64 if subtract else on_site.dtype)
     inputs = [x.contiguous() for x in (on_site, pairs, atoms, slots, spans)]
     triangles = [x.contiguous() for x in subtract]
-    of_triangles = (ctypes.c_void_p * molecules)(*map(native.pointer, triangles)) if triangles else None
+    of_triangles = native.pointers(triangles) if triangles else None
     pointers = [*map(native.pointer, inputs), of_triangles, native.pointer(out)]
     native.in_threads(lambda first, last: library.assemble(first, last, n, dim, *pointers), molecules, n * n)
     return out
-
-
-def assemble_gradient(*_: object) -> None:
-    """There is no kernel: the plain form is used, see `covers`."""

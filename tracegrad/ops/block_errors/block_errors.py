@@ -128,11 +128,6 @@ def _check(
         )
 
 
-def _covers(blocks: Tensor, labels: Tensor, rows: Tensor, columns: Tensor, *_: object) -> bool:
-    """Nobody asks for the gradients of masks."""
-    return not (rows.requires_grad or columns.requires_grad)
-
-
 BLOCK_ERRORS = Operator(
     "block_errors",
     "Tensor blocks, Tensor labels, Tensor rows, Tensor columns, Tensor ends, Tensor sample, SymInt samples, "
@@ -140,7 +135,7 @@ BLOCK_ERRORS = Operator(
     _plain,
     _outputs,
     check=_check,
-    covers=_covers,
+    without_gradient=("rows", "columns"),
     results=2,
 )
 BLOCK_ERRORS.register("CPU", cpu.block_errors, cpu.block_errors_gradient)

@@ -45,8 +45,6 @@ def block_errors_gradient(
     needed: Sequence[bool],
 ) -> list[Tensor] | None:
     """The gradient of the operator `block_errors` for CPUs."""
-    if needed[2] or needed[3]:  # `covers` keeps this from happening
-        return None
     of_block = gradients[0].index_select(0, sample.index_select(0, ends[0]))
     made = torch.empty_like(blocks, memory_format=torch.contiguous_format)
     if not _run("gradients", (blocks, labels, rows, columns), ends, (square, modulus), of_block, made):

@@ -51,8 +51,6 @@ def block_errors_gradient(
     needed: Sequence[bool],
 ) -> list[Tensor] | None:
     """The gradient of the operator `block_errors` for GPUs."""
-    if needed[2] or needed[3]:  # `covers` keeps this from happening
-        return None
     inputs = tuple(x.contiguous() for x in (blocks, labels, rows, columns, ends, sample))
     of_blocks = inputs[0].new_empty(blocks.shape)
     if of_blocks.numel():

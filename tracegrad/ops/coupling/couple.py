@@ -22,7 +22,7 @@ from torch import Tensor
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.wigner_3j import wigner_3j
 from tracegrad.ops.coupling import cpu, gpu
-from tracegrad.ops.coupling.paths import CouplingPaths, registered_paths
+from tracegrad.ops.coupling.paths import CouplingPaths
 from tracegrad.ops.errors import OperatorArgumentError
 from tracegrad.ops.operator import Operator
 
@@ -43,7 +43,7 @@ def couple(
     """The sums of products.
 
     Args:
-        key: of the registered `CouplingPaths`.
+        key: of the `CouplingPaths`.
         a, b: features; b has no channels if it is shared.
         factors: one or two factors of the weights.
         indices: for each product its item of a, of b and of the output; None means item k for product k.
@@ -86,7 +86,7 @@ def _plain(
     items: int,
     key: str,
 ) -> Tensor:
-    paths = registered_paths(key)
+    paths = CouplingPaths.named(key)
     weights = _selected(w1, r1, 0) if w2 is None else _selected(w1, r1, 0) * _selected(w2, r2, 0)
     per_path = weights.unbind(1)  # one gradient buffer for all paths, not one for each
     a, b = _selected(a, ia, 1), _selected(b[..., None] if paths.shared else b, ib, 1)
@@ -112,7 +112,7 @@ def _selected(x: Tensor, index: OptionalIndex, dim: int) -> Tensor:
 
 def _outputs(a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Any) -> Tensor:
     *_, items, key = others
-    return a.new_empty(registered_paths(key).dims[2], items, a.shape[2])
+    return a.new_empty(CouplingPaths.named(key).dims[2], items, a.shape[2])
 
 
 def _check(
@@ -128,7 +128,7 @@ def _check(
     items: int,
     key: str,
 ) -> None:
-    paths = registered_paths(key)
+    paths = CouplingPaths.named(key)
     m1, m2, _ = paths.dims
     n, count = product_count(a, ia, ib, io, r1, r2), len(paths.paths)
     features = a.ndim == 3 and b.ndim == 3 - paths.shared and len(a) == m1 and len(b) == m2
@@ -160,7 +160,7 @@ def _check(
 
 def _covers(a: Tensor, b: Tensor, *others: Any) -> bool:
     """The C++ form has no gradient of a shared b, which would be a sum over the channels that threads share."""
-    return not (registered_paths(others[-1]).shared and b.requires_grad and b.device.type == "cpu")
+    return not (CouplingPaths.named(others[-1]).shared and b.requires_grad and b.device.type == "cpu")
 
 
 COUPLE = Operator(

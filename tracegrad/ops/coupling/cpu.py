@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tracegrad.numerics.wigner_3j import wigner_3j
 from tracegrad.ops import native
-from tracegrad.ops.coupling.paths import CouplingPaths, registered_paths
+from tracegrad.ops.coupling.paths import CouplingPaths
 from tracegrad.ops.optional_tensors import contiguous
 
 ZERO = 1e-12  # smaller coefficients are rounding errors
@@ -29,7 +29,7 @@ INDICES = ("item of a", "item of b", "item of the output", "row of factor 1", "r
 def couple(a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Any) -> Tensor | None:
     """The form of the operator `couple` for CPUs."""
     *indices, items, key = others
-    paths = registered_paths(key)
+    paths = CouplingPaths.named(key)
     out = a.new_zeros(paths.dims[2], items, a.shape[2])
     return out if _run("forward", paths, (a, b, w1, w2, out), indices) else None
 
@@ -44,7 +44,7 @@ def couple_gradient(
 ) -> list[Tensor] | None:
     """The gradient of the operator `couple` for CPUs."""
     *indices, _, key, needed = others
-    paths = registered_paths(key)
+    paths = CouplingPaths.named(key)
     if paths.shared and needed[1]:  # `covers` keeps this from happening
         return None
     # Without an index each row of the values belongs to one product, and the kernel overwrites its gradient.

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from tracegrad.numerics.wigner_3j import wigner_3j
-from tracegrad.ops.coupling.paths import CouplingPaths, registered_paths
+from tracegrad.ops.coupling.paths import CouplingPaths
 from tracegrad.ops.gpu import kernel, next_power_of_2, segments
 from tracegrad.ops.optional_tensors import contiguous
 
@@ -39,7 +39,7 @@ class ResultSlice:
 def couple(a: Tensor, b: Tensor, w1: Tensor, w2: Tensor | None, *others: Any) -> Tensor:
     """The form of the operator `couple` for GPUs."""
     *indices, items, key = others
-    paths = registered_paths(key)
+    paths = CouplingPaths.named(key)
     return _result("out", paths, (a, b, w1, w2, None), indices, items)
 
 
@@ -53,7 +53,7 @@ def couple_gradient(
 ) -> list[Tensor]:
     """The gradient of the operator `couple` for GPUs."""
     *indices, items, key, needed = others
-    paths = registered_paths(key)
+    paths = CouplingPaths.named(key)
     tensors = (a, b, w1, w2, gradients[0])
     return [
         _result(name, paths, tensors, indices, items)

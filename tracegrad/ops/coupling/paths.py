@@ -1,14 +1,12 @@
 """Which degrees a Clebsch-Gordan product couples."""
 
-import hashlib
 from dataclasses import dataclass
 
-# Operators take strings and numbers beside tensors, but no objects; a product is named by its key in this table.
-_REGISTERED: dict[str, "CouplingPaths"] = {}
+from tracegrad.ops.named_table import NamedTable
 
 
 @dataclass(frozen=True)
-class CouplingPaths:
+class CouplingPaths(NamedTable):
     """The paths of a product.
 
     Args:
@@ -31,14 +29,3 @@ class CouplingPaths:
     def targets(self) -> list[int]:
         """First component of the output that each path adds to."""
         return [l3**2 for (_, _, l3), _ in self.paths]
-
-    def register(self) -> str:
-        """The key of these paths; equal paths have equal keys."""
-        key = hashlib.sha256(repr(self).encode()).hexdigest()[:16]
-        _REGISTERED[key] = self
-        return key
-
-
-def registered_paths(key: str) -> CouplingPaths:
-    """The paths that were registered under a key."""
-    return _REGISTERED[key]

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from tracegrad.ops import native
-from tracegrad.ops.edge_matrices.table import registered_table
+from tracegrad.ops.edge_matrices.table import MatrixTable
 
 FUNCTIONS = native.Function("assemble", "i" + "p" * 5), native.Function("gradients", "i" + "p" * 7)
 
 
 def edge_matrices(w1: Tensor, w2: Tensor, key: str) -> Tensor | None:
     """The form of the operator `edge_matrices` for CPUs."""
-    matrices = w1.new_empty(registered_table(key).size)
+    matrices = w1.new_empty(MatrixTable.named(key).size)
     return matrices if _run("assemble", key, matrices, w1, w2) else None
 
 
@@ -29,7 +29,7 @@ def edge_matrices_gradient(
 
 def _run(name: str, key: str, matrices: Tensor, w1: Tensor, w2: Tensor, *of_weights: Tensor) -> bool:
     """Call a function of the library, if there is one."""
-    table = registered_table(key)
+    table = MatrixTable.named(key)
     library = native.file_library("edge_matrices.cpp", w1.dtype, *FUNCTIONS)
     if library is None:
         return False

@@ -13,7 +13,7 @@ from torch import Tensor
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.precision import full_precision
 from tracegrad.ops.edge_matrices import cpu, gpu
-from tracegrad.ops.edge_matrices.table import registered_table
+from tracegrad.ops.edge_matrices.table import MatrixTable
 from tracegrad.ops.errors import OperatorArgumentError
 from tracegrad.ops.operator import Operator
 
@@ -26,7 +26,7 @@ def edge_matrices(
 
     Args:
         w1, w2: weights.
-        key: of the registered `MatrixTable`.
+        key: of the `MatrixTable`.
 
     Raises:
         OperatorArgumentError: weights with fewer numbers than the submatrices need.
@@ -42,7 +42,7 @@ def _gathered(key: str) -> tuple[Tensor, Tensor, Constant]:
         For each path and number of the matrices the number of w1, the number of w2, and the coefficient, which is 0
         for numbers with fewer paths.
     """
-    table = registered_table(key)
+    table = MatrixTable.named(key)
     with torch.inference_mode(False):
         first, second = torch.zeros(2, max(s.paths for s in table.submatrices), table.size, dtype=torch.int64)
         values = torch.zeros(first.shape, dtype=torch.float64)
@@ -64,11 +64,11 @@ def _plain(w1: Tensor, w2: Tensor, key: str) -> Tensor:
 
 
 def _outputs(w1: Tensor, w2: Tensor, key: str) -> Tensor:
-    return w1.new_empty(registered_table(key).size)
+    return w1.new_empty(MatrixTable.named(key).size)
 
 
 def _check(w1: Tensor, w2: Tensor, key: str) -> None:
-    least = registered_table(key).least
+    least = MatrixTable.named(key).least
     if w1.ndim != 1 or w2.ndim != 1 or len(w1) < least[0] or len(w2) < least[1] or w1.dtype != w2.dtype:
         raise OperatorArgumentError(
             f"weights of the shapes {tuple(w1.shape)}, {w1.dtype} and {tuple(w2.shape)}, {w2.dtype}; the "

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tracegrad.ops.edge_matrices.table import registered_table
+from tracegrad.ops.edge_matrices.table import MatrixTable
 from tracegrad.ops.gpu import kernel
 
 ROWS, COLUMNS = 16, 64  # of the block that a program takes, or of a step
@@ -18,7 +18,7 @@ ROWS, COLUMNS = 16, 64  # of the block that a program takes, or of a step
 
 def edge_matrices(w1: Tensor, w2: Tensor, key: str) -> Tensor:
     """The form of the operator `edge_matrices` for GPUs."""
-    table = registered_table(key)
+    table = MatrixTable.named(key)
     matrices = w1.new_empty(table.size)
     numbers, *_ = _tables(key, w1.device)
     rows, columns = table.numbers[:, 2:4].amax(0).tolist()
@@ -33,7 +33,7 @@ def edge_matrices_gradient(
     gradients: list[Tensor], w1: Tensor, w2: Tensor, key: str, needed: Sequence[bool]
 ) -> list[Tensor]:
     """The gradient of the operator `edge_matrices` for GPUs."""
-    table = registered_table(key)
+    table = MatrixTable.named(key)
     made = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (w1, w2)]
     _, pieces, uses = _tables(key, w1.device)
     columns = max(columns for _, _, _, columns in table.pieces)
@@ -48,7 +48,7 @@ def edge_matrices_gradient(
 @lru_cache(maxsize=256)
 def _tables(key: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """`MatrixTable.numbers`; its pieces, each with the range of its contributions; and these contributions."""
-    table = registered_table(key)
+    table = MatrixTable.named(key)
     pieces: list[tuple[int, ...]] = []
     uses: list[tuple[int, ...]] = []
     for piece, of_piece in table.pieces.items():

@@ -1,6 +1,5 @@
 """Which numbers of the weights make which parts of the matrices."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from itertools import accumulate, pairwise
@@ -11,9 +10,7 @@ from torch import Tensor
 
 from tracegrad.numerics.constants import Constant
 from tracegrad.ops.errors import OperatorArgumentError
-
-# Operators take strings and numbers beside tensors, but no objects; a table is named by its key here.
-_REGISTERED: dict[str, "MatrixTable"] = {}
+from tracegrad.ops.named_table import NamedTable
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Submatrix:
     paths: int = 0
 
 
-class MatrixTable:
+class MatrixTable(NamedTable):
     """All submatrices of some matrices, which fill them.
 
     Args:
@@ -113,6 +110,7 @@ class MatrixTable:
             dtype=torch.int64,
         )
         self.pieces = self._pieces()
+        self.__post_init__()
 
     def _pieces(self) -> dict[tuple[int, int, int, int], list[tuple[int, int, int]]]:
         """The pieces w1[p, :, :] and w2[p, :] of the weights, and what each contributes to.
@@ -137,14 +135,6 @@ class MatrixTable:
                 )
         return pieces
 
-    def register(self) -> str:
-        """The key of this table; equal tables have equal keys."""
+    def _content(self) -> bytes:
         exact = self.values(torch.empty(0, dtype=torch.float64)).tolist()
-        key = hashlib.sha256(repr((self.shapes, self.submatrices, exact)).encode()).hexdigest()[:16]
-        _REGISTERED.setdefault(key, self)
-        return key
-
-
-def registered_table(key: str) -> MatrixTable:
-    """The table that was registered under a key."""
-    return _REGISTERED[key]
+        return repr((self.shapes, self.submatrices, exact)).encode()

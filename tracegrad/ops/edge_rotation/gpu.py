@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from tracegrad.ops.gpu import kernel, triton
+from tracegrad.ops.gpu import kernel, next_power_of_2
 
 EDGES = 16  # of a program
 WARPS = 4
@@ -18,7 +18,7 @@ def edge_rotation(vectors: Tensor, table: Tensor) -> Tensor:
     made = vectors.new_empty(len(vectors), *table.shape[1:])
     if len(vectors):
         run = kernel(source(len(table) // 2), "edge_rotation")
-        size = triton().next_power_of_2(len(table) ** 2)
+        size = next_power_of_2(len(table) ** 2)
         run[(-(-len(vectors) // EDGES),)](
             *(vectors.contiguous(), table.contiguous(), made, len(vectors)),
             EDGES=EDGES,

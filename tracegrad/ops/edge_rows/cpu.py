@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tracegrad.ops import native
-from tracegrad.ops.edge_rows.layout import ACTIVATIONS, RowFeature, registered_layout
+from tracegrad.ops.edge_rows.layout import ACTIVATIONS, RowFeature, RowLayout
 from tracegrad.ops.gpu import segments
 
 FUNCTIONS = native.Function("spread", "iiiipppp"), native.Function("collect", "iiiiippppp")
@@ -26,7 +26,7 @@ def to_rows(
     features: list[Tensor], rotations: list[Tensor], endpoints: list[Tensor], edges: int, key: str
 ) -> list[Tensor] | None:
     """The form of the operator `to_rows` for CPUs."""
-    rows = [features[0].new_empty(edges, *shape) for shape in registered_layout(key).shapes]
+    rows = RowLayout.named(key).new_rows(features[0], edges)
     done = _spread(key, features, rotations, endpoints, _Memory(key, None, rows))
     return rows if done else None
 
@@ -41,8 +41,6 @@ def to_rows_gradient(
     needed: Sequence[bool],
 ) -> list[Tensor] | None:
     """The gradient of the operator `to_rows` for CPUs."""
-    if any(needed[len(features) :]):  # gradients of rotations, which `covers` keeps away
-        return None
     made = [x.new_empty(x.shape) for x in features]
     memory = _Memory(key, [g.contiguous() for g in gradients], None)
     if not _collect(key, made, rotations, endpoints, memory):
@@ -59,10 +57,7 @@ def from_rows(
     key: str,
 ) -> list[Tensor] | None:
     """The form of the operator `from_rows` for CPUs."""
-    made = [
-        rows[0].new_empty(nodes if f.endpoints else len(rows[0]), f.dim, f.channels)
-        for f in registered_layout(key).features
-    ]
+    made = RowLayout.named(key).new_features(rows[0], len(rows[0]), nodes)
     memory = _Memory(
         key, [x.contiguous() for x in rows], None, None if scales is None else scales.contiguous()
     )
@@ -81,8 +76,6 @@ def from_rows_gradient(
     needed: Sequence[bool],
 ) -> list[Tensor] | None:
     """The gradient of the operator `from_rows` for CPUs."""
-    if any(needed[len(rows) + 1 :]):  # gradients of rotations, which `covers` keeps away
-        return None
     rows, scales = [x.contiguous() for x in rows], None if scales is None else scales.contiguous()
     of_rows = [torch.empty_like(x) for x in rows]
     of_scales = None if scales is None else torch.empty_like(scales)
@@ -98,7 +91,7 @@ def _spread(
     """Write features to rows; or, from the gradients of features, those of rows and scales."""
     nodes = _nodes(key, features)
     indices = [] if nodes is None else [native.index(ENDS, end, nodes) for end in endpoints]
-    for number, (feature, x) in enumerate(zip(registered_layout(key).features, features, strict=True)):
+    for number, (feature, x) in enumerate(zip(RowLayout.named(key).features, features, strict=True)):
         library, activation, rotation, work = _prepared(feature, x, rotations, memory.edges)
         if library is None:
             return False
@@ -122,7 +115,7 @@ def _collect(
         for ends in endpoints:
             native.index(ENDS, ends, nodes)
             lists.append(segments(ends, nodes))
-    for number, (feature, x) in enumerate(zip(registered_layout(key).features, features, strict=True)):
+    for number, (feature, x) in enumerate(zip(RowLayout.named(key).features, features, strict=True)):
         library, activation, rotation, work = _prepared(feature, x, rotations, memory.edges)
         if library is None:
             return False
@@ -142,7 +135,7 @@ def _share(function: Callable, count: int, work: int, *arguments: Any) -> None:
 
 def _nodes(key: str, features: list[Tensor]) -> int | None:
     """Number of nodes; None if all features are of edges."""
-    layout = registered_layout(key)
+    layout = RowLayout.named(key)
     return next((len(x) for f, x in zip(layout.features, features, strict=True) if f.endpoints), None)
 
 
@@ -180,7 +173,7 @@ class _Plan:
 @lru_cache(maxsize=256)
 def _plans(key: str, size: int) -> list[list[_Plan]]:
     """Plans of all features of a layout, for each of their endpoints; ``size`` is that of a number in bytes."""
-    layout, plans = registered_layout(key), []
+    layout, plans = RowLayout.named(key), []
     for feature in layout.features:
         gate = feature.gate and (feature.gate[0], 0, feature.gate[1])
         plans.append(

@@ -19,7 +19,7 @@ from torch.nn.functional import silu
 
 from tracegrad.numerics.precision import full_precision
 from tracegrad.ops.edge_rows import cpu, gpu
-from tracegrad.ops.edge_rows.layout import RowFeature, registered_layout
+from tracegrad.ops.edge_rows.layout import RowFeature, RowLayout
 from tracegrad.ops.edge_rows.to_rows import check_edges, check_tensors
 from tracegrad.ops.errors import OperatorArgumentError
 from tracegrad.ops.operator import Operator
@@ -37,7 +37,7 @@ def from_rows(
     """Features from rows.
 
     Args:
-        key: of the registered `RowLayout`.
+        key: of the `RowLayout`.
         rows: one tensor for each |m|.
         scales: of the features with an activation.
         rotations: matrices from the frames of the edges to those of the features, see `RowFeature.rotation`.
@@ -60,7 +60,7 @@ def _plain(
     key: str,
 ) -> list[Tensor]:
     features = []
-    for feature in registered_layout(key).features:
+    for feature in RowLayout.named(key).features:
         zero = rows[0].new_zeros(len(rows[0]), 1, feature.channels)
         components = [
             zero
@@ -97,10 +97,7 @@ def _outputs(
     nodes: int,
     key: str,
 ) -> list[Tensor]:
-    return [
-        rows[0].new_empty(nodes if f.endpoints else rows[0].shape[0], f.dim, f.channels)
-        for f in registered_layout(key).features
-    ]
+    return RowLayout.named(key).new_features(rows[0], rows[0].shape[0], nodes)
 
 
 def _check(
@@ -111,7 +108,7 @@ def _check(
     nodes: int,
     key: str,
 ) -> None:
-    layout = registered_layout(key)
+    layout = RowLayout.named(key)
     if any(len(f.endpoints) > 1 for f in layout.features):
         raise OperatorArgumentError(
             "a feature made from rows has two endpoints; edges are summed at one endpoint, give one or none"
@@ -124,18 +121,13 @@ def _check(
     check_edges(layout, rotations, [] if endpoint is None else [endpoint], edges, dtype)
 
 
-def _covers(rows: list[Tensor], scales: Tensor | None, rotations: list[Tensor], *others: object) -> bool:
-    """The kernels have no gradient of the rotations, which is needed for derivatives with respect to positions."""
-    return not any(x.requires_grad for x in rotations)
-
-
 FROM_ROWS = Operator(
     "from_rows",
     "Tensor[] rows, Tensor? scales, Tensor[] rotations, Tensor? endpoint, SymInt nodes, str key",
     _plain,
     _outputs,
     check=_check,
-    covers=_covers,
+    without_gradient=("rotations",),
     results=None,
 )
 FROM_ROWS.register("CPU", cpu.from_rows, cpu.from_rows_gradient)

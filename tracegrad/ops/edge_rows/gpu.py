@@ -13,8 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tracegrad.ops.edge_rows.layout import RowFeature, RowLayout, registered_layout
-from tracegrad.ops.gpu import kernel, segments, triton
+from tracegrad.ops.edge_rows.layout import RowFeature, RowLayout
+from tracegrad.ops.gpu import kernel, next_power_of_2, segments
 
 EDGES = 16  # of a program, or of a step of a program that takes a node
 NUMBERS = 512  # components times channels that a program keeps for each edge
@@ -26,7 +26,7 @@ def to_rows(
     features: list[Tensor], rotations: list[Tensor], endpoints: list[Tensor], edges: int, key: str
 ) -> list[Tensor]:
     """The form of the operator `to_rows` for GPUs."""
-    rows = [features[0].new_empty(edges, *shape) for shape in registered_layout(key).shapes]
+    rows = RowLayout.named(key).new_rows(features[0], edges)
     _spread(key, features, rotations, endpoints, rows)
     return rows
 
@@ -41,8 +41,6 @@ def to_rows_gradient(
     needed: Sequence[bool],
 ) -> list[Tensor] | None:
     """The gradient of the operator `to_rows` for GPUs."""
-    if any(needed[len(features) :]):  # gradients of rotations, which `covers` keeps away
-        return None
     made = [x.new_empty(x.shape) for x in features]
     _collect(key, made, rotations, endpoints, gradients, None, edges)
     return [x for x, flag in zip(made, needed, strict=False) if flag]
@@ -57,10 +55,7 @@ def from_rows(
     key: str,
 ) -> list[Tensor]:
     """The form of the operator `from_rows` for GPUs."""
-    made = [
-        rows[0].new_empty(nodes if f.endpoints else len(rows[0]), f.dim, f.channels)
-        for f in registered_layout(key).features
-    ]
+    made = RowLayout.named(key).new_features(rows[0], len(rows[0]), nodes)
     _collect(key, made, rotations, [] if endpoint is None else [endpoint], rows, scales, len(rows[0]))
     return made
 
@@ -76,8 +71,6 @@ def from_rows_gradient(
     needed: Sequence[bool],
 ) -> list[Tensor] | None:
     """The gradient of the operator `from_rows` for GPUs."""
-    if any(needed[len(rows) + 1 :]):  # gradients of rotations, which `covers` keeps away
-        return None
     of_rows = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in rows]
     of_scales = None if scales is None else scales.new_empty(scales.shape)
     endpoints = [] if endpoint is None else [endpoint]
@@ -96,7 +89,7 @@ def _spread(
     scales: Tensor | None = None,
     of_scales: Tensor | None = None,
 ) -> None:
-    layout, edges = registered_layout(key), len(out[0])
+    layout, edges = RowLayout.named(key), len(out[0])
     if not edges:
         return
     nodes = [len(x) for f, x in zip(layout.features, features, strict=True) if f.endpoints]
@@ -121,7 +114,7 @@ def _collect(
     scales: Tensor | None,
     edges: int,
 ) -> None:
-    layout = registered_layout(key)
+    layout = RowLayout.named(key)
     nodes = max((len(x) for f, x in zip(layout.features, made, strict=True) if f.endpoints), default=0)
     at_edges = any(not f.endpoints for f in layout.features)
     programs = max(nodes, -(-edges // EDGES) * at_edges)
@@ -323,7 +316,7 @@ def _at(layout: RowLayout, place: tuple[int, int, int]) -> str:
 
 def _blocks(feature: RowFeature) -> Iterator[tuple[int, int]]:
     """First channel and number of channels of the blocks in which a program takes the channels of a feature."""
-    block = min(CHANNELS, triton().next_power_of_2(feature.channels))  # type: ignore[union-attr]
+    block = min(CHANNELS, next_power_of_2(feature.channels))
     while block > 1 and block * feature.dim > NUMBERS:
         block //= 2
     for first in range(0, feature.channels, block):

@@ -1,15 +1,16 @@
 """Where the features of edges and nodes stand in rows."""
 
-import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
 
+from jaxtyping import Float
+from torch import Tensor
+
 from tracegrad.ops.errors import OperatorArgumentError
+from tracegrad.ops.named_table import NamedTable
 
 RowSlot = tuple[int, int]  # position among the tensors of rows, and first column there
 ACTIVATIONS = (None, "gate", "silu", "tanh")
-# Operators take strings and numbers beside tensors, but no objects; a layout is named by its key in this table.
-_REGISTERED: dict[str, "RowLayout"] = {}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class RowFeature:
 
 
 @dataclass(frozen=True)
-class RowLayout:
+class RowLayout(NamedTable):
     """All features of some rows, which together fill all columns of the rows and of the scales.
 
     Args:
@@ -99,6 +100,7 @@ class RowLayout:
         for row, (_, columns) in enumerate(self.shapes):
             _check_filled(f"row {row}", taken[row], columns)
         _check_filled("the scales", [(f.scale, f.scale + f.width) for f in self.scaled], self.scales)
+        super().__post_init__()
 
     @property
     def scaled(self) -> list[RowFeature]:
@@ -115,16 +117,13 @@ class RowLayout:
         """Number of components for each position among the rotations."""
         return {f.rotation: f.dim for f in self.features if f.rotation is not None}
 
-    def register(self) -> str:
-        """The key of this layout; equal layouts have equal keys."""
-        key = hashlib.sha256(repr(self).encode()).hexdigest()[:16]
-        _REGISTERED[key] = self
-        return key
+    def new_rows(self, like: Tensor, edges: int) -> list[Float[Tensor, "edges _p _columns"]]:
+        """Memory for the rows."""
+        return [like.new_empty(edges, *shape) for shape in self.shapes]
 
-
-def registered_layout(key: str) -> RowLayout:
-    """The layout that was registered under a key."""
-    return _REGISTERED[key]
+    def new_features(self, like: Tensor, edges: int, nodes: int) -> list[Float[Tensor, "_ _m _c"]]:
+        """Memory for the features, of edges or of nodes."""
+        return [like.new_empty(nodes if f.endpoints else edges, f.dim, f.channels) for f in self.features]
 
 
 def _check_filled(name: str, intervals: list[tuple[int, int]], columns: int) -> None:

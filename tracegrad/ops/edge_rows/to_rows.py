@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tracegrad.numerics.precision import full_precision
 from tracegrad.ops.edge_rows import cpu, gpu
-from tracegrad.ops.edge_rows.layout import RowLayout, registered_layout
+from tracegrad.ops.edge_rows.layout import RowLayout
 from tracegrad.ops.errors import OperatorArgumentError
 from tracegrad.ops.operator import Operator
 
@@ -32,7 +32,7 @@ def to_rows(
     """Rearrange features into rows.
 
     Args:
-        key: of the registered `RowLayout`.
+        key: of the `RowLayout`.
         features: of edges or nodes, [items, 2l + 1, channels].
         rotations: matrices from the frames of the edges to those of the features, see `RowFeature.rotation`.
         endpoints: nodes at the ends of the edges, see `RowFeature.endpoints`.
@@ -48,7 +48,7 @@ def to_rows(
 def _plain(
     features: list[Tensor], rotations: list[Tensor], endpoints: list[Tensor], edges: int, key: str
 ) -> list[Tensor]:
-    layout = registered_layout(key)
+    layout = RowLayout.named(key)
     parts: list[dict[int, Tensor]] = [{} for _ in layout.shapes]  # of each row: first column -> components
     for feature, x in zip(layout.features, features, strict=True):
         if feature.endpoints:
@@ -67,13 +67,13 @@ def _plain(
 def _outputs(
     features: list[Tensor], rotations: list[Tensor], endpoints: list[Tensor], edges: int, key: str
 ) -> list[Tensor]:
-    return [features[0].new_empty(edges, *shape) for shape in registered_layout(key).shapes]
+    return RowLayout.named(key).new_rows(features[0], edges)
 
 
 def _check(
     features: list[Tensor], rotations: list[Tensor], endpoints: list[Tensor], edges: int, key: str
 ) -> None:
-    layout = registered_layout(key)
+    layout = RowLayout.named(key)
     at_nodes = [x for f, x in zip(layout.features, features, strict=False) if f.endpoints and x.ndim]
     nodes = len(at_nodes[0]) if at_nodes else 0
     expected = [(nodes if f.endpoints else edges, f.dim, f.channels) for f in layout.features]
@@ -116,18 +116,13 @@ def check_edges(
         )
 
 
-def _covers(features: list[Tensor], rotations: list[Tensor], *others: object) -> bool:
-    """The kernels have no gradient of the rotations, which is needed for derivatives with respect to positions."""
-    return not any(x.requires_grad for x in rotations)
-
-
 TO_ROWS = Operator(
     "to_rows",
     "Tensor[] features, Tensor[] rotations, Tensor[] endpoints, SymInt edges, str key",
     _plain,
     _outputs,
     check=_check,
-    covers=_covers,
+    without_gradient=("rotations",),
     results=None,
     linear=("features",),
 )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tracegrad.ops import native
-from tracegrad.ops.expansion.shells import ExpansionShells, registered_shells
+from tracegrad.ops.expansion.shells import ExpansionShells
 
 FUNCTIONS = (
     native.Function("forward", "pppp" + "ppiiiii" + "pppii" + "ii"),
@@ -17,7 +17,7 @@ FUNCTIONS = (
 
 def expand(x: Tensor, weights: Tensor, bias: Tensor, kind: Tensor, key: str) -> Tensor | None:
     """The form of the operator `expand_blocks` for CPUs."""
-    shells = registered_shells(key)
+    shells = ExpansionShells.named(key)
     out = x.new_empty(x.shape[1], shells.dim, shells.dim)
     tensors = (x.contiguous(), weights.index_select(1, shells.order), bias.contiguous(), out)
     return out if _run("forward", shells, tensors, x, kind, len(weights)) else None
@@ -33,7 +33,7 @@ def expand_gradient(
     needed: Sequence[bool],
 ) -> list[Tensor] | None:
     """The gradient of the operator `expand_blocks` for CPUs."""
-    shells = registered_shells(key)
+    shells = ExpansionShells.named(key)
     x, ordered = x.contiguous(), weights.index_select(1, shells.order)
     of_x, of_mixed = x.new_empty(x.shape), x.new_empty(x.shape[1], shells.components)
     tensors = (gradients[0].contiguous(), ordered, of_mixed, of_x)

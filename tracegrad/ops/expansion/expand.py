@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tracegrad.numerics.precision import full_precision
 from tracegrad.ops.expansion import cpu, gpu
-from tracegrad.ops.expansion.shells import registered_shells
+from tracegrad.ops.expansion.shells import ExpansionShells
 from tracegrad.ops.features import split_degrees
 from tracegrad.ops.operator import Operator
 from tracegrad.ops.shapes import check_shapes, size
@@ -35,13 +35,13 @@ def expand_blocks(
         x: features.
         weights, bias: of each kind, flat, one path after another.
         kind: of each item; on a CPU kinds out of range raise an error, on a GPU they give NaN.
-        key: of the registered `ExpansionShells`.
+        key: of the `ExpansionShells`.
     """
     return EXPAND_BLOCKS(x, weights, bias, kind, key)
 
 
 def _plain(x: Tensor, weights: Tensor, bias: Tensor, kind: Tensor, key: str) -> Tensor:
-    shells = registered_shells(key)
+    shells = ExpansionShells.named(key)
     items, channels = x.shape[1:]
     ordered = weights.index_select(1, shells.order.to(weights.device)).index_select(0, kind)
     matrices = ordered.view(items, shells.mixtures, channels).split(shells.multiplicities, dim=1)
@@ -55,12 +55,12 @@ def _plain(x: Tensor, weights: Tensor, bias: Tensor, kind: Tensor, key: str) -> 
 
 
 def _outputs(x: Tensor, weights: Tensor, bias: Tensor, kind: Tensor, key: str) -> Tensor:
-    dim = registered_shells(key).dim
+    dim = ExpansionShells.named(key).dim
     return x.new_empty(x.shape[1], dim, dim)
 
 
 def _check(x: Tensor, weights: Tensor, bias: Tensor, kind: Tensor, key: str) -> None:
-    shells = registered_shells(key)
+    shells = ExpansionShells.named(key)
     kinds, items = size(weights, 0), size(x, 1)
     check_shapes(
         "expansion into blocks",

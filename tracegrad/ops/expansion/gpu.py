@@ -11,7 +11,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from tracegrad.ops.expansion.shells import ExpansionShells, registered_shells
+from tracegrad.ops.expansion.shells import ExpansionShells
 from tracegrad.ops.gpu import kernel, next_power_of_2, segments
 
 ITEMS, WARPS = 32, 4  # items of one step of a sum over items, and warps of a program
@@ -19,7 +19,7 @@ ITEMS, WARPS = 32, 4  # items of one step of a sum over items, and warps of a pr
 
 def expand(x: Tensor, weights: Tensor, bias: Tensor, kind: Tensor, key: str) -> Tensor:
     """The form of the operator `expand_blocks` for GPUs."""
-    shells, n = registered_shells(key), x.shape[1]
+    shells, n = ExpansionShells.named(key), x.shape[1]
     mixed = x.new_empty(n, shells.components)
     _run("mix", shells, (n, shells.lmax + 1), x, weights, bias, mixed, kind)
     return (mixed @ shells.table(x)).view(n, shells.dim, shells.dim)
@@ -35,7 +35,7 @@ def expand_gradient(
     needed: Sequence[bool],
 ) -> list[Tensor]:
     """The gradient of the operator `expand_blocks` for GPUs."""
-    shells, n = registered_shells(key), x.shape[1]
+    shells, n = ExpansionShells.named(key), x.shape[1]
     of_mixed = gradients[0].flatten(1) @ shells.table(x).T
     of_x, of_weights, of_bias = (t.new_empty(t.shape) for t in (x, weights, bias))
     if needed[0]:

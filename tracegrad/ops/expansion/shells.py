@@ -1,6 +1,5 @@
 """Tables of the expansion of features into blocks over a union of shells."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +10,11 @@ from torch import Tensor
 
 from tracegrad.numerics.constants import Constant
 from tracegrad.numerics.wigner_3j import wigner_3j
-
-# Operators take strings and numbers beside tensors, but no objects; shells are named by their key in this table.
-_REGISTERED: dict[str, "ExpansionShells"] = {}
+from tracegrad.ops.named_table import NamedTable
 
 
 @dataclass(frozen=True)
-class ExpansionShells:
+class ExpansionShells(NamedTable):
     """The shells of a block, and the degrees and channels of the features that are expanded.
 
     A path is (l, l1, l2) with |l1 - l2| <= l <= l1 + l2, in ascending order. Each pair of shells u of degree l1 and v
@@ -91,12 +88,6 @@ class ExpansionShells:
         rows, columns = (exact.abs() > 1e-14).nonzero(as_tuple=True)  # smaller numbers are rounding errors
         return rows, columns, Constant(exact[rows, columns])
 
-    def register(self) -> str:
-        """The key of these shells; equal shells have equal keys."""
-        key = hashlib.sha256(repr(self).encode()).hexdigest()[:16]
-        _REGISTERED.setdefault(key, self)
-        return key
-
     def _paths(self) -> Iterator[tuple[int, int, int]]:
         degrees = sorted(set(self.shells))
         for degree in range(self.lmax + 1):
@@ -104,8 +95,3 @@ class ExpansionShells:
                 for l2 in degrees:
                     if abs(l1 - l2) <= degree <= l1 + l2:
                         yield degree, l1, l2
-
-
-def registered_shells(key: str) -> ExpansionShells:
-    """The shells that were registered under a key."""
-    return _REGISTERED[key]

@@ -40,7 +40,8 @@ def graph_norm(
     variances, _ = call.averages("squares", None, means)
     out = [torch.empty_like(part) for part in call.x]
     biases, plus = contiguous(biases), contiguous(plus)
-    call.run("normalise", *_pointers(means, variances), EPS, _array(biases), _array(plus), _array(out))
+    added = map(native.pointers, (biases, plus, out))
+    call.run("normalise", *_pointers(means, variances), EPS, *added)
     return out
 
 
@@ -57,21 +58,21 @@ def graph_norm_gradient(
 ) -> list[Tensor] | None:
     """The gradient of the operator `graph_norm` for CPUs."""
     library = native.file_library("graph_norm.cpp", x[0].dtype, *FUNCTIONS)
-    if library is None or any(needed[4 * len(x) :]):  # the latter is prevented by `covers`
+    if library is None:
         return None
     call = _GraphNorm(library, x, weights, rotations, batch, counts)
-    of_out = [native.dense(g).contiguous() for g in gradients]
+    of_out = [native.dense(g) for g in gradients]
     means, of_means = call.averages("sums", of_out)
     variances, products = call.averages("squares", of_out, means)
     of_x = [torch.empty_like(part) for part in call.x]
     partial = means.new_zeros(2, call.chunks, sum(map(len, weights)))
-    statistics = (*_pointers(means, variances), EPS, _array(of_out), *_pointers(of_means, products))
-    call.run("gradients", *statistics, partial.shape[2], _array(of_x), *_pointers(*partial))
+    statistics = (*_pointers(means, variances), EPS, native.pointers(of_out), *_pointers(of_means, products))
+    call.run("gradients", *statistics, partial.shape[2], native.pointers(of_x), *_pointers(*partial))
     of_weights = [torch.empty_like(w) for w in weights]
     of_biases = [None if b is None else torch.empty_like(b) for b in biases]
     sizes = (call.chunks, len(x), call.channels, partial.shape[2])
-    library.collect(*sizes, native.pointer(partial[0]), _array(of_weights))
-    library.collect(*sizes, native.pointer(partial[1]), _array(of_biases))
+    library.collect(*sizes, native.pointer(partial[0]), native.pointers(of_weights))
+    library.collect(*sizes, native.pointer(partial[1]), native.pointers(of_biases))
     made_all = (*of_x, *of_weights, *of_biases)
     return [y for y, flag in zip(made_all, needed, strict=False) if flag and y is not None]
 
@@ -97,7 +98,7 @@ class _GraphNorm:
         self.dims, self.channels = ((ctypes.c_int64 * count)(*(part.shape[k] for part in x)) for k in (1, 2))
         sizes = (ITEMS, n, len(counts), self.rows, count, self.dims, self.channels)
         of_weights, of_rotations, graph = self._kept
-        arrays = map(_array, (self.x, of_weights, of_rotations))
+        arrays = map(native.pointers, (self.x, of_weights, of_rotations))
         self._arguments = (*sizes, graph.data_ptr(), *arrays)
         self._operations = 5 * sum(part.numel() for part in x)
 
@@ -116,18 +117,13 @@ class _GraphNorm:
         """The averages [graph, row] of what ``sums`` or ``squares`` add up; the second ones are of gradients."""
         graphs, count = len(self.counts), 1 if gradients is None else 2
         sums = self.counts.new_zeros(count, self.chunks, graphs, self.rows)
-        given = None if gradients is None else _array(gradients)
+        given = None if gradients is None else native.pointers(gradients)
         self.run(name, given, *_pointers(*means, sums[0], sums[count - 1]))
         made = sums.new_empty(count, graphs, self.rows)
         sizes = (self.chunks, graphs, self.rows, len(self.x), self.dims, self.channels)
         for of_chunks, to in zip(sums, made, strict=True):
             self.library.averages(*sizes, *_pointers(self.counts, of_chunks, to))
         return made[0], made[count - 1]
-
-
-def _array(tensors: Sequence[OptionalTensor]) -> ctypes.Array:
-    """Addresses of contiguous tensors, which must exist until the kernel has returned."""
-    return (ctypes.c_void_p * len(tensors))(*map(native.pointer, tensors))
 
 
 def _pointers(*tensors: Tensor) -> tuple[int | None, ...]:

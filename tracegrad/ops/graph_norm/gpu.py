@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tracegrad.ops.gpu import kernel, segments, triton
+from tracegrad.ops.gpu import kernel, next_power_of_2, segments
 from tracegrad.ops.graph_norm.eps import EPS
 from tracegrad.ops.optional_tensors import OptionalTensor, contiguous
 
@@ -54,8 +54,6 @@ def graph_norm_gradient(
     needed: Sequence[bool],
 ) -> list[Tensor] | None:
     """The gradient of the operator `graph_norm` for GPUs."""
-    if any(needed[4 * len(x) :]):  # prevented by `covers`
-        return None
     call = _GraphNorm(x, weights, rotations, batch, len(counts))
     of_x = [part.new_empty(part.shape) for part in x]
     sizes = [len(w) for w in weights]
@@ -248,7 +246,7 @@ class _Part:
 
     @property
     def _block(self) -> int:
-        return int(triton().next_power_of_2(self.c))
+        return next_power_of_2(self.c)
 
     def _channels(self) -> Iterator[str]:
         yield f"c = tl.arange(0, {self._block})[None, :]"

@@ -121,19 +121,6 @@ def _check(
         raise OperatorArgumentError(f"graph norm: {'; '.join(wrong)}")
 
 
-def _covers(
-    x: list[Tensor],
-    weights: list[Tensor],
-    biases: list[OptionalTensor],
-    plus: list[OptionalTensor],
-    rotations: list[OptionalTensor],
-    batch: Tensor,
-    counts: Tensor,
-) -> bool:
-    """The kernels have no gradients of rotations and counts."""
-    return not any(y is not None and y.requires_grad for y in (*rotations, counts))
-
-
 GRAPH_NORM = Operator(
     "graph_norm",
     "Tensor[] x, Tensor[] weights, Tensor?[] biases, Tensor?[] plus, Tensor?[] rotations, Tensor batch, "
@@ -141,7 +128,7 @@ GRAPH_NORM = Operator(
     _plain,
     _outputs,
     check=_check,
-    covers=_covers,
+    without_gradient=("rotations", "counts"),
     results=None,
     added="plus",
 )

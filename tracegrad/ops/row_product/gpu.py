@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tracegrad.ops.gpu import kernel, segments, triton
+from tracegrad.ops.gpu import kernel, next_power_of_2, segments
 
 BLOCK = 64  # rows and columns of the result that a program computes, at most
 INNER = 16  # numbers that are multiplied in a step
@@ -172,5 +172,5 @@ def _starts(sizes: Sizes) -> list[int]:
 
 def _blocks(width: int) -> tuple[int, int]:
     """Number of columns that a program takes, and number of programs that take all columns."""
-    block = max(LEAST, min(BLOCK, triton().next_power_of_2(width)))  # type: ignore[union-attr]
+    block = max(LEAST, min(BLOCK, next_power_of_2(width)))
     return block, -(-width // block)

@@ -1,4 +1,4 @@
-"""C++ form of the expansion into blocks: one pass over memory (``csrc/expansion.cpp``)."""
+"""C++ form of the expansion into blocks: one pass over memory (``csrc/shell_pairs.cpp``)."""
 
 import ctypes
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from tracegrad.ops import native
-from tracegrad.ops.shell_pairs.maps import SparseMap, registered_map
+from tracegrad.ops.shell_pairs.maps import ExpansionMap, SparseMap
 
 BYTES = 64  # of a vector; compilers split such vectors for processors with shorter registers
 ARGUMENTS = "iiippppp" + "iipppp"
@@ -15,7 +15,7 @@ FUNCTIONS = (native.Function("expand", ARGUMENTS), native.Function("contract", A
 
 def expand(x: Sequence[Tensor], rotations: Sequence[Tensor | None], key: str) -> Tensor | None:
     """The form of the operator `expand` for CPUs."""
-    sparse = registered_map(key).forward
+    sparse = ExpansionMap.named(key).forward
     blocks = x[0].new_empty(len(x[0]), sparse.outputs)
     return blocks if _run("expand", sparse, [part.contiguous() for part in x], rotations, blocks) else None
 
@@ -28,10 +28,8 @@ def expand_gradient(
     needed: Sequence[bool],
 ) -> list[Tensor] | None:
     """The gradient of the operator `expand` for CPUs."""
-    if any(needed[len(x) :]):  # prevented by `covers`
-        return None
     of_x = [part.new_empty(part.shape) for part in x]
-    if not _run("contract", registered_map(key).transpose, of_x, rotations, native.dense(gradients[0])):
+    if not _run("contract", ExpansionMap.named(key).transpose, of_x, rotations, native.dense(gradients[0])):
         return None
     return [part for part, flag in zip(of_x, needed, strict=False) if flag]
 
@@ -55,9 +53,9 @@ def _run(
     )
     fixed = (
         count,
-        (ctypes.c_void_p * count)(*map(native.pointer, x)),
+        native.pointers(x),
         *((ctypes.c_int64 * count)(*(part.shape[k] for part in x)) for k in (1, 2)),
-        (ctypes.c_void_p * count)(*map(native.pointer, turns)),
+        native.pointers(turns),
         native.pointer(blocks),
         blocks.shape[1],
         sparse.outputs,

@@ -16,7 +16,7 @@ from torch import Tensor
 from tracegrad.ops.errors import OperatorArgumentError
 from tracegrad.ops.operator import Operator
 from tracegrad.ops.shell_pairs import cpu, gpu
-from tracegrad.ops.shell_pairs.maps import ExpansionMap, registered_map
+from tracegrad.ops.shell_pairs.maps import ExpansionMap
 
 Rotation = Tensor | None
 
@@ -41,15 +41,15 @@ def expand(
 
 def _plain(x: list[Tensor], rotations: list[Rotation], key: str) -> Tensor:
     turned = [part if r is None else r @ part for part, r in zip(x, rotations, strict=True)]
-    return registered_map(key).dense(torch.cat([part.flatten(1) for part in turned], dim=1))
+    return ExpansionMap.named(key).dense(torch.cat([part.flatten(1) for part in turned], dim=1))
 
 
 def _outputs(x: list[Tensor], rotations: list[Rotation], key: str) -> Tensor:
-    return x[0].new_empty(x[0].shape[0], registered_map(key).forward.outputs)
+    return x[0].new_empty(x[0].shape[0], ExpansionMap.named(key).forward.outputs)
 
 
 def _check(x: list[Tensor], rotations: list[Rotation], key: str) -> None:
-    expected = registered_map(key).transpose.outputs
+    expected = ExpansionMap.named(key).transpose.outputs
     if any(part.ndim != 3 or len(part) != len(x[0]) for part in x):
         raise OperatorArgumentError(
             f"features of the shapes {[tuple(part.shape) for part in x]}; they must be (n, m, c) with the same n"
@@ -69,18 +69,13 @@ def _check(x: list[Tensor], rotations: list[Rotation], key: str) -> None:
         raise OperatorArgumentError(f"features of different dtypes: {[part.dtype for part in x]}")
 
 
-def _covers(x: list[Tensor], rotations: list[Rotation], key: str) -> bool:
-    """The kernels have no gradients of rotations."""
-    return not any(rotation is not None and rotation.requires_grad for rotation in rotations)
-
-
 EXPAND = Operator(
     "expand",
     "Tensor[] x, Tensor?[] rotations, str key",
     _plain,
     _outputs,
     check=_check,
-    covers=_covers,
+    without_gradient=("rotations",),
     linear=("x",),
 )
 EXPAND.register("CPU", cpu.expand, cpu.expand_gradient)

@@ -5,8 +5,8 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from tracegrad.ops.gpu import kernel, triton
-from tracegrad.ops.shell_pairs.maps import SparseMap, registered_map
+from tracegrad.ops.gpu import kernel
+from tracegrad.ops.shell_pairs.maps import ExpansionMap, SparseMap
 
 ITEMS, ROWS, CHANNELS = 16, 64, 32  # of a program
 WARPS = 4
@@ -17,7 +17,7 @@ Layout = tuple[
 
 def expand(x: Sequence[Tensor], rotations: Sequence[Tensor | None], key: str) -> Tensor:
     """The form of the operator `expand` for GPUs."""
-    sparse = registered_map(key)
+    sparse = ExpansionMap.named(key)
     numbers = x[0].new_empty(len(x[0]), sparse.transpose.outputs)
     _rotate([part.contiguous() for part in x], rotations, numbers, back=False)
     return _multiply(sparse.forward, numbers)
@@ -31,10 +31,10 @@ def expand_gradient(
     needed: Sequence[bool],
 ) -> list[Tensor] | None:
     """The gradient of the operator `expand` for GPUs."""
-    if any(needed[len(x) :]):  # prevented by `covers`
-        return None
     of_x = [part.new_empty(part.shape) for part in x]
-    _rotate(of_x, rotations, _multiply(registered_map(key).transpose, gradients[0].contiguous()), back=True)
+    _rotate(
+        of_x, rotations, _multiply(ExpansionMap.named(key).transpose, gradients[0].contiguous()), back=True
+    )
     return [part for part, flag in zip(of_x, needed, strict=False) if flag]
 
 
@@ -59,7 +59,7 @@ def _multiply(sparse: SparseMap, x: Tensor) -> Tensor:
     if made.numel():
         indices = (index(x.device) for index in (sparse.targets, sparse.starts, sparse.columns))
         run = kernel(PRODUCT, "multiply")
-        run[-(-len(x) // ITEMS), triton().cdiv(sparse.outputs, ROWS)](
+        run[-(-len(x) // ITEMS), -(-sparse.outputs // ROWS)](
             *(x, made, *indices, sparse.values(x), len(x), x.shape[1], sparse.outputs),
             ITEMS=ITEMS,
             ROWS=ROWS,

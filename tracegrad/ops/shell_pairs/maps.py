@@ -1,9 +1,7 @@
 """The linear map from the numbers of a feature to the elements of a block, the same for all items."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,10 +10,9 @@ from torch import Tensor
 from tracegrad.numerics.constants import Constant
 from tracegrad.ops import native
 from tracegrad.ops.errors import OperatorArgumentError
+from tracegrad.ops.named_table import NamedTable
 
 ZERO = 1e-12  # smaller coefficients are rounding errors
-# Operators take strings and numbers beside tensors, but no objects; a map is named by its key in this table.
-_REGISTERED: dict[str, "ExpansionMap"] = {}
 
 
 class ConstantIndex:
@@ -87,7 +84,7 @@ class SparseMap:
 
 
 @dataclass(frozen=True)
-class ExpansionMap:
+class ExpansionMap(NamedTable):
     """The map as dense matrices that many parts of a block share.
 
     Part t of a block is a number of vectors, all of them multiplied by the same matrix:
@@ -108,31 +105,25 @@ class ExpansionMap:
     places: Sequence[Int[Tensor, "_v _e"]]
     forward: SparseMap = field(init=False)
     transpose: SparseMap = field(init=False)
-    key: str = field(init=False)
     _dense: list[Constant] = field(init=False)
     _columns: list[ConstantIndex] = field(init=False)
     _order: ConstantIndex = field(init=False)
 
     def __post_init__(self) -> None:
-        digest = hashlib.sha256()
-        for tensor in (*self.tables, *self.columns, *self.places):
-            digest.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
         back = torch.argsort(torch.cat([x.flatten() for x in self.places]))
         made = {
             "forward": self._sparse(transposed=False),
             "transpose": self._sparse(transposed=True),
-            "key": digest.hexdigest()[:16],
             "_dense": [Constant(table) for table in self.tables],
             "_columns": [ConstantIndex(x.flatten()) for x in self.columns],
             "_order": ConstantIndex(back),
         }
         self.__dict__.update(made)
-        _REGISTERED[self.key] = self
+        super().__post_init__()
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """In another process the map is registered again."""
-        self.__dict__.update(state)
-        _REGISTERED[self.key] = self
+    def _content(self) -> bytes:
+        tensors = (*self.tables, *self.columns, *self.places)
+        return b"".join(str(tuple(x.shape)).encode() + x.contiguous().numpy().tobytes() for x in tensors)
 
     def dense(self, numbers: Float[Tensor, "n numbers"]) -> Float[Tensor, "n elements"]:
         """The map by dense matrices."""
@@ -152,8 +143,3 @@ class ExpansionMap:
             columns.append(of[:, at[1]].flatten())
             values.append(matrix[at[0], at[1]].repeat(len(to)))
         return SparseMap.of(torch.cat(rows), torch.cat(columns), torch.cat(values))
-
-
-def registered_map(key: str) -> ExpansionMap:
-    """The map that was registered under a key."""
-    return _REGISTERED[key]
