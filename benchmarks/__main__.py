@@ -15,7 +15,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import cells, crystals, data, launches, molecules, orbitals, ranks, tracegrad_block, waiting
+from benchmarks import (
+    cells,
+    crystals,
+    data,
+    harmose,
+    launches,
+    molecules,
+    orbitals,
+    ranks,
+    tracegrad_block,
+    waiting,
+)
 from benchmarks.products import product_rates
 from benchmarks.table import markdown, show, with_floors
 from benchmarks.timing import Timing, processor
@@ -26,6 +37,7 @@ TASKS = {
     "molecules": "QHNet without and with TraceGrad (low-rank W) against plain e3nn; the arms of the ablation",
     "crystals": "DeepH-E3 on graphene without and with TraceGrad (full W) against plain e3nn; the arms",
     "spinful": "the same on a bilayer of Bi2Te3 with spin-orbit coupling, but not the arms",
+    "harmose": "a HarmoSE-style network on MoS2 against its first stage, with and without TraceGrad",
     "tracegrad": "one TraceGrad block: the closed form of v against automatic differentiation",
     "sizes": "DeepH-E3 on twisted bilayers of graphene of 148 to 1,876 atoms, edges in chunks",
     "data": "reading and batching of molecules and crystals; the cache of crystals",
@@ -104,6 +116,9 @@ def tasks_of(options: argparse.Namespace) -> dict[str, Callable[[], tuple[list[T
         "molecules": partial(molecules.molecule_tasks, sizes, rng(), *size, repeats, device),
         "crystals": partial(crystals.crystal_tasks, crystal, rng(), repeats, device),
         "spinful": partial(crystals.spinful_tasks, spinful, rng(), repeats, device),
+        "harmose": partial(
+            harmose.harmose_tasks, harmose.SMALL if small else harmose.FULL, rng(), repeats, device
+        ),
         "tracegrad": partial(
             tracegrad_block.block_tasks,
             tracegrad_block.SMALL if small else tracegrad_block.FULL,

@@ -95,8 +95,15 @@ def trace_share(model: HamiltonianModel, loss: HamiltonianLoss, graph: Any) -> f
     if not model.tracegrad.trace or model.backbone.features_frozen:
         return None
     weights = [p for p in model.backbone.parameters() if p.requires_grad]
+    training = model.training
+    model.eval()  # in training a network may draw random numbers
+    try:
+        with torch.enable_grad():
+            prediction = model(graph)
+    finally:
+        model.train(training)
     with torch.enable_grad():
-        values = loss(model(graph), graph)
+        values = loss(prediction, graph)
         if T not in values.shares:
             return None
         weighted_t = values.weights[T] * values.shares[T]

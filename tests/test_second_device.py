@@ -11,10 +11,10 @@ pytestmark = pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch has no devices in Python",
 )
-NETWORKS = ("qhnet", "deeph_e3", "deeph_e3_spinful")
+NETWORKS = ("qhnet", "deeph_e3", "deeph_e3_spinful", "harmose")
 ARMS = ("none", "trace", "grad", "tracegrad")
 # Largest number of waits of the host in a training step without the check that the loss is finite.
-WAITS = {"qhnet": 1, "deeph_e3": 0, "deeph_e3_spinful": 0}
+WAITS = {"qhnet": 1, "deeph_e3": 0, "deeph_e3_spinful": 0, "harmose": 0}
 CASES = [
     pytest.param(network, arm, marks=[] if (network, arm) == ("qhnet", "tracegrad") else pytest.mark.slow)
     for network in NETWORKS

@@ -94,19 +94,21 @@ def test_every_parameter_has_a_gradient_from_the_second_step_on(basis, arm):
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_second_stage_leaves_the_first_and_tracegrad_as_they_are(arm):
-    model = make_model(SPINLESS, arm, fresh=True, stage="second").train()
+    model = make_model(SPINLESS, arm, fresh=True, stage="second", augmentation="strong").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     graph = collate([crystals.labelled_graph(crystals.MOS2, SPINLESS)])
     loss = HamiltonianLoss(SPINLESS, model.trace_labels, h=["mse"])
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(20):
+    for _ in range(12):
         optimizer.zero_grad()
         values = loss(model(graph), graph)
         values.total.backward()
         optimizer.step()
         losses.append(values.logs["loss_h"].item())
-    assert losses[-1] < 0.9 * losses[0]
+    assert (
+        min(losses) < 0.9 * losses[0]
+    )  # each step has another rotation, so that the last loss may be higher
     for name, value in model.state_dict().items():
         same = not name.startswith(("backbone.second", "backbone.rotations"))
         assert torch.equal(value, before[name]) == same, name
@@ -128,7 +130,7 @@ def test_h1_is_equivariant_and_h_is_not(basis, arm):
             actual = model(graph_of(*(rotated(s, rotation) for s in SAMPLES), basis=basis))
         u = orbital_rotation(basis, rotation)
         expected = u @ reference.earlier[0]["edge"] @ u.mH
-        torch.testing.assert_close(actual.earlier[0]["edge"], expected, rtol=0, atol=1e-9)
+        torch.testing.assert_close(actual.earlier[0]["edge"], expected, rtol=0, atol=1e-10)
         assert (actual.blocks["edge"] - u @ reference.blocks["edge"] @ u.mH).abs().max() > 1e-2
 
 
@@ -186,7 +188,7 @@ def test_no_rotation_changes_nothing(basis):
     expected = blocks_of(model, *SAMPLES)
     model.backbone.rotations.forward = lambda graphs: torch.eye(3, dtype=torch.float64).expand(graphs, 3, 3)
     torch.testing.assert_close(blocks_of(model.train(), *SAMPLES), expected, rtol=0, atol=1e-11)
-    model.backbone.rotations.kind = "none"
+    model.backbone.at_progress(0.0)  # rotations have not begun
     assert torch.equal(blocks_of(model, *SAMPLES), expected)
 
 

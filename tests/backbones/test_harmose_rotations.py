@@ -6,12 +6,13 @@ from scipy.spatial.transform import Rotation
 
 from tracegrad.backbones.harmose_rotations import (
     BOUNDS,
+    STARTS,
     RandomRotations,
     of_angles,
-    of_quaternions,
     truncated_normal,
 )
 from tracegrad.errors import ConfigError
+from tracegrad.numerics.rotations import of_quaternions
 
 
 def drawn(kind: str, batches: list[int], seed: int = 0) -> torch.Tensor:
@@ -93,3 +94,24 @@ def test_other_kinds_are_refused():
     message = "model.backbone.augmentation is 'some'; choose from none, weak, strong, uniform"
     with pytest.raises(ConfigError, match=message):
         RandomRotations("some")
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"), [*((kind, None) for kind in STARTS), ("weak", 0.25), ("uniform", 1)]
+)
+def test_they_begin_after_a_share_of_the_training(kind, start):
+    rotations = RandomRotations(kind, start)
+    assert rotations.active == (kind != "none")  # without a training
+    begin = {"none": 2.0, "weak": 0.6, "strong": 0.7, "uniform": 0.0}[kind] if start is None else start
+    for share in (0.0, 0.2, 0.25, 0.59, 0.6, 0.69, 0.7, 1.0):
+        rotations.at_progress(share)
+        assert rotations.active == (share >= begin)
+
+
+@pytest.mark.parametrize("start", [-0.1, 1.5, True, "late"])
+@pytest.mark.usefixtures("unchecked")
+def test_other_starts_are_refused(start):
+    with pytest.raises(
+        ConfigError, match=r"augmentation_start is .*; give a share of the training from 0 to 1"
+    ):
+        RandomRotations("weak", start)

@@ -38,7 +38,7 @@ def test_other_data_than_the_paper_s(tmp_path):
     assert absent == [
         "Tables 1, 2, 3, 6, 7 and 8, Appendix I, Figs. 5 and 6: no run is on a database of the paper",
         "Table 8: DeepH-2 is not implemented",
-        "Fig. 7: no runs of HarmoSE, with and without TraceGrad, with block_mae.csv on a database of the paper",
+        "Fig. 7: no runs of HarmoSE-style, with and without TraceGrad, with block_mae.csv on a database of the paper",
         SKETCH,
     ]
 
@@ -97,8 +97,8 @@ def test_rows_of_networks_that_are_not_implemented_are_named(monolayers):
 
 def test_they_become_ordinary_rows_where_there_are_runs(monolayers):
     for arm in ("none", "tracegrad"):
-        label = "HarmoSE" + ("+TraceGrad" if arm == "tracegrad" else "")
-        content = paper_result("MM", arm, 42, {H: 0.2}, label=label, backbone="HarmoSE")
+        label = "HarmoSE-style" + ("+TraceGrad" if arm == "tracegrad" else "")
+        content = paper_result("MM", arm, 42, {H: 0.2}, label=label, backbone="HarmoSE-style")
         directory = write_run(monolayers / f"harmose_{arm}", content, files=False)
         if arm == "none":
             write_blocks(directory / "block_mae.csv", np.full((6, 6), 1.0))
@@ -107,11 +107,11 @@ def test_they_become_ordinary_rows_where_there_are_runs(monolayers):
     assert "not implemented: DeepH-2; these rows have numbers of the paper only" in eighth.notes
     assert [line.label for line in paper_grid(eighth).lines][1:4] == [
         "DeepH-2 (paper; not implemented)",
-        "HarmoSE",
+        "HarmoSE-style",
         "  paper",
     ]
     (seventh,) = [line for line in absent if line.startswith("Fig. 7")]
-    assert seventh.startswith("Fig. 7: no runs of HarmoSE, with and without TraceGrad, with block_mae.csv")
+    assert seventh.startswith("Fig. 7: no runs of HarmoSE-style, with and without TraceGrad")
     write_blocks(directory / "block_mae.csv", np.full((6, 6), 1.0))
     assert not any(line.startswith("Fig. 7") for line in lines(monolayers)[0])
 

@@ -42,7 +42,7 @@ def test_a_whole_network_is_taken_over_completely(tmp_path):
 @pytest.mark.parametrize(
     ("values", "error"),
     [
-        (checkpoints.QHNET, "holds a QHNet, and the network to train is a HarmoSE"),
+        (checkpoints.QHNET, "holds a QHNet, and the network to train is a HarmoSE-style"),
         (settings(checkpoints.DEEPH_E3, "none", {"cutoff": 6.0}), r"need model.backbone.cutoff=6.0"),
         (settings(checkpoints.DEEPH_E3, "none", {"embed": 5}), "backbone.first"),
     ],
@@ -51,6 +51,32 @@ def test_other_first_stages_are_refused(tmp_path, values, error):
     checkpoints.write_run(tmp_path, copy.deepcopy(values))
     with pytest.raises(CheckpointError, match=error):
         start_from(network(harmose("none", "second")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("trained", "arm", "what"),
+    [
+        ("none", "tracegrad", "it lacks tracegrad.blocks.edge.0"),
+        ("tracegrad", "none", "tracegrad.blocks.edge.0.* has no place"),
+        ("tracegrad", "grad", "tracegrad.decoders.edge.* has no place"),
+        ("grad", "tracegrad", "it lacks tracegrad.decoders.edge"),
+    ],
+)
+def test_a_first_stage_of_another_arm_is_refused(tmp_path, trained, arm, what):
+    checkpoints.write_run(tmp_path, settings(checkpoints.DEEPH_E3, trained))
+    with pytest.raises(CheckpointError, match=rf"is of another arm .*{what}.*choose the same tracegrad="):
+        start_from(network(harmose(arm, "second")), tmp_path)
+    start_from(network(harmose(arm, "joint")), tmp_path)  # there it is trained
+
+
+def test_a_gain_that_is_new_changes_nothing(tmp_path):
+    trained = checkpoints.write_run(tmp_path, settings(checkpoints.DEEPH_E3, "tracegrad"))
+    values = harmose("tracegrad", "second")
+    values["tracegrad"]["gain"] = "zero"
+    model = network(values)
+    start_from(model, tmp_path)
+    for a, b in zip(blocks_of(model), blocks_of(trained), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
 
 def test_another_basis_is_refused(tmp_path):

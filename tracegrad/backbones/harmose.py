@@ -29,6 +29,7 @@ from tracegrad.ops.spherical_harmonics import spherical_harmonics
 
 STAGES = ("first", "second", "joint")
 HARMONICS = 7  # highest degree of the harmonics of the second stage
+HIDDEN_FEATURES = 16  # of all edges in memory at the same time, those of a layer among them
 
 
 class HarmoSE(Backbone):
@@ -45,7 +46,8 @@ class HarmoSE(Backbone):
         layers: of the Transformer (our choice: 4).
         width: of its hidden features (our choice: 256).
         heads: of its attention; must divide ``width``.
-        augmentation: random rotations of what the second stage gets in training, see `RandomRotations`.
+        augmentation, augmentation_start: random rotations of what the second stage gets in training, and the share
+            of the training after which they begin, see `RandomRotations`.
 
     Attributes:
         first: the first stage.
@@ -55,7 +57,7 @@ class HarmoSE(Backbone):
         ConfigError: an option that is out of range, or those that `DeepHE3` raises.
     """
 
-    label = "HarmoSE"
+    label = "HarmoSE-style"
     periodic = True
     beside_tensors = ("cutoff", "legacy_e3nn")
 
@@ -74,6 +76,7 @@ class HarmoSE(Backbone):
         width: int = 256,
         heads: int = 4,
         augmentation: str = "weak",
+        augmentation_start: float | None = None,
         hermitian: bool = False,
         time_reversal: bool = False,
         legacy_e3nn: bool = False,
@@ -114,7 +117,7 @@ class HarmoSE(Backbone):
         self.features_frozen = stage == "second"
         if self.features_frozen:
             self.first.requires_grad_(False)
-        rotations = RandomRotations(augmentation)
+        rotations = RandomRotations(augmentation, augmentation_start)
         self.second: GraphTransformer | None = None
         if stage == "first":
             return
@@ -150,6 +153,18 @@ class HarmoSE(Backbone):
         correction = self._correction(graph, [*joined, h1])
         blocks = baseline["edge"] + self.first.symmetrised(correction, graph)
         return [baseline, {"edge": blocks}]
+
+    def at_progress(self, share: float) -> None:
+        """Begin with random rotations once this share of the training has passed."""
+        if self.second is not None:
+            self.rotations.at_progress(share)
+
+    def further_edge_numbers(self) -> int:
+        """Inputs of the second stage, each once by itself and once joined, and hidden features of its layers."""
+        if self.second is None:
+            return 0
+        sizes = [sum(mul * (2 * degree + 1) for mul, degree, _ in irreps) for irreps in self.inputs]
+        return 3 * sum(sizes) + HIDDEN_FEATURES * self.second.width
 
     def first_stage(self) -> DeepHE3:
         """The DeepH-E3."""
@@ -204,8 +219,9 @@ class HarmoSE(Backbone):
         assert self.second is not None
         dst, src = graph.edge_index
         length = lengths(graph.vectors)
-        vectors, turn = graph.vectors, None
-        if self.training and self.rotations.kind != "none":
+        # A zero vector has no direction: none for its derivatives, either.
+        vectors, turn = torch.where((length > 0)[:, None], graph.vectors, 0.0), None
+        if self.training and self.rotations.active:
             rotations = self.rotations(graph.num_graphs).to(vectors.dtype)
             graph_of_edge = graph.batch.index_select(0, dst)
             vectors = turned(vectors[:, :, None], rotations.index_select(0, graph_of_edge))[:, :, 0]

@@ -7,10 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tracegrad.errors import ConfigError
+from tracegrad.numerics.rotations import of_quaternions
 
 # Largest angle in units of pi before averaging, for the two forms of the authors' later trainer.
 BOUNDS = {"weak": 0.2, "strong": 0.5}
-KINDS = ("none", *BOUNDS, "uniform")
+# Share of the training after which the rotations of each kind begin: those of the same trainer, and our choice.
+STARTS = {"none": 1.0, "weak": 0.6, "strong": 0.7, "uniform": 0.0}
 KEPT = 0.7  # share of the running mean that a new draw keeps
 
 
@@ -25,21 +27,35 @@ class RandomRotations(nn.Module):
 
     Args:
         kind: none | weak | strong | uniform.
+        start: share of the training, from 0 to 1, after which rotations begin; None: that of `STARTS`.
 
     Attributes:
+        active: whether rotations have begun. A training sets it (`at_progress`); without one they have.
         mean: the running mean b; a buffer, so that a resumed training continues with it.
 
     Raises:
-        ConfigError: another kind.
+        ConfigError: another kind or start.
     """
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, start: float | None = None):
         super().__init__()
-        if kind not in KINDS:
-            raise ConfigError(f"model.backbone.augmentation is {kind!r}; choose from {', '.join(KINDS)}")
+        if kind not in STARTS:
+            raise ConfigError(f"model.backbone.augmentation is {kind!r}; choose from {', '.join(STARTS)}")
+        if start is not None and (
+            not isinstance(start, int | float) or isinstance(start, bool) or not 0 <= start <= 1
+        ):
+            raise ConfigError(
+                f"model.backbone.augmentation_start is {start!r}; give a share of the training from 0 to 1, or null"
+            )
         self.kind = kind
+        self.start = STARTS[kind] if start is None else start
+        self.active = kind != "none"
         self.register_buffer("mean", torch.zeros(3))
         self.mean: Tensor
+
+    def at_progress(self, share: float) -> None:
+        """Begin or not, after this share of a training."""
+        self.active = self.kind != "none" and share >= self.start
 
     @torch.no_grad()
     def forward(self, graphs: int) -> Float[Tensor, "graphs 3 3"]:
@@ -79,14 +95,3 @@ def about(axis: int, angle: Float[Tensor, " graphs"]) -> Float[Tensor, "graphs 3
     rows = [[cos, -sin, zero], [sin, cos, zero], [zero, zero, one]]
     order = [(i - axis + 2) % 3 for i in range(3)]
     return torch.stack([torch.stack([rows[i][j] for j in order], dim=1) for i in order], dim=1)
-
-
-def of_quaternions(q: Float[Tensor, "graphs 4"]) -> Float[Tensor, "graphs 3 3"]:
-    """Rotations of quaternions (w, x, y, z) of any length; uniform for normal numbers."""
-    w, x, y, z = (q / q.norm(dim=1, keepdim=True)).unbind(1)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)

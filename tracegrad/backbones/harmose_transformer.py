@@ -69,6 +69,7 @@ class GraphTransformer(nn.Module):
         self, inputs: int, harmonics: int, radial: int, width: int, outputs: int, layers: int, heads: int
     ):
         super().__init__()
+        self.width = width
         widths = [inputs, *[width] * (layers - 1), outputs]
         self.layers = nn.ModuleList(
             TransformerLayer(before, harmonics, radial, width, after, heads)

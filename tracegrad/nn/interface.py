@@ -61,6 +61,13 @@ class Backbone(nn.Module, ABC):
         """Blocks after each stage of a network that corrects its own result; the last are those of ``forward``."""
         return [self(graph, refine)]
 
+    def further_edge_numbers(self) -> int:
+        """Numbers for each edge that a prediction needs memory for besides refined features and blocks."""
+        return 0
+
+    def at_progress(self, share: float) -> None:
+        """A training calls this before each step with the share of it that has passed, from 0 to 1."""
+
     def first_stage(self) -> "Backbone":
         """The network that computes the refined features: this one, or its first stage.
 

@@ -1,5 +1,6 @@
 """Initial weights of a training from a trained network: one of TraceGrad's or a released one."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from tracegrad.weights.model_file import ENDING
 from tracegrad.weights.released.loading import load_released
 from tracegrad.weights.saved import checkpoint_file, load_model
 
-WHOLE = "backbone."  # beginning of the names of the tensors of a backbone
+# Beginnings of the names of the tensors of a backbone, and of blocks and decoders of TraceGrad.
+WHOLE, BLOCKS, DECODERS = "backbone.", "tracegrad.blocks.", "tracegrad.decoders."
 RELEASED_SUFFIXES = (".pt", ".pth", ".pkl")
 
 
@@ -48,7 +50,8 @@ def start_from(model: HamiltonianModel, source: str | Path) -> WarmStart:
             folder of DeepH-E3 (assumed to be trained with e3nn 0.3.5).
 
     Raises:
-        CheckpointError: no such network, or one with another backbone.
+        CheckpointError: no such network, one with another backbone, or one of another arm where the first stage and
+            TraceGrad are not trained.
     """
     path = Path(source).expanduser()
     if not path.exists():
@@ -74,6 +77,8 @@ def start_from(model: HamiltonianModel, source: str | Path) -> WarmStart:
         for name, tensor in group.items()
         if all(key in state and state[key].shape == value.shape for key, value in group.items())
     }
+    if model.backbone.features_frozen:
+        _check_arm(state, [name for group in groups.values() for name in group], fitting, file)
     with torch.no_grad():
         model.load_state_dict(state | {name: value.to(state[name].dtype) for name, value in fitting.items()})
     copied = {_part(name) for name in fitting}
@@ -85,6 +90,24 @@ def start_from(model: HamiltonianModel, source: str | Path) -> WarmStart:
                     gain.fill_(1.0)
     new = dict.fromkeys(_new_part(name, copied) for name in state if name not in fitting)
     return WarmStart(file, sorted(fitting), len(state), list(new))
+
+
+def _check_arm(
+    state: Mapping[str, Tensor], trained: Sequence[str], fitting: Mapping[str, Tensor], file: Path
+) -> None:
+    """Raise `CheckpointError` unless TraceGrad, which is not trained here, is completely that of the trained network.
+
+    A gain that only the network to train has becomes 1, which changes nothing.
+    """
+    whole = (BLOCKS, DECODERS)
+    lacking = [name for name in state if name.startswith(whole) and name not in fitting]
+    left_over = [name for name in trained if name not in fitting and not name.startswith(WHOLE)]
+    if lacking or left_over:
+        what = f"it lacks {lacking[0]}" if lacking else f"{left_over[0]} has no place"
+        raise CheckpointError(
+            f"{file}: is of another arm than the network to train ({what}), and model.backbone.stage=second keeps "
+            "the first stage with its TraceGrad as they are; choose the same tracegrad= as there, or stage=joint"
+        )
 
 
 def _new_part(name: str, copied: set[str]) -> str:
