@@ -73,10 +73,8 @@ class EquivarianceError(Callback):
         module = hamiltonian_module(pl_module)
         chosen = evenly_spaced(len(dataset), count).tolist()
         share = chosen[trainer.global_rank :: trainer.world_size]
-        errors = [
-            (row, self._errors(pl_module, dataset[row]))  # [stages, angles, rotations]
-            for row in share
-        ]
+        samples = (dataset[i] for i in share)
+        errors = [(int(sample.sample_id), self._errors(pl_module, sample)) for sample in samples]
         errors = sorted(gathered(trainer, errors), key=lambda entry: entry[0])
         means = np.mean([of_structure for _, of_structure in errors], axis=(0, 3))
         subset = module.test_subsets[0]

@@ -14,9 +14,11 @@ from tests.molecules import random_rotation
 from tests.nn.item_first.test_shell_pairs import orbital_rotation
 from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.backbones.harmose import HarmoSE
+from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import collate, crystal_graph
+from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.invariant.tracegrad import TraceGrad
 from tracegrad.training.loss import HamiltonianLoss
@@ -150,12 +152,14 @@ def test_an_average_over_the_rotations_of_a_cube_is_equivariant_under_them(basis
     cube = rotations_of_a_cube()
     assert len(cube) == 24
 
+    turns = torch.stack(cube)
+    model.backbone.rotations.forward = lambda graphs: turns
+
+    @torch.no_grad()
     def average(sample: crystals.Crystal) -> torch.Tensor:
-        graph, total = graph_of(sample, basis=basis), 0
-        for rotation in cube:
-            model.backbone.rotations.forward = lambda graphs, r=rotation: r.expand(graphs, 3, 3)
-            total = total + model(graph, traces=False).blocks["edge"].detach()
-        return total / len(cube)
+        """Of as many copies of a crystal in one batch, each with its own rotation."""
+        blocks = model(graph_of(*[sample] * len(cube), basis=basis), traces=False).blocks["edge"]
+        return blocks.unflatten(0, (len(cube), -1)).mean(0)
 
     reference = average(crystals.CHAIN)
     single = blocks_of(model.eval(), crystals.CHAIN)
@@ -258,6 +262,21 @@ def test_averages_hold_for_the_corrected_h():
 
 
 # --- memory, precision
+
+
+def test_the_estimated_memory_has_the_second_stage():
+    """Its part grows with the edges and the width."""
+    numbers, positions, lattice, edges = crystals.MOS2
+    structure = Structure("MoS2", numbers, positions, lattice, {}, False, 0.0, edges, np.zeros(0))
+
+    def size(**options) -> int:
+        return estimate_cost(make_model(SPINLESS, **options), structure).bytes
+
+    narrow, wide = size(width=8), size(width=24)
+    alone = estimate_cost(first_stage_of(make_model(SPINLESS)), structure).bytes
+    assert wide - narrow == len(edges) * 16 * 16 * 8
+    inputs = make_model(SPINLESS).backbone.second.layers[0].inputs[0][0].in_features
+    assert narrow - alone == len(edges) * (3 * inputs + 16 * 8) * 8
 
 
 @BASES

@@ -97,7 +97,7 @@ def test_other_kinds_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("kind", "start"), [*((kind, None) for kind in STARTS), ("weak", 0.25), ("uniform", 1)]
+    ("kind", "start"), [*((kind, None) for kind in STARTS), ("weak", 0.25), ("uniform", 1.0)]
 )
 def test_they_begin_after_a_share_of_the_training(kind, start):
     rotations = RandomRotations(kind, start)

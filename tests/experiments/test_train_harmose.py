@@ -12,7 +12,7 @@ from tests.experiments.test_resume import assert_same, content
 pytestmark = pytest.mark.slow
 SETTINGS = [
     "experiment=demo_crystals",
-    "data.sizes=[4,1,1]",
+    "data.sizes=[4,2,2]",
     "data.twisted=[]",
     "data.batch_size=2",
     "model.backbone.irreps=4x0e+2x1o+2x2e",

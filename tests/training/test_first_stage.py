@@ -1,12 +1,14 @@
 """A second stage that starts from a network that was trained as its first stage."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from experiments.training.warm_start import warm_start
-from tests import checkpoints
+from tests import checkpoints, crystals
+from tests.callbacks.test_test_report import make_module
 from tests.training.test_warm_start import ARMS, blocks_of, network, settings
 from tracegrad.errors import CheckpointError, ConfigError
 from tracegrad.training.warm_start import start_from
@@ -91,3 +93,23 @@ def test_a_second_stage_needs_a_first(tmp_path):
     with pytest.raises(ConfigError, match=r"stage=second trains the second stage on a trained first one"):
         warm_start(network(harmose("none", "second")), None, tmp_path, resumed=False)
     assert warm_start(network(harmose("none", "joint")), None, tmp_path, resumed=False) == {}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "epochs", "step", "steps", "share"),
+    [
+        (3, 10, 5, -1, 0.3),
+        (0, -1, 5, 20, 0.25),
+        (3, 10, 18, 20, 0.9),
+        (3, None, 0, 20, 0.0),
+        (7, -1, 9, -1, 1.0),
+    ],
+)
+def test_a_training_tells_its_network_how_far_it_is(epoch, epochs, step, steps, share, monkeypatch):
+    module, told = make_module(crystals.SmallBackbone(crystals.SPINLESS)), []
+    monkeypatch.setattr(module.model.backbone, "at_progress", told.append)
+    module._trainer = SimpleNamespace(
+        current_epoch=epoch, max_epochs=epochs, global_step=step, max_steps=steps
+    )
+    module.on_train_batch_start(None, 0)
+    assert told == [share]

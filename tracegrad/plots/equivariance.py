@@ -25,8 +25,8 @@ def equivariance_figure(curves: Mapping[str, Mapping[int, float]], title: str = 
     for i, (label, values) in enumerate(curves.items()):
         angles = sorted(values)
         drawn = [max(values[angle], FLOOR) for angle in angles]
-        style = {"color": SERIES_COLOURS[i % len(SERIES_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
-        ax.plot(angles, drawn, label=label, **style)
+        colour, marker = SERIES_COLOURS[i % len(SERIES_COLOURS)], _MARKERS[i % len(_MARKERS)]
+        ax.plot(angles, drawn, label=label, color=colour, marker=marker)
     ax.set_yscale("log")
     ax.set_ylim(bottom=FLOOR / 10)
     ax.minorticks_off()
