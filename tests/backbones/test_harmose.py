@@ -34,10 +34,12 @@ def make_model(basis: OrbitalBasis, arm: str = "none", *, fresh: bool = False, *
     tracegrad = partial(TraceGrad, **ARMS[arm], channels=8, hidden=8, w="full")
     model = HamiltonianModel(HarmoSE(basis, **{**SIZES, **options}), tracegrad).double().eval()
     for name, parameter in model.named_parameters():
-        if name.endswith("bias") and "second" not in name:  # they start at zero, which would hide mistakes
+        if (
+            name.endswith("bias") and "transformer" not in name
+        ):  # they start at zero, which would hide mistakes
             parameter.data += 0.3 * torch.randn_like(parameter)
     if not fresh:
-        for parameter in model.backbone.second.last.parameters():
+        for parameter in model.backbone.transformer.last.parameters():
             nn.init.normal_(parameter, 0.0, 0.3)
     return model
 
@@ -88,8 +90,8 @@ def test_every_parameter_has_a_gradient_from_the_second_step_on(basis, arm):
         for name, parameter in model.named_parameters():
             if parameter.numel() == 0:
                 continue
-            last = any(parameter is p for p in model.backbone.second.last.parameters())
-            flows = step == 1 or last or "second" not in name
+            last = any(parameter is p for p in model.backbone.transformer.last.parameters())
+            flows = step == 1 or last or "transformer" not in name
             assert (parameter.grad.abs().max() > 0) == flows, name
         optimizer.step()
 
@@ -111,9 +113,9 @@ def test_the_second_stage_leaves_the_first_and_tracegrad_as_they_are(arm):
     # Each step has another rotation, so that the last loss may be higher than the one before.
     assert min(losses) < 0.9 * losses[0]
     for name, value in model.state_dict().items():
-        same = not name.startswith(("backbone.second", "backbone.rotations"))
+        same = not name.startswith(("backbone.transformer", "backbone.rotations"))
         assert torch.equal(value, before[name]) == same, name
-    assert all(p.requires_grad == ("second" in name) for name, p in model.named_parameters())
+    assert all(p.requires_grad == ("transformer" in name) for name, p in model.named_parameters())
 
 
 # --- symmetries
@@ -274,7 +276,7 @@ def test_the_estimated_memory_has_the_second_stage():
     narrow, wide = size(width=8), size(width=24)
     alone = estimate_cost(first_stage_of(make_model(SPINLESS)), structure).bytes
     assert wide - narrow == len(edges) * 16 * 16 * 8
-    inputs = make_model(SPINLESS).backbone.second.layers[0].inputs[0][0].in_features
+    inputs = make_model(SPINLESS).backbone.transformer.layers[0].inputs[0][0].in_features
     assert narrow - alone == len(edges) * (3 * inputs + 16 * 8) * 8
 
 

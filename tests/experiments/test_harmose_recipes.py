@@ -34,5 +34,5 @@ def test_the_demonstration_takes_the_small_network(stage):
     )
     model = instantiate(config.model)
     assert isinstance(model.backbone, HarmoSE)
-    assert (model.backbone.second is None) == (stage == "first")
+    assert (model.backbone.transformer is None) == (stage == "first")
     assert sum(p.numel() for p in model.parameters()) < 300_000

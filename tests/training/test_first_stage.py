@@ -28,7 +28,7 @@ def test_h_is_at_first_that_of_the_trained_network(tmp_path, arm, alone):
     trained = checkpoints.write_run(tmp_path, values)
     model = network(harmose(arm, "second"))
     started = start_from(model, tmp_path)
-    assert started.new == ["backbone.rotations", "backbone.second"]
+    assert started.new == ["backbone.rotations", "backbone.transformer"]
     for a, b in zip(blocks_of(model), blocks_of(trained), strict=True):
         assert torch.equal(a, b)
 

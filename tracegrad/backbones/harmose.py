@@ -51,7 +51,7 @@ class HarmoSE(Backbone):
 
     Attributes:
         first: the first stage.
-        second: the Transformer, None with stage "first".
+        transformer: that of the second stage, None with stage "first".
 
     Raises:
         ConfigError: an option that is out of range, or those that `DeepHE3` raises.
@@ -118,7 +118,7 @@ class HarmoSE(Backbone):
         if self.features_frozen:
             self.first.requires_grad_(False)
         rotations = RandomRotations(augmentation, augmentation_start)
-        self.second: GraphTransformer | None = None
+        self.transformer: GraphTransformer | None = None
         if stage == "first":
             return
         # Channels, degree and parity of each irrep of each feature: torch.compile does not look through irreps.
@@ -128,7 +128,7 @@ class HarmoSE(Backbone):
         self.gaussians = GaussianBasis(radial, cutoff, width=cutoff / (2 * radial))
         self.rotations = rotations
         self.matrices = WignerMatrices(max(degree for irreps in edge for _, degree, _ in irreps))
-        self.second = GraphTransformer(
+        self.transformer = GraphTransformer(
             sum(sizes), (HARMONICS + 1) ** 2, radial, width, sizes[-1], layers, heads
         )
 
@@ -138,7 +138,7 @@ class HarmoSE(Backbone):
 
     def stages(self, graph, refine: Refine = keep) -> list[Blocks]:
         """H1, and H1 + dH where there is a second stage."""
-        if self.second is None:
+        if self.transformer is None:
             return [self.first(graph, refine)]
         features: list[list[ItemFirstFeature]] = [[] for _ in self.inputs[1:]]
 
@@ -156,15 +156,15 @@ class HarmoSE(Backbone):
 
     def at_progress(self, share: float) -> None:
         """Begin with random rotations once this share of the training has passed."""
-        if self.second is not None:
+        if self.transformer is not None:
             self.rotations.at_progress(share)
 
     def further_edge_numbers(self) -> int:
         """Inputs of the second stage, each once by itself and once joined, and hidden features of its layers."""
-        if self.second is None:
+        if self.transformer is None:
             return 0
         sizes = [sum(mul * (2 * degree + 1) for mul, degree, _ in irreps) for irreps in self.inputs]
-        return 3 * sum(sizes) + HIDDEN_FEATURES * self.second.width
+        return 3 * sum(sizes) + HIDDEN_FEATURES * self.transformer.width
 
     def first_stage(self) -> DeepHE3:
         """The DeepH-E3."""
@@ -216,7 +216,7 @@ class HarmoSE(Backbone):
         self, graph, features: list[ItemFirstFeature]
     ) -> Float[Tensor, "edges dim dim"] | Complex[Tensor, "edges dim dim"]:
         """dH from features in the frames of their edges, before the averages of H."""
-        assert self.second is not None
+        assert self.transformer is not None
         dst, src = graph.edge_index
         length = lengths(graph.vectors)
         # A zero vector has no direction: none for its derivatives, either.
@@ -241,7 +241,7 @@ class HarmoSE(Backbone):
             for irreps, feature in zip(self.inputs, features, strict=True)
             for (_, degree, parity), x in zip(irreps, feature, strict=True)
         ]
-        made = self.second(torch.cat(flat, dim=1), inputs).to(vectors.dtype)
+        made = self.transformer(torch.cat(flat, dim=1), inputs).to(vectors.dtype)
         sizes = [mul * (2 * degree + 1) for mul, degree, _ in self.inputs[-1]]
         coefficients = [
             x.unflatten(1, (2 * degree + 1, mul))
