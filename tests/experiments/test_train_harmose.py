@@ -69,17 +69,6 @@ def test_two_ranks_train_both_stages_as_one_process_does(tmp_path):
         torch.testing.assert_close(weights(both)[name], tensor, rtol=1e-8, atol=1e-11, msg=name)
 
 
-def test_two_ranks_that_are_killed_and_resumed_end_bitwise_the_same(tmp_path):
-    """With rotations, whose running mean is that of the first rank."""
-    settings = [*JOINT, "model.backbone.augmentation=strong", "model.backbone.augmentation_start=0"]
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    finished(straight, settings=settings, ranks=2)
-    train(killed, settings=settings, ranks=2, stop_after=2)
-    finished(killed, settings=settings, ranks=2)
-    assert_same(content(straight), content(killed))
-    assert weights(straight)["model.backbone.rotations.mean"].abs().max() > 0
-
-
 def test_a_second_stage_without_a_first_ends_with_one_line(tmp_path):
     (done,) = train(tmp_path, settings=[*HARMOSE, "model.backbone.stage=second"])
     assert done.returncode == 1
