@@ -20,6 +20,7 @@ from benchmarks import (
     crystals,
     data,
     deeph2,
+    harmose,
     launches,
     molecules,
     orbitals,
@@ -38,6 +39,7 @@ TASKS = {
     "crystals": "DeepH-E3 on graphene without and with TraceGrad (full W) against plain e3nn; the arms",
     "spinful": "the same on a bilayer of Bi2Te3 with spin-orbit coupling, but not the arms",
     "deeph2": "the DeepH-2-style network on graphene without and with TraceGrad against DeepH-E3",
+    "harmose": "a HarmoSE-style network on MoS2 against its first stage, with and without TraceGrad",
     "tracegrad": "one TraceGrad block: the closed form of v against automatic differentiation",
     "sizes": "DeepH-E3 on twisted bilayers of graphene of 148 to 1,876 atoms, edges in chunks",
     "data": "reading and batching of molecules and crystals; the cache of crystals",
@@ -117,6 +119,9 @@ def tasks_of(options: argparse.Namespace) -> dict[str, Callable[[], tuple[list[T
         "crystals": partial(crystals.crystal_tasks, crystal, rng(), repeats, device),
         "spinful": partial(crystals.spinful_tasks, spinful, rng(), repeats, device),
         "deeph2": partial(deeph2.deeph2_tasks, crystal, rng(), repeats, device, small=small),
+        "harmose": partial(
+            harmose.harmose_tasks, harmose.SMALL if small else harmose.FULL, rng(), repeats, device
+        ),
         "tracegrad": partial(
             tracegrad_block.block_tasks,
             tracegrad_block.SMALL if small else tracegrad_block.FULL,

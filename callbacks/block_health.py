@@ -80,7 +80,7 @@ def block_states(model: HamiltonianModel, graph: Any) -> dict[str, BlockState]:
 
     model.eval()
     try:
-        model.blocks(graph, refine)
+        model.stages(graph, refine)
     finally:
         model.train(training)
     return states
@@ -89,13 +89,21 @@ def block_states(model: HamiltonianModel, graph: Any) -> dict[str, BlockState]:
 def trace_share(model: HamiltonianModel, loss: HamiltonianLoss, graph: Any) -> float | None:
     """Share of the traces in the gradient of the loss: |grad(mu loss_T)| / |grad(loss_H)| on a batch.
 
-    Both gradients (Eq. 8) are with respect to the weights of the backbone. None if the loss has no term of traces.
+    Both gradients (Eq. 8) are with respect to the weights of the backbone. None if the loss has no term of
+    traces, or the features from which they follow are frozen.
     """
-    if not model.tracegrad.trace:
+    if not model.tracegrad.trace or model.backbone.features_frozen:
         return None
     weights = [p for p in model.backbone.parameters() if p.requires_grad]
+    training = model.training
+    model.eval()  # in training a network may draw random numbers
+    try:
+        with torch.enable_grad():
+            prediction = model(graph)
+    finally:
+        model.train(training)
     with torch.enable_grad():
-        values = loss(model(graph), graph)
+        values = loss(prediction, graph)
         if T not in values.shares:
             return None
         weighted_t = values.weights[T] * values.shares[T]

@@ -21,6 +21,7 @@ from tracegrad.weights.checkpoint import CHECKPOINT_KEY, load_checkpoint
 
 OF_A_RUN = ("best", "last")
 METRIC = "callbacks.log_metric.LogMetric"
+OF_A_TEST = ("inference_time", "equivariance")
 
 
 @command("evaluate")
@@ -98,12 +99,12 @@ def _check_callbacks(config: DictConfig) -> None:
     foreign = [
         str(name)
         for name, entry in (config.get("callbacks") or {}).items()
-        if name != "inference_time" and (entry or {}).get("_target_") != METRIC
+        if name not in OF_A_TEST and (entry or {}).get("_target_") != METRIC
     ]
     if foreign:
         raise ConfigError(
             f"callbacks: {', '.join(sorted(foreign))} belong to a training; a test takes callbacks=appendix_i "
-            "(inference times), metrics of yours (docs/extend-a-metric.md), or none"
+            "(inference times), callbacks=equivariance, metrics of yours (docs/extend-a-metric.md), or none"
         )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from tests import crystals, molecules, second_device
 from tracegrad.backbones.deeph2 import DeepH2
 from tracegrad.backbones.deeph_e3 import DeepHE3
+from tracegrad.backbones.harmose import HarmoSE
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import collate
@@ -37,6 +38,9 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     "deeph_e3": lambda: DeepHE3(crystals.SPINLESS, **DEEPH_E3),
     "deeph_e3_molecules": lambda: DeepHE3(OrbitalBasis.def2_svp(), **DEEPH_E3),
     "deeph2": lambda: DeepH2(crystals.SPINLESS, **DEEPH2),
+    "harmose": lambda: HarmoSE(
+        crystals.SPINLESS, **DEEPH_E3, layers=2, width=8, heads=2, augmentation="none"
+    ),
     "deeph_e3_spinful": lambda: DeepHE3(crystals.SPINFUL, **DEEPH_E3, hermitian=True, time_reversal=True),
 }
 ARMS = {"none": (False, False), "trace": (True, False), "grad": (False, True), "tracegrad": (True, True)}

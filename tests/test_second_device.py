@@ -14,15 +14,14 @@ pytestmark = pytest.mark.skipif(
 NETWORKS = ("qhnet", "deeph_e3", "deeph_e3_spinful")
 ARMS = ("none", "trace", "grad", "tracegrad")
 # Largest number of waits of the host in a training step without the check that the loss is finite.
-WAITS = {"qhnet": 1, "deeph_e3": 0, "deeph_e3_molecules": 0, "deeph_e3_spinful": 0, "deeph2": 0}
+WAITS = {"qhnet": 1, "deeph_e3": 0, "deeph_e3_molecules": 0, "deeph_e3_spinful": 0, "deeph2": 0, "harmose": 0}
 CASES = [
     pytest.param(network, arm, marks=[] if (network, arm) == ("qhnet", "tracegrad") else pytest.mark.slow)
     for network in NETWORKS
     for arm in ARMS
 ]
-CASES += [
-    pytest.param(network, "tracegrad", marks=pytest.mark.slow) for network in ("deeph_e3_molecules", "deeph2")
-]
+OTHERS = ("deeph_e3_molecules", "deeph2", "harmose")
+CASES += [pytest.param(network, "tracegrad", marks=pytest.mark.slow) for network in OTHERS]
 
 
 @pytest.mark.parametrize(("network", "arm"), CASES)

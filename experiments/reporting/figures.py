@@ -11,6 +11,7 @@ from tracegrad.plots.ablation import ablation_figure
 from tracegrad.plots.block_change import BlockChange, block_change_figure
 from tracegrad.plots.block_mae import block_mae_figure, mean_block_mae
 from tracegrad.plots.differences import differences_figure
+from tracegrad.plots.equivariance import equivariance_figure
 from tracegrad.plots.learning_curves import RunCurves, learning_curves
 from tracegrad.reports.absent import NO_PAPER_DATA, Absence, joined
 from tracegrad.reports.arms import BASELINE
@@ -25,6 +26,7 @@ TRACEGRAD = "tracegrad"
 # Databases of Figs. 5 and 6 of the paper, which are of this backbone; Fig. 7 shows MM with other backbones.
 FIGURES = {"figure5": ("MG", "MM"), "figure6": ("BG", "BB", "BT", "BS")}
 USUAL_BACKBONE = "DeepH-E3"
+EQUIVARIANCE = re.compile(r"test/equivariance_(h1_)?(\d+)(?:/\w+)?")
 
 
 def figures(
@@ -50,7 +52,7 @@ def figures(
                 changes[i, subset] = change
                 drawn[name.replace("block_mae", "block_change")] = block_change_figure([change])
         result |= {f"{name}{ending}": figure for name, figure in drawn.items() if figure is not None}
-    return result | _figures_of_the_paper(tables, changes)
+    return result | _equivariance(tables) | _figures_of_the_paper(tables, changes)
 
 
 def absent_figures(tables: Sequence[ResultsTable]) -> list[Absence]:
@@ -112,6 +114,24 @@ def _figures_of_the_paper(
         name: block_change_figure([change for _, change in sorted(panel, key=lambda entry: entry[0])])
         for name, panel in sorted(panels.items())
     }
+
+
+def _equivariance(tables: Sequence[ResultsTable]) -> dict[str, Figure]:
+    """Equivariance errors of the networks on each database, side by side."""
+    by_label: dict[str, dict[str, dict[int, float]]] = {}
+    for table in tables:
+        for row in table.arms:
+            for key, cell in row.cells.items():
+                if match := EQUIVARIANCE.fullmatch(key):
+                    first, angle = match.groups()
+                    label = f"{row.label}, H1" if first else row.label
+                    curves = by_label.setdefault(table.database_label, {})
+                    curves.setdefault(label, {})[int(angle)] = cell.mean
+    result = {}
+    for database, curves in by_label.items():
+        ending = "" if len(by_label) == 1 else "-" + re.sub(r"[^A-Za-z0-9]+", "_", database)
+        result[f"equivariance{ending}"] = equivariance_figure(curves, database)
+    return result
 
 
 def _ablation(table: ResultsTable, notes: list[str]) -> Figure | None:

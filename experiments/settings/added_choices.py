@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hydra import compose
 
-ADDED = {"callbacks": ("appendix_i", "block_health")}
+ADDED = {"callbacks": ("appendix_i", "block_health", "equivariance")}
 
 
 def with_added(config_name: str, overrides: Sequence[str], search_path: Sequence[str] = ()) -> list[str]:

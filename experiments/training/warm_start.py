@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.training.rank import process_rank
+from tracegrad.errors import ConfigError
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.training.warm_start import start_from
 
@@ -22,7 +23,15 @@ def warm_start(
 
     Returns:
         The entry for the provenance: empty, or file, SHA-256 and the tensors that were loaded.
+
+    Raises:
+        ConfigError: a network whose first stage is not trained, and no weights for it.
     """
+    if source is None and model.backbone.features_frozen:
+        raise ConfigError(
+            "model.backbone.stage=second trains the second stage on a trained first one; give init_from=RUN, the run "
+            "of a DeepH-E3 with the same basis, sizes and arm, or use stage=joint"
+        )
     if source is None:
         return {}
     if resumed:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests import crystals, molecules
+from tests.backbones import test_harmose
 from tests.backbones.test_deeph_e3 import SPINFUL, SPINLESS, make_model
 from tests.backbones.test_qhnet import small
 from tests.model.test_network import ARMS
@@ -141,6 +142,14 @@ def test_gradients_of_other_crystals_are_finite_differences(sample):
         direction = [torch.zeros(1, 3).double(), torch.randn(3, 3).double()]
         expected = energy.difference(direction)
         assert float((strain * direction[1]).sum()) == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    "basis", [SPINLESS, pytest.param(SPINFUL, marks=pytest.mark.slow)], ids=["real", "spin"]
+)
+def test_gradients_of_two_stages_are_finite_differences(basis):
+    torch.manual_seed(7)
+    compare(Energy(test_harmose.make_model(basis, "tracegrad"), crystal(0.0)))
 
 
 def test_an_on_site_block_of_an_atom_alone_does_not_depend_on_its_place():

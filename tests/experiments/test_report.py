@@ -201,7 +201,7 @@ def test_the_check_of_the_demo_is_understood():
 
 
 def test_figures_5_to_7_of_the_paper(tmp_path):
-    databases = {"MG": "DeepH-E3", "BG": "DeepH-E3", "MM": "HarmoSE"}
+    databases = {"MG": "DeepH-E3", "BG": "DeepH-E3", "MM": "HarmoSE-style"}
     for database, backbone in databases.items():
         for arm in ("none", "tracegrad"):
             label = backbone + ("" if arm == "none" else "+TraceGrad")
@@ -225,7 +225,7 @@ def test_figures_5_to_7_of_the_paper(tmp_path):
             "BG (t): DeepH-E3+TraceGrad",
         ),
     ]
-    assert titles["figure7"] == ["MM: HarmoSE", "MM: HarmoSE+TraceGrad"]
+    assert titles["figure7"] == ["MM: HarmoSE-style", "MM: HarmoSE-style+TraceGrad"]
 
 
 @pytest.mark.usefixtures("_undrawn")

@@ -213,7 +213,7 @@ def test_an_scf_can_start_from_it(basis):
 def test_every_network_with_the_interface_takes_molecules(basis):
     """The small network does not treat molecules in any way of its own."""
     model = HamiltonianModel(SmallBackbone(basis)).double()
-    blocks = model.blocks(collate([molecules.labelled_graph(molecules.WATER, basis)]), keep)
+    (blocks,) = model.stages(collate([molecules.labelled_graph(molecules.WATER, basis)]), keep)
     assert [len(blocks[site]) for site in ("self", "edge")] == [3, 6]
     assert model.hamiltonian(*molecules.WATER).shape == (24, 24)
 

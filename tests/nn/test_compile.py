@@ -43,6 +43,7 @@ def test_a_block_compiles_into_one_graph(w):
         ("deeph_e3_molecules", ["tracegrad"]),
         ("deeph_e3_spinful", ["trace"]),
         ("deeph2", ["tracegrad"]),
+        ("harmose", ["tracegrad"]),
     ],
 )
 def test_the_whole_model_compiles_into_one_graph(network, arms):

@@ -9,6 +9,7 @@ from experiments.reporting.figures import absent_figures
 from tests.run_directories import LABELS, paper_result, result, write_blocks, write_run
 from tracegrad.backbones.deeph2 import DeepH2
 from tracegrad.backbones.deeph_e3 import DeepHE3
+from tracegrad.backbones.harmose import HarmoSE
 from tracegrad.backbones.known import known_backbones
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.reports.absent import absent_lines, absent_tables
@@ -23,7 +24,7 @@ SKETCH = "Fig. 1: is a sketch of the method, which no command draws"
 
 
 def test_backbones_are_those_of_the_package():
-    assert set(known_backbones()) == {DeepH2, DeepHE3, QHNet}
+    assert set(known_backbones()) == {DeepH2, DeepHE3, HarmoSE, QHNet}
 
 
 def lines(tmp_path):
@@ -37,8 +38,8 @@ def test_other_data_than_the_paper_s(tmp_path):
     absent, _ = lines(tmp_path)
     assert absent == [
         "Tables 1, 2, 3, 6, 7 and 8, Appendix I, Figs. 5 and 6: no run is on a database of the paper",
-        "Table 8: DeepH-2 and HarmoSE are not implemented",
-        "Fig. 7: no runs of DeepH-2-style, with and without TraceGrad, with block_mae.csv on a database of the paper",
+        "Fig. 7: no runs of DeepH-2-style or HarmoSE-style, with and without TraceGrad, with block_mae.csv on a "
+        "database of the paper",
         SKETCH,
     ]
 
@@ -86,9 +87,10 @@ def monolayers(tmp_path):
 def test_rows_of_networks_that_are_not_implemented_are_named(monolayers):
     absent, compared = lines(monolayers)
     eighth = next(table for table in compared if table.paper.number == "8")
-    assert "not implemented: DeepH-2, HarmoSE; these rows have numbers of the paper only" in eighth.notes
+    assert "not implemented: DeepH-2; these rows have numbers of the paper only" in eighth.notes
     assert [line.label for line in paper_grid(eighth).lines][1:4] == [
-        f"{method} (paper; not implemented)" for method in ("DeepH-2", "HarmoSE", "HarmoSE+TraceGrad")
+        "DeepH-2 (paper; not implemented)",
+        *(f"{method} (paper; not run)" for method in ("HarmoSE", "HarmoSE+TraceGrad")),
     ]
     assert not any(line.startswith("Table 8") for line in absent)  # the notes of the table say it
     assert not any(line.startswith("Fig. 5") for line in absent)
@@ -96,8 +98,8 @@ def test_rows_of_networks_that_are_not_implemented_are_named(monolayers):
 
 def test_they_become_ordinary_rows_where_there_are_runs(monolayers):
     for arm in ("none", "tracegrad"):
-        label = "HarmoSE" + ("+TraceGrad" if arm == "tracegrad" else "")
-        content = paper_result("MM", arm, 42, {H: 0.2}, label=label, backbone="HarmoSE")
+        label = "HarmoSE-style" + ("+TraceGrad" if arm == "tracegrad" else "")
+        content = paper_result("MM", arm, 42, {H: 0.2}, label=label, backbone="HarmoSE-style")
         directory = write_run(monolayers / f"harmose_{arm}", content, files=False)
         if arm == "none":
             write_blocks(directory / "block_mae.csv", np.full((6, 6), 1.0))
@@ -106,11 +108,11 @@ def test_they_become_ordinary_rows_where_there_are_runs(monolayers):
     assert "not implemented: DeepH-2; these rows have numbers of the paper only" in eighth.notes
     assert [line.label for line in paper_grid(eighth).lines][1:4] == [
         "DeepH-2 (paper; not implemented)",
-        "HarmoSE",
+        "HarmoSE-style",
         "  paper",
     ]
     (seventh,) = [line for line in absent if line.startswith("Fig. 7")]
-    assert seventh.startswith("Fig. 7: no runs of DeepH-2-style or HarmoSE, with and without TraceGrad")
+    assert seventh.startswith("Fig. 7: no runs of DeepH-2-style or HarmoSE-style, with and without TraceGrad")
     write_blocks(directory / "block_mae.csv", np.full((6, 6), 1.0))
     assert not any(line.startswith("Fig. 7") for line in lines(monolayers)[0])
 

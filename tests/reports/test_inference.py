@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments.report import make_report
+from experiments.reporting.figures import figures
 from tests.run_directories import paper_result, result, write_run
 from tracegrad.errors import TraceGradError
 from tracegrad.reports.comparison import results_table
@@ -96,6 +97,34 @@ def test_times_of_a_later_evaluation_replace_those_of_the_test(evaluated):
         ("none", 0.25, 5.0),
     ]
     assert runs[1].inference == InferenceProtocol(**PAPER)
+
+
+def test_equivariance_errors_of_a_later_evaluation_are_added(evaluated):
+    """With what its columns say; the times stay those of the test, and a figure shows all rows."""
+    root, path, _ = evaluated
+    columns = [
+        {
+            "key": f"equivariance_{angle}",
+            "name": f"up to {angle} deg",
+            "lower_is_better": None,
+            "panel": "turned",
+        }
+        for angle in ("10", "h1_10")
+    ]
+    later = result("none", 0, 99.0, columns=columns)
+    later["metrics"] |= {"test/equivariance_10": 0.4, "test/equivariance_h1_10": 1e-14}
+    path.write_text(json.dumps(later))
+    runs, notes = with_inference(collect_results(root))
+    assert notes == []
+    assert (runs[1].metrics["test/equivariance_10"], runs[1].metrics[SECONDS]) == (0.4, 0.5)
+    (table,) = tables = results_table(runs)
+    assert any(grid.title.endswith("turned") for grid in table_grids(table))
+    (axes,) = figures(tables, [[]], [])["equivariance"].axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+    assert lines == {"QHNet": [0.4], "QHNet, H1": [1e-12]}
+    path.write_text(json.dumps({**later, "step": 1300}))
+    _, (note,) = with_inference(collect_results(root))
+    assert note.startswith(f"{path}: its equivariance errors are of another checkpoint or other data")
 
 
 @pytest.mark.parametrize("change", [{"step": 1300}, {"split_hash": "f" * 16}, {"counts": {"test": 1}}])

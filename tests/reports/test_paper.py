@@ -158,7 +158,7 @@ def test_an_arm_that_was_not_run_is_shown(tmp_path):
 def test_backbones_of_table_8(tmp_path):
     for arm in ("none", "tracegrad"):
         write_run(tmp_path / arm, paper_result("MM", arm, 0, {H: 0.3}), files=False)
-    other = paper_result("MM", "none", 0, {H: 0.2}, label="HarmoSE", backbone="HarmoSE")
+    other = paper_result("MM", "none", 0, {H: 0.2}, label="HarmoSE-style", backbone="HarmoSE-style")
     write_run(tmp_path / "harmose", other, files=False)
     tables, _ = compare_with_paper(results_table(collect_results(tmp_path)))
     eighth = next(table for table in tables if table.paper.number == "8")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 from e3nn.o3 import Irrep, Irreps
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Inexact
 from torch import Tensor, nn
 
 from tracegrad.backbones.block_symmetry import symmetrised
@@ -147,9 +147,7 @@ class DeepHE3(Backbone):
             edge = edge_update(node, edge, batch)
             edge = joined([refined(refine, k, part(edge, chunk.at)) for chunk in batch.chunks])
         blocks = [batch.run(self._blocks, part(edge, chunk.at), chunk.frame) for chunk in batch.chunks]
-        h = torch.cat(blocks) if len(blocks) > 1 else blocks[0]
-        options = {"hermitian": self.hermitian, "time_reversal": self.time_reversal}
-        return {"edge": symmetrised(h, graph.reverse, **options)}
+        return {"edge": self.averaged(torch.cat(blocks) if len(blocks) > 1 else blocks[0], graph)}
 
     def _blocks(
         self, edge: ItemFirstFeature, frame: EdgeFrame
@@ -200,6 +198,10 @@ class DeepHE3(Backbone):
             edge_counts,
             self.recompute,
         )
+
+    def averaged(self, h: Inexact[Tensor, "edges dim dim"], graph) -> Inexact[Tensor, "edges dim dim"]:
+        """The blocks of all edges after the averages of ``hermitian`` and ``time_reversal``."""
+        return symmetrised(h, graph.reverse, hermitian=self.hermitian, time_reversal=self.time_reversal)
 
 
 def lengths(vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, " edges"]:

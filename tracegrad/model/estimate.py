@@ -50,7 +50,8 @@ def estimate_cost(model: HamiltonianModel, structure: Structure) -> PredictionCo
     of_blocks = FEATURES_OF_ALL_EDGES * pairs if len(model.tracegrad.blocks) else 0
     of_chunk = FEATURES_OF_A_CHUNK * widest + of_blocks + getattr(backbone, "grid_numbers", 0)
     chunk = min(edges, getattr(backbone, "edge_chunk", None) or edges)
-    numbers = edges * (FEATURES_OF_ALL_EDGES * widest + frame + 2 * blocks) + chunk * of_chunk
+    of_edge = FEATURES_OF_ALL_EDGES * widest + frame + 2 * blocks + backbone.further_edge_numbers()
+    numbers = edges * of_edge + chunk * of_chunk
     return PredictionCost(seconds, numbers * parameter.element_size())
 
 

@@ -28,10 +28,14 @@ SMALLEST_VOLUME_RATIO = 1e-6
 
 @dataclass
 class HamiltonianPrediction:
-    """Predicted blocks of H at each site, and traces T at the supervised sites in the square of the unit of H."""
+    """Predicted blocks of H at each site, and traces T at the supervised sites in the square of the unit of H.
+
+    ``earlier`` are the blocks after each stage but the last, of a network that corrects its own result.
+    """
 
     blocks: Blocks
     traces: dict[str, Float[Tensor, "_ labels"]] = field(default_factory=dict)
+    earlier: list[Blocks] = field(default_factory=list)
 
 
 class HamiltonianModel(nn.Module):
@@ -65,6 +69,8 @@ class HamiltonianModel(nn.Module):
         self.views_crystals = backbone.periodic and not backbone.basis.periodic
         self.compiles = compile
         self.tracegrad = (tracegrad or _without_tracegrad)(backbone.feature_irreps, backbone.basis)
+        if backbone.features_frozen:
+            self.tracegrad.requires_grad_(False)
 
     @property
     def basis(self) -> OrbitalBasis:
@@ -94,23 +100,23 @@ class HamiltonianModel(nn.Module):
                 invariants.setdefault((site, k), []).append(z)
             return o
 
-        blocks = self.blocks(graph, refine)
+        *earlier, blocks = self.stages(graph, refine)
         collected: dict[str, list[Tensor]] = {}
         for (site, _), chunks in sorted(invariants.items(), key=lambda item: item[0]):
             collected.setdefault(site, []).append(torch.cat(chunks) if len(chunks) > 1 else chunks[0])
         decoded = self.tracegrad.decode(collected) if traces else {}
         if self.views_crystals and decoded:
             decoded = by_site(decoded["edge"], graph)
-        return HamiltonianPrediction(blocks, decoded)
+        return HamiltonianPrediction(blocks, decoded, earlier)
 
-    def blocks(self, graph, refine: Refine) -> Blocks:
-        """Blocks of H at the sites of a batch of graphs, with features of the backbone that pass through ``refine``.
+    def stages(self, graph, refine: Refine) -> list[Blocks]:
+        """Blocks of H after each stage of the backbone, whose features pass through ``refine``; the last are final.
 
         A backbone that takes crystals gets molecules as crystals without images.
         """
         if not self.views_crystals:
-            return self.backbone(graph, refine)
-        return by_site(self.backbone(as_crystals(graph), refine)["edge"], graph)
+            return self.backbone.stages(graph, refine)
+        return [by_site(blocks["edge"], graph) for blocks in self.backbone.stages(as_crystals(graph), refine)]
 
     @torch.inference_mode()
     def hamiltonian(

@@ -44,6 +44,8 @@ class Backbone(nn.Module, ABC):
         periodic: whether the network takes crystals; each network takes molecules.
         beside_tensors: attributes that change H but not the names and shapes of tensors; weights are taken over only
             between networks that agree in them.
+        features_frozen: whether the part that computes the refined features is not trained. TraceGrad, which belongs
+            to it, is then not trained either.
     """
 
     label: str
@@ -51,7 +53,26 @@ class Backbone(nn.Module, ABC):
     feature_irreps: Mapping[str, list[Irreps]]
     periodic: bool = False
     beside_tensors: tuple[str, ...] = ("cutoff",)
+    features_frozen: bool = False
 
     @abstractmethod
     def forward(self, graph, refine: Refine = keep) -> Blocks:
         """Blocks of H for a graph or a batch of graphs."""
+
+    def stages(self, graph, refine: Refine = keep) -> list[Blocks]:
+        """Blocks after each stage of a network that corrects its own result; the last are those of ``forward``."""
+        return [self(graph, refine)]
+
+    def further_edge_numbers(self) -> int:
+        """Numbers for each edge that a prediction needs memory for besides refined features and blocks."""
+        return 0
+
+    def at_progress(self, share: float) -> None:
+        """A training calls this before each step with the share of it that has passed, from 0 to 1."""
+
+    def first_stage(self) -> "Backbone":
+        """The network that computes the refined features: this one, or its first stage.
+
+        ``init_from`` takes over the weights of a first stage that was trained alone.
+        """
+        return self

@@ -33,16 +33,17 @@ class ExponentialBernstein(nn.Module):
 
 
 class GaussianBasis(nn.Module):
-    """exp(-(r - mu)^2 / (2 w^2)) with centres mu from 0 to ``end`` at equal spacing w (DeepH-E3).
+    """exp(-(r - mu)^2 / (2 w^2)) with centres mu from 0 to ``end`` at equal spacing.
 
     Args:
         count: number of functions, at least 2.
         end: last centre, angstrom.
+        width: w, angstrom; None: the spacing (DeepH-E3).
     """
 
-    def __init__(self, count: int, end: float):
+    def __init__(self, count: int, end: float, width: float | None = None):
         super().__init__()
-        self.width = end / (count - 1)
+        self.width = end / (count - 1) if width is None else width
         self.centres = Constant(torch.linspace(0, end, count, dtype=torch.float64))
 
     def forward(self, r: Float[Tensor, " n"]) -> Float[Tensor, "n count"]:

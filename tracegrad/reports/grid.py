@@ -105,7 +105,7 @@ def paper_grid(table: ComparedTable) -> Grid:
         )
         for line in section.lines:
             if line.ours is not None:
-                lines.append(GridLine(line.method, _cells(ours.pop(0), table.columns)))
+                lines.append(GridLine(line.ours.label, _cells(ours.pop(0), table.columns)))
             if line.paper is not None:
                 what = "not implemented" if line.paper.backbone in table.unimplemented else "not run"
                 label = "  paper" if line.ours is not None else f"{line.method} (paper; {what})"

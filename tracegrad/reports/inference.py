@@ -1,4 +1,7 @@
-"""Inference times: adds those that were measured after the training, says how, and computes the cost of TraceGrad."""
+"""Inference times: adds those that were measured after the training, says how, and computes the cost of TraceGrad.
+
+Equivariance errors that were measured after the training are added in the same way.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -10,14 +13,14 @@ from tracegrad.reports.table import Row
 
 TRACEGRAD = "tracegrad"
 EVALUATION = "evaluation.json"
-_KEYS = (TIME, "test/inference_batch_size")
+_KEYS = (TIME, "test/inference_batch_size", "test/equivariance_")  # beginnings of log names
 
 
 def with_inference(runs: Iterable[RunResult]) -> tuple[list[RunResult], list[str]]:
-    """The runs with the inference times of ``evaluation_test_CHECKPOINT/evaluation.json`` in their directories.
+    """The runs with what ``evaluation_test_CHECKPOINT/evaluation.json`` in their directories has measured later.
 
-    These times replace those of the test of the run. Times of another checkpoint or of other data than those of the
-    results are not used; the second list has a note on each of them.
+    Times and equivariance errors replace those of the test of the run. Those of another checkpoint or of other data
+    than those of the results are not used; the second list has a note on each of them.
 
     Raises:
         ResultsError: such a file is damaged.
@@ -27,14 +30,19 @@ def with_inference(runs: Iterable[RunResult]) -> tuple[list[RunResult], list[str
         path = run.directory / f"evaluation_test_{run.checkpoint}" / EVALUATION
         if path.is_file():
             later = read_result(path)
-            times = {key: later.metrics[key] for key in _KEYS if key in later.metrics}
+            measured = {key: value for key, value in later.metrics.items() if key.startswith(_KEYS)}
             same = (later.step, later.split_hash, later.counts) == (run.step, run.split_hash, run.counts)
-            if times and same:
-                run = replace(run, metrics={**run.metrics, **times}, inference=later.inference)
-            elif times:
-                notes.append(
-                    f"{path}: its inference times are of another checkpoint or other data than results.json"
+            if measured and same:
+                columns = {column.key: column for column in (*run.columns, *later.columns)}
+                run = replace(
+                    run,
+                    metrics={**run.metrics, **measured},
+                    inference=later.inference if TIME in measured else run.inference,
+                    columns=tuple(columns.values()),
                 )
+            elif measured:
+                what = "inference times are" if TIME in measured else "equivariance errors are"
+                notes.append(f"{path}: its {what} of another checkpoint or other data than results.json")
         timed.append(run)
     return timed, notes
 

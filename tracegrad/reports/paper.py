@@ -23,6 +23,8 @@ from tracegrad.reports.table import Cell, ResultsTable, Row
 DATA = Path(__file__).with_name("paper.yaml")
 # The splits of the paper's databases of molecules. Databases of crystals have one split, known by its sample counts.
 SPLITS = {"QS": "ood", "QD": "mol"}
+# Ending of the names of backbones that follow the idea of a published one, with details of our own.
+STYLE = "-style"
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def by_database(tables: Sequence[ResultsTable]) -> dict[str, list[ResultsTable]]
 def unimplemented(paper: PaperTable, tables: Sequence[ResultsTable]) -> list[str]:
     """Backbones of a table of the paper that TraceGrad does not implement and no run has used."""
     known = {backbone.label for backbone in known_backbones()} | {table.backbone for table in tables}
+    known = {name.removesuffix(STYLE) for name in known}
     return [name for name in dict.fromkeys(row.backbone for row in paper.rows) if name not in known]
 
 
@@ -235,19 +238,24 @@ def _sections(paper: PaperTable, database: str, tables: Sequence[ResultsTable]) 
         rows = [row for table in group for row in table.arms if not row.variant]
         rows = [row for row in rows if set(paper.keys) & row.cells.keys()]
         if not paper.every_backbone:
-            rows = [row for row in rows if row.label in methods]
+            rows = [row for row in rows if _method(row) in methods]
         if not rows or (paper.shown_with and not {row.arm for row in rows} & set(paper.shown_with)):
             continue
         lines = [
             ComparedMethod(
-                entry.method, next((row for row in rows if row.label == entry.method), None), entry
+                entry.method, next((row for row in rows if _method(row) == entry.method), None), entry
             )
             for entry in published
         ]
-        lines += [ComparedMethod(row.label, row, None) for row in rows if row.label not in methods]
+        lines += [ComparedMethod(row.label, row, None) for row in rows if _method(row) not in methods]
         title = database if len(groups) == 1 else f"{database}, {group[0].experiment}"
         sections.append(Section(database, title, tuple(lines)))
     return sections
+
+
+def _method(row: Row) -> str:
+    """The name that the paper has for the method of our row."""
+    return row.label.replace(STYLE, "")
 
 
 def _columns(paper: PaperTable) -> tuple[Column, ...]:

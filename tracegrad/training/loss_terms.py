@@ -90,6 +90,24 @@ class HamiltonianTerm(LossTerm):
         return errors / counts
 
 
+class FirstStageTerm(HamiltonianTerm):
+    """The error of H after the first stage of a network that corrects it, averaged like that of H.
+
+    With it both stages are trained together, each towards H (``loss=deeph_joint``; our choice).
+
+    Raises:
+        ConfigError: a network without stages.
+    """
+
+    def forward(self, prediction: HamiltonianPrediction, graph) -> Float[Tensor, " samples"]:
+        if not prediction.earlier:
+            raise ConfigError(
+                "the loss has a term of the first stage, but the network has a single stage; use another loss, or "
+                "model=harmose with model.backbone.stage=joint"
+            )
+        return super().forward(HamiltonianPrediction(prediction.earlier[0]), graph)
+
+
 class TraceTerm(LossTerm):
     """loss_T: the error of the traces, averaged over the traces of each sample that has any.
 

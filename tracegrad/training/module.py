@@ -70,8 +70,13 @@ class HamiltonianModule(lightning.LightningModule):
     def forward(self, graph, *, traces: bool = True) -> HamiltonianPrediction:
         return self.model(graph, traces=traces)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.model.backbone.at_progress(self._progress())
+
     def training_step(self, graph, batch_idx: int) -> Tensor:
-        terms = self.loss(self.model(graph), graph, self._sum_ranks)
+        # Frozen features have traces that no training changes.
+        prediction = self.model(graph, traces=not self.model.backbone.features_frozen)
+        terms = self.loss(prediction, graph, self._sum_ranks)
         if not torch.isfinite(terms.logs["loss"]):  # value of the whole batch: all ranks stop together
             raise TrainingError(self._non_finite_message(graph, terms))
         logs = {f"train/{name}": value for name, value in terms.logs.items()}
@@ -169,6 +174,12 @@ class HamiltonianModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_architecture(checkpoint["state_dict"], self.state_dict(), "the checkpoint")
+
+    def _progress(self) -> float:
+        """Share of the training that has passed; 1 if neither its epochs nor its steps are limited."""
+        trainer = self.trainer
+        limits = ((trainer.current_epoch, trainer.max_epochs), (trainer.global_step, trainer.max_steps))
+        return max((done / limit for done, limit in limits if limit and limit > 0), default=1.0)
 
     def _sum_ranks(self, values: Tensor) -> Tensor:
         if self.trainer.world_size > 1:
