@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tracegrad.system.text_files import write_text
 
 CURVE = "val/h_mae"
 SHOWN = 5  # number of missing runs, and of numbers that are not finite, that are printed by name
-WIDTH = 110  # least width of the table in characters
+WIDTH = 100  # least width of the table in characters
 Runs = dict[tuple[str, str, int], RunResult]  # by part, arm and seed
 Curve = list[tuple[int, float]]
 
@@ -175,23 +176,26 @@ def _draw(
 
 
 def print_comparisons(comparisons: list[StudyComparison], study: Study, console: Console) -> None:
-    """Print a line for each comparison."""
-    table = Table(box=SIMPLE_HEAD)
-    for name in ("data", "arms", "metric", "change (%)", "95 % interval", "detectable", "seeds", ""):
-        table.add_column(name, no_wrap=True)
-    for c in comparisons:
-        low, high, detectable = (c.change.low, c.change.high, c.change.detectable)
-        table.add_row(
-            c.part,
-            f"{arm_name(c.first)} - {arm_name(c.second)}",
-            study.metrics[c.metric].label,
-            f"{100 * c.change.mean:+.1f}",
-            "" if low is None or high is None else f"[{100 * low:+.1f}, {100 * high:+.1f}]",
-            "" if detectable is None else f"-{100 * detectable:.0f}",
-            str(len(c.seeds)),
-            c.change.finding,
-        )
-    console.print(table)
+    """Print the comparisons of each part, with a section for each pair of arms."""
+    titles = {part.name: part.title for part in study.parts}
+    for part, of_part in groupby(comparisons, key=lambda c: c.part):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, title=titles[part], title_justify="left")
+        for name in ("", "seeds", "change (%)", "95 % interval", "detectable", ""):
+            table.add_column(name, no_wrap=True)
+        for (first, second), of_arms in groupby(of_part, key=lambda c: (c.first, c.second)):
+            table.add_row(f"{arm_name(first)} - {arm_name(second)}")
+            for c in of_arms:
+                low, high, detectable = (c.change.low, c.change.high, c.change.detectable)
+                table.add_row(
+                    f"  {study.metrics[c.metric].label}",
+                    str(len(c.seeds)),
+                    f"{100 * c.change.mean:+.1f}",
+                    "" if low is None or high is None else f"[{100 * low:+.1f}, {100 * high:+.1f}]",
+                    "" if detectable is None else f"-{100 * detectable:.0f}",
+                    c.change.finding,
+                )
+            table.add_section()
+        console.print(table)
 
 
 def _results(study: Study, runs: Path) -> tuple[Runs, list[str]]:
