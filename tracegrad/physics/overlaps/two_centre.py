@@ -28,8 +28,8 @@ class TwoCentreOverlaps:
 
     Args:
         shells: of each element (by atomic number).
-        largest_momentum: K of `radial_tables`, 1/bohr. 60 makes overlaps exact to about 1e-8; a code that cuts its
-            own integrals, such as ABACUS before version 3, needs its own cut.
+        largest_momentum: K of `radial_tables`, 1/bohr. 60 makes overlaps of pairs exact to 1e-8, and on-site ones to
+            1e-6 or better. For a code that cuts its own integrals, such as old versions of ABACUS, give its cut.
 
     Raises:
         BasisError: no elements, or K is not positive.
@@ -38,10 +38,10 @@ class TwoCentreOverlaps:
     def __init__(
         self, shells: Mapping[int, RadialShells], largest_momentum: float = LARGEST_MOMENTUM
     ) -> None:
-        if not shells or not 0 < largest_momentum < 1000:
+        if not shells or not 0 < largest_momentum <= 100:
             raise BasisError(
                 f"overlaps of {len(shells)} elements up to {largest_momentum} 1/bohr; give at least one element and "
-                "a momentum between 0 and 1000"
+                "a momentum between 0 and 100"
             )
         self.shells = dict(shells)
         self._transforms = Transforms(self.shells, float(largest_momentum))
