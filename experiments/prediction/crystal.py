@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 
 from experiments.prediction.bands import write_bands
@@ -19,12 +18,10 @@ from tracegrad.data.crystals.deeph import (
 )
 from tracegrad.data.crystals.structure import Structure, check_geometry, edge_order
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.neighbours import edges_within_range
 from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
-from tracegrad.physics.overlaps.basis_files import read_basis_folder
-from tracegrad.physics.overlaps.two_centre import TwoCentreOverlaps
+from tracegrad.physics.overlaps.structure_overlaps import with_overlaps
 
 
 def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values: dict[str, Any]) -> None:
@@ -53,7 +50,9 @@ def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values:
         flush=True,
     )
     if values["basis_files"] is not None:
-        structure = with_overlaps(structure, model.basis, Path(str(values["basis_files"])))
+        began = time.perf_counter()
+        structure = with_overlaps(structure, model.basis, str(values["basis_files"]))
+        print(f"overlaps from {values['basis_files']} in {time.perf_counter() - began:.1f} s", flush=True)
     print(f"estimate: {estimate_cost(model, structure)}", flush=True)
     started = time.perf_counter()
     geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
@@ -67,28 +66,6 @@ def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values:
     print(f"predicted in {seconds:.1f} s; wrote {output} in DeepH's format")
     if values["bands"]:
         predicted_bands(source, output, structure, values)
-
-
-def with_overlaps(structure: Structure, basis: OrbitalBasis, folder: Path) -> Structure:
-    """The structure with overlaps computed from the basis files in a folder.
-
-    Raises:
-        ConfigError: the structure has overlaps.
-        BasisError: the folder has not the orbitals of the basis.
-    """
-    if structure.overlap is not None:
-        raise ConfigError(
-            f"{structure.name}: has overlaps, those of its DFT calculation; leave out basis_files={folder}"
-        )
-    started = time.perf_counter()
-    overlaps = TwoCentreOverlaps(read_basis_folder(folder, basis, structure.numbers.tolist()))
-    geometry = (torch.from_numpy(structure.positions), torch.from_numpy(structure.lattice))
-    entries = overlaps.entries(
-        structure.numbers, *geometry, structure.edges, structure.basis_of("overlap")
-    ).numpy()
-    names = ", ".join(sorted(Path(shells.source).name for shells in overlaps.shells.values()))
-    print(f"overlaps from {names} in {time.perf_counter() - started:.1f} s", flush=True)
-    return replace(structure, overlap=entries)
 
 
 def hermitian(blocks: list[np.ndarray], edges: Int64[np.ndarray, "edges 5"]) -> list[np.ndarray]:
