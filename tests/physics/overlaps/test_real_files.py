@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from tracegrad.data.crystals.deeph import read_structure
+from tracegrad.data.crystals.structure import Structure, edge_order
 from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.neighbours import edges_within_range
 from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.overlaps.basis_files import read_basis_file
 from tracegrad.physics.overlaps.radial_shells import RadialShells
@@ -95,6 +97,25 @@ def test_siesta(name: str, tolerance: float, tmp_path: Path) -> None:
             torch.from_numpy(vectors) * ANGSTROM_PER_BOHR, int(numbers[i]), int(numbers[j])
         )
         np.testing.assert_allclose(of_cells.sum(0), reference[f"S{n:03d}"], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["SrTiO3_polarized", "Si_hsx2_intel"])
+def test_smallest_eigenvalues(name: str, tmp_path: Path) -> None:
+    """Of S(k) of a whole structure; those of SrTiO3 are as small as 8e-6."""
+    folder = FILES / "dft" / "siesta" / name
+    overlaps, lattice, positions, numbers = siesta(folder, tmp_path)
+    lattice, positions = lattice * ANGSTROM_PER_BOHR, positions * ANGSTROM_PER_BOHR
+    basis = OrbitalBasis.openmx({number: shells.degrees for number, shells in overlaps.shells.items()})
+    reach = replace(basis, radii={number: shells.radius for number, shells in overlaps.shells.items()})
+    edges = edges_within_range(numbers, positions, lattice, np.ones(3, dtype=bool), reach)
+    edges = edges[edge_order(edges)]
+    geometry = [torch.from_numpy(x) for x in (positions, lattice)]
+    entries = overlaps.entries(numbers, *geometry, edges, basis).numpy()
+    bare = Structure(name, numbers, positions, lattice, dict(basis.shells), False, None, edges)
+    matrix = BlochMatrix(replace(bare, overlap=entries), "overlap")
+    reference = np.load(folder / "reference_bands.npz")
+    smallest = [np.linalg.eigvalsh(matrix.at(k).toarray())[0] for k in reference["kpoints"]]
+    np.testing.assert_allclose(smallest, reference["smallest_overlap_eigenvalue"], rtol=1e-4)
 
 
 def test_abacus() -> None:
