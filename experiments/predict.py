@@ -33,6 +33,9 @@ def predict(values: dict[str, Any]) -> None:
     frame = values["frame"]
     if frame is not None and type(frame) is not int:
         raise ConfigError(f"frame is {frame!r}; give a whole number, 0 for the first frame, or null")
+    level = values["fermi_level"]
+    if level is not None and type(level) not in (int, float):
+        raise ConfigError(f"fermi_level is {level!r}; give a number (eV), or null")
     structure = Path(str(values["structure"]))
     output = Path(str(values["output"])) if values["output"] is not None else default_output(structure, frame)
     if os.path.lexists(output) and not output.is_dir():
@@ -59,6 +62,11 @@ def predict(values: dict[str, Any]) -> None:
     if model.basis.periodic:
         predict_crystal(model, structure, output, values)
         return
+    if values["basis_files"] is not None:
+        raise ConfigError(
+            f"basis_files={values['basis_files']} is for crystals; {values['checkpoint']} predicts molecules, whose "
+            "overlaps PySCF computes: leave it out"
+        )
     from experiments.prediction.molecule import predict_molecule  # here, because crystals do not need PySCF
 
     predict_molecule(model, structure, output, values)

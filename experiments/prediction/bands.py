@@ -9,6 +9,8 @@ import numpy as np
 import yaml
 
 from experiments.settings.paths import CONF
+from tracegrad.data.crystals.deeph import matrix_path, read_structure
+from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError
 from tracegrad.physics.bands.band_errors import BandErrors, band_errors, with_hamiltonian
 from tracegrad.physics.bands.bands import (
@@ -21,6 +23,7 @@ from tracegrad.physics.bands.bands import (
     read_for_bands,
 )
 from tracegrad.physics.bands.kpath import KPath, k_path, periodic_axes
+from tracegrad.physics.overlaps.structure_overlaps import with_overlaps
 from tracegrad.plots.bands import bands_figure
 from tracegrad.plots.style import save
 from tracegrad.system.progress import ProgressDisplay
@@ -49,7 +52,7 @@ def write_bands(values: Mapping[str, Any]) -> None:
     level = values["fermi_level"]
     if level is not None and type(level) not in (int, float):
         raise ConfigError(f"fermi_level={level} is not understood; give a number or null (eV)")
-    structure = read_for_bands(str(values["structure"]))
+    structure = _read(str(values["structure"]), values["basis_files"])
     source = values["predicted"]
     predicted = None if source is None else with_hamiltonian(structure, str(source))
     output = Path(str(values["output"]) if values["output"] is not None else f"bands/{structure.name}")
@@ -108,6 +111,14 @@ def defaults() -> dict[str, Any]:
     return {
         key: value for key, value in content.items() if value != "???" and key not in ("defaults", "hydra")
     }
+
+
+def _read(folder: str, basis_files: Any) -> Structure:
+    """The structure with H and S; S is read, or computed from the basis files if a folder of them is given."""
+    if basis_files is None:
+        return read_for_bands(folder)
+    structure = read_structure(folder, overlap=matrix_path(folder, "overlap").is_file())
+    return with_overlaps(structure, structure.basis_of("overlap"), str(basis_files))
 
 
 def _window(value: Any) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.neighbours import edges_within_range
 from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
+from tracegrad.physics.overlaps.structure_overlaps import with_overlaps
 
 
 def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values: dict[str, Any]) -> None:
@@ -36,6 +37,10 @@ def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values:
         f"{'with spin-orbit coupling' if structure.spinful else 'without spin'}",
         flush=True,
     )
+    if values["basis_files"] is not None:
+        began = time.perf_counter()
+        structure = with_overlaps(structure, model.basis, str(values["basis_files"]))
+        print(f"overlaps from {values['basis_files']} in {time.perf_counter() - began:.1f} s", flush=True)
     print(f"estimate: {estimate_cost(model, structure)}", flush=True)
     started = time.perf_counter()
     geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
@@ -66,17 +71,22 @@ def hermitian(blocks: list[np.ndarray], edges: Int64[np.ndarray, "edges 5"]) -> 
 def predicted_bands(source: Path, output: Path, structure: Structure, values: dict[str, Any]) -> None:
     """Write the bands of a prediction, compared with those of DFT if the source folder has the Hamiltonian of DFT."""
     if structure.overlap is None:
-        print("no bands without overlaps; give a structure folder with overlaps.h5 to get them")
+        print(
+            "no bands without overlaps; give a structure folder with overlaps.h5, or basis_files=FOLDER with the "
+            "basis files of the DFT calculations, to get them"
+        )
         return
     settings = {
         "output": output.with_name(f"{output.name}_bands"),
         "window": values["window"],
         "processes": values["processes"],
     }
-    if matrix_path(source, "hamiltonian").is_file():
+    if values["fermi_level"] is not None:
+        settings["fermi_level"] = values["fermi_level"]
+    if values["basis_files"] is None and matrix_path(source, "hamiltonian").is_file():
         write_bands(settings | {"structure": source, "predicted": output})
-    elif structure.fermi_level is None:
-        print(f"no bands without a Fermi level in {source}; see fermi_level of tracegrad bands")
+    elif structure.fermi_level is None and values["fermi_level"] is None:
+        print(f"no bands without a Fermi level in {source}; give fermi_level=, in eV")
     else:
         write_bands(settings | {"structure": output})
 

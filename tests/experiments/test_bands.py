@@ -12,6 +12,7 @@ from experiments.bands import main
 from experiments.prediction import bands as prediction
 from tests import forked
 from tests.physics.bands.toys import chain, graphene
+from tests.physics.overlaps.gaussian_files import GaussianShell, write_pao
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.physics.bands.bands import band_structure
 from tracegrad.physics.bands.kpath import k_path, periodic_axes
@@ -176,6 +177,15 @@ def test_folders_without_overlaps(tmp_path, bands):
     assert error.startswith(
         f"error: {tmp_path / 'toy'}/overlaps.h5: no such file, but bands need the overlap"
     )
+
+
+def test_overlaps_from_basis_files(tmp_path, bands):
+    write_structure(replace(graphene(), overlap=None), tmp_path / "toy")
+    write_pao(tmp_path, "C", [GaussianShell(0, 3.0)], cutoff=2.0, points=400)
+    text = bands(f"structure={tmp_path / 'toy'}", f"basis_files={tmp_path}", f"output={tmp_path / 'out'}")
+    assert text.startswith("toy: 2 atoms, 2 orbitals, path GMKG (")
+    error = bands(f"structure={tmp_path / 'toy'}", f"basis_files={tmp_path / 'none'}")
+    assert error.startswith(f"error: {tmp_path / 'none'}: cannot be read (No such file or directory)")
 
 
 def test_help(bands):

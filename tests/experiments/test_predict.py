@@ -1,5 +1,6 @@
 """Predicted Hamiltonians of crystals, from structure folders and from geometry files with a cell."""
 
+import json
 import re
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from experiments.predict import predict
 from experiments.prediction.crystal import predict_crystal
 from experiments.settings.configuration import composed, plain
 from tests.experiments.test_train_crystals import run as train
+from tests.physics.overlaps.gaussian_files import GaussianShell, write_pao
 from tracegrad import load_model
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.deeph import read_structure, write_structure
-from tracegrad.data.crystals.structure import Structure
+from tracegrad.data.crystals.structure import Structure, check_structure
 from tracegrad.data.loading.datamodule import database_path
-from tracegrad.errors import ConfigError, DataError
+from tracegrad.errors import BasisError, ConfigError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
@@ -71,6 +73,35 @@ def test_a_file_with_a_cell_and_a_checkpoint_file(trained: Path, bilayer: Struct
     checkpoint = trained / "checkpoints" / "last.ckpt"
     run(f"checkpoint={checkpoint}", f"structure={tmp_path / 'given.xyz'}", f"output={tmp_path / 'predicted'}")
     assert np.array_equal(read_structure(tmp_path / "predicted").edges, bilayer.edges)
+
+
+def test_bands_of_a_bare_cell(
+    trained: Path, bilayer: Structure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Overlaps come from basis files; S is written with H, and the bands need a Fermi level."""
+    atoms = Atoms(bilayer.numbers, positions=bilayer.positions, cell=bilayer.lattice, pbc=True)
+    write(tmp_path / "given.xyz", atoms, format="extxyz")
+    shells = [GaussianShell(0, 0.5), GaussianShell(0, 1.5), GaussianShell(1, 0.6), GaussianShell(2, 0.8)]
+    write_pao(tmp_path, "C", shells, cutoff=5.0, points=400)
+    output = tmp_path / "predicted"
+    settings = (f"checkpoint={trained}", f"structure={tmp_path / 'given.xyz'}", f"output={output}")
+    run(*settings, f"basis_files={tmp_path}", "processes=1")
+    printed = capsys.readouterr().out
+    assert re.search(rf"overlaps from {tmp_path} in \d+\.\d s", printed)
+    assert "no bands without a Fermi level" in printed
+    found = read_structure(output, overlap=True)
+    check_structure(found, "predicted")
+    on_site = found.blocks("overlap")[0]
+    np.testing.assert_allclose(on_site.diagonal(), 1, atol=1e-4)  # the tails beyond the cutoff are missing
+    run(*settings, f"basis_files={tmp_path}", "processes=1", "fermi_level=-3.0", "overwrite=true")
+    summary = json.loads((tmp_path / "predicted_bands" / "bands.json").read_text())
+    assert summary["fermi_level_eV"] == -3.0
+    assert summary["smallest_eigenvalue_of_S"] > 1e-5
+    again = (f"checkpoint={trained}", f"structure={output}", f"output={tmp_path / 'again'}")
+    with pytest.raises(BasisError, match=r"has overlaps, those of its DFT calculation; leave out the basis"):
+        run(*again, f"basis_files={tmp_path}")
+    with pytest.raises(BasisError, match=r"nowhere: cannot be read"):
+        run(*settings, f"basis_files={tmp_path / 'nowhere'}", "overwrite=true")
 
 
 @pytest.mark.parametrize("name", ["two.xyz", "two.traj", "two.cif", "XDATCAR"])
@@ -181,6 +212,7 @@ def test_structures_that_cannot_be_predicted(trained: Path, tmp_path: Path, cont
     [
         ("edge_chunk=0", "edge_chunk is 0; give a whole number of at least 1, or null"),
         ("threads=-1", "threads is -1"),
+        ("fermi_level=high", "fermi_level is 'high'; give a number \\(eV\\), or null"),
         ("device=nowhere", "device=nowhere cannot be used"),
         ("reference=true", "is a DeepH-E3 for crystals; reference is for molecules"),
     ],

@@ -200,6 +200,7 @@ def test_molecules_that_cannot_be_predicted(
     [
         ("functional=pbe", ConfigError, "functional is 'pbe'; choose b3lyp or b3lyp5"),
         ("frame=first", ConfigError, "frame is 'first'; give a whole number"),
+        ("basis_files=PAO", ConfigError, "basis_files=PAO is for crystals"),
         ("structure=.", DataError, "is a folder; a network of molecules needs a geometry file"),
         ("device=nowhere", ConfigError, "device=nowhere cannot be used"),
     ],

@@ -102,8 +102,8 @@ def read_for_bands(folder: str | Path) -> Structure:
     overlaps = matrix_path(folder, "overlap")
     if is_structure_folder(folder) and not os.path.exists(overlaps):
         raise DataError(
-            f"{overlaps}: no such file, but bands need the overlap too; take a folder that has it, or "
-            "write one with tracegrad convert"
+            f"{overlaps}: no such file, but bands need the overlap too; take a folder that has it, give "
+            "basis_files=FOLDER with the basis files of the DFT calculations, or write one with tracegrad convert"
         )
     return read_structure(folder, overlap=True)
 
