@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 
 from experiments.export import export
 from experiments.settings.configuration import composed, plain
-from tests.experiments.processes import PLAIN, finished, train
+from tests.experiments.processes import PLAIN, SAME_ROUNDING, finished, train
 from tests.experiments.test_resume import assert_same, content
 from tracegrad import load_model
 from tracegrad.metrics.functional.orbitals import NAMES
@@ -39,10 +39,10 @@ SMALL = [
 @pytest.mark.slow
 def test_a_network_of_crystals_on_molecules(tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    finished(straight, settings=SMALL)
-    (done,) = train(killed, stop_after=3, settings=SMALL)
+    finished(straight, settings=SMALL, environment=SAME_ROUNDING)
+    (done,) = train(killed, stop_after=3, settings=SMALL, environment=SAME_ROUNDING)
     assert done.returncode == -signal.SIGKILL
-    assert "resuming from" in finished(killed, settings=SMALL)
+    assert "resuming from" in finished(killed, settings=SMALL, environment=SAME_ROUNDING)
     assert_same(content(straight), content(killed))
 
     results = json.loads((straight / "results.json").read_text())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.experiments.processes import DOUBLE, PLAIN, finished, train
+from tests.experiments.processes import DOUBLE, PLAIN, SAME_ROUNDING, finished, train
 from tests.experiments.test_resume import assert_same, content
 
 pytestmark = pytest.mark.slow
@@ -43,10 +43,10 @@ def test_a_second_stage_that_is_killed_and_resumed_ends_bitwise_the_same(tmp_pat
     finished(first, "trainer.max_steps=2", settings=SETTINGS)
     second = [*HARMOSE, "model.backbone.stage=second", f"init_from={first}"]
     second.append("model.backbone.augmentation_start=0.5")
-    finished(straight, settings=second)
-    (done,) = train(killed, stop_after=6, settings=second)
+    finished(straight, settings=second, environment=SAME_ROUNDING)
+    (done,) = train(killed, stop_after=6, settings=second, environment=SAME_ROUNDING)
     assert done.returncode == -signal.SIGKILL
-    assert "resuming from" in finished(killed, settings=second)
+    assert "resuming from" in finished(killed, settings=second, environment=SAME_ROUNDING)
     assert_same(content(straight), content(killed))
     assert (killed / "metrics.csv").read_bytes() == (straight / "metrics.csv").read_bytes()
     after = weights(straight)

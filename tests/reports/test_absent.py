@@ -84,12 +84,11 @@ def monolayers(tmp_path):
     return tmp_path
 
 
-def test_rows_of_networks_that_are_not_implemented_are_named(monolayers):
+def test_rows_of_networks_without_runs_are_those_of_the_paper(monolayers):
     absent, compared = lines(monolayers)
     eighth = next(table for table in compared if table.paper.number == "8")
-    assert "not implemented: DeepH-2; these rows have numbers of the paper only" in eighth.notes
     assert [line.label for line in paper_grid(eighth).lines][1:4] == [
-        "DeepH-2 (paper; not implemented)",
+        "DeepH-2 (paper; not run)",
         *(f"{method} (paper; not run)" for method in ("HarmoSE", "HarmoSE+TraceGrad")),
     ]
     assert not any(line.startswith("Table 8") for line in absent)  # the notes of the table say it
@@ -105,9 +104,8 @@ def test_they_become_ordinary_rows_where_there_are_runs(monolayers):
             write_blocks(directory / "block_mae.csv", np.full((6, 6), 1.0))
     absent, compared = lines(monolayers)
     eighth = next(table for table in compared if table.paper.number == "8")
-    assert "not implemented: DeepH-2; these rows have numbers of the paper only" in eighth.notes
     assert [line.label for line in paper_grid(eighth).lines][1:4] == [
-        "DeepH-2 (paper; not implemented)",
+        "DeepH-2 (paper; not run)",
         "HarmoSE-style",
         "  paper",
     ]

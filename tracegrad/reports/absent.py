@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tracegrad.reports.paper import ComparedTable, by_database, paper_tables, unimplemented, why_absent
+from tracegrad.reports.paper import ComparedTable, by_database, paper_tables, why_absent
 from tracegrad.reports.table import ResultsTable
 
 NO_PAPER_DATA = "no run is on a database of the paper"
@@ -39,9 +39,6 @@ def absent_tables(tables: Sequence[ResultsTable], compared: Sequence[ComparedTab
         for reason, databases in reasons.items():
             text = f"{reason} on {joined(databases, 'or')}" if on_paper_data else NO_PAPER_DATA
             absences.append(Absence(kind, number, text))
-        backbones = unimplemented(paper, tables)
-        if backbones:
-            absences.append(Absence(kind, number, f"{joined(backbones)} {_are(backbones)} not implemented"))
     return absences
 
 
@@ -64,7 +61,3 @@ def joined(names: Sequence[str], word: str = "and") -> str:
 
 def _items(kind: str, numbers: Sequence[str]) -> str:
     return f"{_PLURAL.get(kind, kind) if len(numbers) > 1 else kind} {joined(numbers)}"
-
-
-def _are(names: Sequence[str]) -> str:
-    return "are" if len(names) > 1 else "is"

@@ -107,8 +107,7 @@ def paper_grid(table: ComparedTable) -> Grid:
             if line.ours is not None:
                 lines.append(GridLine(line.ours.label, _cells(ours.pop(0), table.columns)))
             if line.paper is not None:
-                what = "not implemented" if line.paper.backbone in table.unimplemented else "not run"
-                label = "  paper" if line.ours is not None else f"{line.method} (paper; {what})"
+                label = "  paper" if line.ours is not None else f"{line.method} (paper; not run)"
                 lines.append(GridLine(label, _cells(theirs.pop(0), table.columns), FAINT))
     title = f"{table.paper.name}: {table.paper.caption}"
     heads = tuple(_head(column) for column in table.columns)

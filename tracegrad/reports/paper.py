@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from tracegrad.backbones.known import known_backbones
 from tracegrad.data.published import PUBLISHED
 from tracegrad.metrics.columns import Column
 from tracegrad.reports.arms import BASELINE
@@ -99,16 +98,12 @@ class Section:
 
 @dataclass(frozen=True)
 class ComparedTable:
-    """A table of the paper with a section for each database on which there are runs.
-
-    ``unimplemented`` are the backbones of its rows that TraceGrad does not implement and no run has used.
-    """
+    """A table of the paper with a section for each database on which there are runs."""
 
     paper: PaperTable
     columns: tuple[Column, ...]
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
-    unimplemented: tuple[str, ...] = ()
 
 
 @cache
@@ -162,13 +157,6 @@ def by_database(tables: Sequence[ResultsTable]) -> dict[str, list[ResultsTable]]
     return on_paper_data
 
 
-def unimplemented(paper: PaperTable, tables: Sequence[ResultsTable]) -> list[str]:
-    """Backbones of a table of the paper that TraceGrad does not implement and no run has used."""
-    known = {backbone.label for backbone in known_backbones()} | {table.backbone for table in tables}
-    known = {name.removesuffix(STYLE) for name in known}
-    return [name for name in dict.fromkeys(row.backbone for row in paper.rows) if name not in known]
-
-
 def why_absent(paper: PaperTable, tables: Sequence[ResultsTable]) -> str:
     """Why there is no section for a database in a table of the paper; ``tables`` are ours on that database."""
     rows = [row for table in tables for row in table.arms if not row.variant]
@@ -183,7 +171,6 @@ def why_absent(paper: PaperTable, tables: Sequence[ResultsTable]) -> str:
 
 def _compare(paper: PaperTable, tables: Sequence[ResultsTable]) -> ComparedTable:
     on_paper_data = by_database(tables)
-    missing = unimplemented(paper, tables)
     sections: list[Section] = []
     absent: dict[str, list[str]] = {}
     for database in paper.databases:
@@ -197,9 +184,7 @@ def _compare(paper: PaperTable, tables: Sequence[ResultsTable]) -> ComparedTable
     notes += [paper.note] if paper.note else []
     notes += [line for section in sections for line in _time_lines(section)] if timed else []
     notes += [f"{reason} on {', '.join(databases)}" for reason, databases in absent.items()]
-    if missing:
-        notes.append(f"not implemented: {', '.join(missing)}; these rows have numbers of the paper only")
-    return ComparedTable(paper, _columns(paper), tuple(sections), tuple(notes), tuple(missing))
+    return ComparedTable(paper, _columns(paper), tuple(sections), tuple(notes))
 
 
 @cache
