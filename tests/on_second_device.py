@@ -34,14 +34,14 @@ QHNET = {"lmax": 2, "channels": 4, "bottleneck": 3, "layers": 3, "pair_layers": 
 DEEPH_E3 = {"irreps": "6x0e+4x1o+3x2e+2x3o", "embed": 5, "blocks": 2, "lmax": 3, "radial": 7}
 DEEPH2 = {"irreps": "6x0e+4x1o+4x2e+2x3o+2x4e+2x5o", "blocks": 2, "logits": 3, "embed": 6, "radial": 7}
 NETWORKS: dict[str, Callable[[], Any]] = {
-    "qhnet": lambda: QHNet(OrbitalBasis.def2_svp(), **QHNET),
-    "deeph_e3": lambda: DeepHE3(crystals.SPINLESS, **DEEPH_E3),
-    "deeph_e3_molecules": lambda: DeepHE3(OrbitalBasis.def2_svp(), **DEEPH_E3),
-    "deeph2": lambda: DeepH2(crystals.SPINLESS, **DEEPH2),
-    "harmose": lambda: HarmoSE(
-        crystals.SPINLESS, **DEEPH_E3, layers=2, width=8, heads=2, augmentation="none"
+    "qhnet": partial(QHNet, OrbitalBasis.def2_svp(), **QHNET),
+    "deeph_e3": partial(DeepHE3, crystals.SPINLESS, **DEEPH_E3),
+    "deeph_e3_molecules": partial(DeepHE3, OrbitalBasis.def2_svp(), **DEEPH_E3),
+    "deeph2": partial(DeepH2, crystals.SPINLESS, **DEEPH2),
+    "harmose": partial(
+        HarmoSE, crystals.SPINLESS, **DEEPH_E3, layers=2, width=8, heads=2, augmentation="none"
     ),
-    "deeph_e3_spinful": lambda: DeepHE3(crystals.SPINFUL, **DEEPH_E3, hermitian=True, time_reversal=True),
+    "deeph_e3_spinful": partial(DeepHE3, crystals.SPINFUL, **DEEPH_E3, hermitian=True, time_reversal=True),
 }
 ARMS = {"none": (False, False), "trace": (True, False), "grad": (False, True), "tracegrad": (True, True)}
 TOLERANCE = 1e-10  # relative; on the second device some sums have another order
@@ -55,12 +55,12 @@ def graphs(basis: OrbitalBasis, *, periodic: bool) -> list[Any]:
     return [molecules.labelled_graph(sample, basis, seed=k) for k, sample in enumerate(samples)]
 
 
-def small(network: str, arm: str) -> tuple[HamiltonianModel, Any]:
-    """A small network in double precision, and a batch for it."""
+def small(network: str, arm: str, **sizes: int) -> tuple[HamiltonianModel, Any]:
+    """A small network in double precision, of other sizes where they are given, and a batch for it."""
     trace, grad = ARMS[arm]
     w = "low_rank" if network == "qhnet" else "full"
     make = partial(TraceGrad, trace=trace, grad=grad, w=w, channels=8, hidden=8)
-    model = HamiltonianModel(NETWORKS[network](), make).double()
+    model = HamiltonianModel(NETWORKS[network](**sizes), make).double()
     return model, collate(graphs(model.basis, periodic=model.basis.periodic))
 
 

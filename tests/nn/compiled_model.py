@@ -11,6 +11,13 @@ from tracegrad.hamiltonian.graph import collate
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.training.loss import HamiltonianLoss
 
+# Smaller, because compiling takes minutes otherwise; the others show that two blocks are one graph.
+SIZES = {
+    "deeph_e3_molecules": {"blocks": 1},
+    "deeph2": {"blocks": 1},
+    "harmose": {"blocks": 1, "layers": 1},
+}
+
 
 def gradients(model: HamiltonianModel, network: Any, graph: Any) -> list[Tensor | None]:
     """Of all parameters of ``model``, by ``network``: the model or its compiled form."""
@@ -22,7 +29,7 @@ def gradients(model: HamiltonianModel, network: Any, graph: Any) -> list[Tensor 
 
 def check(network: str, arm: str) -> None:
     """One graph for training, also of another number of atoms and edges, and one for predictions."""
-    model, batch = small(network, arm)
+    model, batch = small(network, arm, **SIZES.get(network, {}))
     # Four atoms: torch takes numbers that agree for the same, and five is a number of channels of these networks.
     other = collate(graphs(model.basis, periodic=model.basis.periodic)[:2])
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
