@@ -7,7 +7,7 @@ import torch
 from tests import crystals, molecules
 from tests.molecules import dense_rotation, random_rotation
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.errors import BasisError, DataError
+from tracegrad.errors import BasisError, ConfigError, DataError
 from tracegrad.hamiltonian.blocks import assemble_matrix, cut_blocks
 from tracegrad.hamiltonian.graph import collate, molecule_graph
 from tracegrad.model.network import HamiltonianModel
@@ -317,3 +317,10 @@ def test_a_lattice_for_a_molecule_is_refused(basis):
             DataError, match="QHNet is a network of molecules: give neither lattice nor edges"
         ):
             make_model(basis).hamiltonian(*molecules.WATER, **extra)
+
+
+def test_a_torch_that_cannot_compile_the_networks_is_named(basis, monkeypatch):
+    model = HamiltonianModel(QHNet(basis, **SIZES), compile=True)
+    monkeypatch.setattr(torch, "__version__", "2.8.0+cu128")
+    with pytest.raises(ConfigError, match="cannot compile the network into one graph"):
+        model.compile_as_configured()

@@ -81,8 +81,16 @@ class HamiltonianModel(nn.Module):
         """From now on forward and backward pass run compiled, if the network was made with ``compile=True``.
 
         Trainings and evaluations call it. A prediction of one structure does not: compiling takes longer.
+
+        Raises:
+            ConfigError: a torch that cannot compile the networks into one graph.
         """
         if self.compiles:
+            if torch.__version__.startswith("2.8."):
+                raise ConfigError(
+                    f"model.compile=true: torch {torch.__version__} cannot compile the network into one graph; "
+                    "install a newer torch, or set model.compile=false"
+                )
             self.compile(fullgraph=True, dynamic=True)
 
     @property

@@ -49,6 +49,15 @@ def kernel(source: str, name: str) -> Any:
     return module.jit(do_not_specialize=counts)(function)
 
 
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether Triton's compiler takes products of blocks (`tl.dot`) of a dtype.
+
+    Triton 3.4, that of torch 2.8, refuses double precision; 3.9 was tried and takes it.
+    """
+    module = triton()
+    return dtype != torch.float64 or tuple(map(int, module.__version__.split(".")[:2])) >= (3, 9)
+
+
 def next_power_of_2(n: int) -> int:
     """The smallest power of 2 that is not less than n; blocks of Triton have such lengths."""
     return 1 << max(n - 1, 0).bit_length()

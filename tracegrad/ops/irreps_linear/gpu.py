@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tracegrad.ops.gpu import kernel, segments
+from tracegrad.ops.gpu import kernel, multiplies, segments
 from tracegrad.ops.optional_tensors import OptionalTensor
 
 ROWS, TILE = 64, 32  # of a tile: rows, and columns or terms of a sum
@@ -29,8 +29,10 @@ def irreps_linear(
     plus: Sequence[OptionalTensor],
     kind: OptionalTensor,
     scale: float,
-) -> list[Tensor]:
+) -> list[Tensor] | None:
     """The form of the operator `irreps_linear` for GPUs."""
+    if not multiplies(x[0].dtype):
+        return None
     call = _Maps(x, weights, kind, scale)
     return call.multiply(x, weights, biases, plus)
 
@@ -44,8 +46,10 @@ def irreps_linear_gradient(
     kind: OptionalTensor,
     scale: float,
     needed: Sequence[bool],
-) -> list[Tensor]:
+) -> list[Tensor] | None:
     """The gradient of the operator `irreps_linear` for GPUs."""
+    if not multiplies(x[0].dtype):
+        return None
     call, count = _Maps(x, weights, kind, scale), len(x)
     none = [None] * count
     of_x: Sequence[OptionalTensor] = none

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tracegrad.ops.gpu import kernel, next_power_of_2, segments
+from tracegrad.ops.gpu import kernel, multiplies, next_power_of_2, segments
 
 BLOCK = 64  # rows and columns of the result that a program computes, at most
 INNER = 16  # numbers that are multiplied in a step
@@ -23,8 +23,12 @@ Sizes = tuple[
 ]  # for each of the rows: rows of an edge (1 or 2), and u and w of the matrix
 
 
-def row_product(rows: list[Tensor], matrices: Tensor, on_site: Tensor, columns: list[int]) -> list[Tensor]:
+def row_product(
+    rows: list[Tensor], matrices: Tensor, on_site: Tensor, columns: list[int]
+) -> list[Tensor] | None:
     """The form of the operator `row_product` for GPUs."""
+    if not multiplies(matrices.dtype):
+        return None
     return _products(rows, matrices, on_site, _sizes(rows, columns), transposed=False)
 
 
@@ -35,8 +39,10 @@ def row_product_gradient(
     on_site: Tensor,
     columns: list[int],
     needed: Sequence[bool],
-) -> list[Tensor]:
+) -> list[Tensor] | None:
     """The gradient of the operator `row_product` for GPUs."""
+    if not multiplies(matrices.dtype):
+        return None
     sizes, made = _sizes(rows, columns), []
     if any(needed[: len(rows)]):
         of_rows = _products(gradients, matrices, on_site, sizes, transposed=True)
