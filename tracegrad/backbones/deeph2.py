@@ -31,6 +31,7 @@ from tracegrad.backbones.deeph_e3 import lengths, refined, unique_irreps
 from tracegrad.backbones.deeph_e3_updates import joined, part
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.edge_parts import edge_parts
 from tracegrad.nn.interface import Backbone, Blocks, ItemFirstFeature, Refine, keep
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.feed_forward import Activation
@@ -202,11 +203,6 @@ class DeepH2(Backbone):
         length = lengths(graph.vectors)
         frame = EdgeFrame(graph.vectors)
         rotations = [frame.rotation(*irrep) for irrep in self._rotated]
-        parts = [slice(None)]  # without a step, so that torch.compile takes any number of edges
-        if self.edge_chunk is not None:
-            parts = [
-                slice(start, start + self.edge_chunk) for start in range(0, len(length), self.edge_chunk)
-            ]
         return [
             PairChunk(
                 at,
@@ -217,7 +213,7 @@ class DeepH2(Backbone):
                 self.radial(length[at]),
                 self.recompute,
             )
-            for at in parts
+            for at in edge_parts(len(length), self.edge_chunk)
         ]
 
 

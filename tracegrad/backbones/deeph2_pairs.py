@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from tracegrad.nn.edge_parts import run_layer
 from tracegrad.nn.interface import ItemFirstFeature
 from tracegrad.nn.item_first.feed_forward import Activation
 from tracegrad.nn.item_first.so2_linear import SO2Linear, so2_slots
@@ -81,13 +81,8 @@ class PairChunk:
     recompute: bool
 
     def run(self, function: Callable[..., R], *arguments: Any) -> R:
-        """Call a function with this chunk as its last argument.
-
-        With ``recompute`` the backward pass calls it again, so that its intermediate results need no memory.
-        """
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, self, use_reentrant=False)
-        return function(*arguments, self)
+        """Call a function with this chunk as its last argument, see `run_layer`."""
+        return run_layer(function, *arguments, self, recompute=self.recompute)
 
 
 class PairRadial(nn.Module):

@@ -23,6 +23,7 @@ from tracegrad.backbones.deeph_e3_convolution import PSEUDOSCALAR, EdgeChunk
 from tracegrad.backbones.deeph_e3_updates import BatchContext, EdgeUpdate, NodeUpdate, joined, part
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.edge_parts import edge_parts
 from tracegrad.nn.interface import Backbone, Blocks, ItemFirstFeature, Refine, keep
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.edge_product import filter_degrees
@@ -172,11 +173,6 @@ class DeepHE3(Backbone):
         ):  # rotations are shared by all layers: compute them here, not again with every layer
             for ir in self._rotated:
                 frame.rotation(*ir)
-        parts = [slice(None)]  # without a step, so that torch.compile takes any number of edges
-        if self.edge_chunk is not None:
-            parts = [
-                slice(start, start + self.edge_chunk) for start in range(0, len(length), self.edge_chunk)
-            ]
         chunks = [
             EdgeChunk(
                 at,
@@ -186,7 +182,7 @@ class DeepHE3(Backbone):
                 self.radial(length[at]),
                 edge_kind[at],
             )
-            for at in parts
+            for at in edge_parts(len(length), self.edge_chunk)
         ]
         return BatchContext(
             chunks,

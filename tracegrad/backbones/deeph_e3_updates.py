@@ -12,9 +12,9 @@ import torch
 from e3nn.o3 import Irreps
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tracegrad.backbones.deeph_e3_convolution import EdgeChunk, EquiConv
+from tracegrad.nn.edge_parts import run_layer
 from tracegrad.nn.interface import ItemFirstFeature
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.graph_norm import GraphNorm
@@ -46,13 +46,8 @@ class BatchContext:
     recompute: bool
 
     def run(self, function: Callable[..., R], *arguments: Any) -> R:
-        """Call a function.
-
-        With ``recompute`` the backward pass calls it again, so that its intermediate results need no memory.
-        """
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False)
-        return function(*arguments)
+        """Call a function, see `run_layer`."""
+        return run_layer(function, *arguments, recompute=self.recompute)
 
 
 class Update(nn.Module):

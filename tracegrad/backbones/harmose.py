@@ -20,6 +20,7 @@ from tracegrad.backbones.harmose_rotations import RandomRotations
 from tracegrad.backbones.harmose_transformer import EdgeInputs, GraphTransformer
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.edge_parts import edge_parts
 from tracegrad.nn.interface import Backbone, Blocks, ComponentFirstFeature, ItemFirstFeature, Refine, keep
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.wigner import WignerMatrices
@@ -232,7 +233,7 @@ class HarmoSE(Backbone):
             spherical_harmonics(vectors, HARMONICS).T,
             self.gaussians(length),
             len(graph.numbers),
-            self._parts(len(length)),
+            edge_parts(len(length), self.edge_chunk),
             self.recompute,
         )
         frame = EdgeFrame(graph.vectors)
@@ -250,11 +251,6 @@ class HarmoSE(Backbone):
         if turn is not None:
             coefficients = [turned(x, turn[x.shape[1] // 2].transpose(1, 2)) for x in coefficients]
         return self.first.expansion(coefficients)
-
-    def _parts(self, edges: int) -> list[slice]:
-        if self.edge_chunk is None:
-            return [slice(None)]
-        return [slice(start, start + self.edge_chunk) for start in range(0, edges, self.edge_chunk)]
 
 
 def in_global_frame(

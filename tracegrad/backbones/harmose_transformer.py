@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from tracegrad.nn.edge_parts import run_layer
 
 LARGEST_LOGIT = 5.0
 ATOM_EPS = 1e-6  # of the LayerNorm after the attention
@@ -44,14 +45,9 @@ class EdgeInputs:
 
     def of_parts(self, function: Callable[..., Any], *of_edges: Tensor) -> list[Any]:
         """Results of a function for each part of the edges; the arguments are cut."""
-        results = []
-        for at in self.parts:
-            arguments = [x[at] for x in of_edges]
-            if self.recompute and torch.is_grad_enabled():
-                results.append(checkpoint(function, *arguments, use_reentrant=False))
-            else:
-                results.append(function(*arguments))
-        return results
+        return [
+            run_layer(function, *(x[at] for x in of_edges), recompute=self.recompute) for at in self.parts
+        ]
 
 
 class GraphTransformer(nn.Module):

@@ -11,11 +11,11 @@ import torch
 from e3nn.o3 import Irreps
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.traces import BlockTraces, SpinTrace
+from tracegrad.nn.edge_parts import run_layer
 from tracegrad.nn.interface import ComponentFirstFeature
 from tracegrad.nn.invariant.gram import FullInvariants, LowRankInvariants, ProjectedInvariants
 from tracegrad.nn.invariant.invariant_mlp import NORM_EPS, InvariantMLP
@@ -97,10 +97,8 @@ class TraceGradBlock(nn.Module):
             z, v = low_rank_block(
                 merged, list(form.weights), stages, scales, form.rank, save_memory=recompute
             )
-        elif recompute and torch.is_grad_enabled():
-            z, v = checkpoint(self._whole, merged, use_reentrant=False)
         else:
-            z, v = self._whole(merged)
+            z, v = run_layer(self._whole, merged, recompute=recompute)
         return z, self._unmerge(v)
 
     def _whole(self, merged: ComponentFirstFeature) -> tuple[Tensor, ComponentFirstFeature]:

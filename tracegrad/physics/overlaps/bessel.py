@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import spherical_jn
 
 from tracegrad.physics.overlaps.radial_shells import RadialShell
 
@@ -15,34 +16,8 @@ _CHUNK = 1 << 18  # numbers kr at a time
 
 
 def spherical_bessel(x: Float[np.ndarray, "*shape"], highest: int) -> Float[np.ndarray, "degrees *shape"]:
-    """j_0 .. j_highest of numbers x >= 0.
-
-    The upward recurrence j_{l+1} = (2l + 1) j_l / x - j_{l-1} is stable for x > l; below, the power series
-
-        j_l(x) = x^l / (2l + 1)!! sum_n (-x^2 / 2)^n / (n! (2l + 3) (2l + 5) ... (2l + 2n + 1))
-
-    converges fast.
-    """
-    values = np.empty((highest + 1, *x.shape))
-    large = np.where(x > 1.0, x, 1.0)
-    values[0] = np.sin(large) / large
-    if highest:
-        values[1] = (values[0] - np.cos(large)) / large
-    for degree in range(1, highest):
-        values[degree + 1] = (2 * degree + 1) / large * values[degree] - values[degree - 1]
-    for degree in range(highest + 1):
-        small = x <= degree + 1.0
-        values[degree][small] = _series(x[small], degree)
-    return values
-
-
-def _series(x: Float[np.ndarray, " n"], degree: int) -> Float[np.ndarray, " n"]:
-    term = x**degree / math.prod(range(1, 2 * degree + 2, 2))
-    total = term.copy()
-    for n in range(1, 15 + 2 * degree):
-        term = -term * x**2 / (2 * n * (2 * degree + 2 * n + 1))
-        total += term
-    return total
+    """j_0 .. j_highest of numbers x >= 0."""
+    return np.stack([spherical_jn(degree, x) for degree in range(highest + 1)])
 
 
 def radial_transforms(
