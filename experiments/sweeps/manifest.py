@@ -59,7 +59,11 @@ class SweepState:
         """Bring every state up to date, and return the points whose state changed."""
         before = self.states
         written = {point.name: read_status(point.directory) for point in self.points}
-        queued = self._queue() if any(self._may_be_queued(p, written[p.name]) for p in self.points) else set()
+        queued: set[str] = set()
+        if any(self._may_be_queued(point, written[point.name]) for point in self.points):
+            queued = self._queue()
+            # Read again: a job that has left the queue since the first reading may have started before.
+            written = {point.name: read_status(point.directory) for point in self.points}
         self.states = {point.name: self._state(point, written[point.name], queued) for point in self.points}
         return [point for point in self.points if self.states[point.name] != before.get(point.name)]
 

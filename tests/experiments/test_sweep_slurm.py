@@ -14,13 +14,15 @@ from experiments.sweeps.manifest import SweepState
 from experiments.sweeps.points import SweepPoint
 from experiments.sweeps.settings import SweepSettings, read_settings
 from experiments.sweeps.slurm import queued_jobs, submit
-from experiments.sweeps.status import FAILED, STOPPED, WAITING, read_status
+from experiments.sweeps.status import FAILED, STOPPED, WAITING, Status, read_status, write_status
 from tests.experiments.sweeping import TRAIN, make_state, points, wait_for
 from tracegrad.errors import ConfigError, TrainingError
 
-# Starts every job of an array at once; a job runs again if scontrol has said so.
+# Starts every job of an array at once; a job runs again if scontrol has said so. Jobs run a copy of the script, as
+# those of SLURM do: submitit moves its file as soon as it knows the number.
 SBATCH = """#!/bin/bash
-script="$1"; id=$(cat "$FAKE/next"); echo $((id + 100)) > "$FAKE/next"; cp "$script" "$FAKE/submitted.sh"
+id=$(cat "$FAKE/next"); echo $((id + 100)) > "$FAKE/next"; cp "$1" "$FAKE/submitted.sh"
+script="$FAKE/$id.sh"; cp "$1" "$script"
 [ -e "$FAKE/refuse" ] && { echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1; }
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$script")
 for i in $(seq 0 ${last:-0}); do
@@ -147,6 +149,21 @@ def test_jobs_that_never_started_are_failed_and_submitted_again(tmp_path: Path, 
     again = make_state(runs, state.points, queued_jobs)
     assert len(give(again)) == 2
     wait_for(lambda: states(again) == {"a": "finished", "b": "finished"})
+
+
+def test_a_job_that_starts_and_ends_while_the_queue_is_asked_has_started(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    found = points(runs, ["crash"])
+
+    def queue() -> set[str]:
+        write_status(found[0].directory, Status(FAILED, 1, "boom", job="4000"))
+        return set()
+
+    state = make_state(runs, found, queue)
+    state.submitted({"a": "4000"})
+    found[0].directory.mkdir()
+    assert states(state) == {"a": "failed"}
+    assert state.states["a"].error == "boom"
 
 
 def test_the_command_submits_says_and_reports(
