@@ -20,8 +20,9 @@ from tracegrad.hamiltonian.graph import collate, molecule_graph
 from tracegrad.metrics.functional.eigenpairs import lowest_states
 from tracegrad.metrics.orbitals import orbital_errors
 from tracegrad.model.network import HamiltonianPrediction
+from tracegrad.physics.molecules.cached_molecules import CachedMolecules, prepare_molecules
 from tracegrad.physics.molecules.dft import build_molecule
-from tracegrad.physics.molecules.solved_references import SolvedReferences, prepare_references
+from tracegrad.physics.molecules.solved import SOLVED, SolvedMolecule
 
 # Noise of the predicted matrix elements (hartree): MAE of about 1.5 meV, as in the paper, and ten times as much.
 NOISES = {"1.5 meV": 7e-5, "15 meV": 7e-4}
@@ -158,7 +159,9 @@ def _case(
     )
 
 
-def _tracegrad_metrics(case: _Case, basis: OrbitalBasis, references: SolvedReferences) -> tuple[float, float]:
+def _tracegrad_metrics(
+    case: _Case, basis: OrbitalBasis, references: CachedMolecules[SolvedMolecule]
+) -> tuple[float, float]:
     values = orbital_errors(case.prediction, case.batch, basis, references).values.mean(0)
     return float(values[0]), float(values[6])
 
@@ -203,12 +206,12 @@ def orbital_tasks(
         database = _database(Path(folder) / "chains.db", rng, [atoms] * molecules + sizes)
         rows, path = range(molecules), Path(folder) / "chains.tracegrad-orbitals"
 
-        def build() -> SolvedReferences:
+        def build() -> CachedMolecules[SolvedMolecule]:
             path.unlink(missing_ok=True)
-            return prepare_references(database, rows, [path], processes=1)
+            return prepare_molecules(database, SOLVED, rows, [path], processes=1)
 
         references = build()
-        every = prepare_references(database, range(len(database)), [path], processes=1)
+        every = prepare_molecules(database, SOLVED, range(len(database)), [path], processes=1)
         # As after a network: once large tensors have been freed, malloc keeps memory instead of returning it.
         torch.ones(LARGEST_KEPT // 8, dtype=torch.float64)
         count = molecules * PREDICTIONS

@@ -20,9 +20,10 @@ from tracegrad.metrics import columns, orbitals
 from tracegrad.metrics.functional.orbitals import NAMES
 from tracegrad.metrics.orbitals import OrbitalErrors, dense_predictions, orbital_errors
 from tracegrad.model.network import HamiltonianPrediction
+from tracegrad.physics.molecules.cached_molecules import CachedMolecules, prepare_molecules
 from tracegrad.physics.molecules.levels import MolecularLevels, molecular_levels
-from tracegrad.physics.molecules.solved_cache import solved_paths
-from tracegrad.physics.molecules.solved_references import SolvedReferences, prepare_references
+from tracegrad.physics.molecules.molecule_cache import molecule_cache_paths
+from tracegrad.physics.molecules.solved import SOLVED, SolvedMolecule
 from tracegrad.plots.energies import energies_figure
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
@@ -48,7 +49,7 @@ class OrbitalMetrics(PredictionCallback):
     crystals a line says that these metrics are left out.
 
     The references, orbitals of the labels, are solved once for each database and stored in a cache
-    (`tracegrad.physics.molecules.solved_cache`).
+    (`tracegrad.physics.molecules.solved`).
 
     Args:
         directory: run directory.
@@ -82,7 +83,7 @@ class OrbitalMetrics(PredictionCallback):
         # Whether this validation computes the metrics: the same on all ranks, whereas references may be open on some.
         self._due = False
         self._said_left_out = False
-        self._references: SolvedReferences | None = None
+        self._references: CachedMolecules[SolvedMolecule] | None = None
         self._metric = orbitals.MeanOrbitalErrors()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -190,11 +191,12 @@ class OrbitalMetrics(PredictionCallback):
     ) -> None:
         """Load the references of these rows; one process solves those that the cache lacks, the others wait."""
         self._close()
-        paths = solved_paths(dataset.database.path, self.cache)
+        paths = molecule_cache_paths(dataset.database.path, SOLVED, self.cache)
         shown = trainer.is_global_zero
         with ProgressDisplay("reference molecules", shown=shown) as progress:
-            self._references = prepare_references(
+            self._references = prepare_molecules(
                 dataset.database,
+                SOLVED,
                 rows.tolist(),
                 paths,
                 processes=self.processes,

@@ -1,16 +1,23 @@
-"""Solved reference molecules of a database: read from the cache, or solved when they are needed."""
+"""What is computed once for molecules of a database: read from the cache, or computed when it is needed."""
 
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from typing import Generic
 
 from tracegrad.data.cache.lookup import build_lock, writable
 from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import ConfigError, DataError, TraceGradError
-from tracegrad.physics.molecules.solved import SolvedMolecule, solve_molecule
-from tracegrad.physics.molecules.solved_cache import SUFFIX, DamagedCache, SolvedCache, about_database, remove
+from tracegrad.physics.molecules.molecule_cache import (
+    DamagedCache,
+    Entries,
+    Entry,
+    MoleculeCache,
+    about_database,
+    remove,
+)
 from tracegrad.system.cores import available_cores
 from tracegrad.system.parallel import map_unordered
 from tracegrad.system.workers import WorkerDied
@@ -22,18 +29,23 @@ COMMIT = 64  # molecules in one transaction, which are lost together if the proc
 _WORTH_PROCESSES = 1000
 
 
-class SolvedReferences:
-    """The solved molecules of a database: ``references(row)`` returns the `SolvedMolecule` of a row.
+class CachedMolecules(Generic[Entry]):
+    """The entries of the molecules of a database, by row: ``molecules(row)`` returns that of a row.
+
+    It can be sent to worker processes.
 
     Args:
         database: with the Hamiltonians.
-        cache: of the database, or None to solve each molecule.
+        kind: of the entries.
+        cache: of the database, or None to compute each entry.
     """
 
-    def __init__(self, database: QH9Database, cache: SolvedCache | None = None):
-        self.database, self.cache = database, cache
+    def __init__(
+        self, database: QH9Database, kind: Entries[Entry], cache: MoleculeCache[Entry] | None = None
+    ):
+        self.database, self.kind, self.cache = database, kind, cache
 
-    def __call__(self, row: int) -> SolvedMolecule:
+    def __call__(self, row: int) -> Entry:
         cached = None
         if self.cache is not None:
             try:
@@ -41,11 +53,11 @@ class SolvedReferences:
             except DamagedCache:
                 with (
                     suppress(TraceGradError),
-                    closing(SolvedCache(self.cache.path, self.cache.about, create=True)) as file,
+                    closing(MoleculeCache(self.cache.path, self.kind, self.cache.about, create=True)) as file,
                 ):
-                    cached = _solve(self.database, row)
+                    cached = _compute(self.database, self.kind, row)
                     file.add([(row, cached)])
-        return cached or _solve(self.database, row)
+        return _compute(self.database, self.kind, row) if cached is None else cached
 
     def close(self) -> None:
         """Close the cache file."""
@@ -53,63 +65,65 @@ class SolvedReferences:
             self.cache.close()
 
 
-def prepare_references(
+def prepare_molecules(
     database: QH9Database,
+    kind: Entries[Entry],
     rows: Sequence[int],
     paths: Sequence[Path],
     *,
     processes: int | None = None,
     report: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> SolvedReferences:
-    """References of a database, with ``rows`` in the cache.
+) -> CachedMolecules[Entry]:
+    """Entries of the molecules of a database, with ``rows`` in the cache.
 
     Uses the first cache file that has all rows, or else the first path that is writable. Rows that it lacks are
-    solved in parallel and added; if another process is doing this, the function waits for it. Without a writable
-    path nothing is stored. The rows in a cache are not read here: a damaged one is solved again and replaced when it
-    is used.
+    computed in parallel and added; if another process is doing this, the function waits for it. Without a writable
+    path nothing is stored. The rows in a cache are not read here: a damaged one is computed again and replaced when
+    it is used.
 
     Args:
         database: with the Hamiltonians.
+        kind: of the entries.
         rows: the rows that are needed.
-        paths: possible paths of the cache, see `solved_paths`.
+        paths: possible paths of the cache, see `molecule_cache_paths`.
         processes: number of processes of one thread each; None: one for each core, or only this one for little work.
         report: receives lines about what is done and why.
         on_progress: called with the number of molecules done and of all molecules.
 
     Raises:
-        DataError: a molecule has no closed shell or is damaged; molecules solved before are kept.
+        DataError: a molecule has no closed shell or is damaged; what was computed before is kept.
         TraceGradError: the only path is not writable, or a worker process died.
     """
     if processes is not None and processes < 1:
         raise ConfigError(f"processes is {processes}; at least 1 is needed")
-    about = about_database(database.path)
+    about = about_database(database.path, kind)
     rows = sorted(set(map(int, rows)))
     for path in paths:
-        cache = _complete_cache(path, about, rows)
+        cache = _complete_cache(path, kind, about, rows)
         if cache is not None:
-            return SolvedReferences(database, cache)
+            return CachedMolecules(database, kind, cache)
     place = next((path for path in paths if writable(path.parent)), None)
     if place is None:
         if len(paths) == 1:
             raise TraceGradError(
-                f"{paths[0]}: cannot be written; choose another callbacks.orbitals.cache, or null for no cache"
+                f"{paths[0]}: cannot be written; choose another {kind.setting}, or null for no cache"
             )
         if paths:
             folders = " and ".join(str(path.parent) for path in paths)
-            report(f"no cache of orbitals, because {folders} cannot be written; set callbacks.orbitals.cache")
-        return SolvedReferences(database)
+            report(f"no cache of {kind.title}, because {folders} cannot be written; set {kind.setting}")
+        return CachedMolecules(database, kind)
     lock = place.with_name(f"{place.name}.lock")
     with build_lock(lock, str(place), report):
-        cache = _writable_cache(place, about, rows, report)
+        cache = _writable_cache(place, kind, about, rows, report)
         try:
             missing = sorted(set(rows) - cache.present(rows))
-            # 16 bytes for each element of H, with 9.5 orbitals for each atom.
-            needed = 16 * 9.5**2 * float((database.atom_counts[missing].astype(float) ** 2).sum())
+            orbitals = (9.5 * database.atom_counts[missing]).astype(int)  # about that many for each atom
+            needed = 8 * sum(map(kind.length, orbitals.tolist()))
             free = shutil.disk_usage(place.parent).free
             if needed > MOST_OF_DISK * free:
                 report(
-                    f"{len(missing)} molecules are solved as they come: their cache would take "
+                    f"{kind.title} of {len(missing)} molecules are computed as they come: their cache would take "
                     f"{needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free at {place.parent}"
                 )
             elif missing:
@@ -117,20 +131,24 @@ def prepare_references(
                 if processes is None:
                     processes = available_cores() if len(missing) > _WORTH_PROCESSES else 1
                 processes = min(processes, len(missing))
-                report(f"solving {len(missing)} reference molecules for {place}; processes: {processes}")
-                _solve_into(cache, database, missing, processes, lambda n: on_progress(done + n, len(rows)))
+                report(
+                    f"computing {kind.title} of {len(missing)} molecules for {place}; processes: {processes}"
+                )
+                _compute_into(cache, database, missing, processes, lambda n: on_progress(done + n, len(rows)))
         except BaseException:
             cache.close()
             raise
         finally:
             lock.unlink()
-    return SolvedReferences(database, cache)
+    return CachedMolecules(database, kind, cache)
 
 
-def _complete_cache(path: Path, about: str, rows: Sequence[int]) -> SolvedCache | None:
+def _complete_cache(
+    path: Path, kind: Entries[Entry], about: str, rows: Sequence[int]
+) -> MoleculeCache[Entry] | None:
     """The cache at a path if it has all rows; None otherwise."""
     with suppress(TraceGradError):
-        cache = SolvedCache(path, about)
+        cache = MoleculeCache(path, kind, about)
         if len(cache.present(rows)) == len(rows):
             return cache
         cache.close()
@@ -138,35 +156,36 @@ def _complete_cache(path: Path, about: str, rows: Sequence[int]) -> SolvedCache 
 
 
 def _writable_cache(
-    path: Path, about: str, rows: Sequence[int], report: Callable[[str], None]
-) -> SolvedCache:
+    path: Path, kind: Entries[Entry], about: str, rows: Sequence[int], report: Callable[[str], None]
+) -> MoleculeCache[Entry]:
     """The cache at a path, opened for writing; a file that is no cache of this database is replaced."""
     try:
-        cache = SolvedCache(path, about, create=True)
+        cache = MoleculeCache(path, kind, about, create=True)
         cache.present(rows)  # raises if the file is damaged
         return cache
     except DamagedCache as error:
-        if not path.name.endswith(SUFFIX):  # perhaps a valuable file of the user
+        if not path.name.endswith(kind.suffix):  # perhaps a valuable file of the user
             raise DataError(
-                f"{error}; remove the file if it is a cache of orbitals, or choose another callbacks.orbitals.cache"
+                f"{error}; remove the file if it is a cache of {kind.title}, or choose another {kind.setting}"
             ) from error
         report(f"{error}; it is built anew")
     remove(path)
-    return SolvedCache(path, about, create=True)
+    return MoleculeCache(path, kind, about, create=True)
 
 
-def _solve_into(
-    cache: SolvedCache,
+def _compute_into(
+    cache: MoleculeCache[Entry],
     database: QH9Database,
     rows: Sequence[int],
     processes: int,
     on_progress: Callable[[int], None],
 ) -> None:
-    waiting: list[tuple[int, SolvedMolecule]] = []
+    waiting: list[tuple[int, Entry]] = []
     on_progress(0)
+    compute = partial(_compute, database, cache.kind)
     try:
-        for done, (n, solved) in enumerate(map_unordered(partial(_solve, database), rows, processes), 1):
-            waiting.append((rows[n], solved))
+        for done, (n, entry) in enumerate(map_unordered(compute, rows, processes), 1):
+            waiting.append((rows[n], entry))
             if len(waiting) == COMMIT:
                 cache.add(waiting)
                 waiting = []
@@ -174,12 +193,12 @@ def _solve_into(
     except WorkerDied as error:
         place = f" at row {rows[error.key]}" if error.key >= 0 else ""
         raise TraceGradError(
-            f"{database.path}: a process that solves molecules died{place} ({error}); use fewer processes if memory "
-            "was short"
+            f"{database.path}: a process that computes {cache.kind.title} died{place} ({error}); use fewer processes "
+            "if memory was short"
         ) from error
     finally:
         cache.add(waiting)
 
 
-def _solve(database: QH9Database, row: int) -> SolvedMolecule:
-    return solve_molecule(database[row], f"{database.path}: row {row}")
+def _compute(database: QH9Database, kind: Entries[Entry], row: int) -> Entry:
+    return kind.compute(database[row], f"{database.path}: row {row}")

@@ -13,17 +13,18 @@ from tests.experiments.sweeping import wait_for
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.data.qh9.database import Molecule, QH9Database
 from tracegrad.errors import ConfigError, DataError, TraceGradError
-from tracegrad.physics.molecules import solved_references
+from tracegrad.physics.molecules import cached_molecules
+from tracegrad.physics.molecules.cached_molecules import COMMIT
 from tracegrad.physics.molecules.dft import build_molecule
-from tracegrad.physics.molecules.solved import solve_molecule
-from tracegrad.physics.molecules.solved_cache import (
-    SUFFIX,
+from tracegrad.physics.molecules.molecule_cache import (
     DamagedCache,
-    SolvedCache,
+    MoleculeCache,
     about_database,
-    solved_paths,
+    molecule_cache_paths,
 )
-from tracegrad.physics.molecules.solved_references import COMMIT, prepare_references
+from tracegrad.physics.molecules.solved import SOLVED, solve_molecule
+
+SUFFIX = SOLVED.suffix
 
 DEMO = database_path("embedded:demo_dynamic.db")
 
@@ -44,18 +45,26 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.rows: list[int] = []
-        original = solved_references.solve_molecule
+        original = cached_molecules._compute
 
-        def solve(molecule, where):
-            self.rows.append(int(where.rpartition(" row ")[2]))
-            return original(molecule, where)
+        def compute(database, kind, row):
+            self.rows.append(row)
+            return original(database, kind, row)
 
-        monkeypatch.setattr(solved_references, "solve_molecule", solve)
+        monkeypatch.setattr(cached_molecules, "_compute", compute)
 
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     return Counted(monkeypatch)
+
+
+def prepare_references(database: QH9Database, rows, paths: list[Path], **options):
+    return cached_molecules.prepare_molecules(database, SOLVED, rows, paths, **options)
+
+
+def cache_of(database: QH9Database, path: Path, **options) -> MoleculeCache:
+    return MoleculeCache(path, SOLVED, about_database(database.path, SOLVED), **options)
 
 
 def prepare(database: QH9Database, rows, path: Path, **options):
@@ -101,7 +110,7 @@ def test_rows_are_solved_once_and_added_later(database, path, counted):
     prepare(database, [3, 200], path, report=lines.append, on_progress=lambda *n: seen.append(n))
     assert counted.rows == [3, 200]
     assert seen == [(0, 2), (1, 2), (2, 2)]
-    assert "solving 2 reference molecules" in lines[0]
+    assert "computing orbitals of 2 molecules" in lines[0]
     prepare(database, [200, 3], path, report=lines.append)
     assert len(lines) == 1
     references = prepare_references(database, [3, 7], [path])
@@ -155,7 +164,7 @@ def test_a_damaged_row_is_solved_when_it_is_used_and_replaced(database, path, co
         (content,) = connection.execute("SELECT numbers FROM solved WHERE row = 2").fetchone()
         connection.execute("UPDATE solved SET numbers = ? WHERE row = 2", (damage(content),))
     connection.close()
-    cache = SolvedCache(path, about_database(database.path))
+    cache = cache_of(database, path)
     with pytest.raises(DamagedCache, match="row 2 is damaged"):
         cache.get(2)
     cache.close()
@@ -221,7 +230,7 @@ def test_a_cache_of_another_database_is_built_anew(database, path, counted):
     assert counted.rows == [1, 1]
     assert "belongs to another database" in lines[0]
     with pytest.raises(DamagedCache, match="another database"):
-        SolvedCache(path, "")
+        MoleculeCache(path, SOLVED, "")
 
 
 def test_what_is_no_cache_is_not_removed(database, tmp_path):
@@ -235,7 +244,7 @@ def test_what_is_no_cache_is_not_removed(database, tmp_path):
 
 def start_solving(database: QH9Database, path: Path, *, rows: int, commit: int = COMMIT) -> forked.Forked:
     words = (str(database.path), str(path), str(rows), str(commit))
-    return forked.start("tests.physics.molecules.solve_references", *words)
+    return forked.start("tests.physics.molecules.solve_molecules", *words)
 
 
 @pytest.mark.slow
@@ -244,7 +253,7 @@ def test_a_killed_build_keeps_what_was_committed(database, path, counted):
     process = start_solving(database, path, rows=500, commit=5)
     wait_for(lambda: "done 23\n" in process.printed(), 120)
     process.kill()
-    cache = SolvedCache(path, about_database(database.path), create=True)
+    cache = cache_of(database, path, create=True)
     kept = len(cache.present(range(500)))
     cache.close()
     assert kept >= 20
@@ -261,7 +270,7 @@ def test_a_molecule_that_fails_leaves_those_before_it(database, path):
     connection.close()
     with pytest.raises(DataError, match=r"demo\.db: row 5: column Ham"):
         prepare(database, range(8), path)
-    cache = SolvedCache(path, about_database(database.path))
+    cache = cache_of(database, path)
     assert cache.present(range(8)) == {0, 1, 2, 3, 4}
     cache.close()
 
@@ -271,13 +280,15 @@ def test_places(tmp_path, monkeypatch):
     database = tmp_path / "data" / "mine.db"
     database.parent.mkdir()
     shutil.copy(DEMO, database)
-    beside, home = solved_paths(database, "auto")
+    beside, home = molecule_cache_paths(database, SOLVED, "auto")
     assert (beside.parent, home.parent) == (database.parent, tmp_path / "home" / "tracegrad")
     assert beside.name.startswith("mine.db-")
     assert beside.name.endswith(SUFFIX)
-    assert [place.parent for place in solved_paths(DEMO, "auto")] == [tmp_path / "home" / "tracegrad"]
-    assert solved_paths(database, str(beside)) == [beside]
-    assert solved_paths(database, None) == []
+    assert [place.parent for place in molecule_cache_paths(DEMO, SOLVED, "auto")] == [
+        tmp_path / "home" / "tracegrad"
+    ]
+    assert molecule_cache_paths(database, SOLVED, str(beside)) == [beside]
+    assert molecule_cache_paths(database, SOLVED, None) == []
 
 
 def test_places_that_cannot_be_written(tmp_path, database, counted):
@@ -305,10 +316,10 @@ def test_places_that_cannot_be_written(tmp_path, database, counted):
 
 
 def test_no_cache_that_would_fill_the_disk(database, path, monkeypatch):
-    monkeypatch.setattr(solved_references, "MOST_OF_DISK", 1e-9)
+    monkeypatch.setattr(cached_molecules, "MOST_OF_DISK", 1e-9)
     lines: list[str] = []
     references = prepare_references(database, range(500), [path], report=lines.append)
-    assert "500 molecules are solved as they come" in lines[0]
+    assert "orbitals of 500 molecules are computed as they come" in lines[0]
     assert references(3).occupied == 5
     references.close()
 
@@ -325,4 +336,4 @@ def test_two_builds_at_the_same_time_share_the_work(database, path):
     assert [done.returncode for done in ended] == [0, 0], [done.stderr for done in ended]
     outputs = [done.stdout for done in ended]
     assert outputs[0].splitlines()[-1] == outputs[1].splitlines()[-1]
-    assert sum("solving 60 reference molecules" in output for output in outputs) == 1
+    assert sum("computing orbitals of 60 molecules" in output for output in outputs) == 1

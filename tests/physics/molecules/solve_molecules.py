@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 from tracegrad.data.qh9.database import QH9Database
-from tracegrad.physics.molecules import solved_references
+from tracegrad.physics.molecules import cached_molecules
+from tracegrad.physics.molecules.solved import SOLVED
 
 if __name__ == "__main__":
     database, cache, rows, commit = sys.argv[1:]
-    solved_references.COMMIT = int(commit)
-    references = solved_references.prepare_references(
+    cached_molecules.COMMIT = int(commit)
+    references = cached_molecules.prepare_molecules(
         QH9Database(Path(database)),
+        SOLVED,
         range(int(rows)),
         [Path(cache)],
         processes=1,
