@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
+from experiments.training.matrices import provide_matrices
 from experiments.training.precision import check_precision, on_cpu
 from experiments.training.rank import process_rank
 from experiments.training.resuming import CONFIG, read_config
@@ -69,6 +70,7 @@ def build(config: DictConfig, values: dict[str, Any]) -> Parts:
         instantiate(config.optim.schedule),
         {"config": values, "data": fingerprint},
     )
+    provide_matrices(datamodule, module)
     module.model.compile_as_configured()
     return Parts(datamodule, module, fingerprint)
 

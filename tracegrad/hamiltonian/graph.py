@@ -10,6 +10,8 @@
 | ``cells``      | (edges, 3) int64        | crystals: cell R of the source                                    |
 | ``h_self``     | (atoms, dim, dim) float | molecules: on-site blocks of H in the union layout; optional      |
 | ``h_edge``     | (edges, dim, dim)       | blocks of the edges in the union layout, complex with spin; optional |
+| ``s_self``, ``s_edge`` | as H            | blocks of the overlap S; optional                              |
+| ``h0_self``, ``h0_edge`` | as H          | molecules: blocks of H0, see `tracegrad.hamiltonian.h0`; optional    |
 | ``sample_id``  | (1,) int64              | position in the database                                          |
 | ``batch``      | (atoms,) int64          | sample of each atom; set when graphs are batched                  |
 
@@ -18,6 +20,7 @@ on-site ones included, belong to edges. Energies are in the unit of the basis (`
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -45,6 +48,7 @@ def molecule_graph(
     basis: OrbitalBasis,
     *,
     hamiltonian: Float[np.ndarray, "n n"] | None = None,
+    matrices: Mapping[str, Float[np.ndarray, "n n"]] | None = None,
     sample_id: int = -1,
     dtype: torch.dtype = torch.float32,
 ) -> HamiltonianGraph:
@@ -55,6 +59,7 @@ def molecule_graph(
         positions: angstrom.
         basis: orbital basis.
         hamiltonian: hartree, in the orbital order of the files of the basis.
+        matrices: further matrices in this order by the name of their fields: "s", "h0".
         sample_id: position in the database.
         dtype: dtype of positions and labels.
     """
@@ -67,9 +72,10 @@ def molecule_graph(
         sample_id=torch.tensor([sample_id]),
         num_nodes=len(numbers),
     )
-    if hamiltonian is not None:
-        matrix = torch.tensor(hamiltonian, dtype=dtype)
-        graph.h_self, graph.h_edge = cut_blocks(matrix, numbers, basis)
+    labels = {} if hamiltonian is None else {"h": hamiltonian}
+    for name, matrix in (labels | dict(matrices or {})).items():
+        blocks = cut_blocks(torch.tensor(matrix, dtype=dtype), numbers, basis)
+        graph[f"{name}_self"], graph[f"{name}_edge"] = blocks
     return graph
 
 

@@ -16,6 +16,7 @@ from tracegrad.hamiltonian.blocks import assemble_matrix, block_starts, cut_padd
 from tracegrad.hamiltonian.crystal_view import as_crystals, by_site
 from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, crystal_graph, molecule_graph
+from tracegrad.hamiltonian.h0 import add_h0, check_h0
 from tracegrad.hamiltonian.reduction import is_on_site
 from tracegrad.hamiltonian.traces import BlockTraces
 from tracegrad.nn.interface import Backbone, Blocks, ComponentFirstFeature, Refine
@@ -46,9 +47,10 @@ class HamiltonianModel(nn.Module):
         tracegrad: returns the TraceGrad module for the irreps of the backbone's features and its basis (a partial of
             `TraceGrad`); None: the backbone without TraceGrad.
         compile: whether `compile_as_configured` compiles the forward pass.
+        h0: name of the H0 of molecules that the network corrects (`tracegrad.hamiltonian.h0`); None: it predicts H.
 
     Raises:
-        ConfigError: a network that takes only molecules, and a basis of crystals.
+        ConfigError: a network that takes only molecules, and a basis of crystals; an unknown H0.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class HamiltonianModel(nn.Module):
         tracegrad: Callable[..., TraceGrad] | None = None,
         *,
         compile: bool = False,
+        h0: str | None = None,
     ):
         super().__init__()
         if backbone.basis.periodic and not backbone.periodic:
@@ -64,7 +67,8 @@ class HamiltonianModel(nn.Module):
                 f"{backbone.label} predicts only molecules, and the basis ({backbone.basis.name} in the order of "
                 f"{backbone.basis.convention}) is one of crystals; choose model=deeph_e3, or molecules as data"
             )
-        self.backbone = backbone
+        check_h0(h0, backbone.basis)
+        self.backbone, self.h0 = backbone, h0
         # Molecules for a network whose blocks all belong to edges
         self.views_crystals = backbone.periodic and not backbone.basis.periodic
         self.compiles = compile
@@ -120,11 +124,15 @@ class HamiltonianModel(nn.Module):
     def stages(self, graph, refine: Refine) -> list[Blocks]:
         """Blocks of H after each stage of the backbone, whose features pass through ``refine``; the last are final.
 
-        A backbone that takes crystals gets molecules as crystals without images.
+        A backbone that takes crystals gets molecules as crystals without images. H0, which a network may correct, is
+        part of them.
         """
-        if not self.views_crystals:
-            return self.backbone.stages(graph, refine)
-        return [by_site(blocks["edge"], graph) for blocks in self.backbone.stages(as_crystals(graph), refine)]
+        if self.views_crystals:
+            of_edges = self.backbone.stages(as_crystals(graph), refine)
+            results = [by_site(blocks["edge"], graph) for blocks in of_edges]
+        else:
+            results = self.backbone.stages(graph, refine)
+        return results if self.h0 is None else [add_h0(blocks, graph, self.h0) for blocks in results]
 
     @torch.inference_mode()
     def hamiltonian(
@@ -167,7 +175,7 @@ class HamiltonianModel(nn.Module):
         if not periodic:
             check_positions(z, x, name, MINIMUM_DISTANCE)
             self.basis.check(z, name, trained=True)
-            graph = molecule_graph(z, x, self.basis, dtype=parameter.dtype)
+            graph = molecule_graph(z, x, self.basis, matrices=self._h0_of(z, x), dtype=parameter.dtype)
             blocks = self._predicted(graph, parameter)
             matrix = assemble_matrix(blocks["self"], blocks["edge"], z, self.basis)
             return (matrix + matrix.T) / 2
@@ -206,6 +214,14 @@ class HamiltonianModel(nn.Module):
         from tracegrad.physics.molecules.guess import initial_density  # PySCF takes seconds to load
 
         return initial_density(self, mol)
+
+    def _h0_of(self, numbers: np.ndarray, positions: np.ndarray) -> dict[str, np.ndarray]:
+        if self.h0 is None:
+            return {}
+        require("pyscf")
+        from tracegrad.physics.molecules.h0 import molecule_h0  # PySCF takes seconds to load
+
+        return {"h0": molecule_h0(self.h0, numbers, positions)}
 
     def _predicted(self, graph: HamiltonianGraph, like: Tensor) -> Blocks:
         return self(collate([graph]).to(like.device), traces=False).blocks

@@ -14,6 +14,7 @@ from tracegrad.hamiltonian.traces import BlockTraces
 from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.ops.block_errors.block_errors import MEASURES
 from tracegrad.training.loss_terms import HamiltonianTerm, LossTerm, TraceTerm, is_weight
+from tracegrad.training.shifted_term import ShiftedTerm
 
 # Lower bound of loss_T in Eq. 8, where it is a denominator.
 SMALLEST_LOSS = 1e-12
@@ -67,6 +68,7 @@ class HamiltonianLoss(nn.Module):
             code uses 0.8 and 0.2).
         scale_labels: "none" (the paper) or "layer_norm": the trace labels of each pair are standardised, as in the
             authors' public code.
+        shift: loss_Q is the error up to the zero of energy, see `ShiftedTerm`.
         terms: further terms by name, each a function of basis and trace labels (a partial of a `LossTerm`).
 
     Attributes:
@@ -86,6 +88,7 @@ class HamiltonianLoss(nn.Module):
         trace_weight: float = 0.2,
         fixed_weights: Sequence[float] | None = None,
         scale_labels: Literal["none", "layer_norm"] = "none",
+        shift: bool = False,
         terms: Mapping[str, Any] | None = None,
     ):
         super().__init__()
@@ -111,7 +114,7 @@ class HamiltonianLoss(nn.Module):
         self.fixed_weights = fixed_weights
         self.terms = nn.ModuleDict(
             {
-                H: HamiltonianTerm(basis, self.traces, measures=h),
+                H: (ShiftedTerm if shift else HamiltonianTerm)(basis, self.traces, measures=h),
                 T: TraceTerm(basis, self.traces, measure=t, scale_labels=scale_labels),
             }
         )
@@ -123,6 +126,11 @@ class HamiltonianLoss(nn.Module):
         term = self.terms[name]
         assert isinstance(term, LossTerm)
         return term
+
+    @property
+    def needs_overlap(self) -> bool:
+        """Whether a term needs the overlap, see `LossTerm`."""
+        return any(self.term(name).needs_overlap for name in self.terms)
 
     @property
     def trace_term(self) -> TraceTerm:

@@ -30,9 +30,12 @@ class LossTerm(nn.Module, ABC):
     Attributes:
         masks: which matrix elements of the blocks exist.
         needs_traces: whether the term compares traces; networks without a trace decoder are trained without it.
+        needs_overlap: whether the term needs the overlap: the fields ``s_self`` and ``s_edge`` of molecules, or
+            ``s_edge`` and ``fermi_level`` (eV; NaN where it is unknown) of crystals.
     """
 
     needs_traces = False
+    needs_overlap = False
 
     def __init__(self, basis: OrbitalBasis, labels: BlockTraces, weight: float = 1.0):
         super().__init__()
@@ -111,7 +114,8 @@ class FirstStageTerm(HamiltonianTerm):
 class TraceTerm(LossTerm):
     """loss_T: the error of the traces, averaged over the traces of each sample that has any.
 
-    A molecule of one atom has no pairs, and therefore no traces.
+    They are the traces of what the network predicts: of H, or of H - H0 if it corrects an H0. A molecule of one atom
+    has no pairs, and therefore no traces.
 
     Args:
         measure: one of `MEASURES`.
@@ -154,6 +158,8 @@ class TraceTerm(LossTerm):
         totals = []
         for site, predicted in prediction.traces.items():
             blocks, ends = graph[f"h_{site}"], site_edges(graph, site)
+            if f"h0_{site}" in graph:  # the network predicts H - H0, whose traces its features know
+                blocks = blocks - graph[f"h0_{site}"]
             dtype = torch.promote_types(predicted.dtype, torch.float32)  # labels stay exact under autocast
             label = self.labels(blocks.to(dtype.to_complex() if blocks.is_complex() else dtype))
             if self.scale_labels == "layer_norm":

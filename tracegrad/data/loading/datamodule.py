@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from tracegrad.data.cache.lookup import AUTO
 from tracegrad.data.identity import head_hash
 from tracegrad.data.loading.loader import ResumableLoader
 from tracegrad.data.loading.parcel import collate_for_transport
@@ -56,6 +57,9 @@ class QH9Dataset(Dataset[HamiltonianGraph]):
         rows: row positions.
         basis: orbital basis with the elements of every row.
         dtype: dtype of positions and labels.
+
+    Attributes:
+        matrices: further matrices that the graphs carry, by name: functions of the row, for worker processes, too.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class QH9Dataset(Dataset[HamiltonianGraph]):
         dtype: torch.dtype = torch.float32,
     ):
         self.database, self.rows, self.basis, self.dtype = database, rows, basis, dtype
+        self.matrices: dict[str, Callable[[int], Float[np.ndarray, "n n"]]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,6 +89,7 @@ class QH9Dataset(Dataset[HamiltonianGraph]):
             molecule.positions,
             self.basis,
             hamiltonian=molecule.hamiltonian,
+            matrices={name: matrix(row) for name, matrix in self.matrices.items()},
             sample_id=row,
             dtype=self.dtype,
         )
@@ -276,6 +282,8 @@ class QH9DataModule(HamiltonianDataModule):
         split: ood or random (stable), mol or geometry (dynamic).
         thresholds, fractions, split_seed, index_file: see `QH9Database.split`.
         functional: density functional of a custom database, for the fingerprint; None: from its provenance file.
+        h0_cache: where H0 is kept for networks that correct it: "auto" (beside the database or in
+            ``~/.cache/tracegrad``), a path, or None: it is computed whenever a molecule is read.
         **loaders: see `HamiltonianDataModule`.
     """
 
@@ -292,6 +300,7 @@ class QH9DataModule(HamiltonianDataModule):
         split_seed: int = 43,
         index_file: str | None = None,
         functional: str | None = None,
+        h0_cache: str | None = AUTO,
         **loaders: Any,
     ):
         super().__init__(**loaders)
@@ -307,7 +316,7 @@ class QH9DataModule(HamiltonianDataModule):
             "seed": split_seed,
             "index_file": index_file,
         }
-        self.functional = FUNCTIONALS.get(database, functional)
+        self.functional, self.h0_cache = FUNCTIONALS.get(database, functional), h0_cache
         self.flavour = ""
 
     def setup(self, stage: str | None = None) -> None:
@@ -342,6 +351,11 @@ class QH9DataModule(HamiltonianDataModule):
         return PartSummary(self._source.elements, {part: counts[rows] for part, rows in self.split.items()})
 
     @property
+    def known_functional(self) -> str | None:
+        """Density functional of the Hamiltonians; None: unknown."""
+        return self.functional or _recorded_functional(self.path)
+
+    @property
     def split_name(self) -> str:
         return str(self.split_options["index_file"] or self.rule)
 
@@ -351,7 +365,7 @@ class QH9DataModule(HamiltonianDataModule):
             "release": self.release,
             "bytes": self.path.stat().st_size,
             "head_sha256": head_hash(self.path),
-            "functional": self.functional or _recorded_functional(self.path) or "unknown",
+            "functional": self.known_functional or "unknown",
         }
 
 

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64
 from torch.utils.data import Dataset
 
@@ -12,6 +13,7 @@ from tracegrad.data.cache.cached_crystals import CrystalCache
 from tracegrad.data.cache.lookup import cache_paths, open_cache, prepare_cache
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.reader import ReaderType
+from tracegrad.data.crystals.structure import Structure
 from tracegrad.data.loading.datamodule import (
     DTYPES,
     HamiltonianDataModule,
@@ -24,6 +26,7 @@ from tracegrad.data.splits import PARTS, TWISTED, Split, name_file_split, shuffl
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import BasisError, ConfigError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
+from tracegrad.hamiltonian.blocks import pad_blocks
 from tracegrad.hamiltonian.graph import HamiltonianGraph, crystal_graph
 from tracegrad.system.progress import ProgressDisplay
 
@@ -40,6 +43,9 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
         dtype: float32 or float64.
         in_memory: each process keeps every graph that it has read.
         cache: cache of the database, which is read in place of it; None: no cache.
+
+    Attributes:
+        overlaps: the database with overlaps, for graphs that carry overlap and Fermi level; None: for others.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
     ):
         self.database, self.rows, self.basis, self.cache = database, rows, basis, cache
         self.dtype, self.in_memory = DTYPES[dtype], in_memory
+        self.overlaps: CrystalDatabase | None = None
         self._kept: dict[int, HamiltonianGraph] = {}
 
     def __len__(self) -> int:
@@ -69,6 +76,8 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
         if row in self._kept:
             return self._kept[row]
         graph = self._read(row)
+        if self.overlaps is not None:
+            self._add_overlap(graph, self.overlaps[row])
         if self.in_memory:
             self._kept[row] = graph
         return graph
@@ -87,6 +96,24 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
             sample_id=row,
             dtype=self.dtype,
         )
+
+    def _add_overlap(self, graph: HamiltonianGraph, structure: Structure) -> None:
+        """Add ``s_edge``, unit matrices in spin, and ``fermi_level`` (NaN: unknown)."""
+        if structure.overlap is None:
+            raise DataError(
+                f"{self.database.path}: {structure.name} has no overlaps, which the loss needs; complete the data, "
+                "or choose another loss"
+            )
+        basis = structure.basis_of("overlap")
+        blocks = pad_blocks(structure.overlap, graph.edge_index.numpy(), structure.numbers, basis)
+        spatial = torch.from_numpy(blocks).to(self.dtype)
+        spins = structure.basis.spins
+        whole = spatial.new_zeros(len(spatial), spins, basis.dim, spins, basis.dim)
+        for spin in range(spins):
+            whole[:, spin, :, spin] = spatial
+        graph.s_edge = whole.flatten(3).flatten(1, 2)
+        level = structure.fermi_level
+        graph.fermi_level = torch.tensor([float("nan") if level is None else level], dtype=torch.float64)
 
 
 class DeepHDataModule(HamiltonianDataModule):
@@ -199,6 +226,13 @@ class DeepHDataModule(HamiltonianDataModule):
         for text in filter(None, (line, doubtful_units(structures[0]))):
             self.remark(f"{self.path}: {text}")
         self._wrong_radii = f"{self.path}: {line}" if sure else None
+
+    def provide_overlaps(self) -> None:
+        """From now on the graphs carry overlap and Fermi level, read from the database itself, not from its cache."""
+        database = CrystalDatabase(self.path, include=self.include, reader=self.reader, overlap=True)
+        for part in self.parts.values():
+            assert isinstance(part, CrystalDataset)
+            part.overlaps = database
 
     def summary(self) -> PartSummary:
         assert self.split is not None

@@ -1,0 +1,46 @@
+"""H0: a Hamiltonian that needs no SCF, to which a network adds its prediction of H - H0.
+
+| name               | H0 of a molecule                                                                     |
+|--------------------|--------------------------------------------------------------------------------------|
+| ``core``           | kinetic energy and attraction of the nuclei                                          |
+| ``sap``            | kinetic energy and a superposition of atomic potentials (Lehtola 2019)               |
+| ``minao-b3lyp5``   | Fock matrix of the density guess of minimal atomic orbitals, with this functional    |
+| ``minao-b3lyp``    | the same with this functional                                                        |
+
+Graphs carry it like H, as blocks ``h0_self`` and ``h0_edge``.
+"""
+
+from jaxtyping import Inexact
+from torch import Tensor
+
+from tracegrad.errors import ConfigError, DataError
+from tracegrad.hamiltonian.basis import OrbitalBasis
+
+CORE, SAP, MINAO = "core", "sap", "minao-"
+NAMES = (CORE, SAP, f"{MINAO}b3lyp5", f"{MINAO}b3lyp")
+
+
+def check_h0(name: str | None, basis: OrbitalBasis) -> None:
+    """Raise `ConfigError` unless networks of this basis can correct the H0 ``name``; None: they predict all of H."""
+    if name is None:
+        return
+    if name not in NAMES:
+        raise ConfigError(f"model.h0 is {name!r}; choose {', '.join(NAMES)}, or null")
+    if basis.periodic:
+        raise ConfigError(f"model.h0={name}: H0 is computed for molecules; set model.h0=null for crystals")
+
+
+def add_h0(
+    blocks: dict[str, Inexact[Tensor, "_ dim dim"]], graph, name: str
+) -> dict[str, Inexact[Tensor, "_ dim dim"]]:
+    """Predicted blocks of H - H0 plus those of H0.
+
+    Raises:
+        DataError: the graph does not carry H0.
+    """
+    if "h0_edge" not in graph:
+        raise DataError(
+            f"this network predicts H - H0 with H0 = {name}, and the graph has no H0; make it with "
+            "molecule_graph(..., matrices={'h0': ...})"
+        )
+    return {site: values + graph[f"h0_{site}"] for site, values in blocks.items()}
