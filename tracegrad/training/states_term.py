@@ -59,8 +59,8 @@ class StatesTerm(LossTerm):
         measures: Sequence[str] = ("mse", "mae"),
         window: float = 2.0,
         empty_weight: float = 0.1,
-        k: Sequence[Sequence[float]] = ((0.0, 0.0, 0.0),),
-        memory: float = 1e9,
+        k: Sequence[Sequence[float | int]] = ((0.0, 0.0, 0.0),),
+        memory: float | int = 1e9,
     ):
         super().__init__(basis, labels, weight)
         if not measures or not set(measures) <= set(MEASURES):
@@ -145,7 +145,7 @@ class StatesTerm(LossTerm):
 class _Kept:
     """Keeps states up to a number of bytes; the oldest leave first."""
 
-    def __init__(self, memory: float):
+    def __init__(self, memory: float | int):
         self.memory, self.used = memory, 0
         self._states: OrderedDict[tuple[int, tuple[float, ...]], States] = OrderedDict()
 

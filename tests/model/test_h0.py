@@ -1,0 +1,88 @@
+"""Networks that add their prediction to an H0."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from tests import crystals, molecules
+from tests.model.test_network import SIZES
+from tracegrad.backbones.qhnet import QHNet
+from tracegrad.errors import ConfigError, DataError
+from tracegrad.hamiltonian.graph import collate, molecule_graph
+from tracegrad.model.network import HamiltonianModel
+from tracegrad.nn.invariant.tracegrad import TraceGrad
+from tracegrad.physics.molecules.h0 import molecule_h0
+from tracegrad.training.loss import HamiltonianLoss
+
+BATCH = (molecules.WATER, molecules.METHANOL)
+
+
+def models(basis) -> tuple[HamiltonianModel, HamiltonianModel]:
+    """Two networks with the same weights, without H0 and with it."""
+    tracegrad = partial(TraceGrad, trace=True, grad=True, channels=12, hidden=10)
+    plain, corrects = (
+        HamiltonianModel(QHNet(basis, **SIZES), tracegrad, h0=h0).double() for h0 in (None, "core")
+    )
+    corrects.load_state_dict(plain.state_dict())
+    return plain, corrects
+
+
+def batch(basis, subtract: bool):
+    """Labelled graphs with H0, or with H - H0 as label."""
+    graphs = []
+    for seed, (numbers, positions) in enumerate(BATCH):
+        h = molecules.random_hamiltonian(numbers, basis, seed)
+        h0 = molecules.random_hamiltonian(numbers, basis, seed + 10)
+        matrices = {} if subtract else {"h0": h0}
+        label = h - h0 if subtract else h
+        graphs.append(
+            molecule_graph(
+                numbers,
+                positions,
+                basis,
+                hamiltonian=label,
+                matrices=matrices,
+                sample_id=seed,
+                dtype=torch.float64,
+            )
+        )
+    return collate(graphs)
+
+
+def test_training_on_h_with_h0_is_training_on_the_difference(basis):
+    """Loss, traces and gradients are those of a network without H0 whose labels are H - H0."""
+    plain, corrects = models(basis)
+    values, gradients = [], []
+    for model, subtract in ((plain, True), (corrects, False)):
+        graph = batch(basis, subtract)
+        terms = HamiltonianLoss(basis, model.trace_labels)(model(graph), graph)
+        terms.total.backward()
+        values.append(torch.stack([terms.logs[name] for name in ("loss", "loss_h", "loss_t", "mu")]))
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(*values, rtol=1e-11, atol=0)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-8, atol=1e-11)
+
+
+def test_a_prediction_is_the_whole_hamiltonian(basis):
+    plain, corrects = models(basis)
+    numbers, positions = molecules.WATER
+    h0 = torch.tensor(molecule_h0("core", numbers, positions))
+    expected = plain.hamiltonian(numbers, positions) + h0
+    torch.testing.assert_close(corrects.hamiltonian(numbers, positions), expected, rtol=0, atol=1e-11)
+
+
+def test_a_graph_without_h0_is_refused(basis):
+    _, corrects = models(basis)
+    graph = collate([molecules.labelled_graph(molecules.WATER, basis)])
+    with pytest.raises(DataError, match="predicts H - H0 with H0 = core, and the graph has no H0"):
+        corrects(graph)
+
+
+def test_names_and_crystals(basis):
+    with pytest.raises(ConfigError, match=r"model\.h0 is 'sad'; choose core, sap"):
+        HamiltonianModel(QHNet(basis, **SIZES), h0="sad")
+    with pytest.raises(ConfigError, match="H0 is computed for molecules"):
+        HamiltonianModel(crystals.SmallBackbone(crystals.SPINLESS), h0="core")
