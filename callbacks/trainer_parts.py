@@ -48,4 +48,4 @@ def first_molecules(loaders: Any, user: str, off: str) -> QH9Dataset:
         dataset, indices = dataset.dataset, np.asarray(dataset.indices, dtype=np.int64)
     if not isinstance(dataset, QH9Dataset):
         raise ConfigError(f"{user} molecules of a QH9 database; set {off}")
-    return QH9Dataset(dataset.database, dataset.rows[indices], dataset.basis, dataset.dtype)
+    return dataset.chosen(indices)

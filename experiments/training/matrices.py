@@ -1,6 +1,9 @@
 """The matrices beside H that a network or its loss needs: overlaps, and the H0 that the network corrects."""
 
+from collections.abc import Callable
+
 from experiments.training.rank import process_rank
+from tracegrad.data.crystals.structure import Structure
 from tracegrad.data.loading.datamodule import HamiltonianDataModule, QH9DataModule, QH9Dataset
 from tracegrad.data.loading.deeph_module import DeepHDataModule
 from tracegrad.errors import ConfigError
@@ -23,13 +26,21 @@ def provide_matrices(datamodule: HamiltonianDataModule, module: HamiltonianModul
         return
     datamodule.setup("test")
     if isinstance(datamodule, DeepHDataModule):
-        datamodule.provide_overlaps()
+        datamodule.provide_overlaps(_from_basis_files(datamodule))
     elif isinstance(datamodule, QH9DataModule):
         _provide_molecular(datamodule, h0, overlap)
     else:
         raise ConfigError(
             f"{type(datamodule).__name__} gives neither overlaps nor H0; choose another loss, and model.h0=null"
         )
+
+
+def _from_basis_files(datamodule: DeepHDataModule) -> Callable[[Structure], Structure] | None:
+    if datamodule.basis_files is None:
+        return None
+    from tracegrad.physics.overlaps.structure_overlaps import BasisFileOverlaps
+
+    return BasisFileOverlaps(datamodule.basis_files, datamodule.basis, datamodule.basis.elements)
 
 
 def _provide_molecular(datamodule: QH9DataModule, h0: str | None, overlap: bool) -> None:

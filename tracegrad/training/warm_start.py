@@ -132,8 +132,14 @@ def _check_backbone(model: HamiltonianModel, trained: HamiltonianModel, file: Pa
     They are those of the whole backbones, or of a first stage that was trained alone.
 
     Raises:
-        CheckpointError: the weights of the trained backbone do not have the same meaning in ``model``.
+        CheckpointError: the weights do not have the same meaning in ``model``.
     """
+    if model.h0 != trained.h0:
+        here = f"the network to train {_target(model.h0)}"
+        raise CheckpointError(
+            f"{file}: holds a network that {_target(trained.h0)}, and {here}; set "
+            f"model.h0={trained.h0 or 'null'}, or choose another init_from"
+        )
     ours, theirs = model.backbone, trained.backbone
     inside = from_inside = WHOLE
     if len(theirs.state_dict()) == len(theirs.first_stage().state_dict()):  # it is nothing but a first stage
@@ -160,6 +166,10 @@ def _check_backbone(model: HamiltonianModel, trained: HamiltonianModel, file: Pa
                 f"{str(set_here).lower()} here"
             )
     return inside, from_inside
+
+
+def _target(h0: str | None) -> str:
+    return "predicts H" if h0 is None else f"predicts H - H0 with H0 = {h0}"
 
 
 def _first_stage(backbone: Backbone) -> str:

@@ -3,6 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -74,6 +75,12 @@ class QH9Dataset(Dataset[HamiltonianGraph]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def chosen(self, indices: slice | Int64[np.ndarray, " chosen"]) -> "QH9Dataset":
+        """The molecules at these positions, with the same matrices."""
+        result = copy(self)
+        result.rows = self.rows[indices]
+        return result
 
     @property
     def costs(self) -> Float[np.ndarray, " rows"]:

@@ -1,7 +1,8 @@
 """The LightningDataModule of crystals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
         cache: cache of the database, which is read in place of it; None: no cache.
 
     Attributes:
-        overlaps: the database with overlaps, for graphs that carry overlap and Fermi level; None: for others.
+        overlaps: returns a structure with its overlaps by row, for graphs that carry overlap and Fermi level; None:
+            for others.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
     ):
         self.database, self.rows, self.basis, self.cache = database, rows, basis, cache
         self.dtype, self.in_memory = DTYPES[dtype], in_memory
-        self.overlaps: CrystalDatabase | None = None
+        self.overlaps: Callable[[int], Structure] | None = None
         self._kept: dict[int, HamiltonianGraph] = {}
 
     def __len__(self) -> int:
@@ -77,7 +79,7 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
             return self._kept[row]
         graph = self._read(row)
         if self.overlaps is not None:
-            self._add_overlap(graph, self.overlaps[row])
+            self._add_overlap(graph, self.overlaps(row))
         if self.in_memory:
             self._kept[row] = graph
         return graph
@@ -133,6 +135,8 @@ class DeepHDataModule(HamiltonianDataModule):
         in_memory: each process keeps the graphs that it has read.
         cache: path of the cache of the database, "auto" (see `cache_paths`), or None for no cache.
         reader: class of the format, see `CrystalReader`; None: the one that fits the database.
+        basis_files: folder from whose basis files overlaps are computed, for losses that need them; None: they are
+            read from the database.
         dtype: float32 or float64.
         **loaders: see `HamiltonianDataModule`.
     """
@@ -153,6 +157,7 @@ class DeepHDataModule(HamiltonianDataModule):
         in_memory: bool = False,
         cache: str | None = None,
         reader: ReaderType | None = None,
+        basis_files: str | None = None,
         dtype: str = "float32",
         **loaders: Any,
     ):
@@ -164,7 +169,7 @@ class DeepHDataModule(HamiltonianDataModule):
         self.include = [include] if isinstance(include, str) else list(include)
         self.twisted = list(twisted)
         self.sizes, self.split_seed, self.split_file = sizes, split_seed, split_file
-        self.in_memory, self.cache, self.reader = in_memory, cache, reader
+        self.in_memory, self.cache, self.reader, self.basis_files = in_memory, cache, reader, basis_files
         self._opened: CrystalCache | None = None
         self._wrong_radii: str | None = None
 
@@ -227,12 +232,16 @@ class DeepHDataModule(HamiltonianDataModule):
             self.remark(f"{self.path}: {text}")
         self._wrong_radii = f"{self.path}: {line}" if sure else None
 
-    def provide_overlaps(self) -> None:
-        """From now on the graphs carry overlap and Fermi level, read from the database itself, not from its cache."""
-        database = CrystalDatabase(self.path, include=self.include, reader=self.reader, overlap=True)
+    def provide_overlaps(self, add: Callable[[Structure], Structure] | None = None) -> None:
+        """From now on the graphs carry overlap and Fermi level, read from the database itself, not from its cache.
+
+        Args:
+            add: adds the overlaps to a structure; None: they are read.
+        """
+        database = CrystalDatabase(self.path, include=self.include, reader=self.reader, overlap=add is None)
         for part in self.parts.values():
             assert isinstance(part, CrystalDataset)
-            part.overlaps = database
+            part.overlaps = partial(_with_overlaps, database, add)
 
     def summary(self) -> PartSummary:
         assert self.split is not None
@@ -295,6 +304,12 @@ class DeepHDataModule(HamiltonianDataModule):
                     f"'basis.shells=[{_named_shells(database.shells)}]' (with radii, such as C6.0-s2p2d1, to predict "
                     "bare cells later)"
                 )
+
+
+def _with_overlaps(
+    database: CrystalDatabase, add: Callable[[Structure], Structure] | None, row: int
+) -> Structure:
+    return database[row] if add is None else add(database[row])
 
 
 def _named_shells(shells: Mapping[int, Sequence[int]]) -> str:

@@ -1,6 +1,6 @@
 """The overlaps of a whole structure from the basis files of its elements."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,18 +30,36 @@ def with_overlaps(structure: Structure, basis: OrbitalBasis, folder: str | Path)
     Raises:
         BasisError: the structure has overlaps, or the folder has not the orbitals of the basis.
     """
-    if structure.overlap is not None:
-        raise BasisError(
-            f"{structure.name}: has overlaps, those of its DFT calculation; leave out the basis files {folder}"
+    return BasisFileOverlaps(folder, basis, structure.numbers.tolist())(structure)
+
+
+class BasisFileOverlaps:
+    """Adds overlaps to structures, see `with_overlaps`; the files are read once, and workers can use it, too.
+
+    Args:
+        folder: with the basis files.
+        basis: of the structures.
+        elements: atomic numbers.
+    """
+
+    def __init__(self, folder: str | Path, basis: OrbitalBasis, elements: Iterable[int]):
+        self.folder, self.has_radii = folder, basis.radii is not None
+        self.shells = read_basis_folder(folder, basis, elements)
+        self.overlaps = TwoCentreOverlaps(self.shells)
+
+    def __call__(self, structure: Structure) -> Structure:
+        """The structure with overlaps."""
+        if structure.overlap is not None:
+            raise BasisError(
+                f"{structure.name}: has overlaps, those of its DFT calculation; leave out {self.folder}"
+            )
+        if not self.has_radii:
+            _check_reach(structure, self.shells)
+        geometry = (torch.from_numpy(structure.positions), torch.from_numpy(structure.lattice))
+        entries = self.overlaps.entries(
+            structure.numbers, *geometry, structure.edges, structure.basis_of("overlap")
         )
-    shells = read_basis_folder(folder, basis, structure.numbers.tolist())
-    if basis.radii is None:
-        _check_reach(structure, shells)
-    geometry = (torch.from_numpy(structure.positions), torch.from_numpy(structure.lattice))
-    entries = TwoCentreOverlaps(shells).entries(
-        structure.numbers, *geometry, structure.edges, structure.basis_of("overlap")
-    )
-    return replace(structure, overlap=entries.numpy())
+        return replace(structure, overlap=entries.numpy())
 
 
 def _check_reach(structure: Structure, shells: Mapping[int, RadialShells]) -> None:
