@@ -31,9 +31,7 @@ def test_values(structure: Structure, tmp_path: Path) -> None:
         vector = found.positions[edge[4]] + edge[:3] @ found.lattice - found.positions[edge[3]]
         exact = np.exp(-1.5 * np.sum((vector / ANGSTROM_PER_BOHR) ** 2))
         assert block == pytest.approx(exact, abs=2e-5)  # the tails beyond the cutoff are missing
-    with pytest.raises(
-        BasisError, match=r"has overlaps, those of its DFT calculation; leave out"
-    ):
+    with pytest.raises(BasisError, match=r"has overlaps, those of its DFT calculation; leave out"):
         with_overlaps(found, BASIS, tmp_path)
 
 
