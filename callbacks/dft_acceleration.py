@@ -44,7 +44,8 @@ class DFTAcceleration(PredictionCallback):
 
     Logs ``test/achieved_ratio_GUESS`` and ``test/error_level_ratio_GUESS`` (means, with ``_std``),
     ``test/scf_seconds_saved_GUESS`` (of a core), ``test/scf_wall_seconds_saved_GUESS``,
-    ``test/scf_level_not_reached_GUESS``, ``test/scf_energy_error_1`` and ``_2`` (meV), ``test/scf_same_state``,
+    ``test/scf_level_not_reached_GUESS``, ``test/energy_mae``, ``test/scf_energy_error_1`` and ``_2`` (meV),
+    ``test/force_mae`` and ``test/force_mae_1`` (meV / angstrom; after no step and one), ``test/scf_same_state``,
     ``test/scf_not_converged`` and ``test/scf_molecules``, as
     `tracegrad.physics.molecules.acceleration_results` defines them. Files: ``acceleration.csv`` and
     ``figures/scf.png``. SCF runs from predictions are stored in ``scf/``, so that a test that was stopped does not
@@ -61,6 +62,8 @@ class DFTAcceleration(PredictionCallback):
             ``~/.cache/tracegrad``; None: in ``scf/`` as well.
         max_cycle: cycles after which an SCF counts as not converged.
         gpu: whether gpu4pyscf computes.
+        forces: whether energies and forces of the predicted densities are compared with those of converged DFT; it
+            takes about as long as an SCF (not on a GPU).
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class DFTAcceleration(PredictionCallback):
         cache: str | None = AUTO,
         max_cycle: int = 50,
         gpu: bool = False,
+        forces: bool = True,
     ):
         if type(molecules) is not int or molecules < 0:
             raise ConfigError(f"molecules is {molecules!r}; give a whole number of at least 0")
@@ -83,7 +87,7 @@ class DFTAcceleration(PredictionCallback):
         self.directory = Path(directory)
         self.molecules, self.guesses = molecules, tuple(str(guess) for guess in guesses)
         self.functional, self.jobs, self.cache = functional, jobs, cache
-        self.max_cycle, self.gpu = max_cycle, gpu
+        self.max_cycle, self.gpu, self.forces = max_cycle, gpu, forces
         self.results: list[Acceleration] = []
         self.summary: dict[str, float] = {}
         if molecules:
@@ -195,7 +199,7 @@ class DFTAcceleration(PredictionCallback):
                 "data.functional (callbacks.acceleration.functional, functional=... of experiments.accelerate) to "
                 "the one that its Hamiltonians were computed with, or callbacks.acceleration.molecules=0"
             )
-        return ScfSettings(functional, self.max_cycle, self.gpu)
+        return ScfSettings(functional, self.max_cycle, self.gpu, self.forces)
 
     def _processes(self, trainer: Trainer) -> int:
         if self.jobs is not None:

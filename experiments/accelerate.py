@@ -49,6 +49,7 @@ def accelerate(config: DictConfig) -> None:
         config.cache,
         config.max_cycle,
         config.gpu,
+        config.forces,
     )
     changes = {"data.path": config.path, "trainer.accelerator": config.accelerator}
     changes = {key: value for key, value in changes.items() if value is not None}
@@ -114,7 +115,17 @@ def show(acceleration: DFTAcceleration, console: Console) -> None:
     console.print(
         f"{summary['scf_molecules']:.0f} molecules, mean ± sample standard deviation; cycles counted from 0; "
         f"energy error after one and two cycles {one:.3g} and {two:.3g} meV; "
+        f"{_of_densities(summary)}"
         f"same state {summary['scf_same_state']:.1%}; SCF runs not converged {summary['scf_not_converged']:.0f}"
+    )
+
+
+def _of_densities(summary: dict[str, float]) -> str:
+    if isnan(summary["energy_mae"]):
+        return ""
+    return (
+        f"of the predicted density itself: energy error {summary['energy_mae']:.3g} meV, force error "
+        f"{summary['force_mae']:.3g} meV/angstrom ({summary['force_mae_1']:.3g} after one cycle); "
     )
 
 

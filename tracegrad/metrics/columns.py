@@ -113,7 +113,10 @@ ACCELERATION = tuple(
 )
 SCF = (
     *(Column(f"scf_seconds_saved_{g}", f"core time saved, {g}", "s", False, "scf", 2) for g in GUESSES),
+    Column("energy_mae", "energy error, no step", panel="scf"),
     *(Column(f"scf_energy_error_{i}", f"energy error, step {i}", panel="scf") for i in (1, 2)),
+    Column("force_mae", "force error, no step", "meV/A", panel="scf"),
+    Column("force_mae_1", "force error, step 1", "meV/A", panel="scf"),
     Column("scf_same_state", "same state", "", None, "scf"),
     *(Column(f"scf_level_not_reached_{g}", f"level not reached, {g}", "", None, "scf", 0) for g in GUESSES),
     Column("scf_not_converged", "not converged", "", None, "scf", 0),

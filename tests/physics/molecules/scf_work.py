@@ -24,6 +24,8 @@ def made_up_run(cycles: int = 3, energy: float = -1.0, converged: bool = True, *
         "wall_seconds": cycles + 2.0,
         "core_seconds": cycles + 1.5,
         "occupied": np.eye(4, 2),
+        "direct_energies": np.zeros(0),
+        "forces": np.zeros((0, 2, 3)),
     }
     return ScfRun(**(values | changes))
 

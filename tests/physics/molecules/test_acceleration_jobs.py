@@ -28,7 +28,7 @@ from tracegrad.physics.molecules.acceleration_jobs import (
 )
 from tracegrad.physics.molecules.acceleration_results import COLUMNS, Acceleration, label_warning, summary
 from tracegrad.physics.molecules.acceleration_store import ScfStore, baseline_folders, run_key
-from tracegrad.units import MEV_PER_HARTREE
+from tracegrad.units import ANGSTROM_PER_BOHR, MEV_PER_HARTREE
 
 SETTINGS = ScfSettings("b3lyp5")
 HYDROGEN = np.array([1, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.74]])
@@ -272,6 +272,30 @@ def test_energies_are_compared_with_the_lowest_converged_one():
     assert result.energy_error(1) == pytest.approx(1.5)
     astray = acceleration(made_up_run(2), {"minao": made_up_run(4, energy=-9.0, converged=False)})
     assert astray.energy_error(1) == pytest.approx(1.0)
+
+
+def test_errors_of_the_predicted_density():
+    forces = np.arange(6.0).reshape(1, 2, 3)
+    reference = made_up_run(4, energy=-1.5, direct_energies=np.array([-1.5]), forces=forces)
+    predicted = made_up_run(
+        2,
+        energy=-1.5,
+        direct_energies=np.array([-1.3, -1.45]),
+        forces=np.concatenate([forces + 0.2, forces - 0.1]),
+    )
+    result = acceleration(predicted, {"minao": reference})
+    assert result.direct_energy_error(0) == pytest.approx(0.2)
+    assert [result.force_error(k) for k in (0, 1)] == pytest.approx([0.2, 0.1])
+    without = acceleration(made_up_run(2, energy=-1.5), {"minao": reference})
+    assert without.direct_energy_error(0) is without.force_error(0) is None
+    astray = made_up_run(4, energy=-9.0, converged=False)
+    assert acceleration(predicted, {"minao": astray}).force_error(0) is None
+    found = summary([result, without], ("minao",))  # the mean is over those for which it was computed
+    assert found["energy_mae"] == pytest.approx(0.2 * MEV_PER_HARTREE)
+    per_angstrom = MEV_PER_HARTREE / ANGSTROM_PER_BOHR
+    assert found["force_mae"] == pytest.approx(0.2 * per_angstrom)
+    assert found["force_mae_1"] == pytest.approx(0.1 * per_angstrom)
+    assert isnan(summary([without], ("minao",))["force_mae"])
 
 
 def test_without_molecules_there_are_counts_but_no_means():

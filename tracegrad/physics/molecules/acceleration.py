@@ -20,6 +20,7 @@ from pyscf import dft, gto
 from tracegrad.errors import ConfigError
 from tracegrad.physics.molecules.density import density
 from tracegrad.physics.molecules.dft import BASIS, GRID_LEVEL, XC_CODES, build_molecule, check_geometry
+from tracegrad.physics.molecules.energies import EnergyFunctional
 
 PREDICTION = "prediction"
 GUESSES = ("minao", "1e")  # PySCF's names
@@ -34,11 +35,14 @@ class ScfSettings:
         functional: `b3lyp5` (QH9 stable, dynamic-300k) or `b3lyp` (dynamic-100k).
         max_cycle: diagonalisations after which a run counts as not converged.
         gpu: solve with gpu4pyscf.
+        forces: compute energy and forces of the density of a prediction, before the SCF and after one step of it, and
+            the forces of converged runs from a guess. Their time is not that of the SCF. Not on a GPU.
     """
 
     functional: str
     max_cycle: int = 50
     gpu: bool = False
+    forces: bool = False
 
     def __post_init__(self) -> None:
         if self.functional not in XC_CODES:
@@ -58,6 +62,7 @@ class ScfSettings:
             "conv_tol": CONV_TOL,
             "max_cycle": self.max_cycle,
             "gpu": self.gpu,
+            "forces": self.forces,
         }
 
 
@@ -96,6 +101,10 @@ class ScfRun:
     core_seconds: float
     # Orthonormal columns S^(1/2) C, so that the occupied spaces of two runs can be compared without S.
     occupied: Float[np.ndarray, "n n_occ"]
+    # From a prediction: of its density and of that after one step. From a guess: of the converged one. Hartree and
+    # hartree / bohr; empty if they were not computed.
+    direct_energies: Float[np.ndarray, " densities"]
+    forces: Float[np.ndarray, "densities atoms 3"]
 
     @property
     def cycles(self) -> int:
@@ -141,6 +150,7 @@ def solve(task: ScfTask, settings: ScfSettings) -> ScfRun:
     field.kernel(dm0=_initial_density(molecule, overlap, task))
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     coefficients = _host(field.mo_coeff)[:, _host(field.mo_occ) > 0]
+    direct_energies, forces = _energies_and_forces(molecule, task, settings, field)
     return ScfRun(
         converged=bool(field.converged),
         energy=float(field.e_tot),
@@ -150,6 +160,8 @@ def solve(task: ScfTask, settings: ScfSettings) -> ScfRun:
         wall_seconds=wall,
         core_seconds=wall if settings.gpu else cpu,
         occupied=_square_root(overlap) @ coefficients,
+        direct_energies=direct_energies,
+        forces=forces,
     )
 
 
@@ -190,6 +202,28 @@ def _initial_density(
     if task.hamiltonian is None:
         raise ConfigError("an SCF from the prediction needs the predicted Hamiltonian")
     return density(task.hamiltonian, overlap, molecule.nelectron)
+
+
+def _energies_and_forces(
+    molecule: gto.Mole, task: ScfTask, settings: ScfSettings, field: Any
+) -> tuple[Float[np.ndarray, " densities"], Float[np.ndarray, "densities atoms 3"]]:
+    """See `ScfRun`; nothing for runs that have not converged."""
+    energies: list[float] = []
+    forces: list[np.ndarray] = []
+    if settings.forces and not settings.gpu:
+        if task.hamiltonian is not None:
+            functional = EnergyFunctional(molecule, settings.functional)
+            for steps in (0, 1):
+                found = functional(task.hamiltonian, steps=steps, forces=True)
+                assert found.forces is not None
+                energies.append(found.energy)
+                forces.append(found.forces)
+        elif field.converged:
+            gradient = field.nuc_grad_method()
+            gradient.verbose = 0
+            energies.append(float(field.e_tot))
+            forces.append(-gradient.kernel())
+    return np.array(energies), np.array(forces).reshape(len(forces), molecule.natm, 3)
 
 
 def _square_root(overlap: np.ndarray) -> np.ndarray:

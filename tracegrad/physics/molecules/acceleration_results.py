@@ -16,10 +16,10 @@ from math import nan
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from tracegrad.physics.molecules.acceleration import ScfRun, occupied_agreement
-from tracegrad.units import MEV_PER_HARTREE
+from tracegrad.units import ANGSTROM_PER_BOHR, MEV_PER_HARTREE
 
 # Two converged runs have reached the same state if energies and occupied spaces agree within these tolerances. Runs
 # to the same state differ by about 1e-10 hartree and 1e-10, different states by more than 1e-3 in both.
@@ -82,6 +82,24 @@ class Acceleration:
         return abs(self.prediction.energy_after(diagonalisations) - self.converged_energy)
 
     @property
+    def reference_forces(self) -> Float[np.ndarray, "atoms 3"] | None:
+        """Forces (hartree / bohr) of the converged run with the lowest energy; None if they were not computed."""
+        runs = [run for run in self.guesses.values() if run.converged and len(run.forces)]
+        return min(runs, key=lambda run: run.energy).forces[0] if runs else None
+
+    def direct_energy_error(self, step: int) -> float | None:
+        """Error of the energy (hartree) of the predicted density, after 0 steps or 1; None: not computed."""
+        energies = self.prediction.direct_energies
+        return abs(energies[step] - self.converged_energy) if len(energies) else None
+
+    def force_error(self, step: int) -> float | None:
+        """Mean absolute error of the force components (hartree / bohr), after 0 steps or 1; None: not computed."""
+        reference = self.reference_forces
+        if reference is None or not len(self.prediction.forces):
+            return None
+        return float(np.abs(self.prediction.forces[step] - reference).mean())
+
+    @property
     def same_state(self) -> bool:
         """Whether the runs from the prediction and from the first guess converge to the same energy and density."""
         other = next(iter(self.guesses.values()))
@@ -102,11 +120,16 @@ class Acceleration:
         return [tuple(value(self, guess) for value in COLUMNS.values()) for guess in self.guesses]
 
 
+def _in_mev_per_angstrom(force: float | None) -> float | None:
+    return None if force is None else force * MEV_PER_HARTREE / ANGSTROM_PER_BOHR
+
+
 def _in_mev(energy: float | None) -> float | None:
     return None if energy is None else energy * MEV_PER_HARTREE
 
 
-# Columns of `Acceleration.table`. Energies are in hartree, errors (h_mae, energy_error, label_error) in meV.
+# Columns of `Acceleration.table`. Energies are in hartree, errors (h_mae, energy_error, label_error) in meV, those of
+# forces in meV / angstrom.
 COLUMNS: dict[str, Callable[[Acceleration, str], Any]] = {
     "row": lambda result, guess: result.row,
     "name": lambda result, guess: result.name,
@@ -129,6 +152,9 @@ COLUMNS: dict[str, Callable[[Acceleration, str], Any]] = {
     "energy_guess": lambda result, guess: result.guesses[guess].energy,
     "energy_error_1": lambda result, guess: _in_mev(result.energy_error(1)),
     "energy_error_2": lambda result, guess: _in_mev(result.energy_error(2)),
+    "energy_error_0": lambda result, guess: _in_mev(result.direct_energy_error(0)),
+    "force_error_0": lambda result, guess: _in_mev_per_angstrom(result.force_error(0)),
+    "force_error_1": lambda result, guess: _in_mev_per_angstrom(result.force_error(1)),
     "converged_prediction": lambda result, guess: int(result.prediction.converged),
     "converged_guess": lambda result, guess: int(result.guesses[guess].converged),
     "same_state": lambda result, guess: int(result.same_state),
@@ -137,7 +163,7 @@ COLUMNS: dict[str, Callable[[Acceleration, str], Any]] = {
 
 
 def summary(results: Sequence[Acceleration], guesses: Sequence[str]) -> dict[str, float]:
-    """Means, sample standard deviations (``_std``) and counts over molecules; energies in meV."""
+    """Means, sample standard deviations (``_std``) and counts over molecules; meV, and meV / angstrom for forces."""
     means: dict[str, float] = {}
     for guess in guesses:
         for name in ("achieved_ratio", "error_level_ratio"):
@@ -152,6 +178,11 @@ def summary(results: Sequence[Acceleration], guesses: Sequence[str]) -> dict[str
     for k in (1, 2):
         errors = [result.energy_error(k) * MEV_PER_HARTREE for result in results]
         means[f"scf_energy_error_{k}"] = _mean(errors)
+    direct = [_in_mev(result.direct_energy_error(0)) for result in results]
+    means["energy_mae"] = _mean([error for error in direct if error is not None])
+    for k, name in enumerate(("force_mae", "force_mae_1")):
+        of_forces = [_in_mev_per_angstrom(result.force_error(k)) for result in results]
+        means[name] = _mean([error for error in of_forces if error is not None])
     means["scf_same_state"] = _mean([float(result.same_state) for result in results])
     means["scf_not_converged"] = float(sum(not run.converged for result in results for run in result.runs))
     means["scf_molecules"] = float(len(results))

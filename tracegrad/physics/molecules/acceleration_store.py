@@ -22,7 +22,7 @@ from tracegrad.physics.molecules.acceleration import ScfRun, ScfSettings, ScfTas
 from tracegrad.system.whole_files import replacing
 
 SUFFIX = ".tracegrad-scf"
-FORMAT = 1
+FORMAT = 2
 
 
 class ScfStore:
@@ -83,12 +83,15 @@ def _read(path: Path) -> ScfRun | None:
                 wall_seconds=float(stored["wall_seconds"]),
                 core_seconds=float(stored["core_seconds"]),
                 occupied=stored["occupied"],
+                direct_energies=stored["direct_energies"],
+                forces=stored["forces"],
             )
     # np.load gives a .npy file as an array, which is no context manager (TypeError); zipfile may raise RuntimeErrors.
     except (OSError, KeyError, ValueError, EOFError, TypeError, RuntimeError, BadZipFile, zlib.error):
         return None
     shapes = {run.energies.shape, run.errors.shape, run.seconds.shape}
-    return run if len(shapes) == 1 and run.energies.size and run.occupied.ndim == 2 else None
+    whole = run.forces.ndim == 3 and run.direct_energies.shape == run.forces.shape[:1]
+    return run if len(shapes) == 1 and run.energies.size and run.occupied.ndim == 2 and whole else None
 
 
 def run_key(task: ScfTask, settings: ScfSettings) -> str:
