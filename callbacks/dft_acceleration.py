@@ -29,6 +29,7 @@ from tracegrad.physics.molecules.acceleration_store import ScfStore, baseline_fo
 from tracegrad.physics.molecules.dft import XC_CODES
 from tracegrad.plots.scf import scf_figure
 from tracegrad.plots.style import save
+from tracegrad.plots.trust import trust_figure
 from tracegrad.system.cores import available_cores
 from tracegrad.system.progress import ProgressDisplay
 from tracegrad.system.text_files import write_table
@@ -45,11 +46,12 @@ class DFTAcceleration(PredictionCallback):
     Logs ``test/achieved_ratio_GUESS`` and ``test/error_level_ratio_GUESS`` (means, with ``_std``),
     ``test/scf_seconds_saved_GUESS`` (of a core), ``test/scf_wall_seconds_saved_GUESS``,
     ``test/scf_level_not_reached_GUESS``, ``test/energy_mae``, ``test/scf_energy_error_1`` and ``_2`` (meV),
-    ``test/force_mae`` and ``test/force_mae_1`` (meV / angstrom; after no step and one), ``test/scf_same_state``,
-    ``test/scf_not_converged`` and ``test/scf_molecules``, as
+    ``test/force_mae`` and ``test/force_mae_1`` (meV / angstrom; after no step and one), ``test/scf_residual``,
+    ``test/commutator_norm`` (meV, with ``_correlation``: the rank correlation with the MAE of H),
+    ``test/scf_same_state``, ``test/scf_not_converged`` and ``test/scf_molecules``, as
     `tracegrad.physics.molecules.acceleration_results` defines them. Files: ``acceleration.csv`` and
-    ``figures/scf.png``. SCF runs from predictions are stored in ``scf/``, so that a test that was stopped does not
-    repeat them.
+    ``figures/{scf,trust}.png``. SCF runs from predictions are stored in ``scf/``, so that a test that was stopped does
+    not repeat them.
 
     Args:
         directory: run directory.
@@ -185,6 +187,8 @@ class DFTAcceleration(PredictionCallback):
         write_table(self.directory / "acceleration.csv", COLUMNS, table)
         if self.results:
             save(scf_figure(self.results), self.directory / "figures" / "scf.png")
+        if any(result.measure(0) is not None for result in self.results):
+            save(trust_figure(self.results), self.directory / "figures" / "trust.png")
 
     def _applies(self, pl_module: LightningModule) -> bool:
         return self.molecules > 0 and not hamiltonian_module(pl_module).model.basis.periodic

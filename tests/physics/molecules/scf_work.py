@@ -25,6 +25,7 @@ def made_up_run(cycles: int = 3, energy: float = -1.0, converged: bool = True, *
         "core_seconds": cycles + 1.5,
         "occupied": np.eye(4, 2),
         "direct_energies": np.zeros(0),
+        "residuals": np.zeros(0),
         "forces": np.zeros((0, 2, 3)),
     }
     return ScfRun(**(values | changes))

@@ -200,6 +200,8 @@ def test_forces_of_a_prediction_and_of_a_converged_run(golden):
         found = functional(golden["H2O/predicted"], steps=step, forces=True)
         np.testing.assert_allclose(start.forces[step], found.forces, atol=1e-10)
         assert start.direct_energies[step] == pytest.approx(found.energy, abs=1e-10)
+    assert start.residuals[0] > 1e-5
+    assert len(converged.residuals) == 0
     assert start.energies[0] == pytest.approx(start.direct_energies[1], abs=1e-8)  # after one diagonalisation
     assert (start.cycles, converged.cycles) == tuple(
         run(golden, "H2O", s).cycles for s in ("prediction", "minao")

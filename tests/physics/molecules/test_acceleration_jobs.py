@@ -298,6 +298,20 @@ def test_errors_of_the_predicted_density():
     assert isnan(summary([without], ("minao",))["force_mae"])
 
 
+def test_measures_without_labels_and_their_correlation():
+    levels, residuals = [0.03, 0.01, 0.02, 0.05], [3.0, 1.0, 4.0, 9.0]
+    results = [
+        acceleration(made_up_run(2, residuals=np.array([r, -r])), {"minao": made_up_run(4)}, level=level)
+        for level, r in zip(levels, residuals, strict=True)
+    ]
+    found = summary(results, ("minao",))
+    assert found["scf_residual"] == pytest.approx(np.mean(residuals) * MEV_PER_HARTREE)
+    # Ranks 3 1 2 4 and 2 1 3 4: 1 - 6 (1 + 1) / (4 (16 - 1)).
+    assert found["scf_residual_correlation"] == pytest.approx(0.8)
+    assert found["commutator_norm_correlation"] == pytest.approx(-0.8)
+    assert isnan(summary(results[:2], ("minao",))["scf_residual_correlation"])
+
+
 def test_without_molecules_there_are_counts_but_no_means():
     found = summary([], ("minao", "1e"))
     assert found["scf_molecules"] == found["scf_not_converged"] == 0

@@ -10,9 +10,11 @@ from tracegrad.physics.molecules.density import density
 from tracegrad.physics.molecules.dft import build_molecule, fock_label
 from tracegrad.physics.molecules.energies import (
     EnergyFunctional,
+    commutator_norm,
     dipole,
     loewdin_charges,
     mulliken_charges,
+    scf_residual,
 )
 from tracegrad.units import ANGSTROM_PER_BOHR
 
@@ -106,3 +108,24 @@ def test_a_density_without_steps_is_that_of_the_hamiltonian(label):
     expected = density(label.hamiltonian + 0.01 * np.eye(len(overlap)), overlap, 10)
     np.testing.assert_allclose(found.density, expected, atol=1e-12)
     assert found.forces is None
+
+
+def test_measures_without_labels(label):
+    functional = EnergyFunctional(build_molecule(NUMBERS, POSITIONS), "b3lyp")
+    found = functional(label.hamiltonian)
+    assert scf_residual(label.hamiltonian, found) < 1e-6
+    assert commutator_norm(functional.overlap, found) < 1e-6
+    noise = np.random.default_rng(2).normal(size=label.hamiltonian.shape)
+    noise = 1e-3 * (noise + noise.T)
+    norms = []
+    for scale in (1, 2):
+        h = label.hamiltonian + scale * noise
+        found = functional(h)
+        assert scf_residual(h, found) == pytest.approx(np.abs(found.fock - h).mean())
+        s = functional.overlap
+        root = _root(s)
+        literal = np.linalg.solve(root, found.fock @ found.density @ s - s @ found.density @ found.fock)
+        literal = np.linalg.solve(root, literal.T)
+        norms.append(commutator_norm(s, found))
+        assert norms[-1] == pytest.approx(np.sqrt((literal**2).mean()), rel=1e-8)
+    assert norms[1] == pytest.approx(2 * norms[0], rel=0.05)  # linear in the error of H

@@ -20,7 +20,7 @@ from pyscf import dft, gto
 from tracegrad.errors import ConfigError
 from tracegrad.physics.molecules.density import density
 from tracegrad.physics.molecules.dft import BASIS, GRID_LEVEL, XC_CODES, build_molecule, check_geometry
-from tracegrad.physics.molecules.energies import EnergyFunctional
+from tracegrad.physics.molecules.energies import EnergyFunctional, commutator_norm, scf_residual
 
 PREDICTION = "prediction"
 GUESSES = ("minao", "1e")  # PySCF's names
@@ -104,6 +104,8 @@ class ScfRun:
     # From a prediction: of its density and of that after one step. From a guess: of the converged one. Hartree and
     # hartree / bohr; empty if they were not computed.
     direct_energies: Float[np.ndarray, " densities"]
+    # Of the density of a prediction: `scf_residual` and `commutator_norm`, hartree.
+    residuals: Float[np.ndarray, " measures"]
     forces: Float[np.ndarray, "densities atoms 3"]
 
     @property
@@ -150,7 +152,7 @@ def solve(task: ScfTask, settings: ScfSettings) -> ScfRun:
     field.kernel(dm0=_initial_density(molecule, overlap, task))
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     coefficients = _host(field.mo_coeff)[:, _host(field.mo_occ) > 0]
-    direct_energies, forces = _energies_and_forces(molecule, task, settings, field)
+    direct = _energies_and_forces(molecule, task, settings, field)
     return ScfRun(
         converged=bool(field.converged),
         energy=float(field.e_tot),
@@ -160,8 +162,7 @@ def solve(task: ScfTask, settings: ScfSettings) -> ScfRun:
         wall_seconds=wall,
         core_seconds=wall if settings.gpu else cpu,
         occupied=_square_root(overlap) @ coefficients,
-        direct_energies=direct_energies,
-        forces=forces,
+        **direct,
     )
 
 
@@ -206,9 +207,10 @@ def _initial_density(
 
 def _energies_and_forces(
     molecule: gto.Mole, task: ScfTask, settings: ScfSettings, field: Any
-) -> tuple[Float[np.ndarray, " densities"], Float[np.ndarray, "densities atoms 3"]]:
-    """See `ScfRun`; nothing for runs that have not converged."""
+) -> dict[str, np.ndarray]:
+    """``direct_energies``, ``residuals`` and ``forces`` of `ScfRun`; empty for runs that have not converged."""
     energies: list[float] = []
+    residuals: list[float] = []
     forces: list[np.ndarray] = []
     if settings.forces and not settings.gpu:
         if task.hamiltonian is not None:
@@ -216,6 +218,11 @@ def _energies_and_forces(
             for steps in (0, 1):
                 found = functional(task.hamiltonian, steps=steps, forces=True)
                 assert found.forces is not None
+                if not steps:
+                    residuals = [
+                        scf_residual(task.hamiltonian, found),
+                        commutator_norm(functional.overlap, found),
+                    ]
                 energies.append(found.energy)
                 forces.append(found.forces)
         elif field.converged:
@@ -223,7 +230,11 @@ def _energies_and_forces(
             gradient.verbose = 0
             energies.append(float(field.e_tot))
             forces.append(-gradient.kernel())
-    return np.array(energies), np.array(forces).reshape(len(forces), molecule.natm, 3)
+    return {
+        "direct_energies": np.array(energies),
+        "residuals": np.array(residuals),
+        "forces": np.array(forces).reshape(len(forces), molecule.natm, 3),
+    }
 
 
 def _square_root(overlap: np.ndarray) -> np.ndarray:

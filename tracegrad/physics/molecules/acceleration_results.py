@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import spearmanr
 
 from tracegrad.physics.molecules.acceleration import ScfRun, occupied_agreement
 from tracegrad.units import ANGSTROM_PER_BOHR, MEV_PER_HARTREE
@@ -99,6 +100,14 @@ class Acceleration:
             return None
         return float(np.abs(self.prediction.forces[step] - reference).mean())
 
+    def measure(self, k: int) -> float | None:
+        """Measures of the prediction without a label, hartree: 0 SCF residual, 1 commutator norm; None: not computed.
+
+        See `tracegrad.physics.molecules.energies`.
+        """
+        residuals = self.prediction.residuals
+        return float(residuals[k]) if len(residuals) else None
+
     @property
     def same_state(self) -> bool:
         """Whether the runs from the prediction and from the first guess converge to the same energy and density."""
@@ -155,6 +164,8 @@ COLUMNS: dict[str, Callable[[Acceleration, str], Any]] = {
     "energy_error_0": lambda result, guess: _in_mev(result.direct_energy_error(0)),
     "force_error_0": lambda result, guess: _in_mev_per_angstrom(result.force_error(0)),
     "force_error_1": lambda result, guess: _in_mev_per_angstrom(result.force_error(1)),
+    "scf_residual": lambda result, guess: _in_mev(result.measure(0)),
+    "commutator_norm": lambda result, guess: _in_mev(result.measure(1)),
     "converged_prediction": lambda result, guess: int(result.prediction.converged),
     "converged_guess": lambda result, guess: int(result.guesses[guess].converged),
     "same_state": lambda result, guess: int(result.same_state),
@@ -183,10 +194,22 @@ def summary(results: Sequence[Acceleration], guesses: Sequence[str]) -> dict[str
     for k, name in enumerate(("force_mae", "force_mae_1")):
         of_forces = [_in_mev_per_angstrom(result.force_error(k)) for result in results]
         means[name] = _mean([error for error in of_forces if error is not None])
+    for k, name in enumerate(("scf_residual", "commutator_norm")):
+        measured = [(result.measure(k), result.level) for result in results]
+        pairs = [(value, level) for value, level in measured if value is not None]
+        means[name] = _mean([value * MEV_PER_HARTREE for value, _ in pairs])
+        means[f"{name}_correlation"] = rank_correlation(*zip(*pairs, strict=True)) if len(pairs) > 2 else nan
     means["scf_same_state"] = _mean([float(result.same_state) for result in results])
     means["scf_not_converged"] = float(sum(not run.converged for result in results for run in result.runs))
     means["scf_molecules"] = float(len(results))
     return means
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's rank correlation of two lists; nan if all values of one of them are equal."""
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return nan
+    return float(spearmanr(one, other).statistic)
 
 
 def label_warning(results: Sequence[Acceleration], functional: str) -> str | None:

@@ -84,6 +84,7 @@ def _read(path: Path) -> ScfRun | None:
                 core_seconds=float(stored["core_seconds"]),
                 occupied=stored["occupied"],
                 direct_energies=stored["direct_energies"],
+                residuals=stored["residuals"],
                 forces=stored["forces"],
             )
     # np.load gives a .npy file as an array, which is no context manager (TypeError); zipfile may raise RuntimeErrors.

@@ -87,6 +87,22 @@ class EnergyFunctional:
         return -gradient.kernel(energies, occupied @ mixing, np.full(count, 2.0))
 
 
+def scf_residual(hamiltonian: Float[np.ndarray, "n n"], found: EnergyOfDensity) -> float:
+    """Mean |F[D] - H| over all matrix elements, hartree: how far the prediction is from its Fock matrix.
+
+    It is 0 for a converged Hamiltonian, and needs no label.
+    """
+    return float(np.abs(found.fock - hamiltonian).mean())
+
+
+def commutator_norm(overlap: Float[np.ndarray, "n n"], found: EnergyOfDensity) -> float:
+    """Root mean square of S^(-1/2) (F D S - S D F) S^(-1/2), hartree, with F = F[D]; 0 for a converged density."""
+    fds = found.fock @ found.density @ overlap
+    values, vectors = np.linalg.eigh(overlap)
+    back = (vectors / np.sqrt(values)) @ vectors.T
+    return float(np.sqrt(np.mean((back @ (fds - fds.T) @ back) ** 2)))
+
+
 def mulliken_charges(
     molecule: gto.Mole, density: Float[np.ndarray, "n n"], overlap: Float[np.ndarray, "n n"]
 ) -> Float[np.ndarray, " atoms"]:
