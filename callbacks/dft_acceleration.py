@@ -50,8 +50,8 @@ class DFTAcceleration(PredictionCallback):
     ``test/commutator_norm`` (meV, with ``_correlation``: the rank correlation with the MAE of H),
     ``test/scf_same_state``, ``test/scf_not_converged`` and ``test/scf_molecules``, as
     `tracegrad.physics.molecules.acceleration_results` defines them. Files: ``acceleration.csv`` and
-    ``figures/{scf,trust}.png``. SCF runs from predictions are stored in ``scf/``, so that a test that was stopped does
-    not repeat them.
+    ``figures/{scf,trust}.png``. SCF runs from predictions are stored in ``scf/``; a test that was
+    stopped does not repeat them.
 
     Args:
         directory: run directory.
