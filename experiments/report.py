@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from experiments.reporting.figures import absent_figures, figures
+from experiments.reporting.run_page import PAGE
 from experiments.settings.arguments import quoted
 from experiments.settings.configuration import command, plain
 from tracegrad.errors import ConfigError
@@ -31,6 +32,7 @@ from tracegrad.reports.structured import challenge_json, to_json
 from tracegrad.reports.summary import summary_grid
 from tracegrad.reports.table import ResultsTable
 from tracegrad.reports.terminal import print_grids
+from tracegrad.reports.web_page import page_figures, to_web_page
 from tracegrad.system.text_files import write_text
 
 CHECKS = Path(__file__).with_name("checks")
@@ -131,6 +133,17 @@ def make_report(
         files.append(output / name)
     for name, figure in figures(tables, pairs, notes).items():
         files.append(save(figure, output / f"{name}.png"))
+    directories = sorted({run.directory for table in tables for row in table.arms for run in row.runs})
+    page = to_web_page(
+        f"Report on {runs.resolve().name}",
+        grids,
+        page_figures(files),
+        directories,
+        notes=notes,
+        absent=absent,
+    )
+    write_text(output / PAGE, page)
+    files.append(output / PAGE)
     return Report(tables, pairs, compared, grids, output, files, notes, absent)
 
 

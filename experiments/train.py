@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from experiments.reporting.run_page import write_run_page
 from experiments.settings.configuration import command, plain
 from experiments.settings.entry import end_by_hangup
 from experiments.training.dry_run import dry_run
@@ -28,7 +29,10 @@ def main(config: DictConfig) -> None:
         return
     directory = Path(config.run_dir)
     if (directory / RESULTS).exists():
-        print_tables(results_table([read_result(directory / RESULTS)]))
+        tables = results_table([read_result(directory / RESULTS)])
+        print_tables(tables)
+        page = write_run_page(directory, tables)
+        print(f"all of it as one page: {page}")
     print(f"run directory: {directory} (figures in {directory / 'figures'})")
     print_wandb_hint([directory])
 

@@ -16,7 +16,7 @@ from tracegrad.reports.check import read_checks
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.results import collect_results
 
-TABLES = {"table.md", "table.tex", "table.csv", "table.json", "paired.csv"}
+TABLES = {"table.md", "table.tex", "table.csv", "table.json", "paired.csv", "report.html"}
 SINGLE = {"ablation.png", "learning_curves.png", "block_mae.png"}
 FIGURES = SINGLE | {"differences.png", "block_change.png"}
 TWISTED = {"block_mae-twisted.png", "block_change-twisted.png"}

@@ -117,10 +117,17 @@ SCF = (
     *(Column(f"scf_energy_error_{i}", f"energy error, step {i}", panel="scf") for i in (1, 2)),
     Column("force_mae", "force error, no step", "meV/A", panel="scf"),
     Column("force_mae_1", "force error, step 1", "meV/A", panel="scf"),
-    Column("scf_residual", "SCF residual", panel="scf"),
-    Column("scf_residual_correlation", "its rank correlation with MAE", "", None, "scf"),
-    Column("commutator_norm", "commutator norm", panel="scf"),
-    Column("commutator_norm_correlation", "its rank correlation with MAE", "", None, "scf"),
+    *(
+        column
+        for key, name in (("scf_residual", "SCF residual"), ("commutator_norm", "commutator norm"))
+        for column in (
+            Column(key, name, panel="scf"),
+            Column(f"{key}_correlation", f"{name}: rank correlation with MAE", "", None, "scf"),
+            Column(
+                f"{key}_energy_correlation", f"{name}: rank correlation with energy error", "", None, "scf"
+            ),
+        )
+    ),
     Column("scf_same_state", "same state", "", None, "scf"),
     *(Column(f"scf_level_not_reached_{g}", f"level not reached, {g}", "", None, "scf", 0) for g in GUESSES),
     Column("scf_not_converged", "not converged", "", None, "scf", 0),

@@ -1,4 +1,4 @@
-"""Figure of measures that need no label against the true error of each molecule."""
+"""Figure of measures that need no label against the true errors of each molecule."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _MEASURES = ("SCF residual, mean |F[D] - H| (meV)", "commutator norm of F[D] and
 
 @styled
 def trust_figure(results: Sequence[Acceleration], title: str = "") -> Figure:
-    """SCF residual and commutator norm of each prediction against its MAE of H, both axes logarithmic.
+    """SCF residual and commutator norm of each prediction against its errors of H and of the energy; logarithmic.
 
     Raises:
         TraceGradError: no molecule has these measures.
@@ -23,23 +23,26 @@ def trust_figure(results: Sequence[Acceleration], title: str = "") -> Figure:
     results = [result for result in results if result.measure(0) is not None]
     if not results:
         raise TraceGradError("a figure of measures without labels needs at least one molecule that has them")
-    levels = np.array([result.level for result in results]) * MEV_PER_HARTREE
-    figure = make_figure(7.2, 3.3)
-    for k, (ax, name) in enumerate(zip(figure.subplots(1, 2, sharey=True), _MEASURES, strict=True)):
-        values = np.array([result.measure(k) for result in results], dtype=float) * MEV_PER_HARTREE
-        ax.plot(
-            values, levels, linestyle="none", marker="o", markersize=4, color=SERIES_COLOURS[0], alpha=0.8
-        )
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+    errors = {
+        "MAE of the predicted H (meV)": [result.level for result in results],
+        "energy error of its density (meV)": [result.direct_energy_error(0) for result in results],
+    }
+    figure = make_figure(7.2, 5.6)
+    axes = figure.subplots(2, 2, sharex="col", sharey="row")
+    for row, (error, of_molecules) in zip(axes, errors.items(), strict=True):
+        y = np.array(of_molecules, dtype=float) * MEV_PER_HARTREE
+        for k, ax in enumerate(row):
+            x = np.array([result.measure(k) for result in results], dtype=float) * MEV_PER_HARTREE
+            ax.plot(x, y, linestyle="none", marker="o", markersize=4, color=SERIES_COLOURS[0], alpha=0.8)
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+            correlation = rank_correlation(x.tolist(), y.tolist())
+            if not np.isnan(correlation):
+                ax.set_title(f"rank correlation {correlation:.2f}", fontsize=9)
+            grid(ax, "both")
+        row[0].set_ylabel(error)
+    for ax, name in zip(axes[-1], _MEASURES, strict=True):
         ax.set_xlabel(name)
-        grid(ax, "both")
-        if len(results) > 2:
-            correlation = rank_correlation(values.tolist(), levels.tolist())
-            text = f"rank correlation {correlation:.2f}, {len(results)} molecules"
-            ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top", fontsize=8)
-        if not k:
-            ax.set_ylabel("MAE of the predicted H (meV)")
     if title:
         figure.suptitle(title)
     return figure

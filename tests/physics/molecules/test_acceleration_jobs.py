@@ -301,7 +301,16 @@ def test_errors_of_the_predicted_density():
 def test_measures_without_labels_and_their_correlation():
     levels, residuals = [0.03, 0.01, 0.02, 0.05], [3.0, 1.0, 4.0, 9.0]
     results = [
-        acceleration(made_up_run(2, residuals=np.array([r, -r])), {"minao": made_up_run(4)}, level=level)
+        acceleration(
+            made_up_run(
+                2,
+                residuals=np.array([r, -r]),
+                direct_energies=np.array([r**2, 0.0]),
+                forces=np.zeros((2, 2, 3)),
+            ),
+            {"minao": made_up_run(4)},
+            level=level,
+        )
         for level, r in zip(levels, residuals, strict=True)
     ]
     found = summary(results, ("minao",))
@@ -309,6 +318,7 @@ def test_measures_without_labels_and_their_correlation():
     # Ranks 3 1 2 4 and 2 1 3 4: 1 - 6 (1 + 1) / (4 (16 - 1)).
     assert found["scf_residual_correlation"] == pytest.approx(0.8)
     assert found["commutator_norm_correlation"] == pytest.approx(-0.8)
+    assert found["scf_residual_energy_correlation"] == pytest.approx(1.0)
     assert isnan(summary(results[:2], ("minao",))["scf_residual_correlation"])
 
 

@@ -195,10 +195,12 @@ def summary(results: Sequence[Acceleration], guesses: Sequence[str]) -> dict[str
         of_forces = [_in_mev_per_angstrom(result.force_error(k)) for result in results]
         means[name] = _mean([error for error in of_forces if error is not None])
     for k, name in enumerate(("scf_residual", "commutator_norm")):
-        measured = [(result.measure(k), result.level) for result in results]
-        pairs = [(value, level) for value, level in measured if value is not None]
-        means[name] = _mean([value * MEV_PER_HARTREE for value, _ in pairs])
-        means[f"{name}_correlation"] = rank_correlation(*zip(*pairs, strict=True)) if len(pairs) > 2 else nan
+        measured = [result for result in results if result.measure(k) is not None]
+        values = [result.measure(k) or 0.0 for result in measured]
+        energies = [result.direct_energy_error(0) or 0.0 for result in measured]
+        means[name] = _mean([value * MEV_PER_HARTREE for value in values])
+        means[f"{name}_correlation"] = rank_correlation(values, [result.level for result in measured])
+        means[f"{name}_energy_correlation"] = rank_correlation(values, energies)
     means["scf_same_state"] = _mean([float(result.same_state) for result in results])
     means["scf_not_converged"] = float(sum(not run.converged for result in results for run in result.runs))
     means["scf_molecules"] = float(len(results))
@@ -206,8 +208,8 @@ def summary(results: Sequence[Acceleration], guesses: Sequence[str]) -> dict[str
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's rank correlation of two lists; nan if all values of one of them are equal."""
-    if len(set(one)) < 2 or len(set(other)) < 2:
+    """Spearman's rank correlation of two lists; nan for fewer than three values, or if all of a list are equal."""
+    if len(one) < 3 or len(set(one)) < 2 or len(set(other)) < 2:
         return nan
     return float(spearmanr(one, other).statistic)
 
