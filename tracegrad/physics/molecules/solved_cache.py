@@ -1,4 +1,4 @@
-"""The cache file of solved reference molecules of a QH9 database: integrals and diagonalisations are computed once.
+"""The cache file of solved reference molecules of a database: integrals and diagonalisations are computed once.
 
 It is an SQLite file, like the database: rows are written completely or not at all, a killed process leaves the
 committed rows, and more rows can be added later. For a molecule with n orbitals it holds 2 n (n + 1) float64 numbers:

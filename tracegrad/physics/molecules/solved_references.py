@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tracegrad.data.cache.lookup import build_lock, writable
-from tracegrad.data.qh9.database import QH9Database
+from tracegrad.data.molecules.database import MoleculeDatabase
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.molecules.solved import SolvedMolecule, solve_molecule
 from tracegrad.physics.molecules.solved_cache import SUFFIX, DamagedCache, SolvedCache, about_database, remove
@@ -30,7 +30,7 @@ class SolvedReferences:
         cache: of the database, or None to solve each molecule.
     """
 
-    def __init__(self, database: QH9Database, cache: SolvedCache | None = None):
+    def __init__(self, database: MoleculeDatabase, cache: SolvedCache | None = None):
         self.database, self.cache = database, cache
 
     def __call__(self, row: int) -> SolvedMolecule:
@@ -54,7 +54,7 @@ class SolvedReferences:
 
 
 def prepare_references(
-    database: QH9Database,
+    database: MoleculeDatabase,
     rows: Sequence[int],
     paths: Sequence[Path],
     *,
@@ -157,7 +157,7 @@ def _writable_cache(
 
 def _solve_into(
     cache: SolvedCache,
-    database: QH9Database,
+    database: MoleculeDatabase,
     rows: Sequence[int],
     processes: int,
     on_progress: Callable[[int], None],
@@ -181,5 +181,5 @@ def _solve_into(
         cache.add(waiting)
 
 
-def _solve(database: QH9Database, row: int) -> SolvedMolecule:
+def _solve(database: MoleculeDatabase, row: int) -> SolvedMolecule:
     return solve_molecule(database[row], f"{database.path}: row {row}")
