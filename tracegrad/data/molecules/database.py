@@ -103,9 +103,9 @@ class MoleculeDatabase(ABC):
         return tuple(sorted({z for blob in valid for z in np.frombuffer(blob, "<i4").tolist()}))
 
     def stored_integrals(self, row: int) -> dict[str, Float[np.ndarray, "n n"]]:
-        """Overlap and core Hamiltonian that the file holds beside H, by PySCF's names of these integrals.
+        """Integrals that the file holds beside H, in PySCF's order; empty for formats that have none.
 
-        In PySCF's order; empty for formats that have none.
+        ``int1e_ovlp`` is the overlap, ``core`` the kinetic energy and the attraction by the nuclei, hartree.
         """
         return {}
 

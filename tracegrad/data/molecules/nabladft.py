@@ -23,7 +23,7 @@ from tracegrad.units import BOHR_PER_ANGSTROM
 ELEMENTS = (1, 6, 7, 8, 9, 16, 17, 35)
 FUNCTIONAL = "wb97x-d"
 COLUMNS = ("id", "Z", "R", "H", "S", "C")
-# PySCF's names of the integrals in columns S and C, see `MoleculeDatabase.stored_integrals`.
+# Names of the integrals in columns S and C, see `MoleculeDatabase.stored_integrals`.
 INTEGRALS = {"S": "int1e_ovlp", "C": "core"}
 
 

@@ -11,6 +11,7 @@ from tracegrad.data.molecules.database import MoleculeDatabase
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.molecules.solved import SolvedMolecule, solve_molecule
 from tracegrad.physics.molecules.solved_cache import SUFFIX, DamagedCache, SolvedCache, about_database, remove
+from tracegrad.physics.molecules.stored_integrals import check_stored_integrals
 from tracegrad.system.cores import available_cores
 from tracegrad.system.parallel import map_unordered
 from tracegrad.system.workers import WorkerDied
@@ -78,7 +79,8 @@ def prepare_references(
         on_progress: called with the number of molecules done and of all molecules.
 
     Raises:
-        DataError: a molecule has no closed shell or is damaged; molecules solved before are kept.
+        DataError: a molecule has no closed shell or is damaged, or the integrals in the database are others than
+            PySCF's; molecules solved before are kept.
         TraceGradError: the only path is not writable, or a worker process died.
     """
     if processes is not None and processes < 1:
@@ -113,6 +115,7 @@ def prepare_references(
                     f"{needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free at {place.parent}"
                 )
             elif missing:
+                check_stored_integrals(database, missing[0])
                 done = len(rows) - len(missing)
                 if processes is None:
                     processes = available_cores() if len(missing) > _WORTH_PROCESSES else 1
