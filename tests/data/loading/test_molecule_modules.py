@@ -64,6 +64,7 @@ def test_md17(water_path, waters):  # noqa: F811
     fingerprint = module.fingerprint()
     assert fingerprint["counts"] == {"train": 6, "val": 2, "test": 2}
     assert (fingerprint["label"], fingerprint["functional"]) == ("MD17 water", "pbe")
+    assert fingerprint["split"] == "geometries"
     assert fingerprint["units"] == {"hamiltonian": "hartree", "positions": "angstrom"}
     for dataset in module.parts.values():
         for graph in (dataset[i] for i in range(len(dataset))):

@@ -56,4 +56,4 @@ class MD17DataModule(MoleculeDataModule):
 
     @property
     def split_name(self) -> str:
-        return str(self.index_file or "random")
+        return str(self.index_file or "geometries")

@@ -65,7 +65,7 @@ class NablaDFTDataModule(MoleculeDataModule):
 
     @property
     def split_name(self) -> str:
-        return "random" if self.test_path is None else self.test_path.stem
+        return "rows" if self.test_path is None else self.test_path.stem
 
     def identity(self) -> dict[str, Any]:
         if self.test_path is None:
