@@ -17,8 +17,8 @@ from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.data.crystals.structure import Structure, edge_order
 from tracegrad.data.loading.deeph_module import CrystalDataset
+from tracegrad.data.molecules.molecule_checks import CORE_LEVELS
 from tracegrad.data.qh9.database import QH9Database
-from tracegrad.data.qh9.molecule_checks import CORE_LEVELS
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import cut_padding
 from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, molecule_graph

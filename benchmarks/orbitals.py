@@ -13,7 +13,8 @@ from jaxtyping import Float
 from pyscf import dft, gto
 
 from benchmarks.timing import Timing, measure
-from tracegrad.data.qh9.database import Molecule, QH9Database
+from tracegrad.data.molecules.database import Molecule
+from tracegrad.data.qh9.database import QH9Database
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import cut_blocks
 from tracegrad.hamiltonian.graph import collate, molecule_graph

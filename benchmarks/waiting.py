@@ -20,8 +20,9 @@ from benchmarks.crystals import GRAPHENE, CrystalSizes, crystal_of
 from benchmarks.data import write_crystals, write_molecules
 from benchmarks.molecules import Sizes
 from benchmarks.timing import Timing, synchronize
-from tracegrad.data.loading.datamodule import HamiltonianDataModule, QH9DataModule
+from tracegrad.data.loading.datamodule import QH9DataModule
 from tracegrad.data.loading.deeph_module import DeepHDataModule
+from tracegrad.data.loading.hamiltonian_module import HamiltonianDataModule
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.training.loss import HamiltonianLoss

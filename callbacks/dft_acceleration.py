@@ -58,7 +58,7 @@ class DFTAcceleration(PredictionCallback):
         molecules: number of molecules, drawn like those of the benchmark
             (`tracegrad.physics.molecules.acceleration_jobs`); 0: none.
         guesses: PySCF's names of the initial guesses to compare with: minao, 1e.
-        functional: b3lyp5 or b3lyp; None: that of the database.
+        functional: b3lyp5, b3lyp, pbe or wb97x-d; None: that of the database.
         jobs: number of processes of one thread each; None: one for each core (with gpu: one).
         cache: folder of SCF runs from the guesses, which all networks share; "auto": beside the database or in
             ``~/.cache/tracegrad``; None: in ``scf/`` as well.
@@ -197,9 +197,9 @@ class DFTAcceleration(PredictionCallback):
         recorded = hamiltonian_module(pl_module).record.get("data", {}).get("functional", "unknown")
         functional = self.functional or recorded
         if functional not in XC_CODES:
-            known = " or ".join(XC_CODES)
+            known = ", ".join(XC_CODES)
             raise ConfigError(
-                f"the functional of the database is {functional!r}, and DFT acceleration needs {known}: set "
+                f"the functional of the database is {functional!r}, and DFT acceleration needs one of {known}: set "
                 "data.functional (callbacks.acceleration.functional, functional=... of experiments.accelerate) to "
                 "the one that its Hamiltonians were computed with, or callbacks.acceleration.molecules=0"
             )

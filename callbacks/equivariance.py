@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from callbacks.gather import gathered
 from callbacks.trainer_parts import first_dataset, hamiltonian_module, stop_bar
-from tracegrad.data.loading.datamodule import evenly_spaced
+from tracegrad.data.loading.hamiltonian_module import evenly_spaced
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics.columns import Column, log_name

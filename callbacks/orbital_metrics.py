@@ -13,7 +13,8 @@ from callbacks.gather import gathered
 from callbacks.predictions import PredictedBatch, PredictionCallback
 from callbacks.trainer_parts import first_molecules, hamiltonian_module
 from tracegrad.data.cache.lookup import AUTO
-from tracegrad.data.loading.datamodule import QH9Dataset, evenly_spaced
+from tracegrad.data.loading.datamodule import MoleculeDataset
+from tracegrad.data.loading.hamiltonian_module import evenly_spaced
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.metrics import columns, orbitals
@@ -176,7 +177,7 @@ class OrbitalMetrics(PredictionCallback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
 
-    def _molecules(self, loaders: Any) -> QH9Dataset:
+    def _molecules(self, loaders: Any) -> MoleculeDataset:
         return first_molecules(loaders, "orbital metrics need", "callbacks.orbitals=null")
 
     def _applies(self, pl_module: LightningModule) -> bool:
@@ -186,7 +187,7 @@ class OrbitalMetrics(PredictionCallback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        dataset: QH9Dataset,
+        dataset: MoleculeDataset,
         rows: Int64[np.ndarray, " rows"],
     ) -> None:
         """Load the references of these rows; one process solves those that the cache lacks, the others wait."""

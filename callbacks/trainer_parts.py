@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from torch.utils.data import DataLoader, Subset
 
-from tracegrad.data.loading.datamodule import QH9Dataset
+from tracegrad.data.loading.datamodule import MoleculeDataset
 from tracegrad.errors import ConfigError
 from tracegrad.training.module import HamiltonianModule
 
@@ -31,7 +31,7 @@ def first_dataset(loaders: Any) -> Any:
     return loader.dataset if isinstance(loader, DataLoader) else None
 
 
-def first_molecules(loaders: Any, user: str, off: str) -> QH9Dataset:
+def first_molecules(loaders: Any, user: str, off: str) -> MoleculeDataset:
     """The molecules of the first loader, those of all ranks together.
 
     Args:
@@ -40,12 +40,12 @@ def first_molecules(loaders: Any, user: str, off: str) -> QH9Dataset:
         off: setting that switches it off, for the message.
 
     Raises:
-        ConfigError: the data are no molecules of a QH9 database.
+        ConfigError: the data are no molecules.
     """
     dataset: Any = first_dataset(loaders)
     indices: Any = slice(None)
     if isinstance(dataset, Subset):
         dataset, indices = dataset.dataset, np.asarray(dataset.indices, dtype=np.int64)
-    if not isinstance(dataset, QH9Dataset):
-        raise ConfigError(f"{user} molecules of a QH9 database; set {off}")
+    if not isinstance(dataset, MoleculeDataset):
+        raise ConfigError(f"{user} molecules of a database; set {off}")
     return dataset.chosen(indices)

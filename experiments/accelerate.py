@@ -14,7 +14,7 @@ from experiments.settings.configuration import command, plain
 from experiments.training.parts import make_trainer, rebuild
 from experiments.training.resume_point import check_data
 from experiments.training.warning_filter import quiet
-from tracegrad.data.loading.datamodule import QH9Dataset
+from tracegrad.data.loading.datamodule import MoleculeDataset
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.physics.molecules.acceleration_jobs import chosen_rows
@@ -56,7 +56,7 @@ def accelerate(config: DictConfig) -> None:
     one_device = {"trainer.devices": 1, "trainer.num_nodes": 1, "trainer.strategy": "auto"}
     setup, parts = rebuild(run, changes | one_device)
     dataset = parts.datamodule.parts["test"]
-    if not isinstance(dataset, QH9Dataset):
+    if not isinstance(dataset, MoleculeDataset):
         raise ConfigError(f"{run} is a run on crystals; DFT acceleration is for molecules")
     loaded = load_checkpoint(checkpoint)
     if not config.other_data:

@@ -12,6 +12,7 @@ from experiments.settings.configuration import command, plain
 from experiments.training.evaluation import evaluate_checkpoint, measure
 from experiments.training.parts import Parts, make_callbacks, make_trainer, rebuild
 from experiments.training.released import build_released
+from experiments.training.resuming import read_config
 from tracegrad.errors import CheckpointError, ConfigError
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.results import read_result
@@ -63,6 +64,8 @@ def evaluate_run(config: DictConfig) -> None:
             "and give data=NAME"
         )
     output = Path(config.output or run / f"evaluation_{config.part}_{checkpoint.stem}")
+    if config.test_path is not None and "test_path" not in read_config(run)["data"]:
+        raise ConfigError(f"test_path: the data of {run} are one file; give path=PATH if it was moved")
     setup, parts = rebuild(run, changes(config))
     trainer = prepared(setup, parts, config, output)
     results = evaluate_checkpoint(
@@ -87,6 +90,7 @@ def changes(config: DictConfig) -> dict[str, Any]:
     """Settings of data and trainer that the command line changes, by dotted key."""
     values = {
         "data.path": config.path,
+        "data.test_path": config.test_path,
         "data.eval_batch_size": config.batch_size,
         "trainer.devices": config.devices,
         "trainer.accelerator": config.accelerator,

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FRAMEWORKS = {"lightning", "hydra", "wandb"}
 # The only places below tracegrad/ that know Lightning.
-WITH_LIGHTNING = {"tracegrad/training/module.py", "tracegrad/data/loading/datamodule.py"}
+WITH_LIGHTNING = {"tracegrad/training/module.py", "tracegrad/data/loading/hamiltonian_module.py"}
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
     for package in ("tracegrad", "callbacks", "experiments", "benchmarks")

@@ -42,7 +42,7 @@ class HamiltonianCalculator(Calculator):
 
     Args:
         model: a network of molecules; or a run directory, a checkpoint or an exported file.
-        functional: of the Hamiltonians that the network learned: b3lyp5 or b3lyp.
+        functional: of the Hamiltonians that the network learned: b3lyp5, b3lyp, pbe or wb97x-d.
         steps: cycles of an SCF that PySCF makes from the prediction, at most. Without any, the error of forces is
             linear in that of the density; a few make it smaller.
         **options: of ASE's calculators.

@@ -42,7 +42,7 @@ def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values
     """Read a molecule, predict its Hamiltonian, solve for its orbitals, print the levels and write the files."""
     functional = values["functional"]
     if functional not in XC_CODES:
-        raise ConfigError(f"functional is {functional!r}; choose {' or '.join(XC_CODES)}")
+        raise ConfigError(f"functional is {functional!r}; choose one of {', '.join(XC_CODES)}")
     if values["threads"] is not None:
         lib.num_threads(values["threads"])
     atoms = read_molecule(source, values["frame"])

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 from experiments.training.rank import process_rank
 from tracegrad.data.crystals.structure import Structure
-from tracegrad.data.loading.datamodule import HamiltonianDataModule, QH9DataModule, QH9Dataset
+from tracegrad.data.loading.datamodule import MoleculeDataModule, MoleculeDataset
 from tracegrad.data.loading.deeph_module import DeepHDataModule
+from tracegrad.data.loading.hamiltonian_module import HamiltonianDataModule
+from tracegrad.data.molecules.database import MoleculeDatabase
 from tracegrad.errors import ConfigError
 from tracegrad.extras import require
 from tracegrad.hamiltonian.h0 import MINAO
@@ -27,7 +29,7 @@ def provide_matrices(datamodule: HamiltonianDataModule, module: HamiltonianModul
     datamodule.setup("test")
     if isinstance(datamodule, DeepHDataModule):
         datamodule.provide_overlaps(_from_basis_files(datamodule))
-    elif isinstance(datamodule, QH9DataModule):
+    elif isinstance(datamodule, MoleculeDataModule):
         _provide_molecular(datamodule, h0, overlap)
     else:
         raise ConfigError(
@@ -43,38 +45,42 @@ def _from_basis_files(datamodule: DeepHDataModule) -> Callable[[Structure], Stru
     return BasisFileOverlaps(datamodule.basis_files, datamodule.basis, datamodule.basis.elements)
 
 
-def _provide_molecular(datamodule: QH9DataModule, h0: str | None, overlap: bool) -> None:
+def _provide_molecular(datamodule: MoleculeDataModule, h0: str | None, overlap: bool) -> None:
     require("pyscf")
     from tracegrad.physics.molecules import row_matrices  # PySCF takes seconds to load
     from tracegrad.physics.molecules.cached_molecules import prepare_molecules
     from tracegrad.physics.molecules.h0 import h0_entries
     from tracegrad.physics.molecules.molecule_cache import molecule_cache_paths
 
-    datasets = [part for part in datamodule.parts.values() if isinstance(part, QH9Dataset)]
-    database = datasets[0].database
+    by_database: dict[MoleculeDatabase, list[MoleculeDataset]] = {}
+    for part in datamodule.parts.values():
+        assert isinstance(part, MoleculeDataset)
+        by_database.setdefault(part.database, []).append(part)
     if overlap:
-        for dataset in datasets:
-            dataset.matrices["s"] = row_matrices.MolecularOverlaps(database)
+        for database, datasets in by_database.items():
+            for dataset in datasets:
+                dataset.matrices["s"] = row_matrices.MolecularOverlaps(database)
     if h0 is None:
         return
     _check_functional(h0, datamodule)
     kind = h0_entries(h0)
     shown = process_rank() == 0
-    with ProgressDisplay("molecules", shown=shown) as progress:
-        triangles = prepare_molecules(
-            database,
-            kind,
-            [int(row) for dataset in datasets for row in dataset.rows],
-            molecule_cache_paths(database.path, kind, datamodule.h0_cache),
-            report=progress.report if shown else lambda line: None,
-            on_progress=progress.bar("computing H0"),
-        )
-    for dataset in datasets:
-        dataset.matrices["h0"] = row_matrices.SymmetricMatrices(triangles)
+    for database, datasets in by_database.items():
+        with ProgressDisplay("molecules", shown=shown) as progress:
+            triangles = prepare_molecules(
+                database,
+                kind,
+                [int(row) for dataset in datasets for row in dataset.rows],
+                molecule_cache_paths(database.path, kind, datamodule.h0_cache),
+                report=progress.report if shown else lambda line: None,
+                on_progress=progress.bar("computing H0"),
+            )
+        for dataset in datasets:
+            dataset.matrices["h0"] = row_matrices.SymmetricMatrices(triangles)
 
 
-def _check_functional(h0: str, datamodule: QH9DataModule) -> None:
-    of_h0, of_data = h0.removeprefix(MINAO), datamodule.known_functional
+def _check_functional(h0: str, datamodule: MoleculeDataModule) -> None:
+    of_h0, of_data = h0.removeprefix(MINAO), datamodule.functional
     if h0.startswith(MINAO) and of_data is not None and of_h0 != of_data:
         raise ConfigError(
             f"model.h0={h0} is a Fock matrix of {of_h0}, and the data are of {of_data}; set model.h0={MINAO}{of_data}"

@@ -19,7 +19,7 @@ from experiments.training.precision import check_precision, on_cpu
 from experiments.training.rank import process_rank
 from experiments.training.resuming import CONFIG, read_config
 from experiments.training.warning_filter import quiet
-from tracegrad.data.loading.datamodule import HamiltonianDataModule
+from tracegrad.data.loading.hamiltonian_module import HamiltonianDataModule
 from tracegrad.errors import ConfigError
 from tracegrad.training.module import HamiltonianModule
 from tracegrad.weights.plugins import check_packages

@@ -12,8 +12,8 @@ from experiments.training.provenance import provenance
 from experiments.training.rank import process_rank
 from experiments.training.warm_start import file_identity
 from experiments.training.warning_filter import quiet
-from tracegrad.data.loading.datamodule import DTYPES
 from tracegrad.data.loading.deeph_module import DeepHDataModule
+from tracegrad.data.loading.hamiltonian_module import DTYPES
 from tracegrad.errors import BasisError, CheckpointError, ConfigError
 from tracegrad.training.loss import HamiltonianLoss
 from tracegrad.training.module import HamiltonianModule

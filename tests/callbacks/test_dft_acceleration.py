@@ -18,7 +18,7 @@ from experiments.training.warning_filter import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import crystal_loaders, make_trainer
 from tracegrad.backbones.qhnet import QHNet
-from tracegrad.data.loading.datamodule import QH9Dataset, database_path
+from tracegrad.data.loading.datamodule import MoleculeDataset, database_path
 from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
@@ -64,8 +64,8 @@ def module(basis, monkeypatch) -> HamiltonianModule:
 
 
 @pytest.fixture
-def dataset(basis: OrbitalBasis) -> QH9Dataset:
-    return QH9Dataset(QH9Database(database_path(DATABASE)), np.array(ROWS), basis, torch.float64)
+def dataset(basis: OrbitalBasis) -> MoleculeDataset:
+    return MoleculeDataset(QH9Database(database_path(DATABASE)), np.array(ROWS), basis, torch.float64)
 
 
 def make_loader(dataset) -> DataLoader:
@@ -233,7 +233,9 @@ def test_nothing_happens_without_molecules_and_for_crystals(module, dataset, tmp
 def test_mistakes_are_named_before_a_training(module, tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     module.record["data"]["functional"] = "unknown"
-    with pytest.raises(ConfigError, match=r"'unknown', and .* b3lyp or b3lyp5: set data\.functional"):
+    with pytest.raises(
+        ConfigError, match=r"'unknown', and .* one of b3lyp, b3lyp5, pbe, .*: set data\.functional"
+    ):
         DFTAcceleration(tmp_path).setup(trainer, module, "fit")
     DFTAcceleration(tmp_path, functional="b3lyp5").setup(trainer, module, "fit")
     monkeypatch.setitem(sys.modules, "gpu4pyscf", None)
@@ -248,7 +250,7 @@ def test_mistakes_are_named_before_a_training(module, tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match=message):
             DFTAcceleration(tmp_path, **arguments)
     unfit = make_module(module.model.backbone)
-    with pytest.raises(ConfigError, match="needs molecules of a QH9 database"):
+    with pytest.raises(ConfigError, match="needs molecules of a database"):
         make_trainer(tmp_path, callbacks=[DFTAcceleration(tmp_path)]).test(
             unfit, DataLoader([1]), verbose=False
         )

@@ -8,6 +8,8 @@ from hydra.utils import instantiate
 
 from experiments import evaluate
 from experiments.settings.configuration import ARMS, CONF, composed, differences, plain
+from tracegrad.data.molecules.md17 import MOLECULES
+from tracegrad.data.molecules.nabladft import ELEMENTS
 from tracegrad.errors import ConfigError
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.training.schedule import Plateau
@@ -43,6 +45,40 @@ def test_recipe_has_the_hyperparameters_of_the_paper(recipe: str) -> None:
     assert config.tracegrad.channels == config.tracegrad.hidden == 1024
     assert (config.tracegrad.trace, config.tracegrad.grad) == (True, True)
     assert config.run_dir == f"runs/{recipe}/tracegrad_seed0"
+
+
+@pytest.mark.parametrize("molecule", MOLECULES)
+def test_md17_recipe_has_the_settings_of_the_released_qhnet(molecule: str) -> None:
+    config = composed("train", [f"experiment=md17_{molecule}"])
+    water = molecule == "water"
+    assert (config.data.molecule, list(config.data.sizes)) == (molecule, [500 if water else 25_000, 500])
+    assert (config.data.split_seed, config.data.batch_size) == (42, 10 if water else 5)
+    schedule = config.optim.schedule
+    assert (schedule.peak, schedule.final) == (5e-4 if water else 1e-3, 1e-8)
+    assert (schedule.warmup_steps, schedule.total_steps) == (1000, 200_000)
+    assert (config.trainer.max_steps, config.trainer.gradient_clip_val) == (201_000, 1.0)
+    assert config.loss.h == ["mse", "mae"]
+
+
+@pytest.mark.parametrize(
+    ("part", "file"), {"tiny": "2k", "small": "5k", "medium": "10k", "large": "100k"}.items()
+)
+def test_nabladft_recipe(part: str, file: str) -> None:
+    config = composed("train", [f"experiment=nabladft_{part}"])
+    assert Path(config.data.path).name == f"train_{file}.db"
+    assert Path(config.data.test_path).name == f"test_{file}_conformers.db"
+    assert (list(config.data.fractions), config.data.split_seed) == ([0.9, 0.1], 23)
+    assert instantiate(config.basis).elements == ELEMENTS
+    assert config.trainer.max_steps == config.optim.schedule.total_steps == 1_000_000
+
+
+def test_the_recipe_of_300k_differs_from_qd_in_the_data_only() -> None:
+    config, usual = (
+        plain(composed("train", [f"experiment={name}", "name=x", "run_dir=x"])) for name in ("qd_300k", "qd")
+    )
+    assert differences(usual, config, ["data"]) == []
+    assert (config["data"]["database"], config["data"]["split"]) == ("dynamic_300k", "mol")
+    assert config["data"]["table"] is None
 
 
 CRYSTALS = {

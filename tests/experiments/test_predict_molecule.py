@@ -198,7 +198,7 @@ def test_molecules_that_cannot_be_predicted(
 @pytest.mark.parametrize(
     ("given", "kind", "message"),
     [
-        ("functional=pbe", ConfigError, "functional is 'pbe'; choose b3lyp or b3lyp5"),
+        ("functional=pbe0", ConfigError, "functional is 'pbe0'; choose one of b3lyp, b3lyp5, pbe"),
         ("frame=first", ConfigError, "frame is 'first'; give a whole number"),
         ("basis_files=PAO", ConfigError, "basis_files=PAO is for crystals"),
         ("structure=.", DataError, "is a folder; a network of molecules needs a geometry file"),

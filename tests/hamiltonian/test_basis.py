@@ -74,7 +74,7 @@ def test_errors_of_unknown_elements_name_their_source(basis):
     [
         (lambda: OrbitalBasis({}), "no elements"),
         (lambda: OrbitalBasis({1: (0,)}, "fhi"), "unknown orbital convention 'fhi'"),
-        (lambda: OrbitalBasis.def2_svp([1, 26]), r"not for \[26\]"),
+        (lambda: OrbitalBasis.def2_svp([1, 47]), r"not for \[47\]"),
     ],
 )
 def test_impossible_bases_are_refused(make, message):

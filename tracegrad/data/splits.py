@@ -1,4 +1,4 @@
-"""Splits of a database: row positions of each part, by the rules of the QH9 benchmark and of DeepH-E3."""
+"""Splits of a database: row positions of each part, by the published rules of the databases."""
 
 import difflib
 import hashlib
@@ -7,13 +7,14 @@ import random
 import zlib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from math import isfinite
+from math import floor, isfinite
 from numbers import Real
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 from tracegrad.errors import DataError
@@ -40,6 +41,53 @@ def size_split(atom_counts: Int[np.ndarray, " rows"], thresholds: Sequence[int])
 def random_split(rows: int, fractions: Sequence[float], seed: int) -> Split:
     """Split ``random``: a random permutation of all rows, cut by fractions (rounded down)."""
     return _cut(np.random.RandomState(seed).permutation(rows), fractions)
+
+
+def counted_split(rows: int, sizes: Sequence[int | float], seed: int) -> Split:
+    """Split of MD17: a random permutation of all rows; numbers of train and val, the rest is tested.
+
+    This is the rule of the released QHNet, which tests on all rows that are left.
+
+    Args:
+        sizes: of train and val: numbers of rows, or fractions of all, below 1 and rounded down.
+
+    Raises:
+        DataError: sizes out of range, or more than there are rows.
+    """
+    if not _are_numbers(sizes, 2) or min(sizes) < 0:
+        raise DataError(
+            f"split sizes are {sizes!r}; give two numbers of rows, or fractions below 1, of train and val "
+            "(data.sizes)"
+        )
+    train, val = (int(size * rows) if size < 1 else int(size) for size in sizes)
+    if train + val > rows:
+        raise DataError(
+            f"split sizes {sizes!r} are {train + val} rows, but there are {rows}; take fewer (data.sizes)"
+        )
+    return shuffled_split(rows, [train, val, rows - train - val], seed)
+
+
+def torch_split(rows: int, fractions: Sequence[float], seed: int) -> Split:
+    """Split of nablaDFT: ``torch.utils.data.random_split`` with a generator of this seed.
+
+    Args:
+        fractions: of train, val and, where the file is tested too, test; they sum to 1. Rows that rounding down
+            leaves go to the parts one by one, train first.
+
+    Raises:
+        DataError: fractions out of range.
+    """
+    parts = len(fractions) if isinstance(fractions, Sequence) else 0
+    if parts not in (2, 3) or not _are_numbers(fractions, parts) or min(fractions) < 0:
+        raise DataError(f"split fractions are {fractions!r}; give two or three numbers (data.fractions)")
+    if abs(sum(fractions) - 1) > 1e-9:
+        raise DataError(f"split fractions {fractions!r} do not sum to 1 (data.fractions)")
+    counts = [floor(rows * fraction) for fraction in fractions]
+    for i in range(rows - sum(counts)):
+        counts[i % parts] += 1
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)).numpy()
+    pieces = np.split(order.astype(np.int64), np.cumsum(counts))
+    return dict(zip(PARTS, pieces[:parts], strict=False))
 
 
 def trajectory_split(starts: Int[np.ndarray, " bounds"], fractions: Sequence[float], seed: int) -> Split:

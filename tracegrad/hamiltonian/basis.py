@@ -31,11 +31,13 @@ CONVENTIONS: dict[str, dict[int, tuple[int, ...]]] = {
     "pyscf": {1: (1, 2, 0)},  # p stored as x, y, z
     # p as x, y, z; d as z2, x2-y2, xy, xz, yz; f as 5z3-3zr2, 5xz2-xr2, 5yz2-yr2, zx2-zy2, xyz, x3-3xy2, 3yx2-y3
     "openmx": {1: (1, 2, 0), 2: (2, 4, 0, 3, 1), 3: (6, 4, 2, 0, 1, 3, 5)},
+    # m = 0, 1, -1, 2, -2, ...: p as z, x, y; d as z2, xz, yz, x2-y2, xy; files of ORCA and Psi4
+    "psi4": {1: (2, 0, 1), 2: (4, 2, 0, 1, 3), 3: (6, 4, 2, 0, 1, 3, 5)},
 }
 # Unit of the energies in the files of each convention; H keeps it inside the program.
-UNITS = {"pyscf": "hartree", "openmx": "eV"}
+UNITS = {"pyscf": "hartree", "openmx": "eV", "psi4": "hartree"}
 # Whether files of each convention hold crystals; the others hold molecules.
-PERIODIC = {"pyscf": False, "openmx": True}
+PERIODIC = {"pyscf": False, "openmx": True, "psi4": False}
 LETTERS = "spdfghi"
 # Shells of elements: ["Mo-s3p2d2"], {"Mo": "s3p2d2"} or {42: (0, 0, 0, 1, 1, 2, 2)}, see `OrbitalBasis.openmx`.
 Shells = Sequence[str] | Mapping[int, str | Sequence[int]] | Mapping[str, str | Sequence[int]]
@@ -43,13 +45,16 @@ Shells = Sequence[str] | Mapping[int, str | Sequence[int]] | Mapping[str, str | 
 _FIRST_ROW = (0, 0, 1)
 _SECOND_ROW = (0, 0, 0, 1, 1, 2)
 _THIRD_ROW = (0, 0, 0, 0, 1, 1, 1, 2)
-# Degrees of the contracted shells of def2-SVP (Weigend and Ahlrichs 2005), H to Ar, in PySCF's order.
+# Degrees of the contracted shells of def2-SVP (Weigend and Ahlrichs 2005), H to Kr, in PySCF's order.
 DEF2_SVP: dict[int, tuple[int, ...]] = {
     **dict.fromkeys((1, 2), _FIRST_ROW),
     **dict.fromkeys((3, 4), (0, 0, 0, 1, 1)),
     **dict.fromkeys(range(5, 11), _SECOND_ROW),
     11: (0, 0, 0, 0, 1, 1, 2),
     **dict.fromkeys(range(12, 19), _THIRD_ROW),
+    **dict.fromkeys((19, 20), (0, 0, 0, 0, 0, 1, 1, 1, 2, 2)),
+    **dict.fromkeys(range(21, 31), (0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3)),
+    **dict.fromkeys(range(31, 37), (0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2)),
 }
 QH9_ELEMENTS = (1, 6, 7, 8, 9)
 
@@ -111,11 +116,11 @@ class OrbitalBasis:
         """def2-SVP in PySCF's order for these atomic numbers (default: the elements of QH9).
 
         Raises:
-            BasisError: an element above argon.
+            BasisError: an element above krypton.
         """
         missing = sorted(set(elements) - DEF2_SVP.keys())
         if missing:
-            raise BasisError(f"def2-SVP is tabulated for atomic numbers 1-18 here, not for {missing}")
+            raise BasisError(f"def2-SVP is tabulated for atomic numbers 1-36 here, not for {missing}")
         return cls({int(z): DEF2_SVP[z] for z in sorted(set(elements))}, "pyscf", "def2-SVP")
 
     @classmethod

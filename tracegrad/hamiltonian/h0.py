@@ -1,11 +1,12 @@
 """H0: a Hamiltonian that needs no SCF, to which a network adds its prediction of H - H0.
 
-| name               | H0 of a molecule                                                                     |
-|--------------------|--------------------------------------------------------------------------------------|
-| ``core``           | kinetic energy and attraction of the nuclei                                          |
-| ``sap``            | kinetic energy and a superposition of atomic potentials (Lehtola 2019)               |
-| ``minao-b3lyp5``   | Fock matrix of the density guess of minimal atomic orbitals, with this functional    |
-| ``minao-b3lyp``    | the same with this functional                                                        |
+| name             | H0 of a molecule                                                                  |
+|------------------|-----------------------------------------------------------------------------------|
+| ``core``         | kinetic energy and attraction of the nuclei                                       |
+| ``sap``          | kinetic energy and a superposition of atomic potentials (Lehtola 2019)            |
+| ``minao-b3lyp5`` | Fock matrix of the density guess of minimal atomic orbitals, with this functional |
+
+and ``minao-`` with b3lyp, pbe and wb97x-d.
 
 Graphs carry it like H, as blocks ``h0_self`` and ``h0_edge``.
 """
@@ -17,7 +18,7 @@ from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 
 CORE, SAP, MINAO = "core", "sap", "minao-"
-NAMES = (CORE, SAP, f"{MINAO}b3lyp5", f"{MINAO}b3lyp")
+NAMES = (CORE, SAP, *(MINAO + functional for functional in ("b3lyp5", "b3lyp", "pbe", "wb97x-d")))
 
 
 def check_h0(name: str | None, basis: OrbitalBasis) -> None:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from tests.data import databases
-from tracegrad.data.loading.datamodule import QH9DataModule, QH9Dataset, database_path
+from tracegrad.data.loading.datamodule import MoleculeDataset, QH9DataModule, database_path
 from tracegrad.data.qh9.database import QH9Database
 from tracegrad.data.splits import PARTS, split_hash
 from tracegrad.errors import BasisError, ConfigError, DataError
@@ -52,7 +52,7 @@ def assert_same_batches(loader: DataLoader, other: DataLoader) -> None:
 def test_batches_hold_the_hamiltonians_of_the_database(basis, name):
     database = QH9Database(database_path(f"embedded:{name}"))
     rows = np.random.default_rng(0).permutation(len(database))[:40]
-    loader = DataLoader(QH9Dataset(database, rows, basis, torch.float64), 7, collate_fn=collate)
+    loader = DataLoader(MoleculeDataset(database, rows, basis, torch.float64), 7, collate_fn=collate)
     found = []
     for batch in loader:
         edges = batch.ptr[batch.batch[batch.edge_index[1]]]  # first atom of each edge's molecule
@@ -94,7 +94,7 @@ def test_spawned_workers_give_the_same_batches(basis):
 def test_errors_in_workers_keep_their_type_and_message(basis, tmp_path, samples):
     path = databases.write_stable(tmp_path / "QH9.db", samples)
     databases.alter(path, "UPDATE data SET Ham = NULL WHERE id = 3")
-    dataset = QH9Dataset(QH9Database(path), np.arange(7), basis)
+    dataset = MoleculeDataset(QH9Database(path), np.arange(7), basis)
     with pytest.raises(DataError, match=r"QH9\.db: row 3: column Ham is NoneType"):
         list(DataLoader(dataset, 2, num_workers=1, collate_fn=collate))  # torch waits 5 s for each worker
 
@@ -291,7 +291,7 @@ def test_missing_files(basis):
 def test_elements_outside_the_basis_name_row_and_setting():
     module = demo(OrbitalBasis.def2_svp((1, 6)))
     rows = [row for row in range(43) if set(module.parts["train"].database[row].numbers) - {1, 6}]
-    dataset = QH9Dataset(module.parts["train"].database, np.array(rows[:1]), module.basis)
+    dataset = MoleculeDataset(module.parts["train"].database, np.array(rows[:1]), module.basis)
     with pytest.raises(BasisError, match=rf"demo_stable\.db: row {rows[0]}: atomic numbers.*basis elements"):
         _ = dataset[0]
 

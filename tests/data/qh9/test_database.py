@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from tests.data import databases
-from tracegrad.data.qh9.database import Molecule, QH9Database
+from tracegrad.data.molecules.database import Molecule
+from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import DataError
 
 BOHR = 1.8897259886  # per angstrom, as the released loader has it
@@ -141,11 +142,11 @@ def test_read_after_a_fork(stable_path):
     expected = everything(database)
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    inherited = database._connection()
+    inherited = database.file._connection()
 
     def child_reads() -> None:
         queue.put(everything(database))
-        queue.put(database._connection() is not inherited)
+        queue.put(database.file._connection() is not inherited)
 
     children = [context.Process(target=child_reads) for _ in range(2)]
     for child in children:
@@ -208,7 +209,7 @@ def test_files_are_opened_for_reading_only(tmp_path, stable_path):
         assert [file.name for file in folder.iterdir()] == ["a.db"]
         assert path.read_bytes() == content
         with pytest.raises(DataError, match="readonly database"):
-            database._query("DELETE FROM data")
+            database.file.query("DELETE FROM data")
     finally:
         folder.chmod(stat.S_IRWXU)
 
@@ -306,7 +307,7 @@ POSITIONS[1, 2] = np.nan
         ("Z", np.array([8, 1, 0], "<i4").tobytes(), r"column Z holds \[8, 1, 0\], which are not all atomic"),
         ("Z", np.array([8, 1, -1], "<i4").tobytes(), "not all atomic numbers"),
         ("Z", np.array([8, 1, 119], "<i4").tobytes(), "not all atomic numbers"),
-        ("Z", np.array([8, 35, 92], "<i4").tobytes(), r"atomic numbers \[35, 92\].*def2-SVP"),
+        ("Z", np.array([8, 47, 92], "<i4").tobytes(), r"atomic numbers \[47, 92\].*def2-SVP"),
         (
             "Z",
             np.array([8, 8, 1], "<i4").tobytes(),

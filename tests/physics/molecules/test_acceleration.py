@@ -156,7 +156,7 @@ def test_gpu_without_gpu4pyscf_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda w: ScfSettings("pbe"), ConfigError, "'pbe' is none of b3lyp and b3lyp5"),
+        (lambda w: ScfSettings("pbe0"), ConfigError, "'pbe0' is none of b3lyp, b3lyp5, pbe"),
         (lambda w: ScfSettings("b3lyp", max_cycle=0), ConfigError, "max_cycle is 0"),
         (
             lambda w: check_guesses(["huckel"]),
@@ -177,9 +177,9 @@ def test_gpu_without_gpu4pyscf_is_refused(monkeypatch):
             "not finite",
         ),
         (
-            lambda w: solve(ScfTask(7, np.array([16, 1, 1]), *w[1:], "1e"), SETTINGS),
+            lambda w: solve(ScfTask(7, np.array([47, 1, 1]), *w[1:], "1e"), SETTINGS),
             BasisError,
-            "row 7: element S",
+            "row 7: element Ag",
         ),
     ],
 )

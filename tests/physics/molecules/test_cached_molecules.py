@@ -11,7 +11,8 @@ import pytest
 from tests import forked
 from tests.experiments.sweeping import wait_for
 from tracegrad.data.loading.datamodule import database_path
-from tracegrad.data.qh9.database import Molecule, QH9Database
+from tracegrad.data.molecules.database import Molecule
+from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.molecules import cached_molecules
 from tracegrad.physics.molecules.cached_molecules import COMMIT

@@ -79,14 +79,14 @@ def test_an_odd_number_of_electrons_is_refused():
 
 
 def test_an_unknown_functional_is_refused():
-    with pytest.raises(GenerationError, match="'pbe' is unknown"):
-        fock_label(*HYDROGEN, "pbe")
+    with pytest.raises(GenerationError, match="'pbe0' is unknown"):
+        fock_label(*HYDROGEN, "pbe0")
 
 
 @pytest.mark.parametrize(
     ("numbers", "positions", "error", "message"),
     [
-        ([16, 1, 1], WATER.positions, BasisError, "element S"),
+        ([79, 1, 1], WATER.positions, BasisError, "element Au"),
         ([1, 1], [[0, 0, 0], [0, 0, 0.074]], DataError, "0 and 1 are 0.074 angstrom apart"),
         ([1, 1], [[0, 0, 0], [0, 0, np.nan]], DataError, "not a finite number"),
         ([], np.zeros((0, 3)), DataError, "at least one atom"),

@@ -239,7 +239,7 @@ def _threads():
     ("changed", "message"),
     [
         ({"flavour": "solid"}, "flavour=solid"),
-        ({"functional": "pbe"}, "functional=pbe"),
+        ({"functional": "pbe0"}, "functional=pbe0"),
         ({"frames": 0}, "frames=0"),
         ({"temperature": -1.0}, "temperature=-1.0"),
         ({"rattle": [-0.1]}, "rattle="),

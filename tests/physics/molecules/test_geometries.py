@@ -59,7 +59,7 @@ def test_moments_in_a_file_are_refused(tmp_path):
         ("a.log", "", r"the name tells the format of a geometry, and this is none of \.xyz"),
         ("a.xyz", '1\nLattice="5 0 0 0 5 0 0 0 5" pbc="T T T"\nO 0 0 0\n', "periodic"),
         ("a.xyz", "2\n\nO 0 0 0\nH 0 0 1\n", "9 electrons"),
-        ("a.xyz", "1\n\nSi 0 0 0\n", "element Si"),
+        ("a.xyz", "1\n\nAg 0 0 0\n", "element Ag"),
         ("a.xyz, line 2", "2\ncharge=2\nH 0 0 0\nF 0 0 1\n", "has charge 2 .*neutral closed shells only"),
         ("a.xyz, line 2", "2\nmultiplicity=3\nO 0 0 0\nO 0 0 1.2\n", "has multiplicity=3"),
     ],

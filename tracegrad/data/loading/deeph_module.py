@@ -15,14 +15,14 @@ from tracegrad.data.cache.lookup import cache_paths, open_cache, prepare_cache
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.reader import ReaderType
 from tracegrad.data.crystals.structure import Structure
-from tracegrad.data.loading.datamodule import (
+from tracegrad.data.loading.first_look import compare_radii, doubtful_units
+from tracegrad.data.loading.hamiltonian_module import (
     DTYPES,
     HamiltonianDataModule,
     PartSummary,
     database_path,
     evenly_spaced,
 )
-from tracegrad.data.loading.first_look import compare_radii, doubtful_units
 from tracegrad.data.splits import PARTS, TWISTED, Split, name_file_split, shuffled_split
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import BasisError, ConfigError, DataError

@@ -5,26 +5,19 @@
 in bohr. Both become angstrom here. Hamiltonians are in hartree and in PySCF's orbital order.
 """
 
-import operator
-import os
-import sqlite3
-import threading
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, SupportsIndex
-from urllib.parse import quote
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 
 from tracegrad.data import splits
-from tracegrad.data.qh9.molecule_checks import ORBITALS, check_molecule, long_distances
+from tracegrad.data.molecules.database import MoleculeDatabase
+from tracegrad.data.molecules.molecule_checks import ORBITALS, Layout
 from tracegrad.data.splits import Split
 from tracegrad.errors import DataError
-from tracegrad.hamiltonian.basis import DEF2_SVP
 from tracegrad.units import BOHR_PER_ANGSTROM
 
 STABLE_COLUMNS = ("id", "N", "Z", "pos", "Ham")
@@ -34,66 +27,42 @@ RELEASES = {"stable": 130_831, "dynamic_100k": 99_900, "dynamic_300k": 299_800}
 FUNCTIONALS = {"stable": "b3lyp5", "dynamic_100k": "b3lyp", "dynamic_300k": "b3lyp5"}
 RELEASED_FRAMES = 100
 SPLIT_NAMES = {"stable": ("ood", "random"), "dynamic": ("mol", "geometry")}
-SYMMETRY_TOLERANCE = 1e-6  # hartree
-_ROWS_CHECKED = 32  # rows in checks of the database as a whole
+_COLUMNS = {"numbers": "column Z", "positions": "column pos", "hamiltonian": "column Ham"}
+LAYOUTS = {
+    "stable": Layout("a stable database", "angstrom", **_COLUMNS),
+    "dynamic": Layout("a dynamic database", "bohr", **_COLUMNS),
+}
 
 
-@dataclass(frozen=True)
-class Molecule:
-    """One row: atomic numbers, positions (angstrom) and, in PySCF order, the Hamiltonian (hartree)."""
-
-    row: int
-    numbers: Int64[np.ndarray, " atoms"]
-    positions: Float[np.ndarray, "atoms 3"]
-    hamiltonian: Float[np.ndarray, "n n"]
-
-
-class QH9Database:
-    """A QH9 file as a sequence of molecules, in the order of its table.
-
-    Nothing is copied or preprocessed; a row is read and validated when it is accessed. Each process and thread opens
-    a read-only connection, so that an instance can be shared with DataLoader workers.
+class QH9Database(MoleculeDatabase):
+    """A QH9 file as a sequence of molecules, see `MoleculeDatabase`.
 
     Args:
         path: a database in the schema of the released files.
+
+    Attributes:
+        flavour: stable or dynamic.
 
     Raises:
         DataError: the file is missing, no SQLite database, or has another table or other columns.
     """
 
+    advice = "give the path of a QH9 .db file (released: https://zenodo.org/records/8274793, or tracegrad generate)"
+    selected = "N, Z, pos, Ham"
+
     def __init__(self, path: str | Path):
-        self.path = Path(path)
-        if not os.path.isfile(self.path):  # unlike Path.is_file, False also without permission
-            raise DataError(
-                f"{self.path}: no such database; give the path of a QH9 .db file "
-                "(released: https://zenodo.org/records/8274793, or tracegrad generate)"
-            )
-        self._local = threading.local()
-        columns = tuple(row[1] for row in self._query("PRAGMA table_info(data)"))
+        super().__init__(path)
+        columns = self.file.columns("data")
         if columns == STABLE_COLUMNS:
             self.flavour = "stable"
         elif columns == DYNAMIC_COLUMNS:
             self.flavour = "dynamic"
         else:
-            tables = [row[0] for row in self._query("SELECT name FROM sqlite_master WHERE type = 'table'")]
             raise DataError(
-                f"{self.path}: not a QH9 database: tables {tables}, columns of 'data' {list(columns)}; "
+                f"{self.path}: not a QH9 database: tables {self.file.tables()}, columns of 'data' {list(columns)}; "
                 f"expected {list(STABLE_COLUMNS)} (stable) or {list(DYNAMIC_COLUMNS)} (dynamic)"
             )
-
-    def __len__(self) -> int:
-        return len(self._rowids)
-
-    def __getitem__(self, row: SupportsIndex) -> Molecule:
-        index = operator.index(row)
-        index += len(self) if index < 0 else 0
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.path}: row {row} of a database of {len(self)} rows")
-        sql = "SELECT N, Z, pos, Ham FROM data WHERE rowid = ?"
-        rows = self._query(sql, int(self._rowids[index]), where=f"row {index}: ")
-        if not rows:
-            raise DataError(f"{self.path}: row {index} is gone; the file changed after it was opened")
-        return self._decode(index, *rows[0])
+        self.layout = LAYOUTS[self.flavour]
 
     @property
     def release(self) -> str | None:
@@ -123,7 +92,7 @@ class QH9Database:
         last = len(self) - 1
         ends = [0, last] if self.flavour == "stable" else [0, 99, 100, last - 100, last - 99, last]
         sql = "SELECT id FROM data WHERE rowid = ?"
-        ids = [self._query(sql, int(self._rowids[row]))[0][0] for row in ends]
+        ids = [self.file.query(sql, int(self._rowids[row]))[0][0] for row in ends]
         if self.flavour == "stable":
             return ids == ends
         return ids[0] == ids[1] != ids[2] and ids[3] != ids[4] == ids[5]
@@ -131,15 +100,9 @@ class QH9Database:
     @cached_property
     def atom_counts(self) -> Int64[np.ndarray, " rows"]:
         """Number of atoms of each row, from the column N."""
-        rows = self._query("SELECT N FROM data ORDER BY rowid")
-        return np.array([self._atom_count(row, atoms) for row, (atoms,) in enumerate(rows)], dtype=np.int64)
-
-    @cached_property
-    def elements(self) -> tuple[int, ...]:
-        """Atomic numbers in the database, ascending, from the column Z."""
-        blobs = self._query("SELECT DISTINCT Z FROM data")
-        valid = [blob for (blob,) in blobs if isinstance(blob, bytes) and len(blob) % 4 == 0]
-        return tuple(sorted({z for blob in valid for z in np.frombuffer(blob, "<i4").tolist()}))
+        rows = self.file.query("SELECT N FROM data ORDER BY rowid")
+        counts = [self._atom_count(f"{self.path}: row {row}", atoms) for row, (atoms,) in enumerate(rows)]
+        return np.array(counts, dtype=np.int64)
 
     @cached_property
     def trajectory_starts(self) -> Int64[np.ndarray, " bounds"]:
@@ -152,7 +115,7 @@ class QH9Database:
             raise DataError(f"{self.path}: a stable database has no trajectories")
         if self.release:
             return np.arange(0, len(self) + 1, RELEASED_FRAMES)
-        ids = [row[0] for row in self._query("SELECT id FROM data ORDER BY rowid")]
+        ids = [row[0] for row in self.file.query("SELECT id FROM data ORDER BY rowid")]
         changes = [i for i in range(1, len(ids)) if ids[i] != ids[i - 1]]
         if len(changes) >= len(set(ids)):
             raise DataError(
@@ -222,111 +185,23 @@ class QH9Database:
             return splits.trajectory_split(self.trajectory_starts, fractions or (), seed)
         return splits.geometry_split(self.trajectory_starts, fractions or ())
 
-    def check_distances(self, rows: Int64[np.ndarray, " rows"]) -> str | None:
-        """Check in some of these rows that the atoms are close enough to be bonded.
-
-        Rows that cannot be read are skipped; reading them later raises the error.
-
-        Returns:
-            A warning for the user if most molecules have no bonds, which may be intended; else None.
-
-        Raises:
-            DataError: the positions of the database are in another unit or order.
-        """
-        molecules = []
-        for row in rows[np.unique(np.linspace(0, len(rows) - 1, _ROWS_CHECKED).astype(np.int64))]:
-            with suppress(DataError):
-                molecule = self[row]
-                molecules.append((molecule.numbers, molecule.positions))
-        return long_distances(molecules, str(self.path), self.flavour)
-
-    @cached_property
-    def _checked(self) -> Bool[np.ndarray, " rows"]:
-        """Rows that this process has validated; they are not validated again in later epochs."""
-        return np.zeros(len(self), dtype=bool)
-
-    @cached_property
-    def _rowids(self) -> Int64[np.ndarray, " rows"]:
-        rowids = [row[0] for row in self._query("SELECT rowid FROM data ORDER BY rowid")]
-        if not rowids:
-            raise DataError(f"{self.path}: the table 'data' has no rows")
-        return np.array(rowids, dtype=np.int64)
-
-    def _decode(self, row: int, atoms: Any, z: Any, pos: Any, ham: Any) -> Molecule:
-        where = f"{self.path}: row {row}"
-        atoms = self._atom_count(row, atoms)
-        numbers = self._array(where, "Z", z, "<i4", (atoms,)).astype(np.int64)
-        if numbers.min() < 1 or numbers.max() >= len(ORBITALS):
-            raise DataError(
-                f"{where}: column Z holds {numbers.tolist()}, which are not all atomic numbers; "
-                "the file is damaged"
-            )
-        if not ORBITALS[numbers].all():
-            unknown = sorted(set(numbers[ORBITALS[numbers] == 0].tolist()))
-            raise DataError(
-                f"{where}: column Z has atomic numbers {unknown}, for which no def2-SVP shells are tabulated "
-                f"({min(DEF2_SVP)} to {max(DEF2_SVP)} are); leave this row out"
-            )
+    def decode(
+        self, where: str, *values: Any
+    ) -> tuple[Int64[np.ndarray, " atoms"], Float[np.ndarray, "atoms 3"], Float[np.ndarray, "n n"]]:
+        atoms, z, pos, ham = values
+        atoms = self._atom_count(where, atoms)
+        numbers = self.array(where, "Z", z, "<i4", (atoms,)).astype(np.int64)
+        self.check_numbers(where, numbers)
         orbitals = int(ORBITALS[numbers].sum())
-        positions = self._array(where, "pos", pos, "<f8", (atoms, 3))
+        positions = self.array(where, "pos", pos, "<f8", (atoms, 3))
         if self.flavour == "dynamic":
             positions = positions / BOHR_PER_ANGSTROM
-        hamiltonian = self._array(where, "Ham", ham, "<f8", (orbitals, orbitals))
-        for column, array in (("pos", positions), ("Ham", hamiltonian)):
-            if not np.isfinite(array).all():
-                raise DataError(
-                    f"{where}: NaN or infinite numbers in column {column}; leave this row out or recompute it"
-                )
-        asymmetry = float(np.abs(hamiltonian - hamiltonian.T).max())
-        if asymmetry > SYMMETRY_TOLERANCE:
-            raise DataError(
-                f"{where}: column Ham is not symmetric: max |H - H^T| = {asymmetry:.1e} hartree "
-                f"(at most {SYMMETRY_TOLERANCE:.0e}); leave this row out or recompute it"
-            )
-        if not self._checked[row]:
-            check_molecule(numbers, positions, hamiltonian, where, self.flavour)
-            self._checked[row] = True
-        return Molecule(row, numbers, positions, hamiltonian)
+        return numbers, positions, self.array(where, "Ham", ham, "<f8", (orbitals, orbitals))
 
-    def _atom_count(self, row: int, atoms: Any) -> int:
+    def _atom_count(self, where: str, atoms: Any) -> int:
         if not isinstance(atoms, int) or atoms < 1:
             raise DataError(
-                f"{self.path}: row {row}: column N is {atoms!r}, a positive integer is needed; "
+                f"{where}: column N is {atoms!r}, a positive integer is needed; "
                 "leave this row out or correct it"
             )
         return atoms
-
-    def _array(self, where: str, column: str, blob: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-        expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        size = len(blob) if isinstance(blob, bytes) else None
-        if size != expected:
-            got = f"{size} bytes" if size is not None else type(blob).__name__
-            raise DataError(
-                f"{where}: column {column} is {got}, but {expected} bytes are needed for {dtype}{list(shape)}; "
-                "the file is damaged or of another basis"
-            )
-        return np.frombuffer(blob, dtype=dtype).reshape(shape)
-
-    def _query(self, sql: str, *parameters: Any, where: str = "") -> list[tuple]:
-        try:
-            return self._connection().execute(sql, parameters).fetchall()
-        except sqlite3.Error as error:
-            raise DataError(
-                f"{self.path}: {where}not a readable SQLite database ({error}); "
-                "if it is truncated or damaged, download or generate it again, "
-                "else check its permissions and that no program is writing it"
-            ) from error
-
-    def _connection(self) -> sqlite3.Connection:
-        local = self._local
-        if getattr(local, "pid", None) != os.getpid():  # SQLite connections must not cross a fork
-            uri = f"file://{quote(os.fsencode(self.path.absolute()))}?mode=ro"
-            local.connection = sqlite3.connect(uri, uri=True)
-            local.pid = os.getpid()
-        return local.connection
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_local"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _local=threading.local())

@@ -32,7 +32,7 @@ class ScfSettings:
     """Settings of an SCF: RKS in def2-SVP on the integration grid of the labels.
 
     Args:
-        functional: `b3lyp5` (QH9 stable, dynamic-300k) or `b3lyp` (dynamic-100k).
+        functional: of the labels, a key of `XC_CODES`.
         max_cycle: diagonalisations after which a run counts as not converged.
         gpu: solve with gpu4pyscf.
         forces: compute energy and forces of the density of a prediction, before the SCF and after one step of it, and
@@ -47,7 +47,7 @@ class ScfSettings:
     def __post_init__(self) -> None:
         if self.functional not in XC_CODES:
             raise ConfigError(
-                f"functional {self.functional!r} is none of {' and '.join(XC_CODES)}; give the one that the "
+                f"functional {self.functional!r} is none of {', '.join(XC_CODES)}; give the one that the "
                 "Hamiltonians of the database were computed with"
             )
         if self.max_cycle < 1:
@@ -72,7 +72,7 @@ class ScfTask:
 
     Args:
         row: of the molecule in its database.
-        numbers: atomic numbers of a neutral closed-shell molecule of H, C, N, O, F.
+        numbers: atomic numbers of a neutral closed-shell molecule.
         positions: angstrom.
         reference: Fock matrix F_ref of the database (hartree, PySCF's orbital order).
         start: minao, 1e or prediction.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from tracegrad.data.molecules.database import MoleculeDatabase
 from tracegrad.data.qh9.database import SPLIT_NAMES, QH9Database
 from tracegrad.errors import GenerationError, TraceGradError
 from tracegrad.physics.molecules.acceleration import (
@@ -28,7 +29,9 @@ RELEASED_COUNT = 50  # molecules of the QH9 benchmark
 SEED = 43  # of the QH9 benchmark
 
 
-def chosen_rows(database: QH9Database, rows: Int[np.ndarray, " rows"], count: int) -> Int[np.ndarray, " _"]:
+def chosen_rows(
+    database: MoleculeDatabase, rows: Int[np.ndarray, " rows"], count: int
+) -> Int[np.ndarray, " _"]:
     """Draw ``count`` of the test ``rows`` at random (all if there are fewer), in the order in which they were drawn.
 
     On a released QH9 file they are drawn as the QH9 benchmark does, from the rows that belong to the test parts of
@@ -36,7 +39,7 @@ def chosen_rows(database: QH9Database, rows: Int[np.ndarray, " rows"], count: in
     of those, the same generator draws from ``rows``.
     """
     pool = np.unique(rows)
-    if database.release:
+    if isinstance(database, QH9Database) and database.release:
         first, second = (database.split(name)["test"] for name in SPLIT_NAMES[database.flavour])
         common = np.intersect1d(first, second)
         if np.isin(common, pool).all():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic
 
 from tracegrad.data.cache.lookup import build_lock, writable
-from tracegrad.data.qh9.database import QH9Database
+from tracegrad.data.molecules.database import MoleculeDatabase
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.molecules.molecule_cache import (
     DamagedCache,
@@ -18,6 +18,7 @@ from tracegrad.physics.molecules.molecule_cache import (
     about_database,
     remove,
 )
+from tracegrad.physics.molecules.stored_integrals import check_stored_integrals
 from tracegrad.system.cores import available_cores
 from tracegrad.system.parallel import map_unordered
 from tracegrad.system.workers import WorkerDied
@@ -41,7 +42,7 @@ class CachedMolecules(Generic[Entry]):
     """
 
     def __init__(
-        self, database: QH9Database, kind: Entries[Entry], cache: MoleculeCache[Entry] | None = None
+        self, database: MoleculeDatabase, kind: Entries[Entry], cache: MoleculeCache[Entry] | None = None
     ):
         self.database, self.kind, self.cache = database, kind, cache
 
@@ -66,7 +67,7 @@ class CachedMolecules(Generic[Entry]):
 
 
 def prepare_molecules(
-    database: QH9Database,
+    database: MoleculeDatabase,
     kind: Entries[Entry],
     rows: Sequence[int],
     paths: Sequence[Path],
@@ -92,7 +93,8 @@ def prepare_molecules(
         on_progress: called with the number of molecules done and of all molecules.
 
     Raises:
-        DataError: a molecule has no closed shell or is damaged; what was computed before is kept.
+        DataError: a molecule has no closed shell or is damaged, or the integrals in the database are others than
+            PySCF's; what was computed before is kept.
         TraceGradError: the only path is not writable, or a worker process died.
     """
     if processes is not None and processes < 1:
@@ -127,6 +129,7 @@ def prepare_molecules(
                     f"{needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free at {place.parent}"
                 )
             elif missing:
+                check_stored_integrals(database, missing[0])
                 done = len(rows) - len(missing)
                 if processes is None:
                     processes = available_cores() if len(missing) > _WORTH_PROCESSES else 1
@@ -175,7 +178,7 @@ def _writable_cache(
 
 def _compute_into(
     cache: MoleculeCache[Entry],
-    database: QH9Database,
+    database: MoleculeDatabase,
     rows: Sequence[int],
     processes: int,
     on_progress: Callable[[int], None],
@@ -200,5 +203,5 @@ def _compute_into(
         cache.add(waiting)
 
 
-def _compute(database: QH9Database, kind: Entries[Entry], row: int) -> Entry:
+def _compute(database: MoleculeDatabase, kind: Entries[Entry], row: int) -> Entry:
     return kind.compute(database[row], f"{database.path}: row {row}")

@@ -1,12 +1,14 @@
-"""Computes the DFT label of one geometry, as QH9 defines it: the converged Fock matrix of RKS in def2-SVP."""
+"""Computes the DFT label of one geometry: the converged Fock matrix of RKS in def2-SVP, on QH9's grid."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from tracegrad.elements import SYMBOLS
 from tracegrad.errors import BasisError, GenerationError
 from tracegrad.extras import MissingExtraError
+from tracegrad.hamiltonian.basis import DEF2_SVP
 from tracegrad.hamiltonian.geometry import check_positions
 
 try:
@@ -16,13 +18,14 @@ except ModuleNotFoundError as error:
 
 BASIS = "def2-svp"
 GRID_LEVEL = 3
-ELEMENTS = {1: "H", 6: "C", 7: "N", 8: "O", 9: "F"}
 
-# The meaning of PySCF's name `b3lyp` has changed between releases and depends on the user's PySCF configuration; the
-# names on the right always mean the same functional.
+# The meaning of PySCF's name `b3lyp` has changed between releases and depends on the user's PySCF configuration, and
+# PySCF adds a dispersion correction to some names; those on the right always mean the same functional.
 XC_CODES = {
     "b3lyp": "b3lypg",  # VWN-RPA: QH9 dynamic-100k
     "b3lyp5": "b3lyp5",  # VWN5: QH9 stable and dynamic-300k
+    "pbe": "pbe",  # MD17 of SchNOrb
+    "wb97x-d": "HYB_GGA_XC_WB97X_D",  # nablaDFT; its dispersion term does not depend on the density
 }
 # Nuclei are never as close as this at 300 K (H2: 0.74); such a file is damaged or has another unit of length.
 MIN_DISTANCE_ANGSTROM = 0.4
@@ -50,19 +53,19 @@ class FockLabel:
 def check_geometry(
     numbers: Int[np.ndarray, "n_atoms"], positions_angstrom: Float[np.ndarray, "n_atoms 3"], name: str
 ) -> None:
-    """Check that QH9 labels exist for a molecule: known elements, an even number of electrons, no atoms too close.
+    """Check that a molecule has a label: elements of def2-SVP, an even number of electrons, no atoms too close.
 
     Raises:
         BasisError, GenerationError, DataError: it is not such a molecule; the message begins with ``name``.
     """
     check_positions(numbers, positions_angstrom, name, MIN_DISTANCE_ANGSTROM)
-    foreign = sorted({int(number) for number in numbers} - ELEMENTS.keys())
+    foreign = sorted({int(number) for number in numbers} - DEF2_SVP.keys())
     if foreign:
-        symbols = ", ".join(
-            gto.elements.ELEMENTS[z] if 0 < z < len(gto.elements.ELEMENTS) else str(z) for z in foreign
+        symbols = ", ".join(SYMBOLS[z] if 0 < z < len(SYMBOLS) else str(z) for z in foreign)
+        raise BasisError(
+            f"{name}: element {symbols} is not tabulated in def2-SVP here "
+            f"({SYMBOLS[min(DEF2_SVP)]} to {SYMBOLS[max(DEF2_SVP)]} are)"
         )
-        known = ", ".join(ELEMENTS.values())
-        raise BasisError(f"{name}: element {symbols} is not in the QH9 orbital basis ({known})")
     if int(np.sum(numbers)) % 2:
         raise GenerationError(
             f"{name}: {int(np.sum(numbers))} electrons cannot be all paired; labels are made for neutral "
@@ -94,9 +97,9 @@ def fock_label(
     """Solve RKS/def2-SVP and return the Fock matrix built from the final density.
 
     Args:
-        numbers: atomic numbers of a neutral closed-shell molecule of H, C, N, O, F.
+        numbers: atomic numbers of a neutral closed-shell molecule.
         positions_angstrom: coordinates, angstrom.
-        functional: `b3lyp5` (QH9 stable, dynamic-300k) or `b3lyp` (dynamic-100k).
+        functional: a key of `XC_CODES`.
         conv_tol: energy convergence in hartree; PySCF's default (1e-9) if None.
         max_cycle: largest number of SCF cycles.
         density_guess: density matrix to start from; PySCF's `minao` guess if None.
@@ -105,10 +108,10 @@ def fock_label(
 
     Raises:
         GenerationError: the functional is unknown, or the electrons cannot be paired.
-        BasisError: an element is not in the basis of QH9.
+        BasisError: an element is not tabulated in def2-SVP.
     """
     if functional not in XC_CODES:
-        raise GenerationError(f"functional {functional!r} is unknown; QH9 has {' and '.join(XC_CODES)}")
+        raise GenerationError(f"functional {functional!r} is unknown; choose one of {', '.join(XC_CODES)}")
     check_geometry(numbers, positions_angstrom, name)
     field = dft.RKS(build_molecule(numbers, positions_angstrom), xc=XC_CODES[functional])
     field.grids.level = GRID_LEVEL

@@ -35,7 +35,7 @@ class GenerationSettings(DynamicsSettings):
             raise ConfigError(f"flavour={self.flavour} is unknown; it is stable or dynamic")
         self.functional = self.xc
         if self.xc not in XC_CODES:
-            raise ConfigError(f"functional={self.functional} is unknown; it is {' or '.join(XC_CODES)}")
+            raise ConfigError(f"functional={self.functional} is unknown; it is {', '.join(XC_CODES)}")
         for name, least in (
             ("seed", 0),
             ("max_cycle", 1),

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pyscf import dft, scf
 
-from tracegrad.data.qh9.database import Molecule
+from tracegrad.data.molecules.database import Molecule
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.h0 import CORE, MINAO, NAMES, SAP
 from tracegrad.physics.molecules.dft import GRID_LEVEL, XC_CODES, build_molecule

@@ -25,7 +25,7 @@ import numpy as np
 
 from tracegrad.data.cache.lookup import AUTO, cache_places
 from tracegrad.data.identity import head_hash
-from tracegrad.data.qh9.database import Molecule
+from tracegrad.data.molecules.database import Molecule
 from tracegrad.errors import DataError, TraceGradError
 from tracegrad.physics.molecules.dft import BASIS
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from tracegrad.data.qh9.database import QH9Database
+from tracegrad.data.molecules.database import MoleculeDatabase
 from tracegrad.physics.molecules.cached_molecules import CachedMolecules
 from tracegrad.physics.molecules.dft import build_molecule
 
@@ -11,7 +11,7 @@ from tracegrad.physics.molecules.dft import build_molecule
 class MolecularOverlaps:
     """The overlap of a molecule in def2-SVP and PySCF's order; it is computed when it is needed (milliseconds)."""
 
-    def __init__(self, database: QH9Database):
+    def __init__(self, database: MoleculeDatabase):
         self.database = database
 
     def __call__(self, row: int) -> Float[np.ndarray, "n n"]:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import LinAlgError, eigh
 
-from tracegrad.data.qh9.database import Molecule
+from tracegrad.data.molecules.database import Molecule
 from tracegrad.errors import DataError
 from tracegrad.physics.molecules.dft import build_molecule
 from tracegrad.physics.molecules.molecule_cache import Entries, Stored

@@ -1,4 +1,4 @@
-"""Checks that a row of a QH9 database is a molecule in the units of the database.
+"""Checks that a row of a database is a molecule in the units of the database.
 
 Impossible molecules are refused when the row is read: atoms at the same place, all distances too short, fragments far
 from each other, 1s levels that do not belong to the elements. Distances that are too long may be intended (broken
@@ -6,6 +6,7 @@ bonds); they are judged only for a database as a whole, see `long_distances`.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -42,12 +43,46 @@ ORBITALS = np.array([sum(2 * degree + 1 for degree in DEF2_SVP.get(z, ())) for z
 CORE_LEVELS = -((0.592 * np.arange(119) - 0.36) ** 2)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What messages say about a format.
+
+    Args:
+        kind: the format, such as "a stable database".
+        unit: of the positions in the file, angstrom or bohr.
+        numbers, positions, hamiltonian: where they stand, such as "column Z".
+        dtype: of the positions in the file.
+    """
+
+    kind: str
+    unit: str
+    numbers: str
+    positions: str
+    hamiltonian: str
+    dtype: str = "<f8"
+
+
+@dataclass(frozen=True)
+class FunctionalLevels:
+    """1s levels that tell a functional from others.
+
+    Args:
+        functional: its name.
+        lowest, highest: smallest share of a molecule, over its atoms C, N, O and F, of the 1s level (diagonal element
+            of H) in `CORE_LEVELS`; with other functionals this is outside.
+    """
+
+    functional: str
+    lowest: float
+    highest: float
+
+
 def check_molecule(
     numbers: Int64[np.ndarray, " atoms"],
     positions: Float[np.ndarray, "atoms 3"],
     hamiltonian: Float[np.ndarray, "n n"],
     where: str,
-    flavour: str,
+    layout: Layout,
 ) -> None:
     """Check that the positions are those of a molecule, and that the Hamiltonian belongs to it and is in hartree.
 
@@ -56,7 +91,7 @@ def check_molecule(
         positions: angstrom, finite.
         hamiltonian: in PySCF's order; should be in hartree.
         where: database and row, for the message.
-        flavour: stable or dynamic; the unit of positions in the file depends on it.
+        layout: of the file.
 
     Raises:
         DataError: one of these conditions does not hold.
@@ -64,29 +99,62 @@ def check_molecule(
     if len(numbers) > 1:
         fault = _geometry_fault(numbers, positions)
         if fault is not None:
+            reading = _reading(numbers, positions, layout)
             raise DataError(
-                f"{where}: column pos: {fault}{_reading(numbers, positions, flavour)}; correct the positions or "
-                "leave this row out"
+                f"{where}: {layout.positions}: {fault}{reading}; correct the positions or leave this row out"
             )
     fault = _level_fault(numbers, np.diagonal(hamiltonian))
     if fault is not None:
+        unit = _unit(numbers, np.diagonal(hamiltonian), layout)
         raise DataError(
-            f"{where}: column Ham: {fault}{_unit(numbers, np.diagonal(hamiltonian))}; correct the Hamiltonian or "
-            "leave this row out"
+            f"{where}: {layout.hamiltonian}: {fault}{unit}; correct the Hamiltonian or leave this row out"
         )
+
+
+def check_functional(
+    numbers: Int64[np.ndarray, " atoms"],
+    hamiltonian: Float[np.ndarray, "n n"],
+    where: str,
+    layout: Layout,
+    levels: FunctionalLevels,
+) -> None:
+    """Check that a Hamiltonian may be one of the functional of its database; molecules without C, N, O, F pass.
+
+    Args:
+        numbers, hamiltonian, where, layout: as in `check_molecule`.
+        levels: of the functional.
+
+    Raises:
+        DataError: the 1s levels are those of another functional.
+    """
+    starts = np.cumsum(ORBITALS[numbers]) - ORBITALS[numbers]
+    atoms = np.flatnonzero((numbers >= 6) & (numbers <= 9))
+    if not len(atoms):
+        return
+    shares = np.diagonal(hamiltonian)[starts[atoms]] / CORE_LEVELS[numbers[atoms]]
+    least = int(shares.argmin())
+    if levels.lowest < shares[least] < levels.highest:
+        return
+    atom, z = int(atoms[least]), int(numbers[atoms[least]])
+    ends = sorted((levels.lowest * CORE_LEVELS[z], levels.highest * CORE_LEVELS[z]))
+    raise DataError(
+        f"{where}: {layout.hamiltonian}: the 1s level of atom {atom + 1} ({SYMBOLS[z]}) is "
+        f"{shares[least] * CORE_LEVELS[z]:.4g} hartree, but {ends[0]:.4g} to {ends[1]:.4g} with {levels.functional}; "
+        "this Hamiltonian is of another functional, such as Hartree-Fock: take the file of this database's functional"
+    )
 
 
 def long_distances(
     molecules: Iterable[tuple[Int64[np.ndarray, " _"], Float[np.ndarray, "_ 3"]]],
     where: str,
-    flavour: str,
+    layout: Layout,
 ) -> str | None:
     """Check whether the atoms of molecules are too far apart to be bonded.
 
     Args:
         molecules: atomic numbers and positions (angstrom) of each.
         where: the database, for messages.
-        flavour: stable or dynamic.
+        layout: of the file.
 
     Returns:
         A warning if that is so for most molecules, else None.
@@ -100,10 +168,10 @@ def long_distances(
     if 2 * len(far) <= len(pairs):
         return None
     line = (
-        f"{where}: column pos: in {len(far)} of {len(pairs)} checked rows most atoms have no neighbour "
+        f"{where}: {layout.positions}: in {len(far)} of {len(pairs)} checked rows most atoms have no neighbour "
         "at the distance of a bond"
     )
-    for what, other in _readings(flavour).items():
+    for what, other in _readings(layout).items():
         if sum(_normal(numbers, other(positions)) for numbers, positions in pairs) < 0.9 * len(pairs):
             continue
         line += f"; read {what} they have some; correct the positions"
@@ -184,35 +252,35 @@ def _normal(numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarray, "
         )
 
 
-def _readings(flavour: str) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Other interpretations of positions that were read as those of the flavour and converted to angstrom."""
-    dynamic = flavour == "dynamic"
-    factor = BOHR_PER_ANGSTROM if dynamic else 1 / BOHR_PER_ANGSTROM
-    units = ("angstrom", "bohr") if dynamic else ("bohr", "angstrom")
-    file = BOHR_PER_ANGSTROM if dynamic else 1.0
-    kind = f"(a {flavour} database has {units[1]})"
+def _readings(layout: Layout) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Other interpretations of positions that were read as the layout says and converted to angstrom."""
+    bohr = layout.unit == "bohr"
+    factor = BOHR_PER_ANGSTROM if bohr else 1 / BOHR_PER_ANGSTROM
+    other = "angstrom" if bohr else "bohr"
+    file = BOHR_PER_ANGSTROM if bohr else 1.0
+    kind = f"({layout.kind} has {layout.unit})"
 
     def swapped(positions: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return np.ascontiguousarray(positions * file).byteswap() / file
+            return np.ascontiguousarray((positions * file).astype(layout.dtype)).byteswap() / file
 
     return {
-        f"in {units[0]} {kind}": lambda positions: positions * factor,
+        f"in {other} {kind}": lambda positions: positions * factor,
         "as (3, atoms)": lambda positions: positions.reshape(3, -1).T,
-        f"as (3, atoms) in {units[0]} {kind}": lambda positions: positions.reshape(3, -1).T * factor,
+        f"as (3, atoms) in {other} {kind}": lambda positions: positions.reshape(3, -1).T * factor,
         "of the other byte order (little-endian is right)": swapped,
     }
 
 
 def _reading(
-    numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"], flavour: str
+    numbers: Int64[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"], layout: Layout
 ) -> str:
     """Interpretations with which the positions are a molecule, for a message."""
-    possible = [what for what, other in _readings(flavour).items() if _normal(numbers, other(positions))]
+    possible = [what for what, other in _readings(layout).items() if _normal(numbers, other(positions))]
     return f"; read {' or '.join(possible)} it would be a molecule" if possible else ""
 
 
-def _unit(numbers: Int64[np.ndarray, " atoms"], levels: Float[np.ndarray, " n"]) -> str:
+def _unit(numbers: Int64[np.ndarray, " atoms"], levels: Float[np.ndarray, " n"], layout: Layout) -> str:
     """Units, byte orders or orders of atoms with which the levels are right, for a message."""
     swapped = np.ascontiguousarray(levels).byteswap()
     with np.errstate(all="ignore"):
@@ -224,5 +292,5 @@ def _unit(numbers: Int64[np.ndarray, " atoms"], levels: Float[np.ndarray, " n"])
     order = np.sort(numbers)
     for other in (order, order[::-1], numbers[::-1]):
         if _level_fault(other, levels) is None:
-            return "; its atoms are in another order than those of column Z"
+            return f"; its atoms are in another order than those of {layout.numbers}"
     return ""
