@@ -94,8 +94,8 @@ def test_what_is_refused(converged, change, error, message):
 
 
 def test_settings(converged):
-    with pytest.raises(ConfigError, match="functional is 'pbe'"):
-        HamiltonianCalculator(converged, "pbe")
+    with pytest.raises(ConfigError, match="functional is 'lda'"):
+        HamiltonianCalculator(converged, "lda")
     with pytest.raises(ConfigError, match="steps is -1"):
         HamiltonianCalculator(converged, "b3lyp", steps=-1)
     with pytest.raises(ConfigError, match="network of crystals"):

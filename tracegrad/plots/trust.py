@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
 from tracegrad.physics.molecules.acceleration_results import Acceleration, rank_correlation
+from tracegrad.plots.scf import FLOOR
 from tracegrad.plots.style import SERIES_COLOURS, grid, make_figure, styled
 from tracegrad.units import MEV_PER_HARTREE
 
@@ -30,9 +31,10 @@ def trust_figure(results: Sequence[Acceleration], title: str = "") -> Figure:
     figure = make_figure(7.2, 5.6)
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
     for row, (error, of_molecules) in zip(axes, errors.items(), strict=True):
-        y = np.array(of_molecules, dtype=float) * MEV_PER_HARTREE
+        y = np.maximum(np.array(of_molecules, dtype=float) * MEV_PER_HARTREE, FLOOR)
         for k, ax in enumerate(row):
-            x = np.array([result.measure(k) for result in results], dtype=float) * MEV_PER_HARTREE
+            measured = np.array([result.measure(k) for result in results], dtype=float)
+            x = np.maximum(measured * MEV_PER_HARTREE, FLOOR)
             ax.plot(x, y, linestyle="none", marker="o", markersize=4, color=SERIES_COLOURS[0], alpha=0.8)
             ax.set_xscale("log")
             ax.set_yscale("log")

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from tracegrad.physics.molecules.solved_references import prepare_references
 
 from tests.data.molecules import files
 from tracegrad.data.loading.datamodule import database_path
@@ -10,6 +9,8 @@ from tracegrad.data.molecules.md17 import MD17Database
 from tracegrad.data.molecules.nabladft import NablaDFTDatabase
 from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import DataError
+from tracegrad.physics.molecules.cached_molecules import prepare_molecules
+from tracegrad.physics.molecules.solved import SOLVED
 from tracegrad.physics.molecules.stored_integrals import check_stored_integrals
 
 
@@ -27,7 +28,7 @@ def test_another_order_of_orbitals(tmp_path):
     shuffled = [matrix[inverse][:, inverse] for matrix in matrices]
     database = MD17Database(files.write_md17(tmp_path / "a.db", [(numbers, positions, *shuffled)]))
     with pytest.raises(DataError, match=r"a\.db: row 0: the stored overlap differs .* order of the orbitals"):
-        prepare_references(database, [0], [tmp_path / "a.tracegrad-orbitals"], processes=1)
+        prepare_molecules(database, SOLVED, [0], [tmp_path / "a.tracegrad-orbitals"], processes=1)
 
 
 def test_another_unit_of_positions(tmp_path):
