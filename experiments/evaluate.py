@@ -76,6 +76,8 @@ def evaluate_run(config: DictConfig) -> None:
 
 def evaluate_released(config: DictConfig) -> None:
     """Test a released network on a database."""
+    if config.test_path is not None:
+        raise ConfigError("test_path is for run=DIRECTORY; for a released network give data.test_path=PATH")
     setup, parts, origin = build_released(config, changes(config))
     name, label = origin["checkpoint"]["name"], parts.fingerprint["label"]
     output = Path(config.output or Path("runs", "released", f"{name}_{label}_{config.part}"))

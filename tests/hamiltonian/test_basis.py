@@ -6,7 +6,7 @@ from pyscf import gto
 from tests import molecules
 from tests.molecules import dense_rotation, random_rotation, union_rotation
 from tracegrad.errors import BasisError
-from tracegrad.hamiltonian.basis import DEF2_SVP, OrbitalBasis
+from tracegrad.hamiltonian.basis import CONVENTIONS, DEF2_SVP, OrbitalBasis
 from tracegrad.hamiltonian.blocks import cut_blocks
 
 
@@ -37,6 +37,13 @@ def test_union_layout_rotates_with_wigner_matrices_of_e3nn(basis, integral):
         torch.testing.assert_close(d @ blocks @ d.T, rotated, rtol=0, atol=1e-12)
     u = dense_rotation(numbers, basis, rotation)
     torch.testing.assert_close(u @ matrices[0] @ u.T, matrices[1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_order_of_psi4(degree):
+    """m = 0, 1, -1, 2, -2, ... in the file."""
+    file = [0, *(m for k in range(1, degree + 1) for m in (k, -k))]
+    assert [file[position] for position in CONVENTIONS["psi4"][degree]] == list(range(-degree, degree + 1))
 
 
 def test_union_of_qh9(basis):

@@ -105,6 +105,8 @@ DAMAGE = [
     (set_data('{"hamiltonian": 3}'), DataError, "hamiltonian is no array"),
     (set_data("[1]"), DataError, "holds list, not named values"),
     (set_data("{"), DataError, "column data: "),
+    (set_data("[" * 100_000), DataError, "column data: "),
+    (set_data('{"hamiltonian": {"__ndarray__": [[1], "float64", [{}]]}}'), DataError, "column data: "),
     (set_data(b"\x00"), DataError, "1 bytes are no data of ASE"),
     (set_data(b"\xff" * 20), DataError, "column data: "),
     (set_data(None), DataError, "column data is NoneType"),

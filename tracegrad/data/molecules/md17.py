@@ -113,7 +113,7 @@ class MD17Database(MoleculeDatabase):
             raise DataError(f"{where}: column data is {type(data).__name__}; the file is damaged")
         try:
             (matrix,) = read_arrays(data, [name])
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{where}: column data: {error}; give a database of SchNOrb's MD17 Hamiltonians"
             ) from error
