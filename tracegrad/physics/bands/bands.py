@@ -206,7 +206,7 @@ def _band_structures(
     smallest = min(result.smallest_overlap for result in results)
 
     def bands(points: Sequence[KPointBands]) -> BandStructure:
-        first, energies = _common_bands(structure.name, points, [point.energies for point in points])
+        first, energies = common_bands(structure.name, points, [point.energies for point in points])
         dropped, ghosts = (max(getattr(p, what) for p in points) for what in ("dropped", "ghosts"))
         return BandStructure(structure.name, path, energies, first, total, level, smallest, dropped, ghosts)
 
@@ -214,10 +214,10 @@ def _band_structures(
     if not predicted:
         return bands(results), None
     shifts = [result.first_order for result in results if result.first_order is not None]
-    return bands(results), PredictedBands(bands(predicted), _common_bands(structure.name, results, shifts)[1])
+    return bands(results), PredictedBands(bands(predicted), common_bands(structure.name, results, shifts)[1])
 
 
-def _common_bands(
+def common_bands(
     name: str, points: Sequence[KPointBands], rows: Sequence[np.ndarray]
 ) -> tuple[int, Float[np.ndarray, "k bands"]]:
     """The part of the rows for the bands that were computed at all points, and the number of bands below them."""

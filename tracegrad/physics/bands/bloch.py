@@ -240,6 +240,11 @@ def levels_around(hamiltonian: csr_array, overlap: csr_array, level: float, band
     raise LinAlgError(f"degenerate states are missing among the {count} nearest to {level:.3f} eV{reason}")
 
 
+def states_below(hamiltonian: csr_array, overlap: csr_array, level: float) -> int:
+    """Number of eigenstates below a level (eV)."""
+    return _factors(hamiltonian, overlap, level)[2]
+
+
 def _factors(
     hamiltonian: csr_array, overlap: csr_array, level: float
 ) -> tuple[Complex[np.ndarray, "size size"], Int[np.ndarray, " size"], int]:

@@ -61,6 +61,7 @@ def count_fermi_level(
     electrons: float,
     *,
     spins: int,
+    first: int = 0,
     smearing: str | None = "gaussian",
     width: float = 0.05,
     name: str = "structure",
@@ -68,10 +69,11 @@ def count_fermi_level(
     """Fermi level of a number of electrons.
 
     Args:
-        energies: eV, ascending at each point; all bands, or at least all that may be occupied.
+        energies: eV, ascending at each point; all bands, or those that may be partly filled.
         weights: of the points, sum 1.
         electrons: of a cell.
         spins: electrons that a state holds: 2 without spin, 1 with spin-orbit coupling.
+        first: number of bands below those in ``energies``, all filled.
         smearing: "gaussian" or "fermi-dirac", for metals; None: a metal is an error.
         width: of the smearing, eV.
         name: of the structure, for messages.
@@ -86,10 +88,11 @@ def count_fermi_level(
     if not 0 < width < np.inf:
         raise ConfigError(f"smearing_width={width} is not above 0; give a width in eV")
     bands = energies.shape[1]
-    filled = electrons / spins
+    filled = electrons / spins - first
     if not 0 < filled < bands:
         raise ConfigError(
-            f"{name}: {electrons:g} electrons do not fit {bands} bands of {spins} each; correct electrons or valence"
+            f"{name}: {electrons:g} electrons do not fit {first + bands} bands of {spins} each; correct electrons or "
+            "valence"
         )
     occupied = round(filled)
     if abs(filled - occupied) < _WHOLE and 0 < occupied < bands:
@@ -102,7 +105,7 @@ def count_fermi_level(
                 level=float(valence[highest] + conduction[lowest]) / 2,
                 electrons=electrons,
                 metal=False,
-                bands=(occupied, occupied + 1),
+                bands=(first + occupied, first + occupied + 1),
                 gap=gap,
                 direct_gap=float(direct.min()),
                 valence=float(valence[highest]),
@@ -113,28 +116,25 @@ def count_fermi_level(
             )
     if smearing is None:
         raise ConfigError(
-            f"{name}: {_why_metal(energies, electrons, spins)}; set smearing=gaussian for a metal"
+            f"{name}: {_why_metal(energies, filled, electrons, first)}; set smearing=gaussian for a metal"
         )
 
     def surplus(level: float) -> float:
         share = SMEARINGS[smearing]((energies - level) / width)
-        return spins * float(weights @ share.sum(1)) - electrons
+        return float(weights @ share.sum(1)) - filled
 
     level = float(brentq(surplus, energies.min() - _FAR * width, energies.max() + _FAR * width, xtol=1e-10))
     below = (energies < level).sum(1)
-    return FermiCount(
-        level, electrons, True, (int(below.min()) + 1, max(int(below.max()), int(below.min()) + 1))
-    )
+    lowest, highest = first + int(below.min()) + 1, first + int(below.max())
+    return FermiCount(level, electrons, True, (lowest, max(lowest, highest)))
 
 
-def _why_metal(energies: Float[np.ndarray, "k bands"], electrons: float, spins: int) -> str:
-    filled = electrons / spins
-    occupied = int(filled)
-    if abs(filled - round(filled)) >= _WHOLE:
-        return f"{electrons:g} electrons fill band {occupied + 1} only in part, so it is a metal"
+def _why_metal(energies: Float[np.ndarray, "k bands"], filled: float, electrons: float, first: int) -> str:
     occupied = round(filled)
+    if abs(filled - occupied) >= _WHOLE:
+        return f"{electrons:g} electrons fill band {first + int(filled) + 1} only in part, so it is a metal"
     overlap = float(energies[:, occupied - 1].max() - energies[:, occupied].min())
     return (
-        f"with {electrons:g} electrons the bands {occupied} and {occupied + 1} overlap by {overlap:.4f} eV, so it is "
-        "a metal"
+        f"with {electrons:g} electrons the bands {first + occupied} and {first + occupied + 1} overlap by "
+        f"{overlap:.4f} eV, so it is a metal"
     )
