@@ -153,13 +153,21 @@ def band_structure(
         if count is not None and count < 1:
             raise ConfigError(f"{name} is {count}; at least 1 is needed")
     total = int(structure.basis.sizes[structure.numbers].sum())
-    if bands is None and total > LARGEST_DENSE:
-        bands = BANDS_OF_LARGE
-    if bands is not None and 3 * (bands + EXTRA_STATES) >= total:
-        bands = None
-    solver = KPointSolver(structure, level, bands, predicted, threshold)
+    solver = KPointSolver(structure, level, bands_to_compute(bands, total), predicted, threshold)
     results = at_points(structure.name, solver, path.points, total, processes, on_progress)
     return _band_structures(structure, path, level, total, results)
+
+
+def bands_to_compute(bands: int | None, size: int) -> int | None:
+    """Number of bands around a level that are computed, or None if all are, because this is no more work.
+
+    Args:
+        bands: as asked for; None: all for up to 1500 orbitals, 60 for more.
+        size: number of orbitals.
+    """
+    if bands is None and size > LARGEST_DENSE:
+        bands = BANDS_OF_LARGE
+    return None if bands is None or 3 * (bands + EXTRA_STATES) >= size else bands
 
 
 def at_points(

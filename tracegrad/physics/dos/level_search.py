@@ -1,7 +1,7 @@
 """The Fermi level of large cells, from some bands around it in place of all.
 
 By Sylvester's law of inertia one factorisation of H(k) - E S(k) tells how many states are below E. Bisection at one
-k finds an energy near the level; bands around it, whose numbers are known, are filled with the electrons that are left.
+k finds an energy near the level; bands around it, of known numbers, are filled with the electrons that are left.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from tracegrad.data.crystals.structure import Structure, on_site_levels
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.physics.bands.bands import BANDS_OF_LARGE, at_points, common_bands
+from tracegrad.physics.bands.bands import BANDS_OF_LARGE, at_points, bands_to_compute, common_bands
 from tracegrad.physics.bands.bloch import KPointBands, KPointSolver, states_below
 from tracegrad.physics.dos.fermi_level import FermiCount, count_fermi_level
 from tracegrad.physics.dos.kmesh import KMesh
@@ -55,7 +55,7 @@ def search_fermi_level(
             f"{structure.name}: {electrons:g} electrons do not fit {size} bands of {spins} each; correct electrons "
             "or valence"
         )
-    solver = KPointSolver(structure, 0.0, bands)
+    solver = KPointSolver(structure, 0.0, bands_to_compute(bands, size))
     first_k = mesh.points[0]
     solver.level = _bisected(solver.hamiltonian.at(first_k), solver.overlap.at(first_k), structure, filled)
     for _ in range(_ATTEMPTS):
@@ -76,7 +76,7 @@ def search_fermi_level(
             if not found.metal or min(margins) > 4 * width:
                 return found, points
             solver.level = found.level
-            solver.bands = 2 * bands
+            solver.bands = bands_to_compute(2 * bands, size)
         else:
             solver.level = float(energies[:, 0].min() if filled <= first else energies[:, -1].max())
     raise DataError(
