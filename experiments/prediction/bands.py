@@ -37,6 +37,7 @@ from tracegrad.physics.bands.bands import (
     read_for_bands,
 )
 from tracegrad.physics.bands.forecast import (
+    PointWork,
     fitting_processes,
     forecast_lines,
     seconds_of_a_cube,
@@ -55,15 +56,18 @@ from tracegrad.system.progress import ProgressDisplay
 from tracegrad.system.text_files import write_json, write_table
 from tracegrad.units import MEV
 
-_WORTH_FORECAST = 1e10  # operations, about a minute of one core; below it nothing is foretold
+_WORTH_FORECAST = 1e10  # operations, about a minute of one core; the forecast of less takes too long itself
 
 
-def write_bands(values: Mapping[str, Any], charges: Mapping[int, float] | None = None) -> None:
+def write_bands(
+    values: Mapping[str, Any], charges: Mapping[int, float] | None = None, *, foretold: bool = False
+) -> None:
     """Compute the bands of a structure and of a predicted Hamiltonian, print a summary and write the files.
 
     Args:
         values: settings of ``conf/bands.yaml``; those that are absent have their default there.
         charges: valence charges by atomic number, besides those of the settings and of the basis files there.
+        foretold: `print_forecast` has printed time and memory.
 
     Raises:
         ConfigError: a setting that cannot be used.
@@ -95,11 +99,11 @@ def write_bands(values: Mapping[str, Any], charges: Mapping[int, float] | None =
         npoints=values["npoints"],
     )
     plan = plan_zone(structures, values, {**(charges or {}), **in_files})
-    lines, processes = forecast(structure, values, len(path.points), plan, len(structures))
+    works, processes = works_and_processes(structure, values, len(path.points), plan, len(structures))
     zones: list[Zone] = []
     with ProgressDisplay("points", seconds=600.0) as progress:
-        for line in lines:
-            progress.report(line)
+        if not foretold and sum(work.points * work.cubes for work in works) > _WORTH_FORECAST:
+            progress.report(forecast(works, structure, processes))
         if plan is not None:
             bar = progress.bar(f"{structure.name}, mesh")
             zones = [solve_zone(one, plan, processes=processes, on_progress=bar) for one in structures]
@@ -176,8 +180,14 @@ def defaults() -> dict[str, Any]:
     }
 
 
-def print_forecast(structure: Structure, values: Mapping[str, Any], charges: Mapping[int, float]) -> None:
+def print_forecast(
+    structure: Structure, values: Mapping[str, Any], charges: Mapping[int, float], hamiltonians: int
+) -> None:
     """Check the settings of the bands of a structure that has no Hamiltonian yet, and print time and memory.
+
+    Args:
+        structure, values, charges: see `plan_zone`.
+        hamiltonians: 2 if a prediction will be compared with DFT.
 
     Raises:
         ConfigError: a setting that cannot be used, or the memory does not suffice.
@@ -188,15 +198,14 @@ def print_forecast(structure: Structure, values: Mapping[str, Any], charges: Map
     if structure.fermi_level is None and values["fermi_level"] is None and not counted:
         return
     plan = plan_zone([structure], values, charges)
-    lines, _ = forecast(structure, values, values["npoints"], plan)
-    for line in lines:
-        print(line, flush=True)
+    works, processes = works_and_processes(structure, values, values["npoints"], plan, hamiltonians)
+    print(forecast(works, structure, processes), flush=True)
 
 
-def forecast(
-    structure: Structure, values: Mapping[str, Any], points: int, plan: ZonePlan | None, hamiltonians: int = 1
-) -> tuple[list[str], int | None]:
-    """Lines that tell time and memory of bands and states on a mesh, and the number of processes that fit.
+def works_and_processes(
+    structure: Structure, values: Mapping[str, Any], points: int, plan: ZonePlan | None, hamiltonians: int
+) -> tuple[list[PointWork], int | None]:
+    """The work at k points, and the number of processes that have the memory for it.
 
     Args:
         structure: with its pairs of atoms; matrices are not needed.
@@ -214,11 +223,14 @@ def forecast(
     filled = float((sizes[pairs[:, 0]] * sizes[pairs[:, 1]]).sum()) / size**2
     works = [work_of_bands("bands on the path", size, points, values["bands"], hamiltonians)]
     works += [] if plan is None else plan.works(filled, hamiltonians)
-    cores = available_cores()
-    processes = fitting_processes(works, values["processes"], cores, available_memory())
-    if sum(work.points * work.cubes for work in works) < _WORTH_FORECAST:
-        return [], processes
-    return forecast_lines(works, size, processes or cores, seconds_of_a_cube(size)), processes
+    return works, fitting_processes(works, values["processes"], available_cores(), available_memory())
+
+
+def forecast(works: list[PointWork], structure: Structure, processes: int | None) -> str:
+    """Lines that tell time and memory of the work; a short trial measures the speed of this machine."""
+    size = int(structure.basis.sizes[structure.numbers].sum())
+    cube = seconds_of_a_cube(size)
+    return "\n".join(forecast_lines(works, size, processes or available_cores(), cube))
 
 
 def _read(folder: str, basis_files: Any) -> tuple[Structure, dict[int, float]]:

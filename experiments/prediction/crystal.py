@@ -49,7 +49,8 @@ def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values:
         print(f"overlaps from {folder} in {time.perf_counter() - began:.1f} s", flush=True)
     print(f"estimate: {estimate_cost(model, structure)}", flush=True)
     if values["bands"] and structure.overlap is not None:
-        print_forecast(structure, _settings_of_bands(values), charges)
+        compared = values["basis_files"] is None and matrix_path(source, "hamiltonian").is_file()
+        print_forecast(structure, _settings_of_bands(values), charges, 2 if compared else 1)
     started = time.perf_counter()
     geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
     blocks = list(model.hamiltonian(*geometry))
@@ -97,14 +98,14 @@ def predicted_bands(
     settings = _settings_of_bands(values) | {"output": output.with_name(f"{output.name}_bands")}
     counted = electrons_of_cell(structure, settings, charges) is not None
     if values["basis_files"] is None and matrix_path(source, "hamiltonian").is_file():
-        write_bands(settings | {"structure": source, "predicted": output}, charges)
+        write_bands(settings | {"structure": source, "predicted": output}, charges, foretold=True)
     elif structure.fermi_level is None and values["fermi_level"] is None and not counted:
         print(
             f"no bands without a Fermi level in {source}; give fermi_level=, in eV, or valence electrons, such as "
             "'valence={C: 4}', which the basis files do not have"
         )
     else:
-        write_bands(settings | {"structure": output}, charges)
+        write_bands(settings | {"structure": output}, charges, foretold=True)
 
 
 def _settings_of_bands(values: dict[str, Any]) -> dict[str, Any]:

@@ -135,8 +135,6 @@ def check_zone_settings(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"dos_vectors={values['dos_vectors']} is not understood; give a whole number of at least 2"
         )
-    if type(values["dos"]) is not bool:
-        raise ConfigError(f"dos={values['dos']} is not understood; give true or false")
 
 
 def plan_zone(
