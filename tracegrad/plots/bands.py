@@ -110,7 +110,7 @@ def _draw_densities(ax: Axes, densities: Sequence[DensityOfStates], level: float
     ax.set_xlabel("states / eV / cell")
     ax.spines[["top", "right"]].set_visible(True)
     if len(own.groups) > 1:
-        ax.legend(loc="best", handlelength=1.4)
+        ax.legend(loc="best", handlelength=1.4, fontsize=7.0, frameon=True, framealpha=0.85, edgecolor="none")
 
 
 def _symbol(name: str) -> str:

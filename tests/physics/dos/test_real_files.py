@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="files of OpenMX that 
     ("name", "element", "counts", "electrons", "gap"),
     [
         ("openmx_graphene_1x1", "C6.0", (9, 9, 1), 8, 0.0012),
-        ("openmx_bismuthene_soc_1x1", "Bi8.0", (6, 6, 1), 30, 0.5015),
+        ("openmx_bismuthene_soc_1x1", "Bi8.0", (18, 18, 1), 30, 0.5015),
     ],
 )
 def test_openmx(name, element, counts, electrons, gap, tmp_path):
