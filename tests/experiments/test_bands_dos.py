@@ -11,6 +11,7 @@ import pytest
 
 from experiments.bands import main
 from experiments.prediction import bands as prediction
+from experiments.prediction import zone
 from tests.experiments.test_bands import gapped
 from tests.physics.bands.toys import chain, graphene, supercell
 from tests.physics.overlaps.gaussian_files import GaussianShell, write_pao
@@ -52,10 +53,10 @@ def test_an_insulator(folder, tmp_path, bands):
     assert "mesh 6 x 6 x 1 (20 points), 2 electrons: gap 1.0000 eV from (0.333, " in text
     assert "; Fermi level -1.0000 eV, in its middle" in text
     assert text.endswith(f"wrote {out}: bands.png, bands.csv, bands.json, dos.csv\n")
-    zone = json.loads((out / "bands.json").read_text())["zone"]
-    assert (zone["method"], zone["k_mesh"], zone["points"]) == ("diagonal", [6, 6, 1], 20)
-    assert zone["counted"]["gap"] == pytest.approx(1.0)
-    assert zone["mulliken_electrons"] == {"C s": pytest.approx(2.0)}
+    found = json.loads((out / "bands.json").read_text())["zone"]
+    assert (found["method"], found["k_mesh"], found["points"]) == ("diagonal", [6, 6, 1], 20)
+    assert found["counted"]["gap"] == pytest.approx(1.0)
+    assert found["mulliken_electrons"] == {"C s": pytest.approx(2.0)}
     columns = table(out / "dos.csv")
     assert list(columns) == [
         "energy_eV", "energy_minus_fermi_eV", "states_per_eV", "states_below", "C_s_per_eV"
@@ -106,6 +107,13 @@ def test_a_prediction(folder, tmp_path, bands, method):
     summary = json.loads((out / "bands.json").read_text())
     assert summary["predicted"]["zone"]["counted"]["level"] == pytest.approx(-0.7)
     assert (len(summary["zone"].get("moments", [])) == 20) == (method == "polynomial")
+
+
+def test_large_cells_are_counted_from_some_bands(folder, tmp_path, bands, monkeypatch):
+    monkeypatch.setattr(zone, "LARGEST_DENSE", 1)
+    text = bands(f"structure={folder}", f"output={tmp_path / 'out'}", "electrons=2", *SMALL)
+    assert "electrons: gap 1.0000 eV from (0.333, " in text
+    assert json.loads((tmp_path / "out" / "bands.json").read_text())["zone"]["method"] == "search"
 
 
 def test_charges_in_basis_files(tmp_path, bands):
