@@ -34,8 +34,8 @@ def predict(values: dict[str, Any]) -> None:
     if frame is not None and type(frame) is not int:
         raise ConfigError(f"frame is {frame!r}; give a whole number, 0 for the first frame, or null")
     level = values["fermi_level"]
-    if level is not None and type(level) not in (int, float):
-        raise ConfigError(f"fermi_level is {level!r}; give a number (eV), or null")
+    if level is not None and level != "count" and type(level) not in (int, float):
+        raise ConfigError(f"fermi_level is {level!r}; give a number (eV), count, or null")
     structure = Path(str(values["structure"]))
     output = Path(str(values["output"])) if values["output"] is not None else default_output(structure, frame)
     if os.path.lexists(output) and not output.is_dir():

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from experiments.prediction.bands import write_bands
+from experiments.prediction.bands import defaults, print_forecast, write_bands
+from experiments.prediction.zone import electrons_of_cell
 from tracegrad.data.crystals.deeph import (
     check_free,
     is_structure_folder,
@@ -21,6 +22,8 @@ from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.neighbours import edges_within_range
 from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
+from tracegrad.physics.dos.electrons import charges_in_files
+from tracegrad.physics.overlaps.basis_files import read_basis_folder
 from tracegrad.physics.overlaps.structure_overlaps import with_overlaps
 
 
@@ -37,11 +40,17 @@ def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values:
         f"{'with spin-orbit coupling' if structure.spinful else 'without spin'}",
         flush=True,
     )
+    charges: dict[int, float] = {}
     if values["basis_files"] is not None:
         began = time.perf_counter()
-        structure = with_overlaps(structure, model.basis, str(values["basis_files"]))
-        print(f"overlaps from {values['basis_files']} in {time.perf_counter() - began:.1f} s", flush=True)
+        folder = str(values["basis_files"])
+        structure = with_overlaps(structure, model.basis, folder)
+        charges = charges_in_files(read_basis_folder(folder, model.basis, structure.numbers.tolist()))
+        print(f"overlaps from {folder} in {time.perf_counter() - began:.1f} s", flush=True)
     print(f"estimate: {estimate_cost(model, structure)}", flush=True)
+    if values["bands"] and structure.overlap is not None:
+        compared = values["basis_files"] is None and matrix_path(source, "hamiltonian").is_file()
+        print_forecast(structure, _settings_of_bands(values), charges, 2 if compared else 1)
     started = time.perf_counter()
     geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
     blocks = list(model.hamiltonian(*geometry))
@@ -53,7 +62,7 @@ def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values:
     write_structure(replace(structure, hamiltonian=entries), output, overwrite=values["overwrite"])
     print(f"predicted in {seconds:.1f} s; wrote {output} in DeepH's format")
     if values["bands"]:
-        predicted_bands(source, output, structure, values)
+        predicted_bands(source, output, structure, values, charges)
 
 
 def hermitian(blocks: list[np.ndarray], edges: Int64[np.ndarray, "edges 5"]) -> list[np.ndarray]:
@@ -68,27 +77,41 @@ def hermitian(blocks: list[np.ndarray], edges: Int64[np.ndarray, "edges 5"]) -> 
     return [(block + blocks[k].conj().T) / 2 for block, k in zip(blocks, reverse, strict=True)]
 
 
-def predicted_bands(source: Path, output: Path, structure: Structure, values: dict[str, Any]) -> None:
-    """Write the bands of a prediction, compared with those of DFT if the source folder has the Hamiltonian of DFT."""
+def predicted_bands(
+    source: Path, output: Path, structure: Structure, values: dict[str, Any], charges: dict[int, float]
+) -> None:
+    """Write the bands of a prediction, compared with those of DFT if the source folder has the Hamiltonian of DFT.
+
+    Args:
+        source: of the structure.
+        output: folder of the prediction.
+        structure: with overlaps, if they are known.
+        values: settings of ``conf/predict.yaml``.
+        charges: valence charges in basis files, by atomic number.
+    """
     if structure.overlap is None:
         print(
             "no bands without overlaps; give a structure folder with overlaps.h5, or basis_files=FOLDER with the "
             "basis files of the DFT calculations, to get them"
         )
         return
-    settings = {
-        "output": output.with_name(f"{output.name}_bands"),
-        "window": values["window"],
-        "processes": values["processes"],
-    }
-    if values["fermi_level"] is not None:
-        settings["fermi_level"] = values["fermi_level"]
+    settings = _settings_of_bands(values) | {"output": output.with_name(f"{output.name}_bands")}
+    counted = electrons_of_cell(structure, settings, charges) is not None
     if values["basis_files"] is None and matrix_path(source, "hamiltonian").is_file():
-        write_bands(settings | {"structure": source, "predicted": output})
-    elif structure.fermi_level is None and values["fermi_level"] is None:
-        print(f"no bands without a Fermi level in {source}; give fermi_level=, in eV")
+        write_bands(settings | {"structure": source, "predicted": output}, charges, foretold=True)
+    elif structure.fermi_level is None and values["fermi_level"] is None and not counted:
+        print(
+            f"no bands without a Fermi level in {source}; give fermi_level=, in eV, or valence electrons, such as "
+            "'valence={C: 4}', which the basis files do not have"
+        )
     else:
-        write_bands(settings | {"structure": output})
+        write_bands(settings | {"structure": output}, charges, foretold=True)
+
+
+def _settings_of_bands(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of ``conf/bands.yaml`` that ``conf/predict.yaml`` has as well."""
+    shared = defaults().keys() & values.keys() - {"bands", "basis_files", "output"}
+    return {name: values[name] for name in sorted(shared)}
 
 
 def read_geometry(path: Path, model: HamiltonianModel, frame: int | None = None) -> Structure:

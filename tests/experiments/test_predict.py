@@ -12,6 +12,7 @@ from ase.io import write
 from e3nn.o3 import Irreps
 
 from experiments.predict import predict
+from experiments.prediction import bands
 from experiments.prediction.crystal import predict_crystal
 from experiments.settings.configuration import composed, plain
 from tests.experiments.test_train_crystals import run as train
@@ -102,6 +103,42 @@ def test_bands_of_a_bare_cell(
         run(*again, f"basis_files={tmp_path}")
     with pytest.raises(BasisError, match=r"nowhere: cannot be read"):
         run(*settings, f"basis_files={tmp_path / 'nowhere'}", "overwrite=true")
+
+
+def test_density_of_states_of_a_bare_cell(
+    trained: Path, bilayer: Structure, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    """With valence electrons in the basis files nothing else is needed; time and memory are printed first."""
+    atoms = Atoms(bilayer.numbers, positions=bilayer.positions, cell=bilayer.lattice, pbc=True)
+    write(tmp_path / "given.xyz", atoms, format="extxyz")
+    shells = [GaussianShell(0, 0.5), GaussianShell(0, 1.5), GaussianShell(1, 0.6), GaussianShell(2, 0.8)]
+    write_pao(tmp_path, "C", shells, cutoff=5.0, points=400, valence="4.0")
+    output = tmp_path / "predicted"
+    settings = (
+        *(f"checkpoint={trained}", f"structure={tmp_path / 'given.xyz'}", f"output={output}", "processes=1"),
+        *(f"basis_files={tmp_path}", "dos=true", "k_mesh=[2,2,1]"),
+    )
+    run(*settings)
+    printed = capsys.readouterr().out
+    steps = [
+        "estimate: ",
+        "forecast, bands on the path: 150 k points of 80 orbitals",
+        "forecast, all states on the mesh: 4 k points of 80 orbitals",
+        "predicted in ",
+        "mesh 2 x 2 x 1 (4 points), 32 electrons: ",
+        "bands.png, bands.csv, bands.json, dos.csv",
+    ]
+    assert sorted(map(printed.index, steps)) == [printed.index(step) for step in steps]
+    assert printed.count("forecast, bands") == 1
+    summary = json.loads((tmp_path / "predicted_bands" / "bands.json").read_text())
+    assert summary["fermi_level_eV"] == pytest.approx(summary["zone"]["counted"]["level"])
+    assert sum(summary["zone"]["mulliken_electrons"].values()) == pytest.approx(32, abs=1e-6)
+    monkeypatch.setattr(bands, "available_memory", lambda: 1000)
+    with pytest.raises(
+        ConfigError, match=r"bands on the path: 1 process needs about .* set dos_method=polynomial"
+    ):
+        run(*settings, f"output={tmp_path / 'other'}")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("name", ["two.xyz", "two.traj", "two.cif", "XDATCAR"])

@@ -8,6 +8,7 @@ from PIL import Image
 from tracegrad.errors import TraceGradError
 from tracegrad.physics.bands.bands import BandStructure
 from tracegrad.physics.bands.kpath import k_path
+from tracegrad.physics.dos.density import DensityOfStates
 from tracegrad.plots.bands import bands_figure
 from tracegrad.plots.style import OTHER_COLOUR, SERIES_COLOURS, save
 
@@ -82,3 +83,28 @@ def test_single_points_and_subscripts():
 def test_an_empty_window():
     with pytest.raises(TraceGradError, match=r"window is \[2.0, -2.0\]"):
         bands_figure(cosines(), window=(2.0, -2.0))
+
+
+def density(bands, groups=("C s", "C p"), error=None) -> DensityOfStates:
+    energies = np.linspace(2.0, 6.0, 41)
+    projected = np.stack([np.exp(-((energies - centre) ** 2)) for centre in (3.0, 5.0)][: len(groups)])
+    total = projected.sum(0)
+    errors = None if error is None else np.full(41, error)
+    return DensityOfStates(energies, total, np.cumsum(total), groups, projected, errors, 0.1, "diagonal")
+
+
+@pytest.mark.parametrize("error", [None, 0.1])
+def test_densities_beside_the_bands(error):
+    bands = cosines()
+    own, predicted = density(bands, error=error), density(bands, error=error)
+    figure = bands_figure(bands, replace(bands), densities=[own, predicted])
+    _, ax = figure.axes
+    assert ax.get_ylim() == (-2, 2)
+    totals = [line for line in ax.lines if np.array_equal(line.get_xdata(), own.total)]
+    assert [to_hex(line.get_color()) for line in totals] == [OTHER_COLOUR, SERIES_COLOURS[1]]
+    assert np.allclose(totals[0].get_ydata(), own.energies - 4.0)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["C s", "C p", "total"]
+    assert len(ax.collections) == (0 if error is None else 2)
+    alone = bands_figure(bands, densities=[density(bands, groups=("C",))])
+    assert alone.axes[1].get_legend() is None

@@ -1,6 +1,7 @@
 """Figures of band structures along a path, with the bands of a predicted Hamiltonian on top."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,9 +10,11 @@ from matplotlib.figure import Figure
 from tracegrad.errors import TraceGradError
 from tracegrad.physics.bands.bands import BandStructure
 from tracegrad.physics.bands.kpath import KPath
+from tracegrad.physics.dos.density import DensityOfStates
 from tracegrad.plots.style import LIGHT, OTHER_COLOUR, SERIES_COLOURS, make_figure, styled
 
 _PREDICTED = SERIES_COLOURS[1]
+_GROUP_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d", "#6e6e6e")
 
 
 @styled
@@ -22,16 +25,29 @@ def bands_figure(
     window: tuple[float, float] = (-2.0, 2.0),
     title: str = "",
     labels: tuple[str, str] = ("DFT", "predicted"),
+    densities: Sequence[DensityOfStates] = (),
 ) -> Figure:
     """Bands within ``window`` (eV, from the Fermi level of ``bands``); predicted bands are dashed and on top.
+
+    Args:
+        bands, predicted: along the same path.
+        window: energies, eV.
+        title: of the figure.
+        labels: of the bands in the legend, if there are predicted ones.
+        densities: densities of states of ``bands`` and of ``predicted``, drawn beside the bands.
 
     Raises:
         TraceGradError: the window is empty.
     """
     if not window[0] < window[1]:
         raise TraceGradError(f"window is {list(window)}; give two numbers in eV, the lower one first")
-    figure = make_figure(4.4, 4.0)
-    ax = figure.subplots()
+    beside = None
+    if densities:
+        figure = make_figure(6.4, 4.0)
+        ax, beside = figure.subplots(1, 2, sharey=True, width_ratios=(1.9, 1.0))
+    else:
+        figure = make_figure(4.4, 4.0)
+        ax = figure.subplots()
     _frame(ax, bands.path, window)
     colours = {"color": OTHER_COLOUR, "linewidth": 1.1, "zorder": 2.0}
     _draw(ax, bands, bands.fermi_level, window, labels[0], **colours)
@@ -39,6 +55,8 @@ def bands_figure(
         colours = {"color": _PREDICTED, "linewidth": 1.1, "zorder": 3.0}
         _draw(ax, predicted, bands.fermi_level, window, labels[1], linestyle=(0, (3.5, 1.8)), **colours)
         figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=2, handlelength=2.4)
+    if beside is not None:
+        _draw_densities(beside, densities, bands.fermi_level)
     if title:
         ax.set_title(title, loc="left")
     return figure
@@ -71,6 +89,28 @@ def _draw(
         if lines and label:
             lines[0].set_label(label)
             label = ""
+
+
+def _draw_densities(ax: Axes, densities: Sequence[DensityOfStates], level: float) -> None:
+    """The total, its groups and, dashed, the total of a prediction; a shade of the standard error if there is one."""
+    own = densities[0]
+    energies = own.energies - level
+    if len(own.groups) > 1:
+        for name, values, colour in zip(own.groups, own.projected, _GROUP_COLOURS, strict=False):
+            ax.plot(values, energies, color=colour, linewidth=0.9, label=name)
+    ax.plot(own.total, energies, color=OTHER_COLOUR, linewidth=1.1, label="total")
+    for density, colour in zip(densities, (OTHER_COLOUR, _PREDICTED), strict=False):
+        if density.error is not None:
+            edges = (density.total - density.error, density.total + density.error)
+            ax.fill_betweenx(energies, *edges, color=colour, alpha=0.25, linewidth=0)
+    if len(densities) > 1:
+        ax.plot(densities[1].total, energies, color=_PREDICTED, linewidth=1.1, linestyle=(0, (3.5, 1.8)))
+    ax.axhline(0.0, color="#6e6e6e", linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
+    ax.set_xlim(0.0, 1.05 * max(float(density.total.max()) for density in densities) or 1.0)
+    ax.set_xlabel("states / eV / cell")
+    ax.spines[["top", "right"]].set_visible(True)
+    if len(own.groups) > 1:
+        ax.legend(loc="best", handlelength=1.4, fontsize=7.0, frameon=True, framealpha=0.85, edgecolor="none")
 
 
 def _symbol(name: str) -> str:

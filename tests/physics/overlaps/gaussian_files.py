@@ -33,7 +33,12 @@ def _rows(values: np.ndarray, columns: int = 4) -> str:
 
 
 def write_pao(
-    folder: Path, symbol: str, shells: list[GaussianShell], cutoff: float = 7.0, points: int = 2500
+    folder: Path,
+    symbol: str,
+    shells: list[GaussianShell],
+    cutoff: float = 7.0,
+    points: int = 2500,
+    valence: str | None = None,
 ) -> Path:
     """A ``.pao`` file; every degree has as many functions as the degree with most of them."""
     path = folder / f"{symbol}{cutoff:.1f}.pao"
@@ -44,6 +49,7 @@ def write_pao(
     r = np.exp(x)
     text = f" made for a test\nAtomSpecies   {NUMBERS[symbol]}   # comment\nradial.cutoff.pao   {cutoff} # bohr\n"
     text += f"PAO.Lmax   {highest}\nPAO.Mul    {count}\n"
+    text += "" if valence is None else f"total.electron   6.5\nvalence.electron   {valence}\n"
     for degree, members in enumerate(of):
         members = members + [GaussianShell(degree, 0.9 + 0.1 * n) for n in range(count - len(members))]
         table = np.stack([x, r, *(np.where(r <= cutoff, shell(r), 0.0) for shell in members)], axis=1)
@@ -76,7 +82,12 @@ def write_orb(
 
 
 def write_ion_xml(
-    folder: Path, symbol: str, shells: list[GaussianShell], cutoff: float = 7.0, points: int = 701
+    folder: Path,
+    symbol: str,
+    shells: list[GaussianShell],
+    cutoff: float = 7.0,
+    points: int = 701,
+    valence: str | None = None,
 ) -> Path:
     """An ``.ion.xml`` file, with a projector that is no orbital."""
     path = folder / f"{symbol}.ion.xml"
@@ -88,7 +99,9 @@ def write_ion_xml(
             f"<data>\n{_rows(np.stack([r, values], axis=1).ravel(), 2)}</data>\n</radfunc>\n"
         )
 
-    text = f'<ion version="0.1">\n<symbol> {symbol} </symbol>\n<z> {NUMBERS[symbol]} </z>\n<preamble>\n'
+    text = f'<ion version="0.1">\n<symbol> {symbol} </symbol>\n<z> {NUMBERS[symbol]} </z>\n'
+    text += "" if valence is None else f"<valence> {valence} </valence>\n"
+    text += "<preamble>\n"
     text += "<basis_specs>\nCharge= 0.17977+309\n</basis_specs>\n</preamble>\n<paos>\n"
     for shell in shells:
         text += f'<orbital\n l="   {shell.degree}"\n n="2"\n z="1"\n ispol="0"\n population="1.0"\n >\n'

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from tracegrad.data.crystals.deeph import is_structure_folder, matrix_path, read
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.bands.bloch import EXTRA_STATES, KPointBands, KPointSolver
+from tracegrad.physics.bands.dense import OVERLAP_THRESHOLD
 from tracegrad.physics.bands.kpath import KPath
 from tracegrad.system.cores import available_cores
 from tracegrad.system.parallel import map_unordered
@@ -41,6 +43,8 @@ class BandStructure:
         total: number of all bands, computed or not.
         fermi_level: eV.
         smallest_overlap: smallest eigenvalue of S(k) on the path.
+        dropped: largest number of eigenvectors of S(k) that have been projected out at one point.
+        ghosts: largest number of ghost states at one point.
     """
 
     name: str
@@ -50,6 +54,8 @@ class BandStructure:
     total: int
     fermi_level: float
     smallest_overlap: float
+    dropped: int = 0
+    ghosts: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +122,7 @@ def band_structure(
     fermi_level: float | None = None,
     bands: int | None = None,
     processes: int | None = None,
+    threshold: float = OVERLAP_THRESHOLD,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[BandStructure, PredictedBands | None]:
     """Bands of a structure and, with the same overlap, of a predicted Hamiltonian.
@@ -131,6 +138,7 @@ def band_structure(
         bands: approximate number of bands around the Fermi level, computed by shift-and-invert if this is less work
             than all bands; None: all bands for up to 1500 orbitals, 60 for more.
         processes: number of processes of one thread each; None: one for each core, or only this one for little work.
+        threshold: eigenvalues of S(k) below it are projected out where all bands are computed.
         on_progress: called with the number of points done and of all points.
 
     Raises:
@@ -145,27 +153,59 @@ def band_structure(
         if count is not None and count < 1:
             raise ConfigError(f"{name} is {count}; at least 1 is needed")
     total = int(structure.basis.sizes[structure.numbers].sum())
-    if bands is None and total > LARGEST_DENSE:
+    solver = KPointSolver(structure, level, bands_to_compute(bands, total), predicted, threshold)
+    results = at_points(structure.name, solver, path.points, total, processes, on_progress)
+    return _band_structures(structure, path, level, total, results)
+
+
+def bands_to_compute(bands: int | None, size: int) -> int | None:
+    """Number of bands around a level that are computed, or None if all are, because this is no more work.
+
+    Args:
+        bands: as asked for; None: all for up to 1500 orbitals, 60 for more.
+        size: number of orbitals.
+    """
+    if bands is None and size > LARGEST_DENSE:
         bands = BANDS_OF_LARGE
-    if bands is not None and 3 * (bands + EXTRA_STATES) >= total:
-        bands = None
-    solver = KPointSolver(structure, level, bands, predicted)
+    return None if bands is None or 3 * (bands + EXTRA_STATES) >= size else bands
+
+
+def at_points(
+    name: str,
+    solver: Callable[[Float[np.ndarray, " 3"]], Any],
+    points: Float[np.ndarray, "k 3"],
+    size: int,
+    processes: int | None,
+    on_progress: Callable[[int, int], None],
+) -> list[Any]:
+    """What a solver returns at each point, in processes of one thread each if there is enough work.
+
+    Args:
+        name: of the structure, for messages.
+        solver: picklable.
+        points: k.
+        size: number of orbitals.
+        processes: None: one for each core, or only this one for little work.
+        on_progress: called with the number of points done and of all points.
+
+    Raises:
+        TraceGradError: a worker process died.
+    """
+    count = len(points)
     if processes is None:
-        short = total**3 * len(path.points) < _WORTH_PROCESSES
-        processes = 1 if short else available_cores()
-    count = len(path.points)
-    results: dict[int, KPointBands] = {}
+        processes = 1 if size**3 * count < _WORTH_PROCESSES else available_cores()
+    results: dict[int, Any] = {}
     on_progress(0, count)
     try:
         with threadpool_limits(limits=1):
-            for i, result in map_unordered(solver, list(path.points), processes):
+            for i, result in map_unordered(solver, list(points), processes):
                 results[i] = result
                 on_progress(len(results), count)
     except WorkerDied as error:
         raise TraceGradError(
-            f"{solver.name}: a worker process died ({error}); fewer processes or bands need less memory"
+            f"{name}: a worker process died ({error}); fewer processes or bands need less memory"
         ) from error
-    return _band_structures(structure, path, level, total, [results[i] for i in range(count)])
+    return [results[i] for i in range(count)]
 
 
 def _band_structures(
@@ -174,17 +214,18 @@ def _band_structures(
     smallest = min(result.smallest_overlap for result in results)
 
     def bands(points: Sequence[KPointBands]) -> BandStructure:
-        first, energies = _common_bands(structure.name, points, [point.energies for point in points])
-        return BandStructure(structure.name, path, energies, first, total, level, smallest)
+        first, energies = common_bands(structure.name, points, [point.energies for point in points])
+        dropped, ghosts = (max(getattr(p, what) for p in points) for what in ("dropped", "ghosts"))
+        return BandStructure(structure.name, path, energies, first, total, level, smallest, dropped, ghosts)
 
     predicted = [result.predicted for result in results if result.predicted is not None]
     if not predicted:
         return bands(results), None
     shifts = [result.first_order for result in results if result.first_order is not None]
-    return bands(results), PredictedBands(bands(predicted), _common_bands(structure.name, results, shifts)[1])
+    return bands(results), PredictedBands(bands(predicted), common_bands(structure.name, results, shifts)[1])
 
 
-def _common_bands(
+def common_bands(
     name: str, points: Sequence[KPointBands], rows: Sequence[np.ndarray]
 ) -> tuple[int, Float[np.ndarray, "k bands"]]:
     """The part of the rows for the bands that were computed at all points, and the number of bands below them."""

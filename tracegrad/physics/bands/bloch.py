@@ -6,7 +6,7 @@ with spin down, and the overlap is S (x) 1_2.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,15 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from tracegrad.data.crystals.structure import Structure, check_structure, species_entries
 from tracegrad.errors import DataError
+from tracegrad.physics.bands.dense import (
+    OVERLAP_THRESHOLD,
+    AllStates,
+    Eigenstates,
+    all_states,
+    count_ghosts,
+    deepest_level,
+    not_positive,
+)
 
 DEGENERATE = 1e-6  # eV; closer states count as degenerate
 EXTRA_STATES = 6  # computed besides the requested ones, because the outermost states are discarded
@@ -75,27 +84,14 @@ def _triples(
 
 
 @dataclass(frozen=True, eq=False)
-class Eigenstates:
-    """Consecutive eigenstates at one k, ascending in energy.
-
-    Args:
-        first: number of eigenstates that lie below these.
-        energies: eV.
-        vectors: columns c with c^H S c = 1.
-    """
-
-    first: int
-    energies: Float[np.ndarray, " bands"]
-    vectors: Complex[np.ndarray, "size bands"]
-
-
-@dataclass(frozen=True, eq=False)
 class KPointBands:
     """The bands at one k.
 
     Args:
         first, energies: as in `Eigenstates`.
         smallest_overlap: smallest eigenvalue of S(k).
+        dropped: number of eigenvectors of S that have been projected out.
+        ghosts: number of ghost states, see `tracegrad.physics.bands.dense.count_ghosts`.
         predicted: the bands of the predicted Hamiltonian H', if there is one.
         first_order: then <c|H' - H|c> (eV) of the states c of the structure, see `first_order_shifts`.
     """
@@ -103,6 +99,8 @@ class KPointBands:
     first: int
     energies: Float[np.ndarray, " bands"]
     smallest_overlap: float
+    dropped: int = 0
+    ghosts: int = 0
     predicted: "KPointBands | None" = None
     first_order: Float[np.ndarray, " bands"] | None = None
 
@@ -115,21 +113,28 @@ class KPointSolver:
         level: eV; eigenstates around it are computed.
         bands: approximate number of bands; None: all.
         predicted: the same structure with another H.
+        threshold: eigenvalues of S(k) below it are projected out if all bands are computed.
 
     Raises:
         DataError: a matrix is missing, damaged or not hermitian.
     """
 
     def __init__(
-        self, structure: Structure, level: float, bands: int | None, predicted: Structure | None = None
+        self,
+        structure: Structure,
+        level: float,
+        bands: int | None,
+        predicted: Structure | None = None,
+        threshold: float = OVERLAP_THRESHOLD,
     ) -> None:
         for one in (structure, predicted):
             if one is not None:
                 check_structure(one, one.name)
-        self.name, self.level, self.bands = structure.name, level, bands
+        self.name, self.level, self.bands, self.threshold = structure.name, level, bands, threshold
         self.hamiltonian = BlochMatrix(structure, "hamiltonian")
         self.overlap = BlochMatrix(structure, "overlap")
         self.predicted = None if predicted is None else BlochMatrix(predicted, "hamiltonian")
+        self.deepest = deepest_level(structure)
 
     def __call__(self, k: Float[np.ndarray, " 3"]) -> KPointBands:
         """The bands at k (units of the reciprocal lattice vectors).
@@ -138,33 +143,36 @@ class KPointSolver:
             DataError: S(k) is not positive definite, or the eigenproblem cannot be solved.
         """
         hamiltonian, overlap = self.hamiltonian.at(k), self.overlap.at(k)
-        smallest = smallest_eigenvalue(overlap, dense=self.bands is None)
         where = f"{self.name}: k = {np.round(k, 6).tolist()}"
-        if not smallest > 0:
-            raise DataError(
-                f"{where}: S is not positive definite (smallest eigenvalue {smallest:.1e}), so there are no bands; "
-                "the overlap is damaged or the basis linearly dependent"
-            )
-        levels = self._levels(hamiltonian, overlap, where)
+        own = self._states(hamiltonian, overlap, where)
         if self.predicted is None:
-            return KPointBands(levels.first, levels.energies, smallest)
+            return self._bands(own)
         predicted = self.predicted.at(k)
-        other = self._levels(predicted, overlap, where)
-        bands = KPointBands(other.first, other.energies, smallest)
-        shifts = first_order_shifts(levels, predicted - hamiltonian)
-        return KPointBands(levels.first, levels.energies, smallest, bands, shifts)
+        bands = self._bands(self._states(predicted, overlap, where, own.smallest_overlap))
+        shifts = first_order_shifts(own.states, predicted - hamiltonian)
+        return replace(self._bands(own), predicted=bands, first_order=shifts)
 
-    def _levels(self, hamiltonian: csr_array, overlap: csr_array, where: str) -> Eigenstates:
+    def _states(
+        self, hamiltonian: csr_array, overlap: csr_array, where: str, smallest: float | None = None
+    ) -> AllStates:
         try:
             if self.bands is None:
-                energies, vectors = eigh(hamiltonian.toarray(), overlap.toarray(), overwrite_a=True)
-                return Eigenstates(0, energies, vectors)
-            return levels_around(hamiltonian, overlap, self.level, self.bands)
+                return all_states(hamiltonian.toarray(), overlap.toarray(), where, self.threshold, smallest)
+            if smallest is None:
+                smallest = smallest_eigenvalue(overlap, dense=False)
+            if not smallest > 0:
+                raise not_positive(where, smallest)
+            return AllStates(levels_around(hamiltonian, overlap, self.level, self.bands), smallest, 0)
         except (LinAlgError, ArpackError) as error:
             raise DataError(
                 f"{where}: the eigenproblem was not solved ({error}); S may be nearly singular, or set bands to "
                 "another number"
             ) from error
+
+    def _bands(self, found: AllStates) -> KPointBands:
+        states = found.states
+        ghosts = count_ghosts(states.energies, states.mean_overlaps, self.level, self.deepest)
+        return KPointBands(states.first, states.energies, found.smallest_overlap, found.dropped, ghosts)
 
 
 def smallest_eigenvalue(matrix: csr_array, *, dense: bool) -> float:
@@ -230,6 +238,11 @@ def levels_around(hamiltonian: csr_array, overlap: csr_array, level: float, band
             if above - below == high - low:
                 return Eigenstates(below, energies[low:high], (space @ mixing)[:, low:high])
     raise LinAlgError(f"degenerate states are missing among the {count} nearest to {level:.3f} eV{reason}")
+
+
+def states_below(hamiltonian: csr_array, overlap: csr_array, level: float) -> int:
+    """Number of eigenstates below a level (eV)."""
+    return _factors(hamiltonian, overlap, level)[2]
 
 
 def _factors(

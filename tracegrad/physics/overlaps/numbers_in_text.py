@@ -10,6 +10,7 @@ from jaxtyping import Float
 from tracegrad.errors import BasisError
 
 LARGEST = 1 << 26  # bytes; basis files have at most a few million
+LARGEST_CHARGE = 120
 _EXPONENT = re.compile(r"(?<=[\d.])([+-]\d{3})$")  # Fortran leaves out the E of exponents of three digits
 
 
@@ -52,6 +53,17 @@ def to_whole(word: str, what: str, where: str, least: int, most: int) -> int:
             "take an undamaged file"
         )
     return int(word)
+
+
+def valence_charge(word: str, what: str, where: str) -> float:
+    """A number of valence electrons; raise `BasisError` unless it is above 0 and no larger than atoms have."""
+    charge = float(to_numbers([word], where)[0])
+    if not 0 < charge <= LARGEST_CHARGE:
+        raise BasisError(
+            f"{where}: {what} is {word!r}, but atoms have between 0 and {LARGEST_CHARGE} valence electrons; "
+            "take an undamaged file"
+        )
+    return charge
 
 
 def _fortran(word: str, where: str) -> float:

@@ -5,6 +5,7 @@ AtomSpecies 6                            atomic number
 radial.cutoff.pao 6.0                    cutoff, bohr
 PAO.Lmax 3
 PAO.Mul 15                               number of functions of each l
+valence.electron 4.0                     valence electrons of the atom
 <pseudo.atomic.orbitals.L=0
  ln r   r   R_0(r)   R_1(r) ...          a logarithmic mesh
 pseudo.atomic.orbitals.L=0>
@@ -22,10 +23,11 @@ from jaxtyping import Float
 
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import BasisError
-from tracegrad.physics.overlaps.numbers_in_text import read_lines, to_numbers, to_whole
+from tracegrad.physics.overlaps.numbers_in_text import read_lines, to_numbers, to_whole, valence_charge
 from tracegrad.physics.overlaps.radial_shells import RadialShell, RadialShells
 
 _KEYS = ("AtomSpecies", "radial.cutoff.pao", "PAO.Lmax", "PAO.Mul")
+_VALENCE = "valence.electron"  # not in every file
 _LARGEST_DEGREE, _MOST_FUNCTIONS = 8, 100
 
 
@@ -53,7 +55,11 @@ def read_pao(path: str | Path) -> RadialShells:
                 "take an undamaged file"
             )
         shells += [RadialShell(degree, mesh, f, parabola_slopes(mesh, f), cutoff) for f in functions]
-    return RadialShells(str(path), element, tuple(shells), more=True)
+    charge = None
+    if _VALENCE in values:
+        text, where = values[_VALENCE]
+        charge = valence_charge(text, _VALENCE, where)
+    return RadialShells(str(path), element, tuple(shells), more=True, valence=charge)
 
 
 def parabola_slopes(
@@ -74,7 +80,7 @@ def _keywords(path: Path, lines: list[str]) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for number, line in enumerate(lines, 1):
         words = line.split(None, 2)
-        if len(words) > 1 and words[0] in _KEYS:
+        if len(words) > 1 and words[0] in (*_KEYS, _VALENCE):
             found[words[0]] = (words[1], f"{path}, line {number}")
     missing = [key for key in _KEYS if key not in found]
     if missing:

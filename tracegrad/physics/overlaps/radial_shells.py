@@ -6,7 +6,7 @@ the tabulated values and slopes at both; below the first point it is constant, a
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -75,6 +75,7 @@ class RadialShells:
         number: atomic number.
         shells: in the order of the file; of one degree, the n-th shell is the n-th zeta.
         more: the file has more shells than a calculation takes; it takes the first ones of each degree (OpenMX).
+        valence: number of valence electrons of the atom, if the file has it.
 
     Raises:
         BasisError: no shells, or the norm of one is far from 1.
@@ -84,6 +85,7 @@ class RadialShells:
     number: int
     shells: tuple[RadialShell, ...]
     more: bool = False
+    valence: float | None = None
 
     def __post_init__(self) -> None:
         if not self.shells:
@@ -125,4 +127,4 @@ class RadialShells:
             )
         left = {degree: [s for s in self.shells if s.degree == degree] for degree in wanted}
         chosen = tuple(left[degree].pop(0) for degree in degrees)
-        return RadialShells(self.source, self.number, chosen, self.more)
+        return replace(self, shells=chosen)

@@ -14,7 +14,7 @@ from scipy.interpolate import CubicSpline
 
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import BasisError
-from tracegrad.physics.overlaps.numbers_in_text import read_bytes, to_numbers, to_whole
+from tracegrad.physics.overlaps.numbers_in_text import read_bytes, to_numbers, to_whole, valence_charge
 from tracegrad.physics.overlaps.radial_shells import RadialShell, RadialShells
 
 _LARGEST_DEGREE, _MOST_POINTS = 6, 1_000_000
@@ -38,7 +38,10 @@ def read_ion_xml(path: str | Path) -> RadialShells:
     if found.number is None:
         raise BasisError(f"{path}: has no <z>, the atomic number; give an .ion.xml file of SIESTA")
     number = to_whole(found.number[0], "<z>", found.number[1], 1, len(SYMBOLS) - 1)
-    return RadialShells(str(path), number, tuple(map(_shell, found.orbitals)))
+    charge = (
+        None if found.valence is None else valence_charge(found.valence[0], "<valence>", found.valence[1])
+    )
+    return RadialShells(str(path), number, tuple(map(_shell, found.orbitals)), valence=charge)
 
 
 class _Orbitals:
@@ -46,12 +49,14 @@ class _Orbitals:
 
     Attributes:
         number: text of <z>.
+        valence: text of <valence>, the number of valence electrons.
         orbitals: for each <orbital> in <paos>: l, and the texts of npts, delta, cutoff and data.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.number: tuple[str, str] | None = None
+        self.valence: tuple[str, str] | None = None
         self.orbitals: list[dict[str, tuple[str, str]]] = []
         self._open: list[str] = []
         self._text: list[str] = []
@@ -81,6 +86,8 @@ class _Orbitals:
         content = ("".join(self._text).strip(), self._place)
         if self._open == ["ion", "z"]:
             self.number = content
+        if self._open == ["ion", "valence"]:
+            self.valence = content
         if self._open[1:4] == ["paos", "orbital", "radfunc"] and len(self._open) == 5:
             self.orbitals[-1][name] = content
         self._open.pop()
