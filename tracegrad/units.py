@@ -14,3 +14,5 @@ BOHR_PER_ANGSTROM = 1.8897259886
 # what is read from OpenMX has to equal the released databases, which were converted with this value.
 EV_PER_HARTREE = 27.2113845
 ANGSTROM_PER_BOHR = 0.529177249
+# CODATA 2018, with which SIESTA and FHI-aims are read: SIESTA prints its energies with it.
+EV_PER_HARTREE_2018 = 27.211386245988

@@ -2,13 +2,21 @@
 
 from pathlib import Path
 
+from tracegrad.data.crystals.aims import AimsReader
 from tracegrad.data.crystals.deeph import DeepHReader
 from tracegrad.data.crystals.openmx import OpenMXReader
 from tracegrad.data.crystals.packed import PackedReader
 from tracegrad.data.crystals.reader import CrystalReader
+from tracegrad.data.crystals.siesta import SiestaReader
 
 # The first one that finds a structure reads a database; a packed file is any file that no other format recognises.
-READERS: tuple[type[CrystalReader], ...] = (DeepHReader, OpenMXReader, PackedReader)
+READERS: tuple[type[CrystalReader], ...] = (
+    DeepHReader,
+    OpenMXReader,
+    SiestaReader,
+    AimsReader,
+    PackedReader,
+)
 
 
 def find_reader(path: Path) -> CrystalReader | None:
