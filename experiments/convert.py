@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from experiments.settings.configuration import command, plain
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.deeph import write_structure
-from tracegrad.data.crystals.openmx import read_scfout
+from tracegrad.data.crystals.formats import find_reader
+from tracegrad.data.crystals.openmx import OpenMXReader, read_scfout
 from tracegrad.data.crystals.structure import Structure, hermiticity_error
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import ConfigError
@@ -31,10 +32,11 @@ def _structures(values: dict[str, Any]) -> Iterator[tuple[Structure, Path]]:
     source, output, shells = str(values["source"]), Path(str(values["output"])), values["shells"]
     if shells is not None and not isinstance(shells, list):
         raise ConfigError(f"shells={shells} is not a list; give one such as shells=[Mo-s3p2d2,S-s2p2d1]")
-    if values["reader"] is None:
+    reader = None if values["reader"] is None else instantiate(values["reader"], _partial_=True)
+    if reader is None and isinstance(find_reader(Path(source)), OpenMXReader | None):
         yield read_scfout(source, shells=shells, input_file=values["input"]), output
         return
-    database = CrystalDatabase(source, overlap=True, reader=instantiate(values["reader"], _partial_=True))
+    database = CrystalDatabase(source, overlap=True, reader=reader)
     for row, name in enumerate(database.names):
         yield database[row], output / name if len(database) > 1 else output
 

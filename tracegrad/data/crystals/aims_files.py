@@ -112,24 +112,20 @@ def read_basis_indices(path: Path, atoms: int) -> list[list[int]]:
     except (ValueError, IndexError) as error:
         raise DataError(f"{path}: not understood ({error}); take it from the calculation") from error
     shells: list[list[int]] = [[] for _ in range(atoms)]
-    position, last = 0, 1
+    position, last = 0, 0
     while position < len(table):
         _, atom, degree, _ = table[position].tolist()
-        shell = table[position : position + 2 * max(degree, 0) + 1]
-        whole = np.stack(np.broadcast_arrays(0, atom, degree, np.arange(-degree, degree + 1)), axis=1)
-        whole[:, 0] = np.arange(position + 1, position + len(whole) + 1)
-        if (
-            not last <= atom <= min(last + 1, atoms)
-            or not 0 <= degree <= 6
-            or not np.array_equal(shell, whole)
-        ):
+        possible = max(last, 1) <= atom <= min(last + 1, atoms) and 0 <= degree <= 6
+        members = range(-degree, degree + 1) if possible else ()
+        whole = [[number, atom, degree, m] for number, m in enumerate(members, position + 1)]
+        if not possible or table[position : position + len(whole)].tolist() != whole:
             raise DataError(
                 f"{path}: orbital {position + 1} (atom {atom}, l = {degree}) is not of a whole shell m = -l .. l of "
                 f"one of the {atoms} atoms in turn; take the file from the calculation"
             )
         shells[atom - 1].append(degree)
-        position, last = position + len(shell), atom
-    if last != atoms or not position:
+        position, last = position + len(whole), atom
+    if last != atoms:
         raise DataError(
             f"{path}: has orbitals of {last} atoms, but there are {atoms}; take the file from the calculation"
         )
