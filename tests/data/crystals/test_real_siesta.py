@@ -34,7 +34,7 @@ def test_blocks_and_bands(name, spin, tmp_path, monkeypatch):
     if name in AT_GAMMA:  # at Gamma the sums over images have the right eigenvalues
         with pytest.raises(DataError, match=r"a run at Gamma only.*orbitals reach an image"):
             CrystalDatabase(folder, overlap=True)[0]
-        monkeypatch.setattr(siesta, "_check_images", lambda *_: None)
+        monkeypatch.setattr(siesta, "check_images", lambda *_: None)
         structure = SiestaReader(folder).read(name, ["hamiltonian", "overlap"])
     else:
         structure = CrystalDatabase(folder, overlap=True, reader=lambda path: SiestaReader(path, spin))[0]
@@ -79,6 +79,17 @@ def test_versions(tmp_path):
     with np.load(folder / "reference_bands.npz") as file:
         found = bands(structure, file["kpoints"]) - structure.fermi_level
         np.testing.assert_allclose(found, file["eigenvalues_minus_fermi_eV"][0], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["Pt2_soc", "graphene_electrode"])
+def test_tshs_equals_hsx(name, tmp_path):
+    folder = unpacked(RUNS / name, tmp_path / name)
+    structure = CrystalDatabase(folder, overlap=True)[0]
+    next(folder.glob("*.HSX")).unlink()
+    other = CrystalDatabase(folder, overlap=True)[0]
+    assert other.fermi_level == structure.fermi_level
+    for array in ("numbers", "positions", "lattice", "edges", "hamiltonian", "overlap"):
+        np.testing.assert_array_equal(getattr(other, array), getattr(structure, array))
 
 
 def test_training(tmp_path):

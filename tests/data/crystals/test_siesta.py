@@ -7,7 +7,17 @@ import pytest
 from scipy.linalg import eigh
 
 from tests.data.crystals.orbital_files import assert_same_crystal, mos2, with_random_matrices
-from tests.data.crystals.siesta_files import LEVEL, hsx, ints, orb_indx, part, record, run_bytes, write_run
+from tests.data.crystals.siesta_files import (
+    LEVEL,
+    hsx,
+    ints,
+    orb_indx,
+    part,
+    record,
+    run_bytes,
+    tshs,
+    write_run,
+)
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.siesta import SiestaReader
 from tracegrad.data.crystals.structure import Structure, edge_order
@@ -73,7 +83,7 @@ def test_spin_orbit_coupling(tmp_path):
 def test_noncollinear(tmp_path):
     """uu = H1, dd = H2, ud = H3 - i H4, du = H3 + i H4."""
     parts = [mos2(seed=seed) for seed in range(4)]
-    found = read(write_run(parts[0], tmp_path, hsx(parts, [part(one) for one in parts])))
+    found = read(write_run(parts[0], tmp_path, hsx(parts[0], [part(one) for one in parts])))
     assert found.spinful
     for block, uu, dd, re, im in zip(
         found.blocks("hamiltonian"), *(one.blocks("hamiltonian") for one in parts), strict=True
@@ -84,7 +94,7 @@ def test_noncollinear(tmp_path):
 
 def test_collinear(tmp_path):
     up, down = mos2(), replace(mos2(seed=1), overlap=mos2().overlap)
-    folder = write_run(up, tmp_path, hsx([up, down], [part(up), part(down)]))
+    folder = write_run(up, tmp_path, hsx(up, [part(up), part(down)]))
     assert_same_crystal(read(folder, "up"), up)
     assert_same_crystal(read(folder, "down"), down)
     with pytest.raises(DataError, match=r"run\.HSX: a collinear .*choose one with spin=up"):
@@ -142,7 +152,7 @@ def test_a_run_at_gamma_is_read_if_no_orbital_reaches_an_image(tmp_path):
     with pytest.raises(DataError, match=r"a run at Gamma only.*reach an image .*, 7\.00 angstrom"):
         read(folder)
     (folder / "run.ORB_INDX").write_text(orb_indx(mos2()))
-    with pytest.raises(DataError, match=r"run\.ORB_INDX: its first 8 orbitals are not those of run\.HSX"):
+    with pytest.raises(DataError, match=r"run\.ORB_INDX: its 18 orbitals are not those of run\.HSX"):
         read(folder)
     (folder / "run.ORB_INDX").write_text(orb_indx(structure).replace("5.000", "*****"))
     with pytest.raises(DataError, match=r"run\.ORB_INDX: not understood"):
@@ -160,7 +170,7 @@ def test_truncated_files(tmp_path, structure, content):
         with pytest.raises(DataError, match=r"run\.HSX: ends within the .*bytes are missing"):
             read(folder)
     (folder / "run.HSX").write_bytes(content + b"\0")
-    with pytest.raises(DataError, match=r"run\.HSX: something stands behind the overlap"):
+    with pytest.raises(DataError, match=r"run\.HSX: something stands behind the matrices"):
         read(folder)
     (folder / "run.HSX").unlink()
     packed = gzip.compress(content)
@@ -224,6 +234,68 @@ def test_an_xv_file_of_another_run(tmp_path, structure, content):
             read(folder)
 
 
+def test_two_species_of_one_element_with_other_radii(tmp_path):
+    """The files of S2 say that both atoms are of one species; those of two species differ in radii alone."""
+    structure = alone()
+    content = hsx(structure, [part(structure)], labels=["S_1", "S_2"], kinds=[1, 2])
+    folder = write_run(structure, tmp_path, content)
+    (folder / "run.XV").unlink()
+    text = orb_indx(structure, 3.0, kinds=[1, 2])
+    (folder / "run.ORB_INDX").write_text(text)
+    assert_same_crystal(read(folder), structure)
+    lines = text.splitlines()
+    lines[-5] = lines[-5].replace(" 3.000", " 3.100")
+    (folder / "run.ORB_INDX").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="the species S_1 and S_2 of S have different orbitals"):
+        read(folder)
+
+
+@pytest.mark.parametrize("spinful", [False, True])
+def test_tshs(tmp_path, spinful):
+    structure = mos2(spinful=spinful)
+    folder = write_run(structure, tmp_path)
+    (folder / "run.TSHS").write_bytes(b"not read where there is an .HSX file")
+    assert_same_crystal(read(folder), structure)
+    content = tshs(structure)
+    (folder / "run.TSHS").write_bytes(content)
+    (folder / "run.HSX").unlink()
+    found = read(folder)
+    assert_same_crystal(found, structure)
+    assert found.fermi_level == pytest.approx(LEVEL, abs=1e-12)
+    for end in (0, 3, 10, 200, len(content) // 2, len(content) - 1):
+        (folder / "run.TSHS").write_bytes(content[:end])
+        with pytest.raises(DataError, match=r"run\.TSHS: ends within the"):
+            read(folder)
+    for changed, message in [
+        (record(ints(2)) + content[12:], r"another version than 1 of \.TSHS files"),
+        (record(ints(3, 18, 99, 1, 0)) + content[12:], r"another version than 1 of \.TSHS files"),
+        (tshs(structure, only_overlap=1), "has S but no H"),
+        (content + b"\0", "something stands behind the matrices"),
+    ]:
+        (folder / "run.TSHS").write_bytes(changed)
+        with pytest.raises(DataError, match=rf"run\.TSHS: .*{message}"):
+            read(folder)
+    (folder / "run.TSHS").write_bytes(content)
+    (folder / "run.ORB_INDX").write_text(orb_indx(alone()))
+    with pytest.raises(DataError, match=r"has 18 orbitals of 3 atoms, which are not those of the \.ORB_INDX"):
+        read(folder)
+    (folder / "run.ORB_INDX").unlink()
+    with pytest.raises(DataError, match=r"run\.TSHS: run\.ORB_INDX, which has the shells .* copy it there"):
+        read(folder)
+
+
+def test_tshs_at_gamma(tmp_path):
+    structure = alone()
+    folder = write_run(structure, tmp_path, b"")
+    (folder / "run.HSX").unlink()
+    (folder / "run.TSHS").write_bytes(tshs(structure))
+    (folder / "run.ORB_INDX").write_text(orb_indx(structure, 3.4 / ANGSTROM_PER_BOHR))
+    assert_same_crystal(read(folder), structure)
+    (folder / "run.ORB_INDX").write_text(orb_indx(structure, 3.6 / ANGSTROM_PER_BOHR))
+    with pytest.raises(DataError, match=r"a run at Gamma only.*reach an image"):
+        read(folder)
+
+
 def eigenvalues(structure: Structure, k: np.ndarray) -> np.ndarray:
     matrices = [BlochMatrix(structure, matrix).at(k).toarray() for matrix in ("hamiltonian", "overlap")]
     return eigh(*matrices, eigvals_only=True)
@@ -233,7 +305,7 @@ def eigenvalues(structure: Structure, k: np.ndarray) -> np.ndarray:
 def test_bands_of_the_run(tmp_path, structure, parts):
     other = replace(mos2(seed=1), overlap=structure.overlap)
     both = [structure, other][:parts]
-    folder = write_run(structure, tmp_path, hsx(both, [part(one) for one in both]))
+    folder = write_run(structure, tmp_path, hsx(structure, [part(one) for one in both]))
     reader = SiestaReader(folder, "up" if parts == 2 else None)
     (name,) = reader.places
     assert reader.reference_bands(name) is None
@@ -252,7 +324,7 @@ def test_bands_of_the_run(tmp_path, structure, parts):
     np.testing.assert_allclose(bands.energies, energies, rtol=0, atol=1e-7)
 
     for file, changed, message in [
-        ("EIG", ["-4.20", *rows[1:]], "is of .* -4.2000 eV, but the .HSX file of .* -4.2500 eV"),
+        ("EIG", ["-4.20", *rows[1:]], "is of .* -4.2000 eV, but the binary file of .* -4.2500 eV"),
         ("EIG", [rows[0], rows[1].replace(f" {parts} ", " 4 "), *rows[2:]], "take all files|truncated"),
         ("EIG", rows[:-1], "truncated or damaged"),
         ("EIG", ["-4.25"], "has 1 numbers"),

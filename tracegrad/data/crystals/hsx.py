@@ -21,155 +21,54 @@ H and S have the same elements; S is 0 where only H reaches. Energies are absolu
 true.
 """
 
-import gzip
-import io
 import struct
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int64
 
+from tracegrad.data.crystals.fortran_records import FortranRecords, open_records
+from tracegrad.data.crystals.siesta_run import (
+    EV_PER_RYDBERG,
+    MOST_CELLS,
+    PARTS,
+    SiestaMatrices,
+    SiestaRun,
+    SparseLists,
+)
 from tracegrad.errors import DataError
-from tracegrad.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE_2018
+from tracegrad.units import ANGSTROM_PER_BOHR
 
 VERSIONS = (1, 2)
-_EV_PER_RYDBERG = EV_PER_HARTREE_2018 / 2
-_MOST_CELLS = 10**6  # more are a sign of damage
+KIND = ".HSX file of SIESTA"
 
 
-@dataclass(frozen=True)
-class HsxHeader:
-    """What stands before the matrices of a file.
-
-    Args:
-        parts: parts of H: 1, 2 (collinear), 4 (non-collinear) or 8 (with spin-orbit coupling).
-        fermi_level: eV.
-        lattice: rows are lattice vectors, angstrom.
-        positions: angstrom.
-        cells: R of each cell of the auxiliary supercell.
-        species: species of each atom, from 0.
-        labels: label of each species.
-        charges: valence charge of each species, 0 for ghost atoms; the file has no atomic numbers.
-        orbitals: n, l and zeta of each orbital of each species.
-        double: H and S are in double precision.
-    """
-
-    parts: int
-    fermi_level: float
-    lattice: Float[np.ndarray, "3 3"]
-    positions: Float[np.ndarray, "atoms 3"]
-    cells: Int64[np.ndarray, "cells 3"]
-    species: Int64[np.ndarray, " atoms"]
-    labels: tuple[str, ...]
-    charges: tuple[float, ...]
-    orbitals: tuple[Int64[np.ndarray, "_ 3"], ...]
-    double: bool
-
-    @property
-    def orbital_counts(self) -> Int64[np.ndarray, " atoms"]:
-        """Number of orbitals of each atom."""
-        return np.array([len(self.orbitals[kind]) for kind in self.species], dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class HsxMatrices:
-    """The elements <row in cell R| |column in cell 0> of H and S.
-
-    Args:
-        cell: position of R in ``HsxHeader.cells``.
-        rows, columns: orbitals of the cell, from 0.
-        hamiltonian: each part, eV.
-        overlap: S.
-    """
-
-    cell: Int64[np.ndarray, " elements"]
-    rows: Int64[np.ndarray, " elements"]
-    columns: Int64[np.ndarray, " elements"]
-    hamiltonian: Sequence[Float[np.ndarray, " elements"]]
-    overlap: Float[np.ndarray, " elements"]
-
-
-def read_hsx_header(path: Path) -> HsxHeader:
+def read_hsx_header(path: Path) -> SiestaRun:
     """What stands before the matrices of a file, which may be compressed with gzip.
 
     Raises:
         DataError: the file is missing, damaged, truncated or of another version.
     """
-    with _opened(path) as records:
-        return _header(records)
+    with open_records(path, KIND) as records:
+        return _header(records)[0]
 
 
-def read_hsx(path: Path) -> tuple[HsxHeader, HsxMatrices]:
+def read_hsx(path: Path) -> tuple[SiestaRun, SiestaMatrices]:
     """A whole file, which may be compressed with gzip.
 
     Raises:
         DataError: the file is missing, damaged, truncated or of another version.
     """
-    with _opened(path) as records:
-        header = _header(records)
-        matrices = _matrices(records, header)
-        if records.stream.read(1):
-            raise records.damaged("something stands behind the overlap")
-    return header, matrices
+    with open_records(path, KIND) as records:
+        run, double = _header(records)
+        lists = SparseLists(records, int(run.orbital_counts.sum()), len(run.cells), double=double)
+        hamiltonian = [lists.elements(records, "Hamiltonian") for _ in range(run.parts)]
+        overlap = lists.elements(records, "overlap")
+        records.end()
+    return run, lists.matrices(hamiltonian, overlap)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator["_Records"]:
-    """A file, decompressed if necessary; errors of reading in the block become `DataError`."""
-    try:
-        with path.open("rb") as raw:
-            compressed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if not compressed:
-                yield _Records(path, raw)
-            else:
-                with gzip.open(raw) as content:
-                    yield _Records(path, content)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read ({reason}); give an .HSX file of SIESTA") from error
-
-
-class _Records:
-    """Reads the records of a stream in turn; ``what`` names them in messages."""
-
-    def __init__(self, path: Path, stream: io.BufferedIOBase):
-        self.path, self.stream = path, stream
-
-    def mark(self, what: str) -> int:
-        return struct.unpack("<i", self._bytes(4, what))[0]
-
-    def record(self, what: str, size: int | None = None) -> bytes:
-        """Content of the next record, which has this size in bytes."""
-        length = self.mark(what)
-        if length < 0 or size not in (None, length):
-            raise self.damaged(f"the {what} has {length} bytes" + (f", not {size}" if size else ""))
-        content = self._bytes(length, what)
-        if self.mark(what) != length:
-            raise self.damaged(f"the {what} ends with another mark than it starts with")
-        return content
-
-    def ints(self, what: str, count: int) -> Int64[np.ndarray, " count"]:
-        return np.frombuffer(self.record(what, 4 * count), "<i4").astype(np.int64)
-
-    def damaged(self, what: str) -> DataError:
-        return DataError(f"{self.path}: {what}; the file is damaged or no .HSX file of SIESTA")
-
-    def _bytes(self, count: int, what: str) -> bytes:
-        content = self.stream.read(count)
-        if len(content) < count:
-            raise DataError(
-                f"{self.path}: ends within the {what} ({count - len(content)} of {count} bytes are missing); the "
-                "file is truncated or damaged, run SIESTA again with SaveHS"
-            )
-        return content
-
-
-def _header(records: _Records) -> HsxHeader:
+def _header(records: FortranRecords) -> tuple[SiestaRun, bool]:
+    """The run, and whether the matrices are in double precision."""
     length = records.mark("version")
     if length == 16:
         raise DataError(
@@ -187,7 +86,7 @@ def _header(records: _Records) -> HsxHeader:
     double = bool(records.ints("precision", 1)[0])
     atoms, size, parts, kinds, *supercell = records.ints("sizes", 7).tolist()
     count = int(np.prod(supercell))
-    if min(atoms, size, kinds, *supercell) < 1 or count > _MOST_CELLS or parts not in (1, 2, 4, 8):
+    if min(atoms, size, kinds, *supercell) < 1 or count > MOST_CELLS or parts not in PARTS:
         raise records.damaged(
             f"{atoms} atoms, {size} orbitals, {parts} parts of H, {kinds} species, {supercell} cells"
         )
@@ -204,9 +103,9 @@ def _header(records: _Records) -> HsxHeader:
     )
     if species.min() < 1 or species.max() > kinds:
         raise records.damaged(f"atoms of species that are not among {kinds}")
-    header = HsxHeader(
+    run = SiestaRun(
         parts,
-        float(numbers[9]) * _EV_PER_RYDBERG,
+        float(numbers[9]) * EV_PER_RYDBERG,
         numbers[:9].reshape(3, 3) * ANGSTROM_PER_BOHR,
         positions * ANGSTROM_PER_BOHR,
         cells,
@@ -214,34 +113,9 @@ def _header(records: _Records) -> HsxHeader:
         labels,
         tuple(charge for _, charge, _ in described),
         orbitals,
-        double,
     )
-    if (np.cumsum(header.orbital_counts) != last).any() or last[-1] != size:
+    if (np.cumsum(run.orbital_counts) != last).any() or last[-1] != size:
         raise records.damaged(f"{size} orbitals, which are not those of the species of its atoms")
     if version == 2:
         records.record("k points", 36 + 24)
-    return header
-
-
-def _matrices(records: _Records, header: HsxHeader) -> HsxMatrices:
-    orbitals = int(header.orbital_counts.sum())
-    lengths = records.ints("lengths of the lists", orbitals)
-    if lengths.min() < 0:
-        raise records.damaged("lists of negative length")
-    others = np.concatenate([records.ints("lists", n) for n in lengths.tolist()]) - 1
-    if others.min(initial=0) < 0 or others.max(initial=0) >= orbitals * len(header.cells):
-        raise records.damaged(f"orbitals outside of {len(header.cells)} cells of {orbitals} orbitals")
-    dtype = np.dtype("<f8" if header.double else "<f4")
-
-    def elements(what: str) -> Float[np.ndarray, " elements"]:
-        lists = [records.record(what, dtype.itemsize * n) for n in lengths.tolist()]
-        return np.frombuffer(b"".join(lists), dtype).astype(np.float64)
-
-    hamiltonian = [_EV_PER_RYDBERG * elements("Hamiltonian") for _ in range(header.parts)]
-    return HsxMatrices(
-        others // orbitals,
-        others % orbitals,
-        np.repeat(np.arange(orbitals), lengths),
-        hamiltonian,
-        elements("overlap"),
-    )
+    return run, double

@@ -13,21 +13,21 @@ import numpy as np
 from jaxtyping import Float
 
 from tracegrad.data.crystals.deeph_text import read_text
-from tracegrad.data.crystals.hsx import HsxHeader
 from tracegrad.data.crystals.reference_bands import ReferenceBands
+from tracegrad.data.crystals.siesta_run import SiestaRun
 from tracegrad.errors import DataError
 from tracegrad.units import ANGSTROM_PER_BOHR
 
 _SAME_LEVEL = 1e-4  # eV
 
 
-def read_eig(path: Path, kpoints: Path, header: HsxHeader) -> ReferenceBands:
+def read_eig(path: Path, kpoints: Path, run: SiestaRun) -> ReferenceBands:
     """Eigenvalues of a run; they are absolute, as its H.
 
     Args:
         path: the ``.EIG`` file.
         kpoints: the ``.KP`` file.
-        header: what the ``.HSX`` file says about the run.
+        run: what the binary file says.
 
     Raises:
         DataError: a file cannot be read, is damaged, or of another run.
@@ -43,10 +43,10 @@ def read_eig(path: Path, kpoints: Path, header: HsxHeader) -> ReferenceBands:
             f"{path}: has {len(values)} numbers, which are not those of {points} k with {bands} bands; the file is "
             "truncated or damaged, run SIESTA again"
         )
-    if parts != header.parts or abs(level - header.fermi_level) > _SAME_LEVEL:
+    if parts != run.parts or abs(level - run.fermi_level) > _SAME_LEVEL:
         raise DataError(
-            f"{path}: is of {parts} parts of H and the Fermi level {level:.4f} eV, but the .HSX file of "
-            f"{header.parts} and {header.fermi_level:.4f} eV; take all files from one run"
+            f"{path}: is of {parts} parts of H and the Fermi level {level:.4f} eV, but the binary file of "
+            f"{run.parts} and {run.fermi_level:.4f} eV; take all files from one run"
         )
     energies = values[4:].reshape(points, -1)[:, 1:].reshape(points, spins, bands).swapaxes(0, 1)
     table = _numbers(kpoints)
@@ -56,7 +56,7 @@ def read_eig(path: Path, kpoints: Path, header: HsxHeader) -> ReferenceBands:
             "files from one run"
         )
     cartesian = table[1:].reshape(points, 5)[:, 1:4] / ANGSTROM_PER_BOHR
-    return ReferenceBands(str(path), cartesian @ header.lattice.T / (2 * np.pi), energies, absolute=True)
+    return ReferenceBands(str(path), cartesian @ run.lattice.T / (2 * np.pi), energies, absolute=True)
 
 
 def _numbers(path: Path) -> Float[np.ndarray, " numbers"]:
