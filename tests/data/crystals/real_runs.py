@@ -4,7 +4,6 @@ The files belong to other projects and are not in the repository. They are looke
 else in the folder ``shared/data`` beside the repository.
 """
 
-import gzip
 import json
 import os
 import shutil
@@ -22,17 +21,6 @@ from tracegrad.hamiltonian.basis import CONVENTIONS
 from tracegrad.physics.bands.bloch import BlochMatrix
 
 FILES = Path(os.environ.get("TRACEGRAD_REAL_FILES", Path(__file__).parents[4] / "shared" / "data")) / "dft"
-
-
-def unpacked(source: Path, folder: Path) -> Path:
-    """A copy of a folder with all files decompressed."""
-    folder.mkdir(parents=True)
-    for path in source.iterdir():
-        if path.suffix == ".gz":
-            (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-        else:
-            shutil.copy(path, folder)
-    return folder
 
 
 def bands(structure: Structure, kpoints: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

@@ -52,8 +52,10 @@ def read(folder, spin=None) -> Structure:
 
 def test_a_run_is_found_and_read_as_it_is(tmp_path, structure, content):
     write_run(structure, tmp_path / "db" / "00", content)
-    write_run(structure, tmp_path / "db" / "01", gzip.compress(content))
-    (tmp_path / "db" / "01" / "run.HSX").rename(tmp_path / "db" / "01" / "run.HSX.gz")
+    write_run(structure, tmp_path / "db" / "01", content)
+    for path in (tmp_path / "db" / "01").iterdir():
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
     database = CrystalDatabase(tmp_path / "db", overlap=True)
     assert isinstance(database.reader, SiestaReader)
     assert database.names == ["00", "01"]

@@ -15,13 +15,13 @@ from jaxtyping import Float, Int64
 
 from tracegrad.data.crystals.aims_files import (
     SparseIndex,
-    aims_file,
     read_basis_indices,
     read_geometry,
     read_sparse_index,
     read_triangle,
     read_values,
 )
+from tracegrad.data.crystals.calculation_text import plain_or_packed
 from tracegrad.data.crystals.orbital_blocks import CellOrbitals, cell_orbitals, pair_blocks
 from tracegrad.data.crystals.reader import CrystalReader, StructureHeader, check_channel, checked_spin
 from tracegrad.data.crystals.structure import Structure, edge_order, reordered
@@ -53,7 +53,7 @@ class AimsReader(CrystalReader):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        return any(aims_file(path, name).is_file() for name in (_CRYSTAL, _MOLECULE))
+        return any(plain_or_packed(path / name).is_file() for name in (_CRYSTAL, _MOLECULE))
 
     def read(self, name: str, matrices: Sequence[str]) -> Structure:
         folder = self.places[name]
@@ -69,7 +69,7 @@ class AimsReader(CrystalReader):
                 orbitals, np.zeros((1, 3), dtype=np.int64), np.zeros_like(rows), rows, columns, values
             )
         else:
-            index = read_sparse_index(aims_file(folder, _CRYSTAL), len(orbitals.atoms))
+            index = read_sparse_index(plain_or_packed(folder / _CRYSTAL), len(orbitals.atoms))
             # The overlap tells how atoms were moved into the central cell.
             values = {
                 matrix: read_values(paths[matrix], index.count)[index.places]
@@ -105,19 +105,24 @@ class AimsReader(CrystalReader):
     def files(self, name: str, matrix: str = "hamiltonian") -> list[Path]:
         """Geometry, orbitals, index, overlap and Hamiltonian."""
         folder = self.places[name]
-        crystal = aims_file(folder, _CRYSTAL).is_file()
+        crystal = plain_or_packed(folder / _CRYSTAL).is_file()
         stem = "rs_hamiltonian" if crystal else "hamiltonian"
-        of_spin = {spin: aims_file(folder, f"{stem}{suffix}.out") for spin, suffix in _SUFFIXES.items()}
+        of_spin = {
+            spin: plain_or_packed(folder / f"{stem}{suffix}.out") for spin, suffix in _SUFFIXES.items()
+        }
         polarised = of_spin["up"].is_file() or of_spin["down"].is_file()
         if polarised and of_spin[None].is_file():
             raise DataError(
                 f"{folder}: has {of_spin[None].name} and a file of spin up or down; keep the files of one calculation"
             )
         check_channel(self.spin, polarised, str(folder))
-        matrices = [aims_file(folder, "rs_overlap.out" if crystal else _MOLECULE), of_spin[self.spin]]
-        paths = [aims_file(folder, other) for other in ("geometry.in", "basis-indices.out")]
+        matrices = [
+            plain_or_packed(folder / ("rs_overlap.out" if crystal else _MOLECULE)),
+            of_spin[self.spin],
+        ]
+        paths = [plain_or_packed(folder / other) for other in ("geometry.in", "basis-indices.out")]
         if crystal:
-            paths.append(aims_file(folder, _CRYSTAL))
+            paths.append(plain_or_packed(folder / _CRYSTAL))
         return paths + (matrices if matrix == "hamiltonian" else matrices[::-1])
 
     def _geometry(
@@ -133,9 +138,9 @@ class AimsReader(CrystalReader):
                         f"{control}: {words[0]} moves the atoms, so that the matrices are not those of geometry.in; "
                         "compute the final geometry without it"
                     )
-        path = aims_file(folder, "geometry.in")
+        path = plain_or_packed(folder / "geometry.in")
         numbers, positions, lattice = read_geometry(path)
-        crystal = aims_file(folder, _CRYSTAL).is_file()
+        crystal = plain_or_packed(folder / _CRYSTAL).is_file()
         if crystal != (lattice is not None):
             raise DataError(
                 f"{path}: has {'no ' if crystal else ''}lattice vectors, but the matrices are those of a "
@@ -145,7 +150,7 @@ class AimsReader(CrystalReader):
 
 
 def _orbitals(folder: Path, numbers: Int64[np.ndarray, " atoms"]) -> CellOrbitals:
-    path = aims_file(folder, "basis-indices.out")
+    path = plain_or_packed(folder / "basis-indices.out")
     degrees = read_basis_indices(path, len(numbers))
     return cell_orbitals(numbers, degrees, lambda m: -1 if m > 0 and m % 2 else 1, str(path))
 

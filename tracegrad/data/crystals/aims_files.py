@@ -15,15 +15,14 @@ the column not behind the row, of a molecule either one. ``rs_indices.out`` ends
 and the elements with an unused one.
 """
 
-import gzip
 import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int64
 
+from tracegrad.data.crystals.calculation_text import calculation_text
 from tracegrad.elements import labelled_element
 from tracegrad.errors import DataError
 
@@ -52,13 +51,6 @@ class SparseIndex:
     count: int
 
 
-def aims_file(folder: Path, name: str) -> Path:
-    """A file of a calculation, or the compressed one if only that exists."""
-    path = folder / name
-    packed = folder / (name + ".gz")
-    return packed if packed.is_file() and not path.is_file() else path
-
-
 def read_geometry(
     path: Path,
 ) -> tuple[Int64[np.ndarray, " atoms"], Float[np.ndarray, "atoms 3"], Float[np.ndarray, "3 3"] | None]:
@@ -68,7 +60,7 @@ def read_geometry(
         DataError: the file cannot be read or is not understood.
     """
     numbers, rows, vectors = [], [], []
-    for count, line in enumerate(_text(path).splitlines(), 1):
+    for count, line in enumerate(calculation_text(path).splitlines(), 1):
         words = line.split("#", 1)[0].split()
         keyword = words[0].lower() if words else ""
         try:
@@ -105,7 +97,7 @@ def read_basis_indices(path: Path, atoms: int) -> list[list[int]]:
     Raises:
         DataError: the file cannot be read, or its orbitals are no whole shells of these atoms.
     """
-    lines = [line.split() for line in _text(path).splitlines()]
+    lines = [line.split() for line in calculation_text(path).splitlines()]
     rows = [words for words in lines if words and words[0].isdigit()]
     try:
         table = np.array([[int(words[n]) for n in (0, 2, 4, 5)] for words in rows], dtype=np.int64)
@@ -138,7 +130,7 @@ def read_sparse_index(path: Path, orbitals: int) -> SparseIndex:
     Raises:
         DataError: the file cannot be read, is truncated, or has another number of orbitals.
     """
-    words = iter(_text(path).split())
+    words = iter(calculation_text(path).split())
 
     def title(text: str) -> None:
         word = next(words, "")
@@ -234,7 +226,7 @@ def read_triangle(path: Path, orbitals: int) -> Float[np.ndarray, "orbitals orbi
 
 
 def _numbers(path: Path) -> Float[np.ndarray, " numbers"]:
-    text = _text(path)
+    text = calculation_text(path)
     try:
         try:
             values = np.array(text.split(), dtype=np.float64)
@@ -246,12 +238,3 @@ def _numbers(path: Path) -> Float[np.ndarray, " numbers"]:
     if len(bad):
         raise DataError(f"{path}: number {bad[0] + 1} is not finite; the calculation went wrong, repeat it")
     return values
-
-
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read ({reason}); complete the calculation of FHI-aims") from error

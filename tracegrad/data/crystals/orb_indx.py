@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
-from tracegrad.data.crystals.deeph_text import read_text
+from tracegrad.data.crystals.calculation_text import calculation_text
 from tracegrad.errors import DataError
 from tracegrad.units import ANGSTROM_PER_BOHR
 
@@ -40,7 +40,7 @@ def read_orb_indx(path: Path) -> OrbitalIndex:
     Raises:
         DataError: the file cannot be read or is not understood.
     """
-    lines = read_text(path).splitlines()
+    lines = calculation_text(path).splitlines()
     try:
         count = int(lines[0].split()[0])
         rows = [line.split() for line in lines[3 : 3 + count]]

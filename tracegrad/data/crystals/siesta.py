@@ -154,5 +154,5 @@ def _binary_files(path: Path) -> list[Path]:
         if file.name.endswith((*_HSX, *_TSHS)) and file.is_file()
     ]
     hsx = [file for file in found if file.name.endswith(_HSX)]
-    better = path.is_file() and any(file_beside(path, suffix).is_file() for suffix in _HSX)
+    better = path.is_file() and file_beside(path, ".HSX").is_file()
     return hsx or ([] if better else found)

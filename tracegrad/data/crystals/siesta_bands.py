@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from tracegrad.data.crystals.deeph_text import read_text
+from tracegrad.data.crystals.calculation_text import calculation_text
 from tracegrad.data.crystals.reference_bands import ReferenceBands
 from tracegrad.data.crystals.siesta_run import SiestaRun
 from tracegrad.errors import DataError
@@ -61,7 +61,7 @@ def read_eig(path: Path, kpoints: Path, run: SiestaRun) -> ReferenceBands:
 
 def _numbers(path: Path) -> Float[np.ndarray, " numbers"]:
     try:
-        values = np.array(read_text(path).split(), dtype=np.float64)
+        values = np.array(calculation_text(path).split(), dtype=np.float64)
     except ValueError as error:
         raise DataError(f"{path}: {error}; the file is damaged, run SIESTA again") from error
     if not np.isfinite(values).all():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from tracegrad.data.crystals.deeph_text import read_text
+from tracegrad.data.crystals.calculation_text import calculation_text, plain_or_packed
 from tracegrad.data.crystals.orb_indx import read_orb_indx
 from tracegrad.data.crystals.orbital_blocks import CellOrbitals, cell_orbitals
 from tracegrad.data.crystals.siesta_run import SiestaRun
@@ -18,8 +18,8 @@ _SAME_RADIUS = 1e-3  # angstrom
 
 
 def file_beside(path: Path, suffix: str) -> Path:
-    """The file of the same run with another suffix than the binary file."""
-    return path.with_name(path.name.removesuffix(".gz").rpartition(".")[0] + suffix)
+    """The file of the same run with another suffix than the binary file, perhaps packed."""
+    return plain_or_packed(path.with_name(path.name.removesuffix(".gz").rpartition(".")[0] + suffix))
 
 
 def siesta_orbitals(path: Path, run: SiestaRun) -> CellOrbitals:
@@ -126,7 +126,7 @@ def _atomic_numbers(path: Path, run: SiestaRun) -> Int64[np.ndarray, " atoms"]:
 
 def _numbers_of_xv(path: Path, binary: Path, run: SiestaRun) -> Int64[np.ndarray, " atoms"]:
     try:
-        rows = [[int(word) for word in line.split()[:2]] for line in read_text(path).splitlines()[4:]]
+        rows = [[int(word) for word in line.split()[:2]] for line in calculation_text(path).splitlines()[4:]]
         table = np.array([row for row in rows if row], dtype=np.int64).reshape(-1, 2)
     except (ValueError, OverflowError) as error:
         raise DataError(f"{path}: not understood ({error}); an .XV file of SIESTA is needed") from error
