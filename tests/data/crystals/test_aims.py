@@ -7,10 +7,12 @@ import pytest
 
 from tests.data.crystals.aims_files import shifts_into_central_cell, write_calculation, write_molecule
 from tests.data.crystals.orbital_files import assert_same_crystal, mos2, with_random_matrices
-from tracegrad.data.crystals.aims import AimsReader
+from tracegrad.data.crystals.aims import AimsReader, unwrapped_cells
 from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystals.orbital_blocks import cell_orbitals
 from tracegrad.data.crystals.structure import Structure, edge_order
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.neighbours import pairs_within
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,32 @@ def test_a_calculation_is_found_and_read_as_it_is(tmp_path, structure, rounding)
         "rs_overlap.out",
         "rs_hamiltonian.out",
     ]
+
+
+def test_spin_orbit_coupling_is_not_in_the_matrices(tmp_path, structure):
+    folder = write_calculation(structure, tmp_path / "run")
+    reader = AimsReader(folder)
+    assert reader.notes("run") == []
+    with (folder / "control.in").open("a") as file:
+        file.write("include_spin_orbit  # scalar in rs_hamiltonian.out\n")
+    assert reader.notes("run") == ["without the spin-orbit coupling of the calculation"]
+
+
+def test_shifts_do_not_depend_on_the_shape_of_the_cell():
+    """Random atoms, many at the border of skewed cells, with overlaps that decrease with distance."""
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        lattice = np.diag(random.uniform(3, 9, 3)) + np.triu(random.uniform(-9, 9, (3, 3)), 1)
+        positions = random.choice([-0.5, 0.0, 0.25, 0.5, 0.9], size=(4, 3)) @ lattice
+        positions += 0.1 * random.normal(size=(4, 3))
+        edges, lengths = pairs_within(positions, lattice, 6.0)
+        shifts = random.integers(-2, 3, size=(4, 3))
+        moved = np.concatenate(
+            [edges[:, :3] - shifts[edges[:, 4]] + shifts[edges[:, 3]], edges[:, 3:]], axis=1
+        )
+        orbitals = cell_orbitals(np.ones(4, dtype=np.int64), [[0]] * 4, lambda m: 1, "test")
+        found = unwrapped_cells(orbitals, moved, np.exp(-lengths), positions, lattice, "test")
+        np.testing.assert_array_equal(found, edges[:, :3])
 
 
 def test_atoms_far_from_the_central_cell(tmp_path, structure):

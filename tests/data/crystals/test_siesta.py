@@ -62,6 +62,7 @@ def test_a_run_is_found_and_read_as_it_is(tmp_path, structure, content):
     for found in database:
         assert_same_crystal(found, structure)
         assert found.fermi_level == pytest.approx(LEVEL, abs=1e-12)
+    assert [path.name for path in database.files("00")] == ["run.XV", "run.ORB_INDX", "run.HSX"]
     without = CrystalDatabase(tmp_path / "db")[0]
     assert without.overlap is None
     np.testing.assert_array_equal(without.hamiltonian, database[0].hamiltonian)

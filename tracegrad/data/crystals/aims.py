@@ -21,7 +21,7 @@ from tracegrad.data.crystals.aims_files import (
     read_triangle,
     read_values,
 )
-from tracegrad.data.crystals.calculation_text import plain_or_packed
+from tracegrad.data.crystals.calculation_text import calculation_text, plain_or_packed
 from tracegrad.data.crystals.orbital_blocks import CellOrbitals, cell_orbitals, pair_blocks
 from tracegrad.data.crystals.reader import CrystalReader, StructureHeader, check_channel, checked_spin
 from tracegrad.data.crystals.structure import Structure, edge_order, reordered
@@ -125,19 +125,20 @@ class AimsReader(CrystalReader):
             paths.append(plain_or_packed(folder / _CRYSTAL))
         return paths + (matrices if matrix == "hamiltonian" else matrices[::-1])
 
+    def notes(self, name: str) -> list[str]:
+        spin_orbit = any(words[0] == "include_spin_orbit" for words in _control(self.places[name]))
+        return ["without the spin-orbit coupling of the calculation"] if spin_orbit else []
+
     def _geometry(
         self, folder: Path
     ) -> tuple[Int64[np.ndarray, " atoms"], Float[np.ndarray, "atoms 3"], Float[np.ndarray, "3 3"] | None]:
         """Atomic numbers, positions and lattice of a calculation that does not move its atoms."""
-        control = folder / "control.in"
-        if control.is_file():
-            for line in control.read_text(encoding="utf-8", errors="replace").splitlines():
-                words = line.split("#", 1)[0].lower().split()
-                if len(words) > 1 and words[0] in _MOVING and words[1] != "none":
-                    raise DataError(
-                        f"{control}: {words[0]} moves the atoms, so that the matrices are not those of geometry.in; "
-                        "compute the final geometry without it"
-                    )
+        for words in _control(folder):
+            if words[0] in _MOVING and words[1:2] != ["none"]:
+                raise DataError(
+                    f"{folder / 'control.in'}: {words[0]} moves the atoms, so that the matrices are not those of "
+                    "geometry.in; compute the final geometry without it"
+                )
         path = plain_or_packed(folder / "geometry.in")
         numbers, positions, lattice = read_geometry(path)
         crystal = plain_or_packed(folder / _CRYSTAL).is_file()
@@ -147,6 +148,13 @@ class AimsReader(CrystalReader):
                 f"{'crystal' if crystal else 'molecule'}; take all files from one calculation"
             )
         return numbers, positions, lattice
+
+
+def _control(folder: Path) -> list[list[str]]:
+    """Words of the lines of ``control.in``, which may be missing."""
+    path = plain_or_packed(folder / "control.in")
+    lines = calculation_text(path).lower().splitlines() if path.is_file() else []
+    return [words for line in lines if (words := line.split("#", 1)[0].split())]
 
 
 def _orbitals(folder: Path, numbers: Int64[np.ndarray, " atoms"]) -> CellOrbitals:
@@ -209,10 +217,7 @@ def unwrapped_cells(
     totals = np.bincount(pair, weights)
     sums = np.stack([np.bincount(pair, weights * vectors[:, axis]) for axis in range(3)], axis=1)
     means = sums / np.maximum(totals, np.finfo(float).tiny)[:, None]
-    nearest = np.rint(means @ np.linalg.inv(lattice)).astype(np.int64)
-    others = nearest[:, None] + np.array(list(product((-1, 0, 1), repeat=3)))
-    closest = np.linalg.norm(means[:, None] - others @ lattice, axis=2).argmin(1)
-    moved = -others[np.arange(len(pairs)), closest]
+    moved = -_nearest_cells(means, lattice)
     first, second = pairs // atoms, pairs % atoms
     shifts, group = np.zeros((atoms, 3), dtype=np.int64), np.arange(atoms)
     for strongest in np.argsort(-totals, kind="stable").tolist():
@@ -229,3 +234,17 @@ def unwrapped_cells(
             "in geometry.in; take all files from one calculation"
         )
     return edges[:, :3] + shifts[edges[:, 4]] - shifts[edges[:, 3]]
+
+
+def _nearest_cells(
+    vectors: Float[np.ndarray, "vectors 3"], lattice: Float[np.ndarray, "3 3"]
+) -> Int64[np.ndarray, "vectors 3"]:
+    """R of the lattice vector that is nearest to each vector, also of a skewed lattice."""
+    rounded = np.rint(vectors @ np.linalg.inv(lattice)).astype(np.int64)
+    nearest, least = rounded.copy(), np.full(len(vectors), np.inf)
+    for step in product(range(-3, 4), repeat=3):
+        distances = np.linalg.norm(vectors - (rounded + step) @ lattice, axis=1)
+        closer = distances < least
+        nearest[closer] = (rounded + step)[closer]
+        least = np.minimum(least, distances)
+    return nearest

@@ -96,6 +96,11 @@ class SiestaReader(CrystalReader):
         orbitals = siesta_orbitals(path, run)
         return StructureHeader(orbitals.numbers, orbitals.shells, run.parts > 2, run.fermi_level)
 
+    def files(self, name: str, matrix: str = "hamiltonian") -> list[Path]:
+        path = self.places[name]
+        beside = [file_beside(path, suffix) for suffix in (".XV", ".ORB_INDX")]
+        return [*(file for file in beside if file.is_file()), path]
+
     def reference_bands(self, name: str) -> ReferenceBands | None:
         path = self.places[name]
         energies, kpoints = file_beside(path, ".EIG"), file_beside(path, ".KP")
