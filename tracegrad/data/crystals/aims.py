@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from tracegrad.data.crystals.aims_files import (
-    SparseIndex,
     read_basis_indices,
     read_geometry,
     read_sparse_index,
@@ -61,21 +60,12 @@ class AimsReader(CrystalReader):
         orbitals = _orbitals(folder, numbers)
         paths = dict(zip(("overlap", "hamiltonian"), self.files(name)[-2:], strict=True))
         if lattice is None:
-            size = len(orbitals.atoms)
             lattice = (_BOX + 2 * float(np.ptp(positions, axis=0).max())) * np.eye(3)
-            rows, columns = np.indices((size, size)).reshape(2, -1)
-            values = {matrix: read_triangle(paths[matrix], size).ravel() for matrix in matrices}
-            edges, blocks = pair_blocks(
-                orbitals, np.zeros((1, 3), dtype=np.int64), np.zeros_like(rows), rows, columns, values
-            )
+            edges, blocks = _molecule(orbitals, {matrix: paths[matrix] for matrix in matrices})
         else:
-            index = read_sparse_index(plain_or_packed(folder / _CRYSTAL), len(orbitals.atoms))
             # The overlap tells how atoms were moved into the central cell.
-            values = {
-                matrix: read_values(paths[matrix], index.count)[index.places]
-                for matrix in {"overlap", *matrices}
-            }
-            edges, blocks = _whole_blocks(orbitals, index, values)
+            needed = {matrix: paths[matrix] for matrix in {"overlap", *matrices}}
+            edges, blocks = _crystal(orbitals, plain_or_packed(folder / _CRYSTAL), needed)
             cells = unwrapped_cells(orbitals, edges, blocks["overlap"], positions, lattice, str(folder))
             edges = np.concatenate([cells, edges[:, 3:]], axis=1)
             order = edge_order(edges)
@@ -163,23 +153,31 @@ def _orbitals(folder: Path, numbers: Int64[np.ndarray, " atoms"]) -> CellOrbital
     return cell_orbitals(numbers, degrees, lambda m: -1 if m > 0 and m % 2 else 1, str(path))
 
 
-def _whole_blocks(
-    orbitals: CellOrbitals, index: SparseIndex, values: dict[str, np.ndarray]
+def _molecule(
+    orbitals: CellOrbitals, paths: dict[str, Path]
 ) -> tuple[Int64[np.ndarray, "pairs 5"], dict[str, np.ndarray]]:
-    """Edges and entries of the blocks <row in cell 0| |column in cell R> from the triangle of the files."""
+    """Edges of all pairs in one cell, and the entries of their blocks."""
+    size = len(orbitals.atoms)
+    rows, columns = np.indices((size, size)).reshape(2, -1)
+    values = {matrix: read_triangle(path, size).ravel() for matrix, path in paths.items()}
+    cells = np.zeros((1, 3), dtype=np.int64)
+    return pair_blocks(orbitals, cells, np.zeros_like(rows), rows, columns, values)
+
+
+def _crystal(
+    orbitals: CellOrbitals, index_file: Path, paths: dict[str, Path]
+) -> tuple[Int64[np.ndarray, "pairs 5"], dict[str, np.ndarray]]:
+    """Edges and entries of the blocks <row in cell 0| |column in cell R>, of the atoms in the central cell."""
+    index = read_sparse_index(index_file, len(orbitals.atoms))
+    values = {matrix: read_values(path, index.count)[index.places] for matrix, path in paths.items()}
     # <row, R| |column, 0> is <row, 0| |column, -R>, and its mirror image is <column, 0| |row, R>.
     cells, place = np.unique(np.concatenate([-index.cells, index.cells]), axis=0, return_inverse=True)
-    place = place.reshape(2, -1)
+    opposite, same = place.reshape(2, -1)
     other = index.rows != index.columns
-    cell, rows, columns = (
-        np.concatenate([stored, mirrored[other]])
-        for stored, mirrored in (
-            (place[0][index.cell], place[1][index.cell]),
-            (index.rows, index.columns),
-            (index.columns, index.rows),
-        )
-    )
-    both = {matrix: np.concatenate([entries, entries[other]]) for matrix, entries in values.items()}
+    cell = np.concatenate([opposite[index.cell], same[index.cell][other]])
+    rows = np.concatenate([index.rows, index.columns[other]])
+    columns = np.concatenate([index.columns, index.rows[other]])
+    both = {matrix: np.concatenate([stored, stored[other]]) for matrix, stored in values.items()}
     return pair_blocks(orbitals, cells, cell, rows, columns, both)
 
 
