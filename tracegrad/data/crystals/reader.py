@@ -154,7 +154,7 @@ def check_channel(spin: str | None, polarised: bool, where: str) -> None:
 
 
 # A class of readers, or one whose other arguments are bound, such as ``_partial_: true`` of a configuration.
-ReaderType = Callable[[Path], CrystalReader]
+ReaderType = Callable[..., CrystalReader]
 
 
 def _name(path: Path) -> str:

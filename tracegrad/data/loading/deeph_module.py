@@ -106,6 +106,7 @@ class DeepHDataModule(HamiltonianDataModule):
         in_memory: each process keeps the graphs that it has read.
         cache: path of the cache of the database, "auto" (see `cache_paths`), or None for no cache.
         reader: class of the format, see `CrystalReader`; None: the one that fits the database.
+        spin: channel of collinear spin-polarised calculations, "up" or "down".
         dtype: float32 or float64.
         **loaders: see `HamiltonianDataModule`.
     """
@@ -126,6 +127,7 @@ class DeepHDataModule(HamiltonianDataModule):
         in_memory: bool = False,
         cache: str | None = None,
         reader: ReaderType | None = None,
+        spin: str | None = None,
         dtype: str = "float32",
         **loaders: Any,
     ):
@@ -137,7 +139,7 @@ class DeepHDataModule(HamiltonianDataModule):
         self.include = [include] if isinstance(include, str) else list(include)
         self.twisted = list(twisted)
         self.sizes, self.split_seed, self.split_file = sizes, split_seed, split_file
-        self.in_memory, self.cache, self.reader = in_memory, cache, reader
+        self.in_memory, self.cache, self.reader, self.spin = in_memory, cache, reader, spin
         self._opened: CrystalCache | None = None
         self._wrong_radii: str | None = None
 
@@ -145,11 +147,11 @@ class DeepHDataModule(HamiltonianDataModule):
         """Build the cache if it is configured and not valid; Lightning calls this on one process of each node."""
         if self.cache is None:
             return
-        database = CrystalDatabase(self.path, include=self.include, reader=self.reader)
+        database = CrystalDatabase(self.path, include=self.include, reader=self.reader, spin=self.spin)
         with ProgressDisplay("structures") as progress:
             prepare_cache(
                 database,
-                cache_paths(self.path, self.cache, self.include),
+                cache_paths(self.path, self.cache, self.include, self.spin),
                 self.dtype,
                 report=progress.report,
                 on_progress=progress.bar("reading"),
@@ -166,14 +168,14 @@ class DeepHDataModule(HamiltonianDataModule):
             raise BasisError(self._wrong_radii)
         if self.cache is not None and self._opened is None:
             self._opened = open_cache(
-                self.database, cache_paths(self.path, self.cache, self.include), self.dtype
+                self.database, cache_paths(self.path, self.cache, self.include, self.spin), self.dtype
             )
             for part in self.parts.values():
                 assert isinstance(part, CrystalDataset)
                 part.cache = self._opened
 
     def _open(self) -> None:
-        database = CrystalDatabase(self.path, include=self.include, reader=self.reader)
+        database = CrystalDatabase(self.path, include=self.include, reader=self.reader, spin=self.spin)
         self._check_basis(database)
         database.check_files()  # before a training, not at its end
         split = self._split(database)
