@@ -23,9 +23,11 @@ from tracegrad.physics.bands.bloch import BlochMatrix
 PAULI = np.array([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
 
 
-def crystal(turned: np.ndarray | None = None, *, spinful: bool = False, name: str = "one") -> Structure:
+def crystal(
+    turned: np.ndarray | None = None, *, spinful: bool = False, name: str = "one", seed: int = 0
+) -> Structure:
     """H and S of a pair are products of the orbitals in the direction of the bond; spin-orbit coupling is on-site."""
-    structure = small_structure(spinful, name=name)
+    structure = small_structure(spinful, name=name, seed=seed)
     q = np.eye(3) if turned is None else turned
     x, lattice = structure.positions @ q.T, structure.lattice @ q.T
     blocks: dict[str, list[np.ndarray]] = {"hamiltonian": [], "overlap": []}

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from tracegrad.data.cache.cached_crystals import CrystalCache
 from tracegrad.data.cache.lookup import cache_paths, open_cache, prepare_cache
+from tracegrad.data.crystals.conversion_checks import check_bands, check_matrices
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.reader import ReaderType
 from tracegrad.data.loading.datamodule import (
@@ -198,9 +199,28 @@ class DeepHDataModule(HamiltonianDataModule):
             self.database[row] for row in rows[evenly_spaced(len(rows), min(len(rows), _STRUCTURES_CHECKED))]
         ]
         line, sure = compare_radii(structures, self.basis)
-        for text in filter(None, (line, doubtful_units(structures[0]))):
+        for text in filter(
+            None, (line, doubtful_units(structures[0]), self._wrong_matrices(structures[0].name))
+        ):
             self.remark(f"{self.path}: {text}")
         self._wrong_radii = f"{self.path}: {line}" if sure else None
+
+    def _wrong_matrices(self, name: str) -> str | None:
+        """What the checks of converted matrices find wrong in a structure, if it has an overlap."""
+        try:
+            with_overlap = CrystalDatabase(
+                self.path, include=self.include, overlap=True, reader=self.reader, spin=self.spin
+            )
+            structure = with_overlap[with_overlap.names.index(name)]
+        except DataError:  # without S; H has been read before
+            return None
+        bands = with_overlap.reader.reference_bands(name)
+        findings = [
+            *check_matrices(structure),
+            None if bands is None else check_bands(structure, bands, self.spin),
+        ]
+        wrong = [one.text for one in findings if one is not None and not one.passed]
+        return f"{name}: {'; '.join(wrong)}" if wrong else None
 
     def summary(self) -> PartSummary:
         assert self.split is not None
