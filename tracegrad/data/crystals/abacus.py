@@ -26,8 +26,9 @@ from tracegrad.data.crystals.abacus_csr import (
     count_ionic_steps,
     read_csr,
     read_csr_header,
+    spin_directions,
 )
-from tracegrad.data.crystals.abacus_run import RunLog, read_eigenvalues, read_log, stru_path, stru_shells
+from tracegrad.data.crystals.abacus_run import RunLog, find_log, read_eigenvalues, stru_path, stru_shells
 from tracegrad.data.crystals.orbital_blocks import CellOrbitals
 from tracegrad.data.crystals.reader import CrystalReader, StructureHeader, check_channel, checked_spin
 from tracegrad.data.crystals.reference_bands import ReferenceBands
@@ -123,11 +124,11 @@ class _Run:
 
     @cached_property
     def log(self) -> RunLog | None:
-        return read_log(self.folder)
+        return find_log(self.folder)
 
     @cached_property
     def _polarised(self) -> bool:
-        return bool(_found(self.folder, "H2")) or (read_csr_header(self._file("H1")).directions or 1) > 1
+        return bool(_found(self.folder, "H2")) or (spin_directions(self._file("H1")) or 1) > 1
 
     def _file(self, kind: str) -> Path:
         found = _found(self.folder, kind)

@@ -26,11 +26,11 @@ _TITLE = re.compile(rb"^[ \t]*[#A-Za-z][^\n]*$", re.MULTILINE)
 _OLDER_SIZE = re.compile(rb"Matrix Dimension of [A-Z]+\(R\): *(\d+)")
 _OLDER_CELLS = re.compile(rb"Matrix number of [A-Z]+\(R\): *(\d+)")
 _COUNTS = {
-    "directions": "number of spin directions",
     "spin": "spin index",
     "size": "number of localized basis",
     "cells": "number of Bravais lattice vector R",
 }
+_DIRECTIONS = re.compile(rb"(\d+) *# *number of spin directions")
 _LEVEL = re.compile(r"E_?Fermi *= *(\S+) *eV", re.IGNORECASE)
 _MOST_ORBITALS, _MOST_ATOMS = 10_000_000, 1_000_000
 _HEAD = 1 << 20  # bytes of a file in which its counts and atoms stand
@@ -63,7 +63,6 @@ class CsrHeader:
             the file does not say.
         size: number of rows; twice the number of orbitals for nspin 4.
         cells: number of cells R.
-        directions: number of spin directions; None in the older layout.
         spin: spin of the file, from 1; None in the older layout.
         fermi_level: eV, if the file says it.
         cell: the structure; None in the older layout.
@@ -74,7 +73,6 @@ class CsrHeader:
     step: int | None
     size: int
     cells: int
-    directions: int | None = None
     spin: int | None = None
     fermi_level: float | None = None
     cell: AbacusCell | None = None
@@ -147,6 +145,12 @@ def read_csr(path: Path) -> SparseCells:
             f"{path}: {str(error)[:80]}; the file is damaged, run ABACUS again with out_mat_hs2 1"
         ) from error
     return _elements(path, header, numbers, 2 if is_complex else 1)
+
+
+def spin_directions(path: Path) -> int | None:
+    """Number of spin directions that the first lines of a file say; None in the older layout."""
+    match = _DIRECTIONS.search(content_of(path, 4096))
+    return int(match[1]) if match else None
 
 
 def count_ionic_steps(path: Path) -> int:
@@ -277,9 +281,7 @@ def _newer_header(path: Path, content: bytes, start: int, step: int) -> CsrHeade
         ) from error
     cell = AbacusCell(labels, constant * lattice, constant, positions @ (constant * lattice))
     end = start + sum(len(line) + 1 for line in lines[: direct + 1 + len(labels)])
-    return CsrHeader(
-        NEWER, step, counts["size"], counts["cells"], counts["directions"], counts["spin"], level, cell, end
-    )
+    return CsrHeader(NEWER, step, counts["size"], counts["cells"], counts["spin"], level, cell, end)
 
 
 def _count(path: Path, word: str, what: str, most: int) -> int:

@@ -6,6 +6,7 @@ species, and moved into the cell. STRU stands beside ``OUT.*`` and names the orb
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +35,18 @@ _NEWER_POINT = re.compile(r"^ *spin=(\d+) k-point=\d+/\d+ Cartesian= *(\S+) +(\S
 
 @dataclass(frozen=True)
 class RunLog:
-    """The log of a run.
+    """The log of a run, which is read when it is needed.
 
     Args:
-        path: its file.
-        text: its content.
+        path: its file, plain or compressed with gzip.
     """
 
     path: Path
-    text: str
+
+    @cached_property
+    def text(self) -> str:
+        """Its content."""
+        return content_of(self.path).decode("utf-8", "replace")
 
     @property
     def fermi_level(self) -> float | None:
@@ -117,7 +121,7 @@ def _rows(text: str, start: int, end: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def read_log(folder: Path) -> RunLog | None:
+def find_log(folder: Path) -> RunLog | None:
     """The log in a folder of output, or None."""
     found = sorted(path for path in folder.glob("running_*.log*") if path.name.endswith((".log", ".log.gz")))
     if not found:
@@ -127,7 +131,7 @@ def read_log(folder: Path) -> RunLog | None:
             f"{folder}: holds the logs {', '.join(path.name for path in found)}; keep that of the run that wrote the "
             "matrices"
         )
-    return RunLog(found[0], content_of(found[0]).decode("utf-8", "replace"))
+    return RunLog(found[0])
 
 
 def stru_path(folder: Path) -> Path | None:
