@@ -22,8 +22,8 @@ def main(config: DictConfig) -> None:
     if not (processes is None or (type(processes) is int and processes > 0)):
         raise ConfigError(f"processes={processes}; give a whole number of at least 1, or null")
     source = database_path(str(values["source"]))
-    database = CrystalDatabase(source, include=include)
-    paths = cache_paths(source, str(values["output"]), include)
+    database = CrystalDatabase(source, include=include, spin=values["spin"])
+    paths = cache_paths(source, str(values["output"]), include, values["spin"])
     if not paths:
         raise ConfigError(
             f"{source} is a packed file, for whose cache there is no default place; give output=PATH"

@@ -34,11 +34,13 @@ def main(config: DictConfig) -> None:
         raise ConfigError(f"{output} exists; choose another output or set overwrite=true")
     if output.exists():
         packed_names(output)  # raises for other files: only packed files are overwritten
-    database = CrystalDatabase(str(values["source"]), include=patterns, overlap=values["overlap"])
+    database = CrystalDatabase(
+        str(values["source"]), include=patterns, overlap=values["overlap"], spin=values["spin"]
+    )
     origins = {name: _provenance(database.reader.places[name]) for name in database.names}
     provenance = {
         "description": values["description"],
-        "command": _public_command(database.path.name, output, patterns, decimals, values["overlap"]),
+        "command": _public_command(database, output, patterns, decimals, values["overlap"]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "rounding": "none" if decimals is None else f"matrices to multiples of 1e-{decimals} eV",
         "units": {"hamiltonian": "eV", "positions, lattice": "angstrom"},
@@ -64,10 +66,12 @@ def _provenance(place: Path) -> Any:
 
 
 def _public_command(
-    source: str, output: Path, patterns: list[str], decimals: int | None, overlap: bool
+    database: CrystalDatabase, output: Path, patterns: list[str], decimals: int | None, overlap: bool
 ) -> str:
     """The command line for the provenance, without folders of this machine."""
-    settings = [f"source={source}", f"output={output.name}", f"pattern=[{','.join(map(quoted, patterns))}]"]
+    settings = [f"source={database.path.name}", f"output={output.name}"]
+    settings += [f"pattern=[{','.join(map(quoted, patterns))}]"]
+    settings += [] if database.spin is None else [f"spin={database.spin}"]
     settings += [] if decimals is None else [f"decimals={decimals}"]
     settings += ["overlap=true"] if overlap else []
     return " ".join(["tracegrad", "pack", *map(shell_word, settings)])

@@ -1,5 +1,6 @@
 """The chemical elements: symbols, atomic numbers and covalent radii."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import SupportsIndex
@@ -25,6 +26,12 @@ _PICOMETRES = """
 # Covalent radius of each atomic number, angstrom: 0.2 for X, 2.0 for elements beyond Cm, of which none is tabulated.
 COVALENT_RADII = np.full(len(SYMBOLS), 2.0)
 COVALENT_RADII[:97] = np.array([20, *map(int, _PICOMETRES.split())]) / 100
+
+
+def labelled_element(label: str) -> int | None:
+    """Atomic number of the symbol with which a label such as Fe, Fe1 or Fe_up starts; None if there is none."""
+    match = re.match(r"[A-Z][a-z]?(?![A-Za-z])", label)
+    return NUMBERS.get(match[0]) or None if match else None
 
 
 def formula(numbers: Iterable[SupportsIndex]) -> str:

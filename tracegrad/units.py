@@ -13,4 +13,8 @@ BOHR_PER_ANGSTROM = 1.8897259886
 # The values of the converters from OpenMX to DeepH's format. The hartree differs from that of the paper by 6e-7, but
 # what is read from OpenMX has to equal the released databases, which were converted with this value.
 EV_PER_HARTREE = 27.2113845
+# ABACUS' own value, with which its matrices give the eigenvalues that it prints.
+EV_PER_RYDBERG_ABACUS = 13.605698066
 ANGSTROM_PER_BOHR = 0.529177249
+# CODATA 2018, with which SIESTA and FHI-aims are read: SIESTA prints its energies with it.
+EV_PER_HARTREE_2018 = 27.211386245988

@@ -126,7 +126,8 @@ def test_logs_table_and_figure_are_those_of_single_runs(module, dataset, tmp_pat
     again = trainer.test(module, make_loader(dataset), verbose=False)[0]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")} == times
     same = [name for name in logs if "seconds" not in name]
-    assert {name: again[name] for name in same} == {name: logs[name] for name in same}
+    # Two molecules have no rank correlation: nan.
+    np.testing.assert_equal({name: again[name] for name in same}, {name: logs[name] for name in same})
 
 
 def test_another_functional_is_noticed_and_a_level_never_reached_is_counted(

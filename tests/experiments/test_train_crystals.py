@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from experiments.report import make_report
 from experiments.settings.configuration import composed, plain
 from experiments.training.runs import train
 from tests import forked
+from tests.data.crystals.abacus_files import write_run
+from tests.data.crystals.test_conversion_checks import crystal
 from tests.experiments.processes import PLAIN
 from tracegrad import load_model
 from tracegrad.data.crystals.database import CrystalDatabase
@@ -144,3 +147,17 @@ def test_spin_orbit_coupling(tmp_path: Path) -> None:
     assert all(
         {"test/h_mae", "test/h_mae_cha_s", "test/h_mae_cha_b"} <= row.cells.keys() for row in table.arms
     )
+
+
+@pytest.mark.slow
+def test_a_spin_channel_of_abacus(tmp_path: Path) -> None:
+    """Trained from the output itself; H of spin down is small, that of spin up is not."""
+    for seed in range(3):
+        up = crystal(seed=seed)
+        write_run(
+            tmp_path / "runs" / f"{seed}", up, replace(up, hamiltonian=1e-3 * up.hamiltonian), layout="newer"
+        )
+    options = ["basis.shells=[Mo-s2p1d1,S-s1p1]", f"data.path={tmp_path / 'runs'}", "data.include=['*']"]
+    options += ["data.twisted=[]", "data.sizes=[1,1,1]", "data.spin=down"]
+    run(tmp_path / "run", *options, "tracegrad=none", "trainer.max_steps=2")
+    assert 0 < results(tmp_path / "run")["trivial"]["test/h_mae"] < 1

@@ -97,7 +97,7 @@ def pair_ranges(
         3 * (4 * len(edges) + 1000) * abs(np.linalg.det(lattice)) / (4 * np.pi * len(numbers) ** 2)
     ) ** (1 / 3)
     reach = min(max(float(lengths.max()), search), enough) + _ROUNDING
-    near, distances = _pairs_within(positions, lattice, reach)
+    near, distances = pairs_within(positions, lattice, reach)
     listed, possible = _elements(numbers, edges), _elements(numbers, near)
     on_site = (edges[:, :3] == 0).all(1) & (edges[:, 3] == edges[:, 4])
     ranges = {}
@@ -137,7 +137,7 @@ def _elements(
     return np.sort(numbers[edges[:, 3:]], axis=1)
 
 
-def _pairs_within(
+def pairs_within(
     positions: Float[np.ndarray, "atoms 3"], lattice: Float[np.ndarray, "3 3"], reach: float
 ) -> tuple[Int64[np.ndarray, "edges 5"], Float[np.ndarray, " edges"]]:
     """All pairs except on-site ones up to a distance (angstrom), and their distances.

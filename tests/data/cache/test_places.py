@@ -23,6 +23,9 @@ def test_places(folder, tmp_path, monkeypatch):
     assert cache_paths(folder, "auto", ["*"]) == [beside, home]
     assert cache_paths(folder, "auto", ["a", "b"]) == cache_paths(folder, "auto", ["b", "a"])
     assert cache_paths(folder, "auto", "a")[0] != beside
+    of_spins = [path for spin in ("up", "down") for path in cache_paths(folder, "auto", "*", spin)]
+    assert len({*of_spins, beside, home}) == 6
+    assert cache_paths(folder, "~/a.cache", "*", "up") == [Path.home() / "a.cache-up"]
     other = cache_paths(tmp_path / "x" / "graphene", "auto")
     assert other[0].name == beside.name
     assert other[1] != home

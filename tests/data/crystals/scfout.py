@@ -69,15 +69,23 @@ def daggers(entries: np.ndarray, structure: Structure, matrix: str) -> np.ndarra
 
 
 def scfout(
-    structure: Structure, *, text: str = INPUT, word: int | None = None, header: Sequence[int] = ()
+    structure: Structure,
+    *,
+    text: str = INPUT,
+    word: int | None = None,
+    header: Sequence[int] = (),
+    down: Structure | None = None,
 ) -> bytes:
-    """Bytes of the file; ``word`` and the first numbers of the header can be replaced."""
+    """Bytes of the file; ``word`` and the first numbers of the header can be replaced.
+
+    With ``down``, the Hamiltonian of spin down, the calculation is collinear.
+    """
     random = np.random.default_rng(1)
     numbers, edges = structure.numbers, structure.edges
     atoms = len(numbers)
     cells = sorted(set(map(tuple, edges[:, :3].tolist())), key=lambda cell: (cell != (0, 0, 0), cell))
     basis = OrbitalBasis.openmx(structure.shells)
-    spin = 3 if structure.spinful else 0
+    spin = 3 if structure.spinful else 0 if down is None else 1
     head = [atoms, 4 * 3 + spin if word is None else word, 0, 0, 0, len(cells) - 1, 1]
     head[: len(header)] = header
     neighbours = [edges[edges[:, 3] == i] for i in range(atoms)]
@@ -105,6 +113,7 @@ def scfout(
         vectors(2 * np.pi * np.linalg.inv(lattice).T),
         vectors(structure.positions / BOHR),
         *(doubles(part / HARTREE) for part in _parts(structure, random)),
+        *([] if down is None else [doubles(down.hamiltonian / HARTREE)]),
         doubles(structure.overlap),
         *(doubles(random.normal(size=size)) for _ in range(6 + spin + 1 + 2)),
         ints([3]),

@@ -178,10 +178,6 @@ CASES = [
     (_add("[1, 1, 0, 3, 1]", 3, 1, 2e-5), r"not hermitian: block .*differ by 2.0e-05 eV \(at most 1e-05\)"),
     (_add("[0, 0, 0, 3, 3]", 0, 1, 1.0), r"block \[0, 0, 0, 3, 3\] and the dagger of \[0, 0, 0, 3, 3\]"),
     (_add("[0, 0, 0, 3, 3]", 0, 1, 1.0, "overlaps.h5"), "the overlap is not hermitian"),
-    (_blocks(lambda file: (file.pop("[1, 0, 0, 1, 2]"), file.pop("[-1, 0, 0, 2, 1]")), "overlaps.h5"),
-     r"overlaps\.h5 has no block \[.*\], but hamiltonians\.h5 has"),
-    (_blocks(lambda file: (file.pop("[1, 0, 0, 1, 2]"), file.pop("[-1, 0, 0, 2, 1]"))),
-     r"hamiltonians\.h5 has no block \[.*\], but overlaps\.h5 has"),
     (_write("hamiltonians.h5", "no HDF5"), r"hamiltonians\.h5: not a readable HDF5 file"),
     (lambda folder: (folder / "lat.dat").write_bytes(b"\xff\xfe\x00"), r"lat\.dat: cannot be read"),
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.data.crystals.openmx import OpenMXReader, read_scfout
 from tracegrad.data.crystals.structure import Structure
-from tracegrad.errors import DataError
+from tracegrad.errors import ConfigError, DataError
 
 
 def write(folder, content, name="small.scfout"):
@@ -100,7 +100,7 @@ def test_truncated_files(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"word": 4 * 3 + 1}, "a collinear spin-polarised calculation.*is supported"),
+        ({"word": 4 * 3 + 1}, "a collinear spin-polarised calculation.*choose one with spin=up or spin=down"),
         ({"word": 4 * 3 + 2}, "version 3 with spin switch 2"),
         ({"word": 4 * 2}, r"version 2 with spin switch 0; version 3 \(OpenMX 3.9 and 4.0\)"),
         ({"word": 0}, "version 0 with spin switch 0"),
@@ -196,6 +196,25 @@ def test_a_database_of_output(tmp_path, spinful, monkeypatch):
     assert database.shells == structures[0].shells  # read without the matrices
     assert database.spinful == spinful
     assert database.atom_counts.tolist() == [3, 3]
+
+
+def test_collinear_spin(tmp_path):
+    up = small_structure()
+    down = replace(up, hamiltonian=1.5 * up.hamiltonian)
+    path = write(tmp_path, scfout(up, down=down))
+    for spin, expected in (("up", up), ("down", down)):
+        assert_same(read_scfout(path, spin=spin), expected)
+        database = CrystalDatabase(path, overlap=True, spin=spin)
+        assert_same(database[0], expected)
+        assert database.identity()["spin"] == spin
+        assert not database.spinful
+    with pytest.raises(ConfigError, match="spin is 'both'; up or down is needed"):
+        read_scfout(path, spin="both")
+    for other in (up, small_structure(spinful=True)):
+        with pytest.raises(
+            DataError, match="not a collinear spin-polarised calculation, so it has no spin up"
+        ):
+            read_scfout(write(tmp_path, scfout(other), "other.scfout"), spin="up")
 
 
 def test_files_in_one_folder_and_a_single_one(tmp_path):

@@ -36,19 +36,24 @@ AUTO = "auto"
 SUFFIX = ".tracegrad-cache"
 
 
-def cache_paths(source: str | Path, setting: str, include: str | Sequence[str] = "*") -> list[Path]:
+def cache_paths(
+    source: str | Path, setting: str, include: str | Sequence[str] = "*", spin: str | None = None
+) -> list[Path]:
     """Possible paths of the cache of a database, in order of preference.
 
     Args:
         setting: a path, or "auto": beside a folder, then in ``$XDG_CACHE_HOME/tracegrad`` or ``~/.cache/tracegrad``;
             packed files have no cache with "auto".
         include: patterns of names, as of `CrystalDatabase`; each set of patterns has a separate cache.
+        spin: channel of collinear calculations; each has a separate cache, with its name behind a given path.
     """
     if setting != AUTO:
-        return [Path(setting).expanduser()]
+        path = Path(setting).expanduser()
+        return [path if spin is None else path.with_name(f"{path.name}-{spin}")]
     if os.path.isfile(source):
         return []
-    return cache_places(source, [include] if isinstance(include, str) else sorted(include), SUFFIX)
+    patterns = [include] if isinstance(include, str) else sorted(include)
+    return cache_places(source, [*patterns, *([] if spin is None else [f"spin {spin}"])], SUFFIX)
 
 
 def cache_places(source: str | Path, key: Sequence[str], suffix: str) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Int64
 
-from tracegrad.data.crystals.formats import READERS, find_reader
+from tracegrad.data.crystals.formats import READERS, find_reader, open_reader
 from tracegrad.data.crystals.reader import ReaderType, StructureHeader
 from tracegrad.data.crystals.structure import MATRICES, Structure
 from tracegrad.elements import SYMBOLS
@@ -35,6 +35,7 @@ class CrystalDatabase:
         hamiltonian: read Hamiltonians.
         overlap: read overlaps.
         reader: class of the format, see `CrystalReader`; None: the first one of `formats.READERS` that fits.
+        spin: channel of collinear spin-polarised calculations, "up" or "down".
 
     Raises:
         DataError: there is no database, or no name matches.
@@ -48,6 +49,7 @@ class CrystalDatabase:
         hamiltonian: bool = True,
         overlap: bool = False,
         reader: ReaderType | None = None,
+        spin: str | None = None,
     ):
         self.path = Path(path)
         # Positions of structures whose edges this process has compared with their geometry.
@@ -58,11 +60,11 @@ class CrystalDatabase:
             raise DataError(
                 f"{self.path}: no such database; give a folder of DeepH structures or a packed .h5 file"
             )
-        found = find_reader(self.path) if reader is None else reader(self.path)
+        found = find_reader(self.path, spin) if reader is None else open_reader(reader, self.path, spin)
         if found is None or not found.places:
             labels = [entry.label for entry in READERS] if found is None else [found.label]
             raise DataError(f"{self.path}: no structures in it; give {' or '.join(labels)}")
-        self.reader, names = found, list(found.places)
+        self.reader, self.spin, names = found, spin, list(found.places)
         patterns = [include] if isinstance(include, str) else list(include)
         self.names = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
         if not self.names:
@@ -144,7 +146,8 @@ class CrystalDatabase:
     def identity(self) -> dict[str, Any]:
         """Number of structures, size, and a hash of the names and of the size and the first MiB of each file.
 
-        The files are the packed file, or those of the Hamiltonians (of the overlaps if H is not read).
+        The files are the packed file, or those of the Hamiltonians (of the overlaps if H is not read). A channel of
+        collinear calculations is named, too.
         """
         paths = dict.fromkeys(self.files(name)[-1] for name in self.names)
         digest = hashlib.sha256(json.dumps(self.names).encode())
@@ -159,7 +162,8 @@ class CrystalDatabase:
                     f"{path}: cannot be read ({error.strerror}); complete the structure"
                 ) from error
             total += size
-        return {"structures": len(self), "bytes": total, "head_sha256": digest.hexdigest()[:16]}
+        channel = {} if self.spin is None else {"spin": self.spin}
+        return {"structures": len(self), "bytes": total, "head_sha256": digest.hexdigest()[:16], **channel}
 
     @cached_property
     def _headers(self) -> list[StructureHeader]:

@@ -29,6 +29,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
+from tracegrad.data.crystals.common_pairs import with_common_pairs
 from tracegrad.data.crystals.deeph_newer import (
     NEWER_MATRIX_FILES,
     NEWER_TEXT_FILES,
@@ -162,9 +163,7 @@ def _read(folder: Path, names: Sequence[str]) -> Structure:
         path = matrix_path(folder, matrix)
         matrices[matrix] = (read_flat if newer else read_keyed)(path, numbers, basis)
         check_edges(matrices[matrix][0], len(numbers), str(path))
-    edges = matrices[names[0]][0]
-    if len(names) == 2:
-        _check_same_edges(folder, edges, matrices["overlap"][0])
+    edges, entries = with_common_pairs(matrices, numbers, shells, spinful)
     return Structure(
         name=folder.name or folder.resolve().name,
         numbers=numbers,
@@ -174,7 +173,7 @@ def _read(folder: Path, names: Sequence[str]) -> Structure:
         spinful=spinful,
         fermi_level=fermi_level,
         edges=edges,
-        **{matrix: entries for matrix, (_, entries) in matrices.items()},
+        **entries,
     )
 
 
@@ -267,19 +266,6 @@ def _check_reciprocal(folder: Path, lattice: Float[np.ndarray, "3 3"]) -> None:
             f"{folder}: lat.dat and rlat.dat contradict each other; columns are vectors (angstrom, 1/angstrom) and "
             "rlat is 2 pi inv(lat)^T: correct the one that is transposed or in another unit, or remove rlat.dat"
         )
-
-
-def _check_same_edges(folder: Path, edges: np.ndarray, others: np.ndarray) -> None:
-    """Raise `DataError` unless Hamiltonian and overlap have the same edges."""
-    if np.array_equal(edges, others):
-        return
-    first, second = (set(map(tuple, array.tolist())) for array in (edges, others))
-    paths = [matrix_path(folder, matrix).name for matrix in MATRIX_FILES]
-    edge, lacking = next(iter([(e, 1) for e in first - second] + [(e, 0) for e in second - first]))
-    raise DataError(
-        f"{folder}: {paths[lacking]} has no block {block_key(edge)}, but {paths[1 - lacking]} has; "
-        "H and S need the same pairs"
-    )
 
 
 def _is_newer(folder: Path) -> bool:

@@ -2,16 +2,48 @@
 
 from pathlib import Path
 
+from tracegrad.data.crystals.abacus import ABACUSReader
+from tracegrad.data.crystals.aims import AimsReader
 from tracegrad.data.crystals.deeph import DeepHReader
 from tracegrad.data.crystals.openmx import OpenMXReader
 from tracegrad.data.crystals.packed import PackedReader
-from tracegrad.data.crystals.reader import CrystalReader
+from tracegrad.data.crystals.reader import CrystalReader, ReaderType
+from tracegrad.data.crystals.siesta import SiestaReader
+from tracegrad.errors import DataError
 
 # The first one that finds a structure reads a database; a packed file is any file that no other format recognises.
-READERS: tuple[type[CrystalReader], ...] = (DeepHReader, OpenMXReader, PackedReader)
+READERS: tuple[type[CrystalReader], ...] = (
+    DeepHReader,
+    OpenMXReader,
+    ABACUSReader,
+    SiestaReader,
+    AimsReader,
+    PackedReader,
+)
 
 
-def find_reader(path: Path) -> CrystalReader | None:
-    """The reader of a database, or None if no format has a structure there."""
-    readers = (reader(path) for reader in READERS)
-    return next((reader for reader in readers if reader.places), None)
+def find_reader(path: Path, spin: str | None = None) -> CrystalReader | None:
+    """The reader of a database, or None if no format has a structure there; ``spin`` as in `open_reader`."""
+    found = next((reader for reader in READERS if reader(path).places), None)
+    return None if found is None else open_reader(found, path, spin)
+
+
+def open_reader(reader: ReaderType, path: Path, spin: str | None = None) -> CrystalReader:
+    """The reader of a database in a format.
+
+    Args:
+        reader: the format.
+        path: the database.
+        spin: channel of collinear calculations, "up" or "down".
+
+    Raises:
+        DataError: a channel is asked for, and the format has no collinear calculations.
+    """
+    if spin is None:
+        return reader(path)
+    if not getattr(getattr(reader, "func", reader), "collinear", False):
+        label = getattr(getattr(reader, "func", reader), "label", "this format")
+        raise DataError(
+            f"{path}: {label} hold no collinear calculations to choose spin {spin} of; leave spin out"
+        )
+    return reader(path, spin=spin)

@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
-from tracegrad.data.crystals.reader import CrystalReader, StructureHeader
+from tracegrad.data.crystals.reader import CrystalReader, StructureHeader, check_channel, checked_spin
 from tracegrad.data.crystals.structure import (
     MATRICES,
     Structure,
@@ -64,7 +64,11 @@ _BASIS_NAME = re.compile(r"([A-Z][a-z]?)[0-9.]+\w*-([a-z0-9]+)", re.ASCII)
 
 
 def read_scfout(
-    path: str | Path, *, shells: Shells | None = None, input_file: str | Path | None = None
+    path: str | Path,
+    *,
+    shells: Shells | None = None,
+    input_file: str | Path | None = None,
+    spin: str | None = None,
 ) -> Structure:
     """Read the structure, H, S and the Fermi level of a ``.scfout`` file, which may be compressed with gzip.
 
@@ -73,24 +77,32 @@ def read_scfout(
     Args:
         shells: shells of each element, as of `OrbitalBasis.openmx`, if the names of the bases do not contain them.
         input_file: an OpenMX input (.dat) that is used in place of the copy.
+        spin: "up" or "down", which is needed if, and only if, the calculation is collinear.
 
     Raises:
-        DataError: the file is missing, damaged, truncated, of another version, or of a collinear calculation.
+        DataError: the file is missing, damaged, truncated, of another version, or of another spin than ``spin`` says.
     """
     with _opened(Path(path)) as scfout:
-        structure = _read(scfout, shells, input_file)
+        structure = _read(scfout, shells, input_file, checked_spin(spin))
     check_structure(structure, str(path))
     return structure
 
 
 class OpenMXReader(CrystalReader):
-    """Output of OpenMX: ``.scfout`` files, or folders that hold one of them, plain or compressed with gzip."""
+    """Output of OpenMX: ``.scfout`` files, or folders that hold one of them, plain or compressed with gzip.
+
+    Args:
+        path: the database.
+        shells: see `read_scfout`.
+        spin: "up" or "down" for collinear calculations.
+    """
 
     label = ".scfout files of OpenMX"
+    collinear = True
 
-    def __init__(self, path: str | Path, shells: Shells | None = None):
+    def __init__(self, path: str | Path, shells: Shells | None = None, spin: str | None = None):
         super().__init__(path)
-        self.shells = shells
+        self.shells, self.spin = shells, checked_spin(spin)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -103,13 +115,13 @@ class OpenMXReader(CrystalReader):
 
     def read(self, name: str, matrices: Sequence[str]) -> Structure:
         with _opened(self.places[name]) as scfout:
-            structure = _read(scfout, self.shells, None)
+            structure = _read(scfout, self.shells, None, self.spin)
         left_out = {matrix: None for matrix in MATRICES if matrix not in matrices}
         return replace(structure, name=name, **left_out)  # type: ignore[arg-type]
 
     def header(self, name: str) -> StructureHeader:
         with _opened(self.places[name]) as scfout:
-            return _read_header(scfout, self.shells)
+            return _read_header(scfout, self.shells, self.spin)
 
 
 def _scfout_files(path: Path) -> list[Path]:
@@ -177,7 +189,7 @@ class _ScfoutReader:
 class _Geometry:
     """What stands before the matrices of a file; the arrays are those of `Structure`, the edges as in the file."""
 
-    spin: int
+    spin: int  # a key of _SPINS
     orbitals: Int64[np.ndarray, " atoms"]
     edges: Int64[np.ndarray, "pairs 5"]
     lattice: Float[np.ndarray, "3 3"]
@@ -185,12 +197,23 @@ class _Geometry:
     size: int  # entries of a matrix
     unused: int  # matrices after the overlap
 
+    @property
+    def spinful(self) -> bool:
+        return _SPINS[self.spin] == "non-collinear"
 
-def _read(reader: _ScfoutReader, shells: Shells | None, input_file: str | Path | None) -> Structure:
-    geometry = _read_geometry(reader)
-    size, spin = geometry.size, geometry.spin
-    real = [reader.doubles(size, "Hamiltonian") for _ in range(spin + 1)]
-    imaginary = [reader.doubles(size, "imaginary Hamiltonian") for _ in range(spin)]
+    @property
+    def imaginary(self) -> int:
+        """Number of imaginary parts of H."""
+        return 3 if self.spinful else 0
+
+
+def _read(
+    reader: _ScfoutReader, shells: Shells | None, input_file: str | Path | None, spin: str | None
+) -> Structure:
+    geometry = _read_geometry(reader, spin)
+    size = geometry.size
+    real = [reader.doubles(size, "Hamiltonian") for _ in range(geometry.spin + 1)]
+    imaginary = [reader.doubles(size, "imaginary Hamiltonian") for _ in range(geometry.imaginary)]
     overlap = reader.doubles(size, "overlap")
     header = _read_end(reader, geometry, shells, input_file)
     numbers, spinless = header.numbers, OrbitalBasis.openmx(header.shells)
@@ -208,19 +231,23 @@ def _read(reader: _ScfoutReader, shells: Shells | None, input_file: str | Path |
         spinful=header.spinful,
         fermi_level=header.fermi_level,
         edges=edges,
-        hamiltonian=_with_spin(real, imaginary, edges, numbers, spinless, reader) if spin else real[0],
+        hamiltonian=(
+            _with_spin(real, imaginary, edges, numbers, spinless, reader)
+            if header.spinful
+            else real[1 if spin == "down" else 0]
+        ),
         overlap=reordered(overlap, starts, sorting),
     )
 
 
-def _read_header(reader: _ScfoutReader, shells: Shells | None) -> StructureHeader:
-    geometry = _read_geometry(reader)
-    matrices = 2 * geometry.spin + 2  # H, its imaginary parts, and S
+def _read_header(reader: _ScfoutReader, shells: Shells | None, spin: str | None) -> StructureHeader:
+    geometry = _read_geometry(reader, spin)
+    matrices = geometry.spin + 1 + geometry.imaginary + 1  # H, its imaginary parts, and S
     reader.skip(8 * matrices * geometry.size, "Hamiltonian and overlap")
     return _read_end(reader, geometry, shells, None)
 
 
-def _read_geometry(reader: _ScfoutReader) -> _Geometry:
+def _read_geometry(reader: _ScfoutReader, channel: str | None) -> _Geometry:
     atoms, word, *_, highest_cell, order = reader.ints(7, "header").tolist()
     version, spin = word >> 2, word & 3
     if version != VERSION or spin not in _SPINS:
@@ -228,11 +255,7 @@ def _read_geometry(reader: _ScfoutReader) -> _Geometry:
             f"{reader.path}: version {version} with spin switch {spin}; version {VERSION} (OpenMX 3.9 and 4.0) "
             "is read, so run OpenMX again, or this is no .scfout file"
         )
-    if spin == 1:
-        raise DataError(
-            f"{reader.path}: a collinear spin-polarised calculation; scf.SpinPolarization off, or nc with "
-            "spin-orbit coupling, is supported"
-        )
+    check_channel(channel, _SPINS[spin] == "collinear", str(reader.path))
     if atoms < 1 or highest_cell < 0 or order < 0:
         raise reader.damaged(f"{atoms} atoms, {highest_cell + 1} cells, order {order}")
     reader.doubles(4 * (highest_cell + 1), "cell vectors")
@@ -276,7 +299,7 @@ def _read_end(
             f"{reader.path}: atom {atom + 1} has {orbitals[atom]} orbitals, but its shells in {spinless.name} "
             f"have {spinless.sizes[numbers[atom]]}; give the shells or the input of this calculation"
         )
-    return StructureHeader(numbers, dict(spinless.shells), bool(geometry.spin), fermi_level)
+    return StructureHeader(numbers, dict(spinless.shells), geometry.spinful, fermi_level)
 
 
 def _with_spin(

@@ -10,8 +10,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from tracegrad.data.crystals.reference_bands import ReferenceBands
 from tracegrad.data.crystals.structure import Structure, check_structure
-from tracegrad.errors import DataError
+from tracegrad.errors import ConfigError, DataError
 from tracegrad.system.whole_files import restore_inside
 
 
@@ -36,9 +37,14 @@ class CrystalReader(ABC):
 
     Attributes:
         label: name of the format in messages.
+        collinear: a structure of the format may be a collinear spin-polarised calculation, of which the argument
+            ``spin`` of the constructor chooses a channel.
+        spin: that channel, "up" or "down"; None: the calculations have to be others.
     """
 
     label: ClassVar[str]
+    collinear: ClassVar[bool] = False
+    spin: str | None = None
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -111,9 +117,44 @@ class CrystalReader(ABC):
         """Raise `DataError` unless a structure that was read is valid; ``pairs`` as in `check_structure`."""
         check_structure(structure, str(self.places[name]), pairs=pairs)
 
+    def reference_bands(self, name: str) -> ReferenceBands | None:
+        """The eigenvalues that the code printed for a structure, of both spins if it has two; None: none are known.
+
+        Raises:
+            DataError: a file that should have them is damaged.
+        """
+        return None
+
+    def notes(self, name: str) -> list[str]:
+        """What a user should know about how a structure is read, such as a choice among several steps."""
+        return []
+
+
+SPINS = ("up", "down")
+
+
+def checked_spin(spin: str | None) -> str | None:
+    """A channel of collinear calculations; raise `ConfigError` unless it is "up", "down" or None."""
+    if spin not in (*SPINS, None):
+        raise ConfigError(f"spin is {spin!r}; up or down is needed, or nothing for calculations without spin")
+    return spin
+
+
+def check_channel(spin: str | None, polarised: bool, where: str) -> None:
+    """Raise `DataError` unless a channel is chosen if, and only if, a calculation is collinear and spin-polarised."""
+    if polarised and spin is None:
+        raise DataError(
+            f"{where}: a collinear spin-polarised calculation, which has two Hamiltonians; choose one with spin=up "
+            "or spin=down (convert spin=both writes both)"
+        )
+    if spin is not None and not polarised:
+        raise DataError(
+            f"{where}: not a collinear spin-polarised calculation, so it has no spin {spin}; leave spin out"
+        )
+
 
 # A class of readers, or one whose other arguments are bound, such as ``_partial_: true`` of a configuration.
-ReaderType = Callable[[Path], CrystalReader]
+ReaderType = Callable[..., CrystalReader]
 
 
 def _name(path: Path) -> str:

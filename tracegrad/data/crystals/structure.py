@@ -6,7 +6,7 @@ and without spin. The orbitals of a shell are in the order of OpenMX.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import CONVENTIONS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
 from tracegrad.hamiltonian.graph import reversed_edges
-from tracegrad.hamiltonian.neighbours import pair_ranges
+from tracegrad.hamiltonian.neighbours import edge_lengths, pair_ranges
 from tracegrad.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 HERMITICITY_TOLERANCE = 1e-5  # eV; real data have 1e-8
@@ -310,6 +310,13 @@ def _check_pairs(structure: Structure, where: str, sources: str) -> None:
     """Raise `DataError` if a pair has a block and a much closer pair of the same elements has none."""
     numbers, positions, lattice = structure.numbers, structure.positions, structure.lattice
     ranges = pair_ranges(numbers, positions, lattice, structure.edges)
+    strong = _strong_edges(structure)
+    lengths = edge_lengths(positions, lattice, strong)
+    for pair, one in ranges.items():
+        of_pair = (np.sort(numbers[strong[:, 3:]], axis=1) == pair).all(1)
+        farthest = int(np.where(of_pair, lengths, -1.0).argmax()) if of_pair.any() else -1
+        longest = (float(lengths[farthest]), tuple(strong[farthest].tolist())) if farthest >= 0 else (0.0, ())
+        ranges[pair] = replace(one, longest=longest[0], farthest=longest[1])
     elements, worst = max(ranges.items(), key=lambda item: item[1].longest - item[1].absent)
     if worst.longest - worst.absent <= PAIR_TOLERANCE:
         return
@@ -341,6 +348,20 @@ def _check_pairs(structure: Structure, where: str, sources: str) -> None:
         f"{worst.longest:.2f} angstrom apart, but none of a nearer pair{nearer}, {worst.absent:.2f} angstrom apart; "
         f"{hint}"
     )
+
+
+def _strong_edges(structure: Structure) -> Int64[np.ndarray, "strong 5"]:
+    """The pairs that interact strongly enough to be judged by their distance alone.
+
+    Codes with non-local projectors couple far atoms where a third one lies between them, weakly, and not others that
+    are nearer.
+    """
+    matrix, least = ("overlap", 1e-5) if structure.overlap is not None else ("hamiltonian", 1e-2)
+    entries = getattr(structure, matrix)
+    starts = block_starts(structure.edges[:, 3:].T, structure.numbers, structure.basis_of(matrix))
+    if entries is None or len(entries) != starts[-1]:
+        return structure.edges
+    return structure.edges[np.maximum.reduceat(np.abs(entries), starts[:-1]) > least]
 
 
 def _check_levels(structure: Structure, where: str) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from tracegrad.data.cache.cached_crystals import CrystalCache
 from tracegrad.data.cache.lookup import cache_paths, open_cache, prepare_cache
+from tracegrad.data.crystals.conversion_checks import check_bands, check_matrices
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.reader import ReaderType
 from tracegrad.data.crystals.structure import Structure
@@ -137,6 +138,7 @@ class DeepHDataModule(HamiltonianDataModule):
         reader: class of the format, see `CrystalReader`; None: the one that fits the database.
         basis_files: folder from whose basis files overlaps are computed, for losses that need them; None: they are
             read from the database.
+        spin: channel of collinear spin-polarised calculations, "up" or "down".
         dtype: float32 or float64.
         **loaders: see `HamiltonianDataModule`.
     """
@@ -158,6 +160,7 @@ class DeepHDataModule(HamiltonianDataModule):
         cache: str | None = None,
         reader: ReaderType | None = None,
         basis_files: str | None = None,
+        spin: str | None = None,
         dtype: str = "float32",
         **loaders: Any,
     ):
@@ -169,7 +172,8 @@ class DeepHDataModule(HamiltonianDataModule):
         self.include = [include] if isinstance(include, str) else list(include)
         self.twisted = list(twisted)
         self.sizes, self.split_seed, self.split_file = sizes, split_seed, split_file
-        self.in_memory, self.cache, self.reader, self.basis_files = in_memory, cache, reader, basis_files
+        self.in_memory, self.cache, self.reader, self.spin = in_memory, cache, reader, spin
+        self.basis_files = basis_files
         self._opened: CrystalCache | None = None
         self._wrong_radii: str | None = None
 
@@ -177,11 +181,11 @@ class DeepHDataModule(HamiltonianDataModule):
         """Build the cache if it is configured and not valid; Lightning calls this on one process of each node."""
         if self.cache is None:
             return
-        database = CrystalDatabase(self.path, include=self.include, reader=self.reader)
+        database = CrystalDatabase(self.path, include=self.include, reader=self.reader, spin=self.spin)
         with ProgressDisplay("structures") as progress:
             prepare_cache(
                 database,
-                cache_paths(self.path, self.cache, self.include),
+                cache_paths(self.path, self.cache, self.include, self.spin),
                 self.dtype,
                 report=progress.report,
                 on_progress=progress.bar("reading"),
@@ -198,14 +202,14 @@ class DeepHDataModule(HamiltonianDataModule):
             raise BasisError(self._wrong_radii)
         if self.cache is not None and self._opened is None:
             self._opened = open_cache(
-                self.database, cache_paths(self.path, self.cache, self.include), self.dtype
+                self.database, cache_paths(self.path, self.cache, self.include, self.spin), self.dtype
             )
             for part in self.parts.values():
                 assert isinstance(part, CrystalDataset)
                 part.cache = self._opened
 
     def _open(self) -> None:
-        database = CrystalDatabase(self.path, include=self.include, reader=self.reader)
+        database = CrystalDatabase(self.path, include=self.include, reader=self.reader, spin=self.spin)
         self._check_basis(database)
         database.check_files()  # before a training, not at its end
         split = self._split(database)
@@ -228,7 +232,9 @@ class DeepHDataModule(HamiltonianDataModule):
             self.database[row] for row in rows[evenly_spaced(len(rows), min(len(rows), _STRUCTURES_CHECKED))]
         ]
         line, sure = compare_radii(structures, self.basis)
-        for text in filter(None, (line, doubtful_units(structures[0]))):
+        for text in filter(
+            None, (line, doubtful_units(structures[0]), self._wrong_matrices(structures[0].name))
+        ):
             self.remark(f"{self.path}: {text}")
         self._wrong_radii = f"{self.path}: {line}" if sure else None
 
@@ -238,10 +244,29 @@ class DeepHDataModule(HamiltonianDataModule):
         Args:
             add: adds the overlaps to a structure; None: they are read.
         """
-        database = CrystalDatabase(self.path, include=self.include, reader=self.reader, overlap=add is None)
+        database = CrystalDatabase(
+            self.path, include=self.include, reader=self.reader, overlap=add is None, spin=self.spin
+        )
         for part in self.parts.values():
             assert isinstance(part, CrystalDataset)
             part.overlaps = partial(_with_overlaps, database, add)
+
+    def _wrong_matrices(self, name: str) -> str | None:
+        """What the checks of converted matrices find wrong in a structure, if it has an overlap."""
+        try:
+            with_overlap = CrystalDatabase(
+                self.path, include=self.include, overlap=True, reader=self.reader, spin=self.spin
+            )
+            structure = with_overlap[with_overlap.names.index(name)]
+        except DataError:  # without S; H has been read before
+            return None
+        bands = with_overlap.reader.reference_bands(name)
+        findings = [
+            *check_matrices(structure),
+            None if bands is None else check_bands(structure, bands, self.spin),
+        ]
+        wrong = [one.text for one in findings if one is not None and not one.passed]
+        return f"{name}: {'; '.join(wrong)}" if wrong else None
 
     def summary(self) -> PartSummary:
         assert self.split is not None
