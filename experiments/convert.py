@@ -1,4 +1,4 @@
-"""Convert crystals of another format to structure folders."""
+"""Convert crystals to structure folders, or to files of Wannier90 and sisl."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from experiments.prediction.exports import FOLDERS, export_structures
 from experiments.settings.configuration import command, plain
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.deeph import write_structure
@@ -21,6 +22,9 @@ from tracegrad.hamiltonian.basis import shells_name
 def main(config: DictConfig) -> None:
     """Read the calculations, write the structure folders and print a summary of each."""
     values = plain(config)
+    if values["to"] != FOLDERS:
+        export_structures(values)
+        return
     for structure, output in _structures(values):
         write_structure(structure, output, overwrite=values["overwrite"])
         print(f"wrote {output}: {_summary(structure)}")
