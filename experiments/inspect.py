@@ -1,6 +1,7 @@
 """Print what is in a database, and write a recipe with which a training can start."""
 
 import os
+import re
 import sys
 import tempfile
 from dataclasses import asdict
@@ -39,10 +40,7 @@ _SQLITE = b"SQLite format 3\0"  # first bytes of a database of molecules
 
 def main() -> None:
     """Inspect ``data=PATH``, which is the setting ``source`` here: ``data`` is a group of trainings."""
-    words = (word.removeprefix("data=") if word.startswith("data=") else None for word in sys.argv[1:])
-    sys.argv[1:] = [
-        word if path is None else f"source={path}" for word, path in zip(sys.argv[1:], words, strict=True)
-    ]
+    sys.argv[1:] = [re.sub("^data=", "source=", word) for word in sys.argv[1:]]
     _inspect()
 
 

@@ -48,14 +48,16 @@ class BlochMatrix:
 
     def at(self, k: Float[np.ndarray, " 3"]) -> csr_array:
         """M(k), complex, of shape (size, size); k in units of the reciprocal lattice vectors."""
-        return self._matrix(self._table @ np.exp(2j * np.pi * (self.cells @ k)))
+        phases = np.exp(2j * np.pi * (self.cells @ k))
+        shape = (self.size, self.size)
+        return csr_array((self._table @ phases, self._columns, self._starts), shape=shape)
 
     def in_cell(self, position: int) -> csr_array:
         """M(R) of the cell ``cells[position]``, of shape (size, size)."""
-        return self._matrix(self._table[:, [position]].toarray().ravel())
-
-    def _matrix(self, values: Shaped[np.ndarray, " places"]) -> csr_array:
-        return csr_array((values, self._columns, self._starts), shape=(self.size, self.size))
+        column = self._table[:, [position]].tocoo()
+        places = column.coords[0]
+        rows = np.searchsorted(self._starts, places, side="right") - 1
+        return csr_array((column.data, (rows, self._columns[places])), shape=(self.size, self.size))
 
 
 def _triples(
