@@ -1,7 +1,7 @@
-"""Convert crystals of another format to structure folders, or to the format of another program."""
+"""Convert crystals to structure folders, or to files of other programs."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from inspect import signature
@@ -12,6 +12,7 @@ from h5py import is_hdf5
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from experiments.prediction.exports import ABACUS, FOLDERS, check_target, export_structure
 from experiments.settings.configuration import command, plain
 from tracegrad.data.crystals.abacus_writer import write_hrs
 from tracegrad.data.crystals.conversion_checks import (
@@ -32,27 +33,26 @@ from tracegrad.data.crystals.structure import Structure, hermiticity_error
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.basis import shells_name
+from tracegrad.physics.overlaps.structure_overlaps import with_overlaps
 from tracegrad.system.whole_files import replacing_folder
-
-# What writes a structure into an empty folder for another program, and says in a line what it wrote.
-WRITERS: dict[str, Callable[[Structure, Path], str]] = {"abacus": write_hrs}
 
 
 @command("convert", help_without_arguments=True)
 def main(config: DictConfig) -> None:
     """Read the calculations, write the structure folders and print a summary of each."""
     values = plain(config)
+    check_target(values)
     to, copies = values["to"], RotatedCopies()
-    if to is not None and to not in WRITERS:
-        raise ConfigError(f"to={to}; give one of {', '.join(WRITERS)}, or null for structure folders")
     for structure, output, source in _structures(values):
         if values["check"]:
             _check(structure, source, copies)
-        if to is None:
+        if to == FOLDERS:
             write_structure(structure, output, overwrite=values["overwrite"])
             print(f"wrote {output}: {_summary(structure, source)}")
+        elif to == ABACUS:
+            print(f"wrote {output}: {_write(structure, output, overwrite=values['overwrite'])}")
         else:
-            print(f"wrote {output}: {_write(structure, to, output, overwrite=values['overwrite'])}")
+            export_structure(structure, output, values)
 
 
 class _Source(NamedTuple):
@@ -95,10 +95,15 @@ def _channel(
         structure = read_scfout(source, shells=shells, input_file=values["input"], spin=spin)
         yield structure, output, _Source(None, structure.name, spin)
         return
-    database = CrystalDatabase(source, overlap=values["overlap"], reader=reader, spin=spin)
+    basis_files = values["basis_files"]
+    reads_overlap = values["overlap"] and basis_files is None
+    database = CrystalDatabase(source, overlap=reads_overlap, reader=reader, spin=spin)
     for row, name in enumerate(database.names):
         place = output / name if len(database) > 1 else output
-        yield database[row], place, _Source(database.reader, name, spin)
+        structure = database[row]
+        if basis_files is not None:
+            structure = with_overlaps(structure, structure.basis_of("overlap"), str(basis_files))
+        yield structure, place, _Source(database.reader, name, spin)
 
 
 def _reader(values: dict[str, Any], path: Path) -> ReaderType | None:
@@ -115,10 +120,10 @@ def _reader(values: dict[str, Any], path: Path) -> ReaderType | None:
     return partial(found, shells=values["shells"])  # type: ignore[call-arg]
 
 
-def _write(structure: Structure, to: str, output: Path, *, overwrite: bool) -> str:
-    """Write the files for another program in a folder, which may hold former ones of the same names only."""
+def _write(structure: Structure, output: Path, *, overwrite: bool) -> str:
+    """Write the files for ABACUS in a folder, which may hold former ones of the same names only."""
     with replacing_folder(output) as draft:
-        line = WRITERS[to](structure, draft)
+        line = write_hrs(structure, draft)
         former = sorted(os.listdir(output)) if output.is_dir() else []
         foreign = [name for name in former if name not in os.listdir(draft)]
         if foreign or (former and not overwrite):

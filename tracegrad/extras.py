@@ -8,6 +8,7 @@ from tracegrad.errors import TraceGradError
 EXTRAS = {
     "ase": ("dft", "geometry files and structures"),
     "pyscf": ("dft", "work on molecules"),
+    "sisl": ("siesta", "an export to sisl or TSHS"),
     "submitit": ("slurm", "launcher=slurm"),
     "wandb": ("wandb", "logger.wandb.mode=online or offline"),
 }

@@ -110,7 +110,7 @@ class Trial:
         def train() -> None:
             trainer = self._fit(loader, order, [times])
             measured.update(
-                _memory(trainer.strategy.root_device), checkpoint_bytes=_checkpoint_bytes(trainer)
+                device_memory(trainer.strategy.root_device), checkpoint_bytes=_checkpoint_bytes(trainer)
             )
 
         def train_smaller() -> None:
@@ -262,7 +262,7 @@ def _loader(template: DataLoader, batches: Sequence[list[int]]) -> DataLoader:
     )
 
 
-def _memory(device: torch.device) -> dict[str, Any]:
+def device_memory(device: torch.device) -> dict[str, Any]:
     """Name of the device, largest memory in use, and memory of the device (bytes), for `TrialResult`."""
     if device.type == "cuda":
         return {

@@ -61,6 +61,13 @@ class BlochMatrix:
         shape = (self.size, self.size)
         return csr_array((self._table @ phases, self._columns, self._starts), shape=shape)
 
+    def in_cell(self, position: int) -> csr_array:
+        """M(R) of the cell ``cells[position]``, of shape (size, size)."""
+        column = self._table[:, [position]].tocoo()
+        places = column.coords[0]
+        rows = np.searchsorted(self._starts, places, side="right") - 1
+        return csr_array((column.data, (rows, self._columns[places])), shape=(self.size, self.size))
+
 
 def _triples(
     structure: Structure, matrix: str, starts: Int64[np.ndarray, " atoms"]

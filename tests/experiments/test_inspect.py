@@ -1,0 +1,106 @@
+import contextlib
+import json
+
+import pytest
+import torch
+
+from experiments.inspect import main
+from experiments.inspecting.step_cost import step_cost
+from experiments.settings.configuration import composed
+from tests import forked
+from tests.crystals import MOS2, labelled_graph
+from tests.physics.exports.conftest import structure
+from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.hamiltonian.basis import OrbitalBasis
+
+
+@pytest.fixture
+def inspect(monkeypatch, capsys):
+    """Run the command in this process and return what it prints, or its error."""
+
+    def call(*arguments) -> str:
+        monkeypatch.setattr("sys.argv", ["inspect", *map(str, arguments)])
+        with contextlib.suppress(SystemExit):
+            main()
+        captured = capsys.readouterr()
+        return captured.err or captured.out
+
+    return call
+
+
+@pytest.fixture
+def crystals(tmp_path):
+    for n in range(3):
+        write_structure(structure(spinful=True), tmp_path / "my data" / f"MoS2_{n}")
+    return tmp_path / "my data"
+
+
+def test_crystals(tmp_path, crystals, inspect):
+    output = tmp_path / "mine"
+    text = inspect(f"data={crystals}", "include=[MoS2_*]", f"output={output}", "seconds=0")
+    assert f"{crystals}: 3 crystals of 3 atoms, S s1p1, Mo s2p1d1 with spin-orbit coupling; read: 3" in text
+    assert "highest degree 5" in text
+    assert text.endswith(f"  tracegrad train --config-dir {output} experiment=my_data\n")
+    assert sorted(path.name for path in output.iterdir()) == ["experiment", "hoppings.png", "inspect.json"]
+    summary = json.loads((output / "inspect.json").read_text())
+    assert summary["structures"] == 3
+    assert summary["shells"] == {"S": "s1p1", "Mo": "s2p1d1"}
+    assert summary["step"] is None
+    done = forked.run("experiments.train", "--config-dir", str(output), "experiment=my_data", "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "name: my_data",
+        "  - S-s1p1",
+        "  spinful: true",
+        f"  path: {crystals}",
+        "  - MoS2_*",
+        "    irreps: 64x0e+32x1o+16x2e+8x3o+8x4e",
+    ):
+        assert line in done.stdout.splitlines()
+    again = inspect(f"data={crystals}", f"output={output}", "seconds=0")
+    assert f"error: {output}/experiment/my_data.yaml: exists; choose another output" in again
+
+
+def test_molecules_and_a_name_that_is_taken(tmp_path, inspect):
+    words = ["data=embedded:demo_stable.db", "samples=5", "seconds=0"]
+    text = inspect(*words, f"output={tmp_path}")
+    assert "QHNet + TraceGrad as in the QH9 benchmark" in text
+    recipe = (tmp_path / "experiment" / "demo_stable.yaml").read_text()
+    assert "  path: embedded:demo_stable.db\n  database: custom\n  split: random\n" in recipe
+    text = inspect("data=embedded:demo_crystals.h5", "include=[light_bilayer_*]", "seconds=0")
+    assert "start, recipe demo_crystals_start" in text  # demo_crystals is one of conf/experiment
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data=/nowhere"], "error: /nowhere: no such database"),
+        (["data=embedded:demo_stable.db", "samples=1"], "error: samples=1, seed=0: at least 2"),
+        (["data=embedded:demo_stable.db", "samples=1.5"], "error: samples must be a whole number"),
+        (["samples=3"], "error: source is needed"),
+    ],
+)
+def test_bad_input(words, message, inspect):
+    error = inspect(*words)
+    assert error.count("\n") == 1
+    assert error.startswith(message.partition(" must")[0])
+
+
+def test_too_few_structures_for_a_training(tmp_path, inspect, capsys):
+    write_structure(structure(), tmp_path / "data" / "only")
+    assert "has 1 structures, and train, val and test need one each" in inspect(f"data={tmp_path / 'data'}")
+
+
+def test_cost_of_a_step():
+    words = ["experiment=demo_crystals", "tracegrad=none", "basis.shells=[Mo-s2p1d1,S-s1p1]"]
+    config = composed("train", words)
+    basis = OrbitalBasis.openmx(["Mo-s2p1d1", "S-s1p1"])
+    graphs = [labelled_graph(MOS2, basis, seed, torch.float32) for seed in range(2)]
+    done = step_cost(config, [graphs[:1], graphs], 60.0)
+    assert done.tried
+    assert done.seconds > 0
+    assert done.bytes > 1e7
+    estimated = step_cost(config, [graphs[:1], graphs], 0.0)  # the first batch is tried in any case
+    assert not estimated.tried
+    assert estimated.seconds > 0
+    assert estimated.parameters == done.parameters > 10_000

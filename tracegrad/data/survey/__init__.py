@@ -1,0 +1,1 @@
+"""What is in a database: sizes, shells, and how far its Hamiltonians reach."""
