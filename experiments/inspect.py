@@ -19,7 +19,7 @@ from experiments.settings.arguments import shell_word
 from experiments.settings.configuration import command, plain
 from experiments.training.forecast import duration, size
 from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.loading.datamodule import QH9Dataset, database_path
+from tracegrad.data.loading.datamodule import MoleculeDataset, database_path
 from tracegrad.data.loading.deeph_module import CrystalDataset
 from tracegrad.data.qh9.database import QH9Database
 from tracegrad.data.survey.survey import Survey, survey_crystals, survey_molecules
@@ -72,7 +72,7 @@ def inspect_database(values: dict[str, Any]) -> None:
         if _is_sqlite(path):
             molecules = QH9Database(path)
             survey = survey_molecules(molecules, values["samples"], values["seed"], bar)
-            dataset = QH9Dataset(molecules, survey.rows, survey.basis)
+            dataset = MoleculeDataset(molecules, survey.rows, survey.basis)
             make_recipe = partial(molecule_recipe, source, molecules, survey)
         else:
             crystals = CrystalDatabase(path, include=values["include"])

@@ -58,12 +58,12 @@ def test_sisl_and_a_folder_of_structures(tmp_path, source, convert):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["to=pythtb"], "to=pythtb is not known; choose deeph, wannier90 or sisl"),
+        (["to=pythtb"], "to=pythtb is not known; choose deeph, abacus, wannier90 or sisl"),
         (["to=sisl", "orthogonal=true"], "orthogonal and mesh are for to=wannier90"),
         (["to=wannier90", "mesh=[5,5,1]"], "mesh=[5, 5, 1] is for orthogonal=true"),
         (["to=wannier90", "orthogonal=true", "mesh=5"], "mesh=5 is not understood"),
         (["to=wannier90", "orthogonal=true", "mesh=[4,5,1]"], "mesh=[4,5,1] is not understood"),
-        (["to=wannier90", "shells=[C-s2p1]"], "shells is for to=deeph"),
+        (["to=abacus", "orthogonal=true"], "orthogonal and mesh are for to=wannier90"),
     ],
 )
 def test_settings_that_are_refused(tmp_path, source, convert, words, message):

@@ -8,7 +8,8 @@ from jaxtyping import Int64
 
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.structure import Structure, species_entries
-from tracegrad.data.qh9.database import Molecule, QH9Database
+from tracegrad.data.molecules.database import Molecule
+from tracegrad.data.qh9.database import QH9Database
 from tracegrad.data.survey.reach import Reach
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
