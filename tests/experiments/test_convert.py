@@ -64,7 +64,7 @@ def test_shells_and_input_from_elsewhere(tmp_path, convert):
         (["source=none.scfout"], "error: output is needed; give output=VALUE"),
         (["source=a", "output=x", "shells=s2p1d1"], "error: shells=s2p1d1 is not a list"),
         (["source=a", "output=x", "spin=left"], "error: spin=left; give up, down or both"),
-        (["source=a", "output=x", "to=vasp"], "error: to=vasp; give one of "),
+        (["source=a", "output=x", "to=vasp"], "error: to=vasp is not known; choose deeph, abacus"),
         (["sauce=a"], "error: there is no setting 'sauce'; nearest: source"),
     ],
 )
