@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
+from tracegrad.data.crystals.orbital_blocks import join_spins
 from tracegrad.data.crystals.reader import CrystalReader, StructureHeader, check_channel, checked_spin
 from tracegrad.data.crystals.structure import (
     MATRICES,
@@ -313,24 +314,17 @@ def _with_spin(
     """Entries of blocks [[uu, ud], [du, dd]] from the parts of H, see the module."""
     up, down = (real[n] + 1j * imaginary[n] for n in (0, 1))
     mixed = real[2] + 1j * (real[3] + imaginary[2])
-    spinful = OrbitalBasis.openmx(spinless.shells, spinful=True)
     starts = block_starts(edges[:, 3:].T, numbers, spinless)
     try:
         reverse = reversed_edges(edges[:, :3], edges[:, 3:].T)
     except DataError as error:
         raise reader.damaged(str(error)) from error
-    result = np.empty(4 * len(up), dtype=np.complex128)
-    both = zip(
-        species_entries(edges, numbers, spinless), species_entries(edges, numbers, spinful), strict=True
-    )
-    for (chosen, source), (_, where) in both:
-        _, rows, columns = source.shape
+    adjoint = np.empty_like(mixed)
+    for chosen, where in species_entries(edges, numbers, spinless):
+        _, rows, columns = where.shape
         partner = starts[reverse[chosen]][:, None, None] + np.arange(rows * columns).reshape(columns, rows).T
-        result[where[:, :rows, :columns]] = up[source]
-        result[where[:, :rows, columns:]] = mixed[source]
-        result[where[:, rows:, :columns]] = mixed[partner].conj()
-        result[where[:, rows:, columns:]] = down[source]
-    return result
+        adjoint[where] = mixed[partner].conj()
+    return join_spins(edges, numbers, spinless, [[up, mixed], [adjoint, down]])
 
 
 def _input_copy(reader: _ScfoutReader) -> str:
