@@ -116,7 +116,9 @@ def fitting_processes(works: list[PointWork], processes: int | None, cores: int,
     fitting = int(_SHARE * memory / largest.bytes)
     if fitting < (processes or 1):
         used = 1 if fitting == 0 else processes or 1
-        needed = f"{used} process{'es need' if used > 1 else ' needs'} about {readable_size(used * largest.bytes)}"
+        needed = (
+            f"{used} process{'es need' if used > 1 else ' needs'} about {readable_size(used * largest.bytes)}"
+        )
         raise ConfigError(
             f"{largest.what}: {needed} of memory, but {readable_size(memory)} are free; set "
             + (f"processes={fitting}" if fitting else largest.advice)
