@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -43,7 +44,7 @@ def bands_figure(
         raise TraceGradError(f"window is {list(window)}; give two numbers in eV, the lower one first")
     beside = None
     if densities:
-        figure = make_figure(6.4, 4.0)
+        figure = make_figure(7.0, 4.0)
         ax, beside = figure.subplots(1, 2, sharey=True, width_ratios=(1.9, 1.0))
     else:
         figure = make_figure(4.4, 4.0)
@@ -96,7 +97,7 @@ def _draw_densities(ax: Axes, densities: Sequence[DensityOfStates], level: float
     own = densities[0]
     energies = own.energies - level
     if len(own.groups) > 1:
-        for name, values, colour in zip(own.groups, own.projected, _GROUP_COLOURS, strict=False):
+        for name, values, colour in zip(own.groups, own.projected, cycle(_GROUP_COLOURS), strict=False):
             ax.plot(values, energies, color=colour, linewidth=0.9, label=name)
     ax.plot(own.total, energies, color=OTHER_COLOUR, linewidth=1.1, label="total")
     for density, colour in zip(densities, (OTHER_COLOUR, _PREDICTED), strict=False):
@@ -110,7 +111,7 @@ def _draw_densities(ax: Axes, densities: Sequence[DensityOfStates], level: float
     ax.set_xlabel("states / eV / cell")
     ax.spines[["top", "right"]].set_visible(True)
     if len(own.groups) > 1:
-        ax.legend(loc="best", handlelength=1.4, fontsize=7.0, frameon=True, framealpha=0.85, edgecolor="none")
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=1.4)
 
 
 def _symbol(name: str) -> str:
