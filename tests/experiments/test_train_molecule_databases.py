@@ -58,7 +58,9 @@ def test_md17(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"the data of .* are one file; give path=PATH"):
         evaluate.evaluate(composed("evaluate", [f"run={directory}", f"test_path={path}"]))
     with pytest.raises(ConfigError, match=r"for a released network give data\.test_path=PATH"):
-        evaluate.evaluate(composed("evaluate", ["checkpoint=a.pt", "data=nabladft", f"test_path={path}"]))
+        evaluate.evaluate(
+            composed("evaluate", ["checkpoint=a.pt", "data=nabladft_tiny", f"test_path={path}"])
+        )
     report = tmp_path / "report"
     done = forked.run("experiments.report", f"runs={directory}", f"output={report}")
     assert done.returncode == 0, done.stderr
