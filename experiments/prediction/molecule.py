@@ -9,6 +9,7 @@ from ase import Atoms
 from jaxtyping import Float
 from pyscf import lib
 
+from experiments.prediction.molecule_properties import check_files, properties, write_files
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.model.network import HamiltonianModel
@@ -54,6 +55,7 @@ def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values
     hamiltonian = model.hamiltonian(numbers, positions).cpu().numpy().astype(np.float64)  # type: ignore[union-attr]
     seconds = time.perf_counter() - started
     levels = molecular_levels(hamiltonian, overlap, molecule.nelectron)
+    check_files(values, levels)
     formula = atoms.get_chemical_formula()
     print(
         f"{source}: {formula}, {len(numbers)} atoms, {len(hamiltonian)} orbitals, {molecule.nelectron} electrons\n"
@@ -79,6 +81,9 @@ def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values
         "seconds": round(seconds, 3),
         "predicted": _frontier(levels),
     }
+    if values["properties"]:
+        summary["properties"], text = properties(molecule, hamiltonian, functional)
+        print(text)
     if comparison is not None:
         print(_reference_lines(comparison))
         summary["reference"] = comparison
@@ -100,7 +105,9 @@ def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values
     write_json(output / "summary.json", summary)
     ladders = {"predicted": levels} | ({"DFT": dft} if dft is not None else {})
     save(levels_figure(ladders, title=f"{source.stem} ({formula})"), output / "levels.png")
-    print(f"wrote {output}: hamiltonian.npz, orbitals.csv, levels.png, summary.json")
+    files = ["hamiltonian.npz", "orbitals.csv", "levels.png", "summary.json"]
+    files += write_files(molecule, levels, output, values)
+    print(f"wrote {output}: {', '.join(files)}")
 
 
 def read_molecule(path: Path, number: int | None) -> Atoms:

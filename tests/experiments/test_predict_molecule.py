@@ -220,3 +220,28 @@ def test_the_command_line(trained: Path, tmp_path: Path) -> None:
     done = forked.run("experiments.predict", *settings)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "levels.png").stat().st_size > 5000
+
+
+def test_properties_and_files_of_orbitals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "water.xyz", Atoms(*WATER))
+    chosen = settings("properties=true", "molden=true", "cubes=[HOMO,density]", "cube_spacing=0.5")
+    predict_molecule(Nearly(), tmp_path / "water.xyz", tmp_path / "out", chosen)  # type: ignore[arg-type]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["properties"]
+    label = fock_label(*WATER, "b3lyp")
+    assert summary["energy_hartree"] == pytest.approx(label.energy, abs=1e-4)
+    assert np.linalg.norm(summary["dipole_debye"]) == pytest.approx(2.0, abs=0.2)
+    assert sum(summary["mulliken_charges"]) == pytest.approx(0, abs=1e-8)
+    assert 0 < summary["scf_residual_mev"] < 20
+    printed = capsys.readouterr().out
+    assert "SCF residual" in printed
+    assert "spurious" not in printed
+    assert (tmp_path / "out" / "orbitals.molden").read_text().startswith("[Molden Format]")
+    assert {path.name for path in (tmp_path / "out").glob("*.cube")} == {"HOMO.cube", "density.cube"}
+
+
+def test_cubes_that_do_not_exist_are_named_before_anything_is_written(tmp_path: Path) -> None:
+    write(tmp_path / "water.xyz", Atoms(*WATER))
+    for words, message in (("cubes=[SOMO]", "no orbital is called 'SOMO'"), ("cubes=HOMO", "is not a list")):
+        with pytest.raises(ConfigError, match=message):
+            predict_molecule(Nearly(), tmp_path / "water.xyz", tmp_path / "out", settings(words))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()

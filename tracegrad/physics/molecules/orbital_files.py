@@ -46,8 +46,7 @@ def write_cube(
         ConfigError: another name, an orbital that does not exist, or a spacing that is not above 0.
         TraceGradError: the file cannot be written.
     """
-    if not spacing > 0:
-        raise ConfigError(f"the spacing of cubes is {spacing}; give a number of angstrom above 0")
+    check_cube(levels, name, spacing)
     options = {"resolution": spacing / ANGSTROM_PER_BOHR, "margin": _MARGIN}
     if name == DENSITY:
         occupied = levels.coefficients[:, : levels.occupied]
@@ -58,6 +57,14 @@ def write_cube(
     coefficients = levels.coefficients[:, orbital_index(levels, name)]
     with replacing(path) as draft:
         cubegen.orbital(molecule, str(draft), coefficients, **options)
+
+
+def check_cube(levels: MolecularLevels, name: str, spacing: float) -> None:
+    """Raise `ConfigError` unless `write_cube` can write this."""
+    if not spacing > 0:
+        raise ConfigError(f"the spacing of cubes is {spacing}; give a number of angstrom above 0")
+    if name != DENSITY:
+        orbital_index(levels, name)
 
 
 def orbital_index(levels: MolecularLevels, name: str) -> int:
