@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 from pyscf import gto
 
-from tracegrad.errors import ConfigError
 from tracegrad.physics.molecules.energies import (
     EnergyFunctional,
     commutator_norm,
@@ -27,8 +26,6 @@ LARGE_RESIDUAL = 300.0
 
 def check_files(values: dict[str, Any], levels: MolecularLevels) -> None:
     """Raise `ConfigError` unless the settings ``cubes`` and ``cube_spacing`` can be used for these orbitals."""
-    if not isinstance(values["cubes"], list):
-        raise ConfigError(f"cubes={values['cubes']} is not a list; give one such as [HOMO,LUMO,density]")
     for name in values["cubes"]:
         check_cube(levels, str(name), float(values["cube_spacing"]))
 

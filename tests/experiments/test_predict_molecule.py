@@ -241,7 +241,6 @@ def test_properties_and_files_of_orbitals(tmp_path: Path, capsys: pytest.Capture
 
 def test_cubes_that_do_not_exist_are_named_before_anything_is_written(tmp_path: Path) -> None:
     write(tmp_path / "water.xyz", Atoms(*WATER))
-    for words, message in (("cubes=[SOMO]", "no orbital is called 'SOMO'"), ("cubes=HOMO", "is not a list")):
-        with pytest.raises(ConfigError, match=message):
-            predict_molecule(Nearly(), tmp_path / "water.xyz", tmp_path / "out", settings(words))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no orbital is called 'SOMO'"):
+        predict_molecule(Nearly(), tmp_path / "water.xyz", tmp_path / "out", settings("cubes=[SOMO]"))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
