@@ -223,7 +223,7 @@ def solve_zone(
                 **smearing,
             )
     elif plan.electrons is not None:
-        counted, _ = search_fermi_level(structure, plan.mesh, plan.electrons, **smearing, **work)
+        counted = search_fermi_level(structure, plan.mesh, plan.electrons, **smearing, **work)
     if plan.method == "polynomial":
         polynomial = polynomial_density(
             structure,

@@ -25,7 +25,7 @@ def test_the_same_level_as_from_all_bands(electrons, metal):
     mesh = k_mesh(structure.lattice, periodic_axes(structure.edges), (2, 2, 1))
     states = mesh_states(structure, mesh, orbital_groups(structure, "element"))
     every = count_fermi_level(states.energies, mesh.weights, electrons, spins=2)
-    found, _ = search_fermi_level(structure, mesh, electrons, bands=20)
+    found = search_fermi_level(structure, mesh, electrons, bands=20)
     assert found.metal == every.metal == metal
     assert found.level == pytest.approx(every.level, abs=1e-7)
     assert found.bands == every.bands

@@ -79,20 +79,6 @@ def test_the_statistical_error_is_right():
     assert many.error.max() < few.error.max() / 4
 
 
-def test_the_fermi_level_of_half_filling():
-    """Graphene without overlaps has states that are symmetric about 0."""
-    structure = supercell(graphene(overlap=0.0), (3, 3))
-    groups, mesh = orbital_groups(structure, "element"), mesh_of(structure, (2, 2, 1))
-    density = polynomial_density(structure, mesh, groups, width=0.2, vectors=40)
-    level, error = density.fermi_level(18.0, "toy")
-    assert abs(level) < 4 * error
-    assert error < 0.2
-    with pytest.raises(
-        ConfigError, match="toy: 40 electrons do not fit 36 states; correct electrons or valence"
-    ):
-        density.fermi_level(40.0, "toy")
-
-
 def test_jackson_kernel_by_its_formula():
     found = jackson_kernel(5)
     expected = [

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from tracegrad.data.crystals.structure import Structure, on_site_levels
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.physics.bands.bands import BANDS_OF_LARGE, at_points, bands_to_compute, common_bands
-from tracegrad.physics.bands.bloch import KPointBands, KPointSolver, states_below
+from tracegrad.physics.bands.bloch import KPointSolver, states_below
 from tracegrad.physics.dos.fermi_level import FermiCount, count_fermi_level
 from tracegrad.physics.dos.kmesh import KMesh
 
@@ -32,8 +32,8 @@ def search_fermi_level(
     bands: int = BANDS_OF_LARGE,
     processes: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[FermiCount, list[KPointBands]]:
-    """Fermi level of a number of electrons, and the bands around it on the mesh.
+) -> FermiCount:
+    """Fermi level of a number of electrons.
 
     Args:
         structure: with H and S.
@@ -74,7 +74,7 @@ def search_fermi_level(
             )
             margins = found.level - energies[:, 0].max(), energies[:, -1].min() - found.level
             if not found.metal or min(margins) > 4 * width:
-                return found, points
+                return found
             solver.level = found.level
             solver.bands = bands_to_compute(2 * bands, size)
         else:

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import eigvalsh
-from scipy.optimize import brentq
 from scipy.sparse import csc_array, csr_array
 from scipy.sparse.linalg import ArpackError, LinearOperator, SuperLU, eigsh, splu
 
@@ -254,32 +253,6 @@ class PolynomialDensity:
         return DensityOfStates(
             energies, total, below, self.groups, projected, error, self.width, "polynomial"
         )
-
-    def fermi_level(self, electrons: float, name: str) -> tuple[float, float]:
-        """Energy (eV) below which there are as many states as electrons, and its standard error.
-
-        Raises:
-            ConfigError: the states cannot hold the electrons.
-        """
-        low = min(one.centre - one.half for one in self.moments)
-        high = max(one.centre + one.half for one in self.moments)
-        states = self._below(high)[0]
-        if not 0 < electrons < states - 1e-6:
-            raise ConfigError(
-                f"{name}: {electrons:g} electrons do not fit {states:.0f} states; correct electrons or valence"
-            )
-        level = float(brentq(lambda energy: self._below(energy)[0] - electrons, low, high, xtol=1e-8))
-        density = float(self.at(np.array([level])).total[0])
-        return level, self._below(level)[1] / max(density, 1e-12)
-
-    def _below(self, energy: float) -> tuple[float, float]:
-        """Number of states below an energy, and its standard error."""
-        count, variance, place = 0.0, 0.0, np.array([energy])
-        for weight, one in self._weighted():
-            counts = one.below(one.total, place)
-            count += weight * float(counts.mean())
-            variance += weight**2 * float(_variance(counts)[0])
-        return count, variance**0.5
 
     def _weighted(self) -> zip:
         return zip(self.spins * self.mesh.weights, self.moments, strict=True)
