@@ -21,7 +21,7 @@ from experiments.training.forecast import duration, size
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.loading.datamodule import MoleculeDataset, database_path
 from tracegrad.data.loading.deeph_module import CrystalDataset
-from tracegrad.data.qh9.database import QH9Database
+from tracegrad.data.loading.molecule_formats import open_molecules
 from tracegrad.data.survey.survey import Survey, survey_crystals, survey_molecules
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import ConfigError, DataError
@@ -70,7 +70,7 @@ def inspect_database(values: dict[str, Any]) -> None:
         bar = progress.bar("reading")
         dataset: Dataset[HamiltonianGraph]
         if _is_sqlite(path):
-            molecules = QH9Database(path)
+            molecules = open_molecules(path)
             survey = survey_molecules(molecules, values["samples"], values["seed"], bar)
             dataset = MoleculeDataset(molecules, survey.rows, survey.basis)
             make_recipe = partial(molecule_recipe, source, molecules, survey)

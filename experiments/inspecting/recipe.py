@@ -13,6 +13,9 @@ from omegaconf import DictConfig
 
 from experiments.settings.arguments import quoted
 from experiments.settings.paths import CONF
+from tracegrad.data.molecules.database import MoleculeDatabase
+from tracegrad.data.molecules.md17 import MD17Database
+from tracegrad.data.molecules.nabladft import NablaDFTDatabase
 from tracegrad.data.qh9.database import QH9Database
 from tracegrad.data.splits import PARTS
 from tracegrad.data.survey.survey import Survey
@@ -124,8 +127,8 @@ trainer:
     return Recipe(name, text, lines)
 
 
-def molecule_recipe(source: str, database: QH9Database, survey: Survey) -> Recipe:
-    """QHNet + TraceGrad for a database of molecules in the schema of QH9.
+def molecule_recipe(source: str, database: MoleculeDatabase, survey: Survey) -> Recipe:
+    """QHNet + TraceGrad for a database of molecules.
 
     Raises:
         DataError: too few molecules to divide them.
@@ -133,9 +136,7 @@ def molecule_recipe(source: str, database: QH9Database, survey: Survey) -> Recip
     path = database.path
     _check_number(path, len(survey.atoms))
     cutoff = max(_QHNET_CUTOFF, float(math.ceil(survey.reach.longest)))
-    release = database.release
-    split = {"stable": "random", "dynamic": "geometry"}[database.flavour]
-    fractions = "" if release else "\n  fractions: [0.8, 0.1, 0.1]  # train, val, test"
+    group, data = _molecule_data(database)
     other = set(survey.basis.elements) - set(QH9_ELEMENTS)
     elements = f"\nbasis:\n  elements: {list(survey.basis.elements)}" if other else ""
     name = _name(path)
@@ -144,16 +145,14 @@ def molecule_recipe(source: str, database: QH9Database, survey: Survey) -> Recip
 # A start for {len(survey.atoms)} molecules, written by tracegrad inspect. The arm is TraceGrad; for another one set
 # tracegrad=none, trace or grad.
 defaults:
-  - override /data: qh9
+  - override /data: {group}
   - override /model: qhnet
   - override /loss: qh9
   - override /optim: qh9
 name: {name}{elements}
 data:
   path: {_located(source, path)}
-  database: {release or "custom"}
-  split: {split}{fractions}
-model:
+{data}model:
   backbone:
     cutoff: {cutoff}  # angstrom: the farthest pair is {survey.reach.longest:.2f}
 optim:
@@ -172,6 +171,18 @@ trainer:
         ("rate", f"0.0005: {_MOLECULE_RATE}"),
     ]
     return Recipe(name, text, lines)
+
+
+def _molecule_data(database: MoleculeDatabase) -> tuple[str, str]:
+    """The group of data settings for a database of molecules, and those of them that say how it is divided."""
+    if isinstance(database, MD17Database):
+        return "md17", "  sizes: [0.8, 0.1]  # train and val; all others are tested\n"
+    if isinstance(database, NablaDFTDatabase):
+        return "nabladft", "  fractions: [0.8, 0.1, 0.1]  # train, val, test\n"
+    assert isinstance(database, QH9Database)
+    split = {"stable": "random", "dynamic": "geometry"}[database.flavour]
+    fractions = "" if database.release else "  fractions: [0.8, 0.1, 0.1]  # train, val, test\n"
+    return "qh9", f"  database: {database.release or 'custom'}\n  split: {split}\n{fractions}"
 
 
 def settings_of(recipe: Recipe, folder: Path) -> DictConfig:

@@ -49,7 +49,7 @@ def step_cost(config: DictConfig, batches: Sequence[list[HamiltonianGraph]], lim
 
     Args:
         config: settings of a training.
-        batches: at least one; the first one is tried in any case, each other one if it is expected to fit.
+        batches: at least one; the first two are tried in any case, each other one if it is expected to fit.
         limit: seconds that the steps with a batch may take.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,12 +69,17 @@ def step_cost(config: DictConfig, batches: Sequence[list[HamiltonianGraph]], lim
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    measured = [_Measured(0, 0.0, device_memory(device)["peak_bytes"])]
+    measured: list[_Measured] = []
     for graphs in batches:
         pairs = _pairs(graphs)
-        expected = _expected(measured, pairs)
-        too_large = expected.bytes > _MOST_OF_MEMORY * device_memory(device)["memory_bytes"]
-        if len(measured) > 1 and (_STEPS * expected.seconds > limit or too_large):
+        # Weights and the state of the optimizer take memory of their own: two batches tell what pairs of atoms take.
+        if len(measured) > 1:
+            expected = _expected(measured, pairs)
+            too_large = expected.bytes > _MOST_OF_MEMORY * device_memory(device)["memory_bytes"]
+            fits = _STEPS * expected.seconds <= limit and not too_large
+        else:
+            fits = True
+        if not fits:
             expected = _expected(measured, _pairs(batches[-1]))
             return StepCost(expected.seconds, expected.bytes, False, parameters, device_name(device))
         seconds = [step(graphs) for _ in range(_STEPS)][-1]  # the first step compiles kernels
@@ -89,8 +94,6 @@ def _pairs(graphs: Sequence[HamiltonianGraph]) -> int:
 
 def _expected(measured: Sequence[_Measured], pairs: int) -> _Measured:
     """The straight line through the last two measurements, never below the last one."""
-    if len(measured) < 2:
-        return measured[-1]
     before, last = measured[-2:]
     share = max(pairs - last.pairs, 0) / max(last.pairs - before.pairs, 1)
     seconds = last.seconds + share * max(last.seconds - before.seconds, 0.0)

@@ -9,6 +9,7 @@ from experiments.inspecting.step_cost import step_cost
 from experiments.settings.configuration import composed
 from tests import forked
 from tests.crystals import MOS2, labelled_graph
+from tests.data.molecules import files
 from tests.physics.exports.conftest import structure
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.hamiltonian.basis import OrbitalBasis
@@ -104,3 +105,19 @@ def test_cost_of_a_step():
     assert not estimated.tried
     assert estimated.seconds > 0
     assert estimated.parameters == done.parameters > 10_000
+
+
+def test_other_databases_of_molecules(tmp_path, inspect):
+    sample = files.sample([8, 1, 1], 0)
+    md17 = files.write_md17(tmp_path / "water.db", [sample] * 5)
+    nabladft = files.write_nabladft(
+        tmp_path / "bromide.db", [files.sample([35, 1], 0, files.OMEGA_B97X_D)] * 5
+    )
+    for database, group, division in (
+        (md17, "md17", "sizes: [0.8, 0.1]"),
+        (nabladft, "nabladft", "fractions: [0.8, 0.1, 0.1]"),
+    ):
+        inspect(f"data={database}", f"output={tmp_path / group}", "samples=2", "seconds=0")
+        recipe = (tmp_path / group / "experiment" / f"{database.stem}.yaml").read_text()
+        assert f"  - override /data: {group}\n" in recipe
+        assert f"  {division}  #" in recipe

@@ -8,8 +8,7 @@ from jaxtyping import Int64
 
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.structure import Structure, species_entries
-from tracegrad.data.molecules.database import Molecule
-from tracegrad.data.qh9.database import QH9Database
+from tracegrad.data.molecules.database import Molecule, MoleculeDatabase
 from tracegrad.data.survey.reach import Reach
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
@@ -85,7 +84,7 @@ def survey_crystals(
 
 
 def survey_molecules(
-    database: QH9Database, samples: int, seed: int = 0, on_progress: Progress = lambda done, total: None
+    database: MoleculeDatabase, samples: int, seed: int = 0, on_progress: Progress = lambda done, total: None
 ) -> Survey:
     """The survey of a database of molecules; a block belongs to each pair of atoms and to each atom.
 
