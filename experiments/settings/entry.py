@@ -41,19 +41,16 @@ def interruptible() -> Iterator[None]:
 
     A terminal that closes does not end the work in the block, as under nohup; before and after the block it does.
     """
-    if not _prepared or signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    ends_by_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
-    if ends_by_hangup:
-        signal.signal(signal.SIGHUP, _ignore_hangup)
+    # Not those that this process ignores: shells let commands in the background ignore Ctrl-C, nohup the terminal.
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: _ignore_hangup}
+    changed = [number for number in handlers if _prepared and signal.getsignal(number) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, handlers[number])
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if ends_by_hangup:
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def end_by_hangup() -> None:

@@ -107,7 +107,7 @@ def test_a_stopped_command_goes_on(run, accelerate, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("argument", "error", "message"),
     [
-        ("functional=pbe", ConfigError, "functional of the database is 'pbe'"),
+        ("functional=lda", ConfigError, "functional of the database is 'lda'"),
         ("molecules=0", ConfigError, "molecules is 0; at least 1"),
         ("jobs=two", ConfigError, "jobs is 'two'"),
         ("guesses=[huckel]", ConfigError, r"guesses are \['huckel'\]"),

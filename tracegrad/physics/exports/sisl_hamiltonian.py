@@ -6,6 +6,7 @@ the file of H and S that TranSIESTA, TBtrans and sisl read; what it lacks, eleme
 and .ORB_INDX files beside it.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,12 @@ def write_tshs(structure: Structure, folder: Path, name: str) -> list[str]:
     from sisl.io.siesta import tshsSileSiesta
 
     files = [f"{name}.TSHS", f"{name}.fdf", f"{name}.ORB_INDX"]
-    tshsSileSiesta(folder / files[0], "w").write_hamiltonian(hamiltonian)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # sisl says that S is written, too
+    try:
+        tshsSileSiesta(folder / files[0], "w").write_hamiltonian(hamiltonian)
+    finally:
+        logging.disable(before)
     (folder / files[1]).write_text(_fdf(structure, name), encoding="utf-8")
     (folder / files[2]).write_text(_orbital_index(structure, hamiltonian.geometry), encoding="utf-8")
     return files

@@ -33,6 +33,7 @@ def molecule_h0(
         raise ConfigError(f"H0 is {name!r}; choose {', '.join(NAMES)}")
     field = dft.RKS(molecule, xc=XC_CODES.get(name.removeprefix(MINAO), ""))
     field.grids.level = GRID_LEVEL
+    field.chkfile = None
     if name == SAP:
         matrix = molecule.intor_symmetric("int1e_kin") + field.get_vsap()
     else:
