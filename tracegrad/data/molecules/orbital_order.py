@@ -9,7 +9,7 @@ from tracegrad.hamiltonian.basis import DEF2_SVP, OrbitalBasis
 
 
 def pyscf_order(numbers: Int64[np.ndarray, " atoms"], convention: str) -> Int64[np.ndarray, " n"]:
-    """Position in the file of each orbital of PySCF's order: H in PySCF's order is H[order][:, order].
+    """Position in the file of each orbital of PySCF's order: H in PySCF's order is ``H[order][:, order]``.
 
     The array is cached and shared between calls: do not write into it.
 
