@@ -134,9 +134,9 @@ def molecule_recipe(source: str, database: MoleculeDatabase, survey: Survey) -> 
         DataError: too few molecules to divide them.
     """
     path = database.path
-    _check_number(path, len(survey.atoms))
+    _check_number(path, len(survey.atoms), 5)
     cutoff = max(_QHNET_CUTOFF, float(math.ceil(survey.reach.longest)))
-    group, data = _molecule_data(database)
+    group, data = _molecule_data(database, len(survey.atoms))
     other = set(survey.basis.elements) - set(QH9_ELEMENTS)
     elements = f"\nbasis:\n  elements: {list(survey.basis.elements)}" if other else ""
     name = _name(path)
@@ -173,16 +173,18 @@ trainer:
     return Recipe(name, text, lines)
 
 
-def _molecule_data(database: MoleculeDatabase) -> tuple[str, str]:
+def _molecule_data(database: MoleculeDatabase, count: int) -> tuple[str, str]:
     """The group of data settings for a database of molecules, and those of them that say how it is divided."""
+    train, rest = (0.8, 0.1) if count >= 10 else (0.6, 0.2)  # of five molecules one is one fifth
     if isinstance(database, MD17Database):
-        return "md17", "  sizes: [0.8, 0.1]  # train and val; all others are tested\n"
+        return "md17", f"  sizes: [{train}, {rest}]  # train and val; all others are tested\n"
+    fractions = f"  fractions: [{train}, {rest}, {rest}]  # train, val, test\n"
     if isinstance(database, NablaDFTDatabase):
-        return "nabladft", "  fractions: [0.8, 0.1, 0.1]  # train, val, test\n"
+        return "nabladft", fractions
     assert isinstance(database, QH9Database)
     split = {"stable": "random", "dynamic": "geometry"}[database.flavour]
-    fractions = "" if database.release else "  fractions: [0.8, 0.1, 0.1]  # train, val, test\n"
-    return "qh9", f"  database: {database.release or 'custom'}\n  split: {split}\n{fractions}"
+    release = database.release
+    return "qh9", f"  database: {release or 'custom'}\n  split: {split}\n{'' if release else fractions}"
 
 
 def settings_of(recipe: Recipe, folder: Path) -> DictConfig:
@@ -192,10 +194,11 @@ def settings_of(recipe: Recipe, folder: Path) -> DictConfig:
         return compose("train", [f"{GROUP}={recipe.name}", f"hydra.searchpath=[{place}]"])
 
 
-def _check_number(path: Path, count: int) -> None:
-    if count < len(PARTS):
+def _check_number(path: Path, count: int, least: int = len(PARTS)) -> None:
+    if count < least:
         raise DataError(
-            f"{path}: has {count} structures, and train, val and test need one each; give a larger database"
+            f"{path}: has {count} structures, and train, val and test need one each ({least} at least); give a larger "
+            "database"
         )
 
 

@@ -236,14 +236,19 @@ def forecast(works: list[PointWork], structure: Structure, processes: int | None
 def _read(folder: str, basis_files: Any) -> tuple[Structure, dict[int, float]]:
     """The structure with H and S, and the valence charges in basis files.
 
-    S is read, or computed from the basis files if a folder of them is given.
+    S is read, or computed from the basis files of a folder if the structure has none.
     """
     if basis_files is None:
         return read_for_bands(folder), {}
-    structure = read_structure(folder, overlap=matrix_path(folder, "overlap").is_file())
+    has_overlap = matrix_path(folder, "overlap").is_file()
+    structure = read_structure(folder, overlap=has_overlap)
     basis = structure.basis_of("overlap")
     shells = read_basis_folder(str(basis_files), basis, structure.numbers.tolist())
-    return with_overlaps(structure, basis, str(basis_files)), charges_in_files(shells)
+    if has_overlap:
+        print(f"S is that of {folder}; of {basis_files} only the valence electrons are used")
+    else:
+        structure = with_overlaps(structure, basis, str(basis_files))
+    return structure, charges_in_files(shells)
 
 
 def _window(value: Any) -> tuple[float, float]:

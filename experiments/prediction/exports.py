@@ -14,6 +14,7 @@ from tracegrad.system.progress import ProgressDisplay
 from tracegrad.system.whole_files import replacing_folder, restore_folder
 
 FOLDERS, ABACUS, WANNIER90, SISL = "deeph", "abacus", "wannier90", "sisl"
+LARGE_ERROR = 0.05  # eV, of orthogonalised bands between the points of their mesh
 # Endings of the files that an export may replace.
 _OWN = ("_hr.dat", ".win", "_centres.xyz", ".TSHS", ".fdf", ".ORB_INDX")
 
@@ -95,7 +96,10 @@ def _remark(structure: Structure, to: str, orthogonal: OrthogonalHamiltonian | N
             "S in _overlap_hr.dat. For programs without S, such as PythTB, set orthogonal=true"
         )
     mesh = " x ".join(map(str, orthogonal.mesh))
+    advice = ""
+    if orthogonal.error > LARGE_ERROR:
+        advice = ". warning: this mesh is too small for bands; leave mesh out, or give a larger one"
     return (
         f"Fermi level {fermi}. Orthogonalised (Loewdin) on {mesh} k-points; between them the bands are within "
-        f"{orthogonal.error:.1e} eV (smallest eigenvalue of S: {orthogonal.smallest_overlap:.1e})"
+        f"{orthogonal.error:.1e} eV (smallest eigenvalue of S: {orthogonal.smallest_overlap:.1e}){advice}"
     )

@@ -116,8 +116,8 @@ def test_other_databases_of_molecules(tmp_path, inspect):
         tmp_path / "bromide.db", [files.sample([35, 1], 0, files.OMEGA_B97X_D)] * 5
     )
     for database, group, division in (
-        (md17, "md17", "sizes: [0.8, 0.1]"),
-        (nabladft, "nabladft", "fractions: [0.8, 0.1, 0.1]"),
+        (md17, "md17", "sizes: [0.6, 0.2]"),
+        (nabladft, "nabladft", "fractions: [0.6, 0.2, 0.2]"),
     ):
         inspect(f"data={database}", f"output={tmp_path / group}", "samples=2", "seconds=0")
         recipe = (tmp_path / group / "experiment" / f"{database.stem}.yaml").read_text()
