@@ -197,8 +197,8 @@ def settings_of(recipe: Recipe, folder: Path) -> DictConfig:
 def _check_number(path: Path, count: int, least: int = len(PARTS)) -> None:
     if count < least:
         raise DataError(
-            f"{path}: has {count} structures, and train, val and test need one each ({least} at least); give a larger "
-            "database"
+            f"{path}: has {count} structures, and train, val and test need one each ({least} at least); give a "
+            "larger database"
         )
 
 
