@@ -24,6 +24,7 @@ from tracegrad.model.network import HamiltonianPrediction
 from tracegrad.physics.molecules.cached_molecules import CachedMolecules, prepare_molecules
 from tracegrad.physics.molecules.levels import MolecularLevels, molecular_levels
 from tracegrad.physics.molecules.molecule_cache import molecule_cache_paths
+from tracegrad.physics.molecules.row_matrices import unpacked
 from tracegrad.physics.molecules.solved import SOLVED, SolvedMolecule
 from tracegrad.plots.energies import energies_figure
 from tracegrad.plots.levels import levels_figure
@@ -244,12 +245,8 @@ class OrbitalMetrics(PredictionCallback):
         assert self._references is not None
         row, name, composition = self._rows[i][:3]
         solved = self._references(row)
-        n = solved.size
-        overlap = np.zeros((n, n))
-        overlap[np.tril_indices(n)] = solved.overlap
-        overlap = overlap + np.tril(overlap, -1).T
         ladders = {
             "true": MolecularLevels(solved.energies, solved.orbitals, solved.occupied),
-            "predicted": molecular_levels(h_pred, overlap, 2 * solved.occupied),
+            "predicted": molecular_levels(h_pred, unpacked(solved.overlap), 2 * solved.occupied),
         }
         return levels_figure(ladders, title=f"{composition}, row {name}: error {error:.1f} meV (occupied)")

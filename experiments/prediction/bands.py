@@ -46,8 +46,7 @@ from tracegrad.physics.bands.forecast import (
 from tracegrad.physics.bands.kpath import KPath, k_path, periodic_axes
 from tracegrad.physics.dos.density import DensityOfStates, energy_grid
 from tracegrad.physics.dos.electrons import charges_in_files
-from tracegrad.physics.overlaps.basis_files import read_basis_folder
-from tracegrad.physics.overlaps.structure_overlaps import with_overlaps
+from tracegrad.physics.overlaps.structure_overlaps import BasisFileOverlaps
 from tracegrad.plots.bands import bands_figure
 from tracegrad.plots.style import save
 from tracegrad.system.cores import available_cores
@@ -243,12 +242,12 @@ def _read(folder: str, basis_files: Any) -> tuple[Structure, dict[int, float]]:
     has_overlap = matrix_path(folder, "overlap").is_file()
     structure = read_structure(folder, overlap=has_overlap)
     basis = structure.basis_of("overlap")
-    shells = read_basis_folder(str(basis_files), basis, structure.numbers.tolist())
+    files = BasisFileOverlaps(str(basis_files), basis, structure.numbers.tolist())
     if has_overlap:
         print(f"S is that of {folder}; of {basis_files} only the valence electrons are used")
     else:
-        structure = with_overlaps(structure, basis, str(basis_files))
-    return structure, charges_in_files(shells)
+        structure = files(structure)
+    return structure, charges_in_files(files.shells)
 
 
 def _window(value: Any) -> tuple[float, float]:

@@ -23,8 +23,7 @@ from tracegrad.hamiltonian.neighbours import edges_within_range
 from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.physics.dos.electrons import charges_in_files
-from tracegrad.physics.overlaps.basis_files import read_basis_folder
-from tracegrad.physics.overlaps.structure_overlaps import with_overlaps
+from tracegrad.physics.overlaps.structure_overlaps import BasisFileOverlaps
 
 
 def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values: dict[str, Any]) -> None:
@@ -44,8 +43,8 @@ def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values:
     if values["basis_files"] is not None:
         began = time.perf_counter()
         folder = str(values["basis_files"])
-        structure = with_overlaps(structure, model.basis, folder)
-        charges = charges_in_files(read_basis_folder(folder, model.basis, structure.numbers.tolist()))
+        files = BasisFileOverlaps(folder, model.basis, structure.numbers.tolist())
+        structure, charges = files(structure), charges_in_files(files.shells)
         print(f"overlaps from {folder} in {time.perf_counter() - began:.1f} s", flush=True)
     print(f"estimate: {estimate_cost(model, structure)}", flush=True)
     if values["bands"] and structure.overlap is not None:

@@ -1,5 +1,6 @@
 """The matrices beside H that a network or its loss needs: overlaps, and the H0 that the network corrects."""
 
+import itertools
 from collections.abc import Callable
 
 from experiments.training.rank import process_rank
@@ -57,9 +58,8 @@ def _provide_molecular(datamodule: MoleculeDataModule, h0: str | None, overlap: 
         assert isinstance(part, MoleculeDataset)
         by_database.setdefault(part.database, []).append(part)
     if overlap:
-        for database, datasets in by_database.items():
-            for dataset in datasets:
-                dataset.matrices["s"] = row_matrices.MolecularOverlaps(database)
+        for dataset in itertools.chain(*by_database.values()):
+            dataset.matrices["s"] = row_matrices.molecular_overlap
     if h0 is None:
         return
     _check_functional(h0, datamodule)

@@ -1,4 +1,3 @@
-import contextlib
 import csv
 import json
 from dataclasses import replace
@@ -11,6 +10,7 @@ from PIL import Image
 from experiments.bands import main
 from experiments.prediction import bands as prediction
 from tests import forked
+from tests.experiments.in_process import caller
 from tests.physics.bands.toys import chain, graphene
 from tests.physics.overlaps.gaussian_files import GaussianShell, write_pao
 from tracegrad.data.crystals.deeph import write_structure
@@ -22,16 +22,7 @@ FILES = ["bands.csv", "bands.json", "bands.png"]
 
 @pytest.fixture
 def bands(monkeypatch, capsys, tmp_path):
-    """Run the command in this process and return what it prints, or its error."""
-
-    def call(*arguments) -> str:
-        monkeypatch.setattr("sys.argv", ["bands", *map(str, arguments)])
-        with contextlib.suppress(SystemExit):
-            main()
-        captured = capsys.readouterr()
-        return captured.err or captured.out
-
-    return call
+    return caller("bands", main, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Fermi levels by counting and densities of states, from the command line."""
 
-import contextlib
 import csv
 import json
 from dataclasses import replace
@@ -12,6 +11,7 @@ import pytest
 from experiments.bands import main
 from experiments.prediction import bands as prediction
 from experiments.prediction import zone
+from tests.experiments.in_process import caller
 from tests.experiments.test_bands import gapped
 from tests.physics.bands.toys import chain, graphene, supercell
 from tests.physics.overlaps.gaussian_files import GaussianShell, write_pao
@@ -22,16 +22,7 @@ SMALL = ("npoints=6", "k_mesh=[6,6,1]")
 
 @pytest.fixture
 def bands(monkeypatch, capsys):
-    """Run the command in this process and return what it prints, or its error."""
-
-    def call(*arguments) -> str:
-        monkeypatch.setattr("sys.argv", ["bands", *map(str, arguments)])
-        with contextlib.suppress(SystemExit):
-            main()
-        captured = capsys.readouterr()
-        return captured.err or captured.out
-
-    return call
+    return caller("bands", main, monkeypatch, capsys)
 
 
 @pytest.fixture

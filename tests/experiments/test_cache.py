@@ -1,10 +1,10 @@
-import contextlib
 from pathlib import Path
 
 import pytest
 
 from experiments.cache import main
 from tests.data.crystals.scfout import small_structure
+from tests.experiments.in_process import caller
 from tracegrad.data.cache.cached_crystals import CrystalCache
 from tracegrad.data.cache.lookup import cache_paths
 from tracegrad.data.crystals.deeph import write_structure
@@ -19,16 +19,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def cache(monkeypatch, capsys):
-    """Run the command in this process and return what it prints, or its error."""
-
-    def call(*arguments) -> str:
-        monkeypatch.setattr("sys.argv", ["cache", *map(str, arguments)])
-        with contextlib.suppress(SystemExit):
-            main()
-        captured = capsys.readouterr()
-        return captured.err or captured.out
-
-    return call
+    return caller("cache", main, monkeypatch, capsys)
 
 
 def test_a_cache_where_training_looks_for_it(folder, cache):

@@ -1,4 +1,3 @@
-import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +9,7 @@ from tests.data.crystals.abacus_files import write_eigenvalues, write_run
 from tests.data.crystals.scfout import INPUT, scfout, small_structure
 from tests.data.crystals.test_conversion_checks import changed, crystal
 from tests.data.crystals.test_openmx import assert_same
+from tests.experiments.in_process import caller
 from tracegrad.data.crystals.abacus import ABACUSReader
 from tracegrad.data.crystals.conversion_checks import bloch_sum
 from tracegrad.data.crystals.deeph import read_structure, write_structure
@@ -30,16 +30,7 @@ def test_a_calculation_becomes_a_structure_folder(tmp_path):
 
 @pytest.fixture
 def convert(monkeypatch, capsys):
-    """Run the command in this process and return what it prints, or its error."""
-
-    def call(*arguments) -> str:
-        monkeypatch.setattr("sys.argv", ["convert", *map(str, arguments)])
-        with contextlib.suppress(SystemExit):
-            main()
-        captured = capsys.readouterr()
-        return captured.err or captured.out
-
-    return call
+    return caller("convert", main, monkeypatch, capsys)
 
 
 def test_shells_and_input_from_elsewhere(tmp_path, convert):

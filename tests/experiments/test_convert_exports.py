@@ -1,25 +1,15 @@
-import contextlib
-
 import numpy as np
 import pytest
 
 from experiments.convert import main
+from tests.experiments.in_process import caller
 from tests.physics.exports.conftest import structure
 from tracegrad.data.crystals.deeph import write_structure
 
 
 @pytest.fixture
 def convert(monkeypatch, capsys):
-    """Run the command in this process and return what it prints, or its error."""
-
-    def call(*arguments) -> str:
-        monkeypatch.setattr("sys.argv", ["convert", *map(str, arguments)])
-        with contextlib.suppress(SystemExit):
-            main()
-        captured = capsys.readouterr()
-        return captured.err or captured.out
-
-    return call
+    return caller("convert", main, monkeypatch, capsys)
 
 
 @pytest.fixture

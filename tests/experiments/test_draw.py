@@ -1,5 +1,3 @@
-import contextlib
-
 import ase.io
 import pytest
 from ase.build import graphene, molecule
@@ -7,21 +5,13 @@ from PIL import Image
 
 from experiments.draw import main
 from tests.data.crystals.scfout import small_structure
+from tests.experiments.in_process import caller
 from tracegrad.data.crystals.deeph import write_structure
 
 
 @pytest.fixture
 def draw(monkeypatch, capsys):
-    """Run the command in this process and return what it prints, or its error."""
-
-    def call(*arguments) -> str:
-        monkeypatch.setattr("sys.argv", ["draw", *map(str, arguments)])
-        with contextlib.suppress(SystemExit):
-            main()
-        captured = capsys.readouterr()
-        return captured.err or captured.out
-
-    return call
+    return caller("draw", main, monkeypatch, capsys)
 
 
 def test_structures_of_a_database_are_drawn(tmp_path, draw):

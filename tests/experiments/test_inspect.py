@@ -1,4 +1,3 @@
-import contextlib
 import json
 
 import pytest
@@ -10,6 +9,7 @@ from experiments.settings.configuration import composed
 from tests import forked
 from tests.crystals import MOS2, labelled_graph
 from tests.data.molecules import files
+from tests.experiments.in_process import caller
 from tests.physics.exports.conftest import structure
 from tracegrad.data.crystals.deeph import write_structure
 from tracegrad.hamiltonian.basis import OrbitalBasis
@@ -17,16 +17,7 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 
 @pytest.fixture
 def inspect(monkeypatch, capsys):
-    """Run the command in this process and return what it prints, or its error."""
-
-    def call(*arguments) -> str:
-        monkeypatch.setattr("sys.argv", ["inspect", *map(str, arguments)])
-        with contextlib.suppress(SystemExit):
-            main()
-        captured = capsys.readouterr()
-        return captured.err or captured.out
-
-    return call
+    return caller("inspect", main, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tracegrad.hamiltonian.h0 import NAMES
 from tracegrad.physics.molecules.cached_molecules import prepare_molecules
 from tracegrad.physics.molecules.dft import build_molecule
 from tracegrad.physics.molecules.h0 import h0_entries, molecule_h0
-from tracegrad.physics.molecules.row_matrices import MolecularOverlaps, SymmetricMatrices
+from tracegrad.physics.molecules.row_matrices import SymmetricMatrices, molecular_overlap
 
 DEMO = database_path("embedded:demo_dynamic.db")
 
@@ -42,7 +42,7 @@ def test_the_superposition_of_atomic_potentials_is_close_to_h():
     """Its lowest level is right within a hartree; that of the core Hamiltonian lies more than 5 hartree too low."""
     database = QH9Database(DEMO)
     molecule = database[0]
-    overlap = MolecularOverlaps(database)(0)
+    overlap = molecular_overlap(molecule)
     levels = {
         name: scf.hf.eig(molecule_h0(name, molecule.numbers, molecule.positions), overlap)[0][0]
         for name in ("sap", "core")
@@ -78,6 +78,6 @@ def test_it_is_computed_once(name, tmp_path):
         for row in (0, 1):
             molecule = database[row]
             expected = molecule_h0(name, molecule.numbers, molecule.positions)
-            np.testing.assert_allclose(matrices(row), expected, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(matrices(molecule), expected, rtol=0, atol=1e-12)
         stored.close()
     assert [line.split(" for ")[0] for line in lines] == [f"computing H0 ({name}) of 2 molecules"]

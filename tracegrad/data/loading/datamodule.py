@@ -20,7 +20,7 @@ from tracegrad.data.loading.hamiltonian_module import (
     PartSummary,
     database_path,
 )
-from tracegrad.data.molecules.database import MoleculeDatabase
+from tracegrad.data.molecules.database import Molecule, MoleculeDatabase
 from tracegrad.data.qh9.database import FUNCTIONALS, RELEASES, QH9Database
 from tracegrad.data.splits import PARTS, Split
 from tracegrad.errors import BasisError, ConfigError, DataError
@@ -38,7 +38,7 @@ class MoleculeDataset(Dataset[HamiltonianGraph]):
         dtype: dtype of positions and labels.
 
     Attributes:
-        matrices: further matrices that the graphs carry, by name: functions of the row, for worker processes, too.
+        matrices: further matrices that the graphs carry, by name: functions of the molecule, which workers use, too.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class MoleculeDataset(Dataset[HamiltonianGraph]):
         dtype: torch.dtype = torch.float32,
     ):
         self.database, self.rows, self.basis, self.dtype = database, rows, basis, dtype
-        self.matrices: dict[str, Callable[[int], Float[np.ndarray, "n n"]]] = {}
+        self.matrices: dict[str, Callable[[Molecule], Float[np.ndarray, "n n"]]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,7 +74,7 @@ class MoleculeDataset(Dataset[HamiltonianGraph]):
             molecule.positions,
             self.basis,
             hamiltonian=molecule.hamiltonian,
-            matrices={name: matrix(row) for name, matrix in self.matrices.items()},
+            matrices={name: matrix(molecule) for name, matrix in self.matrices.items()},
             sample_id=row,
             dtype=self.dtype,
         )

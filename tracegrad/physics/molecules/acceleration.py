@@ -13,12 +13,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float, Int
 from pyscf import dft, gto
 
 from tracegrad.errors import ConfigError
-from tracegrad.physics.molecules.density import density
+from tracegrad.physics.molecules.density import density, overlap_power
 from tracegrad.physics.molecules.dft import BASIS, GRID_LEVEL, XC_CODES, build_molecule, check_geometry
 from tracegrad.physics.molecules.energies import EnergyFunctional, commutator_norm, scf_residual
 
@@ -161,7 +160,7 @@ def solve(task: ScfTask, settings: ScfSettings) -> ScfRun:
         seconds=np.array(log.seconds),
         wall_seconds=wall,
         core_seconds=wall if settings.gpu else cpu,
-        occupied=_square_root(overlap) @ coefficients,
+        occupied=overlap_power(overlap, 0.5) @ coefficients,
         **direct,
     )
 
@@ -235,11 +234,6 @@ def _energies_and_forces(
         "residuals": np.array(residuals),
         "forces": np.array(forces).reshape(len(forces), molecule.natm, 3),
     }
-
-
-def _square_root(overlap: np.ndarray) -> np.ndarray:
-    values, vectors = scipy.linalg.eigh(overlap)
-    return (vectors * np.sqrt(values)) @ vectors.T
 
 
 def _host(array: Any) -> np.ndarray:

@@ -39,3 +39,9 @@ def density(
             f"H C = S C eps cannot be solved ({error}); is the overlap that of the basis?"
         ) from error
     return 2 * occupied @ occupied.T
+
+
+def overlap_power(overlap: Float[np.ndarray, "n n"], power: float) -> Float[np.ndarray, "n n"]:
+    """S^power of a positive definite overlap: 1/2 and -1/2 lead to Loewdin's orthogonal orbitals and back."""
+    values, vectors = scipy.linalg.eigh(overlap)
+    return (vectors * values**power) @ vectors.T

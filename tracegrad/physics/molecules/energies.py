@@ -17,7 +17,7 @@ import scipy.linalg
 from jaxtyping import Float
 from pyscf import dft, gto
 
-from tracegrad.physics.molecules.density import density
+from tracegrad.physics.molecules.density import density, overlap_power
 from tracegrad.physics.molecules.dft import GRID_LEVEL, XC_CODES
 
 
@@ -98,8 +98,7 @@ def scf_residual(hamiltonian: Float[np.ndarray, "n n"], found: EnergyOfDensity) 
 def commutator_norm(overlap: Float[np.ndarray, "n n"], found: EnergyOfDensity) -> float:
     """Root mean square of S^(-1/2) (F D S - S D F) S^(-1/2), hartree, with F = F[D]; 0 for a converged density."""
     fds = found.fock @ found.density @ overlap
-    values, vectors = np.linalg.eigh(overlap)
-    back = (vectors / np.sqrt(values)) @ vectors.T
+    back = overlap_power(overlap, -0.5)
     return float(np.sqrt(np.mean((back @ (fds - fds.T) @ back) ** 2)))
 
 
@@ -114,8 +113,7 @@ def loewdin_charges(
     molecule: gto.Mole, density: Float[np.ndarray, "n n"], overlap: Float[np.ndarray, "n n"]
 ) -> Float[np.ndarray, " atoms"]:
     """Z - sum over the orbitals of an atom of (S^1/2 D S^1/2)_ii, in elementary charges."""
-    values, vectors = np.linalg.eigh(overlap)
-    root = (vectors * np.sqrt(values)) @ vectors.T
+    root = overlap_power(overlap, 0.5)
     return _charges(molecule, np.einsum("ij,jk,ki->i", root, density, root, optimize=True))
 
 

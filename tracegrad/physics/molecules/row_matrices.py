@@ -1,22 +1,16 @@
-"""Matrices of the molecules of a database by row, which graphs carry beside H; workers can use them, too."""
+"""Matrices of the molecules of a database, which graphs carry beside H; workers can use them, too."""
 
 import numpy as np
 from jaxtyping import Float
 
-from tracegrad.data.molecules.database import MoleculeDatabase
+from tracegrad.data.molecules.database import Molecule
 from tracegrad.physics.molecules.cached_molecules import CachedMolecules
 from tracegrad.physics.molecules.dft import build_molecule
 
 
-class MolecularOverlaps:
-    """The overlap of a molecule in def2-SVP and PySCF's order; it is computed when it is needed (milliseconds)."""
-
-    def __init__(self, database: MoleculeDatabase):
-        self.database = database
-
-    def __call__(self, row: int) -> Float[np.ndarray, "n n"]:
-        molecule = self.database[row]
-        return build_molecule(molecule.numbers, molecule.positions).intor_symmetric("int1e_ovlp")
+def molecular_overlap(molecule: Molecule) -> Float[np.ndarray, "n n"]:
+    """The overlap of a molecule in def2-SVP and PySCF's order (milliseconds)."""
+    return build_molecule(molecule.numbers, molecule.positions).intor_symmetric("int1e_ovlp")
 
 
 class SymmetricMatrices:
@@ -25,8 +19,8 @@ class SymmetricMatrices:
     def __init__(self, triangles: CachedMolecules[np.ndarray]):
         self.triangles = triangles
 
-    def __call__(self, row: int) -> Float[np.ndarray, "n n"]:
-        return unpacked(self.triangles(row))
+    def __call__(self, molecule: Molecule) -> Float[np.ndarray, "n n"]:
+        return unpacked(self.triangles(molecule.row))
 
 
 def unpacked(triangle: Float[np.ndarray, " packed"]) -> Float[np.ndarray, "n n"]:
