@@ -6,12 +6,15 @@ The hook has to stand before the first import of tracegrad.
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 from jaxtyping import install_import_hook
 
 # Kernels for GPUs run on CPU tensors; Triton reads this when it is imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+# PySCF reads this, too.
+os.environ["PYSCF_CONFIG_FILE"] = str(Path(__file__).with_name("pyscf_conf.py"))
 HOOK = install_import_hook("tracegrad", "tests.signatures.checked")
 
 import pytest  # noqa: E402

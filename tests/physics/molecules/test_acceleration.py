@@ -84,7 +84,6 @@ def test_first_cycle_from_a_prediction_diagonalises_its_density(golden, water):
     """F_0 is rebuilt after one diagonalisation; the matrix of the guess itself is never tested."""
     overlap = build_molecule(golden["H2O/numbers"], golden["H2O/positions"]).intor("int1e_ovlp")
     field = dft.RKS(build_molecule(golden["H2O/numbers"], golden["H2O/positions"]), xc="b3lyp5")
-    field.chkfile = None
 
     def density(fock):
         orbitals = scipy.linalg.eigh(fock, overlap)[1][:, :5]

@@ -77,7 +77,6 @@ def test_forces_are_the_derivative_of_the_energy_whose_orbitals_follow_the_atoms
             molecule = build_molecule(NUMBERS, moved)
             back = np.linalg.inv(_root(molecule.intor("int1e_ovlp")))
             field = dft.RKS(molecule, xc="b3lypg")
-            field.chkfile = None
             energies.append(field.energy_tot(dm=back @ orthogonal @ back))
         assert forces[atom, axis] == pytest.approx(-(energies[0] - energies[1]) / (2 * step), abs=2e-4)
 
@@ -91,7 +90,6 @@ def test_charges_and_dipole(label):
     molecule = build_molecule(NUMBERS, POSITIONS)
     overlap = molecule.intor("int1e_ovlp")
     field = dft.RKS(molecule)
-    field.chkfile = None
     _, expected = field.mulliken_pop(molecule, label.density, overlap, verbose=0)
     np.testing.assert_allclose(mulliken_charges(molecule, label.density, overlap), expected, atol=1e-12)
     orthogonal = orth.lowdin(overlap)

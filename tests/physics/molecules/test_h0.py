@@ -30,7 +30,6 @@ def test_the_fock_matrix_of_the_guess_is_where_the_scf_starts(name):
     """The first Fock matrix of an SCF, kept by a callback."""
     numbers, positions = molecules.WATER
     field = dft.RKS(build_molecule(numbers, positions), xc={"minao-b3lyp": "b3lypg"}.get(name, "b3lyp5"))
-    field.chkfile = None
     seen = []
     field.get_fock, original = (lambda *a, **o: seen.append(original(*a, **o)) or seen[-1]), field.get_fock
     field.max_cycle = 0
