@@ -129,6 +129,25 @@ class TwoCentreOverlaps:
         flat = torch.cat(values)
         return torch.zeros_like(flat).index_copy(0, torch.cat(where).to(flat.device), flat)
 
+    def entries_along(
+        self,
+        numbers: Int64[np.ndarray, " atoms"],
+        positions: Float[Tensor, "atoms 3"],
+        lattice: Float[Tensor, "3 3"],
+        edges: Int64[np.ndarray, "pairs 5"],
+        basis: OrbitalBasis,
+        along: Float[Tensor, "atoms 3"],
+    ) -> Float[Tensor, " entries"]:
+        """Derivatives of `entries` where the atoms move, 1/angstrom times the unit of the displacement ``along``.
+
+        Atoms move together with their images in all cells. Arguments and errors are those of `entries`.
+        """
+
+        def of(moved: Tensor) -> Tensor:
+            return self.entries(numbers, moved, lattice, edges, basis)
+
+        return torch.func.jvp(of, (positions,), (along.to(positions),))[1]
+
 
 def _by_degrees(pairs: list[ShellPair]) -> Iterator[tuple[tuple[int, int], list[ShellPair]]]:
     for degrees, members in groupby(pairs, key=lambda pair: pair.degrees):
