@@ -50,7 +50,8 @@ class HamiltonianModel(nn.Module):
         h0: name of the H0 of molecules that the network corrects (`tracegrad.hamiltonian.h0`); None: it predicts H.
 
     Raises:
-        ConfigError: a network that takes only molecules, and a basis of crystals; an unknown H0.
+        ConfigError: a network that takes only molecules, and a basis of crystals, or that knows no spin, and a
+            collinear basis; an unknown H0.
     """
 
     def __init__(
@@ -66,6 +67,11 @@ class HamiltonianModel(nn.Module):
             raise ConfigError(
                 f"{backbone.label} predicts only molecules, and the basis ({backbone.basis.name} in the order of "
                 f"{backbone.basis.convention}) is one of crystals; choose model=deeph_e3, or molecules as data"
+            )
+        if backbone.basis.collinear and not backbone.collinear:
+            raise ConfigError(
+                f"{backbone.label} does not tell the spins of basis.collinear=true apart; choose model=deeph_e3, or "
+                "train a network for each spin (data.spin=up, basis.collinear=false)"
             )
         check_h0(h0, backbone.basis)
         self.backbone, self.h0 = backbone, h0
@@ -141,6 +147,8 @@ class HamiltonianModel(nn.Module):
         positions: Float[np.ndarray, "atoms 3"] | Float[Tensor, "atoms 3"],
         lattice: Float[np.ndarray, "3 3"] | Float[Tensor, "3 3"] | None = None,
         edges: Int[np.ndarray, "edges 5"] | Int[Tensor, "edges 5"] | None = None,
+        *,
+        spin: str | None = None,
     ) -> Float[Tensor, "n n"] | list[Inexact[np.ndarray, "_ _"]]:
         """H of one molecule or crystal, in the unit and the orbital order of the files of its basis.
 
@@ -150,6 +158,7 @@ class HamiltonianModel(nn.Module):
             lattice: only of a crystal; rows are lattice vectors, angstrom.
             edges: only of a crystal; rows [Rx, Ry, Rz, i, j] with atoms counted from 0: atom i in cell 0 and atom j
                 in cell R. They are also the edges of the graph: pass all pairs that have a block, as in training.
+            spin: of a network for both spins of collinear calculations, "up" or "down": which H is meant.
 
         Returns:
             For a molecule the dense symmetric matrix (hartree and PySCF's order for QH9), on the device of the model;
@@ -160,15 +169,25 @@ class HamiltonianModel(nn.Module):
 
         Raises:
             BasisError: an element outside the model's basis.
-            DataError: a crystal for a network of molecules or vice versa, values that are no numbers or not finite,
-                shapes that do not agree, atoms at the same place, a lattice without a volume, or edges to atoms that
-                do not exist, repeated edges and edges whose reversed edge is missing.
+            DataError: a crystal for a network of molecules or vice versa, a spin that is missing or that the network
+                does not have, values that are no numbers or not finite, shapes that do not agree, atoms at the same
+                place, a lattice without a volume, or edges to atoms that do not exist, repeated edges and edges whose
+                reversed edge is missing.
         """
         periodic = self.basis.periodic
         name = "crystal" if periodic else "molecule"
         if (lattice is not None, edges is not None) != (periodic, periodic):
             advice = "give lattice and edges, too" if periodic else "give neither lattice nor edges"
             raise DataError(f"this {self.backbone.label} is a network of {name}s: {advice}")
+        if spin not in self.basis.channels:
+            raise DataError(
+                f"spin is {spin!r}, but this network predicts "
+                + (
+                    "H of two spins; give spin='up' or 'down'"
+                    if self.basis.collinear
+                    else "one H; leave it out"
+                )
+            )
         parameter = next(self.parameters())
         z = _integers(_numeric(numbers, name, "atomic numbers"), name, "atomic number")
         x = _numeric(positions, name, "positions").astype(np.float64)
@@ -183,7 +202,7 @@ class HamiltonianModel(nn.Module):
         pairs = _integers(_numeric(edges, name, "edges"), name, "entry of the edges")
         _check_crystal(z, x, cell, pairs)
         self.basis.check(z, name, trained=True)
-        graph = crystal_graph(z, x, cell, pairs, self.basis, dtype=parameter.dtype)
+        graph = crystal_graph(z, x, cell, pairs, self.basis, spin=spin, dtype=parameter.dtype)
         _check_distances(graph)
         edge_index = graph.edge_index.numpy()
         entries = cut_padding(
