@@ -23,7 +23,7 @@ from tracegrad.data.crystals.conversion_checks import (
 )
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.deeph import check_free, write_structure
-from tracegrad.data.crystals.formats import READERS
+from tracegrad.data.crystals.formats import READERS, require_path
 from tracegrad.data.crystals.openmx import read_scfout
 from tracegrad.data.crystals.packed import PackedReader
 from tracegrad.data.crystals.reader import CrystalReader, ReaderType
@@ -80,6 +80,7 @@ def _structures(values: dict[str, Any]) -> Iterator[tuple[Structure, Path, _Sour
         raise ConfigError(f"spin={spin}; give up, down or both, or null for calculations without spin")
     if shells is not None and not isinstance(shells, list):
         raise ConfigError(f"shells={shells} is not a list; give one such as shells=[Mo-s3p2d2,S-s2p2d1]")
+    require_path(Path(source))
     reader = _reader(values, Path(source))
     if reader is None:
         for one in SPINS if spin == BOTH else (spin,):

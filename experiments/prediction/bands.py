@@ -38,7 +38,7 @@ from tracegrad.physics.bands.forecast import (
 )
 from tracegrad.physics.bands.kpath import k_path, periodic_axes
 from tracegrad.physics.dos.density import DensityOfStates, energy_grid
-from tracegrad.physics.dos.electrons import charges_in_files
+from tracegrad.physics.dos.electrons import charges_in_files, charges_with_cores
 from tracegrad.physics.overlaps.structure_overlaps import BasisFileOverlaps
 from tracegrad.plots.bands import bands_figure
 from tracegrad.plots.style import save
@@ -93,7 +93,8 @@ def write_bands(
         points=points,
         npoints=values["npoints"],
     )
-    plan = plan_zone(whole, values, {**(charges or {}), **in_files}, collinear=len(spins) > 1)
+    known = {**charges_with_cores(structure), **(charges or {}), **in_files}
+    plan = plan_zone(whole, values, known, collinear=len(spins) > 1)
     works, processes = works_and_processes(structure, values, len(path.points), plan, len(spins) * len(whole))
     zones: list[Zone] = []
     with ProgressDisplay("points", seconds=600.0) as progress:

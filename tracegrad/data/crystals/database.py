@@ -14,7 +14,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Int64
 
-from tracegrad.data.crystals.formats import READERS, find_reader, open_reader
+from tracegrad.data.crystals.formats import READERS, find_reader, open_reader, require_path
 from tracegrad.data.crystals.reader import ReaderType, StructureHeader
 from tracegrad.data.crystals.spins import BOTH, in_pairs, named_spin
 from tracegrad.data.crystals.structure import MATRICES, Structure
@@ -58,10 +58,7 @@ class CrystalDatabase:
         self._checked: set[int] = set()
         self.matrices = [name for name, read in zip(MATRICES, (hamiltonian, overlap), strict=True) if read]
         self._main_matrix = "hamiltonian" if hamiltonian else "overlap"
-        if not os.path.exists(self.path):
-            raise DataError(
-                f"{self.path}: no such database; give a folder of DeepH structures or a packed .h5 file"
-            )
+        require_path(self.path)
         found = find_reader(self.path, spin) if reader is None else open_reader(reader, self.path, spin)
         if found is None or not found.places:
             labels = [entry.label for entry in READERS] if found is None else [found.label]

@@ -23,6 +23,15 @@ READERS: tuple[type[CrystalReader], ...] = (
 )
 
 
+def require_path(path: Path) -> None:
+    """Raise `DataError` unless something is at a path from which crystals are to be read."""
+    if not path.exists():
+        labels = [reader.label for reader in READERS]
+        raise DataError(
+            f"{path}: no such file or folder; give {', '.join(labels[:-1])} or {labels[-1]}, or a folder of them"
+        )
+
+
 def find_reader(path: Path, spin: str | None = None) -> CrystalReader | None:
     """The reader of a database, or None if no format has a structure there; ``spin`` as in `open_reader`."""
     found = next((reader for reader in READERS if reader(path).places), None)

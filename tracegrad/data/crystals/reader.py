@@ -144,8 +144,8 @@ def check_channel(spin: str | None, polarised: bool, where: str) -> None:
     """Raise `DataError` unless a channel is chosen if, and only if, a calculation is collinear and spin-polarised."""
     if polarised and spin is None:
         raise DataError(
-            f"{where}: a collinear spin-polarised calculation, which has two Hamiltonians; choose spin=up, "
-            "spin=down or spin=both"
+            f"{where}: a collinear spin-polarised calculation, which has two Hamiltonians; choose one with spin=up "
+            "or spin=down, or both with spin=both"
         )
     if spin is not None and not polarised:
         raise DataError(
