@@ -61,7 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.server.requests.append(self.path)
         content = self.rfile.read(int(self.headers["Content-Length"]))
-        if not self._known():
+        if self.path == "/api/validate-yaml":  # of the card
+            self._json({"errors": [], "warnings": []})
+        elif not self._known():
             self._error(401, "", "Invalid username or password")
         elif self.path == "/api/repos/create":
             values = json.loads(content)

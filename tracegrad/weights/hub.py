@@ -143,9 +143,7 @@ def _named_errors(what: str) -> Iterator[None]:
         raise HubError(f"{what}: nobody has logged in; run: hf auth login") from error
     except errors.HfHubHTTPError as error:
         raise HubError(_refusal(what, error)) from error
-    except (
-        Exception
-    ) as error:  # the HTTP client, and so its errors, differs between versions of huggingface_hub
+    except Exception as error:  # of the HTTP client, which differs between versions of huggingface_hub
         raise HubError(
             f"{what}: the hub cannot be reached ({_first_line(error)}); try again later"
         ) from error
@@ -154,7 +152,8 @@ def _named_errors(what: str) -> Iterator[None]:
 def _refusal(what: str, error: Any) -> str:
     status = getattr(error.response, "status_code", None)
     if status in (401, 403):
-        return f"{what}: refused by the hub (status {status}); log in by hf auth login with a token that may write there"
+        advice = "log in by hf auth login with a token that may write there"
+        return f"{what}: refused by the hub (status {status}); {advice}"
     return f"{what}: the hub answers with an error ({_first_line(error)}); try again later"
 
 
