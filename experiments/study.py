@@ -1,8 +1,7 @@
 """Train and summarise a registered comparison of arms."""
 
 import json
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,26 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.reporting.study_file import Part, Study, read_study
+from experiments.reporting.study_runs import (
+    FORMAT,
+    Runs,
+    groups_to_train,
+    keys_of,
+    read_recorded,
+    read_runs,
+    record,
+    run_name,
+)
 from experiments.settings.configuration import command, plain
 from experiments.sweeps.engine import run_sweep
 from experiments.sweeps.settings import ABLATE, read_settings
 from tracegrad.errors import ConfigError, TrainingError
 from tracegrad.reports.arms import arm_name
-from tracegrad.reports.metrics_file import read_metrics
 from tracegrad.reports.relative import RelativeChange, relative_change
-from tracegrad.reports.results import FILE as RESULTS
-from tracegrad.reports.results import RunResult, read_result
 from tracegrad.system.text_files import write_text
 
-CURVE = "val/h_mae"
 SHOWN = 5  # number of missing runs, and of numbers that are not finite, that are printed by name
 WIDTH = 100  # least width of the table in characters
-Runs = dict[tuple[str, str, int], RunResult]  # by part, arm and seed
-Curve = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -70,18 +73,19 @@ def main(config: DictConfig) -> None:
     chosen = _chosen(study, values["parts"])
     runs = Path(values["runs"] or Path("runs") / study.name)
     output = Path(values["output"] or study.file.parent)
+    recorded = read_recorded(study, Path(values["recorded"])) if values["recorded"] else {}
     errors, summary = [], None
     for part in chosen if values["train"] else []:
         print(f"{part.name}: {part.title}", flush=True)
-        arguments = part.arguments(Path(values["databases"]))
-        arguments += [f"runs={runs / part.name}", f"jobs={values['jobs']}"]
-        settings = read_settings(ABLATE, arguments)
-        try:
-            run_sweep(settings, lambda *_: None)
-        except TrainingError as error:
-            errors.append(f"{part.name}: {error}")
-        summary = summarise(study, runs, output)
-    summary = summary or summarise(study, runs, output)
+        for arms, seeds in groups_to_train(part, recorded):
+            arguments = replace(part, arms=arms, seeds=seeds).arguments(Path(values["databases"]))
+            arguments += [f"runs={runs / part.name}", f"jobs={values['jobs']}"]
+            try:
+                run_sweep(read_settings(ABLATE, arguments), lambda *_: None)
+            except TrainingError as error:
+                errors.append(f"{part.name}: {error}")
+        summary = summarise(study, runs, output, recorded)
+    summary = summary or summarise(study, runs, output, recorded)
     print_comparisons(summary.comparisons, study, Console(width=max(Console().width, WIDTH)))
     if summary.missing:
         print(f"{len(summary.missing)} runs are missing: {_some(summary.missing)}")
@@ -92,52 +96,41 @@ def main(config: DictConfig) -> None:
         raise TrainingError("\n".join(errors))
 
 
-def summarise(study: Study, runs: Path, output: Path) -> StudySummary:
+def summarise(study: Study, directory: Path, output: Path, recorded: Runs) -> StudySummary:
     """Compare the finished runs, and write ``results.json`` and the figures into ``output``."""
-    results, missing = _results(study, runs)
-    comparisons = compare(study, results)
-    curves = {key: _curve(result) for key, result in results.items()}
-    summary = StudySummary(comparisons, missing, _not_finite(study, results, curves))
+    runs = read_runs(study, directory, recorded)
+    comparisons = compare(study, runs)
+    summary = StudySummary(
+        comparisons,
+        missing=[run_name(key) for key in keys_of(study) if key not in runs],
+        not_finite=[f"{run_name(key)}: {name}" for key, run in runs.items() for name in run.not_finite],
+    )
     content = {
-        "format": 1,
+        "format": FORMAT,
         "study": study.name,
         "registered": study.registered,
         "comparisons": [_plain(comparison) for comparison in comparisons],
-        "runs": [
-            {
-                "part": part,
-                "arm": arm,
-                "seed": seed,
-                "step": result.step,
-                "parameters": result.parameters,
-                "metrics": {name: _finite(result.metrics.get(name)) for name in study.metrics},
-                "trivial": _finite(result.trivial.get("test/h_mae")),
-                "validation": [(step, _finite(value)) for step, value in curves[part, arm, seed]],
-            }
-            for (part, arm, seed), result in results.items()
-        ],
-        "missing": missing,
+        "runs": [record(study, key, run) for key, run in runs.items()],
+        "missing": summary.missing,
         "not_finite": summary.not_finite,
     }
     write_text(output / "results.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    _draw(study, comparisons, curves, output)
+    _draw(study, comparisons, runs, output)
     return summary
 
 
-def compare(study: Study, results: Runs) -> list[StudyComparison]:
+def compare(study: Study, runs: Runs) -> list[StudyComparison]:
     """Every comparison of the study, over the seeds for which both arms have a finite number."""
     comparisons = []
     for part in study.parts:
         for (first_part, first), (second_part, second) in part.pairs:
             ones, others = (
-                {seed: result for (p, a, seed), result in results.items() if (p, a) == key}
+                {seed: run for (p, a, seed), run in runs.items() if (p, a) == key}
                 for key in ((first_part, first), (second_part, second))
             )
             for name, metric in study.metrics.items():
                 pairs = {
-                    seed: tuple(
-                        metric.error(_finite(run.metrics.get(name))) for run in (ones[seed], others[seed])
-                    )
+                    seed: tuple(metric.error(run.metrics.get(name)) for run in (ones[seed], others[seed]))
                     for seed in sorted(ones.keys() & others.keys())
                 }
                 known = {seed: pair for seed, pair in pairs.items() if None not in pair}
@@ -147,9 +140,7 @@ def compare(study: Study, results: Runs) -> list[StudyComparison]:
     return comparisons
 
 
-def _draw(
-    study: Study, comparisons: list[StudyComparison], curves: dict[tuple[str, str, int], Curve], output: Path
-) -> None:
+def _draw(study: Study, comparisons: list[StudyComparison], runs: Runs, output: Path) -> None:
     # Here: matplotlib takes seconds to import.
     from tracegrad.plots.changes import ChangeRow, changes_figure
     from tracegrad.plots.mean_curves import mean_curves_figure
@@ -165,11 +156,11 @@ def _draw(
         save(changes_figure(rows), output / "changes.png")
     drawn = {
         part.title: {
-            arm: [curves[key] for key in curves if key[:2] == (part.name, arm) and curves[key]]
+            arm: [run.curve for key, run in runs.items() if key[:2] == (part.name, arm) and run.curve]
             for arm in part.arms
         }
         for part in study.parts
-        if part.curves and any(key[0] == part.name for key in curves)
+        if part.curves and any(key[0] == part.name for key in runs)
     }
     if drawn:
         save(mean_curves_figure(drawn), output / "curves.png")
@@ -198,44 +189,9 @@ def print_comparisons(comparisons: list[StudyComparison], study: Study, console:
         console.print(table)
 
 
-def _results(study: Study, runs: Path) -> tuple[Runs, list[str]]:
-    results: Runs = {}
-    missing = []
-    for part in study.parts:
-        for arm in part.arms:
-            for seed in part.seeds:
-                path = runs / part.name / f"{arm}_seed{seed}" / RESULTS
-                if path.is_file():
-                    results[part.name, arm, seed] = read_result(path)
-                else:
-                    missing.append(f"{part.name}/{arm}_seed{seed}")
-    return results, missing
-
-
-def _not_finite(study: Study, results: Runs, curves: dict[tuple[str, str, int], Curve]) -> list[str]:
-    """The numbers of tests and validations that are not finite, such as "water/none_seed3: test/h_mae"."""
-    lines = []
-    for key, result in results.items():
-        part, arm, seed = key
-        names = [name for name in study.metrics if not math.isfinite(result.metrics.get(name, 0.0))]
-        names += [f"{CURVE} at step {step}" for step, value in curves[key] if not math.isfinite(value)][:1]
-        lines += [f"{part}/{arm}_seed{seed}: {name}" for name in names]
-    return lines
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} others" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def _curve(result: RunResult) -> Curve:
-    """Pairs of step and validation MAE (meV)."""
-    steps, values = read_metrics(result.directory / "metrics.csv").get(CURVE, ([], []))
-    return [(int(step), round(float(value), 4)) for step, value in zip(steps, values, strict=True)]
 
 
 def _chosen(study: Study, names: Any) -> list[Part]:

@@ -9,6 +9,7 @@ import yaml
 
 from experiments import study
 from experiments.reporting.study_file import read_study
+from experiments.reporting.study_runs import groups_to_train, read_recorded
 from experiments.settings.configuration import composed, plain
 from tests.experiments.processes import PLAIN
 from tests.run_directories import crystal_result, result, write_run
@@ -134,6 +135,57 @@ def test_numbers_that_are_not_finite_are_named_and_left_out(tmp_path, capsys, mo
         f"not finite, and left out of the comparisons and figures: {', '.join(named)}"
         in capsys.readouterr().out
     )
+
+
+def test_recorded_runs_are_compared_and_not_trained_again(tmp_path, monkeypatch):
+    """A second machine that has one run of its own and the results of the first."""
+    path, runs = write(tmp_path, CONTENT), tmp_path / "runs"
+    for arm, seeds in (("none", (0, 1, 2)), ("tracegrad", (0,))):
+        for seed in seeds:
+            write_run(runs / "water" / f"{arm}_seed{seed}", result(arm, seed, 10.0))
+    with (runs / "water" / "none_seed2" / "metrics.csv").open("a") as file:
+        file.write("0,450,,,,,inf\n")
+    arguments = (f"study={path}", "databases=/data", "train=false")
+    assert call(monkeypatch, *arguments, f"runs={runs}") == 0
+    recorded = path.parent / "results.json"
+    first = recorded.read_text()
+    second = (*arguments, f"runs={tmp_path / 'other'}", f"recorded={recorded}", f"output={tmp_path}")
+    assert call(monkeypatch, *second) == 0
+    assert (tmp_path / "results.json").read_text() == first
+
+    study_file = read_study(str(path))
+    groups = groups_to_train(study_file.parts[0], read_recorded(study_file, recorded))
+    assert list(groups) == [(("tracegrad",), (1, 2))]
+    write_run(tmp_path / "other" / "water" / "tracegrad_seed0", result("tracegrad", 0, 5.0))
+    assert call(monkeypatch, *second) == 0
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert [c["mean"] for c in content["comparisons"] if c["metric"] == "test/h_mae"] == [pytest.approx(-0.5)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"registered": "2020-01-01"}, "registered 2020-01-01; .* is mine registered 2026-01-01"),
+        ({"runs": [{"part": "water"}]}, "no results of a study .KeyError: 'arm'.; give the results.json"),
+        ({"runs": "change"}, "has no run water/none_seed7"),
+    ],
+)
+def test_records_that_do_not_fit_are_named(tmp_path, monkeypatch, change, message):
+    path, runs = write(tmp_path, CONTENT), tmp_path / "runs"
+    write_run(runs / "water" / "none_seed0", result("none", 0, 10.0))
+    assert call(monkeypatch, f"study={path}", "databases=/data", "train=false", f"runs={runs}") == 0
+    file = path.parent / "results.json"
+    content = json.loads(file.read_text())
+    if change.get("runs") == "change":
+        change = {"runs": [{**content["runs"][0], "seed": 7}]}
+    file.write_text(json.dumps(content | change))
+    with pytest.raises(ConfigError, match=message):
+        read_recorded(read_study(str(path)), file)
+
+
+def test_a_missing_record_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"recorded=.*none\.json: not readable .*; give a results\.json"):
+        read_recorded(read_study(str(write(tmp_path, CONTENT))), tmp_path / "none.json")
 
 
 def test_metrics_of_crystals_with_twisted_cells(tmp_path, monkeypatch):
