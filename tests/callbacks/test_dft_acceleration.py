@@ -140,7 +140,7 @@ def test_the_mean_of_several_networks(module, dataset, tmp_path, basis):
             label = next(
                 dataset.database[row]
                 for row in ROWS
-                if np.allclose(dataset.database[row].positions, positions)
+                if np.array_equal(dataset.database[row].positions, positions)
             )
             return torch.from_numpy(self.factor * FACTOR * label.hamiltonian)
 
