@@ -17,7 +17,9 @@ from tracegrad.hamiltonian.crystal_view import as_crystals, by_site
 from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, crystal_graph, molecule_graph
 from tracegrad.hamiltonian.h0 import add_h0, check_h0
+from tracegrad.hamiltonian.neighbours import edge_lengths
 from tracegrad.hamiltonian.traces import BlockTraces
+from tracegrad.hamiltonian.trained_range import TrainedRange
 from tracegrad.model.derivative import blocks_along
 from tracegrad.model.inputs import (
     MINIMUM_DISTANCE,
@@ -53,6 +55,9 @@ class HamiltonianModel(nn.Module):
         compile: whether `compile_as_configured` compiles the forward pass.
         h0: name of the H0 of molecules that the network corrects (`tracegrad.hamiltonian.h0`); None: it predicts H.
 
+    Attributes:
+        trained_range: elements, sizes and distances of its training; None: unknown, as in files of earlier versions.
+
     Raises:
         ConfigError: a network that takes only molecules, and a basis of crystals, or that knows no spin, and a
             collinear basis; an unknown H0.
@@ -82,6 +87,7 @@ class HamiltonianModel(nn.Module):
         # Molecules for a network whose blocks all belong to edges
         self.views_crystals = backbone.periodic and not backbone.basis.periodic
         self.compiles = compile
+        self.trained_range: TrainedRange | None = None
         self.tracegrad = (tracegrad or _without_tracegrad)(backbone.feature_irreps, backbone.basis)
         if backbone.features_frozen:
             self.tracegrad.requires_grad_(False)
@@ -224,6 +230,27 @@ class HamiltonianModel(nn.Module):
         if not self.basis.periodic:
             return torch.stack(parts).unflatten(0, lead)  # type: ignore[arg-type]
         return [np.stack(of_edge).reshape(*lead, *of_edge[0].shape) for of_edge in zip(*parts, strict=True)]
+
+    def outside_training(
+        self,
+        numbers: Int[np.ndarray, " atoms"],
+        positions: Float[np.ndarray, "atoms 3"],
+        lattice: Float[np.ndarray, "3 3"] | None = None,
+        edges: Int[np.ndarray, "edges 5"] | None = None,
+    ) -> list[str]:
+        """What of a structure lies outside of the training, one phrase each; empty: nothing, or nothing is known.
+
+        The arguments are those of `hamiltonian`.
+        """
+        if self.trained_range is None:
+            return []
+        if lattice is None or edges is None:
+            pairs = np.stack(np.nonzero(~np.eye(len(numbers), dtype=bool)))
+            lengths = np.linalg.norm(positions[pairs[0]] - positions[pairs[1]], axis=1)
+        else:
+            lengths = edge_lengths(positions, lattice, edges)
+            pairs, lengths = edges[lengths > 0, 3:].T, lengths[lengths > 0]
+        return self.trained_range.outside(numbers, pairs, lengths, sizes=lattice is None)
 
     def initial_density(self, mol: Any) -> Float[np.ndarray, "n n"]:
         """Density matrix of the predicted H of a ``pyscf.gto.Mole``, for ``mf.kernel(dm0=...)``.
