@@ -157,6 +157,8 @@ class TraceGrad(nn.Module):
             below 1e-6.
         literal: the paper's words and the initialisation of torch: overrides three options with apply_to="edge",
             zero_bias=False and norm_eps=1e-6.
+        lean: a small block that costs a fraction (docs/lean-tracegrad.md): overrides five options with blocks=1,
+            w="projected", rank=8, channels=64 and hidden=64.
         residual: "sum" (o = f + v, the paper) or "relative" (o = f + 0.2 |f| / |v| v, with the norms of each item).
         gain: "none" (the paper) or "zero": what is added to f is multiplied by a learned factor for each of its
             irreps, which starts at 0, so that a pretrained backbone starts with unchanged outputs.
