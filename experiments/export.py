@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from experiments.reporting.model_card import model_card
-from experiments.settings.configuration import ARMS, command, plain
+from experiments.settings.configuration import arm_in, command, plain
 from experiments.training.portable import portable
 from tracegrad import __version__
 from tracegrad.elements import SYMBOLS
@@ -117,7 +117,7 @@ def _training(content: dict[str, Any], checkpoint: Path, run: Path) -> dict[str,
     saved = content[CHECKPOINT_KEY]
     config, data = saved["config"], saved.get("data")
     try:
-        arm = ARMS[bool(config["tracegrad"]["trace"]), bool(config["tracegrad"]["grad"])]
+        arm = arm_in(config["tracegrad"])
         training = {
             "experiment": config["name"],
             "arm": arm,
