@@ -9,7 +9,7 @@ from pyscf import gto
 
 from callbacks.block_health import block_states
 from tests import molecules
-from tests.backbones.test_deeph_e3 import SIZES
+from tests.backbones.crystal_networks import DEEPH_E3
 from tests.crystals import SmallBackbone
 from tests.model.test_network import ARMS
 from tests.molecules import random_hamiltonian, random_rotation
@@ -36,7 +36,7 @@ exactly = partial(torch.testing.assert_close, rtol=0, atol=1e-10)
 def make_model(basis: OrbitalBasis, arm: str = "tracegrad", **options) -> HamiltonianModel:
     torch.manual_seed(0)
     make = partial(TraceGrad, **ARMS[arm], channels=8, hidden=8, w="full")
-    model = HamiltonianModel(DeepHE3(basis, **{**SIZES, **options}), make).double()
+    model = HamiltonianModel(DeepHE3(basis, **{**DEEPH_E3, **options}), make).double()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):  # they start at zero, which would hide mistakes
             parameter.data += 0.3 * torch.randn_like(parameter)
