@@ -8,6 +8,7 @@ from torch import nn
 
 from tests import crystals
 from tests.model.test_network import ARMS
+from tests.nn.item_first.test_shell_pairs import orbital_rotation
 from tracegrad.backbones.deeph2 import DeepH2
 from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.backbones.harmose import HarmoSE
@@ -71,6 +72,20 @@ def blocks_of(model: HamiltonianModel, *samples: crystals.Crystal) -> torch.Tens
     dtype = next(model.parameters()).dtype
     with torch.inference_mode():
         return model(graph_of(*samples, basis=model.basis, dtype=dtype)).blocks["edge"]
+
+
+def turning_error(model: HamiltonianModel, rotation: torch.Tensor, *, low: bool) -> float:
+    """Relative difference of H of turned MoS2 from the turned H, of a spinful network in float32 or bfloat16."""
+
+    def blocks(sample: crystals.Crystal) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            of_edges = blocks_of(model, sample)
+        assert of_edges.dtype == torch.complex64
+        return of_edges.to(torch.complex128)
+
+    u, reference = orbital_rotation(model.basis, rotation), blocks(crystals.MOS2)
+    difference = blocks(rotated(crystals.MOS2, rotation)) - u @ reference @ u.mH
+    return float(difference.norm() / reference.norm())
 
 
 def rotated(sample: crystals.Crystal, rotation: torch.Tensor) -> crystals.Crystal:

@@ -7,16 +7,15 @@ import torch
 from torch import nn
 
 from tests import crystals
-from tests.backbones.crystal_networks import DEEPH2, blocks_of, deeph2, graph_of, rotated
+from tests.backbones.crystal_networks import DEEPH2, blocks_of, deeph2, graph_of, rotated, turning_error
 from tests.backbones.test_position_gradients import Energy, directions
 from tests.model.test_network import ARMS
 from tests.molecules import random_rotation
-from tests.nn.item_first.test_shell_pairs import orbital_rotation
 from tracegrad.backbones import deeph2_blocks
 from tracegrad.backbones.deeph2 import DeepH2
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.hamiltonian.graph import collate, crystal_graph
+from tracegrad.hamiltonian.graph import collate
 from tracegrad.hamiltonian.reduction import is_on_site
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.edge_softmax import edge_softmax
@@ -191,20 +190,8 @@ def test_derivatives_with_respect_to_positions():
 def test_mixed_precision_keeps_most_of_the_equivariance(arm):
     """The remaining error comes from the invariants: rounding to bfloat16 amplifies their float32 differences."""
     model = deeph2(SPINFUL, arm).float()
-
-    def blocks(sample: crystals.Crystal, low: bool) -> torch.Tensor:
-        graph = collate([crystal_graph(*sample, SPINFUL)])
-        with torch.autocast("cpu", torch.bfloat16, enabled=low), torch.inference_mode():
-            of_edges = model(graph).blocks["edge"]
-        assert of_edges.dtype == torch.complex64
-        return of_edges.to(torch.complex128)
-
-    rotation = random_rotation(0)
-    u = orbital_rotation(SPINFUL, rotation)
     for low, bound in ((False, 5e-5), (True, 1e-2)):
-        reference = blocks(crystals.MOS2, low)
-        difference = blocks(rotated(crystals.MOS2, rotation), low) - u @ reference @ u.mH
-        assert difference.norm() < bound * reference.norm()
+        assert turning_error(model, random_rotation(0), low=low) < bound
 
 
 def test_a_grid_is_part_of_the_estimated_memory():

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from tests import crystals
-from tests.backbones.crystal_networks import DEEPH_E3, blocks_of, deeph_e3, graph_of, rotated
+from tests.backbones.crystal_networks import DEEPH_E3, blocks_of, deeph_e3, graph_of, rotated, turning_error
 from tests.model.test_network import ARMS
 from tests.molecules import random_rotation
 from tests.nn.item_first.test_shell_pairs import orbital_rotation
@@ -16,7 +16,7 @@ from tests.oracles.autograd_tracegrad import autograd_block, to_irreps
 from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.hamiltonian.graph import collate, crystal_graph
+from tracegrad.hamiltonian.graph import collate
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.invariant.tracegrad import TraceGrad
 from tracegrad.nn.radial import GaussianBasis
@@ -174,21 +174,8 @@ def test_mixed_precision_keeps_most_of_the_equivariance(arm, bound):
     sizes = {"irreps": "16x0e+8x1o+6x2e+4x3o+2x4e", "embed": 16, "lmax": 4, "radial": 32, "blocks": 2}
     model = deeph_e3(SPINFUL, arm, **sizes).float()
 
-    def blocks(sample: crystals.Crystal, low: bool) -> torch.Tensor:
-        graph = collate([crystal_graph(*sample, SPINFUL)])
-        with torch.autocast("cpu", torch.bfloat16, enabled=low), torch.inference_mode():
-            of_edges = model(graph).blocks["edge"]
-        assert of_edges.dtype == torch.complex64
-        return of_edges.to(torch.complex128)
-
     def error(low: bool) -> float:
-        reference, errors = blocks(crystals.MOS2, low), []
-        for seed in range(3):
-            rotation = random_rotation(seed)
-            u = orbital_rotation(SPINFUL, rotation)
-            difference = blocks(rotated(crystals.MOS2, rotation), low) - u @ reference @ u.mH
-            errors.append(float(difference.norm() / reference.norm()))
-        return sum(errors) / len(errors)
+        return sum(turning_error(model, random_rotation(seed), low=low) for seed in range(3)) / 3
 
     assert error(False) < 5e-5
     assert error(True) < bound

@@ -7,12 +7,9 @@ from tracegrad.ops import native
 from tracegrad.ops.gpu import triton
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session", autouse=triton() is not None)
 def _quick_interpreter():
     """Triton's interpreter lists Triton's whole language at each call of a function; the names are listed once."""
-    if triton() is None:
-        yield
-        return
     from triton.language.core import is_builtin
     from triton.runtime import interpreter
 
