@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests import crystals
-from tests.backbones import deeph2_networks, test_deeph_e3, test_harmose
+from tests.backbones.crystal_networks import deeph2, deeph_e3, harmose, rotated
 from tests.molecules import random_rotation
 from tests.nn.item_first.test_shell_pairs import orbital_rotation
 from tracegrad.backbones.deeph_e3 import DeepHE3
@@ -17,11 +17,7 @@ from tracegrad.hamiltonian.graph import collate, crystal_graph
 from tracegrad.model.network import HamiltonianModel
 
 BASIS = OrbitalBasis.openmx(crystals.SHELLS, collinear=True)
-MAKERS = {
-    "deeph_e3": test_deeph_e3.make_model,
-    "harmose": test_harmose.make_model,
-    "deeph2": deeph2_networks.make_model,
-}
+MAKERS = {"deeph_e3": deeph_e3, "harmose": harmose, "deeph2": deeph2}
 Maker = Callable[..., HamiltonianModel]
 NETWORKS = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 
@@ -53,7 +49,7 @@ def test_blocks_of_each_spin_turn_with_the_crystal(make: Maker, arm: str):
     model, rotation = make(BASIS, arm), random_rotation(1)
     u = orbital_rotation(BASIS, rotation)
     for spin in SPINS:
-        turned = blocks_of(model, (test_deeph_e3.rotated(crystals.MOS2, rotation), spin))
+        turned = blocks_of(model, (rotated(crystals.MOS2, rotation), spin))
         assert (turned - u @ blocks_of(model, (crystals.MOS2, spin)) @ u.T).abs().max() < 1e-10
 
 
