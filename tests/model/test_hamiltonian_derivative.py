@@ -141,7 +141,7 @@ def test_derivatives_exist_where_features_vanish_by_symmetry(basis):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_derivatives_of_a_honeycomb_are_finite(network):
-    """Both atoms are equivalent, so that deviations of their features in norms vanish."""
+    """Both atoms are equivalent, and some of their features vanish."""
     basis = OrbitalBasis.openmx({"S": "s1p1"})
     lattice = [[2.46, 0, 0], [1.23, 2.130422, 0], [0, 0, 15.0]]
     sample = crystals.crystal([16, 16], [[0.0, 0, 0], [1.23, 0.710141, 0]], lattice, 2.6)
