@@ -187,9 +187,9 @@ class HamiltonianModel(nn.Module):
 
         The derivative is as exact as rounding in the dtype of the model lets it be; ``model.double()`` gives all
         digits. Where features vanish by symmetry their norms have kinks, whose slope counts as 0, the mean of both
-        sides. A DeepH-2-style network with ``activation="s2"`` depends slightly on the directions of the axes across each
-        edge, which its grid does not keep; its derivative is the one at which these axes follow the edge without
-        rotating about it. All other networks do not depend on them.
+        sides. A DeepH-2-style network with ``activation="s2"`` depends slightly on the directions of the axes across
+        each edge, which its grid does not keep; its derivative is the one at which these axes follow the edge
+        without rotating about it. All other networks do not depend on them.
 
         Args:
             numbers, positions, lattice, edges: as for `hamiltonian`.
