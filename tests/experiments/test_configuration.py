@@ -7,11 +7,13 @@ import pytest
 from hydra.utils import instantiate
 
 from experiments import evaluate
-from experiments.settings.configuration import ARMS, CONF, composed, differences, plain
+from experiments.settings.configuration import CONF, arm_in, composed, differences, plain
+from experiments.settings.plugins import config_folders
 from tracegrad.data.molecules.md17 import MOLECULES
 from tracegrad.data.molecules.nabladft import ELEMENTS
 from tracegrad.errors import ConfigError
 from tracegrad.model.network import HamiltonianModel
+from tracegrad.reports.arms import ARM_LABELS
 from tracegrad.training.schedule import Plateau
 
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -152,11 +154,11 @@ def test_training_of_the_successor_of_deeph2() -> None:
     ("recipe", "arm"),
     # Every recipe, and every arm of molecules and of crystals.
     [(recipe, "none") for recipe in RECIPES]
-    + [(recipe, arm) for recipe in ("qs", "mg") for arm in ARMS.values() if arm != "none"],
+    + [(recipe, arm) for recipe in ("qs", "mg") for arm in ARM_LABELS if arm != "none"],
 )
 def test_the_arm_of_a_recipe_is_chosen_by_one_word(recipe: str, arm: str) -> None:
     config = composed("train", [f"experiment={recipe}", f"tracegrad={arm}"])
-    assert ARMS[config.tracegrad.trace, config.tracegrad.grad] == arm
+    assert arm_in(config.tracegrad) == arm
     assert config.run_dir == f"runs/{recipe}/{arm}_seed{config.seed}"
 
 
@@ -234,3 +236,40 @@ def test_differences_are_readable_and_can_be_ignored() -> None:
     assert differences(old, new) == ["a.b: 1 -> 2"]
     assert differences(old, new, ["a"]) == []
     assert differences({"ab": 1}, {"ab": 2}, ["a"]) == ["ab: 1 -> 2"]
+
+
+def test_recipes_of_a_folder_of_the_user(tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "experiment").mkdir(parents=True)
+    recipe = folder / "experiment" / "mine.yaml"
+    head = "# @package _global_\ndefaults:\n  - override /data: demo\n"
+    recipe.write_text(f"{head}seed: 7\n")
+    assert composed("train", ["experiment=mine"], [folder]).seed == 7
+    recipe.write_text(f"{head}modle: {{compile: true}}\n")
+    with pytest.raises(
+        ConfigError, match=r"no setting 'modle', which a file of --config-dir has; nearest: model"
+    ):
+        composed("train", ["experiment=mine"], [folder])
+    recipe.write_text(head.replace("/data", "/dta"))
+    with pytest.raises(
+        ConfigError, match=r"mine\.yaml overrides 'dta', which is no group of settings; nearest: data"
+    ):
+        composed("train", ["experiment=mine"], [folder])
+    with pytest.raises(ConfigError, match=r"no setting 'modle'; nearest: model"):
+        composed("train", ["modle=1"], [folder])
+
+
+def test_folders_of_options_are_taken_out_of_the_arguments(tmp_path):
+    (tmp_path / "a").mkdir()
+    folder = (tmp_path / "a").resolve()
+    for words in (["--config-dir", str(folder)], [f"--config-dir={folder}"], ["-cd", str(folder)]):
+        assert config_folders([*words, "seed=1"]) == (["seed=1"], [folder])
+    with pytest.raises(ConfigError, match=r"no such folder; give one with recipes in experiment/"):
+        config_folders(["--config-dir", str(tmp_path / "none")])
+
+
+def test_all_options_that_begin_like_an_unknown_one_are_named():
+    with pytest.raises(
+        ConfigError, match=r"no loss named 'qh9_foo'; nearest: .*qh9, qh9_shifted, qh9_states"
+    ):
+        composed("train", ["loss=qh9_foo"])

@@ -17,7 +17,9 @@ from tracegrad.hamiltonian.crystal_view import as_crystals, by_site
 from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, crystal_graph, molecule_graph
 from tracegrad.hamiltonian.h0 import add_h0, check_h0
+from tracegrad.hamiltonian.neighbours import edge_lengths
 from tracegrad.hamiltonian.traces import BlockTraces
+from tracegrad.hamiltonian.trained_range import TrainedRange
 from tracegrad.model.derivative import blocks_along
 from tracegrad.model.inputs import (
     MINIMUM_DISTANCE,
@@ -53,8 +55,12 @@ class HamiltonianModel(nn.Module):
         compile: whether `compile_as_configured` compiles the forward pass.
         h0: name of the H0 of molecules that the network corrects (`tracegrad.hamiltonian.h0`); None: it predicts H.
 
+    Attributes:
+        trained_range: elements, sizes and distances of its training; None: unknown, as in files of earlier versions.
+
     Raises:
-        ConfigError: a network that takes only molecules, and a basis of crystals; an unknown H0.
+        ConfigError: a network that takes only molecules, and a basis of crystals, or that knows no spin, and a
+            collinear basis; an unknown H0.
     """
 
     def __init__(
@@ -71,11 +77,17 @@ class HamiltonianModel(nn.Module):
                 f"{backbone.label} predicts only molecules, and the basis ({backbone.basis.name} in the order of "
                 f"{backbone.basis.convention}) is one of crystals; choose model=deeph_e3, or molecules as data"
             )
+        if backbone.basis.collinear and not backbone.collinear:
+            raise ConfigError(
+                f"{backbone.label} does not tell the spins of basis.collinear=true apart; choose model=deeph_e3, or "
+                "train a network for each spin (data.spin=up, basis.collinear=false)"
+            )
         check_h0(h0, backbone.basis)
         self.backbone, self.h0 = backbone, h0
         # Molecules for a network whose blocks all belong to edges
         self.views_crystals = backbone.periodic and not backbone.basis.periodic
         self.compiles = compile
+        self.trained_range: TrainedRange | None = None
         self.tracegrad = (tracegrad or _without_tracegrad)(backbone.feature_irreps, backbone.basis)
         if backbone.features_frozen:
             self.tracegrad.requires_grad_(False)
@@ -145,6 +157,8 @@ class HamiltonianModel(nn.Module):
         positions: Float[np.ndarray, "atoms 3"] | Float[Tensor, "atoms 3"],
         lattice: Float[np.ndarray, "3 3"] | Float[Tensor, "3 3"] | None = None,
         edges: Int[np.ndarray, "edges 5"] | Int[Tensor, "edges 5"] | None = None,
+        *,
+        spin: str | None = None,
     ) -> Float[Tensor, "n n"] | list[Inexact[np.ndarray, "_ _"]]:
         """H of one molecule or crystal, in the unit and the orbital order of the files of its basis.
 
@@ -154,6 +168,7 @@ class HamiltonianModel(nn.Module):
             lattice: only of a crystal; rows are lattice vectors, angstrom.
             edges: only of a crystal; rows [Rx, Ry, Rz, i, j] with atoms counted from 0: atom i in cell 0 and atom j
                 in cell R. They are also the edges of the graph: pass all pairs that have a block, as in training.
+            spin: of a network for both spins of collinear calculations, "up" or "down": which H is meant.
 
         Returns:
             For a molecule the dense symmetric matrix (hartree and PySCF's order for QH9), on the device of the model;
@@ -164,11 +179,12 @@ class HamiltonianModel(nn.Module):
 
         Raises:
             BasisError: an element outside the model's basis.
-            DataError: a crystal for a network of molecules or vice versa, values that are no numbers or not finite,
-                shapes that do not agree, atoms at the same place, a lattice without a volume, or edges to atoms that
-                do not exist, repeated edges and edges whose reversed edge is missing.
+            DataError: a crystal for a network of molecules or vice versa, a spin that is missing or that the network
+                does not have, values that are no numbers or not finite, shapes that do not agree, atoms at the same
+                place, a lattice without a volume, or edges to atoms that do not exist, repeated edges and edges whose
+                reversed edge is missing.
         """
-        graph = self._graph(numbers, positions, lattice, edges)
+        graph = self._graph(numbers, positions, lattice, edges, spin)
         return self._in_files(self._predicted(graph), graph)
 
     def hamiltonian_derivative(
@@ -179,6 +195,7 @@ class HamiltonianModel(nn.Module):
         edges: Int[np.ndarray, "edges 5"] | Int[Tensor, "edges 5"] | None = None,
         *,
         along: Float[np.ndarray, "count atoms 3"] | Float[Tensor, "count atoms 3"] | None = None,
+        spin: str | None = None,
     ) -> Float[Tensor, "*displacements n n"] | list[Inexact[np.ndarray, "*displacements _ _"]]:
         """dH/dR of one molecule or crystal, the exact derivative of what `hamiltonian` returns.
 
@@ -192,7 +209,7 @@ class HamiltonianModel(nn.Module):
         without rotating about it. All other networks do not depend on them.
 
         Args:
-            numbers, positions, lattice, edges: as for `hamiltonian`.
+            numbers, positions, lattice, edges, spin: as for `hamiltonian`.
             along: displacements of all atoms, such as the patterns of phonons: returned is, for each of them, sum
                 over atoms a and directions x of along[a, x] dH/dR_ax. None: each atom along x, y and z. Each
                 displacement takes the time of seven to nine predictions on a CPU, see docs/derivatives.md.
@@ -205,7 +222,7 @@ class HamiltonianModel(nn.Module):
         Raises:
             BasisError, DataError: as for `hamiltonian`; displacements of another shape or that are not finite.
         """
-        graph = self._graph(numbers, positions, lattice, edges)
+        graph = self._graph(numbers, positions, lattice, edges, spin)
         atoms = len(graph.numbers)
         directions = displacements(along, atoms, self._kind)
         lead = (atoms, 3) if along is None else (len(directions),)
@@ -213,6 +230,27 @@ class HamiltonianModel(nn.Module):
         if not self.basis.periodic:
             return torch.stack(parts).unflatten(0, lead)  # type: ignore[arg-type]
         return [np.stack(of_edge).reshape(*lead, *of_edge[0].shape) for of_edge in zip(*parts, strict=True)]
+
+    def outside_training(
+        self,
+        numbers: Int[np.ndarray, " atoms"],
+        positions: Float[np.ndarray, "atoms 3"],
+        lattice: Float[np.ndarray, "3 3"] | None = None,
+        edges: Int[np.ndarray, "edges 5"] | None = None,
+    ) -> list[str]:
+        """What of a structure lies outside of the training, one phrase each; empty: nothing, or nothing is known.
+
+        The arguments are those of `hamiltonian`.
+        """
+        if self.trained_range is None:
+            return []
+        if lattice is None or edges is None:
+            pairs = np.stack(np.nonzero(~np.eye(len(numbers), dtype=bool)))
+            lengths = np.linalg.norm(positions[pairs[0]] - positions[pairs[1]], axis=1)
+        else:
+            lengths = edge_lengths(positions, lattice, edges)
+            pairs, lengths = edges[lengths > 0, 3:].T, lengths[lengths > 0]
+        return self.trained_range.outside(numbers, pairs, lengths, sizes=lattice is None)
 
     def initial_density(self, mol: Any) -> Float[np.ndarray, "n n"]:
         """Density matrix of the predicted H of a ``pyscf.gto.Mole``, for ``mf.kernel(dm0=...)``.
@@ -238,12 +276,19 @@ class HamiltonianModel(nn.Module):
     def _kind(self) -> str:
         return "crystal" if self.basis.periodic else "molecule"
 
-    def _graph(self, numbers: Any, positions: Any, lattice: Any, edges: Any) -> HamiltonianGraph:
+    def _graph(
+        self, numbers: Any, positions: Any, lattice: Any, edges: Any, spin: str | None
+    ) -> HamiltonianGraph:
         """The graph of arrays that a user has passed, checked."""
         name, periodic, dtype = self._kind, self.basis.periodic, next(self.parameters()).dtype
         if (lattice is not None, edges is not None) != (periodic, periodic):
             advice = "give lattice and edges, too" if periodic else "give neither lattice nor edges"
             raise DataError(f"this {self.backbone.label} is a network of {name}s: {advice}")
+        if spin not in self.basis.channels:
+            has = (
+                "H of two spins; give spin='up' or 'down'" if self.basis.collinear else "one H; leave it out"
+            )
+            raise DataError(f"spin is {spin!r}, but this network predicts {has}")
         z = integers(numeric(numbers, name, "atomic numbers"), name, "atomic number")
         x = numeric(positions, name, "positions").astype(np.float64)
         if not periodic:
@@ -254,7 +299,7 @@ class HamiltonianModel(nn.Module):
         pairs = integers(numeric(edges, name, "edges"), name, "entry of the edges")
         check_crystal(z, x, cell, pairs)
         self.basis.check(z, name, trained=True)
-        graph = crystal_graph(z, x, cell, pairs, self.basis, dtype=dtype)
+        graph = crystal_graph(z, x, cell, pairs, self.basis, spin=spin, dtype=dtype)
         check_distances(graph)
         return graph
 
