@@ -7,19 +7,20 @@ import pytest
 import torch
 
 from tests import crystals, molecules
-from tests.backbones import deeph2_networks, test_deeph_e3, test_harmose
+from tests.backbones.crystal_networks import deeph2, deeph_e3, harmose
 from tests.backbones.test_position_gradients import crystal
 from tests.model import test_network
 from tests.model.test_network import ARMS
+from tests.nn.item_first.test_shell_pairs import orbital_rotation
 from tracegrad.errors import BasisError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.model.network import HamiltonianModel
 
 STEP = 1e-4  # angstrom; the differences of five points are exact to 1e-9 of H or better
 NETWORKS = {
-    "DeepH-E3": test_deeph_e3.make_model,
-    "HarmoSE": test_harmose.make_model,
-    "DeepH-2": deeph2_networks.make_model,
+    "DeepH-E3": deeph_e3,
+    "HarmoSE": harmose,
+    "DeepH-2": deeph2,
 }
 BASES = {"real": crystals.SPINLESS, "spin": crystals.SPINFUL}
 SMALL = crystals.crystal([42, 16], [[0.1, 0.2, 0.0], [0.1, 0.2, 2.1]], np.diag([3.1, 3.3, 9.0]).tolist(), 2.4)
@@ -67,9 +68,7 @@ def test_derivatives_of_molecules(basis, arm):
 
 
 def test_derivatives_of_molecules_by_a_network_of_crystals(basis):
-    assert_exact(
-        test_deeph_e3.make_model(basis, "tracegrad", irreps="4x0e+3x1o+2x2e+1x3o+1x4e"), *molecules.WATER
-    )
+    assert_exact(deeph_e3(basis, "tracegrad", irreps="4x0e+3x1o+2x2e+1x3o+1x4e"), *molecules.WATER)
 
 
 def test_h0_moves_with_the_atoms(basis):
@@ -82,7 +81,7 @@ def test_each_atom_along_each_axis_and_displacements_agree(basis):
     random = np.random.default_rng(1)
     for model, sample in (
         (test_network.make_model(basis), molecules.WATER),
-        (test_deeph_e3.make_model(crystals.SPINFUL), SMALL),
+        (deeph_e3(crystals.SPINFUL), SMALL),
     ):
         numbers = sample[0]
         whole = model.hamiltonian_derivative(*sample)
@@ -102,12 +101,12 @@ def test_each_atom_along_each_axis_and_displacements_agree(basis):
 
 def test_dh_turns_with_the_crystal():
     """For R x the derivative along R u is D dH D^H: also its frames are equivariant."""
-    model = test_deeph_e3.make_model(crystals.SPINLESS, "tracegrad")
+    model = deeph_e3(crystals.SPINLESS, "tracegrad")
     numbers, positions, lattice, edges = crystals.MOS2
     displacement = np.random.default_rng(2).normal(size=positions.shape)
     rotation = molecules.random_rotation(3)
     turn = rotation.numpy().T
-    d = test_deeph_e3.orbital_rotation(model.basis, rotation).numpy()
+    d = orbital_rotation(model.basis, rotation).numpy()
     for (*_, i, j), before, after in zip(
         edges,
         model.hamiltonian_derivative(numbers, positions, lattice, edges, along=displacement[None]),
@@ -167,11 +166,11 @@ def test_derivatives_of_a_honeycomb_are_finite(network):
 )
 def test_impossible_displacements_are_refused(along, message):
     with pytest.raises(DataError, match=f"crystal: .*{message}"):
-        test_deeph_e3.make_model(crystals.SPINLESS).hamiltonian_derivative(*crystals.MOS2, along=along)
+        deeph_e3(crystals.SPINLESS).hamiltonian_derivative(*crystals.MOS2, along=along)
 
 
 def test_structures_are_checked_as_those_of_predictions():
-    model = test_deeph_e3.make_model(crystals.SPINLESS)
+    model = deeph_e3(crystals.SPINLESS)
     numbers, positions, lattice, edges = crystals.MOS2
     with pytest.raises(BasisError, match=r"atomic numbers \[6\] have no entry"):
         model.hamiltonian_derivative(np.where(numbers == 42, 6, 16), positions, lattice, edges)
