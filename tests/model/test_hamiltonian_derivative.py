@@ -11,6 +11,7 @@ from tests.backbones.crystal_networks import deeph2, deeph_e3, harmose
 from tests.backbones.test_position_gradients import crystal
 from tests.model import test_network
 from tests.model.test_network import ARMS
+from tests.nn.item_first.test_shell_pairs import orbital_rotation
 from tracegrad.errors import BasisError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.model.network import HamiltonianModel
@@ -105,7 +106,7 @@ def test_dh_turns_with_the_crystal():
     displacement = np.random.default_rng(2).normal(size=positions.shape)
     rotation = molecules.random_rotation(3)
     turn = rotation.numpy().T
-    d = test_deeph_e3.orbital_rotation(model.basis, rotation).numpy()
+    d = orbital_rotation(model.basis, rotation).numpy()
     for (*_, i, j), before, after in zip(
         edges,
         model.hamiltonian_derivative(numbers, positions, lattice, edges, along=displacement[None]),
@@ -139,7 +140,7 @@ def test_derivatives_exist_where_features_vanish_by_symmetry(basis):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_derivatives_of_a_honeycomb_are_finite(network):
-    """Both atoms are equivalent, so that deviations of their features in norms vanish."""
+    """Both atoms are equivalent, and some of their features vanish."""
     basis = OrbitalBasis.openmx({"S": "s1p1"})
     lattice = [[2.46, 0, 0], [1.23, 2.130422, 0], [0, 0, 15.0]]
     sample = crystals.crystal([16, 16], [[0.0, 0, 0], [1.23, 0.710141, 0]], lattice, 2.6)

@@ -2,7 +2,7 @@
 
 H has many more elements than a structure has coordinates. One direction in which the inputs move is followed through
 the network beside its values; no results of layers are kept, so that the memory is about twice that of a prediction
-whatever the number of directions.
+of the plain forms, whatever the number of directions.
 """
 
 import copy

@@ -202,17 +202,17 @@ class HamiltonianModel(nn.Module):
         An atom of a crystal moves together with its images in all cells: these are phonons at the zone centre; for
         others take a supercell. The edges stay the same.
 
-        The derivative is as exact as rounding lets it be: in float32, in which networks are trained, that is about
-        four digits, and fewer where atoms are equivalent by symmetry; ``model.double()`` gives all digits. A
-        DeepH-2-style network with ``activation="s2"`` depends slightly on the directions of the axes across each
-        edge, which its grid does not keep; its derivative is the one at which these axes follow the edge without
-        rotating about it. All other networks do not depend on them.
+        The derivative is as exact as rounding in the dtype of the model lets it be; ``model.double()`` gives all
+        digits. Where features vanish by symmetry their norms have kinks, whose slope counts as 0, the mean of both
+        sides. A DeepH-2-style network with ``activation="s2"`` depends slightly on the directions of the axes across
+        each edge, which its grid does not keep; its derivative is the one at which these axes follow the edge
+        without rotating about it. All other networks do not depend on them.
 
         Args:
             numbers, positions, lattice, edges, spin: as for `hamiltonian`.
             along: displacements of all atoms, such as the patterns of phonons: returned is, for each of them, sum
                 over atoms a and directions x of along[a, x] dH/dR_ax. None: each atom along x, y and z. Each
-                displacement takes about the time of three or four predictions, see docs/derivatives.md.
+                displacement takes the time of seven to nine predictions on a CPU, see docs/derivatives.md.
 
         Returns:
             For a molecule a tensor of shape (atoms, 3, n, n), symmetric in the last two, or (count, n, n); for a
