@@ -8,12 +8,9 @@ import torch
 
 from benchmarks.compare import compare
 from benchmarks.timing import Timing, forward, training_step
-from experiments.settings.configuration import ARMS
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.model.network import HamiltonianModel, HamiltonianPrediction
 from tracegrad.training.loss import HamiltonianLoss
-
-SWITCHES = {arm: switches for switches, arm in ARMS.items()}  # (trace, grad)
 
 
 def loss_of(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.arms import SWITCHES, time_arms
+from benchmarks.arms import time_arms
 from benchmarks.layers import labelled, layer_graph
 from benchmarks.networks import Rivals, time_networks
 from benchmarks.timing import Timing
@@ -21,6 +21,7 @@ from tracegrad.hamiltonian.graph import HamiltonianGraph, collate
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.invariant.tracegrad import TraceGrad
 from tracegrad.physics.crystals.layers import CRYSTALS, Crystal, crystal_cell
+from tracegrad.reports.arms import ARMS, LEAN
 from tracegrad.weights.released.deeph_e3 import export_deeph_e3
 
 GRAPHENE, BISMUTH_TELLURIDE = CRYSTALS["MG"], CRYSTALS["BT"]
@@ -46,10 +47,10 @@ class CrystalSizes:
         """DeepH-E3 of these sizes."""
         return DeepHE3(self.basis, self.irreps, self.embed, self.blocks, **options)
 
-    def model(self, *, trace: bool, grad: bool) -> HamiltonianModel:
+    def model(self, *, trace: bool, grad: bool, lean: bool = False) -> HamiltonianModel:
         """DeepH-E3 of these sizes with TraceGrad and a full W, as in the recipes."""
         return HamiltonianModel(
-            self.backbone(), partial(TraceGrad, trace=trace, grad=grad, w="full", **self.tracegrad)
+            self.backbone(), partial(TraceGrad, trace=trace, grad=grad, w="full", lean=lean, **self.tracegrad)
         )
 
 
@@ -144,7 +145,8 @@ def crystal_tasks(
     """Graphene: DeepH-E3 against its plain form, and the arms of the ablation."""
     graph = collate([crystal_of(GRAPHENE, sizes, rng)]).to(device)
     timings, notes = against_e3nn("DeepH-E3", sizes, graph, repeats, device)
-    models = {arm: sizes.model(trace=trace, grad=grad).to(device) for arm, (trace, grad) in SWITCHES.items()}
+    models = {arm: sizes.model(trace=trace, grad=grad).to(device) for arm, (trace, grad) in ARMS.items()}
+    models[LEAN] = sizes.model(trace=True, grad=True, lean=True).to(device)
     return timings + time_arms("DeepH-E3", models, graph, repeats, device), notes
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from benchmarks import crystals, molecules
-from benchmarks.arms import SWITCHES, loss_of
+from benchmarks.arms import loss_of
 from benchmarks.timing import Timing
 from tests import second_device
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.model.network import HamiltonianModel
+from tracegrad.reports.arms import ARMS
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,7 +62,7 @@ def main(count: int, atoms: int, small: bool) -> None:
     batch = collate(molecules.random_graphs(rng, count, atoms, basis))
     cell = collate([crystals.crystal_of(crystals.GRAPHENE, of_crystal, rng)])
     for arm in ("none", "tracegrad"):
-        trace, grad = SWITCHES[arm]
+        trace, grad = ARMS[arm]
         torch.manual_seed(0)
         model = sizes.model(basis, trace=trace, grad=grad)
         print(note(f"QHNet, {arm}, {count} molecules of {atoms} atoms", model, batch))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from benchmarks.arms import SWITCHES, loss_of, time_arms
+from benchmarks.arms import loss_of, time_arms
 from benchmarks.networks import Rivals, time_networks
 from benchmarks.timing import Timing
 from tests.oracles.qhnet_e3nn import plain_copy
@@ -17,6 +17,7 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, molecule_graph
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.invariant.tracegrad import TraceGrad
+from tracegrad.reports.arms import ARMS, LEAN
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,10 @@ class Sizes:
         trace: bool,
         grad: bool,
         w: Literal["low_rank", "projected"] = "low_rank",
+        lean: bool = False,
     ) -> HamiltonianModel:
         """QHNet with TraceGrad, low-rank W as in the recipes."""
-        make = partial(TraceGrad, trace=trace, grad=grad, w=w, **self.tracegrad)
+        make = partial(TraceGrad, trace=trace, grad=grad, w=w, lean=lean, **self.tracegrad)
         return HamiltonianModel(QHNet(basis, **self.network), make)
 
 
@@ -98,12 +100,15 @@ def against_e3nn(
 
 
 def cost_of_arms(sizes: Sizes, graph, basis: OrbitalBasis, repeats: int, device: str) -> list[Timing]:
-    """Time each arm of the ablation with QHNet and a low-rank W, and the last arm also with a projected W."""
+    """Time the arms with QHNet and a low-rank W, the last one also with a projected W, and the lean block."""
     models = {
-        arm: sizes.model(basis, trace=trace, grad=grad).to(device) for arm, (trace, grad) in SWITCHES.items()
+        arm: sizes.model(basis, trace=trace, grad=grad).to(device) for arm, (trace, grad) in ARMS.items()
     }
     projected = sizes.model(basis, trace=True, grad=True, w="projected").to(device)
-    return time_arms("QHNet", models | {"tracegrad, projected W": projected}, graph, repeats, device)
+    lean = sizes.model(basis, trace=True, grad=True, lean=True).to(device)
+    return time_arms(
+        "QHNet", models | {"tracegrad, projected W": projected, LEAN: lean}, graph, repeats, device
+    )
 
 
 def molecule_tasks(

@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -15,8 +17,11 @@ from callbacks.inference_time import device_clock, mean_seconds
 from callbacks.predictions import PredictedBatch, PredictionCallback
 from callbacks.trainer_parts import first_molecules, hamiltonian_module, stop_bar
 from tracegrad.data.cache.lookup import AUTO
+from tracegrad.data.molecules.database import Molecule
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.metrics.orbitals import dense_predictions
+from tracegrad.model.ensemble import HamiltonianEnsemble, mean_and_spread
+from tracegrad.model.network import HamiltonianModel
 from tracegrad.physics.molecules.acceleration import GUESSES, ScfSettings, check_gpu, check_guesses
 from tracegrad.physics.molecules.acceleration_jobs import (
     RELEASED_COUNT,
@@ -50,8 +55,8 @@ class DFTAcceleration(PredictionCallback):
     ``test/commutator_norm`` (meV, with ``_correlation``: the rank correlation with the MAE of H),
     ``test/scf_same_state``, ``test/scf_not_converged`` and ``test/scf_molecules``, as
     `tracegrad.physics.molecules.acceleration_results` defines them. Files: ``acceleration.csv`` and
-    ``figures/{scf,trust}.png``. SCF runs from predictions are stored in ``scf/``; a test that was
-    stopped does not repeat them.
+    ``figures/{scf,trust}.png``. With further networks ``test/ensemble_spread`` (meV) and its correlations, too. SCF
+    runs from predictions are stored in ``scf/``; a test that was stopped does not repeat them.
 
     Args:
         directory: run directory.
@@ -66,6 +71,7 @@ class DFTAcceleration(PredictionCallback):
         gpu: whether gpu4pyscf computes.
         forces: whether energies and forces of the predicted densities are compared with those of converged DFT; it
             takes about as long as an SCF (not on a GPU).
+        members: further networks; the prediction is the mean over all, and the spread is another measure of trust.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class DFTAcceleration(PredictionCallback):
         max_cycle: int = 50,
         gpu: bool = False,
         forces: bool = True,
+        members: Sequence[HamiltonianModel] = (),
     ):
         if type(molecules) is not int or molecules < 0:
             raise ConfigError(f"molecules is {molecules!r}; give a whole number of at least 0")
@@ -90,6 +97,7 @@ class DFTAcceleration(PredictionCallback):
         self.molecules, self.guesses = molecules, tuple(str(guess) for guess in guesses)
         self.functional, self.jobs, self.cache = functional, jobs, cache
         self.max_cycle, self.gpu, self.forces = max_cycle, gpu, forces
+        self.members = tuple(members)
         self.results: list[Acceleration] = []
         self.summary: dict[str, float] = {}
         if molecules:
@@ -134,6 +142,8 @@ class DFTAcceleration(PredictionCallback):
         for k, (row, name, composition, _) in enumerate(batch.samples()):
             if row in self._chosen:
                 molecule = self._database[row]  # in float64, whereas the batch may be in float32
+                own = dense_predictions(batch.prediction, graph, basis, [k])[0].cpu().numpy()
+                predicted, spread, seconds = self._mean(molecule, own)
                 self._collected.append(
                     PredictedMolecule(
                         row,
@@ -142,10 +152,22 @@ class DFTAcceleration(PredictionCallback):
                         molecule.numbers,
                         molecule.positions,
                         molecule.hamiltonian,
-                        dense_predictions(batch.prediction, graph, basis, [k])[0].cpu().numpy(),
-                        self._seconds / graph.num_graphs,
+                        predicted,
+                        self._seconds / graph.num_graphs + seconds,
+                        spread,
                     )
                 )
+
+    def _mean(
+        self, molecule: Molecule, own: Float[np.ndarray, "n n"]
+    ) -> tuple[Float[np.ndarray, "n n"], float | None, float]:
+        """Mean of this network's H and those of the others, their spread, and the time (s) that the others took."""
+        if not self.members:
+            return own, None, 0.0
+        started = time.perf_counter()
+        others = HamiltonianEnsemble(self.members).predictions(molecule.numbers, molecule.positions)
+        mean, spread = mean_and_spread([own.astype(np.float64), *others])
+        return mean, float(spread.mean()), time.perf_counter() - started
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._chosen:

@@ -18,8 +18,10 @@ from tracegrad.data.loading.datamodule import MoleculeDataset
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.hamiltonian.graph import collate
 from tracegrad.physics.molecules.acceleration_jobs import chosen_rows
+from tracegrad.physics.molecules.acceleration_results import SPREAD
 from tracegrad.system.text_files import write_json
 from tracegrad.weights.checkpoint import check_architecture, load_checkpoint
+from tracegrad.weights.ensembles import load_ensemble
 
 
 @command("accelerate", help_without_arguments=True)
@@ -40,6 +42,9 @@ def accelerate(config: DictConfig) -> None:
     named = config.checkpoint in ("best", "last")
     checkpoint = run / "checkpoints" / f"{config.checkpoint}.ckpt" if named else Path(config.checkpoint)
     output = Path(config.output or run / f"acceleration_{checkpoint.stem}")
+    further = [str(source) for source in config.ensemble]
+    # The first is the run's own network: its basis and functional are compared with those of the others.
+    members = load_ensemble([checkpoint, *further]).members[1:] if further else []
     acceleration = DFTAcceleration(
         output,
         config.molecules,
@@ -50,6 +55,7 @@ def accelerate(config: DictConfig) -> None:
         config.max_cycle,
         config.gpu,
         config.forces,
+        members,
     )
     changes = {"data.path": config.path, "trainer.accelerator": config.accelerator}
     changes = {key: value for key, value in changes.items() if value is not None}
@@ -83,6 +89,7 @@ def accelerate(config: DictConfig) -> None:
             "database": parts.fingerprint["database"],
             "functional": config.functional or parts.fingerprint["functional"],
             "guesses": list(config.guesses),
+            "ensemble": [Path(source).name for source in further],
             "metrics": {
                 f"test/{name}": value if isfinite(value) else None
                 for name, value in acceleration.summary.items()
@@ -116,6 +123,7 @@ def show(acceleration: DFTAcceleration, console: Console) -> None:
         f"{summary['scf_molecules']:.0f} molecules, mean ± sample standard deviation; cycles counted from 0; "
         f"energy error after one and two cycles {one:.3g} and {two:.3g} meV; "
         f"{_of_densities(summary)}"
+        f"{_of_ensemble(summary)}"
         f"same state {summary['scf_same_state']:.1%}; SCF runs not converged {summary['scf_not_converged']:.0f}"
     )
 
@@ -126,6 +134,16 @@ def _of_densities(summary: dict[str, float]) -> str:
     return (
         f"of the predicted density itself: energy error {summary['energy_mae']:.3g} meV, force error "
         f"{summary['force_mae']:.3g} meV/angstrom ({summary['force_mae_1']:.3g} after one cycle); "
+    )
+
+
+def _of_ensemble(summary: dict[str, float]) -> str:
+    if SPREAD not in summary:
+        return ""
+    return (
+        f"spread over the networks {summary[SPREAD]:.3g} meV, its rank correlation with the MAE of H "
+        f"{summary[f'{SPREAD}_correlation']:.2f} and with the energy error "
+        f"{summary[f'{SPREAD}_energy_correlation']:.2f}; "
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from experiments.reporting.model_card import model_card
-from experiments.settings.configuration import ARMS, command, plain
+from experiments.settings.configuration import arm_in, command, plain
 from experiments.training.portable import portable
 from tracegrad import __version__
 from tracegrad.elements import SYMBOLS
@@ -23,9 +23,10 @@ from tracegrad.reports.compatible import check_data, check_row, data_of
 from tracegrad.reports.results import FILE as RESULTS
 from tracegrad.reports.results import ResultsError, RunResult, read_result, read_run
 from tracegrad.system.whole_files import replacing
-from tracegrad.weights.checkpoint import CHECKPOINT_KEY, load_checkpoint
+from tracegrad.weights.checkpoint import CHECKPOINT_KEY, RANGE_KEY, load_checkpoint
+from tracegrad.weights.hub import PREFIX, check_push, push
 from tracegrad.weights.model_file import ENDING, read_model_file, write_model_file
-from tracegrad.weights.saved import build_network, network_of_checkpoint
+from tracegrad.weights.saved import build_network, network_of_checkpoint, network_of_model_file
 
 
 @command("export", help_without_arguments=True)
@@ -40,6 +41,7 @@ def export(values: dict[str, Any]) -> Path:
     Raises:
         ConfigError: the output is no .safetensors file, or it exists and ``overwrite`` is false.
         CheckpointError: the checkpoint is missing, damaged, or not of a run of TraceGrad.
+        HubError: it cannot be sent to the hub; what can be known is checked before any work.
         ResultsError: one of ``runs`` is not of the same arm and data.
     """
     run = Path(str(values["run"]))
@@ -52,21 +54,24 @@ def export(values: dict[str, Any]) -> Path:
             raise ConfigError(f"{path}: exists; choose another output or set overwrite=true")
     if output.exists():
         read_model_file(output)  # raises for a file that is no model: only model files are overwritten
+    if values["push"] is not None:
+        check_push(str(values["push"]))
     chosen = str(values["checkpoint"])
     checkpoint = run / "checkpoints" / f"{chosen}.ckpt" if chosen in ("best", "last") else Path(chosen)
     content = load_checkpoint(checkpoint)
-    settings, state = network_of_checkpoint(content, checkpoint)
-    model = build_network(settings, state, checkpoint)
+    saved = network_of_checkpoint(content, checkpoint)
+    model = build_network(saved, checkpoint)
     step = content.get("global_step")
     results = _results(run, checkpoint, step, [Path(str(other)) for other in values["runs"]])
     record: dict[str, Any] = portable(
         {
-            "model": settings,
+            "model": saved.settings,
             **_training(content, checkpoint, run),
             "backbone": model.backbone.label,
             "crystal": model.basis.periodic,
             "basis": _basis(model.basis),
-            "parameters": sum(value.numel() for value in state.values()),
+            "parameters": sum(value.numel() for value in saved.state.values()),
+            RANGE_KEY: saved.seen,
             "metrics": [
                 {
                     "seed": r.seed,
@@ -90,10 +95,9 @@ def export(values: dict[str, Any]) -> Path:
         text = files.enter_context(replacing(card))
         draft = files.enter_context(replacing(output))
         text.write_text(model_card(record, output.name), encoding="utf-8")
-        write_model_file(draft, state, record)
-        content, tensors = read_model_file(draft)
+        write_model_file(draft, saved.state, record)
         # An error in the file must not appear only at its users.
-        build_network(content["model"], tensors, draft)
+        build_network(network_of_model_file(draft), draft)
     seeds = f", {len(results)} seeds" if len(results) > 1 else ""
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB) and {card.name}{seeds}")
     if not results:
@@ -102,6 +106,9 @@ def export(values: dict[str, Any]) -> Path:
         print(
             "no licence is set, and the card says so: set licence=NAME, or others have no right to use the file"
         )
+    if values["push"] is not None:
+        address = push(str(values["push"]), output, card, private=values["private"])
+        print(f"sent to {address}; load_model({PREFIX + str(values['push'])!r}) loads it")
     return output
 
 
@@ -110,7 +117,7 @@ def _training(content: dict[str, Any], checkpoint: Path, run: Path) -> dict[str,
     saved = content[CHECKPOINT_KEY]
     config, data = saved["config"], saved.get("data")
     try:
-        arm = ARMS[bool(config["tracegrad"]["trace"]), bool(config["tracegrad"]["grad"])]
+        arm = arm_in(config["tracegrad"])
         training = {
             "experiment": config["name"],
             "arm": arm,

@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 
 from experiments.prediction.crystal import predict_crystal
 from experiments.settings.configuration import command, plain
-from tracegrad import load_model
+from experiments.settings.paths import home
 from tracegrad.errors import ConfigError, DataError
+from tracegrad.weights.ensembles import load_ensemble
 
 
 @command("predict", help_without_arguments=True)
@@ -20,7 +21,7 @@ def main(config: DictConfig) -> None:
 
 
 def predict(values: dict[str, Any]) -> None:
-    """Load the network and predict a molecule or a crystal, depending on what it was trained on.
+    """Load the network, or several, and predict a molecule or a crystal, depending on what it was trained on.
 
     Raises:
         ConfigError: a setting that cannot be used.
@@ -47,7 +48,7 @@ def predict(values: dict[str, Any]) -> None:
         )
     if values["threads"] is not None:
         torch.set_num_threads(values["threads"])
-    model = load_model(str(values["checkpoint"]))
+    model = load_ensemble(networks(values["checkpoint"]))
     try:
         model.to(values["device"])
     except (RuntimeError, AssertionError) as error:  # torch raises these for unknown and missing devices
@@ -56,9 +57,10 @@ def predict(values: dict[str, Any]) -> None:
         ) from error
     # H is hermitian, and a structure folder contains H(R, i, j) as well as its adjoint H(-R, j, i).
     settings = {"edge_chunk": values["edge_chunk"], "hermitian": True}
-    for name, value in settings.items():
-        if hasattr(model.backbone, name):  # not every backbone has these options
-            setattr(model.backbone, name, value)
+    for member in model.members:
+        for name, value in settings.items():
+            if hasattr(member.backbone, name):  # not every backbone has these options
+                setattr(member.backbone, name, value)
     if model.basis.periodic:
         predict_crystal(model, structure, output, values)
         return
@@ -70,6 +72,24 @@ def predict(values: dict[str, Any]) -> None:
     from experiments.prediction.molecule import predict_molecule  # here, because crystals do not need PySCF
 
     predict_molecule(model, structure, output, values)
+
+
+def networks(value: Any) -> list[str]:
+    """The networks that the setting ``checkpoint`` names: a list, or a text with commas.
+
+    Raises:
+        ConfigError: none, or an entry that is no text.
+    """
+    entries = value if isinstance(value, list) else [str(value)]
+    if entries == value or os.path.exists(entries[0]):
+        names = entries
+    else:
+        names = [home("checkpoint", name.strip()) for name in entries[0].split(",")]
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(
+            f"checkpoint is {value!r}; give a run directory or a file, or several, such as a,b,c"
+        )
+    return names
 
 
 def default_output(structure: Path, frame: int | None) -> Path:

@@ -3,6 +3,7 @@
 from itertools import product
 
 import numpy as np
+import pytest
 import torch
 from e3nn.o3 import Irreps
 from torch import nn
@@ -14,6 +15,7 @@ from tracegrad.nn.interface import Backbone, Blocks, Refine, keep
 
 SHELLS = {"Mo": "s2p1d1", "S": "s1p1"}
 SPINLESS, SPINFUL = (OrbitalBasis.openmx(SHELLS, spinful=spinful) for spinful in (False, True))
+BASES = pytest.mark.parametrize("basis", [SPINLESS, SPINFUL], ids=["spinless", "spinful"])
 
 Crystal = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # numbers, positions, lattice, edges
 

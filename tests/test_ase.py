@@ -1,5 +1,7 @@
 """The ASE calculator of a network that knows one molecule, and what it refuses."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ from tests import crystals, molecules
 from tests.model.test_network import make_model
 from tracegrad.ase import HamiltonianCalculator
 from tracegrad.errors import BasisError, ConfigError, DataError, GenerationError
+from tracegrad.hamiltonian.trained_range import OutsideTrainingWarning, TrainedRange
+from tracegrad.model.ensemble import HamiltonianEnsemble
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.physics.molecules.dft import fock_label
 from tracegrad.physics.molecules.h0 import molecule_h0
@@ -54,6 +58,33 @@ def test_a_geometry_is_optimised(converged):
     BFGS(atoms, logfile=None).run(fmax=0.02, steps=30)
     assert atoms.get_distance(0, 1) == pytest.approx(0.97, abs=0.01)
     assert atoms.get_angle(1, 0, 2) == pytest.approx(103, abs=2)
+
+
+def test_several_networks_and_a_warning(converged, basis):
+    """Mean and spread of H; what is outside of the training is said once."""
+
+    class Shifted(Converged):
+        def hamiltonian(self, numbers, positions, lattice=None, edges=None):
+            h = super().hamiltonian(numbers, positions, lattice, edges)
+            return h + 0.01 * torch.eye(len(h), dtype=h.dtype)
+
+    shifted = make_model(basis)
+    shifted.__class__ = Shifted
+    shifted.trained_range = TrainedRange(3, {1: 1.0, 8: 1.0}, {(1, 8): ((0.9, 1.0),), (1, 1): ((1.5, 1.6),)})
+    atoms = WATER.copy()
+    atoms.calc = HamiltonianCalculator(HamiltonianEnsemble([converged, shifted]), "b3lyp")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        atoms.get_potential_energy()
+    # The standard deviation of 0 and 0.01 on the diagonal of 24 orbitals.
+    assert atoms.calc.results["spread"] == pytest.approx(0.01 / 2**0.5 / 24 * Hartree, rel=1e-9)
+    atoms.set_distance(0, 1, 1.4, fix=0)
+    with pytest.warns(OutsideTrainingWarning, match=r"H-O at 1\.40 angstrom \(atoms 1 and 2\)"):
+        atoms.get_potential_energy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        atoms.set_distance(0, 1, 1.5, fix=0)
+        atoms.get_potential_energy()
 
 
 def test_steps_come_closer_to_the_scf(basis):

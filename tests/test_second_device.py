@@ -7,21 +7,20 @@ from torch.utils import backend_registration
 
 from tests import forked
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason="this torch has no devices in Python",
-)
-NETWORKS = ("qhnet", "deeph_e3", "deeph_e3_spinful")
-ARMS = ("none", "trace", "grad", "tracegrad")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+        reason="this torch has no devices in Python",
+    ),
+]
 # Largest number of waits of the host in a training step without the check that the loss is finite.
 WAITS = {"qhnet": 1, "deeph_e3": 0, "deeph_e3_molecules": 0, "deeph_e3_spinful": 0, "deeph2": 0, "harmose": 0}
+# All networks share the block of TraceGrad, so that each of its other arms runs with one of them.
 CASES = [
-    pytest.param(network, arm, marks=[] if (network, arm) == ("qhnet", "tracegrad") else pytest.mark.slow)
-    for network in NETWORKS
-    for arm in ARMS
+    *((network, "tracegrad") for network in WAITS),
+    *(("qhnet", "trace"), ("deeph_e3", "grad"), ("deeph_e3_spinful", "none")),
 ]
-OTHERS = ("deeph_e3_molecules", "deeph2", "harmose")
-CASES += [pytest.param(network, "tracegrad", marks=pytest.mark.slow) for network in OTHERS]
 
 
 @pytest.mark.parametrize(("network", "arm"), CASES)

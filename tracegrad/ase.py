@@ -6,6 +6,7 @@ atoms.calc = HamiltonianCalculator("runs/qd/tracegrad_seed0", functional="b3lyp"
 energy, forces = atoms.get_potential_energy(), atoms.get_forces()
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import numpy as np
 
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.extras import require
+from tracegrad.hamiltonian.trained_range import OutsideTrainingWarning
+from tracegrad.model.ensemble import HamiltonianEnsemble
 from tracegrad.model.network import HamiltonianModel
-from tracegrad.weights.saved import load_model
+from tracegrad.weights.ensembles import load_ensemble
 
 require("ase")
 require("pyscf")
@@ -41,24 +44,40 @@ class HamiltonianCalculator(Calculator):
     ``charges`` (Mulliken), and in ``results`` besides ``loewdin_charges``, ``homo``, ``lumo`` and ``gap``.
 
     Args:
-        model: a network of molecules; or a run directory, a checkpoint or an exported file.
+        model: a network of molecules or an ensemble; or a run directory, a checkpoint or an exported file, or
+            several, whose mean is taken. Of several the spread (eV; the mean of the standard deviations of the
+            elements of H) is in ``results["spread"]``.
         functional: of the Hamiltonians that the network learned: b3lyp5, b3lyp, pbe or wb97x-d.
         steps: cycles of an SCF that PySCF makes from the prediction, at most. Without any, the error of forces is
             linear in that of the density; a few make it smaller.
         **options: of ASE's calculators.
 
+    The first structure that lies outside of what the network was trained on causes an `OutsideTrainingWarning`.
+
     Raises:
-        ConfigError: no network of molecules, an unknown functional, or a negative number of steps.
+        ConfigError: no network of molecules, networks of different Hamiltonians, an unknown functional, or a negative
+            number of steps.
         CheckpointError: there is no such network.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "dipole", "charges"]  # noqa: RUF012
 
     def __init__(
-        self, model: HamiltonianModel | str | Path, functional: str, *, steps: int = 0, **options: Any
+        self,
+        model: HamiltonianModel | HamiltonianEnsemble | str | Path | Sequence[str | Path],
+        functional: str,
+        *,
+        steps: int = 0,
+        **options: Any,
     ):
         super().__init__(**options)
-        self.model = model if isinstance(model, HamiltonianModel) else load_model(model)
+        if isinstance(model, HamiltonianEnsemble):
+            self.model = model
+        elif isinstance(model, HamiltonianModel):
+            self.model = HamiltonianEnsemble([model])
+        else:
+            self.model = load_ensemble([model] if isinstance(model, str | Path) else model)
+        self._warned = False
         if self.model.basis.periodic:
             raise ConfigError("the model is a network of crystals; energies are those of molecules")
         if functional not in XC_CODES:
@@ -82,8 +101,8 @@ class HamiltonianCalculator(Calculator):
         super().calculate(atoms, list(properties), list(system_changes))
         assert self.atoms is not None
         numbers, positions = self._geometry(self.atoms)
-        predicted = self.model.hamiltonian(numbers, positions)
-        hamiltonian = np.asarray(predicted.cpu(), dtype=np.float64)  # type: ignore[union-attr]
+        self._warn(numbers, positions)
+        hamiltonian, spread = self.model.matrix(numbers, positions)
         molecule = build_molecule(numbers, positions)
         functional = EnergyFunctional(molecule, self.functional)
         found = functional(hamiltonian, steps=self.steps, forces="forces" in properties)
@@ -100,8 +119,17 @@ class HamiltonianCalculator(Calculator):
             "lumo": levels.lumo * Hartree,
             "gap": levels.gap * Hartree,
         }
+        if len(self.model.members) > 1:
+            self.results["spread"] = float(spread.mean()) * Hartree
         if found.forces is not None:
             self.results["forces"] = found.forces * Hartree / Bohr
+
+    def _warn(self, numbers: np.ndarray, positions: np.ndarray) -> None:
+        lines = [] if self._warned else self.model.outside_training(numbers, positions)
+        if lines:
+            self._warned = True
+            message = f"outside of what the network was trained on: {'; '.join(lines)}"
+            warnings.warn(message, OutsideTrainingWarning, stacklevel=2)
 
     def _geometry(self, atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
         if atoms.pbc.any():

@@ -7,6 +7,7 @@ from tracegrad.errors import TraceGradError
 # Package -> its extra, and what needs it.
 EXTRAS = {
     "ase": ("dft", "geometry files and structures"),
+    "huggingface_hub": ("hub", "a model on the Hugging Face Hub"),
     "pyscf": ("dft", "work on molecules"),
     "sisl": ("siesta", "an export to sisl or TSHS"),
     "submitit": ("slurm", "launcher=slurm"),

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 
 from experiments.prediction.bands import defaults, print_forecast, write_bands
+from experiments.prediction.doubts import print_outside, report_spread
 from experiments.prediction.zone import electrons_of_cell
 from tracegrad.data.crystals.deeph import (
     check_free,
@@ -21,18 +22,22 @@ from tracegrad.data.crystals.deeph import (
 from tracegrad.data.crystals.spins import BOTH, named_spin
 from tracegrad.data.crystals.structure import Structure, check_geometry, edge_order
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.hamiltonian.neighbours import edges_within_range
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import block_starts
+from tracegrad.hamiltonian.neighbours import edge_lengths, edges_within_range
+from tracegrad.model.ensemble import HamiltonianEnsemble, mean_and_spread
 from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.physics.dos.electrons import charges_in_files
 from tracegrad.physics.overlaps.structure_overlaps import BasisFileOverlaps
+from tracegrad.units import MEV
 
 
-def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values: dict[str, Any]) -> None:
+def predict_crystal(model: HamiltonianEnsemble, source: Path, output: Path, values: dict[str, Any]) -> None:
     """Read a structure folder or a geometry file with a cell, print the estimated cost, and predict and write H."""
     if values["reference"]:
         raise ConfigError(
-            f"{values['checkpoint']} is a {model.backbone.label} for crystals; reference is for molecules"
+            f"{values['checkpoint']} is a {model.label} for crystals; reference is for molecules"
         )
     spins = model.basis.channels
     if model.basis.collinear and values["output"] is None:
@@ -41,7 +46,9 @@ def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values:
     for folder in outputs.values():
         check_free(folder, overwrite=values["overwrite"])
     sources = _sources(source, spins)
-    structures = {spin: read_geometry(folder, model, values["frame"]) for spin, folder in sources.items()}
+    structures = {
+        spin: read_geometry(folder, model.basis, values["frame"]) for spin, folder in sources.items()
+    }
     structure = structures[spins[0]]
     kind = "with spin-orbit coupling" if structure.spinful else "without spin"
     print(
@@ -57,21 +64,23 @@ def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values:
         structures = {spin: files(one) for spin, one in structures.items()}
         structure, charges = structures[spins[0]], charges_in_files(files.shells)
         print(f"overlaps from {basis_files} in {time.perf_counter() - began:.1f} s", flush=True)
-    print(f"estimate: {estimate_cost(model, structure)}", flush=True)
+    print_outside(
+        model.outside_training(structure.numbers, structure.positions, structure.lattice, structure.edges)
+    )
+    count = len(model.members)
+    each = f" for each of {count} networks" if count > 1 else ""
+    print(f"estimate: {estimate_cost(model.members[0], structure)}{each}", flush=True)
     if values["bands"] and structure.overlap is not None:
         compared = _has_reference(sources, values)
         print_forecast(list(structures.values()), _settings_of_bands(values), charges, 2 if compared else 1)
     for spin, one in structures.items():
-        started = time.perf_counter()
-        geometry = (one.numbers, one.positions, one.lattice, one.edges)
-        blocks = list(model.hamiltonian(*geometry, spin=spin))
-        if not hasattr(model.backbone, "hermitian"):
-            blocks = hermitian(blocks, one.edges)
+        folder, started = outputs[spin], time.perf_counter()
+        entries, spread = mean_and_spread(_entries(member, one, spin) for member in model.members)
         seconds = time.perf_counter() - started
-        dtype = np.complex128 if one.spinful else np.float64
-        entries = np.concatenate([block.ravel() for block in blocks]).astype(dtype)
-        write_structure(replace(one, hamiltonian=entries), outputs[spin], overwrite=values["overwrite"])
-        print(f"predicted in {seconds:.1f} s; wrote {outputs[spin]} in DeepH's format")
+        write_structure(replace(one, hamiltonian=entries), folder, overwrite=values["overwrite"])
+        print(f"predicted in {seconds:.1f} s; wrote {folder} in DeepH's format")
+        if count > 1:
+            _report_spread(folder.with_name(f"{folder.name}_spread.csv"), one, spread)
     if values["bands"]:
         predicted_bands(sources, output, structure, values, charges)
 
@@ -94,6 +103,25 @@ def _has_reference(sources: Mapping[str | None, Path], values: dict[str, Any]) -
     own = len(set(sources.values())) == len(sources)
     files = (matrix_path(source, "hamiltonian") for source in sources.values())
     return own and values["basis_files"] is None and all(file.is_file() for file in files)
+
+
+def _entries(model: HamiltonianModel, structure: Structure, spin: str | None) -> np.ndarray:
+    """Hermitian H that one network predicts, in the order of the files."""
+    geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
+    blocks = list(model.hamiltonian(*geometry, spin=spin))
+    if not hasattr(model.backbone, "hermitian"):
+        blocks = hermitian(blocks, structure.edges)
+    dtype = np.complex128 if structure.spinful else np.float64
+    return np.concatenate([block.ravel() for block in blocks]).astype(dtype)
+
+
+def _report_spread(path: Path, structure: Structure, spread: Float[np.ndarray, " entries"]) -> None:
+    """Print and write by how much several networks differ."""
+    starts = block_starts(structure.edges[:, 3:].T, structure.numbers, structure.basis)
+    of_blocks = np.add.reduceat(spread, starts[:-1]) / np.diff(starts) * MEV["eV"]
+    lengths = edge_lengths(structure.positions, structure.lattice, structure.edges)
+    mean = float(spread.mean()) * MEV["eV"]
+    report_spread(path, structure.numbers, structure.edges, lengths, of_blocks, mean)
 
 
 def hermitian(blocks: list[np.ndarray], edges: Int64[np.ndarray, "edges 5"]) -> list[np.ndarray]:
@@ -153,13 +181,13 @@ def _settings_of_bands(values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in sorted(shared)}
 
 
-def read_geometry(path: Path, model: HamiltonianModel, frame: int | None = None) -> Structure:
+def read_geometry(path: Path, basis: OrbitalBasis, frame: int | None = None) -> Structure:
     """Read a structure without its Hamiltonian.
 
     Args:
         path: structure folder with overlaps (or with H, which is ignored), or geometry file with a cell. For a file
             the edges are all pairs within the radii of the basis.
-        model: the network, whose basis the structure has to have.
+        basis: of the network, which the structure has to have.
         frame: number of the frame in a file with several.
 
     Raises:
@@ -167,7 +195,6 @@ def read_geometry(path: Path, model: HamiltonianModel, frame: int | None = None)
         DataError: there is nothing to read, the file has several frames and none is chosen, or no cell, or a charge
             or magnetic moments, or the network has not been trained on its elements and shells.
     """
-    basis = model.basis
     if is_structure_folder(path):
         if frame is not None:
             raise ConfigError(

@@ -9,10 +9,11 @@ from ase import Atoms
 from jaxtyping import Float
 from pyscf import lib
 
+from experiments.prediction.doubts import print_outside, report_spread
 from experiments.prediction.molecule_properties import check_files, properties, write_files
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.geometry import check_positions
-from tracegrad.model.network import HamiltonianModel
+from tracegrad.model.ensemble import HamiltonianEnsemble, block_spreads
 from tracegrad.physics.geometry_files.reading import check_molecule, one_frame
 from tracegrad.physics.molecules.density import density
 from tracegrad.physics.molecules.dft import (
@@ -32,14 +33,16 @@ SHOWN = 5  # number of levels on each side of the gap that are printed
 LOWEST_HOMO = -20.0  # eV; the lowest HOMO of all in B3LYP is that of helium at -18 eV
 _EV = MEV["hartree"] / MEV["eV"]
 # Texts in hamiltonian.npz.
-UNITS = "hamiltonian, orbital_energies: hartree; positions: angstrom; numbers: atomic numbers"
+UNITS = (
+    "hamiltonian, hamiltonian_spread, orbital_energies: hartree; positions: angstrom; numbers: atomic numbers"
+)
 ORBITAL_ORDER = (
     "rows of all matrices as in PySCF's def2-svp, see orbitals; "
     "columns of coefficients as in orbital_energies"
 )
 
 
-def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values: dict[str, Any]) -> None:
+def predict_molecule(model: HamiltonianEnsemble, source: Path, output: Path, values: dict[str, Any]) -> None:
     """Read a molecule, predict its Hamiltonian, solve for its orbitals, print the levels and write the files."""
     functional = values["functional"]
     if functional not in XC_CODES:
@@ -52,16 +55,18 @@ def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values
     molecule = build_molecule(numbers, positions)
     overlap = molecule.intor_symmetric("int1e_ovlp")
     started = time.perf_counter()
-    hamiltonian = model.hamiltonian(numbers, positions).cpu().numpy().astype(np.float64)  # type: ignore[union-attr]
+    hamiltonian, spread = model.matrix(numbers, positions)
     seconds = time.perf_counter() - started
     levels = molecular_levels(hamiltonian, overlap, molecule.nelectron)
     check_files(values, levels)
     formula = atoms.get_chemical_formula()
     print(
         f"{source}: {formula}, {len(numbers)} atoms, {len(hamiltonian)} orbitals, {molecule.nelectron} electrons\n"
-        f"predicted by {model.backbone.label} in {seconds:.2f} s",
+        f"predicted by {model.label} in {seconds:.2f} s",
         flush=True,
     )
+    outside = model.outside_training(numbers, positions)
+    print_outside(outside)
     comparison, dft = None, None
     if values["reference"]:
         comparison, dft = solve_reference(numbers, positions, overlap, hamiltonian, functional, str(source))
@@ -80,7 +85,17 @@ def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values
         "checkpoint": str(values["checkpoint"]),
         "seconds": round(seconds, 3),
         "predicted": _frontier(levels),
+        "outside_training": outside,
     }
+    several: dict[str, Any] = {}
+    if len(model.members) > 1:
+        blocks = block_spreads(spread, model.basis.sizes[numbers]) * MEV["hartree"]
+        several = {"hamiltonian_spread": spread}
+        summary["spread_mev"] = float(spread.mean()) * MEV["hartree"]
+        i, j = np.triu_indices(len(numbers))
+        edges = np.stack([*np.zeros((3, len(i)), dtype=np.int64), i, j], axis=1)
+        lengths = np.linalg.norm(positions[j] - positions[i], axis=1)
+        report_spread(output / "spread.csv", numbers, edges, lengths, blocks[i, j], summary["spread_mev"])
     if values["properties"]:
         summary["properties"], text = properties(molecule, hamiltonian, functional)
         print(text)
@@ -91,6 +106,7 @@ def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values
         np.savez(
             file,
             hamiltonian=hamiltonian,
+            **several,
             overlap=overlap,
             orbital_energies=levels.energies,
             coefficients=levels.coefficients,
@@ -105,7 +121,13 @@ def predict_molecule(model: HamiltonianModel, source: Path, output: Path, values
     write_json(output / "summary.json", summary)
     ladders = {"predicted": levels} | ({"DFT": dft} if dft is not None else {})
     save(levels_figure(ladders, title=f"{source.stem} ({formula})"), output / "levels.png")
-    files = ["hamiltonian.npz", "orbitals.csv", "levels.png", "summary.json"]
+    files = [
+        "hamiltonian.npz",
+        "orbitals.csv",
+        "levels.png",
+        "summary.json",
+        *(["spread.csv"] if several else []),
+    ]
     files += write_files(molecule, levels, output, values)
     print(f"wrote {output}: {', '.join(files)}")
 

@@ -9,7 +9,7 @@ import yaml
 
 from experiments.settings.arguments import quoted
 from tracegrad.errors import ConfigError
-from tracegrad.reports.arms import ARMS, BASELINE
+from tracegrad.reports.arms import ARM_LABELS, BASELINE
 
 STUDIES = Path(__file__).parents[2] / "studies"
 FILE = "study.yaml"
@@ -144,8 +144,10 @@ def _check(study: Study) -> None:
     arms = {part.name: set(part.arms) for part in study.parts}
     for part in study.parts:
         for arm in part.arms:
-            if arm not in ARMS:
-                raise ConfigError(f"{study.file}: part {part.name}: no arm {arm!r}; choose from {list(ARMS)}")
+            if arm not in ARM_LABELS:
+                raise ConfigError(
+                    f"{study.file}: part {part.name}: no arm {arm!r}; choose from {list(ARM_LABELS)}"
+                )
         for owner, arm in (side for pair in part.pairs for side in pair):
             if arm not in arms.get(owner, ()):
                 raise ConfigError(

@@ -4,7 +4,7 @@ import difflib
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,17 @@ from experiments.settings.cli import clean_errors, first_line
 from experiments.settings.paths import CONF, expand
 from experiments.settings.plugins import config_folders, search_path
 from tracegrad.errors import ConfigError
-from tracegrad.reports import arms
+from tracegrad.reports.arms import arm_of
 from tracegrad.weights.plugins import allow_plugins
 
-ARMS = {switches: arm for arm, switches in arms.ARMS.items()}  # by (trace, grad)
 
-OmegaConf.register_new_resolver("arm", lambda trace, grad: ARMS[bool(trace), bool(grad)], replace=True)
+def arm_in(tracegrad: Mapping[str, Any]) -> str:
+    """The arm of the settings ``tracegrad``; those of earlier versions have no ``lean``."""
+    trace, grad, lean = (bool(tracegrad.get(name)) for name in ("trace", "grad", "lean"))
+    return arm_of(trace=trace, grad=grad, lean=lean)
+
+
+OmegaConf.register_new_resolver("arm", arm_in, replace=True)
 
 
 def command(

@@ -13,10 +13,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.settings.arguments import path_value, quoted, readable, shell_word
-from experiments.settings.configuration import ARMS, CONF, composed, plain
+from experiments.settings.configuration import CONF, composed, plain
 from experiments.settings.paths import home
 from experiments.sweeps.points import ARM, first_point
 from tracegrad.errors import ConfigError
+from tracegrad.reports.arms import ARM_LABELS, ARMS
 
 ABLATE, SWEEP = "ablate", "sweep"
 LAUNCHERS = ("local", "slurm")
@@ -183,10 +184,10 @@ def _distinct(key: str, values: list[Any]) -> list[Any]:
 
 
 def _arms(names: Sequence[Any]) -> list[str]:
-    arms = list(ARMS.values()) if names == ["all"] else list(dict.fromkeys(map(str, names)))
-    unknown = sorted(set(arms) - set(ARMS.values()))
+    arms = list(ARMS) if names == ["all"] else list(dict.fromkeys(map(str, names)))
+    unknown = sorted(set(arms) - ARM_LABELS.keys())
     if unknown:
-        raise ConfigError(f"unknown arms {unknown}; choose from {','.join(ARMS.values())}, or all")
+        raise ConfigError(f"unknown arms {unknown}; choose from {','.join(ARM_LABELS)}, or all")
     return arms
 
 

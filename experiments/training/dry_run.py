@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.settings.configuration import ARMS
+from experiments.settings.configuration import arm_in
 from experiments.training.forecast import TrainingLength, duration, size, training_length, worker_advice
 from experiments.training.parts import Parts, build, make_callbacks, make_trainer
 from experiments.training.rank import process_rank
@@ -99,7 +99,7 @@ def shortage_lines(shortage: MemoryShortage, config: DictConfig) -> list[str]:
 def forecast_lines(config: DictConfig, parts: Parts, result: TrialResult, world: int) -> list[str]:
     """Lines about time, memory and parameters of a training by ``world`` processes."""
     model = parts.module.model
-    arm = ARM_LABELS[ARMS[bool(config.tracegrad.trace), bool(config.tracegrad.grad)]]
+    arm = ARM_LABELS[arm_in(config.tracegrad)]
     accumulated = config.trainer.get("accumulate_grad_batches") or 1
     batches = parts.datamodule.train_dataloader().batches
     samples = accumulated * len(batches.costs) / len(batches)

@@ -11,12 +11,11 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from callbacks.inference_time import InferenceTime
-from experiments.settings.configuration import ARMS
 from experiments.training.parts import Parts
 from experiments.training.resume_point import check_data
 from experiments.training.warning_filter import quiet
 from tracegrad.metrics.mean_blocks import MeanBlocks
-from tracegrad.reports.arms import ARM_LABELS
+from tracegrad.reports.arms import ARM_LABELS, arm_of
 from tracegrad.reports.results import FORMAT
 from tracegrad.units import MEV
 from tracegrad.weights.checkpoint import check_architecture, load_checkpoint
@@ -68,7 +67,8 @@ def measure(
     metrics = {name: value for entry in logged for name, value in entry.items()}
     trivial = trivial_metrics(parts, dict(zip(subsets, loaders, strict=True)))
     model = parts.module.model
-    arm = ARMS[model.tracegrad.trace, model.tracegrad.grad]
+    switches = model.tracegrad
+    arm = arm_of(trace=switches.trace, grad=switches.grad, lean=switches.lean)
     backbone = model.backbone
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     timers = [entry for entry in callbacks if isinstance(entry, InferenceTime)]

@@ -7,24 +7,22 @@ import torch
 from torch import nn
 
 from tests import crystals
-from tests.backbones.deeph2_networks import SIZES, blocks_of, graph_of, make_model, rotated
+from tests.backbones.crystal_networks import DEEPH2, blocks_of, deeph2, graph_of, rotated, turning_error
 from tests.backbones.test_position_gradients import Energy, directions
 from tests.model.test_network import ARMS
 from tests.molecules import random_rotation
-from tests.nn.item_first.test_shell_pairs import orbital_rotation
 from tracegrad.backbones import deeph2_blocks
 from tracegrad.backbones.deeph2 import DeepH2
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.hamiltonian.graph import collate, crystal_graph
+from tracegrad.hamiltonian.graph import collate
 from tracegrad.hamiltonian.reduction import is_on_site
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.nn.item_first.edge_softmax import edge_softmax
 from tracegrad.training.loss import HamiltonianLoss
 
 SPINLESS, SPINFUL = crystals.SPINLESS, crystals.SPINFUL
-OF_H = SIZES["irreps"].removesuffix("+2x5o")  # the degrees that H has without spin
-BASES = pytest.mark.parametrize("basis", [SPINLESS, SPINFUL], ids=["spinless", "spinful"])
+OF_H = DEEPH2["irreps"].removesuffix("+2x5o")  # the degrees that H has without spin
 
 
 # --- limits
@@ -32,7 +30,7 @@ BASES = pytest.mark.parametrize("basis", [SPINLESS, SPINFUL], ids=["spinless", "
 
 def test_without_blocks_h_has_the_form_of_slater_and_koster():
     """In the frame of the bond m couples to m alike for +m and -m, and to -m with opposite signs."""
-    model = make_model(SPINLESS, irreps=OF_H)
+    model = deeph2(SPINLESS, irreps=OF_H)
     model.backbone.node_updates = model.backbone.edge_updates = nn.ModuleList()
     graph = graph_of(crystals.MOS2, basis=SPINLESS)
     off_site = ~is_on_site(graph, "edge")
@@ -61,7 +59,7 @@ def test_without_blocks_h_has_the_form_of_slater_and_koster():
 
 def test_scalars_alone_are_an_invariant_network():
     basis = OrbitalBasis.openmx({"Mo": "s2", "S": "s1"})
-    model = make_model(basis, "tracegrad", irreps="6x0e")
+    model = deeph2(basis, "tracegrad", irreps="6x0e")
     reference = blocks_of(model, crystals.MOS2)
     for sign in (1, -1):
         turned = blocks_of(model, rotated(crystals.MOS2, sign * random_rotation(0)))
@@ -82,7 +80,7 @@ def seen_weights(model, monkeypatch, *samples: crystals.Crystal):
 
 
 def test_attention_weights_sum_to_one_over_the_neighbours(monkeypatch):
-    weights, graph = seen_weights(make_model(SPINLESS), monkeypatch, crystals.MOS2, crystals.ALONE)
+    weights, graph = seen_weights(deeph2(SPINLESS), monkeypatch, crystals.MOS2, crystals.ALONE)
     assert weights.shape == (2, graph.num_edges, 2)
     assert (weights[:, is_on_site(graph, "edge")] == 0).all()
     sums = torch.zeros(2, graph.num_nodes, 2, dtype=torch.float64).index_add(1, graph.edge_index[0], weights)
@@ -92,7 +90,7 @@ def test_attention_weights_sum_to_one_over_the_neighbours(monkeypatch):
 
 
 def test_without_logits_attention_is_a_mean(monkeypatch):
-    model = make_model(SPINLESS)
+    model = deeph2(SPINLESS)
     for update in model.backbone.node_updates:
         nn.init.zeros_(update.attention.logit_vectors)
     weights, graph = seen_weights(model, monkeypatch, crystals.MOS2)
@@ -105,9 +103,9 @@ def test_without_logits_attention_is_a_mean(monkeypatch):
 # --- the interface
 
 
-@BASES
+@crystals.BASES
 def test_refinement_is_called_once_per_feature_and_used(basis):
-    model = make_model(basis, blocks=3).backbone
+    model = deeph2(basis, blocks=3).backbone
     graph, calls = graph_of(crystals.MOS2, basis=basis), []
 
     def doubled(number: int):
@@ -138,7 +136,7 @@ def test_refinement_is_called_once_per_feature_and_used(basis):
 )
 def test_a_step_of_training_uses_every_parameter_and_lowers_the_loss(basis, arm, activation):
     """Several GPUs need that; without spin the networks here have a degree that H lacks."""
-    model = make_model(basis, arm, activation=activation, grid=[11, 11])
+    model = deeph2(basis, arm, activation=activation, grid=[11, 11])
     graph = collate([crystals.labelled_graph(crystals.MOS2, basis, seed) for seed in range(2)])
     loss = HamiltonianLoss(basis, model.trace_labels)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -153,7 +151,7 @@ def test_a_step_of_training_uses_every_parameter_and_lowers_the_loss(basis, arm,
 
 @pytest.mark.parametrize("sample", crystals.ALL, ids=["MoS2", "chain", "alone", "bonds"])
 def test_gradients_are_finite_where_features_vanish(sample):
-    model = make_model(SPINLESS, "grad")
+    model = deeph2(SPINLESS, "grad")
     graph = collate([crystals.labelled_graph(sample, SPINLESS)])
     HamiltonianLoss(SPINLESS, model.trace_labels)(model(graph), graph).total.backward()
     for name, parameter in model.named_parameters():
@@ -161,9 +159,9 @@ def test_gradients_are_finite_where_features_vanish(sample):
 
 
 @pytest.mark.parametrize(("edge_chunk", "recompute"), [(7, False), (None, True), (11, True)])
-@BASES
+@crystals.BASES
 def test_chunks_and_recomputing_change_nothing(basis, edge_chunk, recompute):
-    model = make_model(basis, "tracegrad")
+    model = deeph2(basis, "tracegrad")
     graph = collate([crystals.labelled_graph(c, basis, i) for i, c in enumerate(crystals.ALL)])
     loss = HamiltonianLoss(basis, model.trace_labels)
 
@@ -180,7 +178,7 @@ def test_chunks_and_recomputing_change_nothing(basis, edge_chunk, recompute):
 
 
 def test_derivatives_with_respect_to_positions():
-    energy = Energy(make_model(SPINLESS, "tracegrad"), crystals.MOS2)
+    energy = Energy(deeph2(SPINLESS, "tracegrad"), crystals.MOS2)
     gradients = energy.gradients()
     for direction in directions(energy):
         expected = energy.difference(direction)
@@ -191,27 +189,15 @@ def test_derivatives_with_respect_to_positions():
 @pytest.mark.parametrize("arm", ["none", "tracegrad"])
 def test_mixed_precision_keeps_most_of_the_equivariance(arm):
     """The remaining error comes from the invariants: rounding to bfloat16 amplifies their float32 differences."""
-    model = make_model(SPINFUL, arm).float()
-
-    def blocks(sample: crystals.Crystal, low: bool) -> torch.Tensor:
-        graph = collate([crystal_graph(*sample, SPINFUL)])
-        with torch.autocast("cpu", torch.bfloat16, enabled=low), torch.inference_mode():
-            of_edges = model(graph).blocks["edge"]
-        assert of_edges.dtype == torch.complex64
-        return of_edges.to(torch.complex128)
-
-    rotation = random_rotation(0)
-    u = orbital_rotation(SPINFUL, rotation)
+    model = deeph2(SPINFUL, arm).float()
     for low, bound in ((False, 5e-5), (True, 1e-2)):
-        reference = blocks(crystals.MOS2, low)
-        difference = blocks(rotated(crystals.MOS2, rotation), low) - u @ reference @ u.mH
-        assert difference.norm() < bound * reference.norm()
+        assert turning_error(model, random_rotation(0), low=low) < bound
 
 
 def test_a_grid_is_part_of_the_estimated_memory():
     """Values of six channels at all points, before and after silu."""
-    assert DeepH2(SPINLESS, **SIZES).grid_numbers == 0
-    assert DeepH2(SPINLESS, **SIZES, activation="s2", grid=[11, 12]).grid_numbers == 2 * 132 * 6
+    assert DeepH2(SPINLESS, **DEEPH2).grid_numbers == 0
+    assert DeepH2(SPINLESS, **DEEPH2, activation="s2", grid=[11, 12]).grid_numbers == 2 * 132 * 6
 
 
 # --- options
@@ -241,10 +227,10 @@ def test_a_grid_is_part_of_the_estimated_memory():
 @pytest.mark.usefixtures("unchecked")
 def test_impossible_options_are_named(option, message):
     with pytest.raises(ConfigError, match=message):
-        DeepH2(SPINLESS, **{**SIZES, **option})
+        DeepH2(SPINLESS, **{**DEEPH2, **option})
 
 
 def test_spin_orbit_coupling_needs_one_degree_more():
     basis = OrbitalBasis.openmx({"Mo": "s1p1", "S": "s1"}, spinful=True)
     with pytest.raises(ConfigError, match="needs degrees up to 3: add 8x3o"):
-        DeepH2(basis, **{**SIZES, "irreps": "4x0e+4x1o+2x2e"})
+        DeepH2(basis, **{**DEEPH2, "irreps": "4x0e+4x1o+2x2e"})

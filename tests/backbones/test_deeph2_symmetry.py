@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests import crystals
-from tests.backbones.deeph2_networks import SIZES, blocks_of, graph_of, make_model, rotated
+from tests.backbones.crystal_networks import BOTH_ARMS, DEEPH2, blocks_of, deeph2, graph_of, rotated
 from tests.molecules import random_rotation
 from tests.nn.item_first.test_shell_pairs import PAULI, orbital_rotation
 from tracegrad.hamiltonian.graph import crystal_graph
@@ -14,8 +14,6 @@ from tracegrad.nn.item_first.edge_frame import EdgeFrame
 from tracegrad.ops.edge_rotation.tables import generators
 
 SPINLESS, SPINFUL = crystals.SPINLESS, crystals.SPINFUL
-BASES = pytest.mark.parametrize("basis", [SPINLESS, SPINFUL], ids=["spinless", "spinful"])
-BOTH_ARMS = pytest.mark.parametrize("arm", ["none", "tracegrad"])
 # Edges along the polar axis in both directions.
 UPRIGHT = crystals.crystal([42, 16], [[0, 0, 0], [0, 0, 2.0]], [[2.6, 0, 0], [0.3, 2.7, 0], [0, 0, 4.5]], 3)
 
@@ -28,10 +26,10 @@ def breakage(model, sample: crystals.Crystal, rotation: torch.Tensor) -> torch.T
 
 
 @pytest.mark.parametrize("mmax", [None, 1])
-@BASES
+@crystals.BASES
 @BOTH_ARMS
 def test_blocks_turn_with_the_crystal(basis, arm, mmax):
-    model = make_model(basis, arm, mmax=mmax)
+    model = deeph2(basis, arm, mmax=mmax)
     for sample in (crystals.MOS2, crystals.CHAIN, crystals.ALONE, UPRIGHT):
         assert breakage(model, sample, random_rotation(0)).max() < 1e-10
     blocks = blocks_of(model, crystals.MOS2)
@@ -39,13 +37,13 @@ def test_blocks_turn_with_the_crystal(basis, arm, mmax):
 
 
 def test_degrees_beyond_those_of_h():
-    model = make_model(SPINLESS, irreps=SIZES["irreps"] + "+2x6e", mmax=4)
+    model = deeph2(SPINLESS, irreps=DEEPH2["irreps"] + "+2x6e", mmax=4)
     assert breakage(model, crystals.MOS2, random_rotation(3)).max() < 1e-10
 
 
 def test_on_site_blocks_of_single_atoms_and_of_neighbours():
     """They have no frame: a map in the frame of the global axes would break the symmetry."""
-    model = make_model(SPINLESS)
+    model = deeph2(SPINLESS)
     graph = graph_of(crystals.MOS2, basis=SPINLESS)
     on_site = is_on_site(graph, "edge")
     assert on_site.sum() == 3
@@ -60,14 +58,14 @@ def test_on_site_blocks_of_single_atoms_and_of_neighbours():
     torch.testing.assert_close(u @ block @ u.mH, block, rtol=0, atol=1e-12)
 
 
-@BASES
+@crystals.BASES
 def test_reflections_are_not_protected(basis):
-    model = make_model(basis)
+    model = deeph2(basis)
     assert breakage(model, crystals.MOS2, -random_rotation(0)).max() > 1e-2
 
 
 def test_reflections_hold_for_natural_parities_without_the_mixing_of_parities():
-    model = make_model(SPINLESS)
+    model = deeph2(SPINLESS)
     for name, parameter in model.named_parameters():
         if ".pairs." in name:
             parameter.data[:, parameter.shape[1] // 2 :] = 0  # Wi
@@ -92,9 +90,9 @@ class TurnedFrame(EdgeFrame):
 
 
 @pytest.mark.parametrize("mmax", [None, 2])
-@BASES
+@crystals.BASES
 def test_angles_about_the_edges_change_nothing(basis, mmax, monkeypatch):
-    model = make_model(basis, mmax=mmax)
+    model = deeph2(basis, mmax=mmax)
     reference = blocks_of(model, crystals.MOS2)
     monkeypatch.setattr("tracegrad.backbones.deeph2.EdgeFrame", TurnedFrame)
     torch.testing.assert_close(blocks_of(model, crystals.MOS2), reference, rtol=0, atol=1e-10)
@@ -107,17 +105,17 @@ def test_the_s2_activation_breaks_the_symmetry_less_with_a_finer_grid():
     errors = []
     for points in (12, 20, 40):
         torch.manual_seed(1)
-        model = make_model(SPINLESS, activation="s2", grid=[points, points])
+        model = deeph2(SPINLESS, activation="s2", grid=[points, points])
         errors.append(float(breakage(model, crystals.MOS2, random_rotation(1)).max()))
     assert errors[0] > 1e-4
     assert errors[1] < errors[0] / 5
     assert errors[2] < 1e-5
 
 
-@BASES
+@crystals.BASES
 @BOTH_ARMS
 def test_place_origin_and_order_do_not_matter(basis, arm):
-    model = make_model(basis, arm)
+    model = deeph2(basis, arm)
     numbers, positions, lattice, edges = crystals.MOS2
     reference = model.hamiltonian(numbers, positions, lattice, edges)
     moved = model.hamiltonian(numbers, positions + np.array([0.3, -2.0, 5.0]), lattice, edges)
@@ -142,7 +140,7 @@ def test_place_origin_and_order_do_not_matter(basis, arm):
 
 
 def test_a_supercell_has_the_blocks_of_the_cell():
-    model = make_model(SPINLESS)
+    model = deeph2(SPINLESS)
     numbers, positions, lattice, edges = crystals.CHAIN
     # Atom c of the doubled cell is the image of the atom in cell c.
     doubled = np.array(
@@ -155,17 +153,17 @@ def test_a_supercell_has_the_blocks_of_the_cell():
         np.testing.assert_allclose(block, reference[k // 2], rtol=0, atol=1e-11)
 
 
-@BASES
+@crystals.BASES
 def test_a_batch_equals_its_crystals(basis):
-    model = make_model(basis, "tracegrad")
+    model = deeph2(basis, "tracegrad")
     found = blocks_of(model, *crystals.ALL)
     expected = torch.cat([blocks_of(model, sample) for sample in crystals.ALL])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
 
 
-@BASES
+@crystals.BASES
 def test_hermitian_blocks_are_exactly_hermitian(basis):
-    model = make_model(basis, hermitian=True)
+    model = deeph2(basis, hermitian=True)
     blocks = blocks_of(model, crystals.MOS2)
     reverse = crystal_graph(*crystals.MOS2, basis).reverse
     assert torch.equal(blocks, blocks[reverse].mH)
@@ -176,7 +174,7 @@ def test_hermitian_blocks_are_exactly_hermitian(basis):
 
 
 def test_time_reversal_is_exact():
-    model = make_model(SPINFUL, time_reversal=True, hermitian=True)
+    model = deeph2(SPINFUL, time_reversal=True, hermitian=True)
     blocks = blocks_of(model, crystals.MOS2)
     reversal = torch.kron(PAULI[1], torch.eye(SPINFUL.dim // 2))
     torch.testing.assert_close(reversal @ blocks.conj() @ reversal, blocks, rtol=0, atol=1e-14)

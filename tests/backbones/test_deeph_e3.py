@@ -1,201 +1,28 @@
+"""The form of DeepH-E3, its features with TraceGrad, precision, arguments and chunks."""
+
 import math
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.functional import one_hot
 
 from tests import crystals
+from tests.backbones.crystal_networks import DEEPH_E3, blocks_of, deeph_e3, graph_of, rotated, turning_error
 from tests.model.test_network import ARMS
 from tests.molecules import random_rotation
-from tests.nn.item_first.test_shell_pairs import PAULI, orbital_rotation
+from tests.nn.item_first.test_shell_pairs import orbital_rotation
 from tests.oracles.autograd_tracegrad import autograd_block, to_irreps
 from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.hamiltonian.graph import collate, crystal_graph
+from tracegrad.hamiltonian.graph import collate
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.invariant.tracegrad import TraceGrad
 from tracegrad.nn.radial import GaussianBasis
 from tracegrad.training.loss import HamiltonianLoss
 
 SPINLESS, SPINFUL = crystals.SPINLESS, crystals.SPINFUL
-SIZES = {"irreps": "6x0e+4x1o+3x2e+2x3o", "embed": 5, "blocks": 2, "lmax": 3, "radial": 7}
-BASES = pytest.mark.parametrize("basis", [SPINLESS, SPINFUL], ids=["spinless", "spinful"])
-VARIANTS = [
-    (SPINLESS, {}),
-    (SPINLESS, {"hermitian": True, "legacy_e3nn": True}),
-    (SPINFUL, {"blocks": 3}),
-    (SPINFUL, {"hermitian": True}),
-    (SPINFUL, {"time_reversal": True, "legacy_e3nn": True}),
-    (SPINFUL, {"hermitian": True, "time_reversal": True}),
-]
-VARIANT = pytest.mark.parametrize(
-    ("basis", "options"), VARIANTS, ids=[" ".join([str(b.spinful), *o]) for b, o in VARIANTS]
-)
-BOTH_ARMS = pytest.mark.parametrize("arm", ["none", "tracegrad"])
-
-
-def make_model(basis: OrbitalBasis, arm: str = "none", **options) -> HamiltonianModel:
-    tracegrad = partial(TraceGrad, **ARMS[arm], channels=8, hidden=8, w="full")
-    model = HamiltonianModel(DeepHE3(basis, **{**SIZES, **options}), tracegrad).double()
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # they start at zero, which would hide mistakes
-            parameter.data += 0.3 * torch.randn_like(parameter)
-    return model
-
-
-def graph_of(*samples: crystals.Crystal, basis: OrbitalBasis, dtype: torch.dtype = torch.float64):
-    return collate([crystal_graph(*sample, basis, dtype=dtype) for sample in samples])
-
-
-def blocks_of(model: HamiltonianModel, *samples: crystals.Crystal) -> torch.Tensor:
-    dtype = next(model.parameters()).dtype
-    with torch.inference_mode():
-        return model(graph_of(*samples, basis=model.basis, dtype=dtype)).blocks["edge"]
-
-
-def rotated(sample: crystals.Crystal, rotation: torch.Tensor) -> crystals.Crystal:
-    numbers, positions, lattice, edges = sample
-    return numbers, positions @ rotation.numpy().T, lattice @ rotation.numpy().T, edges
-
-
-# --- symmetries
-
-
-@BOTH_ARMS
-@VARIANT
-def test_blocks_are_equivariant(basis, options, arm):
-    model = make_model(basis, arm, **options)
-    samples = (crystals.MOS2, crystals.CHAIN)
-    reference = blocks_of(model, *samples)
-    for seed in range(4):
-        rotation = random_rotation(seed) * (-1) ** seed  # with and without inversion
-        actual = blocks_of(model, *(rotated(sample, rotation) for sample in samples))
-        u = orbital_rotation(basis, rotation)
-        torch.testing.assert_close(actual, u @ reference @ u.mH, rtol=0, atol=1e-9)
-        assert (actual - reference).abs().max() > 0.1
-
-
-@BASES
-@BOTH_ARMS
-def test_mirrors_are_symmetries_too(basis, arm):
-    model = make_model(basis, arm)
-    for axis in torch.eye(3, dtype=torch.float64):
-        mirror = torch.eye(3, dtype=torch.float64) - 2 * torch.outer(axis, axis)
-        u = orbital_rotation(basis, mirror)
-        actual = blocks_of(model, rotated(crystals.MOS2, mirror))
-        torch.testing.assert_close(actual, u @ blocks_of(model, crystals.MOS2) @ u.mH, rtol=0, atol=1e-9)
-
-
-@BASES
-def test_default_degrees_are_equivariant(basis):
-    model = make_model(basis, irreps="4x0e+2x1o+2x2e+2x3o+2x4e+1x5o", lmax=5, blocks=2)
-    rotation = -random_rotation(5)
-    u = orbital_rotation(basis, rotation)
-    actual = blocks_of(model, rotated(crystals.MOS2, rotation))
-    torch.testing.assert_close(actual, u @ blocks_of(model, crystals.MOS2) @ u.mH, rtol=0, atol=1e-9)
-
-
-@BASES
-@BOTH_ARMS
-def test_place_origin_and_order_do_not_matter(basis, arm):
-    model = make_model(basis, arm)
-    numbers, positions, lattice, edges = crystals.MOS2
-    reference = model.hamiltonian(numbers, positions, lattice, edges)
-
-    moved = model.hamiltonian(numbers, positions + np.array([0.3, -2.0, 5.0]), lattice, edges)
-    for a, b in zip(moved, reference, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
-
-    # Atoms represented by images in other cells: the same crystal.
-    shifts = np.array([[1, 0, 0], [0, -2, 1], [0, 0, 0]])
-    relabelled = edges.copy()
-    relabelled[:, :3] += shifts[edges[:, 3]] - shifts[edges[:, 4]]
-    other = model.hamiltonian(numbers, positions + shifts @ lattice, lattice, relabelled)
-    for a, b in zip(other, reference, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
-
-    order, edge_order = np.array([2, 0, 1]), np.random.default_rng(2).permutation(len(edges))
-    permuted = edges[edge_order].copy()
-    permuted[:, 3:] = np.argsort(order)[permuted[:, 3:]]
-    mixed = model.hamiltonian(numbers[order], positions[order], lattice, permuted)
-    for a, edge in zip(mixed, edge_order, strict=True):
-        np.testing.assert_allclose(a, reference[edge], rtol=0, atol=1e-12)
-
-
-@BASES
-@BOTH_ARMS
-def test_another_cell_of_the_same_lattice_gives_the_same_blocks(basis, arm):
-    """Lattice vectors b = M a with det M = 1, cells R' = R M^-1."""
-    model = make_model(basis, arm)
-    numbers, positions, lattice, edges = crystals.MOS2
-    change = np.array([[1, 1, 0], [0, 1, 0], [2, 0, 1]])
-    relabelled = edges.copy()
-    relabelled[:, :3] = edges[:, :3] @ np.rint(np.linalg.inv(change)).astype(int)
-    reference = model.hamiltonian(numbers, positions, lattice, edges)
-    actual = model.hamiltonian(numbers, positions, change @ lattice, relabelled)
-    for a, b in zip(actual, reference, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
-
-
-@BASES
-@BOTH_ARMS
-def test_a_batch_equals_its_crystals(basis, arm):
-    model = make_model(basis, arm)
-    graphs = [crystals.labelled_graph(sample, basis) for sample in crystals.ALL]
-    batch = model(collate(graphs))
-    start = 0
-    for graph in graphs:
-        single, edges = model(collate([graph])), graph.edge_index.shape[1]
-        at = slice(start, start + edges)
-        torch.testing.assert_close(batch.blocks["edge"][at], single.blocks["edge"], rtol=0, atol=1e-11)
-        for site, traces in single.traces.items():
-            torch.testing.assert_close(batch.traces[site][at], traces, rtol=0, atol=1e-11)
-        start += edges
-    assert start == len(batch.blocks["edge"])
-
-
-@BASES
-def test_images_of_an_atom_have_a_direction(basis):
-    model = make_model(basis)
-    edges = crystals.CHAIN[3].tolist()
-    blocks = dict(zip((edge[0] for edge in edges), model.hamiltonian(*crystals.CHAIN), strict=True))
-    assert set(blocks) == {-1, 0, 1}
-    assert np.abs(blocks[1] - blocks[-1]).max() > 0.1
-
-
-@BASES
-@BOTH_ARMS
-def test_hermitian_blocks_are_exactly_hermitian(basis, arm):
-    numbers, positions, lattice, edges = crystals.MOS2
-    model, released = (make_model(basis, arm, hermitian=h).float() for h in (True, False))
-    released.load_state_dict(model.state_dict())
-    reverse = crystal_graph(*crystals.MOS2, basis).reverse.numpy()
-    blocks, plain = (m.hamiltonian(numbers, positions, lattice, edges) for m in (model, released))
-    for e, back in enumerate(reverse):
-        assert np.array_equal(blocks[e], blocks[back].conj().T)
-        mean = (plain[e] + plain[back].conj().T) / 2
-        np.testing.assert_allclose(blocks[e], mean, rtol=0, atol=1e-5)
-    assert max(np.abs(plain[e] - plain[back].conj().T).max() for e, back in enumerate(reverse)) > 0.1
-
-
-@pytest.mark.parametrize("hermitian", [False, True])
-@BOTH_ARMS
-def test_time_reversal_is_exact(arm, hermitian):
-    model, released = (
-        make_model(SPINFUL, arm, hermitian=hermitian, time_reversal=t).float() for t in (True, False)
-    )
-    released.load_state_dict(model.state_dict())
-    samples = (crystals.MOS2, crystals.CHAIN)
-    blocks, plain = blocks_of(model, *samples), blocks_of(released, *samples)
-    reversal = torch.kron(PAULI[1], torch.eye(SPINFUL.dim // 2)).to(blocks.dtype)
-    assert torch.equal(reversal @ blocks.conj() @ reversal, blocks)
-    torch.testing.assert_close(blocks, (plain + reversal @ plain.conj() @ reversal) / 2, rtol=0, atol=1e-5)
-    assert (reversal @ plain.conj() @ reversal - plain).abs().max() > 0.1
-    if hermitian:
-        assert torch.equal(blocks, blocks[graph_of(*samples, basis=SPINFUL).reverse].mH)
 
 
 # --- the form of the network
@@ -208,24 +35,24 @@ def test_full_size_has_the_parameters_of_the_released_network_that_are_used():
 
 
 def test_pseudoscalars_need_axial_vectors_among_the_last_nodes():
-    last = make_model(SPINFUL).backbone.node_updates[-1].irreps
+    last = deeph_e3(SPINFUL).backbone.node_updates[-1].irreps
     assert str(last) == "6x0e+4x1o+3x2e+2x3o+4x1e"
-    assert str(make_model(SPINLESS).backbone.node_updates[-1].irreps) == SIZES["irreps"]
-    backbone = make_model(SPINFUL, last_node_irreps="5x0e+4x1o+3x2e+2x3o+2x1e").backbone
+    assert str(deeph_e3(SPINLESS).backbone.node_updates[-1].irreps) == DEEPH_E3["irreps"]
+    backbone = deeph_e3(SPINFUL, last_node_irreps="5x0e+4x1o+3x2e+2x3o+2x1e").backbone
     assert str(backbone.node_updates[-1].irreps) == "5x0e+4x1o+3x2e+2x3o+2x1e"
 
 
 def test_nodes_may_have_other_irreps_than_edges():
-    model = make_model(SPINFUL, node_irreps="5x0e+3x1o+2x1e+2x2e+1x3o")
+    model = deeph_e3(SPINFUL, node_irreps="5x0e+3x1o+2x1e+2x2e+1x3o")
     rotation = -random_rotation(2)
     u = orbital_rotation(SPINFUL, rotation)
     actual = blocks_of(model, rotated(crystals.MOS2, rotation))
     torch.testing.assert_close(actual, u @ blocks_of(model, crystals.MOS2) @ u.mH, rtol=0, atol=1e-9)
 
 
-@BASES
+@crystals.BASES
 def test_refinement_is_called_once_per_feature_and_used(basis):
-    model = make_model(basis, blocks=3).backbone
+    model = deeph_e3(basis, blocks=3).backbone
     graph = graph_of(crystals.MOS2, basis=basis)
     edges, calls = graph.edge_index.shape[1], []
     assert set(model.feature_irreps) == {"edge"}
@@ -249,7 +76,7 @@ def test_refinement_is_called_once_per_feature_and_used(basis):
 
 def test_elements_far_apart_in_the_table_and_of_one_kind():
     """The rows of the embedding are elements of the basis, not atomic numbers."""
-    model = make_model(SPINLESS).backbone
+    model = deeph_e3(SPINLESS).backbone
     graph = graph_of(crystals.MOS2, basis=SPINLESS)
     kinds = model.kinds(graph)
     assert kinds.tolist() == [1, 0, 0]
@@ -268,9 +95,9 @@ def test_gaussians_against_their_formula():
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@BASES
+@crystals.BASES
 def test_every_parameter_is_used(basis, arm):
-    model = make_model(basis, arm)
+    model = deeph_e3(basis, arm)
     graph = collate([crystals.labelled_graph(s, basis, seed) for seed, s in enumerate((crystals.MOS2,) * 2)])
     HamiltonianLoss(basis)(model(graph), graph).total.backward()
     for name, parameter in model.named_parameters():
@@ -280,10 +107,10 @@ def test_every_parameter_is_used(basis, arm):
 
 
 @pytest.mark.parametrize("sample", crystals.ALL, ids=["MoS2", "chain", "alone", "bonds"])
-@BASES
+@crystals.BASES
 def test_gradients_are_finite_where_features_vanish(basis, sample):
     """The pseudoscalars of an isolated atom are zero, and so is their deviation in the norm."""
-    model = make_model(basis)
+    model = deeph_e3(basis)
     graph = collate([crystals.labelled_graph(sample, basis)])
     HamiltonianLoss(basis)(model(graph), graph).total.backward()
     for name, parameter in model.named_parameters():
@@ -308,10 +135,10 @@ def features_of(model: HamiltonianModel, graph) -> list[list[torch.Tensor]]:
 @pytest.mark.parametrize("spinful", [False, True])
 def test_v_is_the_gradient_of_z_also_in_inference_mode(spinful):
     basis = OrbitalBasis.openmx({"Mo": "s1p1", "S": "s1"}, spinful=spinful)
-    model = make_model(basis, "tracegrad")
+    model = deeph_e3(basis, "tracegrad")
     graph = graph_of(crystals.MOS2, crystals.CHAIN, basis=basis)
     features = features_of(model, graph)
-    assert len(features) == SIZES["blocks"]
+    assert len(features) == DEEPH_E3["blocks"]
     for k, f in enumerate(features):
         irreps = model.backbone.feature_irreps["edge"][k]
         block = model.tracegrad.blocks["edge"][k]
@@ -326,9 +153,9 @@ def test_v_is_the_gradient_of_z_also_in_inference_mode(spinful):
     assert (blocks_of(model, crystals.MOS2) - blocks_of(plain, crystals.MOS2)).abs().max() > 1e-3
 
 
-@BASES
+@crystals.BASES
 def test_traces_are_invariant(basis):
-    model = make_model(basis, "tracegrad")
+    model = deeph_e3(basis, "tracegrad")
     reference = model(graph_of(crystals.MOS2, basis=basis)).traces
     for seed in range(3):
         sample = rotated(crystals.MOS2, random_rotation(seed) * (-1) ** seed)
@@ -345,23 +172,10 @@ def test_traces_are_invariant(basis):
 def test_mixed_precision_keeps_most_of_the_equivariance(arm, bound):
     """The remaining error comes from the invariants: rounding to bfloat16 amplifies their float32 differences."""
     sizes = {"irreps": "16x0e+8x1o+6x2e+4x3o+2x4e", "embed": 16, "lmax": 4, "radial": 32, "blocks": 2}
-    model = make_model(SPINFUL, arm, **sizes).float()
-
-    def blocks(sample: crystals.Crystal, low: bool) -> torch.Tensor:
-        graph = collate([crystal_graph(*sample, SPINFUL)])
-        with torch.autocast("cpu", torch.bfloat16, enabled=low), torch.inference_mode():
-            of_edges = model(graph).blocks["edge"]
-        assert of_edges.dtype == torch.complex64
-        return of_edges.to(torch.complex128)
+    model = deeph_e3(SPINFUL, arm, **sizes).float()
 
     def error(low: bool) -> float:
-        reference, errors = blocks(crystals.MOS2, low), []
-        for seed in range(3):
-            rotation = random_rotation(seed)
-            u = orbital_rotation(SPINFUL, rotation)
-            difference = blocks(rotated(crystals.MOS2, rotation), low) - u @ reference @ u.mH
-            errors.append(float(difference.norm() / reference.norm()))
-        return sum(errors) / len(errors)
+        return sum(turning_error(model, random_rotation(seed), low=low) for seed in range(3)) / 3
 
     assert error(False) < 5e-5
     assert error(True) < bound
@@ -396,7 +210,7 @@ def test_mixed_precision_keeps_most_of_the_equivariance(arm, bound):
 @pytest.mark.usefixtures("unchecked")
 def test_impossible_arguments_are_named(option, message):
     with pytest.raises(ConfigError, match=message):
-        DeepHE3(SPINLESS, **{**SIZES, **option})
+        DeepHE3(SPINLESS, **{**DEEPH_E3, **option})
 
 
 @pytest.mark.parametrize(
@@ -408,16 +222,16 @@ def test_impossible_arguments_are_named(option, message):
 )
 def test_hamiltonians_out_of_reach_are_named(basis, options, message):
     with pytest.raises(ConfigError, match=message):
-        DeepHE3(basis, **{**SIZES, **options})
+        DeepHE3(basis, **{**DEEPH_E3, **options})
 
 
-@BASES
+@crystals.BASES
 @pytest.mark.parametrize(("edge_chunk", "recompute"), [(7, False), (None, True), (11, True)])
 def test_chunks_and_recomputing_change_nothing(basis, edge_chunk, recompute):
     """The same loss and gradients, for graphs of different size and with whole-graph means over all chunks."""
     torch.manual_seed(0)
     make = partial(TraceGrad, trace=True, grad=True, channels=8, hidden=8, w="full")
-    model = HamiltonianModel(DeepHE3(basis, **SIZES), make).double()
+    model = HamiltonianModel(DeepHE3(basis, **DEEPH_E3), make).double()
     graph = collate([crystals.labelled_graph(c, basis, i) for i, c in enumerate(crystals.ALL)])
     loss = HamiltonianLoss(basis, model.trace_labels, h=["mse"])
 
@@ -439,7 +253,7 @@ def test_recomputing_stores_less():
     graph = collate([crystals.labelled_graph(crystals.ALL[0], SPINLESS, 0)])
 
     def stored(recompute: bool) -> int:
-        model = DeepHE3(SPINLESS, **SIZES, recompute=recompute).double()
+        model = DeepHE3(SPINLESS, **DEEPH_E3, recompute=recompute).double()
         numbers = 0
 
         def count(tensor: torch.Tensor) -> torch.Tensor:

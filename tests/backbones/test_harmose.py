@@ -7,8 +7,15 @@ import torch
 from torch import nn
 
 from tests import crystals
-from tests.backbones import test_deeph_e3 as deeph_e3
-from tests.backbones.test_deeph_e3 import BASES, BOTH_ARMS, SPINFUL, SPINLESS, blocks_of, graph_of, rotated
+from tests.backbones.crystal_networks import (
+    BOTH_ARMS,
+    DEEPH_E3,
+    HARMOSE,
+    blocks_of,
+    graph_of,
+    harmose,
+    rotated,
+)
 from tests.model.test_network import ARMS
 from tests.molecules import random_rotation
 from tests.nn.item_first.test_shell_pairs import orbital_rotation
@@ -16,32 +23,15 @@ from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.backbones.harmose import HarmoSE
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError
-from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.graph import collate, crystal_graph
 from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
-from tracegrad.nn.invariant.tracegrad import TraceGrad
 from tracegrad.training.loss import HamiltonianLoss
 from tracegrad.training.loss_terms import FirstStageTerm
 
-SIZES = {**deeph_e3.SIZES, "layers": 2, "width": 8, "heads": 2}
+SPINLESS, SPINFUL = crystals.SPINLESS, crystals.SPINFUL
 SAMPLES = (crystals.MOS2, crystals.CHAIN)
 AVERAGES = {"hermitian": True, "time_reversal": True}
-
-
-def make_model(basis: OrbitalBasis, arm: str = "none", *, fresh: bool = False, **options) -> HamiltonianModel:
-    """A network in float64; unless it is fresh, its correction is not zero."""
-    tracegrad = partial(TraceGrad, **ARMS[arm], channels=8, hidden=8, w="full")
-    model = HamiltonianModel(HarmoSE(basis, **{**SIZES, **options}), tracegrad).double().eval()
-    for name, parameter in model.named_parameters():
-        if (
-            name.endswith("bias") and "transformer" not in name
-        ):  # they start at zero, which would hide mistakes
-            parameter.data += 0.3 * torch.randn_like(parameter)
-    if not fresh:
-        for parameter in model.backbone.transformer.last.parameters():
-            nn.init.normal_(parameter, 0.0, 0.3)
-    return model
 
 
 def first_stage_of(model: HamiltonianModel) -> HamiltonianModel:
@@ -61,16 +51,16 @@ def first_stage_of(model: HamiltonianModel) -> HamiltonianModel:
     ids=["real", "spin", "averages"],
 )
 def test_a_fresh_network_is_its_first_stage_bit_for_bit(basis, options, arm):
-    model = make_model(basis, arm, fresh=True, augmentation="uniform", **options)
+    model = harmose(basis, arm, fresh=True, augmentation="uniform", **options)
     expected = blocks_of(first_stage_of(model), *SAMPLES)
     assert torch.equal(blocks_of(model, *SAMPLES), expected)
     assert torch.equal(blocks_of(model.train(), *SAMPLES), expected)  # with any rotations
 
 
-@BASES
+@crystals.BASES
 def test_the_first_stage_alone_is_deeph_e3(basis):
-    model = HamiltonianModel(HarmoSE(basis, **SIZES, stage="first")).double()
-    alone = HamiltonianModel(DeepHE3(basis, **deeph_e3.SIZES)).double()
+    model = HamiltonianModel(HarmoSE(basis, **HARMOSE, stage="first")).double()
+    alone = HamiltonianModel(DeepHE3(basis, **DEEPH_E3)).double()
     alone.backbone.load_state_dict(model.backbone.first.state_dict())
     assert torch.equal(blocks_of(model, *SAMPLES), blocks_of(alone, *SAMPLES))
     assert {name.partition(".")[0] for name in model.backbone.state_dict()} == {"first"}
@@ -78,9 +68,9 @@ def test_the_first_stage_alone_is_deeph_e3(basis):
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@BASES
+@crystals.BASES
 def test_every_parameter_has_a_gradient_from_the_second_step_on(basis, arm):
-    model = make_model(basis, arm, fresh=True).train()
+    model = harmose(basis, arm, fresh=True).train()
     graph = collate([crystals.labelled_graph(s, basis, seed) for seed, s in enumerate((crystals.MOS2,) * 2)])
     loss = HamiltonianLoss(basis, model.trace_labels, h=["mse"])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -98,7 +88,7 @@ def test_every_parameter_has_a_gradient_from_the_second_step_on(basis, arm):
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_second_stage_leaves_the_first_and_tracegrad_as_they_are(arm):
-    model = make_model(SPINLESS, arm, fresh=True, stage="second", augmentation="strong").train()
+    model = harmose(SPINLESS, arm, fresh=True, stage="second", augmentation="strong").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     graph = collate([crystals.labelled_graph(crystals.MOS2, SPINLESS)])
     loss = HamiltonianLoss(SPINLESS, model.trace_labels, h=["mse"])
@@ -121,10 +111,10 @@ def test_the_second_stage_leaves_the_first_and_tracegrad_as_they_are(arm):
 # --- symmetries
 
 
-@BASES
+@crystals.BASES
 @BOTH_ARMS
 def test_h1_is_equivariant_and_h_is_not(basis, arm):
-    model = make_model(basis, arm)
+    model = harmose(basis, arm)
     with torch.inference_mode():
         reference = model(graph_of(*SAMPLES, basis=basis))
     for seed in range(3):
@@ -146,10 +136,10 @@ def rotations_of_a_cube() -> list[torch.Tensor]:
     return [matrix for matrix in signed if torch.linalg.det(matrix) > 0]
 
 
-@BASES
+@crystals.BASES
 def test_an_average_over_the_rotations_of_a_cube_is_equivariant_under_them(basis):
     """The rotations are those of the training forward pass: D(R) on what the second stage gets, and back on dH."""
-    model = make_model(basis, "tracegrad", augmentation="uniform").train()
+    model = harmose(basis, "tracegrad", augmentation="uniform").train()
     cube = rotations_of_a_cube()
     assert len(cube) == 24
 
@@ -172,10 +162,10 @@ def test_an_average_over_the_rotations_of_a_cube_is_equivariant_under_them(basis
         torch.testing.assert_close(actual, u @ reference @ u.mH, rtol=0, atol=1e-10)
 
 
-@BASES
+@crystals.BASES
 def test_a_rotation_in_training_is_a_rotation_of_the_sample(basis):
     """H of the rotated crystal, turned back: as the first stage is equivariant, labels need no rotation."""
-    model = make_model(basis, "tracegrad", augmentation="uniform")
+    model = harmose(basis, "tracegrad", augmentation="uniform")
     turns = torch.stack([random_rotation(seed) for seed in (1, 2)])
     model.backbone.rotations.forward = lambda graphs: turns
     graph = graph_of(*SAMPLES, basis=basis)
@@ -187,9 +177,9 @@ def test_a_rotation_in_training_is_a_rotation_of_the_sample(basis):
         torch.testing.assert_close(blocks, expected, rtol=0, atol=1e-9)
 
 
-@BASES
+@crystals.BASES
 def test_no_rotation_changes_nothing(basis):
-    model = make_model(basis, "tracegrad")
+    model = harmose(basis, "tracegrad")
     expected = blocks_of(model, *SAMPLES)
     model.backbone.rotations.forward = lambda graphs: torch.eye(3, dtype=torch.float64).expand(graphs, 3, 3)
     torch.testing.assert_close(blocks_of(model.train(), *SAMPLES), expected, rtol=0, atol=1e-11)
@@ -197,10 +187,10 @@ def test_no_rotation_changes_nothing(basis):
     assert torch.equal(blocks_of(model, *SAMPLES), expected)
 
 
-@BASES
+@crystals.BASES
 @BOTH_ARMS
 def test_place_origin_order_and_cell_do_not_matter(basis, arm):
-    model = make_model(basis, arm)
+    model = harmose(basis, arm)
     numbers, positions, lattice, edges = crystals.MOS2
     reference = model.hamiltonian(numbers, positions, lattice, edges)
 
@@ -224,10 +214,10 @@ def test_place_origin_order_and_cell_do_not_matter(basis, arm):
     same(model.hamiltonian(numbers, positions, change @ lattice, relabelled))
 
 
-@BASES
+@crystals.BASES
 def test_a_supercell_has_the_blocks_of_its_cell(basis):
     """In the chain every neighbour is an image of the atom itself, which must not count as an on-site edge."""
-    model = make_model(basis, "tracegrad")
+    model = harmose(basis, "tracegrad")
     numbers, positions, lattice, edges = crystals.CHAIN
     single = dict(zip(edges[:, 0].tolist(), model.hamiltonian(*crystals.CHAIN), strict=True))
     doubled = np.array(
@@ -241,16 +231,16 @@ def test_a_supercell_has_the_blocks_of_its_cell(basis):
         np.testing.assert_allclose(block, single[2 * cell_x + j - i], rtol=0, atol=1e-10)
 
 
-@BASES
+@crystals.BASES
 def test_a_batch_equals_its_crystals(basis):
-    model = make_model(basis, "tracegrad")
+    model = harmose(basis, "tracegrad")
     batch = blocks_of(model, *crystals.ALL).split([len(s[3]) for s in crystals.ALL])
     for blocks, sample in zip(batch, crystals.ALL, strict=True):
         torch.testing.assert_close(blocks, blocks_of(model, sample), rtol=0, atol=1e-10)
 
 
 def test_averages_hold_for_the_corrected_h():
-    model, plain = (make_model(SPINFUL, hermitian=h, time_reversal=h) for h in (True, False))
+    model, plain = (harmose(SPINFUL, hermitian=h, time_reversal=h) for h in (True, False))
     plain.load_state_dict(model.state_dict())
     graph = graph_of(*SAMPLES, basis=SPINFUL)
     blocks, released = blocks_of(model, *SAMPLES), blocks_of(plain, *SAMPLES)
@@ -271,19 +261,19 @@ def test_the_estimated_memory_has_the_second_stage():
     structure = Structure("MoS2", numbers, positions, lattice, {}, False, 0.0, edges, np.zeros(0))
 
     def size(**options) -> int:
-        return estimate_cost(make_model(SPINLESS, **options), structure).bytes
+        return estimate_cost(harmose(SPINLESS, **options), structure).bytes
 
     narrow, wide = size(width=8), size(width=24)
-    alone = estimate_cost(first_stage_of(make_model(SPINLESS)), structure).bytes
+    alone = estimate_cost(first_stage_of(harmose(SPINLESS)), structure).bytes
     assert wide - narrow == len(edges) * 16 * 16 * 8
-    inputs = make_model(SPINLESS).backbone.transformer.layers[0].inputs[0][0].in_features
+    inputs = harmose(SPINLESS).backbone.transformer.layers[0].inputs[0][0].in_features
     assert narrow - alone == len(edges) * (3 * inputs + 16 * 8) * 8
 
 
-@BASES
+@crystals.BASES
 @pytest.mark.parametrize(("edge_chunk", "recompute"), [(7, False), (None, True), (11, True)])
 def test_chunks_and_recomputing_change_nothing(basis, edge_chunk, recompute):
-    model = make_model(basis, "tracegrad").train()
+    model = harmose(basis, "tracegrad").train()
     graph = collate([crystals.labelled_graph(c, basis, i) for i, c in enumerate(crystals.ALL)])
     loss = HamiltonianLoss(basis, model.trace_labels, h=["mse"])
 
@@ -302,7 +292,7 @@ def test_chunks_and_recomputing_change_nothing(basis, edge_chunk, recompute):
 
 
 def test_mixed_precision_keeps_the_blocks_in_float32():
-    model = make_model(SPINFUL, "tracegrad").float().train()
+    model = harmose(SPINFUL, "tracegrad").float().train()
     graph = collate([crystal_graph(*crystals.MOS2, SPINFUL)])
     with torch.autocast("cpu", torch.bfloat16):
         low = model(graph).blocks["edge"]
@@ -314,7 +304,7 @@ def test_mixed_precision_keeps_the_blocks_in_float32():
 
 
 def test_the_loss_of_both_stages_adds_their_errors():
-    model = make_model(SPINLESS, augmentation="none")
+    model = harmose(SPINLESS, augmentation="none")
     graph = collate([crystals.labelled_graph(s, SPINLESS, seed) for seed, s in enumerate(SAMPLES)])
     prediction = model(graph)
     both, h = (
@@ -349,4 +339,4 @@ def test_the_loss_of_both_stages_adds_their_errors():
 @pytest.mark.usefixtures("unchecked")
 def test_impossible_arguments_are_named(option, message):
     with pytest.raises(ConfigError, match=message):
-        HarmoSE(SPINLESS, **{**SIZES, **option})
+        HarmoSE(SPINLESS, **{**HARMOSE, **option})

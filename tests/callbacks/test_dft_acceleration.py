@@ -17,6 +17,7 @@ from callbacks.dft_acceleration import DFTAcceleration, _of_all_ranks
 from experiments.training.warning_filter import quiet
 from tests import crystals
 from tests.callbacks.test_test_report import crystal_loaders, make_trainer
+from tests.model.test_network import make_model
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.data.loading.datamodule import MoleculeDataset, database_path
 from tracegrad.data.qh9.database import QH9Database
@@ -28,6 +29,7 @@ from tracegrad.physics.molecules.acceleration import ScfSettings, ScfTask, mean_
 from tracegrad.training.loss import HamiltonianLoss
 from tracegrad.training.module import HamiltonianModule
 from tracegrad.training.schedule import WarmupLinear
+from tracegrad.units import MEV
 
 DATABASE = "embedded:demo_dynamic.db"
 ROWS = [3, 103, 210, 211]  # water, HCN, NH3
@@ -128,6 +130,39 @@ def test_logs_table_and_figure_are_those_of_single_runs(module, dataset, tmp_pat
     same = [name for name in logs if "seconds" not in name]
     # Two molecules have no rank correlation: nan.
     np.testing.assert_equal({name: again[name] for name in same}, {name: logs[name] for name in same})
+
+
+def test_the_mean_of_several_networks(module, dataset, tmp_path, basis):
+    """Further networks that predict 1.001 and 1.002 of the first one's H."""
+
+    class Known(HamiltonianModel):
+        def hamiltonian(self, numbers, positions, lattice=None, edges=None):
+            label = next(
+                dataset.database[row]
+                for row in ROWS
+                if np.array_equal(dataset.database[row].positions, positions)
+            )
+            return torch.from_numpy(self.factor * FACTOR * label.hamiltonian)
+
+    members = []
+    for factor in (1.001, 1.002):
+        model = make_model(basis, "none")
+        model.__class__, model.factor = Known, factor
+        members.append(model)
+    callback = DFTAcceleration(
+        tmp_path, molecules=1, guesses=["minao"], jobs=1, cache=None, forces=False, members=members
+    )
+    logs = make_trainer(tmp_path, callbacks=[callback]).test(module, make_loader(dataset), verbose=False)[0]
+    (result,) = callback.results
+    label = dataset.database[result.row].hamiltonian
+    # Sample standard deviation of 1, 1.001 and 1.002.
+    expected = 1e-3 * FACTOR * np.abs(label).mean()
+    assert result.spread == pytest.approx(expected, rel=1e-9)
+    assert result.level == pytest.approx(mean_absolute(1.001 * FACTOR * label, label), rel=1e-9)
+    assert logs["test/ensemble_spread"] == pytest.approx(expected * MEV["hartree"], rel=1e-6)
+    assert float(read(tmp_path / "acceleration.csv")[0]["ensemble_spread"]) == pytest.approx(
+        expected * MEV["hartree"], rel=1e-9
+    )
 
 
 def test_another_functional_is_noticed_and_a_level_never_reached_is_counted(

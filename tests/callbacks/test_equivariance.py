@@ -12,7 +12,7 @@ from callbacks.equivariance import EquivarianceError
 from experiments.settings.configuration import composed, plain
 from experiments.training.warning_filter import quiet
 from tests import crystals, molecules
-from tests.backbones import test_deeph_e3, test_harmose
+from tests.backbones import crystal_networks
 from tests.backbones.test_qhnet import small
 from tests.callbacks.test_test_report import make_loader, make_module, make_trainer
 from tests.molecules import TO_E3NN, exact_representation
@@ -68,7 +68,7 @@ def test_matrices_of_molecules(basis):
 @pytest.mark.parametrize("spinful", [False, True])
 def test_equivariant_networks_have_none_but_rounding(arm, spinful):
     basis = crystals.SPINFUL if spinful else crystals.SPINLESS
-    model = test_deeph_e3.make_model(basis, arm).eval()
+    model = crystal_networks.deeph_e3(basis, arm).eval()
     graph = collate([crystals.labelled_graph(crystals.MOS2, basis)])
     errors = equivariance_errors(model, graph, quaternions(180))
     assert errors.shape == (1, 2)
@@ -85,7 +85,7 @@ def test_a_network_of_molecules_has_none_but_rounding(basis):
 def test_of_two_stages_the_second_has_an_error_that_grows_with_the_angle(spinful):
     """Against the literal definition; the graph keeps its labels."""
     basis = crystals.SPINFUL if spinful else crystals.SPINLESS
-    model = test_harmose.make_model(basis)
+    model = crystal_networks.harmose(basis)
     graph = collate([crystals.labelled_graph(crystals.MOS2, basis)])
     labels = graph.h_edge.clone()
     small_angle, large = (equivariance_errors(model, graph, quaternions(a)) for a in (1, 180))
@@ -95,8 +95,10 @@ def test_of_two_stages_the_second_has_an_error_that_grows_with_the_angle(spinful
     assert 0 < small_angle[1].max() < 0.3 * large[1].min()
     q = quaternions(180)
     u, rotation = orbital_rotations(basis, q)[1], of_quaternions(q)[1].numpy()
-    h = test_harmose.blocks_of(model, crystals.MOS2)
-    turned = test_harmose.blocks_of(model, test_harmose.rotated(crystals.MOS2, torch.from_numpy(rotation)))
+    h = crystal_networks.blocks_of(model, crystals.MOS2)
+    turned = crystal_networks.blocks_of(
+        model, crystal_networks.rotated(crystals.MOS2, torch.from_numpy(rotation))
+    )
     numbers, (dst, src) = graph.numbers, graph.edge_index
     mask = torch.from_numpy(basis.mask)[numbers]
     exists = mask[dst][:, :, None] * mask[src][:, None, :] > 0
@@ -106,7 +108,7 @@ def test_of_two_stages_the_second_has_an_error_that_grows_with_the_angle(spinful
 
 def test_a_test_logs_and_writes_it(tmp_path):
     basis = crystals.SPINLESS
-    module = make_module(test_harmose.make_model(basis).backbone)
+    module = make_module(crystal_networks.harmose(basis).backbone)
     module.test_subsets = ["", "twisted"]
     module.float()  # the callback computes in double precision
     dtype = torch.float32

@@ -1,10 +1,13 @@
-"""What the tests of sweeps share: points of the fake training, and waiting for something."""
+"""What the tests of sweeps share: the command, points of the fake training, and waiting for something."""
 
 import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pytest
+
+from experiments import sweep
 from experiments.settings.arguments import quoted
 from experiments.sweeps.local import LocalRunner
 from experiments.sweeps.manifest import SweepState
@@ -13,6 +16,16 @@ from experiments.sweeps.settings import SweepSettings
 from experiments.sweeps.status import FAILED, STOPPED, WAITING
 
 TRAIN = (sys.executable, "-S", str(Path(__file__).with_name("fake_train.py")))
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit status of `sweep ARGUMENT ...`."""
+    monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
+    try:
+        sweep.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 def point(runs: Path, name: str, mode: str) -> SweepPoint:

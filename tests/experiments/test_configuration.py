@@ -7,12 +7,13 @@ import pytest
 from hydra.utils import instantiate
 
 from experiments import evaluate
-from experiments.settings.configuration import ARMS, CONF, composed, differences, plain
+from experiments.settings.configuration import CONF, arm_in, composed, differences, plain
 from experiments.settings.plugins import config_folders
 from tracegrad.data.molecules.md17 import MOLECULES
 from tracegrad.data.molecules.nabladft import ELEMENTS
 from tracegrad.errors import ConfigError
 from tracegrad.model.network import HamiltonianModel
+from tracegrad.reports.arms import ARM_LABELS
 from tracegrad.training.schedule import Plateau
 
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -153,11 +154,11 @@ def test_training_of_the_successor_of_deeph2() -> None:
     ("recipe", "arm"),
     # Every recipe, and every arm of molecules and of crystals.
     [(recipe, "none") for recipe in RECIPES]
-    + [(recipe, arm) for recipe in ("qs", "mg") for arm in ARMS.values() if arm != "none"],
+    + [(recipe, arm) for recipe in ("qs", "mg") for arm in ARM_LABELS if arm != "none"],
 )
 def test_the_arm_of_a_recipe_is_chosen_by_one_word(recipe: str, arm: str) -> None:
     config = composed("train", [f"experiment={recipe}", f"tracegrad={arm}"])
-    assert ARMS[config.tracegrad.trace, config.tracegrad.grad] == arm
+    assert arm_in(config.tracegrad) == arm
     assert config.run_dir == f"runs/{recipe}/{arm}_seed{config.seed}"
 
 

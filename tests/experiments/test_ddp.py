@@ -45,6 +45,9 @@ def test_steps_are_those_of_one_process(runs):
     assert single["global_step"] == both["global_step"] == 7
     for name, tensor in single["state_dict"].items():
         torch.testing.assert_close(both["state_dict"][name], tensor, rtol=1e-8, atol=1e-11, msg=name)
+    # What the training has seen, too, although each rank has seen a part.
+    assert single["tracegrad"]["range"] == both["tracegrad"]["range"]
+    assert single["tracegrad"]["range"]["distances"]["H-O"]
 
 
 def test_logged_losses_and_metrics_are_those_of_one_process(runs):

@@ -56,7 +56,7 @@ def test_the_help_needs_no_large_import() -> None:
     assert not imported & {"torch", "lightning", "numpy"}
 
 
-@pytest.mark.parametrize("words", [["--help"], PACK])
+@pytest.mark.parametrize("words", [["--help"], pytest.param(PACK, marks=pytest.mark.slow)])
 def test_a_reader_that_goes_away_does_not_end_the_work(words: list[str], tmp_path: Path) -> None:
     """As with `| head`; both outputs go into the pipe."""
     reading, writing = os.pipe()

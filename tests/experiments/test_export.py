@@ -98,6 +98,19 @@ def test_the_network_of_the_run_comes_back(tmp_path: Path) -> None:
     assert torch.equal(found.hamiltonian(*WATER), model.hamiltonian(*WATER))  # float64, as in the checkpoint
 
 
+def test_the_range_of_the_training_is_exported(tmp_path: Path) -> None:
+    finished_run(tmp_path / "run", results={})
+    seen = {"atoms": 3, "nearest": {"H": 1.0, "O": 0.98}, "distances": {"H-O": [[0.9, 1.05]]}}
+    for name in ("best", "last"):
+        path = tmp_path / "run" / "checkpoints" / f"{name}.ckpt"
+        content = torch.load(path, weights_only=True)
+        content["tracegrad"]["range"] = seen
+        torch.save(content, path)
+    found = tracegrad.load_model(run(f"run={tmp_path / 'run'}")).trained_range
+    assert found is not None
+    assert found.plain() == seen
+
+
 def test_the_record_describes_the_network(tmp_path: Path) -> None:
     model = finished_run(tmp_path / "run", results={}, ema=True)
     output = tmp_path / "elsewhere" / "qs.safetensors"

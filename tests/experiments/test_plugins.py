@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 
 from experiments.settings.configuration import composed
 from tests import crystals, forked
-from tests.backbones.test_deeph_e3 import blocks_of, rotated
+from tests.backbones.crystal_networks import blocks_of, rotated
 from tests.molecules import random_rotation
 from tests.nn.item_first.test_shell_pairs import orbital_rotation
 from tracegrad import load_model

@@ -1,5 +1,6 @@
 """Predicted Hamiltonians of crystals, from structure folders and from geometry files with a cell."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -24,6 +25,7 @@ from tracegrad.data.crystals.structure import Structure, check_structure
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import BasisError, ConfigError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.model.ensemble import HamiltonianEnsemble
 from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.interface import Backbone, keep
@@ -189,14 +191,13 @@ def test_a_network_of_another_kind(
     bilayer: Structure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = HamiltonianModel(Asymmetric(bilayer.basis))
+    half = HamiltonianModel(Asymmetric(bilayer.basis))
+    half.backbone.scale.data /= 2
     write_structure(bilayer, tmp_path / "given")
-    predict_crystal(
-        model,
-        tmp_path / "given",
-        tmp_path / "out",
-        plain(composed("predict", ["checkpoint=x", "structure=x"])),
-    )
+    values = plain(composed("predict", ["checkpoint=x", "structure=x"]))
+    predict_crystal(HamiltonianEnsemble([model]), tmp_path / "given", tmp_path / "out", values)
     assert "estimate: less than 1 s" in capsys.readouterr().out
+    assert not (tmp_path / "out_spread.csv").exists()
     found = read_structure(tmp_path / "out")
     geometry = (bilayer.numbers, bilayer.positions, bilayer.lattice, bilayer.edges)
     apart = dict(zip(map(tuple, bilayer.edges.tolist()), model.hamiltonian(*geometry), strict=True))
@@ -204,6 +205,19 @@ def test_a_network_of_another_kind(
         x, y, z, i, j = edge
         expected = (apart[tuple(edge)] + apart[-x, -y, -z, j, i].T) / 2
         np.testing.assert_allclose(block, expected, rtol=0, atol=1e-12)
+    # Two networks, of which one predicts half of the other: H is 3/4, and its spread half of |H| / sqrt(2).
+    predict_crystal(HamiltonianEnsemble([model, half]), tmp_path / "given", tmp_path / "both", values)
+    assert "for each of 2 networks" in capsys.readouterr().out
+    with (tmp_path / "both_spread.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    mean = read_structure(tmp_path / "both")
+    for row, edge, block, single in zip(
+        rows, mean.edges.tolist(), mean.blocks("hamiltonian"), found.blocks("hamiltonian"), strict=True
+    ):
+        np.testing.assert_allclose(block, 0.75 * single, rtol=0, atol=1e-12)
+        x, y, z, i, j = edge
+        assert [row[key] for key in ("Rx", "Ry", "Rz", "i", "j")] == [*map(str, (x, y, z, i + 1, j + 1))]
+        assert float(row["spread_mev"]) == pytest.approx(1e3 * np.abs(single).mean() / 8**0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize(

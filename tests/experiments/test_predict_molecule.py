@@ -3,7 +3,6 @@
 import csv
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +14,14 @@ from experiments.predict import predict
 from experiments.prediction.molecule import predict_molecule
 from experiments.settings.configuration import composed, plain
 from tests import forked
-from tests.checkpoints import write_run
-from tests.molecules import WATER
-from tracegrad.errors import ConfigError, DataError, TraceGradError
+from tests.checkpoints import DEEPH_E3, QHNET, write_checkpoint, write_run
+from tests.model.test_network import make_model
+from tests.molecules import METHANOL, WATER
+from tracegrad.errors import CheckpointError, ConfigError, DataError, TraceGradError
 from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.trained_range import TrainedRange
+from tracegrad.model.ensemble import HamiltonianEnsemble
+from tracegrad.model.network import HamiltonianModel
 from tracegrad.physics.molecules.dft import build_molecule, fock_label
 from tracegrad.units import MEV
 
@@ -26,15 +29,30 @@ EV = MEV["hartree"] / MEV["eV"]
 HYDROGEN = (np.array([1, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.1, 0.75]]))
 
 
-class Nearly:
+class Nearly(HamiltonianModel):
     """A network with an error of 1e-4 hartree: H is the converged Fock matrix with noise."""
 
-    basis = OrbitalBasis.def2_svp()
-    backbone = SimpleNamespace(label="Nearly")
-
-    def hamiltonian(self, numbers: np.ndarray, positions: np.ndarray) -> torch.Tensor:
+    def hamiltonian(self, numbers, positions, lattice=None, edges=None) -> torch.Tensor:
         fock = fock_label(numbers, positions, "b3lyp").hamiltonian
         return torch.from_numpy(fock + 1e-4 * np.ones_like(fock))
+
+
+class Constant(HamiltonianModel):
+    """5 hartree on the diagonal, as no molecule has."""
+
+    def hamiltonian(self, numbers, positions, lattice=None, edges=None) -> torch.Tensor:
+        return 5 * torch.eye(int(self.basis.sizes[numbers].sum()), dtype=torch.float64)
+
+
+def network_of(basis: OrbitalBasis, kind: type[HamiltonianModel]) -> HamiltonianEnsemble:
+    model = make_model(basis)
+    model.__class__ = kind
+    return HamiltonianEnsemble([model])
+
+
+@pytest.fixture(scope="module")
+def nearly(basis: OrbitalBasis) -> HamiltonianEnsemble:
+    return network_of(basis, Nearly)
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +124,11 @@ def test_files_of_a_prediction(
         run(*given, "output=file")
 
 
-def test_the_scf_beside_a_good_prediction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_scf_beside_a_good_prediction(
+    nearly: HamiltonianEnsemble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "water.xyz", Atoms(*WATER))
-    predict_molecule(Nearly(), tmp_path / "water.xyz", tmp_path / "out", settings("reference=true"))  # type: ignore[arg-type]
+    predict_molecule(nearly, tmp_path / "water.xyz", tmp_path / "out", settings("reference=true"))
     found = json.loads((tmp_path / "out" / "summary.json").read_text())["reference"]
     minao, guess = found["scf"]["minao"], found["scf"]["prediction"]
     label = fock_label(*WATER, "b3lyp")
@@ -128,12 +148,10 @@ def test_the_scf_beside_a_good_prediction(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_levels_of_no_molecule_are_pointed_out(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    basis: OrbitalBasis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "h2.xyz", Atoms(*HYDROGEN))
-    model = Nearly()
-    model.hamiltonian = lambda numbers, positions: 5 * torch.eye(10, dtype=torch.float64)  # type: ignore[method-assign]
-    predict_molecule(model, tmp_path / "h2.xyz", tmp_path / "out", settings())  # type: ignore[arg-type]
+    predict_molecule(network_of(basis, Constant), tmp_path / "h2.xyz", tmp_path / "out", settings())
     printed = capsys.readouterr().out
     assert "warning: neutral molecules have no HOMO at" in printed
     assert "not been trained on molecules like this one" in printed
@@ -222,10 +240,12 @@ def test_the_command_line(trained: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "levels.png").stat().st_size > 5000
 
 
-def test_properties_and_files_of_orbitals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_properties_and_files_of_orbitals(
+    nearly: HamiltonianEnsemble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "water.xyz", Atoms(*WATER))
     chosen = settings("properties=true", "molden=true", "cubes=[HOMO,density]", "cube_spacing=0.5")
-    predict_molecule(Nearly(), tmp_path / "water.xyz", tmp_path / "out", chosen)  # type: ignore[arg-type]
+    predict_molecule(nearly, tmp_path / "water.xyz", tmp_path / "out", chosen)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())["properties"]
     label = fock_label(*WATER, "b3lyp")
     assert summary["energy_hartree"] == pytest.approx(label.energy, abs=1e-4)
@@ -239,8 +259,73 @@ def test_properties_and_files_of_orbitals(tmp_path: Path, capsys: pytest.Capture
     assert {path.name for path in (tmp_path / "out").glob("*.cube")} == {"HOMO.cube", "density.cube"}
 
 
-def test_cubes_that_do_not_exist_are_named_before_anything_is_written(tmp_path: Path) -> None:
+def test_cubes_that_do_not_exist_are_named_before_anything_is_written(
+    nearly: HamiltonianEnsemble, tmp_path: Path
+) -> None:
     write(tmp_path / "water.xyz", Atoms(*WATER))
     with pytest.raises(ConfigError, match="no orbital is called 'SOMO'"):
-        predict_molecule(Nearly(), tmp_path / "water.xyz", tmp_path / "out", settings("cubes=[SOMO]"))  # type: ignore[arg-type]
+        predict_molecule(nearly, tmp_path / "water.xyz", tmp_path / "out", settings("cubes=[SOMO]"))
     assert not (tmp_path / "out").exists()
+
+
+def test_several_networks(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Mean and spread in the files are those of the single predictions, named by a list or with commas."""
+    write(tmp_path / "methanol.xyz", Atoms(*METHANOL))
+    members = [write_run(tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+    each = np.stack([member.hamiltonian(*METHANOL).numpy() for member in members])
+    both = f"{tmp_path / '1'},{tmp_path / '2'}"
+    for k, checkpoint in enumerate((both, f"[{both}]")):
+        run(
+            f"checkpoint={checkpoint}",
+            f"structure={tmp_path / 'methanol.xyz'}",
+            f"output={tmp_path / f'out{k}'}",
+        )
+        with np.load(tmp_path / f"out{k}" / "hamiltonian.npz") as file:
+            np.testing.assert_allclose(file["hamiltonian"], each.mean(0), atol=1e-6)  # digits of the .xyz
+            np.testing.assert_allclose(file["hamiltonian_spread"], each.std(0, ddof=1), atol=1e-6)
+    summary = json.loads((tmp_path / "out0" / "summary.json").read_text())
+    assert summary["spread_mev"] == pytest.approx(each.std(0, ddof=1).mean() * MEV["hartree"], rel=1e-5)
+    assert summary["outside_training"] == []
+    rows = read_table(tmp_path / "out0" / "spread.csv")
+    assert len(rows) == 6 * 7 // 2
+    assert [rows[1][key] for key in ("i", "j", "atoms")] == ["1", "2", "C1-O2"]
+    assert float(rows[1]["distance_angstrom"]) == pytest.approx(
+        np.linalg.norm(METHANOL[1][1] - METHANOL[1][0]), abs=1e-4
+    )
+    block = each.std(0, ddof=1)[:14, 14:28].mean() * MEV["hartree"]
+    assert float(rows[1]["spread_mev"]) == pytest.approx(block, rel=1e-4)
+    assert f"spread over the networks {summary['spread_mev']:.1f} meV" in capsys.readouterr().out
+
+
+def test_networks_that_do_not_belong_together(trained: Path, tmp_path: Path) -> None:
+    write(tmp_path / "h2.xyz", Atoms(*HYDROGEN))
+    structure = f"structure={tmp_path / 'h2.xyz'}"
+    with pytest.raises(ConfigError, match="is given twice"):
+        run(f"checkpoint=[{trained},{trained}]", structure)
+    write_run(tmp_path / "crystals", DEEPH_E3)
+    with pytest.raises(ConfigError, match="networks 1 and 2 differ in the order of their orbitals"):
+        run(f"checkpoint={trained},{tmp_path / 'crystals'}", structure)
+    for name, functional in (("one", "b3lyp"), ("two", "pbe")):
+        state = write_run(tmp_path / name).state_dict()
+        record = {"format": 1, "config": {"model": QHNET}, "data": {"functional": functional}}
+        write_checkpoint(tmp_path / name / "checkpoints" / "best.ckpt", QHNET, state, tracegrad=record)
+    with pytest.raises(ConfigError, match=r"trained on Hamiltonians of b3lyp, and .* on those of pbe"):
+        run(f"checkpoint={tmp_path / 'one'},{tmp_path / 'two'}", structure)
+    with pytest.raises(CheckpointError, match="nowhere: no such file or directory"):
+        run(f"checkpoint={trained},nowhere", structure)
+    with pytest.raises(ConfigError, match=r"checkpoint is .*; give a run directory or a file, or several"):
+        run("checkpoint=[]", structure)
+
+
+def test_a_structure_outside_of_the_training(
+    basis: OrbitalBasis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "water.xyz", Atoms(*WATER))
+    network = network_of(basis, Nearly)
+    network.members[0].trained_range = TrainedRange(2, {1: 0.8}, {(1, 1): ((0.7, 0.8),)})
+    predict_molecule(network, tmp_path / "water.xyz", tmp_path / "out", settings())
+    printed = capsys.readouterr().out
+    assert "warning: outside of what the network was trained on" in printed
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())["outside_training"]
+    assert found[:2] == ["no training structure has O", "3 atoms; the largest training structure has 2"]
+    assert all(line in printed for line in found)

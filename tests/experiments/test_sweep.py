@@ -1,7 +1,6 @@
 """The command for grids: what it lists, its table, its file for W&B."""
 
 import io
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import yaml
 from rich.console import Console
 from wandb.sdk.launch.sweeps import utils as agent
 
-from experiments import sweep
 from experiments.settings.configuration import composed, plain
 from experiments.sweeps.manifest import SweepState
 from experiments.sweeps.points import make_points
@@ -23,17 +21,8 @@ from experiments.sweeps.summary import (
     print_states,
     show_table,
 )
-from tests.experiments.sweeping import no_queue
+from tests.experiments.sweeping import command, no_queue
 from tests.run_directories import result, write_run
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
-    try:
-        sweep.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def test_a_dry_run_lists_everything_and_writes_nothing(

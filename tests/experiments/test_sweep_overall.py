@@ -7,26 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from experiments import sweep
 from experiments.settings.configuration import composed
 from experiments.sweeps.databases import by_experiment, sweep_together
 from experiments.sweeps.engine import plan
 from experiments.sweeps.overall import chosen, overall, unfinished
 from experiments.sweeps.settings import read_settings
 from experiments.sweeps.summary import GridRow
+from tests.experiments.sweeping import command
 from tests.run_directories import crystal_result, result, write_run
 from tracegrad.errors import ConfigError, TrainingError
 
 WEIGHT = "loss.trace_weight"
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
-    try:
-        sweep.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def test_one_experiment_is_an_ordinary_sweep() -> None:

@@ -216,6 +216,12 @@ def test_trained_model_predicts_without_its_data(finished: Path) -> None:
     h = model.hamiltonian(*map(np.array, water))
     assert h.shape == (24, 24)
     assert torch.equal(h, h.T)
+    seen = model.trained_range
+    assert seen is not None
+    assert 2 <= seen.atoms <= 6  # of the molecules of the demonstration
+    assert model.outside_training(np.array([8, 1]), np.array([[0.0, 0, 0], [0, 0, 1.5]]))[0].startswith(
+        "H-O at 1.50"
+    )
 
 
 @pytest.mark.slow

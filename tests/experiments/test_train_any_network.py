@@ -40,9 +40,9 @@ SMALL = [
 def test_a_network_of_crystals_on_molecules(tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     finished(straight, settings=SMALL, environment=SAME_ROUNDING)
-    (done,) = train(killed, stop_after=3, settings=SMALL, environment=SAME_ROUNDING)
+    (done,) = train(killed, "test=false", stop_after=3, settings=SMALL, environment=SAME_ROUNDING)
     assert done.returncode == -signal.SIGKILL
-    assert "resuming from" in finished(killed, settings=SMALL, environment=SAME_ROUNDING)
+    assert "resuming from" in finished(killed, "test=false", settings=SMALL, environment=SAME_ROUNDING)
     assert_same(content(straight), content(killed))
 
     results = json.loads((straight / "results.json").read_text())

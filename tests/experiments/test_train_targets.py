@@ -45,9 +45,9 @@ MOLECULES = [
 def test_molecules(tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     finished(straight, settings=MOLECULES, environment=SAME_ROUNDING)
-    (done,) = train(killed, stop_after=3, settings=MOLECULES, environment=SAME_ROUNDING)
+    (done,) = train(killed, "test=false", stop_after=3, settings=MOLECULES, environment=SAME_ROUNDING)
     assert done.returncode == -signal.SIGKILL
-    assert "resuming from" in finished(killed, settings=MOLECULES, environment=SAME_ROUNDING)
+    assert "resuming from" in finished(killed, "test=false", settings=MOLECULES, environment=SAME_ROUNDING)
     assert_same(content(straight), content(killed))
     assert "test/loss_states" in json.loads((straight / "results.json").read_text())["metrics"]
 

@@ -24,7 +24,7 @@ def test_molecules_of_several_sizes(basis):
         )
 
 
-@pytest.mark.parametrize("basis", [crystals.SPINLESS, crystals.SPINFUL], ids=["spinless", "spinful"])
+@crystals.BASES
 @pytest.mark.parametrize("k", [(0.0, 0.0, 0.0), (0.3, -0.2, 0.5)])
 def test_crystals_are_bloch_sums(basis, k):
     samples = (crystals.MOS2, crystals.CHAIN, crystals.ALONE)

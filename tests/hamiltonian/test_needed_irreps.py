@@ -1,7 +1,6 @@
-import pytest
 from e3nn.o3 import Irreps
 
-from tests.crystals import SPINFUL, SPINLESS
+from tests.crystals import BASES
 from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.needed_irreps import needed_irreps
@@ -17,7 +16,7 @@ def test_spin_multiplies_each_by_0e_and_1e_twice():
     assert needed_irreps(OrbitalBasis.openmx(["S-s1"], spinful=True)) == Irreps("2x0e+2x1e")
 
 
-@pytest.mark.parametrize("basis", [SPINLESS, SPINFUL], ids=["spinless", "spinful"])
+@BASES
 def test_they_are_what_a_network_predicts(basis):
     needed = needed_irreps(basis)
     assert needed.dim == basis.dim**2 * basis.spins

@@ -9,9 +9,8 @@ from pyscf import gto
 
 from callbacks.block_health import block_states
 from tests import molecules
-from tests.backbones.test_deeph_e3 import SIZES
+from tests.backbones.crystal_networks import BOTH_ARMS, deeph_e3
 from tests.crystals import SmallBackbone
-from tests.model.test_network import ARMS
 from tests.molecules import random_hamiltonian, random_rotation
 from tests.nn.item_first.test_shell_pairs import orbital_rotation
 from tracegrad.backbones.deeph_e3 import DeepHE3
@@ -23,24 +22,17 @@ from tracegrad.hamiltonian.graph import collate, crystal_graph, molecule_graph
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.interface import keep
-from tracegrad.nn.invariant.tracegrad import TraceGrad
 from tracegrad.training.loss import HamiltonianLoss
 
 CELL = np.diag([90.0, 80.0, 70.0])  # angstrom
 # The same shells in the order of a program for crystals
 CRYSTALS = OrbitalBasis.openmx({z: shells_name(DEF2_SVP[z]) for z in OrbitalBasis.def2_svp().elements})
-BOTH_ARMS = pytest.mark.parametrize("arm", ["none", "tracegrad"])
 exactly = partial(torch.testing.assert_close, rtol=0, atol=1e-10)
 
 
 def make_model(basis: OrbitalBasis, arm: str = "tracegrad", **options) -> HamiltonianModel:
     torch.manual_seed(0)
-    make = partial(TraceGrad, **ARMS[arm], channels=8, hidden=8, w="full")
-    model = HamiltonianModel(DeepHE3(basis, **{**SIZES, **options}), make).double()
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # they start at zero, which would hide mistakes
-            parameter.data += 0.3 * torch.randn_like(parameter)
-    return model
+    return deeph_e3(basis, arm, **options)
 
 
 def all_pairs(atoms: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The kernels of training steps, compiled for a GPU on a machine without one.
 
-    TRITON_INTERPRET=0 python -m tests.ops.compiled_for_gpu float32 [--machine-code]
+    TRITON_INTERPRET=0 python -m tests.ops.compiled_for_gpu float32 [float64] [--machine-code]
 
 The interpreter, in which the other tests run the kernels, accepts more than Triton's compiler does. Operators are
 called on the CPU with the arguments of small networks; their kernels are compiled, but not run. One JSON object is
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -158,8 +159,8 @@ def compile_forms(operator: Operator, arguments: Sequence[Any]) -> None:
             gradient([torch.zeros_like(y) for y in results], *arguments, needed)
 
 
-def main(dtype: torch.dtype) -> list[dict[str, Any]]:
-    """The kernels of a training step of each network."""
+def main(dtypes: Sequence[torch.dtype]) -> list[dict[str, Any]]:
+    """The kernels of a training step of each network in each precision."""
     compiled = CompiledKernels()
     for network, arm in STEPS:
         torch.manual_seed(0)
@@ -170,7 +171,7 @@ def main(dtype: torch.dtype) -> list[dict[str, Any]]:
             gpu, "triton", lambda: SimpleNamespace(jit=compiled.jit, __version__=triton.__version__)
         ):
             gpu.kernel.cache_clear()
-            for operator, arguments in calls:
+            for dtype, (operator, arguments) in product(dtypes, calls):
                 compile_forms(operator, [of_dtype(x, dtype) for x in arguments])
     return list(compiled.made.values())
 
@@ -184,5 +185,5 @@ def of_dtype(value: Any, dtype: torch.dtype) -> Any:
 
 if __name__ == "__main__":
     with nullcontext() if "--machine-code" in sys.argv else without_machine_code():
-        for kernel in main(getattr(torch, sys.argv[1])):
+        for kernel in main([getattr(torch, word) for word in sys.argv[1:] if word != "--machine-code"]):
             print(json.dumps(kernel))

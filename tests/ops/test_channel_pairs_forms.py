@@ -14,19 +14,19 @@ from tracegrad.ops.channel_pairs.channel_pairs import CHANNEL_PAIRS, PULLED_PAIR
 from tracegrad.ops.gpu import triton
 
 pytestmark = pytest.mark.usefixtures("unchecked")
-SCALES = [0.7, 1.3, 0.4]
-SHAPES = ((1, 5), (3, 17), (5, 1))
+SCALES = [0.7, 1.3, 0.4, 0.9, 1.1]
+SHAPES = ((1, 5), (3, 17), (5, 1), (3, 4), (5, 8))  # components and channels of an irrep
 
 
 def arguments(layout: str = "components first", items: int = 3):
-    """Three irreps of 1, 3 and 5 components in different memory layouts, g, and factors."""
+    """Irreps of 1, 3 and 5 components in different memory layouts, g, and factors."""
     if layout == "items first":
         parts = [torch.randn(items, m, c, dtype=torch.float64).transpose(0, 1) for m, c in SHAPES]
     elif layout == "every other channel":
         parts = [torch.randn(m, items, 2 * c, dtype=torch.float64)[..., ::2] for m, c in SHAPES]
     else:
         parts = [torch.randn(m, items, c, dtype=torch.float64) for m, c in SHAPES]
-    return parts, torch.randn(items, 15 + 153 + 1, dtype=torch.float64), SCALES
+    return parts, torch.randn(items, 15 + 153 + 1 + 10 + 36, dtype=torch.float64), SCALES
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_other_shapes_and_dtypes_are_refused():
 def test_derivatives_to_second_order():
     feature, g, scales = arguments(items=2)
     parts = [f[:, :, :3].clone().requires_grad_() for f in feature]
-    g = g[:, : 6 + 6 + 1].clone().requires_grad_()
+    g = g[:, : 6 + 6 + 1 + 6 + 6].clone().requires_grad_()
     for function, inputs in (
         (lambda *f: CHANNEL_PAIRS(f, scales), parts),
         (lambda g, *f: tuple(PULLED_PAIRS(f, g, scales)), [g, *parts]),

@@ -11,12 +11,11 @@ from tracegrad.ops.gpu import triton
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_kernels_of_training_steps_compile(dtype):
+def test_the_kernels_of_training_steps_compile():
     if triton() is None:
         pytest.skip("no Triton")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.ops.compiled_for_gpu", dtype],
+        [sys.executable, "-m", "tests.ops.compiled_for_gpu", "float32", "float64"],
         env={**os.environ, "TRITON_INTERPRET": "0"},
         capture_output=True,
         text=True,

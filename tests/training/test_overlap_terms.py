@@ -165,7 +165,7 @@ def crystal_batch(basis, *, fermi_level: float = 0.3):
     return collate(graphs)
 
 
-@pytest.mark.parametrize("basis", [crystals.SPINLESS, crystals.SPINFUL], ids=["spinless", "spinful"])
+@crystals.BASES
 def test_states_of_crystals_at_several_points(basis):
     graph = crystal_batch(basis)
     points = [[0.0, 0.0, 0.0], [0.3, 0.1, 0.0]]

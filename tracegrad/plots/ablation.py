@@ -18,7 +18,7 @@ from tracegrad.plots.style import (
     make_panels,
     styled,
 )
-from tracegrad.reports.arms import ARMS
+from tracegrad.reports.arms import ARM_LABELS
 
 
 @styled
@@ -43,7 +43,7 @@ def ablation_figure(
     """
     if not values or not metrics:
         raise TraceGradError("an ablation figure needs at least one arm and one metric")
-    arms = [arm for arm in ARMS if arm in values] + sorted(values.keys() - ARMS.keys())
+    arms = [arm for arm in ARM_LABELS if arm in values] + sorted(values.keys() - ARM_LABELS.keys())
     figure, axes = make_panels(len(metrics), 2.8 if len(metrics) > 1 else 4.2, 3.3)
     for ax, (metric, name) in zip(axes, metrics.items(), strict=True):
         for x, arm in enumerate(arms):

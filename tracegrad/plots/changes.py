@@ -9,10 +9,10 @@ from matplotlib.ticker import PercentFormatter
 
 from tracegrad.errors import TraceGradError
 from tracegrad.plots.style import ARM_COLOURS, OTHER_COLOUR, add_note, grid, make_panels, styled
-from tracegrad.reports.arms import ARMS, BASELINE, arm_name
+from tracegrad.reports.arms import ARM_LABELS, BASELINE, arm_name
 from tracegrad.reports.relative import RelativeChange
 
-_ORDER = sorted(ARMS, key=lambda arm: arm == BASELINE)  # the baseline last
+_ORDER = sorted(ARM_LABELS, key=lambda arm: arm == BASELINE)  # the baseline last
 _LIMITS = (-0.8, 1.0)  # widest range of the axis, so that an outlier does not compress the other seeds
 
 

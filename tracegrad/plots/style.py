@@ -19,8 +19,14 @@ from tracegrad.errors import TraceGradError
 from tracegrad.system.whole_files import replacing
 
 # Colours of Okabe and Ito, distinguishable with every common colour blindness; markers for prints in grey.
-ARM_COLOURS = {"none": "#6e6e6e", "trace": "#e69f00", "grad": "#0072b2", "tracegrad": "#009e73"}
-ARM_MARKERS = {"none": "o", "trace": "s", "grad": "^", "tracegrad": "D"}
+ARM_COLOURS = {
+    "none": "#6e6e6e",
+    "trace": "#e69f00",
+    "grad": "#0072b2",
+    "tracegrad": "#009e73",
+    "lean": "#cc79a7",
+}
+ARM_MARKERS = {"none": "o", "trace": "s", "grad": "^", "tracegrad": "D", "lean": "v"}
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 OTHER_COLOUR = "#000000"
 LIGHT = "#c8c8c8"

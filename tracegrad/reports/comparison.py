@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from tracegrad.metrics.columns import Column
-from tracegrad.reports.arms import ARMS, BASELINE
+from tracegrad.reports.arms import ARM_LABELS, BASELINE
 from tracegrad.reports.challenge import Challenge, challenge_metrics, find_challenge
 from tracegrad.reports.columns import ALL, MARKS, columns_of, superscript
 from tracegrad.reports.compatible import Data, check_baseline, check_data, check_row, data_of
@@ -84,8 +84,8 @@ def _rows_of(runs: Sequence[RunResult]) -> dict[tuple[str, str], list[RunResult]
     groups: dict[tuple[str, str], list[RunResult]] = {}
     for run in runs:
         groups.setdefault((run.arm, run.variant), []).append(run)
-    arms = list(ARMS)
-    order = sorted(groups, key=lambda key: (arms.index(key[0]) if key[0] in ARMS else len(arms), key))
+    arms = list(ARM_LABELS)
+    order = sorted(groups, key=lambda key: (arms.index(key[0]) if key[0] in ARM_LABELS else len(arms), key))
     return {key: groups[key] for key in order}
 
 

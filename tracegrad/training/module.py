@@ -14,13 +14,14 @@ from torch.optim import Optimizer
 from tracegrad.errors import ConfigError, TrainingError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.traces import BlockTraces
+from tracegrad.hamiltonian.trained_range import RangeRecorder, TrainedRange
 from tracegrad.metrics.hamiltonian import HamiltonianMAE
 from tracegrad.model.network import HamiltonianModel, HamiltonianPrediction
 from tracegrad.training.loss import H, HamiltonianLoss, LossValues, T, weighted_sum
 from tracegrad.training.mean_losses import SampleMeans
 from tracegrad.training.schedule import Schedule
 from tracegrad.units import MEV
-from tracegrad.weights.checkpoint import CHECKPOINT_KEY, check_architecture
+from tracegrad.weights.checkpoint import CHECKPOINT_KEY, RANGE_KEY, check_architecture
 
 
 class HamiltonianModule(lightning.LightningModule):
@@ -61,6 +62,7 @@ class HamiltonianModule(lightning.LightningModule):
         self.loss = loss(model.basis, model.trace_labels)
         self.make_optimizer, self.schedule = optimizer, schedule
         self.record = record or {}
+        self.seen: RangeRecorder | None = RangeRecorder(model.basis)
         self.test_subsets: list[str] = [""]
         self.sample_name: Callable[[int], str] = str
         self.val_metric, self.test_metrics = HamiltonianMAE(model.basis), nn.ModuleList()
@@ -75,6 +77,8 @@ class HamiltonianModule(lightning.LightningModule):
 
     def training_step(self, graph, batch_idx: int) -> Tensor:
         # Frozen features have traces that no training changes.
+        if self.seen is not None:
+            self.seen.add(graph)
         prediction = self.model(graph, traces=not self.model.backbone.features_frozen)
         terms = self.loss(prediction, graph, self._sum_ranks)
         if not torch.isfinite(terms.logs["loss"]):  # value of the whole batch: all ranks stop together
@@ -171,9 +175,20 @@ class HamiltonianModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = {"format": 1, **self.record}
+        if self.seen is None:
+            return
+        if self.trainer.world_size > 1:
+            self.seen.combine()  # Lightning lets all ranks save
+        found = self.seen.result()
+        checkpoint[CHECKPOINT_KEY][RANGE_KEY] = None if found is None else found.plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_architecture(checkpoint["state_dict"], self.state_dict(), "the checkpoint")
+        known = checkpoint.get(CHECKPOINT_KEY, {}).get(RANGE_KEY)
+        if known is None:
+            self.seen = None  # of an earlier version: what is left of the training would be only a part
+        elif self.seen is not None:
+            self.seen.restore(TrainedRange.read(known, "the checkpoint"))
 
     def _progress(self) -> float:
         """Share of the training that has passed; 1 if neither its epochs nor its steps are limited."""

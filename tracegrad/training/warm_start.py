@@ -12,6 +12,7 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.interface import Backbone
 from tracegrad.weights.checkpoint import check_architecture
+from tracegrad.weights.hub import download, is_hub_name
 from tracegrad.weights.model_file import ENDING
 from tracegrad.weights.released.loading import load_released
 from tracegrad.weights.saved import checkpoint_file, load_model
@@ -48,14 +49,14 @@ def start_from(model: HamiltonianModel, source: str | Path) -> WarmStart:
 
     Args:
         model: the network to initialise.
-        source: a run directory, a checkpoint or an exported .safetensors file, a released QHNet (.pt), or a model
-            folder of DeepH-E3 (assumed to be trained with e3nn 0.3.5).
+        source: a run directory, a checkpoint, an exported .safetensors file or a model on the hub (hf://user/name), a
+            released QHNet (.pt), or a model folder of DeepH-E3 (assumed to be trained with e3nn 0.3.5).
 
     Raises:
         CheckpointError: no such network, one with another backbone, or one of another arm where the first stage and
             TraceGrad are not trained.
     """
-    path = Path(source).expanduser()
+    path = download(str(source)) if is_hub_name(source) else Path(source).expanduser()
     if not path.exists():
         raise CheckpointError(
             f"{path}: no such file or directory; give a run directory, a .ckpt or {ENDING} file, a released QHNet "

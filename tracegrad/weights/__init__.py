@@ -3,6 +3,8 @@
 | module          | what it does                                                                              |
 |-----------------|-------------------------------------------------------------------------------------------|
 | `saved`         | ``load_model``: the network of a run directory, a checkpoint or an exported file          |
+| `ensembles`     | ``load_ensemble``: several of them as one                                                  |
+| `hub`           | models by name on the Hugging Face Hub                                                    |
 | `checkpoint`    | reads a checkpoint (.ckpt) as plain data; compares its tensors with those of a network    |
 | `file_names`    | names of the checkpoints in a run directory                                               |
 | `model_file`    | writes and reads exported files (.safetensors)                                            |

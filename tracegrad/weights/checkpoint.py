@@ -11,8 +11,10 @@ from torch import Tensor
 
 from tracegrad.errors import CheckpointError
 
-# Entry that TraceGrad adds to Lightning's checkpoints: {"format": 1, "config": settings, "data": fingerprint}.
+# Entry that TraceGrad adds to Lightning's checkpoints: {"format": 1, "config": settings, "data": fingerprint,
+# "range": `tracegrad.hamiltonian.trained_range.TrainedRange` as plain data, in model files as well}.
 CHECKPOINT_KEY = "tracegrad"
+RANGE_KEY = "range"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.data import covalent_radii
 from ase.db import connect
 
+from tests.data.databases import alter
 from tracegrad.hamiltonian.basis import DEF2_SVP
 from tracegrad.physics.molecules.dft import build_molecule
 
@@ -100,11 +101,4 @@ def write_nabladft(path: Path, samples: Sequence[Sample]) -> Path:
         for z in sorted({z for numbers, *_ in samples for z in numbers.tolist()}):
             shells = np.array(DEF2_SVP[z], "<i4").tobytes()
             connection.execute("INSERT INTO basisset VALUES (?, ?)", (z, shells))
-    return path
-
-
-def alter(path: Path, sql: str, *parameters: object) -> Path:
-    """Run one statement on a database."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(sql, parameters)
     return path

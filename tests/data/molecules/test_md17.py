@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase.db import connect
 
+from tests.data.databases import alter
 from tests.data.molecules import files
 from tracegrad.data.molecules.ase_rows import read_arrays
 from tracegrad.data.molecules.md17 import MOLECULES, MD17Database
@@ -73,11 +74,11 @@ def minimal_basis(path: Path) -> None:
     """As MD17's aspirin: one function for H, five for heavier atoms."""
     h = np.zeros((7, 7))
     text = files.encoded({"hamiltonian": h, "overlap": h}, "json")
-    files.alter(path, "UPDATE systems SET data = ? WHERE id = 3", text)
+    alter(path, "UPDATE systems SET data = ? WHERE id = 3", text)
 
 
 def set_data(value: object):
-    return lambda path: files.alter(path, "UPDATE systems SET data = ? WHERE id = 3", value)
+    return lambda path: alter(path, "UPDATE systems SET data = ? WHERE id = 3", value)
 
 
 def encoded(**arrays: np.ndarray) -> str:
@@ -111,12 +112,12 @@ DAMAGE = [
     (set_data(b"\xff" * 20), DataError, "column data: "),
     (set_data(None), DataError, "column data is NoneType"),
     (
-        lambda path: files.alter(path, "UPDATE systems SET numbers = x'00'"),
+        lambda path: alter(path, "UPDATE systems SET numbers = x'00'"),
         DataError,
         "column numbers is 1 byte",
     ),
     (
-        lambda path: files.alter(path, "UPDATE systems SET positions = x'00'"),
+        lambda path: alter(path, "UPDATE systems SET positions = x'00'"),
         DataError,
         "column positions is 1 bytes, but 72 bytes",
     ),

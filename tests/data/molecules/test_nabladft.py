@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.databases import alter
 from tests.data.molecules import files
 from tracegrad.data.molecules.nabladft import ELEMENTS, NablaDFTDatabase
 from tracegrad.errors import BasisError, DataError
@@ -38,7 +39,7 @@ def test_the_union_layout_of_its_elements():
 
 
 def column(name: str, value: object):
-    return lambda path: files.alter(path, f"UPDATE data SET {name} = ? WHERE id = 2", value)
+    return lambda path: alter(path, f"UPDATE data SET {name} = ? WHERE id = 2", value)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_another_functional(tmp_path):
 def test_another_basis_set(tmp_path, drug_path):
     path = Path(shutil.copy(drug_path, tmp_path / "a.db"))
     shells = np.array([0, 0, 0, 1, 1, 1, 2, 2], "<i4").tobytes()
-    files.alter(path, "UPDATE basisset SET orbitals = ? WHERE Z = 7", shells)
+    alter(path, "UPDATE basisset SET orbitals = ? WHERE Z = 7", shells)
     with pytest.raises(
         BasisError, match=r"gives N shells of degrees \[0, .*\], but def2-SVP has \[0, 0, 0, 1, 1, 2\]"
     ):

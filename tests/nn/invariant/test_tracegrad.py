@@ -117,6 +117,8 @@ def test_switches_decide_what_a_block_computes():
         ({"decoder_layers": 0}, "tracegrad.decoder_layers is 0"),
         ({"rank": 0}, "tracegrad.rank is 0"),
         ({"rank": "two"}, "tracegrad.rank is 'two'"),
+        ({"blocks": 0}, "tracegrad.blocks is 0; give a whole number >= 1"),
+        ({"blocks": 2}, "tracegrad.blocks is 2, but the backbone refines 1 features"),
         ({"spin_trace": "mean"}, "tracegrad.spin_trace is 'mean'; choose one of"),
         ({"norm_eps": 0}, "tracegrad.norm_eps is 0; give a number between 0 and 1"),
         ({"rank": 2, "w": "full"}, "tracegrad.rank is 2, but tracegrad.w=full has none"),
@@ -168,3 +170,46 @@ def test_literal_is_the_initialisation_of_torch_on_edges():
     first = build(**ours).blocks["self"][0].s_nonlin.stages[0]
     assert not first.linear.bias.any()
     assert first.norm.eps == 1e-12
+
+
+@pytest.mark.parametrize(("trace", "grad"), [(True, False), (False, True), (True, True)])
+def test_fewer_blocks_are_those_of_the_first_features(trace, grad):
+    feature = make_feature(SMALL)
+    module = TraceGrad(
+        {"edge": [SMALL] * 3}, THREE, trace=trace, grad=grad, channels=4, hidden=5, blocks=1, gain="zero"
+    ).double()
+    assert len(module.blocks["edge"]) == 1
+    assert module.gradients["edge"] == [grad, False, False]
+    assert [len(gains) for gains in module.gains.values()] == [1] * grad
+    o, z = module.refine("edge", 0, feature, need_z=True)
+    assert z.shape == (4, 9)
+    assert (o is feature) == (not grad)
+    assert module.refine("edge", 1, feature, need_z=True) == (feature, None)
+    assert module.refine("edge", 2, feature, need_z=True) == (feature, None)
+    if trace:
+        assert module.decode({"edge": [z]})["edge"].shape == (4, 9)
+
+
+def test_lean_wins_over_the_sizes_of_a_recipe():
+    irreps = {"edge": [UNEVEN] * 2, "self": [UNEVEN] * 2}
+
+    def build(**options):
+        torch.manual_seed(3)
+        return TraceGrad(irreps, TWO, trace=True, grad=True, **options)
+
+    small = {"blocks": 1, "w": "projected", "rank": 8, "channels": 64, "hidden": 64}
+    lean, expected = build(lean=True, w="full", channels=1024, apply_to="edge_and_self"), build(**small)
+    assert set(lean.blocks) == {"edge", "self"}
+    for a, b in zip(lean.blocks["edge"].parameters(), expected.blocks["edge"].parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert (lean.lean, expected.lean) == (True, False)
+
+
+def test_v_of_the_lean_block_is_the_gradient_of_z():
+    module = TraceGrad({"edge": [UNEVEN]}, TWO, trace=True, grad=True, lean=True).double()
+    feature = [part.requires_grad_() for part in make_feature(UNEVEN)]
+    o, z = module.refine("edge", 0, feature, need_z=True)
+    v = torch.autograd.grad(z.sum(), feature, retain_graph=True)
+    for added, f, gradient in zip(o, feature, v, strict=True):
+        torch.testing.assert_close(added - f, gradient, rtol=1e-11, atol=1e-12)
+        assert gradient.abs().max() > 1e-6

@@ -22,6 +22,7 @@ from tracegrad.nn.invariant.invariant_mlp import NORM_EPS, InvariantMLP
 from tracegrad.ops.low_rank.block import low_rank_block
 
 RELATIVE_RESIDUAL = 0.2
+LEAN_RANK, LEAN_WIDTH = 8, 64  # of ``lean``: channels of each irrep after the projection; C and hidden width
 FORMS = {"full": FullInvariants, "low_rank": LowRankInvariants, "projected": ProjectedInvariants}
 
 
@@ -156,12 +157,16 @@ class TraceGrad(nn.Module):
             below 1e-6.
         literal: the paper's words and the initialisation of torch: overrides three options with apply_to="edge",
             zero_bias=False and norm_eps=1e-6.
+        lean: a small block that costs a fraction (docs/lean-tracegrad.md): overrides five options with blocks=1,
+            w="projected", rank=8, channels=64 and hidden=64.
         residual: "sum" (o = f + v, the paper) or "relative" (o = f + 0.2 |f| / |v| v, with the norms of each item).
         gain: "none" (the paper) or "zero": what is added to f is multiplied by a learned factor for each of its
             irreps, which starts at 0, so that a pretrained backbone starts with unchanged outputs.
         recompute: in training, compute z and v again in the backward pass instead of storing intermediate results;
             a low-rank W does so on CPUs in any case, then in smaller chunks.
         last_v: whether the last block adds v as well (the paper); otherwise it only serves the decoder.
+        blocks: how many of the K features of a site have a block, counted from the first; None: all (the paper). What
+            the first block adds passes through all layers after it.
         spin_trace: definition of the traces of a spinful H, see `BlockTraces`.
 
     Raises:
@@ -188,13 +193,17 @@ class TraceGrad(nn.Module):
         residual: Literal["sum", "relative"] = "sum",
         gain: Literal["none", "zero"] = "none",
         last_v: bool = True,
+        blocks: int | None = None,
         spin_trace: SpinTrace = "sum",
         recompute: bool = False,
         zero_bias: bool = False,
         norm_eps: float = NORM_EPS,
         literal: bool = False,
+        lean: bool = False,
     ):
         super().__init__()
+        if lean:
+            w, rank, channels, hidden, blocks = "projected", LEAN_RANK, LEAN_WIDTH, LEAN_WIDTH, 1
         if literal:
             apply_to, zero_bias, norm_eps = "edge", False, NORM_EPS
         least = {
@@ -204,6 +213,7 @@ class TraceGrad(nn.Module):
             "encoder_layers": (encoder_layers, 1),
             "decoder_layers": (decoder_layers, 1),
             "rank": (1 if rank is None else rank, 1),
+            "blocks": (1 if blocks is None else blocks, 1),
         }
         for name, (value, minimum) in least.items():
             if not isinstance(value, int) or value < minimum:
@@ -216,7 +226,7 @@ class TraceGrad(nn.Module):
             raise ConfigError(f"tracegrad.residual is {residual!r}; choose sum or relative")
         if gain not in ("none", "zero"):
             raise ConfigError(f"tracegrad.gain is {gain!r}; choose none or zero")
-        self.trace, self.grad = trace, grad
+        self.trace, self.grad, self.lean = trace, grad, lean
         self.residual, self.recompute = residual, recompute
         self.labels = BlockTraces(basis, spin_trace)
         width = width or len(basis.union) ** 2
@@ -231,8 +241,15 @@ class TraceGrad(nn.Module):
             irreps = feature_irreps[site]
             if not (trace or grad):
                 continue
-            self.gradients[site] = [grad and (last_v or k < len(irreps) - 1) for k in range(len(irreps))]
-            blocks = [
+            count = len(irreps) if blocks is None else blocks
+            if count > len(irreps):
+                raise ConfigError(
+                    f"tracegrad.blocks is {blocks}, but the backbone refines {len(irreps)} features; give no more"
+                )
+            self.gradients[site] = [
+                grad and k < count and (last_v or k < len(irreps) - 1) for k in range(len(irreps))
+            ]
+            made = [
                 TraceGradBlock(
                     ir,
                     channels,
@@ -246,15 +263,15 @@ class TraceGrad(nn.Module):
                     zero_bias=zero_bias,
                     eps=norm_eps,
                 )
-                for ir, used in zip(irreps, self.gradients[site], strict=True)
+                for ir, used in zip(irreps[:count], self.gradients[site], strict=False)
                 if trace or used  # a block with neither v nor a decoder would be unused
             ]
-            self.blocks[site] = cast(Sequence[TraceGradBlock], nn.ModuleList(blocks))
+            self.blocks[site] = cast(Sequence[TraceGradBlock], nn.ModuleList(made))
             if gain == "zero" and grad:
                 sizes = [len(ir) for ir, used in zip(irreps, self.gradients[site], strict=True) if used]
                 self.gains[site] = cast(Sequence[Tensor], nn.ParameterList(map(torch.zeros, sizes)))
             if trace:
-                widths = [width * len(irreps), *[hidden] * (decoder_layers - 1), self.labels.count]
+                widths = [width * count, *[hidden] * (decoder_layers - 1), self.labels.count]
                 self.decoders[site] = InvariantMLP(widths, norm=decoder_norm)
 
     def refine(
@@ -268,7 +285,7 @@ class TraceGrad(nn.Module):
             f: the feature.
             need_z: if not set, encoders that only serve the decoder are skipped, and z may be None.
         """
-        if site not in self.blocks:
+        if site not in self.blocks or k >= len(self.blocks[site]):
             return f, None
         if self.gradients[site][k]:
             block = self.blocks[site][k]

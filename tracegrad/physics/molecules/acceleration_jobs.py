@@ -59,6 +59,7 @@ class PredictedMolecule:
     reference: Float[np.ndarray, "n n"]
     predicted: Float[np.ndarray, "n n"]
     seconds: float  # wall time of the prediction
+    spread: float | None = None  # over several networks, whose mean is predicted, hartree
 
 
 def solve_all(
@@ -183,6 +184,7 @@ def accelerations(
                 seconds_predicting=molecule.seconds,
                 prediction=runs.pop(PREDICTION),
                 guesses=runs,
+                spread=molecule.spread,
             )
         )
     return results, failures

@@ -28,13 +28,16 @@ SAME_ENERGY = 1e-6  # hartree
 SAME_SPACE = 1e-5
 # Hartree. A label and the Fock matrix of our converged SCF differ by about 1e-7, two functionals by about 1e-3.
 LABEL_NOISE = 1e-5
+SPREAD = "ensemble_spread"
+MEASURES = ("scf_residual", "commutator_norm", SPREAD)  # of a prediction, without a label
 
 
 @dataclass(frozen=True)
 class Acceleration:
     """The runs of one molecule from its prediction and from each guess (``guesses``: name -> run).
 
-    The run from the first guess decides about the converged state (`same_state`).
+    The run from the first guess decides about the converged state (`same_state`). ``spread`` is that of the networks
+    of an ensemble (hartree), None for a single network.
     """
 
     row: int
@@ -45,6 +48,7 @@ class Acceleration:
     seconds_predicting: float
     prediction: ScfRun
     guesses: Mapping[str, ScfRun]
+    spread: float | None = None
 
     def achieved_ratio(self, guess: str) -> float:
         """Cycles from the prediction / cycles from the guess; 1 if the guess needs none."""
@@ -101,10 +105,12 @@ class Acceleration:
         return float(np.abs(self.prediction.forces[step] - reference).mean())
 
     def measure(self, k: int) -> float | None:
-        """Measures of the prediction without a label, hartree: 0 SCF residual, 1 commutator norm; None: not computed.
+        """Measures of the prediction without a label, hartree, in the order of `MEASURES`; None: not computed.
 
-        See `tracegrad.physics.molecules.energies`.
+        See `tracegrad.physics.molecules.energies` and `tracegrad.model.ensemble`.
         """
+        if MEASURES[k] == SPREAD:
+            return self.spread
         residuals = self.prediction.residuals
         return float(residuals[k]) if len(residuals) else None
 
@@ -166,6 +172,7 @@ COLUMNS: dict[str, Callable[[Acceleration, str], Any]] = {
     "force_error_1": lambda result, guess: _in_mev_per_angstrom(result.force_error(1)),
     "scf_residual": lambda result, guess: _in_mev(result.measure(0)),
     "commutator_norm": lambda result, guess: _in_mev(result.measure(1)),
+    SPREAD: lambda result, guess: _in_mev(result.spread),
     "converged_prediction": lambda result, guess: int(result.prediction.converged),
     "converged_guess": lambda result, guess: int(result.guesses[guess].converged),
     "same_state": lambda result, guess: int(result.same_state),
@@ -194,8 +201,10 @@ def summary(results: Sequence[Acceleration], guesses: Sequence[str]) -> dict[str
     for k, name in enumerate(("force_mae", "force_mae_1")):
         of_forces = [_in_mev_per_angstrom(result.force_error(k)) for result in results]
         means[name] = _mean([error for error in of_forces if error is not None])
-    for k, name in enumerate(("scf_residual", "commutator_norm")):
+    for k, name in enumerate(MEASURES):
         measured = [result for result in results if result.measure(k) is not None]
+        if name == SPREAD and not measured:  # no ensemble
+            continue
         values = [result.measure(k) or 0.0 for result in measured]
         energies = [result.direct_energy_error(0) or 0.0 for result in measured]
         means[name] = _mean([value * MEV_PER_HARTREE for value in values])
