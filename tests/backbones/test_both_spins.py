@@ -77,6 +77,7 @@ def test_one_step_for_each_spin_changes_its_embedding_only(make: Maker):
     assert all(p.grad[count:].abs().max() == 0 for p in named)
 
 
+@pytest.mark.slow
 def test_two_hamiltonians_of_one_geometry_are_learnt():
     """A spinless network could only learn their mean."""
     model = MAKERS["deeph_e3"](BASIS, "none").train()
