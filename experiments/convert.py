@@ -1,6 +1,5 @@
 """Convert crystals to structure folders, or to files of other programs."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -23,16 +22,17 @@ from tracegrad.data.crystals.conversion_checks import (
     one_sided_pairs,
 )
 from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import write_structure
-from tracegrad.data.crystals.formats import READERS
+from tracegrad.data.crystals.deeph import check_free, write_structure
+from tracegrad.data.crystals.formats import READERS, require_path
 from tracegrad.data.crystals.openmx import read_scfout
 from tracegrad.data.crystals.packed import PackedReader
-from tracegrad.data.crystals.reader import SPINS, CrystalReader, ReaderType
+from tracegrad.data.crystals.reader import CrystalReader, ReaderType
 from tracegrad.data.crystals.reference_bands import ReferenceBands
+from tracegrad.data.crystals.spins import BOTH
 from tracegrad.data.crystals.structure import Structure, hermiticity_error
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.hamiltonian.basis import shells_name
+from tracegrad.hamiltonian.basis import SPINS, shells_name
 from tracegrad.physics.overlaps.structure_overlaps import with_overlaps
 from tracegrad.system.whole_files import replacing_folder
 
@@ -50,7 +50,10 @@ def main(config: DictConfig) -> None:
             write_structure(structure, output, overwrite=values["overwrite"])
             print(f"wrote {output}: {_summary(structure, source)}")
         elif to == ABACUS:
-            print(f"wrote {output}: {_write(structure, output, overwrite=values['overwrite'])}")
+            check_free(output, overwrite=values["overwrite"], own=["hrs1_nao.csr"])
+            with replacing_folder(output) as draft:
+                line = write_hrs(structure, draft)
+            print(f"wrote {output}: {line}")
         else:
             export_structure(structure, output, values)
 
@@ -71,39 +74,36 @@ class _Source(NamedTuple):
 
 def _structures(values: dict[str, Any]) -> Iterator[tuple[Structure, Path, _Source]]:
     """Each structure and its folder, which is inside of ``output`` if there are several."""
-    output, spin = Path(str(values["output"])), values["spin"]
-    if spin not in (None, "both", *SPINS):
-        raise ConfigError(f"spin={spin}; give up, down or both, or null for calculations without spin")
-    if spin is None:
-        yield from _channel(values, output, None)
-        return
-    for channel in SPINS if spin == "both" else (spin,):
-        for structure, folder, source in _channel(values, output, channel):
-            named = folder.with_name(f"{folder.name}_{channel}") if spin == "both" else folder
-            yield replace(structure, name=f"{structure.name}_{channel}"), named, source
-
-
-def _channel(
-    values: dict[str, Any], output: Path, spin: str | None
-) -> Iterator[tuple[Structure, Path, _Source]]:
-    """The structures of the source in one channel of spin, None: those without one."""
     source, shells = str(values["source"]), values["shells"]
+    output, spin = Path(str(values["output"])), values["spin"]
+    if spin not in (None, BOTH, *SPINS):
+        raise ConfigError(f"spin={spin}; give up, down or both, or null for calculations without spin")
     if shells is not None and not isinstance(shells, list):
         raise ConfigError(f"shells={shells} is not a list; give one such as shells=[Mo-s3p2d2,S-s2p2d1]")
+    require_path(Path(source))
     reader = _reader(values, Path(source))
     if reader is None:
-        structure = read_scfout(source, shells=shells, input_file=values["input"], spin=spin)
-        yield structure, output, _Source(None, structure.name, spin)
+        for one in SPINS if spin == BOTH else (spin,):
+            structure = read_scfout(source, shells=shells, input_file=values["input"], spin=one)
+            ending = "" if one is None else f"_{one}"
+            place = output.with_name(f"{output.name}{ending}") if spin == BOTH else output
+            named = replace(structure, name=f"{structure.name}{ending}")
+            yield named, place, _Source(None, structure.name, one)
         return
     basis_files = values["basis_files"]
     reads_overlap = values["overlap"] and basis_files is None
     database = CrystalDatabase(source, overlap=reads_overlap, reader=reader, spin=spin)
     for row, name in enumerate(database.names):
-        place = output / name if len(database) > 1 else output
+        of_spin = database.spin_of(row)
         structure = database[row]
+        place = output / name
+        if len(database.calculations) == 1:
+            place = output.with_name(f"{output.name}_{of_spin}") if spin == BOTH else output
         if basis_files is not None:
             structure = with_overlaps(structure, structure.basis_of("overlap"), str(basis_files))
-        yield structure, place, _Source(database.reader, name, spin)
+        if spin in SPINS:
+            structure = replace(structure, name=f"{structure.name}_{spin}")
+        yield structure, place, _Source(database.reader, name, of_spin)
 
 
 def _reader(values: dict[str, Any], path: Path) -> ReaderType | None:
@@ -118,20 +118,6 @@ def _reader(values: dict[str, Any], path: Path) -> ReaderType | None:
     if "shells" not in signature(found).parameters:
         raise ConfigError(f"shells is given, but {found.label} have their shells; leave it out")
     return partial(found, shells=values["shells"])  # type: ignore[call-arg]
-
-
-def _write(structure: Structure, output: Path, *, overwrite: bool) -> str:
-    """Write the files for ABACUS in a folder, which may hold former ones of the same names only."""
-    with replacing_folder(output) as draft:
-        line = write_hrs(structure, draft)
-        former = sorted(os.listdir(output)) if output.is_dir() else []
-        foreign = [name for name in former if name not in os.listdir(draft)]
-        if foreign or (former and not overwrite):
-            raise DataError(
-                f"{output}: exists and holds {(foreign or former)[:5]}; choose another place"
-                + ("" if foreign else " or set overwrite=true")
-            )
-    return line
 
 
 def _check(structure: Structure, source: _Source, copies: RotatedCopies) -> None:

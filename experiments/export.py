@@ -146,6 +146,7 @@ def _basis(basis: OrbitalBasis) -> dict[str, Any]:
         "name": basis.name,
         "order": basis.convention,
         "spinful": basis.spinful,
+        "collinear": basis.collinear,
         "shells": {SYMBOLS[z]: shells_name(basis.shells[z]) for z in basis.elements},
         "radii": {SYMBOLS[z]: float(np.round(r, 6)) for z, r in (basis.radii or {}).items()},
     }

@@ -1,6 +1,7 @@
 """Predict Hamiltonians of crystals and write them as structure folders."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tracegrad.data.crystals.deeph import (
     read_structure,
     write_structure,
 )
+from tracegrad.data.crystals.spins import BOTH, named_spin
 from tracegrad.data.crystals.structure import Structure, check_geometry, edge_order
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.neighbours import edges_within_range
@@ -32,36 +34,66 @@ def predict_crystal(model: HamiltonianModel, source: Path, output: Path, values:
         raise ConfigError(
             f"{values['checkpoint']} is a {model.backbone.label} for crystals; reference is for molecules"
         )
-    check_free(output, overwrite=values["overwrite"])
-    structure = read_geometry(source, model, values["frame"])
+    spins = model.basis.channels
+    if model.basis.collinear and values["output"] is None:
+        output = output.with_name(named_spin(output.name)[0])
+    outputs = {spin: _of_spin(output, spin) for spin in spins}
+    for folder in outputs.values():
+        check_free(folder, overwrite=values["overwrite"])
+    sources = _sources(source, spins)
+    structures = {spin: read_geometry(folder, model, values["frame"]) for spin, folder in sources.items()}
+    structure = structures[spins[0]]
+    kind = "with spin-orbit coupling" if structure.spinful else "without spin"
     print(
         f"{structure.name}: {len(structure.numbers)} atoms, {len(structure.edges)} blocks, "
-        f"{'with spin-orbit coupling' if structure.spinful else 'without spin'}",
+        + ("both spins" if model.basis.collinear else kind),
         flush=True,
     )
     charges: dict[int, float] = {}
     if values["basis_files"] is not None:
         began = time.perf_counter()
-        folder = str(values["basis_files"])
-        files = BasisFileOverlaps(folder, model.basis, structure.numbers.tolist())
-        structure, charges = files(structure), charges_in_files(files.shells)
-        print(f"overlaps from {folder} in {time.perf_counter() - began:.1f} s", flush=True)
+        basis_files = str(values["basis_files"])
+        files = BasisFileOverlaps(basis_files, model.basis, structure.numbers.tolist())
+        structures = {spin: files(one) for spin, one in structures.items()}
+        structure, charges = structures[spins[0]], charges_in_files(files.shells)
+        print(f"overlaps from {basis_files} in {time.perf_counter() - began:.1f} s", flush=True)
     print(f"estimate: {estimate_cost(model, structure)}", flush=True)
     if values["bands"] and structure.overlap is not None:
-        compared = values["basis_files"] is None and matrix_path(source, "hamiltonian").is_file()
-        print_forecast(structure, _settings_of_bands(values), charges, 2 if compared else 1)
-    started = time.perf_counter()
-    geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
-    blocks = list(model.hamiltonian(*geometry))
-    if not hasattr(model.backbone, "hermitian"):
-        blocks = hermitian(blocks, structure.edges)
-    seconds = time.perf_counter() - started
-    dtype = np.complex128 if structure.spinful else np.float64
-    entries = np.concatenate([block.ravel() for block in blocks]).astype(dtype)
-    write_structure(replace(structure, hamiltonian=entries), output, overwrite=values["overwrite"])
-    print(f"predicted in {seconds:.1f} s; wrote {output} in DeepH's format")
+        compared = _has_reference(sources, values)
+        print_forecast(list(structures.values()), _settings_of_bands(values), charges, 2 if compared else 1)
+    for spin, one in structures.items():
+        started = time.perf_counter()
+        geometry = (one.numbers, one.positions, one.lattice, one.edges)
+        blocks = list(model.hamiltonian(*geometry, spin=spin))
+        if not hasattr(model.backbone, "hermitian"):
+            blocks = hermitian(blocks, one.edges)
+        seconds = time.perf_counter() - started
+        dtype = np.complex128 if one.spinful else np.float64
+        entries = np.concatenate([block.ravel() for block in blocks]).astype(dtype)
+        write_structure(replace(one, hamiltonian=entries), outputs[spin], overwrite=values["overwrite"])
+        print(f"predicted in {seconds:.1f} s; wrote {outputs[spin]} in DeepH's format")
     if values["bands"]:
-        predicted_bands(source, output, structure, values, charges)
+        predicted_bands(sources, output, structure, values, charges)
+
+
+def _of_spin(folder: Path, spin: str | None) -> Path:
+    """The folder of one spin of a structure."""
+    return folder if spin is None else folder.with_name(f"{folder.name}_{spin}")
+
+
+def _sources(source: Path, spins: Sequence[str | None]) -> dict[str | None, Path]:
+    """What is read for each spin: the folders NAME_up and NAME_down if ``source`` is one of them or NAME."""
+    calculation = source.with_name(named_spin(source.name)[0]) if source.name else source
+    folders = {spin: _of_spin(calculation, spin) for spin in spins}
+    both = len(spins) > 1 and all(is_structure_folder(folder) for folder in folders.values())
+    return folders if both else dict.fromkeys(spins, source)
+
+
+def _has_reference(sources: Mapping[str | None, Path], values: dict[str, Any]) -> bool:
+    """Whether the sources have H of DFT, of each spin its own."""
+    own = len(set(sources.values())) == len(sources)
+    files = (matrix_path(source, "hamiltonian") for source in sources.values())
+    return own and values["basis_files"] is None and all(file.is_file() for file in files)
 
 
 def hermitian(blocks: list[np.ndarray], edges: Int64[np.ndarray, "edges 5"]) -> list[np.ndarray]:
@@ -77,13 +109,17 @@ def hermitian(blocks: list[np.ndarray], edges: Int64[np.ndarray, "edges 5"]) -> 
 
 
 def predicted_bands(
-    source: Path, output: Path, structure: Structure, values: dict[str, Any], charges: dict[int, float]
+    sources: Mapping[str | None, Path],
+    output: Path,
+    structure: Structure,
+    values: dict[str, Any],
+    charges: dict[int, float],
 ) -> None:
-    """Write the bands of a prediction, compared with those of DFT if the source folder has the Hamiltonian of DFT.
+    """Write the bands of a prediction, compared with those of DFT if the sources have the Hamiltonian of DFT.
 
     Args:
-        source: of the structure.
-        output: folder of the prediction.
+        sources: of the structure, by spin.
+        output: folder of the prediction; with both spins NAME of the folders NAME_up and NAME_down.
         structure: with overlaps, if they are known.
         values: settings of ``conf/predict.yaml``.
         charges: valence charges in basis files, by atomic number.
@@ -95,9 +131,13 @@ def predicted_bands(
         )
         return
     settings = _settings_of_bands(values) | {"output": output.with_name(f"{output.name}_bands")}
+    if len(sources) > 1:
+        settings["spin"] = BOTH
     counted = electrons_of_cell(structure, settings, charges) is not None
-    if values["basis_files"] is None and matrix_path(source, "hamiltonian").is_file():
-        write_bands(settings | {"structure": source, "predicted": output}, charges, foretold=True)
+    source = next(iter(sources.values()))
+    if _has_reference(sources, values):
+        compared = source if len(sources) == 1 else source.with_name(named_spin(source.name)[0])
+        write_bands(settings | {"structure": compared, "predicted": output}, charges, foretold=True)
     elif structure.fermi_level is None and values["fermi_level"] is None and not counted:
         print(
             f"no bands without a Fermi level in {source}; give fermi_level=, in eV, or valence electrons, such as "

@@ -1,17 +1,17 @@
 """Hamiltonians of crystals as files of Wannier90 or sisl: `tracegrad convert to=wannier90` and `to=sisl`."""
 
-import os
 from pathlib import Path
 from typing import Any
 
+from tracegrad.data.crystals.deeph import check_free
 from tracegrad.data.crystals.structure import Structure
-from tracegrad.errors import ConfigError, DataError
+from tracegrad.errors import ConfigError
 from tracegrad.extras import require
 from tracegrad.physics.exports.orthogonal import OrthogonalHamiltonian, orthogonalised
 from tracegrad.physics.exports.sisl_hamiltonian import write_tshs
 from tracegrad.physics.exports.wannier90 import write_wannier90
 from tracegrad.system.progress import ProgressDisplay
-from tracegrad.system.whole_files import replacing_folder, restore_folder
+from tracegrad.system.whole_files import replacing_folder
 
 FOLDERS, ABACUS, WANNIER90, SISL = "deeph", "abacus", "wannier90", "sisl"
 LARGE_ERROR = 0.05  # eV, of orthogonalised bands between the points of their mesh
@@ -51,7 +51,7 @@ def export_structure(structure: Structure, output: Path, values: dict[str, Any])
         DataError: the structure has no overlap, or the folder cannot be written.
     """
     to = values["to"]
-    _check_free(output, overwrite=values["overwrite"])
+    check_free(output, overwrite=values["overwrite"], own=_OWN)
     name = structure.name.rpartition("/")[2]
     with ProgressDisplay("points") as progress:
         orthogonal = None
@@ -66,21 +66,6 @@ def export_structure(structure: Structure, output: Path, values: dict[str, Any])
                 files = write_wannier90(structure, draft, name, orthogonal)
         progress.report(f"wrote {output}: {', '.join(files)}")
         progress.report(_remark(structure, to, orthogonal))
-
-
-def _check_free(folder: Path, *, overwrite: bool) -> None:
-    """Raise `DataError` unless an export may be written into a folder."""
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise DataError(f"{folder}: exists and is no folder; choose another place")
-    restore_folder(folder)
-    content = sorted(os.listdir(folder)) if folder.is_dir() else []
-    if content and not overwrite:
-        raise DataError(
-            f"{folder}: exists and holds {content[:5]}; choose another place or set overwrite=true"
-        )
-    foreign = [name for name in content if not name.endswith(_OWN)]
-    if foreign:
-        raise DataError(f"{folder}: holds {foreign[:5]}, which overwriting would lose; choose another place")
 
 
 def _remark(structure: Structure, to: str, orthogonal: OrthogonalHamiltonian | None) -> str:

@@ -138,7 +138,11 @@ def check_zone_settings(values: Mapping[str, Any]) -> None:
 
 
 def plan_zone(
-    structures: list[Structure], values: Mapping[str, Any], charges: Mapping[int, float]
+    structures: list[Structure],
+    values: Mapping[str, Any],
+    charges: Mapping[int, float],
+    *,
+    collinear: bool = False,
 ) -> ZonePlan | None:
     """What has to be computed on a mesh for a structure, or None.
 
@@ -146,6 +150,7 @@ def plan_zone(
         structures: the structure and, if there is one, that with a predicted Hamiltonian.
         values: settings of ``conf/bands.yaml``.
         charges: valence charges in basis files, by atomic number.
+        collinear: the structures are those of `block_diagonal`, whose orbitals have a spin.
 
     Raises:
         ConfigError: a setting that cannot be used.
@@ -175,7 +180,7 @@ def plan_zone(
         not one.spinful if one.hamiltonian is None else has_time_reversal(one) for one in structures
     )
     mesh = k_mesh(structure.lattice, periodic_axes(structure.edges), values["k_mesh"], time_reversal=reversal)
-    groups = orbital_groups(structure, values["dos_groups"])
+    groups = orbital_groups(structure, values["dos_groups"], by_spin=collinear)
     return ZonePlan(mesh, groups, dos, method, electrons, needed, size, 3 - structure.basis.spins, values)
 
 

@@ -58,6 +58,8 @@ def _target(record: Mapping[str, Any], crystal: bool) -> str:
     spin = (
         "; H is complex and has all orbitals with spin up, then all with spin down"
         if basis["spinful"]
+        else '; there is an H for each spin, `spin="up"` and `spin="down"` of `model.hamiltonian`'
+        if basis.get("collinear")
         else ""
     )
     return (

@@ -2,8 +2,10 @@
 
 import difflib
 import functools
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -17,7 +19,7 @@ from experiments.settings.added_choices import with_added
 from experiments.settings.arguments import readable
 from experiments.settings.cli import clean_errors, first_line
 from experiments.settings.paths import CONF, expand
-from experiments.settings.plugins import search_path
+from experiments.settings.plugins import config_folders, search_path
 from tracegrad.errors import ConfigError
 from tracegrad.reports.arms import arm_of
 from tracegrad.weights.plugins import allow_plugins
@@ -52,8 +54,9 @@ def command(
             if help_without_arguments and not arguments:
                 arguments = ["--help"]
             sys.argv[1:] = arguments
-            if not any(argument.startswith("-") for argument in arguments):
-                return run(composed(config_name, arguments))
+            settings, folders = config_folders(arguments)
+            if not any(argument.startswith("-") for argument in settings):
+                return run(composed(config_name, settings, folders))
             return _with_options(config_name, run, function.__doc__)
 
         entry.__doc__ = function.__doc__
@@ -74,15 +77,18 @@ def _with_options(config_name: str, run: Callable[[DictConfig], Any], descriptio
     return main(clean_errors(task))()
 
 
-def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
+def composed(config_name: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> DictConfig:
     """The settings of a command, composed by Hydra from ``conf/``, plugins and overrides, with ~ in paths replaced.
+
+    Args:
+        folders: with further files, of --config-dir.
 
     Raises:
         ConfigError: an argument that is no setting, an unknown key, group option or experiment (the message has the
             nearest names), a value of another type than the default, or a plugin that does not exist.
     """
     overrides = readable(overrides, config_name)
-    path = search_path(overrides)
+    path = search_path(overrides, folders)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             overrides = with_added(config_name, overrides, path)
@@ -94,7 +100,10 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
                 f"not understood: {error.override!s}; settings are written key=value"
             ) from error
         except ConfigCompositionException as error:
-            raise ConfigError(_unknown_key(config_name, overrides, path) or first_line(error)) from error
+            message = _unknown_group(error) or _unknown_key(config_name, overrides, path)
+            raise ConfigError(message or first_line(error)) from error
+        if folders:
+            _check_keys(config, config_name)
         if not all(map(_is_group, overrides)):
             _check_types(config, _defaults(config_name, overrides, path), overrides)
     return expand(config, config_name)
@@ -144,7 +153,9 @@ def _missing_option(error: MissingConfigException) -> str:
     name = (error.missing_cfg_file or "").removesuffix(".yaml")
     group, _, option = name.rpartition("/")
     options = sorted(set(error.options or []) - {"base"})
-    nearest = difflib.get_close_matches(option, options, n=3) or options
+    beginning = re.split(r"[_\W]", option)[0]
+    related = [known for known in options if re.split(r"[_\W]", known)[0] == beginning]
+    nearest = list(dict.fromkeys([*difflib.get_close_matches(option, options, n=3), *related])) or options
     return f"no {group or 'configuration'} named {option!r}; nearest: {', '.join(nearest)}"
 
 
@@ -172,6 +183,27 @@ def _unknown_key(config_name: str, overrides: Sequence[str], path: Sequence[str]
         close = f"; nearest: {', '.join(nearest[:3])}" if nearest else ""
         return f"there is no setting {key!r}{close}"
     return None
+
+
+def _unknown_group(error: ConfigCompositionException) -> str | None:
+    """The message for a recipe that overrides a group which does not exist, with the nearest groups."""
+    match = re.match(r"In '(.+)': Could not override '([^']+)'", first_line(error))
+    if match is None:
+        return None
+    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    nearest = difflib.get_close_matches(match[2], groups, n=3, cutoff=0.5) or groups
+    return f"{match[1]}.yaml overrides {match[2]!r}, which is no group of settings; nearest: {', '.join(nearest)}"
+
+
+def _check_keys(config: DictConfig, config_name: str) -> None:
+    """Raise `ConfigError` for a top-level key that a file of the user adds; nothing would read it."""
+    known = [str(key) for key in _composed_groups(config_name, ())]
+    for key in config:
+        if str(key) not in known and not (CONF / str(key)).is_dir():
+            nearest = difflib.get_close_matches(str(key), known, n=3, cutoff=0.5) or known
+            raise ConfigError(
+                f"there is no setting {str(key)!r}, which a file of --config-dir has; nearest: {', '.join(nearest)}"
+            )
 
 
 def _check_types(config: DictConfig, base: DictConfig, overrides: Sequence[str]) -> None:

@@ -1,28 +1,56 @@
-"""Configuration files of plugins: a package of the user that has a folder conf/ adds it to those of this project."""
+"""Configuration files of the user: folders of --config-dir, and the folder conf/ of each plugin."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.settings.arguments import quoted
+from tracegrad.errors import ConfigError
 from tracegrad.weights.plugins import installed_plugins, package_folder
 
 KEY = "plugins"
 SEARCH_PATH = "hydra.searchpath"
+CONFIG_DIR = ("--config-dir", "-cd")
 
 
-def search_path(overrides: Sequence[str]) -> list[str]:
-    """The override that lets Hydra find the files of plugins: those that the overrides name, and installed ones.
+def config_folders(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Arguments without --config-dir, and the folders that it names.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    rest, folders, waiting = [], [], list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in CONFIG_DIR or not (equals or waiting):
+            rest.append(word)
+            continue
+        folder = Path(value if equals else waiting.pop(0)).expanduser().resolve()
+        if not folder.is_dir():
+            raise ConfigError(f"{name} {folder}: no such folder; give one with recipes in experiment/")
+        folders.append(folder)
+    return rest, folders
+
+
+def search_path(overrides: Sequence[str], folders: Sequence[Path] = ()) -> list[str]:
+    """The override that lets Hydra find the files of the user.
 
     It is empty if there are none, or if the overrides set Hydra's search path themselves.
+
+    Args:
+        overrides: may name plugins, besides the installed ones.
+        folders: of --config-dir.
 
     Raises:
         ConfigError: there is no such package.
     """
     if any(override.startswith(f"{SEARCH_PATH}=") for override in overrides):
         return []
-    folders = [package_folder(name) for name in (*installed_plugins(), *_named(overrides))]
-    paths = [folder / "conf" for folder in folders if folder is not None and (folder / "conf").is_dir()]
+    packages = [package_folder(name) for name in (*installed_plugins(), *_named(overrides))]
+    paths = [folder / "conf" for folder in packages if folder is not None and (folder / "conf").is_dir()]
+    paths = [*folders, *paths]
     words = ",".join(quoted(f"file://{path}") for path in paths)
     return [f"{SEARCH_PATH}=[{words}]"] if paths else []
 

@@ -251,7 +251,7 @@ def test_elements_far_apart_in_the_table_and_of_one_kind():
     """The rows of the embedding are elements of the basis, not atomic numbers."""
     model = make_model(SPINLESS).backbone
     graph = graph_of(crystals.MOS2, basis=SPINLESS)
-    kinds = model.kind_of_number[graph.numbers]
+    kinds = model.kinds(graph)
     assert kinds.tolist() == [1, 0, 0]
     embedded = one_hot(kinds, 2).double() @ model.embedding / math.sqrt(2)
     seen = []

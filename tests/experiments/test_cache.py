@@ -44,7 +44,7 @@ def test_settings(folder, cache, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["source=none"], "error: none: no such database"),
+        (["source=none"], "error: none: no such file or folder"),
         (["output=a"], "error: source is needed; give source=VALUE"),
         (["source={folder}", "dtype=half"], "error: dtype is 'half'; choose one of"),
         (["source={folder}", "processes=0"], "error: processes=0"),

@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 
 from experiments import evaluate
 from experiments.settings.configuration import CONF, arm_in, composed, differences, plain
+from experiments.settings.plugins import config_folders
 from tracegrad.data.molecules.md17 import MOLECULES
 from tracegrad.data.molecules.nabladft import ELEMENTS
 from tracegrad.errors import ConfigError
@@ -235,3 +236,40 @@ def test_differences_are_readable_and_can_be_ignored() -> None:
     assert differences(old, new) == ["a.b: 1 -> 2"]
     assert differences(old, new, ["a"]) == []
     assert differences({"ab": 1}, {"ab": 2}, ["a"]) == ["ab: 1 -> 2"]
+
+
+def test_recipes_of_a_folder_of_the_user(tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "experiment").mkdir(parents=True)
+    recipe = folder / "experiment" / "mine.yaml"
+    head = "# @package _global_\ndefaults:\n  - override /data: demo\n"
+    recipe.write_text(f"{head}seed: 7\n")
+    assert composed("train", ["experiment=mine"], [folder]).seed == 7
+    recipe.write_text(f"{head}modle: {{compile: true}}\n")
+    with pytest.raises(
+        ConfigError, match=r"no setting 'modle', which a file of --config-dir has; nearest: model"
+    ):
+        composed("train", ["experiment=mine"], [folder])
+    recipe.write_text(head.replace("/data", "/dta"))
+    with pytest.raises(
+        ConfigError, match=r"mine\.yaml overrides 'dta', which is no group of settings; nearest: data"
+    ):
+        composed("train", ["experiment=mine"], [folder])
+    with pytest.raises(ConfigError, match=r"no setting 'modle'; nearest: model"):
+        composed("train", ["modle=1"], [folder])
+
+
+def test_folders_of_options_are_taken_out_of_the_arguments(tmp_path):
+    (tmp_path / "a").mkdir()
+    folder = (tmp_path / "a").resolve()
+    for words in (["--config-dir", str(folder)], [f"--config-dir={folder}"], ["-cd", str(folder)]):
+        assert config_folders([*words, "seed=1"]) == (["seed=1"], [folder])
+    with pytest.raises(ConfigError, match=r"no such folder; give one with recipes in experiment/"):
+        config_folders(["--config-dir", str(tmp_path / "none")])
+
+
+def test_all_options_that_begin_like_an_unknown_one_are_named():
+    with pytest.raises(
+        ConfigError, match=r"no loss named 'qh9_foo'; nearest: .*qh9, qh9_shifted, qh9_states"
+    ):
+        composed("train", ["loss=qh9_foo"])

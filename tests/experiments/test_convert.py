@@ -50,7 +50,7 @@ def test_shells_and_input_from_elsewhere(tmp_path, convert):
     [
         (
             ["source=none.scfout", "output=x"],
-            "error: none.scfout: cannot be read (No such file or directory)",
+            "error: none.scfout: no such file or folder; give structure folders of DeepH, .scfout files",
         ),
         (["source=none.scfout"], "error: output is needed; give output=VALUE"),
         (["source=a", "output=x", "shells=s2p1d1"], "error: shells=s2p1d1 is not a list"),

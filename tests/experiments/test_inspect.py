@@ -66,7 +66,7 @@ def test_molecules_and_a_name_that_is_taken(tmp_path, inspect):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data=/nowhere"], "error: /nowhere: no such database"),
+        (["data=/nowhere"], "error: /nowhere: no such file or folder"),
         (["data=embedded:demo_stable.db", "samples=1"], "error: samples=1, seed=0: at least 2"),
         (["data=embedded:demo_stable.db", "samples=1.5"], "error: samples must be a whole number"),
         (["samples=3"], "error: source is needed"),

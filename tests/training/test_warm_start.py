@@ -15,6 +15,7 @@ from tests.weights.released.test_loading import qhnet_state
 from tracegrad.backbones.deeph_e3 import DeepHE3
 from tracegrad.backbones.qhnet import QHNet
 from tracegrad.errors import CheckpointError
+from tracegrad.hamiltonian.basis import SPINS
 from tracegrad.hamiltonian.graph import collate, crystal_graph
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.training.warm_start import start_from
@@ -242,3 +243,31 @@ def test_paths_without_a_network_are_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match=r"best\.ckpt: no such checkpoint"):
         start_from(model, tmp_path)
+
+
+def both_spins(kind: dict, arm: str) -> dict:
+    """Settings of the network for both spins."""
+    changed = settings(kind, arm)
+    basis = changed["backbone"]["basis"]
+    basis["collinear"] = True
+    return changed
+
+
+def test_each_spin_starts_with_the_weights_of_a_network_without_spin(tmp_path):
+    before = checkpoints.write_run(tmp_path, settings(checkpoints.DEEPH_E3, "tracegrad"))
+    model = network(both_spins(checkpoints.DEEPH_E3, "tracegrad"))
+    found = start_from(model, tmp_path)
+    assert len(found.loaded) == found.total
+    carbon = (np.array([6]), *crystals.CHAIN[1:])
+    crystal = crystals.MOS2 if 42 in model.basis.elements else carbon
+    for spin in SPINS:
+        graph = collate([crystal_graph(*crystal, model.basis, spin=spin, dtype=torch.float64)])
+        assert torch.equal(model(graph).blocks["edge"], blocks_of(before)[0])
+
+
+def test_one_spin_of_a_network_for_both_is_refused(tmp_path):
+    checkpoints.write_run(tmp_path, both_spins(checkpoints.DEEPH_E3, "none"))
+    with pytest.raises(
+        CheckpointError, match=r"of both spins, and the network to train is for .* shells and spin"
+    ):
+        start_from(network(settings(checkpoints.DEEPH_E3, "none")), tmp_path)

@@ -21,7 +21,7 @@ from functools import partial
 
 import torch
 from e3nn.o3 import Irrep, Irreps
-from jaxtyping import Float, Inexact
+from jaxtyping import Float, Inexact, Int
 from torch import Tensor, nn
 
 from tracegrad.backbones.block_symmetry import symmetrised
@@ -31,6 +31,7 @@ from tracegrad.backbones.deeph_e3 import lengths, refined, unique_irreps
 from tracegrad.backbones.deeph_e3_updates import joined, part
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.atom_kinds import AtomKinds
 from tracegrad.nn.edge_parts import edge_parts
 from tracegrad.nn.interface import Backbone, Blocks, ItemFirstFeature, Refine, keep
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
@@ -48,7 +49,7 @@ class DeepH2(Backbone):
     """A DeepH-2-style network over an orbital basis.
 
     Args:
-        basis: orbital basis; determines the layout of the blocks, the elements, and whether H is spinful.
+        basis: orbital basis; determines the layout of the blocks, the elements, and the kind of spin.
         irreps: of nodes and edges: one for each degree 0 .. L, of natural parity. L must be at least the highest
             degree of H.
         blocks: number of blocks (K).
@@ -80,6 +81,7 @@ class DeepH2(Backbone):
 
     label = "DeepH-2-style"
     periodic = True
+    collinear = True
     beside_tensors = ("cutoff", "neighbours", "activation", "grid")
 
     def __init__(
@@ -151,6 +153,7 @@ class DeepH2(Backbone):
         self.cutoff, self.neighbours, self.activation = cutoff, neighbours, activation
         self.grid = list(grid) if activation == "s2" else None
         self.edge_chunk, self.recompute = edge_chunk, recompute
+        self.kinds = AtomKinds(basis)
         sizes = Sizes(
             channels=channels,
             hidden=channels if hidden is None else [hidden] * len(channels),
@@ -160,7 +163,7 @@ class DeepH2(Backbone):
             logits=logits,
             mmax=degree if mmax is None else mmax,
             radial=radial,
-            species=len(basis.elements),
+            species=self.kinds.count,
             embed=embed,
             activation=activation_maker(activation, grid),
         )
@@ -175,15 +178,11 @@ class DeepH2(Backbone):
         self.feature_irreps = {"edge": [natural_irreps(channels[:count]) for count in degrees]}
         # Degree and parity of the irreps that are rotated: torch.compile does not look through irreps.
         self._rotated = [(k, (-1) ** k) for k in range(1, len(channels))]
-        kinds = torch.full((max(basis.elements) + 1,), -1)
-        kinds[list(basis.elements)] = torch.arange(len(basis.elements))
-        self.register_buffer("kind_of_number", kinds, persistent=False)
-        self.kind_of_number: Tensor
 
     def forward(self, graph, refine: Refine = keep) -> Blocks:
         """Blocks of all edges of a crystal graph or a batch of them."""
-        kind = self.kind_of_number[graph.numbers]
-        chunks = self._chunks(graph)
+        kind = self.kinds(graph)
+        chunks = self._chunks(graph, kind)
         node = self.start.nodes(kind, chunks)
         edge = joined([chunk.run(self.start.edges, node) for chunk in chunks])
         for k, (node_update, edge_update) in enumerate(
@@ -197,9 +196,8 @@ class DeepH2(Backbone):
         options = {"hermitian": self.hermitian, "time_reversal": self.time_reversal}
         return {"edge": symmetrised(h, graph.reverse, **options)}
 
-    def _chunks(self, graph) -> list[PairChunk]:
+    def _chunks(self, graph, kind: Int[Tensor, " atoms"]) -> list[PairChunk]:
         dst, src = graph.edge_index
-        kind = self.kind_of_number[graph.numbers]
         length = lengths(graph.vectors)
         frame = EdgeFrame(graph.vectors)
         rotations = [frame.rotation(*irrep) for irrep in self._rotated]

@@ -40,7 +40,7 @@ class Sizes:
         logits: numbers of each head from which its logit is computed.
         mmax: M, highest |m| of the maps of pairs.
         radial: number of radial functions.
-        species: number of elements.
+        species: number of kinds of atoms, see `AtomKinds`.
         embed: width of the radial networks and of the embeddings of elements in them.
         activation: makes the activation of some channels of each degree.
     """

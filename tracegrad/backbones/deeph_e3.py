@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 from e3nn.o3 import Irrep, Irreps
-from jaxtyping import Complex, Float, Inexact
+from jaxtyping import Complex, Float, Inexact, Int
 from torch import Tensor, nn
 
 from tracegrad.backbones.block_symmetry import symmetrised
@@ -23,6 +23,7 @@ from tracegrad.backbones.deeph_e3_convolution import PSEUDOSCALAR, EdgeChunk
 from tracegrad.backbones.deeph_e3_updates import BatchContext, EdgeUpdate, NodeUpdate, joined, part
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.atom_kinds import AtomKinds
 from tracegrad.nn.edge_parts import edge_parts
 from tracegrad.nn.interface import Backbone, Blocks, ItemFirstFeature, Refine, keep
 from tracegrad.nn.item_first.edge_frame import EdgeFrame
@@ -38,7 +39,7 @@ class DeepHE3(Backbone):
     """DeepH-E3 over an orbital basis.
 
     Args:
-        basis: orbital basis; determines the layout of the blocks, the elements, and whether H is spinful.
+        basis: orbital basis; determines the layout of the blocks, the elements, and the kind of spin.
         irreps: of nodes and edges between the blocks, each irrep once.
         embed: channels of the embedding of elements, and number of Gaussians that are the initial edge features.
         blocks: number of blocks (K).
@@ -62,6 +63,7 @@ class DeepHE3(Backbone):
 
     label = "DeepH-E3"
     periodic = True
+    collinear = True
     beside_tensors = ("cutoff", "legacy_e3nn")
 
     def __init__(
@@ -110,9 +112,10 @@ class DeepHE3(Backbone):
             if last_node_irreps
             else with_missing(node, self.expansion.irreps)
         )
-        species = len(basis.elements)
+        self.kinds = AtomKinds(basis)
+        species = self.kinds.elements
         scalars = Irreps([(embed, SCALAR)])
-        self.embedding = nn.Parameter(torch.randn(species, embed))
+        self.embedding = nn.Parameter(torch.randn(self.kinds.count, embed))
         self.edge_start = GaussianBasis(embed, EDGE_RANGE)
         self.radial = GaussianBasis(radial, cutoff)
         node_steps = [scalars, *[node] * (blocks - 1), last]
@@ -129,17 +132,14 @@ class DeepHE3(Backbone):
         self._rotated = {
             (ir.l, ir.p) for irreps in (*node_steps, *edge_steps) for _, ir in irreps if ir.l > 0
         }
-        kinds = torch.full((max(basis.elements) + 1,), -1)
-        kinds[list(basis.elements)] = torch.arange(species)
-        self.register_buffer("kind_of_number", kinds, persistent=False)
-        self.kind_of_number: Tensor
 
     def forward(self, graph, refine: Refine = keep) -> Blocks:
         """Blocks of all edges of a crystal graph or a batch of them."""
         length = lengths(graph.vectors)
-        batch = self._batch_context(graph, length)
-        kind = self.kind_of_number[graph.numbers]
-        node = [(self.embedding / math.sqrt(len(self.embedding))).index_select(0, kind)[:, None]]
+        kind = self.kinds(graph)
+        element = kind % self.kinds.elements
+        batch = self._batch_context(graph, length, element)
+        node = [(self.embedding / math.sqrt(self.kinds.elements)).index_select(0, kind)[:, None]]
         edge = [self.edge_start(length)[:, None]]
         for k, (node_update, edge_update) in enumerate(
             zip(self.node_updates, self.edge_updates, strict=True)
@@ -156,12 +156,12 @@ class DeepHE3(Backbone):
         rotations = [frame.rotation(*kind) if kind[0] > 0 else None for kind in self.expansion.kinds]
         return self.expansion(self.head(edge), rotations)
 
-    def _batch_context(self, graph, length: Float[Tensor, " edges"]) -> BatchContext:
+    def _batch_context(
+        self, graph, length: Float[Tensor, " edges"], element: Int[Tensor, " atoms"]
+    ) -> BatchContext:
         edge_index: Tensor = graph.edge_index
         dst, src = edge_index
-        species = len(self.embedding)
-        kind = self.kind_of_number[graph.numbers]
-        edge_kind = kind[dst] * species + kind[src]
+        pair = element[dst] * self.kinds.elements + element[src]
         edge_batch = graph.batch.index_select(0, dst)
         node_counts, edge_counts = (
             length.new_zeros(graph.num_graphs).index_add(0, batch, length.new_ones(len(batch)))
@@ -180,14 +180,14 @@ class DeepHE3(Backbone):
                 frame.part(at),
                 (dst[at], src[at]),
                 self.radial(length[at]),
-                edge_kind[at],
+                pair[at],
             )
             for at in edge_parts(len(length), self.edge_chunk)
         ]
         return BatchContext(
             chunks,
             frame,
-            kind,
+            element,
             graph.batch,
             edge_batch,
             node_counts,

@@ -60,6 +60,7 @@ class HarmoSE(Backbone):
 
     label = "HarmoSE-style"
     periodic = True
+    collinear = True
     beside_tensors = ("cutoff", "legacy_e3nn")
 
     def __init__(

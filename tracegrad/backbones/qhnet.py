@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tracegrad.errors import ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.nn.atom_kinds import AtomKinds
 from tracegrad.nn.component_first.expansion import BlockExpansion
 from tracegrad.nn.component_first.features import spherical_harmonics, split_degrees
 from tracegrad.nn.component_first.gates import NormGate
@@ -256,11 +257,8 @@ class QHNet(Backbone):
         irreps = Irreps([(channels, Irrep(degree, 1)) for degree in range(lmax + 1)])
         self.feature_irreps = {"edge": [irreps] * pair_layers, "self": [irreps] * pair_layers}
         elements = torch.tensor(basis.elements)
-        kinds = torch.full((rows,), -1)
-        kinds[elements] = torch.arange(len(elements))
+        self.kinds = AtomKinds(basis)
         self.register_buffer("elements", elements, persistent=False)
-        self.register_buffer("kind_of_number", kinds, persistent=False)
-        self.kind_of_number: Tensor
 
     def forward(self, graph, refine: Refine = keep) -> Blocks:
         """Blocks of H for a `HamiltonianGraph` or a batch of them."""
@@ -282,7 +280,7 @@ class QHNet(Backbone):
                     "edge", k, add(self.pair_layers[k](x, edge_index, rbf), f_pair), refine
                 )
 
-        kind = self.kind_of_number.index_select(0, graph.numbers)
+        kind = self.kinds(graph)
         embedded = self.embedding(self.elements)
         n = len(embedded)
         embedded_pairs = torch.cat([embedded.repeat_interleave(n, 0), embedded.repeat(n, 1)], dim=-1)

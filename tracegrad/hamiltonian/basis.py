@@ -12,6 +12,9 @@ Example, def2-SVP of H (s2p1) and C (s3p2d1); x is a shell of the element, - is 
 
 With spin-orbit coupling the layout is repeated with spin outermost, in the files and in the union layout alike: first
 all orbitals with spin up, then all with spin down. A pair of shells then has four basic blocks, uu, ud, du and dd.
+
+With collinear spin there are two Hamiltonians without spin, one for each of ``SPINS``, in the layout above. A network
+for both predicts one of them at a time: each sample is a structure with one spin.
 """
 
 import re
@@ -39,6 +42,7 @@ UNITS = {"pyscf": "hartree", "openmx": "eV", "psi4": "hartree"}
 # Whether files of each convention hold crystals; the others hold molecules.
 PERIODIC = {"pyscf": False, "openmx": True, "psi4": False}
 LETTERS = "spdfghi"
+SPINS = ("up", "down")  # of collinear calculations
 # Shells of elements: ["Mo-s3p2d2"], {"Mo": "s3p2d2"} or {42: (0, 0, 0, 1, 1, 2, 2)}, see `OrbitalBasis.openmx`.
 Shells = Sequence[str] | Mapping[int, str | Sequence[int]] | Mapping[str, str | Sequence[int]]
 
@@ -68,6 +72,7 @@ class OrbitalBasis:
         convention: order of the orbitals inside a shell, a key of ``CONVENTIONS``.
         name: name of the basis in messages.
         spinful: H has spin blocks (spin-orbit coupling), see the module.
+        collinear: there is an H for each of ``SPINS``, without spin-orbit coupling.
         radii: distance beyond which the orbitals of an element vanish, angstrom; atoms have a block of H if they are
             closer than the sum of their radii. None where the radii are unknown.
 
@@ -77,7 +82,7 @@ class OrbitalBasis:
         sizes: sizes[z] is the number of orbitals of element z.
 
     Raises:
-        BasisError: no elements, or an unknown convention.
+        BasisError: no elements, an unknown convention, or both kinds of spin.
     """
 
     shells: Mapping[int, tuple[int, ...]]
@@ -85,6 +90,7 @@ class OrbitalBasis:
     name: str = "basis"
     spinful: bool = False
     radii: Mapping[int, float] | None = None
+    collinear: bool = False
     union: tuple[int, ...] = field(init=False)
     slots: Int64[np.ndarray, "elements dim"] = field(init=False, repr=False, compare=False)
     sizes: Int64[np.ndarray, " elements"] = field(init=False, repr=False, compare=False)
@@ -94,6 +100,11 @@ class OrbitalBasis:
             raise BasisError(f"{self.name}: no elements; give at least one atomic number")
         if self.convention not in CONVENTIONS:
             raise BasisError(f"unknown orbital convention {self.convention!r}; known: {sorted(CONVENTIONS)}")
+        if self.spinful and self.collinear:
+            raise BasisError(
+                f"{self.name}: spinful and collinear exclude each other; set basis.spinful=true for spin-orbit "
+                "coupling, or basis.collinear=true for two Hamiltonians without it"
+            )
         counts: Counter[int] = Counter()
         for degrees in self.shells.values():
             counts |= Counter(degrees)
@@ -128,6 +139,7 @@ class OrbitalBasis:
         cls,
         shells: Shells,
         spinful: bool = False,
+        collinear: bool = False,
     ) -> "OrbitalBasis":
         """Pseudo-atomic orbitals in OpenMX's order, such as ``["Mo-s3p2d2", "S-s2p2d1"]``.
 
@@ -135,6 +147,7 @@ class OrbitalBasis:
             shells: names such as ``Mo-s3p2d2``, or ``Mo7.0-s3p2d2`` with the radius in bohr; or a mapping from
                 symbols or atomic numbers to names of shells (``s3p2d2``) or lists of their degrees.
             spinful: with spin-orbit coupling.
+            collinear: with an H for each of ``SPINS``.
 
         Raises:
             BasisError: an unknown element, or shells that cannot be parsed.
@@ -146,12 +159,18 @@ class OrbitalBasis:
         ordered = {z: degrees[z] for z in sorted(degrees)}
         name = ", ".join(f"{SYMBOLS[z]} {shells_name(d)}" for z, d in ordered.items())
         all_radii = radii if radii.keys() == ordered.keys() else None
-        return cls(ordered, "openmx", name + (" with spin" if spinful else ""), spinful, all_radii)
+        name += " with spin" if spinful else " of both spins" if collinear else ""
+        return cls(ordered, "openmx", name, spinful, all_radii, collinear)
 
     @property
     def spins(self) -> int:
         """2 with spin-orbit coupling, else 1."""
         return 2 if self.spinful else 1
+
+    @property
+    def channels(self) -> tuple[str | None, ...]:
+        """The spins of the Hamiltonians of a structure: both of ``SPINS`` if collinear, else None alone."""
+        return SPINS if self.collinear else (None,)
 
     @property
     def unit(self) -> str:

@@ -3,6 +3,7 @@
 | field          | shape, dtype            | meaning                                                           |
 |----------------|-------------------------|-------------------------------------------------------------------|
 | ``numbers``    | (atoms,) int64          | atomic numbers                                                    |
+| ``spin``       | (atoms,) int64          | collinear basis: position in ``SPINS`` of the H that is meant     |
 | ``positions``  | (atoms, 3) float        | angstrom                                                          |
 | ``edge_index`` | (2, edges) int64        | row 0 destination, row 1 source (see `blocks`)                    |
 | ``reverse``    | (edges,) int64          | position of the reversed edge                                     |
@@ -29,7 +30,7 @@ from jaxtyping import Float, Int, Int64, Shaped
 from torch_geometric.data import Batch, Data
 
 from tracegrad.errors import DataError
-from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.basis import SPINS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import complete_edges, cut_blocks, pad_blocks
 
 
@@ -87,6 +88,7 @@ def crystal_graph(
     basis: OrbitalBasis,
     *,
     entries: Shaped[np.ndarray, " entries"] | None = None,
+    spin: str | None = None,
     sample_id: int = -1,
     dtype: torch.dtype = torch.float32,
 ) -> HamiltonianGraph:
@@ -99,12 +101,18 @@ def crystal_graph(
         edges: rows [Rx, Ry, Rz, i, j], atoms counted from 0: the pair of i in cell 0 and j in cell R.
         basis: orbital basis.
         entries: blocks of H as in the files, in the order of the edges, see `blocks`.
+        spin: one of ``SPINS`` for a collinear basis, else None.
         sample_id: position in the database.
         dtype: real dtype of positions and labels; the labels of a spinful basis are complex.
 
     Raises:
-        DataError: an edge occurs twice, or its reversed edge is missing.
+        DataError: an edge occurs twice, or its reversed edge is missing; the spin does not fit the basis.
     """
+    if spin not in basis.channels:
+        raise DataError(
+            f"spin is {spin}, but H of the basis {basis.name} has "
+            + ("two spins; give up or down" if basis.collinear else "no spin to choose; leave it out")
+        )
     cells, edge_index = edges[:, :3].astype(np.int64), np.ascontiguousarray(edges[:, 3:].T).astype(np.int64)
     dst, src = edge_index
     vectors = positions[src] + cells @ lattice - positions[dst]
@@ -118,6 +126,8 @@ def crystal_graph(
         sample_id=torch.tensor([sample_id]),
         num_nodes=len(numbers),
     )
+    if spin is not None:
+        graph.spin = torch.full((len(numbers),), SPINS.index(spin))
     if entries is not None:
         blocks = torch.from_numpy(pad_blocks(entries, edge_index, numbers, basis))
         graph.h_edge = blocks.to(dtype.to_complex() if basis.spinful else dtype)

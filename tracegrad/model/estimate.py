@@ -33,8 +33,8 @@ class PredictionCost:
 def estimate_cost(model: HamiltonianModel, structure: Structure) -> PredictionCost:
     """Cost of predicting H of a structure.
 
-    The time is extrapolated from a trial with `TRIAL_EDGES` edges; the memory follows from the sizes of the features,
-    with factors measured for `DeepHE3`.
+    The time, that of both spins of a collinear basis, is extrapolated from a trial with `TRIAL_EDGES` edges; the
+    memory follows from the sizes of the features, with factors measured for `DeepHE3`.
     """
     backbone = model.backbone
     edges = len(structure.edges)
@@ -52,7 +52,7 @@ def estimate_cost(model: HamiltonianModel, structure: Structure) -> PredictionCo
     chunk = min(edges, getattr(backbone, "edge_chunk", None) or edges)
     of_edge = FEATURES_OF_ALL_EDGES * widest + frame + 2 * blocks + backbone.further_edge_numbers()
     numbers = edges * of_edge + chunk * of_chunk
-    return PredictionCost(seconds, numbers * parameter.element_size())
+    return PredictionCost(seconds * len(backbone.basis.channels), numbers * parameter.element_size())
 
 
 @torch.inference_mode()
@@ -66,6 +66,7 @@ def _trial_seconds(model: HamiltonianModel, structure: Structure, edges: np.ndar
         structure.lattice,
         both,
         model.basis,
+        spin=model.basis.channels[0],
         dtype=parameter.dtype,
     )
     batch = collate([graph]).to(parameter.device)

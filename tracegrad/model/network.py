@@ -12,19 +12,23 @@ from torch import Tensor, nn
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.extras import require
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.hamiltonian.blocks import assemble_matrix, block_starts, cut_padding
+from tracegrad.hamiltonian.blocks import assemble_matrix, block_starts, cut_blocks, cut_padding
 from tracegrad.hamiltonian.crystal_view import as_crystals, by_site
 from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, crystal_graph, molecule_graph
 from tracegrad.hamiltonian.h0 import add_h0, check_h0
-from tracegrad.hamiltonian.reduction import is_on_site
 from tracegrad.hamiltonian.traces import BlockTraces
+from tracegrad.model.derivative import blocks_along
+from tracegrad.model.inputs import (
+    MINIMUM_DISTANCE,
+    check_crystal,
+    check_distances,
+    displacements,
+    integers,
+    numeric,
+)
 from tracegrad.nn.interface import Backbone, Blocks, ComponentFirstFeature, Refine
 from tracegrad.nn.invariant.tracegrad import TraceGrad
-
-MINIMUM_DISTANCE = 0.1  # angstrom; closer atoms are a mistake in the geometry
-# Smallest volume of a cell over the product of the lengths of its lattice vectors; below, they lie in a plane.
-SMALLEST_VOLUME_RATIO = 1e-6
 
 
 @dataclass
@@ -50,7 +54,8 @@ class HamiltonianModel(nn.Module):
         h0: name of the H0 of molecules that the network corrects (`tracegrad.hamiltonian.h0`); None: it predicts H.
 
     Raises:
-        ConfigError: a network that takes only molecules, and a basis of crystals; an unknown H0.
+        ConfigError: a network that takes only molecules, and a basis of crystals, or that knows no spin, and a
+            collinear basis; an unknown H0.
     """
 
     def __init__(
@@ -66,6 +71,11 @@ class HamiltonianModel(nn.Module):
             raise ConfigError(
                 f"{backbone.label} predicts only molecules, and the basis ({backbone.basis.name} in the order of "
                 f"{backbone.basis.convention}) is one of crystals; choose model=deeph_e3, or molecules as data"
+            )
+        if backbone.basis.collinear and not backbone.collinear:
+            raise ConfigError(
+                f"{backbone.label} does not tell the spins of basis.collinear=true apart; choose model=deeph_e3, or "
+                "train a network for each spin (data.spin=up, basis.collinear=false)"
             )
         check_h0(h0, backbone.basis)
         self.backbone, self.h0 = backbone, h0
@@ -141,6 +151,8 @@ class HamiltonianModel(nn.Module):
         positions: Float[np.ndarray, "atoms 3"] | Float[Tensor, "atoms 3"],
         lattice: Float[np.ndarray, "3 3"] | Float[Tensor, "3 3"] | None = None,
         edges: Int[np.ndarray, "edges 5"] | Int[Tensor, "edges 5"] | None = None,
+        *,
+        spin: str | None = None,
     ) -> Float[Tensor, "n n"] | list[Inexact[np.ndarray, "_ _"]]:
         """H of one molecule or crystal, in the unit and the orbital order of the files of its basis.
 
@@ -150,6 +162,7 @@ class HamiltonianModel(nn.Module):
             lattice: only of a crystal; rows are lattice vectors, angstrom.
             edges: only of a crystal; rows [Rx, Ry, Rz, i, j] with atoms counted from 0: atom i in cell 0 and atom j
                 in cell R. They are also the edges of the graph: pass all pairs that have a block, as in training.
+            spin: of a network for both spins of collinear calculations, "up" or "down": which H is meant.
 
         Returns:
             For a molecule the dense symmetric matrix (hartree and PySCF's order for QH9), on the device of the model;
@@ -160,40 +173,57 @@ class HamiltonianModel(nn.Module):
 
         Raises:
             BasisError: an element outside the model's basis.
-            DataError: a crystal for a network of molecules or vice versa, values that are no numbers or not finite,
-                shapes that do not agree, atoms at the same place, a lattice without a volume, or edges to atoms that
-                do not exist, repeated edges and edges whose reversed edge is missing.
+            DataError: a crystal for a network of molecules or vice versa, a spin that is missing or that the network
+                does not have, values that are no numbers or not finite, shapes that do not agree, atoms at the same
+                place, a lattice without a volume, or edges to atoms that do not exist, repeated edges and edges whose
+                reversed edge is missing.
         """
-        periodic = self.basis.periodic
-        name = "crystal" if periodic else "molecule"
-        if (lattice is not None, edges is not None) != (periodic, periodic):
-            advice = "give lattice and edges, too" if periodic else "give neither lattice nor edges"
-            raise DataError(f"this {self.backbone.label} is a network of {name}s: {advice}")
-        parameter = next(self.parameters())
-        z = _integers(_numeric(numbers, name, "atomic numbers"), name, "atomic number")
-        x = _numeric(positions, name, "positions").astype(np.float64)
-        if not periodic:
-            check_positions(z, x, name, MINIMUM_DISTANCE)
-            self.basis.check(z, name, trained=True)
-            graph = molecule_graph(z, x, self.basis, matrices=self._h0_of(z, x), dtype=parameter.dtype)
-            blocks = self._predicted(graph, parameter)
-            matrix = assemble_matrix(blocks["self"], blocks["edge"], z, self.basis)
-            return (matrix + matrix.T) / 2
-        cell = _numeric(lattice, name, "lattice vectors").astype(np.float64)
-        pairs = _integers(_numeric(edges, name, "edges"), name, "entry of the edges")
-        _check_crystal(z, x, cell, pairs)
-        self.basis.check(z, name, trained=True)
-        graph = crystal_graph(z, x, cell, pairs, self.basis, dtype=parameter.dtype)
-        _check_distances(graph)
-        edge_index = graph.edge_index.numpy()
-        entries = cut_padding(
-            self._predicted(graph, parameter)["edge"].cpu().numpy(), edge_index, z, self.basis
-        )
-        starts = block_starts(edge_index, z, self.basis)
-        shapes = self.basis.sizes[z][edge_index].T
-        return [
-            part.reshape(shape) for part, shape in zip(np.split(entries, starts[1:-1]), shapes, strict=True)
-        ]
+        graph = self._graph(numbers, positions, lattice, edges, spin)
+        return self._in_files(self._predicted(graph), graph)
+
+    def hamiltonian_derivative(
+        self,
+        numbers: Int[np.ndarray, " atoms"] | Int[Tensor, " atoms"],
+        positions: Float[np.ndarray, "atoms 3"] | Float[Tensor, "atoms 3"],
+        lattice: Float[np.ndarray, "3 3"] | Float[Tensor, "3 3"] | None = None,
+        edges: Int[np.ndarray, "edges 5"] | Int[Tensor, "edges 5"] | None = None,
+        *,
+        along: Float[np.ndarray, "count atoms 3"] | Float[Tensor, "count atoms 3"] | None = None,
+        spin: str | None = None,
+    ) -> Float[Tensor, "*displacements n n"] | list[Inexact[np.ndarray, "*displacements _ _"]]:
+        """dH/dR of one molecule or crystal, the exact derivative of what `hamiltonian` returns.
+
+        An atom of a crystal moves together with its images in all cells: these are phonons at the zone centre; for
+        others take a supercell. The edges stay the same.
+
+        The derivative is as exact as rounding lets it be: in float32, in which networks are trained, that is about
+        four digits, and fewer where atoms are equivalent by symmetry; ``model.double()`` gives all digits. A
+        DeepH-2-style network with ``activation="s2"`` depends slightly on the directions of the axes across each
+        edge, which its grid does not keep; its derivative is the one at which these axes follow the edge without
+        rotating about it. All other networks do not depend on them.
+
+        Args:
+            numbers, positions, lattice, edges, spin: as for `hamiltonian`.
+            along: displacements of all atoms, such as the patterns of phonons: returned is, for each of them, sum
+                over atoms a and directions x of along[a, x] dH/dR_ax. None: each atom along x, y and z. Each
+                displacement takes about the time of three or four predictions, see docs/derivatives.md.
+
+        Returns:
+            For a molecule a tensor of shape (atoms, 3, n, n), symmetric in the last two, or (count, n, n); for a
+            crystal for each edge an array of shape (atoms, 3, orbitals of i, orbitals of j), or (count, orbitals of
+            i, orbitals of j). Hartree or eV, as of `hamiltonian`, per angstrom times the unit of ``along``.
+
+        Raises:
+            BasisError, DataError: as for `hamiltonian`; displacements of another shape or that are not finite.
+        """
+        graph = self._graph(numbers, positions, lattice, edges, spin)
+        atoms = len(graph.numbers)
+        directions = displacements(along, atoms, self._kind)
+        lead = (atoms, 3) if along is None else (len(directions),)
+        parts = [self._in_files(self._moved(graph, one), graph) for one in directions]
+        if not self.basis.periodic:
+            return torch.stack(parts).unflatten(0, lead)  # type: ignore[arg-type]
+        return [np.stack(of_edge).reshape(*lead, *of_edge[0].shape) for of_edge in zip(*parts, strict=True)]
 
     def initial_density(self, mol: Any) -> Float[np.ndarray, "n n"]:
         """Density matrix of the predicted H of a ``pyscf.gto.Mole``, for ``mf.kernel(dm0=...)``.
@@ -215,6 +245,37 @@ class HamiltonianModel(nn.Module):
 
         return initial_density(self, mol)
 
+    @property
+    def _kind(self) -> str:
+        return "crystal" if self.basis.periodic else "molecule"
+
+    def _graph(
+        self, numbers: Any, positions: Any, lattice: Any, edges: Any, spin: str | None
+    ) -> HamiltonianGraph:
+        """The graph of arrays that a user has passed, checked."""
+        name, periodic, dtype = self._kind, self.basis.periodic, next(self.parameters()).dtype
+        if (lattice is not None, edges is not None) != (periodic, periodic):
+            advice = "give lattice and edges, too" if periodic else "give neither lattice nor edges"
+            raise DataError(f"this {self.backbone.label} is a network of {name}s: {advice}")
+        if spin not in self.basis.channels:
+            has = (
+                "H of two spins; give spin='up' or 'down'" if self.basis.collinear else "one H; leave it out"
+            )
+            raise DataError(f"spin is {spin!r}, but this network predicts {has}")
+        z = integers(numeric(numbers, name, "atomic numbers"), name, "atomic number")
+        x = numeric(positions, name, "positions").astype(np.float64)
+        if not periodic:
+            check_positions(z, x, name, MINIMUM_DISTANCE)
+            self.basis.check(z, name, trained=True)
+            return molecule_graph(z, x, self.basis, matrices=self._h0_of(z, x), dtype=dtype)
+        cell = numeric(lattice, name, "lattice vectors").astype(np.float64)
+        pairs = integers(numeric(edges, name, "edges"), name, "entry of the edges")
+        check_crystal(z, x, cell, pairs)
+        self.basis.check(z, name, trained=True)
+        graph = crystal_graph(z, x, cell, pairs, self.basis, spin=spin, dtype=dtype)
+        check_distances(graph)
+        return graph
+
     def _h0_of(self, numbers: np.ndarray, positions: np.ndarray) -> dict[str, np.ndarray]:
         if self.h0 is None:
             return {}
@@ -223,69 +284,44 @@ class HamiltonianModel(nn.Module):
 
         return {"h0": molecule_h0(self.h0, numbers, positions)}
 
-    def _predicted(self, graph: HamiltonianGraph, like: Tensor) -> Blocks:
-        return self(collate([graph]).to(like.device), traces=False).blocks
+    def _predicted(self, graph: HamiltonianGraph) -> Blocks:
+        device = next(self.parameters()).device
+        return self(collate([graph]).to(device), traces=False).blocks
 
+    def _moved(self, graph: HamiltonianGraph, displacement: np.ndarray) -> Blocks:
+        """Derivatives of the blocks of a graph along a displacement of its atoms."""
+        batch = collate([graph]).to(next(self.parameters()).device)
+        slopes = {"positions": torch.from_numpy(displacement).to(batch.positions)}
+        if self.basis.periodic:
+            dst, src = graph.edge_index.numpy()
+            slopes["vectors"] = torch.from_numpy(displacement[src] - displacement[dst]).to(batch.vectors)
+        if self.h0 is not None:
+            from tracegrad.physics.molecules.h0 import molecule_h0_derivative  # as in `_h0_of`
 
-def _numeric(values: Any, name: str, what: str) -> np.ndarray:
-    try:
-        array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: the {what} do not make an array of numbers") from error
-    if array.dtype.kind not in "iuf":
-        raise DataError(f"{name}: the {what} must be numbers, not {array.dtype.name}")
-    return array
+            numbers, positions = graph.numbers.numpy(), graph.positions.numpy().astype(np.float64)
+            h0 = torch.from_numpy(molecule_h0_derivative(self.h0, numbers, positions, displacement))
+            of_blocks = cut_blocks(h0.to(graph.positions), numbers, self.basis)
+            slopes |= {
+                f"h0_{site}": x.to(batch.positions)
+                for site, x in zip(("self", "edge"), of_blocks, strict=True)
+            }
+        return blocks_along(lambda moved: self(moved, traces=False).blocks, batch, slopes)
 
-
-def _integers(values: np.ndarray, name: str, what: str) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # NaN and too large numbers compare unequal below
-        integers = values.astype(np.int64)
-    for value in values[values != integers].tolist()[:1]:
-        raise DataError(f"{name}: {what} {value} is not whole")
-    return integers
-
-
-def _check_crystal(
-    numbers: np.ndarray, positions: np.ndarray, lattice: np.ndarray, edges: np.ndarray
-) -> None:
-    """Raise `DataError` unless the arrays describe a crystal, see `HamiltonianModel.hamiltonian`."""
-    atoms = numbers.size
-    if not atoms or not edges.size or edges.shape != (len(edges), 5):
-        raise DataError(
-            "crystal: at least one atom and edges of shape (edges, 5), at least one, are needed, "
-            f"not {atoms} atoms and edges of shape {edges.shape}"
-        )
-    for what, array, shape in (
-        ("atomic numbers", numbers, (atoms,)),
-        ("positions", positions, (atoms, 3)),
-        ("lattice vectors", lattice, (3, 3)),
-    ):
-        if array.shape != shape:
-            raise DataError(f"crystal: the {what} have shape {array.shape}; {shape} is needed")
-        if not np.isfinite(array).all():
-            raise DataError(f"crystal: one of the {what} is not a finite number")
-    if abs(np.linalg.det(lattice)) <= SMALLEST_VOLUME_RATIO * np.linalg.norm(lattice, axis=1).prod():
-        raise DataError(
-            "crystal: the lattice vectors span no volume; give three independent rows, for a layer with a vacuum"
-        )
-    outside = np.flatnonzero(((edges[:, 3:] < 0) | (edges[:, 3:] >= atoms)).any(1))
-    if len(outside):
-        raise DataError(
-            f"crystal: the edge [Rx, Ry, Rz, i, j] = {edges[outside[0]].tolist()} names an atom that does not exist; "
-            f"atoms are counted from 0 to {atoms - 1}"
-        )
-
-
-def _check_distances(graph: HamiltonianGraph) -> None:
-    """Raise `DataError` if an edge of a crystal joins two atoms at the same place."""
-    distances = graph.vectors.norm(dim=1).masked_fill(is_on_site(graph, "edge"), torch.inf)
-    edge = int(distances.argmin())
-    if distances[edge] < MINIMUM_DISTANCE:
-        i, j = graph.edge_index[:, edge].tolist()
-        raise DataError(
-            f"crystal: atoms {i} and {j} in cell {graph.cells[edge].tolist()} are {distances[edge]:.3f} angstrom "
-            "apart; are the coordinates in angstrom, and the atoms of the edges counted from 0?"
-        )
+    def _in_files(
+        self, blocks: Blocks, graph: HamiltonianGraph
+    ) -> Float[Tensor, "n n"] | list[Inexact[np.ndarray, "_ _"]]:
+        """Blocks of one structure as its files have H, see `hamiltonian`."""
+        numbers = graph.numbers.numpy()
+        if not self.basis.periodic:
+            matrix = assemble_matrix(blocks["self"], blocks["edge"], numbers, self.basis)
+            return (matrix + matrix.T) / 2
+        edge_index = graph.edge_index.numpy()
+        entries = cut_padding(blocks["edge"].cpu().numpy(), edge_index, numbers, self.basis)
+        starts = block_starts(edge_index, numbers, self.basis)
+        shapes = self.basis.sizes[numbers][edge_index].T
+        return [
+            part.reshape(shape) for part, shape in zip(np.split(entries, starts[1:-1]), shapes, strict=True)
+        ]
 
 
 def _without_tracegrad(feature_irreps, basis: OrbitalBasis) -> TraceGrad:

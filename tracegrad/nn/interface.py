@@ -42,6 +42,7 @@ class Backbone(nn.Module, ABC):
         basis: orbital basis of the blocks.
         feature_irreps: for each site the irreps of each feature that is refined, in the order of k.
         periodic: whether the network takes crystals; each network takes molecules.
+        collinear: whether the network tells the spins of a collinear basis apart, see `tracegrad.nn.atom_kinds`.
         beside_tensors: attributes that change H but not the names and shapes of tensors; weights are taken over only
             between networks that agree in them.
         features_frozen: whether the part that computes the refined features is not trained. TraceGrad, which belongs
@@ -52,6 +53,7 @@ class Backbone(nn.Module, ABC):
     basis: OrbitalBasis
     feature_irreps: Mapping[str, list[Irreps]]
     periodic: bool = False
+    collinear: bool = False
     beside_tensors: tuple[str, ...] = ("cutoff",)
     features_frozen: bool = False
 

@@ -9,12 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
+from tracegrad.hamiltonian.basis import SPINS
 from tracegrad.physics.bands.bands import BandStructure
 from tracegrad.physics.bands.kpath import KPath
 from tracegrad.physics.dos.density import DensityOfStates
 from tracegrad.plots.style import LIGHT, OTHER_COLOUR, SERIES_COLOURS, make_figure, styled
 
 _PREDICTED = SERIES_COLOURS[1]
+_SPIN_COLOURS = SERIES_COLOURS[1::-1]  # up, down
 _GROUP_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d", "#6e6e6e")
 
 
@@ -23,6 +25,7 @@ def bands_figure(
     bands: BandStructure,
     predicted: BandStructure | None = None,
     *,
+    down: tuple[BandStructure, BandStructure | None] | None = None,
     window: tuple[float, float] = (-2.0, 2.0),
     title: str = "",
     labels: tuple[str, str] = ("DFT", "predicted"),
@@ -32,6 +35,7 @@ def bands_figure(
 
     Args:
         bands, predicted: along the same path.
+        down: the same for spin down, if ``bands`` and ``predicted`` are those of spin up; each spin has a colour.
         window: energies, eV.
         title: of the figure.
         labels: of the bands in the legend, if there are predicted ones.
@@ -50,12 +54,24 @@ def bands_figure(
         figure = make_figure(4.4, 4.0)
         ax = figure.subplots()
     _frame(ax, bands.path, window)
-    colours = {"color": OTHER_COLOUR, "linewidth": 1.1, "zorder": 2.0}
-    _draw(ax, bands, bands.fermi_level, window, labels[0], **colours)
-    if predicted is not None:
-        colours = {"color": _PREDICTED, "linewidth": 1.1, "zorder": 3.0}
-        _draw(ax, predicted, bands.fermi_level, window, labels[1], linestyle=(0, (3.5, 1.8)), **colours)
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=2, handlelength=2.4)
+    if down is None:
+        drawn = [(bands, predicted, "", OTHER_COLOUR, _PREDICTED)]
+    else:
+        up_down = zip(((bands, predicted), down), SPINS, _SPIN_COLOURS, strict=True)
+        drawn = [(*pair, f" {spin}", colour, colour) for pair, spin, colour in up_down]
+    for true, other, spin, colour, colour_of_other in drawn:
+        style = {"color": colour, "linewidth": 1.1, "zorder": 2.0}
+        if other is not None and colour == colour_of_other:
+            style |= {"alpha": 0.4, "linewidth": 2.2}
+        _draw(ax, true, bands.fermi_level, window, labels[0] + spin, **style)
+        if other is not None:
+            style = {"color": colour_of_other, "linewidth": 1.1, "zorder": 3.0}
+            _draw(ax, other, bands.fermi_level, window, labels[1] + spin, linestyle=(0, (3.5, 1.8)), **style)
+    if predicted is not None or down is not None:
+        handles = ax.get_legend_handles_labels()
+        if predicted is None:
+            handles = handles[0], [label.removeprefix(labels[0]).strip() for label in handles[1]]
+        figure.legend(*handles, loc="outside upper right", ncols=2, handlelength=2.4)
     if beside is not None:
         _draw_densities(beside, densities, bands.fermi_level)
     if title:

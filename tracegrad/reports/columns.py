@@ -8,8 +8,8 @@ from tracegrad.metrics.columns import Column, log_name
 
 ALL = "test/h_mae"
 TIME = "test/inference_seconds"
-# Subset of a test set -> its superscript in the paper (nt: not twisted, t: twisted).
-MARKS = {"": "nt", "twisted": "t"}
+# Subset of a test set, in the order of tables -> its superscript, as in the paper (nt: not twisted, t: twisted).
+MARKS = {"": "nt", "up": "up", "down": "down", "twisted": "t"}
 
 
 def columns_of(crystal: bool, subsets: Sequence[str], others: Iterable[Column] = ()) -> tuple[Column, ...]:
@@ -41,5 +41,6 @@ def columns_of(crystal: bool, subsets: Sequence[str], others: Iterable[Column] =
 
 
 def superscript(subset: str, subsets: Sequence[str]) -> str:
-    """The paper's superscript of a subset in brackets; "" for a test set without subsets."""
-    return f" ({MARKS.get(subset, subset)})" if tuple(subsets) != ("",) else ""
+    """The paper's superscript of a subset in brackets; "" for a test set of which nothing is left out."""
+    whole = subset == "" and "twisted" not in subsets
+    return "" if whole else f" ({MARKS.get(subset, subset)})"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tracegrad.errors import CheckpointError
+from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.nn.interface import Backbone
 from tracegrad.weights.checkpoint import check_architecture
@@ -42,7 +43,8 @@ def start_from(model: HamiltonianModel, source: str | Path) -> WarmStart:
 
     The backbone is copied completely, or only its first stage if that is what the trained network is; a TraceGrad
     block or decoder is copied if all of its tensors fit. If a copied block had no gain, that is o = f + v, and the
-    block of ``model`` has one, the gain becomes 1.
+    block of ``model`` has one, the gain becomes 1. A network for both spins gets the weights of one without spin for
+    each of them.
 
     Args:
         model: the network to initialise.
@@ -70,7 +72,7 @@ def start_from(model: HamiltonianModel, source: str | Path) -> WarmStart:
     groups: dict[str, dict[str, Tensor]] = {}
     for old, tensor in trained.state_dict().items():
         name = inside + old.removeprefix(from_inside) if old.startswith(WHOLE) else old
-        groups.setdefault(_part(name), {})[name] = tensor
+        groups.setdefault(_part(name), {})[name] = _for_both_spins(tensor, state.get(name), model.basis)
     fitting = {
         name: tensor
         for group in groups.values()
@@ -150,14 +152,19 @@ def _check_backbone(model: HamiltonianModel, trained: HamiltonianModel, file: Pa
             f"{file}: holds a {theirs.label}, and the network to train is a {model.backbone.label}; choose another "
             "init_from, or the model and the data that belong to it"
         )
-    shells_differ = ours.periodic and ours.basis.shells != theirs.basis.shells
+    both_spins = theirs.basis.collinear and not ours.basis.collinear
+    shells_differ = both_spins or (ours.periodic and ours.basis.shells != theirs.basis.shells)
     if shells_differ or ours.basis.union != theirs.basis.union or ours.basis.spinful != theirs.basis.spinful:
         raise CheckpointError(
             f"{file}: was trained for {theirs.basis.name}, and the network to train is for {ours.basis.name}; "
             "both need the same elements, shells and spin"
         )
-    states = [{inside + key: t for key, t in b.state_dict().items()} for b in (theirs, ours)]
-    check_architecture(states[0], states[1], str(file))
+    needed_state = {inside + key: t for key, t in ours.state_dict().items()}
+    given_state = {
+        inside + key: _for_both_spins(t, needed_state.get(inside + key), ours.basis)
+        for key, t in theirs.state_dict().items()
+    }
+    check_architecture(given_state, needed_state, str(file))
     for name in ours.beside_tensors:
         needed, set_here = getattr(theirs, name, None), getattr(ours, name, None)
         if needed != set_here:
@@ -166,6 +173,14 @@ def _check_backbone(model: HamiltonianModel, trained: HamiltonianModel, file: Pa
                 f"{str(set_here).lower()} here"
             )
     return inside, from_inside
+
+
+def _for_both_spins(tensor: Tensor, needed: Tensor | None, basis: OrbitalBasis) -> Tensor:
+    """The embedding of elements without spin for both spins of a collinear basis; other tensors as they are."""
+    doubled = basis.collinear and tensor.ndim > 0
+    if doubled and needed is not None and needed.shape == (2 * len(tensor), *tensor.shape[1:]):
+        return torch.cat([tensor, tensor])
+    return tensor
 
 
 def _target(h0: str | None) -> str:

@@ -238,7 +238,7 @@ def test_copies_and_forks_read_the_same(folder, packed):
 
 
 def test_paths_without_a_database_are_refused(tmp_path, folder):
-    with pytest.raises(DataError, match="no such database; give a folder of DeepH structures or a packed"):
+    with pytest.raises(DataError, match=r"no such file or folder; give structure folders of DeepH, \.scfout"):
         CrystalDatabase(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no structures in it"):

@@ -63,7 +63,14 @@ class CrystalCache:
         """Bytes of all structures."""
         return sum(entry.size for entry in self.entries)
 
-    def graph(self, row: int, basis: OrbitalBasis, *, dtype: torch.dtype = torch.float32) -> HamiltonianGraph:
+    def graph(
+        self,
+        row: int,
+        basis: OrbitalBasis,
+        *,
+        spin: str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> HamiltonianGraph:
         """Labelled graph of a structure.
 
         It is bitwise equal to the graph made from the files, unless the cache has float32 and ``dtype`` is float64.
@@ -71,6 +78,7 @@ class CrystalCache:
         Args:
             row: position in the database.
             basis: orbital basis with the shells of the structure.
+            spin: see `crystal_graph`.
             dtype: real dtype of positions and labels.
 
         Raises:
@@ -84,8 +92,17 @@ class CrystalCache:
                     f"{self.path}: {entry.name} does not fit the basis {basis.name}; give the one of its files"
                 )
         arrays = read_arrays(self.path / entry.file, entry)
-        entries = arrays.pop("hamiltonian")
-        return crystal_graph(**arrays, basis=basis, entries=entries, sample_id=row, dtype=dtype)
+        return crystal_graph(
+            arrays["numbers"],
+            arrays["positions"],
+            arrays["lattice"],
+            arrays["edges"],
+            basis,
+            entries=arrays["hamiltonian"],
+            spin=spin,
+            sample_id=row,
+            dtype=dtype,
+        )
 
     def restamp(self, stamps: Sequence[str]) -> None:
         """Store new stamps of files whose content has not changed, if the cache can be written."""

@@ -45,7 +45,7 @@ def cache_paths(
         setting: a path, or "auto": beside a folder, then in ``$XDG_CACHE_HOME/tracegrad`` or ``~/.cache/tracegrad``;
             packed files have no cache with "auto".
         include: patterns of names, as of `CrystalDatabase`; each set of patterns has a separate cache.
-        spin: channel of collinear calculations; each has a separate cache, with its name behind a given path.
+        spin: as of `CrystalDatabase`; each choice has a separate cache, with its name behind a given path.
     """
     if setting != AUTO:
         path = Path(setting).expanduser()

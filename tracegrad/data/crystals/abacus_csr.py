@@ -142,7 +142,8 @@ def read_csr(path: Path) -> SparseCells:
         numbers = np.array(text.split(), dtype=np.float64)
     except ValueError as error:
         raise DataError(
-            f"{path}: {str(error)[:80]}; the file is damaged, run ABACUS again with out_mat_hs2 1"
+            f"{path}: among the elements of the matrix is no number ({str(error)[:80]}); the file is damaged, run "
+            "ABACUS again with out_mat_hs2 1"
         ) from error
     return _elements(path, header, numbers, 2 if is_complex else 1)
 
@@ -193,7 +194,8 @@ def _elements(path: Path, header: CsrHeader, numbers: np.ndarray, width: int) ->
     if (steps < 0).any() or (steps.sum(1) != counts).any() or (np.array(pointers)[:, 0] != 0).any():
         wrong = int(np.flatnonzero((steps < 0).any(1) | (steps.sum(1) != counts))[:1].sum())
         raise DataError(
-            f"{path}: the row pointers of cell {wrong + 1} do not fit its {counts[wrong]} values; the file is damaged"
+            f"{path}: the row pointers of cell {wrong + 1} do not fit its {counts[wrong]} values; the file is "
+            "damaged, run ABACUS again"
         )
     pieces = [
         (numbers[s : s + n * width], numbers[s + n * width : s + n * (width + 1)])
@@ -202,7 +204,10 @@ def _elements(path: Path, header: CsrHeader, numbers: np.ndarray, width: int) ->
     values = np.concatenate([piece for piece, _ in pieces])
     columns = np.concatenate([piece for _, piece in pieces]).astype(np.int64)
     if len(columns) and (columns.min() < 0 or columns.max() >= size):
-        raise DataError(f"{path}: a column {columns.max()} of {size}; the file is damaged")
+        raise DataError(
+            f"{path}: an element is in column {columns.max()} (counted from 0) of a matrix with {size} columns; the "
+            "file is damaged, run ABACUS again"
+        )
     cell_and_row = np.repeat(np.arange(header.cells * size), steps.ravel().astype(np.int64))
     return SparseCells(
         header,
@@ -255,7 +260,8 @@ def _newer_header(path: Path, content: bytes, start: int, step: int) -> CsrHeade
         text = next((text for text in texts if title in text.partition("#")[2]), None)
         if text is None:
             raise DataError(
-                f"{path}: has no line '# {title}' before its numbers; the file is truncated or damaged"
+                f"{path}: has no line '# {title}' before its numbers; the file is truncated or damaged, run ABACUS "
+                "again"
             )
         counts[key] = _count(path, text.partition("#")[0].strip(), title, _MOST_ORBITALS)
         if key == "spin" and (match := _LEVEL.search(text)):
@@ -286,5 +292,8 @@ def _newer_header(path: Path, content: bytes, start: int, step: int) -> CsrHeade
 
 def _count(path: Path, word: str, what: str, most: int) -> int:
     if not word.isdecimal() or not 0 < int(word) <= most:
-        raise DataError(f"{path}: {what} is {word!r}; the file is damaged")
+        raise DataError(
+            f"{path}: {what} is {word!r}, and not a whole number from 1 to {most}; the file is truncated or damaged, "
+            "run ABACUS again with out_mat_hs2 1"
+        )
     return int(word)

@@ -14,12 +14,13 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Int64
 
-from tracegrad.data.crystals.formats import READERS, find_reader, open_reader
+from tracegrad.data.crystals.formats import READERS, find_reader, open_reader, require_path
 from tracegrad.data.crystals.reader import ReaderType, StructureHeader
+from tracegrad.data.crystals.spins import BOTH, in_pairs, named_spin
 from tracegrad.data.crystals.structure import MATRICES, Structure
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import DataError
-from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
+from tracegrad.hamiltonian.basis import SPINS, OrbitalBasis, shells_name
 
 
 class CrystalDatabase:
@@ -35,10 +36,11 @@ class CrystalDatabase:
         hamiltonian: read Hamiltonians.
         overlap: read overlaps.
         reader: class of the format, see `CrystalReader`; None: the first one of `formats.READERS` that fits.
-        spin: channel of collinear spin-polarised calculations, "up" or "down".
+        spin: of collinear spin-polarised calculations "up", "down" or "both"; with "both" each calculation is two
+            structures, NAME_up and NAME_down, one behind the other.
 
     Raises:
-        DataError: there is no database, or no name matches.
+        DataError: there is no database, no name matches, or a spin is missing.
     """
 
     def __init__(
@@ -56,22 +58,21 @@ class CrystalDatabase:
         self._checked: set[int] = set()
         self.matrices = [name for name, read in zip(MATRICES, (hamiltonian, overlap), strict=True) if read]
         self._main_matrix = "hamiltonian" if hamiltonian else "overlap"
-        if not os.path.exists(self.path):
-            raise DataError(
-                f"{self.path}: no such database; give a folder of DeepH structures or a packed .h5 file"
-            )
+        require_path(self.path)
         found = find_reader(self.path, spin) if reader is None else open_reader(reader, self.path, spin)
         if found is None or not found.places:
             labels = [entry.label for entry in READERS] if found is None else [found.label]
             raise DataError(f"{self.path}: no structures in it; give {' or '.join(labels)}")
         self.reader, self.spin, names = found, spin, list(found.places)
         patterns = [include] if isinstance(include, str) else list(include)
-        self.names = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        self.names = [name for name in names if any(self._fits(name, pattern) for pattern in patterns)]
         if not self.names:
             raise DataError(
                 f"{self.path}: none of {len(names)} structures ({', '.join(names[:5])}{', ...' * (len(names) > 5)}) "
                 f"fits {patterns}; change the pattern"
             )
+        if spin == BOTH:
+            self.names = in_pairs(self.names, str(self.path))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,6 +87,22 @@ class CrystalDatabase:
         self.reader.check(structure, name, pairs=position not in self._checked)
         self._checked.add(position)
         return structure
+
+    @property
+    def calculations(self) -> list[str]:
+        """Names of the structures, one for both spins together."""
+        if self.spin != BOTH:
+            return self.names
+        return [named_spin(name)[0] for name in self.names[:: len(SPINS)]]
+
+    def rows_of(self, calculations: Int64[np.ndarray, " some"]) -> Int64[np.ndarray, " rows"]:
+        """Positions of the structures of some of `calculations`."""
+        spins = len(self) // len(self.calculations)
+        return (spins * calculations[:, None] + np.arange(spins)).ravel()
+
+    def spin_of(self, row: int) -> str | None:
+        """Spin of a structure, which is None for calculations that are not collinear."""
+        return named_spin(self.names[row])[1] if self.spin == BOTH else self.spin
 
     def files(self, name: str) -> list[Path]:
         """The files from which a structure is read; the last one has H (S if H is not read)."""
@@ -164,6 +181,10 @@ class CrystalDatabase:
             total += size
         channel = {} if self.spin is None else {"spin": self.spin}
         return {"structures": len(self), "bytes": total, "head_sha256": digest.hexdigest()[:16], **channel}
+
+    def _fits(self, name: str, pattern: str) -> bool:
+        """Whether a pattern fits the name of a structure or, with both spins, that of its calculation."""
+        return fnmatchcase(name, pattern) or (self.spin == BOTH and fnmatchcase(named_spin(name)[0], pattern))
 
     @cached_property
     def _headers(self) -> list[StructureHeader]:

@@ -273,8 +273,18 @@ def _is_newer(folder: Path) -> bool:
     return os.path.exists(folder / "POSCAR") and not os.path.exists(folder / "element.dat")
 
 
-def check_free(folder: str | Path, *, overwrite: bool) -> list[str]:
-    """Names of the files in a folder; raise `DataError` unless a structure may be written there."""
+def check_free(
+    folder: str | Path, *, overwrite: bool, own: Sequence[str] = (*TEXT_FILES, *MATRIX_FILES.values())
+) -> None:
+    """Check that a result may be written into a folder.
+
+    Args:
+        overwrite: files of an earlier result may be replaced.
+        own: endings of the names of such files; those of a structure by default.
+
+    Raises:
+        DataError: nothing may be written there.
+    """
     folder = Path(folder)
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise DataError(f"{folder}: exists and is no folder; choose another place")
@@ -287,7 +297,6 @@ def check_free(folder: str | Path, *, overwrite: bool) -> list[str]:
         raise DataError(
             f"{folder}: exists and holds {content[:5]}; choose another place or set overwrite=true"
         )
-    foreign = [name for name in content if name not in {*TEXT_FILES, *MATRIX_FILES.values()}]
+    foreign = [name for name in content if not name.endswith(tuple(own))]
     if foreign:
         raise DataError(f"{folder}: holds {foreign[:5]}, which overwriting would lose; choose another place")
-    return content

@@ -9,6 +9,7 @@ from tracegrad.data.crystals.openmx import OpenMXReader
 from tracegrad.data.crystals.packed import PackedReader
 from tracegrad.data.crystals.reader import CrystalReader, ReaderType
 from tracegrad.data.crystals.siesta import SiestaReader
+from tracegrad.data.crystals.spins import BOTH, BothSpins
 from tracegrad.errors import DataError
 
 # The first one that finds a structure reads a database; a packed file is any file that no other format recognises.
@@ -20,6 +21,15 @@ READERS: tuple[type[CrystalReader], ...] = (
     AimsReader,
     PackedReader,
 )
+
+
+def require_path(path: Path) -> None:
+    """Raise `DataError` unless something is at a path from which crystals are to be read."""
+    if not path.exists():
+        labels = [reader.label for reader in READERS]
+        raise DataError(
+            f"{path}: no such file or folder; give {', '.join(labels[:-1])} or {labels[-1]}, or a folder of them"
+        )
 
 
 def find_reader(path: Path, spin: str | None = None) -> CrystalReader | None:
@@ -34,7 +44,8 @@ def open_reader(reader: ReaderType, path: Path, spin: str | None = None) -> Crys
     Args:
         reader: the format.
         path: the database.
-        spin: channel of collinear calculations, "up" or "down".
+        spin: "up", "down" or "both" for collinear calculations. Structures of formats that have none are called
+            NAME_up and NAME_down for "both".
 
     Raises:
         DataError: a channel is asked for, and the format has no collinear calculations.
@@ -42,8 +53,11 @@ def open_reader(reader: ReaderType, path: Path, spin: str | None = None) -> Crys
     if spin is None:
         return reader(path)
     if not getattr(getattr(reader, "func", reader), "collinear", False):
+        if spin == BOTH:
+            return reader(path)
         label = getattr(getattr(reader, "func", reader), "label", "this format")
         raise DataError(
-            f"{path}: {label} hold no collinear calculations to choose spin {spin} of; leave spin out"
+            f"{path}: {label} hold no collinear calculations to choose spin {spin} of; leave spin out, or choose "
+            "structures by their names (include)"
         )
-    return reader(path, spin=spin)
+    return BothSpins(path, reader) if spin == BOTH else reader(path, spin=spin)

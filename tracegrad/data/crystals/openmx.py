@@ -145,7 +145,9 @@ def _opened(path: Path) -> Iterator["_ScfoutReader"]:
                     yield _ScfoutReader(path, content)
     except (OSError, OverflowError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read ({reason}); give a .scfout file of OpenMX") from error
+        raise DataError(
+            f"{path}: cannot be read as .scfout file of OpenMX ({reason}); give another file"
+        ) from error
 
 
 class _ScfoutReader:

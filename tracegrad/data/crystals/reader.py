@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from tracegrad.data.crystals.reference_bands import ReferenceBands
 from tracegrad.data.crystals.structure import Structure, check_structure
 from tracegrad.errors import ConfigError, DataError
+from tracegrad.hamiltonian.basis import SPINS
 from tracegrad.system.whole_files import restore_inside
 
 
@@ -130,13 +131,12 @@ class CrystalReader(ABC):
         return []
 
 
-SPINS = ("up", "down")
-
-
 def checked_spin(spin: str | None) -> str | None:
     """A channel of collinear calculations; raise `ConfigError` unless it is "up", "down" or None."""
     if spin not in (*SPINS, None):
-        raise ConfigError(f"spin is {spin!r}; up or down is needed, or nothing for calculations without spin")
+        raise ConfigError(
+            f"spin is {spin!r}; give up, down or both, or nothing for calculations without spin"
+        )
     return spin
 
 
@@ -145,7 +145,7 @@ def check_channel(spin: str | None, polarised: bool, where: str) -> None:
     if polarised and spin is None:
         raise DataError(
             f"{where}: a collinear spin-polarised calculation, which has two Hamiltonians; choose one with spin=up "
-            "or spin=down (convert spin=both writes both)"
+            "or spin=down, or both with spin=both"
         )
     if spin is not None and not polarised:
         raise DataError(

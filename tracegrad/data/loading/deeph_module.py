@@ -15,8 +15,9 @@ from tracegrad.data.cache.lookup import cache_paths, open_cache, prepare_cache
 from tracegrad.data.crystals.conversion_checks import check_bands, check_matrices
 from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.reader import ReaderType
+from tracegrad.data.crystals.spins import BOTH, named_spin
 from tracegrad.data.crystals.structure import Structure
-from tracegrad.data.loading.first_look import compare_radii, doubtful_units
+from tracegrad.data.loading.first_look import compare_radii, doubtful_units, opposite_moments
 from tracegrad.data.loading.hamiltonian_module import (
     DTYPES,
     HamiltonianDataModule,
@@ -27,7 +28,7 @@ from tracegrad.data.loading.hamiltonian_module import (
 from tracegrad.data.splits import PARTS, TWISTED, Split, name_file_split, shuffled_split
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import BasisError, ConfigError, DataError
-from tracegrad.hamiltonian.basis import OrbitalBasis, shells_name
+from tracegrad.hamiltonian.basis import SPINS, OrbitalBasis, shells_name
 from tracegrad.hamiltonian.blocks import pad_blocks
 from tracegrad.hamiltonian.graph import HamiltonianGraph, crystal_graph
 from tracegrad.system.progress import ProgressDisplay
@@ -87,7 +88,7 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
 
     def _read(self, row: int) -> HamiltonianGraph:
         if self.cache is not None:
-            return self.cache.graph(row, self.basis, dtype=self.dtype)
+            return self.cache.graph(row, self.basis, spin=self._spin(row), dtype=self.dtype)
         structure = self.database[row]
         return crystal_graph(
             structure.numbers,
@@ -96,9 +97,13 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
             structure.edges,
             self.basis,
             entries=structure.hamiltonian,
+            spin=self._spin(row),
             sample_id=row,
             dtype=self.dtype,
         )
+
+    def _spin(self, row: int) -> str | None:
+        return self.database.spin_of(row) if self.basis.collinear else None
 
     def _add_overlap(self, graph: HamiltonianGraph, structure: Structure) -> None:
         """Add ``s_edge``, unit matrices in spin, and ``fermi_level`` (NaN: unknown)."""
@@ -138,7 +143,9 @@ class DeepHDataModule(HamiltonianDataModule):
         reader: class of the format, see `CrystalReader`; None: the one that fits the database.
         basis_files: folder from whose basis files overlaps are computed, for losses that need them; None: they are
             read from the database.
-        spin: channel of collinear spin-polarised calculations, "up" or "down".
+        spin: of collinear spin-polarised calculations "up", "down" or, for a collinear basis, "both", see
+            `CrystalDatabase`. Both spins of a structure belong to the same part of the split; numbers of structures
+            count them once.
         dtype: float32 or float64.
         **loaders: see `HamiltonianDataModule`.
     """
@@ -212,15 +219,20 @@ class DeepHDataModule(HamiltonianDataModule):
         database = CrystalDatabase(self.path, include=self.include, reader=self.reader, spin=self.spin)
         self._check_basis(database)
         database.check_files()  # before a training, not at its end
-        split = self._split(database)
-        empty = [part for part in PARTS if not len(split[part])]
+        chosen = self._split(database.calculations)
+        empty = [part for part in PARTS if not len(chosen[part])]
         if empty:
             raise DataError(f"{self.path}: no structures are left for {', '.join(empty)}; change data.sizes")
-        split["train"] = self.limit_training(split["train"], str(self.path), "structures")
-        self.database, self.split = database, split
+        chosen["train"] = self.limit_training(chosen["train"], str(self.path), "structures")
+        self.database = database
+        self.split = {part: database.rows_of(numbers) for part, numbers in chosen.items()}
+        of_parts = dict(self.split)
+        if self.basis.collinear:
+            for part, rows in self.split.items():
+                of_parts |= {f"{part}_{spin}": rows[k :: len(SPINS)] for k, spin in enumerate(SPINS)}
         self.parts = {
             part: CrystalDataset(database, rows, self.basis, self.dtype, in_memory=self.in_memory)
-            for part, rows in split.items()
+            for part, rows in of_parts.items()
         }
         self.compare_with_table()
         self._check_first_structures()
@@ -232,11 +244,25 @@ class DeepHDataModule(HamiltonianDataModule):
             self.database[row] for row in rows[evenly_spaced(len(rows), min(len(rows), _STRUCTURES_CHECKED))]
         ]
         line, sure = compare_radii(structures, self.basis)
-        for text in filter(
-            None, (line, doubtful_units(structures[0]), self._wrong_matrices(structures[0].name))
-        ):
+        for text in filter(None, (line, doubtful_units(structures[0]), self._wrong_matrices(int(rows[0])))):
             self.remark(f"{self.path}: {text}")
+        self._check_spins(int(rows[0]))
         self._wrong_radii = f"{self.path}: {line}" if sure else None
+
+    def _check_spins(self, row: int) -> None:
+        """Remark on spins that are not used, or that the network cannot tell apart in a structure."""
+        text = None
+        if self.basis.collinear:
+            text = opposite_moments(self.database[row], self.database[row + 1])
+        elif not self.basis.spinful and {"_up", "_down"} <= {
+            name.removeprefix(named_spin(name)[0]) for name in self.database.names
+        }:
+            text = (
+                "structures are called NAME_up and NAME_down, which are one and the same to a network without spin; "
+                "set data.spin=both basis.collinear=true if they are the two spins of NAME, or take one (include)"
+            )
+        if text is not None:
+            self.remark(f"{self.path}: {text}")
 
     def provide_overlaps(self, add: Callable[[Structure], Structure] | None = None) -> None:
         """From now on the graphs carry overlap and Fermi level, read from the database itself, not from its cache.
@@ -251,19 +277,20 @@ class DeepHDataModule(HamiltonianDataModule):
             assert isinstance(part, CrystalDataset)
             part.overlaps = partial(_with_overlaps, database, add)
 
-    def _wrong_matrices(self, name: str) -> str | None:
+    def _wrong_matrices(self, row: int) -> str | None:
         """What the checks of converted matrices find wrong in a structure, if it has an overlap."""
         try:
             with_overlap = CrystalDatabase(
                 self.path, include=self.include, overlap=True, reader=self.reader, spin=self.spin
             )
-            structure = with_overlap[with_overlap.names.index(name)]
+            structure = with_overlap[row]
         except DataError:  # without S; H has been read before
             return None
+        name = structure.name
         bands = with_overlap.reader.reference_bands(name)
         findings = [
             *check_matrices(structure),
-            None if bands is None else check_bands(structure, bands, self.spin),
+            None if bands is None else check_bands(structure, bands, self.database.spin_of(row)),
         ]
         wrong = [one.text for one in findings if one is not None and not one.passed]
         return f"{name}: {'; '.join(wrong)}" if wrong else None
@@ -274,9 +301,10 @@ class DeepHDataModule(HamiltonianDataModule):
         return PartSummary(self.database.elements, {part: counts[rows] for part, rows in self.split.items()})
 
     def subsets(self, part: str) -> dict[str, str]:
-        """The twisted structures are a second test set."""
+        """Each spin of a collinear basis is a set, too, and the twisted structures are a second test set."""
+        of_spins = {spin: f"{part}_{spin}" for spin in SPINS} if self.basis.collinear else {}
         twisted = {TWISTED: TWISTED} if part == "test" and TWISTED in self.parts else {}
-        return {"": part, **twisted}
+        return {"": part, **of_spins, **twisted}
 
     def sample_name(self, row: int) -> str:
         """Name of a structure."""
@@ -289,21 +317,22 @@ class DeepHDataModule(HamiltonianDataModule):
     def identity(self) -> dict[str, Any]:
         return {"include": self.include, **self.database.identity()}
 
-    def _split(self, database: CrystalDatabase) -> Split:
+    def _split(self, names: list[str]) -> Split:
+        """Positions of names of structures, where both spins of one are a single name, in each part."""
         if self.split_file is not None:
-            return name_file_split(self.split_file, database.names)
+            return name_file_split(self.split_file, names)
         assert self.sizes is not None
         if not self.twisted:
-            return shuffled_split(len(database), list(self.sizes), self.split_seed)
+            return shuffled_split(len(names), list(self.sizes), self.split_seed)
         twisted = np.array(
-            [i for i, name in enumerate(database.names) if any(fnmatchcase(name, p) for p in self.twisted)],
+            [i for i, name in enumerate(names) if any(fnmatchcase(name, p) for p in self.twisted)],
             dtype=np.int64,
         )
         if not len(twisted):
             raise DataError(
                 f"{self.path}: no name fits data.twisted={self.twisted}; give patterns of names, or []"
             )
-        rest = np.setdiff1d(np.arange(len(database)), twisted)
+        rest = np.setdiff1d(np.arange(len(names)), twisted)
         split = shuffled_split(rest.tolist(), list(self.sizes), self.split_seed)
         return split | {TWISTED: twisted}
 
@@ -313,6 +342,20 @@ class DeepHDataModule(HamiltonianDataModule):
             raise BasisError(
                 f"{self.path}: holds crystals, and {self.basis.name} in the order of {self.basis.convention} is a "
                 f"basis of molecules; choose basis=openmx 'basis.shells=[{_named_shells(database.shells)}]'"
+            )
+        both = database.spin == BOTH
+        if both and database.spinful:
+            raise BasisError(
+                f"{self.path}: the Hamiltonians are spinful, with both spins in one matrix; leave data.spin out, and "
+                "set basis.spinful=true basis.collinear=false"
+            )
+        if both and not self.basis.collinear:
+            raise BasisError(f"{self.path}: data.spin=both needs basis.collinear=true")
+        if self.basis.collinear and not both:
+            only = "" if database.spin is None else f", but data.spin={database.spin} reads one of them"
+            raise BasisError(
+                f"{self.path}: basis.collinear=true is for the Hamiltonians of both spins{only}; set "
+                "data.spin=both, or basis.collinear=false"
             )
         if database.spinful != self.basis.spinful:
             kind = "spinful" if database.spinful else "without spin"

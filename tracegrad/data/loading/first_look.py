@@ -25,6 +25,7 @@ _MOST_TRIES = 100_000  # combinations of radii
 _LONGEST_SHARE = 1.4
 # The largest on-site level of a structure in eV is at least this; in hartree it would be smaller.
 _SMALLEST_LARGEST_LEVEL = 5.0  # eV
+_CLEAR_SPLITTING = 0.05  # eV, between the mean levels of an atom for both spins
 
 # Largest listed and smallest missing distance of the pairs of two elements, angstrom.
 DistanceRange = tuple[float, float]
@@ -97,6 +98,27 @@ def doubtful_units(structure: Structure) -> str | None:
             f"no atom of {structure.name} has a neighbour within {_LONGEST_SHARE} times the length of a bond; "
             "correct the unit of positions and lattice if it is not angstrom"
         )
+    return None
+
+
+def opposite_moments(up: Structure, down: Structure) -> str | None:
+    """A message if atoms of one element are polarised in opposite directions, as in an antiferromagnet, else None.
+
+    Args:
+        up, down: H of both spins of one structure.
+    """
+    pairs = zip(on_site_levels(up), on_site_levels(down), strict=True)
+    splittings = np.array([float((one - other).mean()) for one, other in pairs])
+    for z in up.shells:
+        atoms = np.flatnonzero(up.numbers == z)
+        first, last = atoms[splittings[atoms].argmin()], atoms[splittings[atoms].argmax()]
+        if splittings[first] < -_CLEAR_SPLITTING and splittings[last] > _CLEAR_SPLITTING:
+            return (
+                f"the levels of {SYMBOLS[z]} atoms {first + 1} and {last + 1} of {up.name} are split by the spin in "
+                f"opposite directions, {splittings[first]:+.2f} and {splittings[last]:+.2f} eV, as in an "
+                "antiferromagnet; the network knows the spin of H, not the moments of atoms, so that it cannot tell "
+                "apart atoms with the same surroundings"
+            )
     return None
 
 

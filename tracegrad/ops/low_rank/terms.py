@@ -49,7 +49,7 @@ def pulled_terms(
     """sum_c g_c du_c/df."""
     crossed = CROSSED_TERMS(terms, wide(g, rank), scales)
     return [
-        linear(x.view(-1, w.shape[1]), w).view(*x.shape[:2], -1)
+        linear(x.view(-1, w.shape[1]), w).view(*x.shape[:2], w.shape[0])
         for x, w in zip(crossed, weights, strict=True)
     ]
 

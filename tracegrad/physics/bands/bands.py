@@ -6,7 +6,7 @@ not contain the number of electrons, so the occupied bands are those below the F
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from tracegrad.data.crystals.deeph import is_structure_folder, matrix_path, read_structure
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError, DataError, TraceGradError
+from tracegrad.physics.bands.band_gap import BandGap, gap_between
 from tracegrad.physics.bands.bloch import EXTRA_STATES, KPointBands, KPointSolver
 from tracegrad.physics.bands.dense import OVERLAP_THRESHOLD
 from tracegrad.physics.bands.kpath import KPath
@@ -70,33 +71,6 @@ class PredictedBands:
 
     bands: BandStructure
     first_order: Float[np.ndarray, "k bands"]
-
-
-@dataclass(frozen=True)
-class BandGap:
-    """Occupation and gap on the path, eV; bands are counted from 1, points of the path from 0.
-
-    Args:
-        metal: bands cross the Fermi level or, for a known number of occupied bands, these overlap with empty ones.
-        bands: first and last of the bands that cross or overlap; for an insulator the highest occupied and the lowest
-            empty band.
-        gap: lowest empty minus highest occupied energy; 0 for a metal.
-        direct_gap: the smallest difference at one point; for a metal this and all following attributes are None.
-        valence, conduction: highest occupied and lowest empty energy, on the energy scale of the files.
-        valence_point, conduction_point, direct_point: the points of these energies and of the direct gap.
-        step: largest change of the two band edges to their neighbouring points: the resolution of the gap.
-    """
-
-    metal: bool
-    bands: tuple[int, int]
-    gap: float = 0.0
-    direct_gap: float | None = None
-    valence: float | None = None
-    conduction: float | None = None
-    valence_point: int | None = None
-    conduction_point: int | None = None
-    direct_point: int | None = None
-    step: float | None = None
 
 
 def read_for_bands(folder: str | Path) -> Structure:
@@ -262,21 +236,30 @@ def band_gap(bands: BandStructure, occupied: int | None = None) -> BandGap:
             "were computed; correct fermi_level (eV) or set more bands"
         )
     valence, conduction = energies[:, top - 1], energies[:, top]
-    highest, lowest = int(valence.argmax()), int(conduction.argmin())
-    if conduction[lowest] <= valence[highest]:
-        return BandGap(True, (occupied, occupied + 1))
-    direct = conduction - valence
-    return BandGap(
-        metal=False,
-        bands=(occupied, occupied + 1),
-        gap=float(conduction[lowest] - valence[highest]),
-        direct_gap=float(direct.min()),
-        valence=float(valence[highest]),
-        conduction=float(conduction[lowest]),
-        valence_point=highest,
-        conduction_point=lowest,
-        direct_point=int(direct.argmin()),
-        step=max(_step(valence, highest), _step(conduction, lowest)),
+    found = gap_between(valence, conduction, occupied)
+    if found.valence_point is None or found.conduction_point is None:
+        return found
+    steps = _step(valence, found.valence_point), _step(conduction, found.conduction_point)
+    return replace(found, step=max(steps))
+
+
+def both_spins(bands: Sequence[BandStructure], name: str) -> BandStructure:
+    """The bands of both spins of a collinear structure as the states of one, each of which holds one electron.
+
+    Args:
+        bands: of the two spins, on one path and with one Fermi level.
+        name: of the structure.
+    """
+    return BandStructure(
+        name,
+        bands[0].path,
+        np.sort(np.concatenate([one.energies for one in bands], axis=1), axis=1),
+        first=sum(one.first for one in bands),
+        total=sum(one.total for one in bands),
+        fermi_level=bands[0].fermi_level,
+        smallest_overlap=min(one.smallest_overlap for one in bands),
+        dropped=sum(one.dropped for one in bands),
+        ghosts=sum(one.ghosts for one in bands),
     )
 
 

@@ -26,8 +26,8 @@ from tracegrad.physics.bands.dense import (
     deepest_level,
     not_positive,
 )
+from tracegrad.physics.first_order import DEGENERATE, first_order_slopes
 
-DEGENERATE = 1e-6  # eV; closer states count as degenerate
 EXTRA_STATES = 6  # computed besides the requested ones, because the outermost states are discarded
 _ATTEMPTS = 4
 _OFF_LEVEL = 1e-7  # eV, shift of a level that is an eigenvalue
@@ -279,12 +279,7 @@ def first_order_shifts(levels: Eigenstates, difference: csr_array) -> Float[np.n
     ascending.
     """
     elements = levels.vectors.conj().T @ (difference @ levels.vectors)
-    shifts = elements.diagonal().real.copy()
-    bounds = np.flatnonzero(np.diff(levels.energies) > DEGENERATE) + 1
-    for group in np.split(np.arange(len(shifts)), bounds):
-        if len(group) > 1:
-            shifts[group] = eigvalsh(elements[np.ix_(group, group)])
-    return shifts
+    return first_order_slopes(levels.energies, elements)
 
 
 def _operator(

@@ -1,7 +1,8 @@
 """Number of electrons of a cell: the sum of the valence charges of its atoms.
 
-Cores are not in the Hamiltonian, so the charges are those of the pseudopotentials of the calculations: 4 for carbon,
-15 for bismuth with its 5d electrons. Basis files of OpenMX and SIESTA have them, ``.orb`` files of ABACUS do not.
+With pseudopotentials cores are not in the Hamiltonian, and the charges are those of the pseudopotentials: 4 for
+carbon, 15 for bismuth with its 5d electrons. Basis files of OpenMX and SIESTA have them, ``.orb`` files of ABACUS do
+not. In H of codes with all electrons, such as FHI-aims, the 1s levels show that the charge is the atomic number.
 """
 
 import math
@@ -11,14 +12,28 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from tracegrad.data.crystals.structure import Structure, on_site_levels
 from tracegrad.elements import NUMBERS, SYMBOLS
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.physics.overlaps.radial_shells import RadialShells
+from tracegrad.units import EV_PER_HARTREE
+
+# A level deeper than this share of that of the bare nucleus is 1s, which has 0.4 or more (Li, LDA); 2s has 0.2.
+_CORE_SHARE = 0.3
 
 
 def charges_in_files(shells: Mapping[int, RadialShells]) -> dict[int, float]:
     """Valence charges by atomic number, of the elements whose basis files have them."""
     return {number: one.valence for number, one in shells.items() if one.valence is not None}
+
+
+def charges_with_cores(structure: Structure) -> dict[int, float]:
+    """Atomic numbers as charges of the elements whose 1s level is in H, by atomic number."""
+    levels: dict[int, float] = {}
+    for z, of_atom in zip(structure.numbers.tolist(), on_site_levels(structure), strict=True):
+        levels[z] = max(levels.get(z, -math.inf), float(of_atom.min()))
+    least = _CORE_SHARE * EV_PER_HARTREE / 2
+    return {z: float(z) for z, lowest in levels.items() if lowest < -least * z**2}
 
 
 def read_charges(table: Any) -> dict[int, float]:

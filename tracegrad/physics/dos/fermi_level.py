@@ -18,6 +18,7 @@ from scipy.optimize import brentq
 from scipy.special import erfc, expit
 
 from tracegrad.errors import ConfigError
+from tracegrad.physics.bands.band_gap import BandGap, gap_between
 
 SMEARINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gaussian": lambda x: erfc(x) / 2,
@@ -27,32 +28,17 @@ _FAR = 40.0  # widths beyond which occupations are 0 or 1
 _WHOLE = 1e-6  # electrons; a number of filled bands this near to a whole one is whole
 
 
-@dataclass(frozen=True)
-class FermiCount:
-    """Fermi level and gap of a k mesh, eV; bands are counted from 1, points of the mesh from 0.
+@dataclass(frozen=True, kw_only=True)
+class FermiCount(BandGap):
+    """Fermi level and gap of a k mesh, eV; a metal has bands that are partly filled.
 
     Args:
         level: middle of the gap, or the level of a metal.
         electrons: number of electrons of a cell.
-        metal: bands are partly filled.
-        bands: highest occupied and lowest empty band; for a metal the first and last of the partly filled ones.
-        gap: lowest empty minus highest occupied energy; 0 for a metal.
-        direct_gap: the smallest difference at one point; for a metal this and all following attributes are None.
-        valence, conduction: highest occupied and lowest empty energy.
-        valence_point, conduction_point, direct_point: the points of these energies and of the direct gap.
     """
 
     level: float
     electrons: float
-    metal: bool
-    bands: tuple[int, int]
-    gap: float = 0.0
-    direct_gap: float | None = None
-    valence: float | None = None
-    conduction: float | None = None
-    valence_point: int | None = None
-    conduction_point: int | None = None
-    direct_point: int | None = None
 
 
 def count_fermi_level(
@@ -87,33 +73,19 @@ def count_fermi_level(
         )
     if not 0 < width < np.inf:
         raise ConfigError(f"smearing_width={width} is not above 0; give a width in eV")
-    bands = energies.shape[1]
+    count = energies.shape[1]
     filled = electrons / spins - first
-    if not 0 < filled < bands:
+    if not 0 < filled < count:
         raise ConfigError(
-            f"{name}: {electrons:g} electrons do not fit {first + bands} bands of {spins} each; correct electrons or "
+            f"{name}: {electrons:g} electrons do not fit {first + count} bands of {spins} each; correct electrons or "
             "valence"
         )
     occupied = round(filled)
-    if abs(filled - occupied) < _WHOLE and 0 < occupied < bands:
-        valence, conduction = energies[:, occupied - 1], energies[:, occupied]
-        highest, lowest = int(valence.argmax()), int(conduction.argmin())
-        gap = float(conduction[lowest] - valence[highest])
-        if gap > 0:
-            direct = conduction - valence
-            return FermiCount(
-                level=float(valence[highest] + conduction[lowest]) / 2,
-                electrons=electrons,
-                metal=False,
-                bands=(first + occupied, first + occupied + 1),
-                gap=gap,
-                direct_gap=float(direct.min()),
-                valence=float(valence[highest]),
-                conduction=float(conduction[lowest]),
-                valence_point=highest,
-                conduction_point=lowest,
-                direct_point=int(direct.argmin()),
-            )
+    if abs(filled - occupied) < _WHOLE and 0 < occupied < count:
+        found = gap_between(energies[:, occupied - 1], energies[:, occupied], first + occupied)
+        if found.valence is not None and found.conduction is not None:
+            middle = (found.valence + found.conduction) / 2
+            return FermiCount(**vars(found), level=middle, electrons=electrons)
     if smearing is None:
         raise ConfigError(
             f"{name}: {_why_metal(energies, filled, electrons, first)}; set smearing=gaussian for a metal"
@@ -126,7 +98,8 @@ def count_fermi_level(
     level = float(brentq(surplus, energies.min() - _FAR * width, energies.max() + _FAR * width, xtol=1e-10))
     below = (energies < level).sum(1)
     lowest, highest = first + int(below.min()) + 1, first + int(below.max())
-    return FermiCount(level, electrons, True, (lowest, max(lowest, highest)))
+    bands = (lowest, max(lowest, highest))
+    return FermiCount(metal=True, bands=bands, level=level, electrons=electrons)
 
 
 def _why_metal(energies: Float[np.ndarray, "k bands"], filled: float, electrons: float, first: int) -> str:

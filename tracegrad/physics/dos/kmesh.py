@@ -70,12 +70,14 @@ def k_mesh(
 def has_time_reversal(structure: Structure) -> bool:
     """Whether the bands at k and -k are equal.
 
-    Without spin H(R) is real, and they are. With spin-orbit coupling they are if H(R) has time reversal symmetry,
-    that is uu = dd* and ud = -du*; a magnetic structure has not.
+    If H(R) is real, as without spin or with collinear spin, they are. With spin-orbit coupling they are if H(R) has
+    time reversal symmetry, that is uu = dd* and ud = -du*; a magnetic structure has not.
     """
     if not structure.spinful:
         return True
     assert structure.hamiltonian is not None
+    if not structure.hamiltonian.imag.any():
+        return True
     largest = 0.0
     for _, where in species_entries(structure.edges, structure.numbers, structure.basis):
         blocks = structure.hamiltonian[where]

@@ -1,7 +1,7 @@
 """The Fermi level of large cells, from some bands around it in place of all.
 
-By Sylvester's law of inertia one factorisation of H(k) - E S(k) tells how many states are below E. Bisection at one
-k finds an energy near the level; bands around it, of known numbers, are filled with the electrons that are left.
+By Sylvester's law of inertia one factorisation of H(k) - E S(k) tells how many states are below E. A search at one k
+finds an energy near the level; bands around it, of known numbers, are filled with the electrons that are left.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from tracegrad.physics.bands.bloch import KPointSolver, states_below
 from tracegrad.physics.dos.fermi_level import FermiCount, count_fermi_level
 from tracegrad.physics.dos.kmesh import KMesh
 
-_NEAR = 6  # states between the energy that bisection finds and the level, at most
-_BEYOND = 100.0  # eV, from the on-site levels to the first energies of the bisection
+_NEAR = 6  # states between the energy that the search finds and the level, at most
+_FIRST_STEP = 4.0  # eV, from the first energy of the search to the second
 _STEPS = 60
 _ATTEMPTS = 4
 
@@ -57,7 +57,7 @@ def search_fermi_level(
         )
     solver = KPointSolver(structure, 0.0, bands_to_compute(bands, size))
     first_k = mesh.points[0]
-    solver.level = _bisected(solver.hamiltonian.at(first_k), solver.overlap.at(first_k), structure, filled)
+    solver.level = _near_level(solver.hamiltonian.at(first_k), solver.overlap.at(first_k), structure, filled)
     for _ in range(_ATTEMPTS):
         points = at_points(structure.name, solver, mesh.points, size, processes, on_progress)
         first, energies = common_bands(structure.name, points, [point.energies for point in points])
@@ -85,14 +85,29 @@ def search_fermi_level(
     )
 
 
-def _bisected(hamiltonian: csr_array, overlap: csr_array, structure: Structure, filled: float) -> float:
-    """An energy (eV) at one k below which there are nearly ``filled`` states."""
-    levels = np.concatenate(on_site_levels(structure))
-    low, high = float(levels.min()) - _BEYOND, float(levels.max()) + _BEYOND
+def _near_level(hamiltonian: csr_array, overlap: csr_array, structure: Structure, filled: float) -> float:
+    """An energy (eV) at one k below which there are nearly ``filled`` states.
+
+    The search starts where the levels of the on-site blocks would be filled, and goes on where the straight line
+    between the numbers of states at the nearest energies below and above is zero; each energy costs a factorisation.
+    """
+    levels = np.sort(np.concatenate(on_site_levels(structure)))
+    energy = float(levels[min(int(filled), len(levels) - 1)])
+    low: tuple[float, float] | None = None  # energy, and number of states that are missing below it
+    high: tuple[float, float] | None = None
+    step = _FIRST_STEP
     for _ in range(_STEPS):
-        middle = (low + high) / 2
-        missing = filled - states_below(hamiltonian, overlap, middle)
+        missing = filled - states_below(hamiltonian, overlap, energy)
         if abs(missing) <= _NEAR:
             break
-        low, high = (middle, high) if missing > 0 else (low, middle)
-    return middle
+        if missing > 0:
+            low = energy, missing
+        else:
+            high = energy, missing
+        if low is not None and high is not None:
+            share = low[1] / (low[1] - high[1])
+            energy = low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
+        else:
+            energy += step if missing > 0 else -step
+            step *= 2
+    return energy

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import ConfigError
-from tracegrad.hamiltonian.basis import LETTERS
+from tracegrad.hamiltonian.basis import LETTERS, SPINS
 
 KINDS = ("element", "shell")
 REST = "rest"  # name of the group of all atoms that a table leaves out
@@ -42,12 +42,13 @@ class OrbitalGroups:
         return totals
 
 
-def orbital_groups(structure: Structure, kind: Any) -> OrbitalGroups:
+def orbital_groups(structure: Structure, kind: Any, *, by_spin: bool = False) -> OrbitalGroups:
     """Groups of the orbitals of a structure.
 
     Args:
         structure: any.
         kind: "element"; "shell": elements and degrees, such as "C p"; or a table of lists of atoms, counted from 1.
+        by_spin: of a spinful structure, "C p up" and "C p down" are two groups.
 
     Raises:
         ConfigError: another kind, or the lists are not disjoint lists of atoms of the structure.
@@ -67,6 +68,9 @@ def orbital_groups(structure: Structure, kind: Any) -> OrbitalGroups:
             f"dos_groups={kind} is not one of {', '.join(KINDS)}; give one of them or a table of atoms, such as "
             "'dos_groups={lower: [1,2], upper: [3,4]}'"
         )
+    if by_spin:
+        halves = [spin for size in sizes.tolist() for spin in SPINS for _ in range(size // 2)]
+        per_orbital = [f"{name} {spin}" for name, spin in zip(per_orbital, halves, strict=True)]
     names = tuple(dict.fromkeys(per_orbital))
     return OrbitalGroups(names, np.array([names.index(name) for name in per_orbital], dtype=np.int64))
 

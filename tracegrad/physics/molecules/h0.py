@@ -12,6 +12,8 @@ from tracegrad.hamiltonian.h0 import CORE, MINAO, NAMES, SAP
 from tracegrad.physics.molecules.dft import GRID_LEVEL, XC_CODES, build_molecule
 from tracegrad.physics.molecules.molecule_cache import Entries, Stored
 
+STEP = 1e-3  # angstrom; largest displacement of an atom between the points of a difference
+
 
 def molecule_h0(
     name: str, numbers: Int[np.ndarray, " atoms"], positions: Float[np.ndarray, "atoms 3"]
@@ -39,6 +41,25 @@ def molecule_h0(
     else:
         matrix = np.asarray(field.get_fock(dm=scf.hf.init_guess_by_minao(molecule)))
     return (matrix + matrix.T) / 2
+
+
+def molecule_h0_derivative(
+    name: str,
+    numbers: Int[np.ndarray, " atoms"],
+    positions: Float[np.ndarray, "atoms 3"],
+    displacement: Float[np.ndarray, "atoms 3"],
+) -> Float[np.ndarray, "n n"]:
+    """Derivative of H0 along a displacement, hartree per angstrom times the unit of the displacement.
+
+    PySCF has none of the Fock matrix of a density guess: it is the central difference of five points, exact to about
+    1e-6 of H0.
+    """
+    largest = np.abs(displacement).max()
+    if largest == 0:
+        return np.zeros_like(molecule_h0(name, numbers, positions))
+    step = STEP / largest
+    a, b, c, d = (molecule_h0(name, numbers, positions + k * step * displacement) for k in (-2, -1, 1, 2))
+    return (a - 8 * b + 8 * c - d) / (12 * step)
 
 
 def h0_entries(name: str) -> Entries[np.ndarray]:

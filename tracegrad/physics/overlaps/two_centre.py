@@ -4,13 +4,14 @@ The block of a pair is S = D_a S' D_b^T, with the integrals S'_m of `PairTable` 
 pair and the rotations D of `edge_rotation`. Everything is torch, so that positions and lattice have derivatives.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from tracegrad.data.crystals.structure import species_entries
 from tracegrad.errors import BasisError
@@ -88,7 +89,7 @@ class TwoCentreOverlaps:
             return self.blocks(moved, first, second, convention)
 
         axes = torch.eye(3, dtype=vectors.dtype, device=vectors.device)
-        return torch.stack([torch.func.jvp(of, (vectors,), (axis.expand_as(vectors),))[1] for axis in axes])
+        return torch.stack([_along(of, vectors, axis.expand_as(vectors)) for axis in axes])
 
     def entries(
         self,
@@ -128,6 +129,35 @@ class TwoCentreOverlaps:
             where.append(torch.from_numpy(entries).flatten())
         flat = torch.cat(values)
         return torch.zeros_like(flat).index_copy(0, torch.cat(where).to(flat.device), flat)
+
+    def entries_along(
+        self,
+        numbers: Int64[np.ndarray, " atoms"],
+        positions: Float[Tensor, "atoms 3"],
+        lattice: Float[Tensor, "3 3"],
+        edges: Int64[np.ndarray, "pairs 5"],
+        basis: OrbitalBasis,
+        along: Float[Tensor, "atoms 3"],
+    ) -> Float[Tensor, " entries"]:
+        """Derivatives of `entries` where the atoms move, 1/angstrom times the unit of the displacement ``along``.
+
+        Atoms move together with their images in all cells. Arguments and errors are those of `entries`.
+        """
+
+        def of(moved: Tensor) -> Tensor:
+            return self.entries(numbers, moved, lattice, edges, basis)
+
+        return _along(of, positions, along.to(positions))
+
+
+def _along(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> Tensor:
+    """Derivative of a function along a direction.
+
+    Unlike `torch.func.jvp` it leaves tensors that do not move as they are, so that tables can be made meanwhile.
+    """
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(function(forward_ad.make_dual(x, direction)))
+    return torch.zeros_like(found.primal) if found.tangent is None else found.tangent
 
 
 def _by_degrees(pairs: list[ShellPair]) -> Iterator[tuple[tuple[int, int], list[ShellPair]]]:
