@@ -124,7 +124,9 @@ def test_hamiltonians_for_abacus(tmp_path, convert):
     assert "holds ['hrs1_nao.csr']; choose another place or set overwrite=true" in convert(*options)
     assert convert(*options, "overwrite=true").startswith("wrote")
     (output / "STRU").write_text("mine")
-    assert "holds ['STRU']; choose another place" in convert(*options, "overwrite=true")
+    assert "holds ['STRU'], which overwriting would lose; choose another place" in convert(
+        *options, "overwrite=true"
+    )
     assert sorted(path.name for path in output.iterdir()) == ["STRU", "hrs1_nao.csr"]
 
 

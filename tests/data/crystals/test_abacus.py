@@ -85,7 +85,7 @@ def test_collinear_spin(tmp_path: Path, layout: str) -> None:
         assert_same(found, replace(expected, name=found.name), 1e-11)
     with pytest.raises(DataError, match=r"collinear spin-polarised .* choose one with spin=up or spin=down"):
         CrystalDatabase(output)[0]
-    with pytest.raises(ConfigError, match="spin is 'left'; up or down is needed"):
+    with pytest.raises(ConfigError, match="spin is 'left'; give up, down or both"):
         CrystalDatabase(output, spin="left")
     sides = {CrystalDatabase(output, spin=spin).identity()["head_sha256"] for spin in ("up", "down")}
     assert len(sides) == 2
