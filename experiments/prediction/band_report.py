@@ -7,13 +7,17 @@ from typing import Any
 import numpy as np
 
 from tracegrad.physics.bands.band_errors import BandErrors
-from tracegrad.physics.bands.band_gap import BandGap
-from tracegrad.physics.bands.bands import BandStructure, band_gap
+from tracegrad.physics.bands.bands import BandStructure, band_gap, is_one_sided
 from tracegrad.physics.bands.kpath import KPath
 
 
-def bands_summary(bands: BandStructure, axes: str) -> dict[str, Any]:
-    """Bands along a path as plain data; ``axes`` are those along which the structure is periodic."""
+def bands_summary(bands: BandStructure, axes: str, *, spin: str | None = None) -> dict[str, Any]:
+    """Bands along a path as plain data.
+
+    Args:
+        axes: along which the structure is periodic.
+        spin: whose bands they are; None: those of all electrons.
+    """
     return {
         "structure": bands.name,
         "orbitals": bands.total,
@@ -28,13 +32,22 @@ def bands_summary(bands: BandStructure, axes: str) -> dict[str, Any]:
         "smallest_eigenvalue_of_S": bands.smallest_overlap,
         "projected_out": bands.dropped,
         "ghost_states": bands.ghosts,
-        "gap": gap_summary(bands, band_gap(bands)),
+        "gap": gap_summary(bands, spin=spin),
     }
 
 
-def gap_summary(bands: BandStructure, gap: BandGap) -> dict[str, Any]:
-    """A gap as plain data, with its k-points as text."""
-    values = asdict(gap)
+def gap_summary(
+    bands: BandStructure, occupied: int | None = None, *, spin: str | None = None
+) -> dict[str, Any] | None:
+    """The gap as plain data, with its k-points as text; None: all bands of a spin are empty, or all are occupied.
+
+    Args:
+        occupied: see `tracegrad.physics.bands.bands.band_gap`.
+        spin: whose bands they are; None: those of all electrons, some of which are occupied and others empty.
+    """
+    if spin is not None and is_one_sided(bands):
+        return None
+    values = asdict(band_gap(bands, occupied))
     for name in ("valence", "conduction", "direct"):
         point = values.pop(f"{name}_point")
         values[f"{name}_at"] = None if point is None else _point_name(bands.path, point)
@@ -49,8 +62,15 @@ def _point_name(path: KPath, point: int) -> str:
     return "(" + ", ".join(f"{value:.3f}" for value in path.points[point] + 0.0) + ")"
 
 
-def gap_line(what: str, gap: Mapping[str, Any]) -> str:
+def occupied_bands(gap: Mapping[str, Any] | None) -> int | None:
+    """The number of occupied bands of a `gap_summary`; None if there is no gap."""
+    return None if gap is None or gap["metal"] else int(gap["bands"][0])
+
+
+def gap_line(what: str, gap: Mapping[str, Any] | None) -> str:
     """A line about a gap, a `gap_summary`; ``what`` are words for it."""
+    if gap is None:
+        return f"{what}: none, all its bands are on one side of the Fermi level"
     first, last = gap["bands"]
     if gap["metal"]:
         crossing = f"band {first} crosses" if first == last else f"bands {first} to {last} cross"

@@ -11,6 +11,7 @@ from experiments.prediction.band_report import (
     errors_summary,
     gap_line,
     gap_summary,
+    occupied_bands,
 )
 from experiments.prediction.zone import dropped_line, ghost_line
 from tracegrad.data.crystals.structure import Structure
@@ -19,7 +20,6 @@ from tracegrad.physics.bands.bands import (
     SMALL_OVERLAP,
     BandStructure,
     PredictedBands,
-    band_gap,
     band_structure,
     both_spins,
 )
@@ -103,15 +103,14 @@ def along_path(
         progress.report(dropped_line(bands.dropped, bands.total, values["overlap_threshold"]))
     if bands.ghosts:
         progress.report(ghost_line(bands.ghosts))
-    summary = bands_summary(bands, axes)
+    summary = bands_summary(bands, axes, spin=one.spin)
     progress.report(gap_line(gap, summary["gap"]))
     if prediction is None:
         return PathResult(one.spin, bands, None, None, 0.0, summary)
     errors = band_errors(bands, prediction, window)
-    occupied = None if summary["gap"]["metal"] else summary["gap"]["bands"][0]
     summary["predicted"] = {
         "source": Path(one.source).name,
-        "gap": gap_summary(prediction.bands, band_gap(prediction.bands, occupied)),
+        "gap": gap_summary(prediction.bands, occupied_bands(summary["gap"]), spin=one.spin),
         "errors": errors_summary(errors),
     }
     progress.report(gap_line("predicted gap", summary["predicted"]["gap"]))
@@ -129,8 +128,6 @@ def summary_of_both(name: str, found: Sequence[PathResult], axes: str) -> dict[s
     summary = bands_summary(together, axes) | {"spins": {one.spin: one.summary for one in found}}
     predictions = [one.prediction.bands for one in found if one.prediction is not None]
     if predictions:
-        gap = band_gap(together)
-        occupied = None if gap.metal else gap.bands[0]
-        predicted = both_spins(predictions, name)
-        summary["predicted"] = {"gap": gap_summary(predicted, band_gap(predicted, occupied))}
+        gap = gap_summary(both_spins(predictions, name), occupied_bands(summary["gap"]))
+        summary["predicted"] = {"gap": gap}
     return summary

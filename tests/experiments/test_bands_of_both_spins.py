@@ -71,6 +71,30 @@ def test_bands_level_and_densities(folder, tmp_path, bands):
     assert np.abs(parts[0] - parts[1]).max() > 0.1
 
 
+def test_a_spin_whose_bands_are_all_occupied(tmp_path, bands):
+    """Two electrons of one spin; the gap is that between the spins."""
+    for spin, energy in (("up", -20.0), ("down", 20.0)):
+        toy = of_spin(0, energy)
+        write_structure(toy, tmp_path / f"toy_{spin}")
+    out = tmp_path / "out"
+    folder = tmp_path / "toy"
+    text = bands(
+        f"structure={folder}",
+        f"predicted={folder}",
+        "spin=both",
+        f"output={out}",
+        "npoints=10",
+        "fermi_level=0",
+        "window=[-40,40]",
+    )
+    assert text.count("none, all its bands are on one side of the Fermi level") == 4
+    summary = json.loads((out / "bands.json").read_text())
+    assert [summary["spins"][spin]["gap"] for spin in ("up", "down")] == [None, None]
+    assert summary["gap"]["bands"] == [2, 3]
+    assert summary["gap"]["gap"] > 20
+    assert summary["predicted"]["gap"] == summary["gap"]
+
+
 def test_what_is_refused(folder, tmp_path, bands):
     level = "fermi_level=0"
     assert "give both for STRUCTURE_up and STRUCTURE_down, or null" in bands(

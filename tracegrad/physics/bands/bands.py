@@ -243,6 +243,13 @@ def band_gap(bands: BandStructure, occupied: int | None = None) -> BandGap:
     return replace(found, step=max(steps))
 
 
+def is_one_sided(bands: BandStructure) -> bool:
+    """Whether all bands are empty or all are occupied, as those of one spin may be: then there is no gap."""
+    below = bands.energies < bands.fermi_level
+    last = bands.first + bands.energies.shape[1]
+    return (bands.first == 0 and not below.any()) or (last == bands.total and bool(below.all()))
+
+
 def both_spins(bands: Sequence[BandStructure], name: str) -> BandStructure:
     """The bands of both spins of a collinear structure as the states of one, each of which holds one electron.
 
