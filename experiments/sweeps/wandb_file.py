@@ -37,7 +37,7 @@ def write_wandb_sweep(
     for key, values in settings.grid.items():
         _check(key, values)
     # The training itself fills the values into the name of its directory.
-    arm = "${arm:${tracegrad.trace},${tracegrad.grad}}"
+    arm = "${arm:${tracegrad}}"
     name = ",".join(arm if key == ARM else f"{key}=${{{key}}}" for key in sorted(settings.grid))
     fixed = [*settings.overrides, f"run_dir={quoted(f'{runs}/{name}_seed${{seed}}')}"]
     if not any(override.startswith("logger.wandb.group=") for override in fixed):
