@@ -46,10 +46,12 @@ def predict_crystal(model: HamiltonianEnsemble, source: Path, output: Path, valu
     for folder in outputs.values():
         check_free(folder, overwrite=values["overwrite"])
     sources = _sources(source, spins)
-    structures = {
-        spin: read_geometry(folder, model.basis, values["frame"]) for spin, folder in sources.items()
+    # Both spins may have one source.
+    geometries = {
+        folder: read_geometry(folder, model.basis, values["frame"])
+        for folder in dict.fromkeys(sources.values())
     }
-    structure = structures[spins[0]]
+    structure = geometries[sources[spins[0]]]
     kind = "with spin-orbit coupling" if structure.spinful else "without spin"
     print(
         f"{structure.name}: {len(structure.numbers)} atoms, {len(structure.edges)} blocks, "
@@ -61,8 +63,8 @@ def predict_crystal(model: HamiltonianEnsemble, source: Path, output: Path, valu
         began = time.perf_counter()
         basis_files = str(values["basis_files"])
         files = BasisFileOverlaps(basis_files, model.basis, structure.numbers.tolist())
-        structures = {spin: files(one) for spin, one in structures.items()}
-        structure, charges = structures[spins[0]], charges_in_files(files.shells)
+        geometries = {folder: files(one) for folder, one in geometries.items()}
+        structure, charges = geometries[sources[spins[0]]], charges_in_files(files.shells)
         print(f"overlaps from {basis_files} in {time.perf_counter() - began:.1f} s", flush=True)
     print_outside(
         model.outside_training(structure.numbers, structure.positions, structure.lattice, structure.edges)
@@ -71,10 +73,11 @@ def predict_crystal(model: HamiltonianEnsemble, source: Path, output: Path, valu
     each = f" for each of {count} networks" if count > 1 else ""
     print(f"estimate: {estimate_cost(model.members[0], structure)}{each}", flush=True)
     if values["bands"] and structure.overlap is not None:
-        compared = _has_reference(sources, values)
-        print_forecast(list(structures.values()), _settings_of_bands(values), charges, 2 if compared else 1)
-    for spin, one in structures.items():
-        folder, started = outputs[spin], time.perf_counter()
+        of_spins = [geometries[sources[spin]] for spin in spins]
+        hamiltonians = 2 if _has_reference(sources, values) else 1
+        print_forecast(of_spins, _settings_of_bands(values), charges, hamiltonians)
+    for spin, folder in outputs.items():
+        one, started = geometries[sources[spin]], time.perf_counter()
         entries, spread = mean_and_spread(_entries(member, one, spin) for member in model.members)
         seconds = time.perf_counter() - started
         write_structure(replace(one, hamiltonian=entries), folder, overwrite=values["overwrite"])

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -92,3 +93,30 @@ def rotated(sample: crystals.Crystal, rotation: torch.Tensor) -> crystals.Crysta
     """A crystal turned by a matrix for (x, y, z)."""
     numbers, positions, lattice, edges = sample
     return numbers, positions @ rotation.numpy().T, lattice @ rotation.numpy().T, edges
+
+
+def by_images(sample: crystals.Crystal) -> crystals.Crystal:
+    """A crystal of three atoms that are represented by images in other cells: the same crystal."""
+    numbers, positions, lattice, edges = sample
+    shifts = np.array([[1, 0, 0], [0, -2, 1], [0, 0, 0]])
+    relabelled = edges.copy()
+    relabelled[:, :3] += shifts[edges[:, 3]] - shifts[edges[:, 4]]
+    return numbers, positions + shifts @ lattice, lattice, relabelled
+
+
+def in_another_cell(sample: crystals.Crystal) -> crystals.Crystal:
+    """The same crystal with lattice vectors b = M a, where det M = 1, and cells R' = R M^-1."""
+    numbers, positions, lattice, edges = sample
+    change = np.array([[1, 1, 0], [0, 1, 0], [2, 0, 1]])
+    relabelled = edges.copy()
+    relabelled[:, :3] = edges[:, :3] @ np.rint(np.linalg.inv(change)).astype(int)
+    return numbers, positions, change @ lattice, relabelled
+
+
+def reordered(sample: crystals.Crystal) -> tuple[crystals.Crystal, np.ndarray]:
+    """A crystal of three atoms with atoms and edges in another order, and the former position of each edge."""
+    numbers, positions, lattice, edges = sample
+    order, edge_order = np.array([2, 0, 1]), np.random.default_rng(2).permutation(len(edges))
+    permuted = edges[edge_order].copy()
+    permuted[:, 3:] = np.argsort(order)[permuted[:, 3:]]
+    return (numbers[order], positions[order], lattice, permuted), edge_order

@@ -5,7 +5,17 @@ import pytest
 import torch
 
 from tests import crystals
-from tests.backbones.crystal_networks import BOTH_ARMS, DEEPH2, blocks_of, deeph2, graph_of, rotated
+from tests.backbones.crystal_networks import (
+    BOTH_ARMS,
+    DEEPH2,
+    blocks_of,
+    by_images,
+    deeph2,
+    graph_of,
+    in_another_cell,
+    reordered,
+    rotated,
+)
 from tests.molecules import random_rotation
 from tests.nn.item_first.test_shell_pairs import PAULI, orbital_rotation
 from tracegrad.hamiltonian.graph import crystal_graph
@@ -119,23 +129,12 @@ def test_place_origin_and_order_do_not_matter(basis, arm):
     numbers, positions, lattice, edges = crystals.MOS2
     reference = model.hamiltonian(numbers, positions, lattice, edges)
     moved = model.hamiltonian(numbers, positions + np.array([0.3, -2.0, 5.0]), lattice, edges)
-    # Atoms represented by images in other cells, and another unit cell of the same lattice.
-    shifts = np.array([[1, 0, 0], [0, -2, 1], [0, 0, 0]])
-    relabelled = edges.copy()
-    relabelled[:, :3] += shifts[edges[:, 3]] - shifts[edges[:, 4]]
-    images = model.hamiltonian(numbers, positions + shifts @ lattice, lattice, relabelled)
-    change = np.array([[1, 1, 0], [0, 1, 0], [2, 0, 1]])
-    other = edges.copy()
-    other[:, :3] = edges[:, :3] @ np.rint(np.linalg.inv(change)).astype(int)
-    cell = model.hamiltonian(numbers, positions, change @ lattice, other)
+    images, cell = (model.hamiltonian(*same(crystals.MOS2)) for same in (by_images, in_another_cell))
     for found in (moved, images, cell):
         for a, b in zip(found, reference, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
-    order, edge_order = np.array([2, 0, 1]), np.random.default_rng(2).permutation(len(edges))
-    permuted = edges[edge_order].copy()
-    permuted[:, 3:] = np.argsort(order)[permuted[:, 3:]]
-    mixed = model.hamiltonian(numbers[order], positions[order], lattice, permuted)
-    for a, edge in zip(mixed, edge_order, strict=True):
+    mixed, edge_order = reordered(crystals.MOS2)
+    for a, edge in zip(model.hamiltonian(*mixed), edge_order, strict=True):
         np.testing.assert_allclose(a, reference[edge], rtol=0, atol=1e-11)
 
 

@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from tests import crystals
-from tests.backbones.crystal_networks import BOTH_ARMS, blocks_of, deeph_e3, graph_of, rotated
+from tests.backbones.crystal_networks import (
+    BOTH_ARMS,
+    blocks_of,
+    by_images,
+    deeph_e3,
+    graph_of,
+    in_another_cell,
+    reordered,
+    rotated,
+)
 from tests.molecules import random_rotation
 from tests.nn.item_first.test_shell_pairs import PAULI, orbital_rotation
 from tracegrad.hamiltonian.graph import collate, crystal_graph
@@ -69,34 +78,20 @@ def test_place_origin_and_order_do_not_matter(basis, arm):
     for a, b in zip(moved, reference, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
 
-    # Atoms represented by images in other cells: the same crystal.
-    shifts = np.array([[1, 0, 0], [0, -2, 1], [0, 0, 0]])
-    relabelled = edges.copy()
-    relabelled[:, :3] += shifts[edges[:, 3]] - shifts[edges[:, 4]]
-    other = model.hamiltonian(numbers, positions + shifts @ lattice, lattice, relabelled)
-    for a, b in zip(other, reference, strict=True):
+    for a, b in zip(model.hamiltonian(*by_images(crystals.MOS2)), reference, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
 
-    order, edge_order = np.array([2, 0, 1]), np.random.default_rng(2).permutation(len(edges))
-    permuted = edges[edge_order].copy()
-    permuted[:, 3:] = np.argsort(order)[permuted[:, 3:]]
-    mixed = model.hamiltonian(numbers[order], positions[order], lattice, permuted)
-    for a, edge in zip(mixed, edge_order, strict=True):
+    mixed, edge_order = reordered(crystals.MOS2)
+    for a, edge in zip(model.hamiltonian(*mixed), edge_order, strict=True):
         np.testing.assert_allclose(a, reference[edge], rtol=0, atol=1e-12)
 
 
 @crystals.BASES
 @BOTH_ARMS
 def test_another_cell_of_the_same_lattice_gives_the_same_blocks(basis, arm):
-    """Lattice vectors b = M a with det M = 1, cells R' = R M^-1."""
     model = deeph_e3(basis, arm)
-    numbers, positions, lattice, edges = crystals.MOS2
-    change = np.array([[1, 1, 0], [0, 1, 0], [2, 0, 1]])
-    relabelled = edges.copy()
-    relabelled[:, :3] = edges[:, :3] @ np.rint(np.linalg.inv(change)).astype(int)
-    reference = model.hamiltonian(numbers, positions, lattice, edges)
-    actual = model.hamiltonian(numbers, positions, change @ lattice, relabelled)
-    for a, b in zip(actual, reference, strict=True):
+    reference = model.hamiltonian(*crystals.MOS2)
+    for a, b in zip(model.hamiltonian(*in_another_cell(crystals.MOS2)), reference, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
 
 

@@ -12,8 +12,11 @@ from tests.backbones.crystal_networks import (
     DEEPH_E3,
     HARMOSE,
     blocks_of,
+    by_images,
     graph_of,
     harmose,
+    in_another_cell,
+    reordered,
     rotated,
 )
 from tests.model.test_network import ARMS
@@ -200,18 +203,10 @@ def test_place_origin_order_and_cell_do_not_matter(basis, arm):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
 
     same(model.hamiltonian(numbers, positions + np.array([0.3, -2.0, 5.0]), lattice, edges))
-    shifts = np.array([[1, 0, 0], [0, -2, 1], [0, 0, 0]])
-    relabelled = edges.copy()
-    relabelled[:, :3] += shifts[edges[:, 3]] - shifts[edges[:, 4]]
-    same(model.hamiltonian(numbers, positions + shifts @ lattice, lattice, relabelled))
-    order, edge_order = np.array([2, 0, 1]), np.random.default_rng(2).permutation(len(edges))
-    permuted = edges[edge_order].copy()
-    permuted[:, 3:] = np.argsort(order)[permuted[:, 3:]]
-    same(model.hamiltonian(numbers[order], positions[order], lattice, permuted), edge_order)
-    change = np.array([[1, 1, 0], [0, 1, 0], [2, 0, 1]])
-    relabelled = edges.copy()
-    relabelled[:, :3] = edges[:, :3] @ np.rint(np.linalg.inv(change)).astype(int)
-    same(model.hamiltonian(numbers, positions, change @ lattice, relabelled))
+    same(model.hamiltonian(*by_images(crystals.MOS2)))
+    mixed, edge_order = reordered(crystals.MOS2)
+    same(model.hamiltonian(*mixed), edge_order)
+    same(model.hamiltonian(*in_another_cell(crystals.MOS2)))
 
 
 @crystals.BASES

@@ -19,3 +19,13 @@ def caller(
         return captured.err or captured.out
 
     return call
+
+
+def status_of(name: str, main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit status of a command with its arguments."""
+    monkeypatch.setattr("sys.argv", [name, *arguments])
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0

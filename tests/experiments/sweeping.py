@@ -14,18 +14,14 @@ from experiments.sweeps.manifest import SweepState
 from experiments.sweeps.points import SweepPoint
 from experiments.sweeps.settings import SweepSettings
 from experiments.sweeps.status import FAILED, STOPPED, WAITING
+from tests.experiments.in_process import status_of
 
 TRAIN = (sys.executable, "-S", str(Path(__file__).with_name("fake_train.py")))
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit status of `sweep ARGUMENT ...`."""
-    monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
-    try:
-        sweep.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return status_of("sweep", sweep.main, monkeypatch, *arguments)
 
 
 def point(runs: Path, name: str, mode: str) -> SweepPoint:

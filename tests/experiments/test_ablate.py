@@ -10,6 +10,7 @@ import pytest
 from experiments import ablate
 from experiments.sweeps import engine
 from experiments.sweeps.settings import read_settings
+from tests.experiments.in_process import status_of
 from tests.experiments.processes import PLAIN
 from tests.experiments.sweeping import make_state
 from tests.experiments.test_train import SMALL
@@ -39,12 +40,7 @@ FAST = [
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["ablate", *arguments])
-    try:
-        ablate.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return status_of("ablate", ablate.main, monkeypatch, *arguments)
 
 
 def states_of(*arguments: str) -> dict[str, str]:

@@ -17,7 +17,8 @@ from experiments.training.wandb_run import ID_FILE, STEP, print_wandb_hint, wand
 from tests import forked
 from tests.experiments.test_train import SMALL
 from tests.experiments.wandb_file import history, records
-from tests.experiments.wandb_server import wandb_server
+from tests.experiments.wandb_server import Server
+from tests.serving import answering
 from tracegrad import load_model
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import ConfigError
@@ -132,7 +133,7 @@ def test_an_online_run_is_joined_and_tells_nothing_of_the_machine(tmp_path: Path
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= {"HOME": str(home), "USER": "alice", "PYTHONPATH": str(ROOT), "WANDB_API_KEY": KEY}
-    with wandb_server() as server:
+    with answering(Server()) as server:
         environment["WANDB_BASE_URL"] = server.url
         settings = (f"run_dir={home / 'run'}", f"data.path={home}/mine.db")
         done = forked.run("tests.experiments.online_runs", *settings, environment=environment)
@@ -151,7 +152,7 @@ def test_offline_pieces_are_one_history_after_the_upload(
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= {"HOME": str(home), "WANDB_API_KEY": KEY}
-    with wandb_server() as server:
+    with answering(Server()) as server:
         name = (home / RUN / ID_FILE).read_text().strip()
         done = subprocess.run(
             [sys.executable, "-m", "wandb", "sync", "--id", name, *map(str, pieces)],

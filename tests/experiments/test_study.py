@@ -1,7 +1,6 @@
 """A registered study: read, trained and summed up."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from experiments import study
 from experiments.reporting.study_file import read_study
 from experiments.reporting.study_runs import groups_to_train, read_recorded
 from experiments.settings.configuration import composed, plain
+from tests.experiments.in_process import status_of
 from tests.experiments.processes import PLAIN
 from tests.run_directories import crystal_result, result, write_run
 from tracegrad.errors import ConfigError
@@ -50,12 +50,7 @@ def write(tmp_path: Path, content: dict) -> Path:
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["study", *arguments])
-    try:
-        study.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return status_of("study", study.main, monkeypatch, *arguments)
 
 
 def test_the_command_line_of_a_part(tmp_path):
@@ -78,7 +73,7 @@ def test_every_part_of_the_studies_here_can_be_composed():
             values = plain(composed("train", settings))
             assert values["name"] == part.name
             assert values["data"]["path"].startswith(("/data/", "embedded:"))
-            assert values["trainer"]["max_steps"] >= 1000
+            assert values["trainer"]["max_steps"] >= (1000 if path.parent.name == "lean_tracegrad" else 3000)
 
 
 def test_runs_are_compared_seed_by_seed(tmp_path, capsys, monkeypatch):

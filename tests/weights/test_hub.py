@@ -12,7 +12,8 @@ from experiments.predict import networks
 from tests.checkpoints import QHNET, write_run
 from tests.experiments.test_export import finished_run, run
 from tests.molecules import WATER
-from tests.weights.hub_server import TOKEN, HubServer, serving
+from tests.serving import answering
+from tests.weights.hub_server import TOKEN, HubServer
 from tracegrad.errors import CheckpointError
 from tracegrad.extras import MissingExtraError
 from tracegrad.training.warm_start import start_from
@@ -33,7 +34,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     model = write_run(tmp_path / "run")
     write_model_file(tmp_path / "water.safetensors", model.state_dict(), {"model": QHNET})
     content = (tmp_path / "water.safetensors").read_bytes()
-    with serving() as server:
+    with answering(HubServer()) as server:
         # As HF_ENDPOINT, which is read when huggingface_hub is imported.
         monkeypatch.setattr(constants, "ENDPOINT", server.address)
         template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"

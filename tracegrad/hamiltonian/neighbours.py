@@ -99,7 +99,7 @@ def pair_ranges(
     reach = min(max(float(lengths.max()), search), enough) + _ROUNDING
     near, distances = pairs_within(positions, lattice, reach)
     listed, possible = _elements(numbers, edges), _elements(numbers, near)
-    on_site = (edges[:, :3] == 0).all(1) & (edges[:, 3] == edges[:, 4])
+    on_site = on_site_edges(edges)
     ranges = {}
     for a, b in np.unique(possible if len(possible) else listed, axis=0).tolist():
         in_list = np.flatnonzero((listed == (a, b)).all(1) & ~on_site)
@@ -120,6 +120,11 @@ def pair_ranges(
             tuple(near[nearest].tolist()) if nearest >= 0 else (),
         )
     return ranges
+
+
+def on_site_edges(edges: Int64[np.ndarray, "edges 5"]) -> Bool[np.ndarray, " edges"]:
+    """Which edges, rows [Rx, Ry, Rz, i, j], join an atom with itself."""
+    return (edges[:, :3] == 0).all(1) & (edges[:, 3] == edges[:, 4])
 
 
 def edge_lengths(

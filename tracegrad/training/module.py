@@ -76,9 +76,9 @@ class HamiltonianModule(lightning.LightningModule):
         self.model.backbone.at_progress(self._progress())
 
     def training_step(self, graph, batch_idx: int) -> Tensor:
-        # Frozen features have traces that no training changes.
         if self.seen is not None:
             self.seen.add(graph)
+        # Frozen features have traces that no training changes.
         prediction = self.model(graph, traces=not self.model.backbone.features_frozen)
         terms = self.loss(prediction, graph, self._sum_ranks)
         if not torch.isfinite(terms.logs["loss"]):  # value of the whole batch: all ranks stop together

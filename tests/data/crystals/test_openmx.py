@@ -211,8 +211,8 @@ def test_collinear_spin(tmp_path):
         assert_same(database[0], expected)
         assert database.identity()["spin"] == spin
         assert not database.spinful
-    with pytest.raises(ConfigError, match="spin is 'left'; give up, down or both"):
-        read_scfout(path, spin="left")
+    with pytest.raises(ConfigError, match="spin is 'both'; up or down is needed"):
+        read_scfout(path, spin="both")
     for other in (up, small_structure(spinful=True)):
         with pytest.raises(
             DataError, match="not a collinear spin-polarised calculation, so it has no spin up"

@@ -102,7 +102,7 @@ def test_collinear(tmp_path):
     assert_same_crystal(read(folder, "down"), down)
     with pytest.raises(DataError, match=r"run\.HSX: a collinear .*choose one with spin=up"):
         read(folder)
-    with pytest.raises(ConfigError, match="spin is 'left'; give up, down or both"):
+    with pytest.raises(ConfigError, match="spin is 'left'; up or down is needed"):
         SiestaReader(folder, "left")
     write_run(up, tmp_path / "other")
     with pytest.raises(DataError, match=r"run\.HSX: not a collinear .* no spin down; leave spin out"):

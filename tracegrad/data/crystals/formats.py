@@ -10,7 +10,8 @@ from tracegrad.data.crystals.packed import PackedReader
 from tracegrad.data.crystals.reader import CrystalReader, ReaderType
 from tracegrad.data.crystals.siesta import SiestaReader
 from tracegrad.data.crystals.spins import BOTH, BothSpins
-from tracegrad.errors import DataError
+from tracegrad.errors import ConfigError, DataError
+from tracegrad.hamiltonian.basis import SPINS
 
 # The first one that finds a structure reads a database; a packed file is any file that no other format recognises.
 READERS: tuple[type[CrystalReader], ...] = (
@@ -48,6 +49,7 @@ def open_reader(reader: ReaderType, path: Path, spin: str | None = None) -> Crys
             NAME_up and NAME_down for "both".
 
     Raises:
+        ConfigError: another spin.
         DataError: a channel is asked for, and the format has no collinear calculations.
     """
     if spin is None:
@@ -59,5 +61,9 @@ def open_reader(reader: ReaderType, path: Path, spin: str | None = None) -> Crys
         raise DataError(
             f"{path}: {label} hold no collinear calculations to choose spin {spin} of; leave spin out, or choose "
             "structures by their names (include)"
+        )
+    if spin not in (*SPINS, BOTH):
+        raise ConfigError(
+            f"spin is {spin!r}; give up, down or both, or nothing for calculations without spin"
         )
     return BothSpins(path, reader) if spin == BOTH else reader(path, spin=spin)

@@ -13,6 +13,7 @@ import numpy as np
 from tracegrad.data.crystals.angular_momentum import orbital_generators
 from tracegrad.data.crystals.structure import Structure, species_entries
 from tracegrad.hamiltonian.basis import LETTERS
+from tracegrad.hamiltonian.neighbours import on_site_edges
 
 _SMALLEST = 0.02  # largest element of the blocks that are used; smaller ones are mostly noise in some codes
 _MOST_BLOCKS = 200  # of two elements
@@ -67,7 +68,7 @@ def on_site_error(structure: Structure) -> tuple[float, int]:
     """Largest deviation of the overlaps on one atom from multiples of the identity, and the atom."""
     assert structure.overlap is not None
     edges, worst = structure.edges, (0.0, 0)
-    on_site = (edges[:, :3] == 0).all(1) & (edges[:, 3] == edges[:, 4])
+    on_site = on_site_edges(edges)
     for chosen, where in species_entries(edges, structure.numbers, structure.basis_of("overlap")):
         shells = structure.shells[int(structure.numbers[edges[chosen[0], 3]])]
         bounds = np.cumsum([0, *(2 * degree + 1 for degree in shells)])

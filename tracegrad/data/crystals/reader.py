@@ -134,9 +134,7 @@ class CrystalReader(ABC):
 def checked_spin(spin: str | None) -> str | None:
     """A channel of collinear calculations; raise `ConfigError` unless it is "up", "down" or None."""
     if spin not in (*SPINS, None):
-        raise ConfigError(
-            f"spin is {spin!r}; give up, down or both, or nothing for calculations without spin"
-        )
+        raise ConfigError(f"spin is {spin!r}; up or down is needed, or nothing for calculations without spin")
     return spin
 
 

@@ -18,7 +18,7 @@ from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import CONVENTIONS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
 from tracegrad.hamiltonian.graph import reversed_edges
-from tracegrad.hamiltonian.neighbours import edge_lengths, pair_ranges
+from tracegrad.hamiltonian.neighbours import edge_lengths, on_site_edges, pair_ranges
 from tracegrad.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 HERMITICITY_TOLERANCE = 1e-5  # eV; real data have 1e-8
@@ -85,7 +85,7 @@ class Structure:
 def edge_order(edges: Int64[np.ndarray, "pairs 5"]) -> Int64[np.ndarray, " pairs"]:
     """Permutation that sorts edges by i, with the on-site edge of i first, then by j, then by R."""
     rx, ry, rz, i, j = edges.T
-    return np.lexsort((rz, ry, rx, j, ~_on_site(edges), i))
+    return np.lexsort((rz, ry, rx, j, ~on_site_edges(edges), i))
 
 
 def reordered(
@@ -236,7 +236,7 @@ def check_edges(edges: Int64[np.ndarray, "pairs 5"], atoms: int, where: str) -> 
         reversed_edges(edges[:, :3], edges[:, 3:].T)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
-    missing = np.setdiff1d(np.arange(atoms), edges[_on_site(edges), 3])
+    missing = np.setdiff1d(np.arange(atoms), edges[on_site_edges(edges), 3])
     if len(missing):
         raise DataError(
             f"{where}: the on-site block {block_key([0, 0, 0, *missing[[0, 0]].tolist()])} is missing; add it"
@@ -299,7 +299,7 @@ def on_site_levels(structure: Structure) -> list[Float[np.ndarray, " orbitals"]]
     assert structure.hamiltonian is not None
     edges, levels = structure.edges, []
     starts = block_starts(edges[:, 3:].T, structure.numbers, structure.basis)
-    on_site = np.flatnonzero(_on_site(edges))
+    on_site = np.flatnonzero(on_site_edges(edges))
     for edge in on_site[np.argsort(edges[on_site, 3])]:
         size = int(structure.basis.sizes[structure.numbers[edges[edge, 3]]])
         levels.append(structure.hamiltonian[starts[edge] : starts[edge + 1] : size + 1].real)
@@ -375,7 +375,3 @@ def _check_levels(structure: Structure, where: str) -> None:
                 f"{levels.min():.4g} eV, deeper than {deepest:.4g} eV, which its nucleus alone could bind; correct "
                 "the unit of the Hamiltonian (eV is needed)"
             )
-
-
-def _on_site(edges: np.ndarray) -> np.ndarray:
-    return (edges[:, :3] == 0).all(1) & (edges[:, 3] == edges[:, 4])

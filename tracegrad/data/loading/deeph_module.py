@@ -246,14 +246,14 @@ class DeepHDataModule(HamiltonianDataModule):
         line, sure = compare_radii(structures, self.basis)
         for text in filter(None, (line, doubtful_units(structures[0]), self._wrong_matrices(int(rows[0])))):
             self.remark(f"{self.path}: {text}")
-        self._check_spins(int(rows[0]))
+        self._check_spins(structures[0], int(rows[0]))
         self._wrong_radii = f"{self.path}: {line}" if sure else None
 
-    def _check_spins(self, row: int) -> None:
-        """Remark on spins that are not used, or that the network cannot tell apart in a structure."""
+    def _check_spins(self, first: Structure, row: int) -> None:
+        """Remark on spins that are not used, or that the network cannot tell apart in the structure of a row."""
         text = None
         if self.basis.collinear:
-            text = opposite_moments(self.database[row], self.database[row + 1])
+            text = opposite_moments(first, self.database[row + 1])
         elif not self.basis.spinful and {"_up", "_down"} <= {
             name.removeprefix(named_spin(name)[0]) for name in self.database.names
         }:

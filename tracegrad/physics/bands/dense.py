@@ -15,6 +15,7 @@ from scipy.linalg import eigh, eigvalsh
 
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.neighbours import on_site_edges
 
 # Eigenvalues of S below it are projected out by default; above it rounding changes energies by less than 1e-5 eV.
 OVERLAP_THRESHOLD = 1e-8
@@ -123,8 +124,7 @@ def deepest_level(structure: Structure) -> float:
     Those are the solutions of the on-site blocks, H_ii c = E S_ii c: where a basis has several similar functions, the
     diagonal elements of H lie far above them.
     """
-    edges = structure.edges
-    on_site = (edges[:, :3] == 0).all(1) & (edges[:, 3] == edges[:, 4])
+    on_site = on_site_edges(structure.edges)
     spins = np.eye(structure.basis.spins)
     lowest = [
         eigh(h, np.kron(spins, s), eigvals_only=True, subset_by_index=[0, 0])[0]
