@@ -319,7 +319,7 @@ def test_learning_curves_of_several_runs(rng, tmp_path):
     figure = learning_curves([run(rng, arm, seed) for arm in ARMS for seed in (0, 1)])
     check_png(figure, tmp_path, (1500, 700))
     thick = [line for line in figure.axes[0].lines if line.get_linewidth() > 1]
-    assert [line.get_color() for line in thick] == list(ARM_COLOURS.values())
+    assert [line.get_color() for line in thick] == [ARM_COLOURS[arm] for arm in ARMS]
     assert len(figure.axes[0].lines) == len(figure.axes[0].collections) == 4  # means and bands
     assert len(figure.axes[3].lines) == 1  # the same schedule is drawn once
 
