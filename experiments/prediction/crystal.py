@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from experiments.prediction.bands import defaults, print_forecast, write_bands
 from experiments.prediction.doubts import print_outside, report_spread
 from experiments.prediction.zone import electrons_of_cell
-from tracegrad.data.crystals.deeph import (
+from tracegrad.data.crystal_files.deeph import (
     check_free,
     is_structure_folder,
     matrix_path,

@@ -10,9 +10,9 @@ from tests.data.crystals.scfout import INPUT, scfout, small_structure
 from tests.data.crystals.test_conversion_checks import changed, crystal
 from tests.data.crystals.test_openmx import assert_same
 from tests.experiments.in_process import caller
-from tracegrad.data.crystals.abacus import ABACUSReader
+from tracegrad.data.crystal_files.abacus.reader import ABACUSReader
+from tracegrad.data.crystal_files.deeph import read_structure, write_structure
 from tracegrad.data.crystals.conversion_checks import bloch_sum
-from tracegrad.data.crystals.deeph import read_structure, write_structure
 
 
 def test_a_calculation_becomes_a_structure_folder(tmp_path):

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from scipy.linalg import eigh
 
-from tracegrad.data.crystals.abacus import ABACUSReader
-from tracegrad.data.crystals.abacus_writer import write_hrs
+from tracegrad.data.crystal_files.abacus.reader import ABACUSReader
+from tracegrad.data.crystal_files.abacus.writer import write_hrs
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.crystals.conversion_checks import bloch_sum, check_bands, check_matrices
-from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.hamiltonian.basis import CONVENTIONS
 from tracegrad.units import ANGSTROM_PER_BOHR

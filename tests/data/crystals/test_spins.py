@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.crystals.aims_files import write_calculation
 from tests.data.crystals.orbital_files import assert_same_crystal, mos2
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.crystals.spins import block_diagonal, named_spin
 from tracegrad.data.crystals.structure import check_structure
 from tracegrad.errors import DataError

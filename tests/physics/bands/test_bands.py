@@ -16,8 +16,8 @@ from scipy.sparse.linalg import ArpackError
 from tests.data.crystals.scfout import small_structure
 from tests.physics.bands.toys import LAYER, A, chain, flat, graphene, points_of, positive, supercell
 from tests.processes import workers
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import write_structure
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.bands import bands as bands_module

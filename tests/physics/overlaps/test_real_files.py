@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tracegrad.data.crystals.deeph import read_structure
+from tracegrad.data.crystal_files.deeph import read_structure
 from tracegrad.data.crystals.structure import Structure, edge_order
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.neighbours import edges_within_range
