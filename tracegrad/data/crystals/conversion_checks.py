@@ -20,6 +20,7 @@ from tracegrad.data.crystals.structure import (
     block_key,
     hermiticity_error,
     on_site_levels,
+    species_entries,
 )
 from tracegrad.elements import SYMBOLS
 from tracegrad.hamiltonian.basis import LETTERS
@@ -141,13 +142,16 @@ def bloch_sum(
     sizes = structure.basis.sizes[structure.numbers]
     starts = np.cumsum(sizes) - sizes
     phases = np.exp(2j * np.pi * (structure.edges[:, :3] @ k))
-    copies = structure.basis.spins // structure.basis_of(matrix).spins
+    basis, entries = structure.basis_of(matrix), getattr(structure, matrix)
     result = np.zeros((sizes.sum(), sizes.sum()), dtype=complex)
-    for (i, j), phase, block in zip(
-        structure.edges[:, 3:].tolist(), phases.tolist(), structure.blocks(matrix), strict=True
-    ):
-        rows, columns = slice(starts[i], starts[i] + sizes[i]), slice(starts[j], starts[j] + sizes[j])
-        result[rows, columns] += phase * np.kron(np.eye(copies), block)
+    for chosen, where in species_entries(structure.edges, structure.numbers, basis):
+        blocks = phases[chosen, None, None] * entries[where]
+        for copy in range(structure.basis.spins // basis.spins):
+            rows, columns = (
+                starts[structure.edges[chosen, end]][:, None] + np.arange(width) + copy * width
+                for end, width in zip((3, 4), where.shape[1:], strict=True)
+            )
+            np.add.at(result, (rows[:, :, None], columns[:, None, :]), blocks)
     return result
 
 
