@@ -69,9 +69,7 @@ def test_both_spins_share_the_electrons():
     density = found([up, down], 7.0, width=0.3)
     for one, entries in zip((up, down), density.entries, strict=True):
         _, blocks = literal(one, density.counted.level, 0.3)
-        np.testing.assert_allclose(
-            entries, np.concatenate([b.ravel() for b in blocks]), rtol=0, atol=1e-10
-        )
+        np.testing.assert_allclose(entries, np.concatenate([b.ravel() for b in blocks]), rtol=0, atol=1e-10)
     assert sum(density.electrons) == pytest.approx(7.0, abs=1e-8)
     assert density.electrons[0] > density.electrons[1]
     mixed = found([up, shorter], 7.0, width=0.3)

@@ -102,7 +102,12 @@ def with_same_pairs(up: Structure, down: Structure) -> tuple[Structure, Structur
         return up, down
     edges, entries = with_common_pairs(matrices, up.numbers, up.shells, False)
     changed = [
-        replace(structure, edges=edges, **{m: entries.get(f"{spin} {m}") for m in MATRICES})
+        replace(
+            structure,
+            edges=edges,
+            hamiltonian=entries.get(f"{spin} hamiltonian"),
+            overlap=entries.get(f"{spin} overlap"),
+        )
         for spin, structure in zip(SPINS, (up, down), strict=True)
     ]
     return changed[0], changed[1]

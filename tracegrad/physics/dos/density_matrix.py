@@ -133,8 +133,8 @@ class DensitySolver:
         structure = self.structure
         where = f"{structure.name}: k = {np.round(k, 6).tolist()}"
         try:
-            matrices = (matrix.at(k).toarray() for matrix in (self.hamiltonian, self.overlap))
-            states = all_states(*matrices, where, self.threshold).states
+            h, s = (matrix.at(k).toarray() for matrix in (self.hamiltonian, self.overlap))
+            states = all_states(h, s, where, self.threshold).states
         except LinAlgError as error:
             raise DataError(f"{where}: the eigenproblem was not solved ({error})") from error
         occupations = self._occupations(states.energies)

@@ -1,9 +1,9 @@
 """Density matrices as files with which SIESTA starts: NAME.DM, which it reads with ``DM.UseSaveDM true``.
 
-SIESTA finds the file by its SystemLabel. It takes the pairs of orbitals that its own sparse matrices have, so that the
-file may have others; the number of orbitals and of spins has to be the same. Orbitals have SIESTA's order and signs
-(`Orbitals.siesta_order`). Without spin D holds both electrons of a state; for collinear spin the file has D of spin up
-and D of spin down.
+SIESTA finds the file by its SystemLabel. It takes the pairs of orbitals that its own sparse matrices have, so that
+the file may have others; the number of orbitals and of spins has to be the same. Orbitals have SIESTA's order and
+signs (`Orbitals.siesta_order`). Without spin D holds both electrons of a state; for collinear spin the file has D of
+spin up and D of spin down.
 """
 
 from dataclasses import replace
