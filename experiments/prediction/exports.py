@@ -13,7 +13,7 @@ from tracegrad.errors import ConfigError, DataError
 from tracegrad.extras import require
 from tracegrad.hamiltonian.basis import SPINS
 from tracegrad.physics.bands.kpath import periodic_axes
-from tracegrad.physics.dos.density_matrix import DensityMatrix, density_matrix
+from tracegrad.physics.dos.density_matrix import DENSITY_SPACING, DensityMatrix, density_matrix
 from tracegrad.physics.dos.electrons import (
     charges_in_files,
     charges_with_cores,
@@ -124,7 +124,8 @@ def _density(
             charges |= charges_in_files(files.shells)
         charges |= read_charges(values["valence"] or {})
         electrons = electrons_of_atoms(first.numbers, charges, first.name, otherwise="")
-    mesh = k_mesh(first.lattice, periodic_axes(first.edges), values["k_mesh"])
+    periodic = periodic_axes(first.edges)
+    mesh = k_mesh(first.lattice, periodic, values["k_mesh"], spacing=DENSITY_SPACING)
     return density_matrix(
         structures,
         mesh,

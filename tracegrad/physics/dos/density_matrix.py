@@ -29,6 +29,8 @@ from tracegrad.physics.dos.kmesh import KMesh
 from tracegrad.physics.dos.mesh_states import mesh_states
 from tracegrad.physics.dos.orbital_groups import orbital_groups
 
+DENSITY_SPACING = 0.15  # 1/angstrom, between points of a mesh that suffices for a density to start from
+
 
 @dataclass(frozen=True, eq=False)
 class DensityMatrix:

@@ -60,6 +60,6 @@ def write_dm(density: DensityMatrix, folder: Path, name: str) -> list[str]:
         "DM.UseSaveDM true",
         f"Spin {'polarized' if len(density.structures) == 2 else 'non-polarized'}",
     ]
-    title = f"D of {first.name} from TraceGrad is in {files[0]}: {sum(density.electrons):.6f} electrons"
+    title = f"D of {name} from TraceGrad is in {files[0]}: {sum(density.electrons):.6f} electrons"
     (folder / files[1]).write_text(fdf_text(first, title, settings), encoding="utf-8")
     return files
