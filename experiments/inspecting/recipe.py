@@ -126,7 +126,9 @@ trainer:
         ("rate", f"0.003: {_CRYSTAL_RATE}"),
     ]
     if basis.collinear:
-        lines.append(("spin", "data.spin=both basis.collinear=true: one network for H of spin up and of spin down"))
+        lines.append(
+            ("spin", "data.spin=both basis.collinear=true: one network for H of spin up and of spin down")
+        )
     return Recipe(name, text, lines)
 
 

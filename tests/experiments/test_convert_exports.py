@@ -8,7 +8,7 @@ from tests.experiments.in_process import caller
 from tests.physics.exports.conftest import structure
 from tracegrad.data.crystal_files.abacus.reader import ABACUSReader
 from tracegrad.data.crystal_files.deeph import write_structure
-from tracegrad.data.crystals.conversion_checks import bloch_sum
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 
 
 @pytest.fixture
@@ -101,7 +101,9 @@ def test_abacus_starts_from_both_spins(tmp_path, predicted, convert):
         reader = ABACUSReader(tmp_path / "start", ["Mo-s2p1d1", "S-s1p1"], spin)
         found = reader.read("start", ["hamiltonian"])
         k = np.array([0.1, -0.2, 0.0])
-        bands = (np.linalg.eigvalsh(bloch_sum(one, "hamiltonian", k)) for one in (found, expected))
+        bands = (
+            np.linalg.eigvalsh(BlochMatrix(one, "hamiltonian").at(k).toarray()) for one in (found, expected)
+        )
         np.testing.assert_allclose(*bands, atol=1e-9)
     folder = convert(f"source={source.parent}", "spin=both", f"output={tmp_path / 'all'}", "to=abacus")
     assert folder == text.replace(str(tmp_path / "start"), str(tmp_path / "all"))

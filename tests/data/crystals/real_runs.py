@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from scipy.linalg import eigh
 
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.hamiltonian.basis import CONVENTIONS
-from tracegrad.physics.bands.bloch import BlochMatrix
 
 FILES = Path(os.environ.get("TRACEGRAD_REAL_FILES", Path(__file__).parents[4] / "shared" / "data")) / "dft"
 

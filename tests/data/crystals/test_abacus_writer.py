@@ -11,9 +11,9 @@ from tests.data.crystals.scfout import small_structure
 from tracegrad.data.crystal_files.abacus.csr import read_csr
 from tracegrad.data.crystal_files.abacus.reader import ABACUSReader
 from tracegrad.data.crystal_files.abacus.writer import write_hrs
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure, edge_order
 from tracegrad.errors import DataError
-from tracegrad.physics.bands.bloch import BlochMatrix
 
 SHELLS = ["Mo-s2p1d1", "S-s1p1"]
 

@@ -9,9 +9,9 @@ from scipy.special import erfc
 
 from tests.physics.bands.toys import graphene, supercell
 from tests.physics.exports.conftest import structure
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import DataError
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.bands.kpath import periodic_axes
 from tracegrad.physics.dos.density_matrix import DensityMatrix, density_matrix
 from tracegrad.physics.dos.kmesh import k_mesh

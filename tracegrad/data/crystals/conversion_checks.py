@@ -8,19 +8,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from scipy.linalg import LinAlgError, eigh, eigvalsh
 
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.overlap_symmetry import axis_error, on_site_error
 from tracegrad.data.crystals.reference_bands import ReferenceBands
 from tracegrad.data.crystals.rotated_copies import copy_error, rotation_between
 from tracegrad.data.crystals.structure import (
     HERMITICITY_TOLERANCE,
+    MATRICES,
     Structure,
     block_key,
     hermiticity_error,
     on_site_levels,
-    species_entries,
 )
 from tracegrad.elements import SYMBOLS
 from tracegrad.hamiltonian.basis import LETTERS
@@ -66,11 +67,11 @@ def check_bands(structure: Structure, bands: ReferenceBands, spin: str | None = 
         return None
     expected = bands.energies[1 if spin == "down" and len(bands.energies) > 1 else 0]
     count = min(expected.shape[1], int(structure.basis.sizes[structure.numbers].sum()))
+    hamiltonian, overlap = (BlochMatrix(structure, matrix) for matrix in MATRICES)
     found = []
     for k in bands.k:
         try:
-            h, s = (bloch_sum(structure, matrix, k) for matrix in ("hamiltonian", "overlap"))
-            found.append(eigh(h, s, eigvals_only=True))
+            found.append(eigh(hamiltonian.at(k).toarray(), overlap.at(k).toarray(), eigvals_only=True))
         except LinAlgError:
             return Finding(
                 False, f"S is not positive definite at k = {_vector(k)}, so that there are no eigenvalues"
@@ -129,32 +130,6 @@ def one_sided_pairs(structure: Structure) -> list[str]:
     return lines
 
 
-def bloch_sum(
-    structure: Structure, matrix: str, k: Float[np.ndarray, " 3"]
-) -> Complex[np.ndarray, "orbitals orbitals"]:
-    """M(k) = sum_R exp(2 pi i k.R) M(R) as a dense matrix; with spin, the overlap stands there for both spins.
-
-    Args:
-        structure: with the matrix.
-        matrix: "hamiltonian" or "overlap".
-        k: in units of the reciprocal lattice vectors.
-    """
-    sizes = structure.basis.sizes[structure.numbers]
-    starts = np.cumsum(sizes) - sizes
-    phases = np.exp(2j * np.pi * (structure.edges[:, :3] @ k))
-    basis, entries = structure.basis_of(matrix), getattr(structure, matrix)
-    result = np.zeros((sizes.sum(), sizes.sum()), dtype=complex)
-    for chosen, where in species_entries(structure.edges, structure.numbers, basis):
-        blocks = phases[chosen, None, None] * entries[where]
-        for copy in range(structure.basis.spins // basis.spins):
-            rows, columns = (
-                starts[structure.edges[chosen, end]][:, None] + np.arange(width) + copy * width
-                for end, width in zip((3, 4), where.shape[1:], strict=True)
-            )
-            np.add.at(result, (rows[:, :, None], columns[:, None, :]), blocks)
-    return result
-
-
 def _hamiltonian(structure: Structure) -> Iterator[Finding]:
     if structure.hamiltonian is None:
         return
@@ -199,7 +174,8 @@ def _overlap(structure: Structure) -> Iterator[Finding]:
     yield Finding(axis.size <= AXIS_TOLERANCE, text)
     if structure.basis_of("overlap").sizes[structure.numbers].sum() <= _MOST_ORBITALS:
         bare = replace(structure, spinful=False, hamiltonian=None)
-        smallest = [float(eigvalsh(bloch_sum(bare, "overlap", k), subset_by_index=[0, 0])[0]) for k in _K]
+        overlap = BlochMatrix(bare, "overlap")
+        smallest = [float(eigvalsh(overlap.at(k).toarray(), subset_by_index=[0, 0])[0]) for k in _K]
         k = _K[int(np.argmin(smallest))]
         text = f"the smallest eigenvalue of S is {min(smallest):.1e} (k = {_vector(k)})"
         if min(smallest) > 0:

@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import LinAlgError
 
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.spins import with_same_pairs
 from tracegrad.data.crystals.structure import Structure, species_entries
 from tracegrad.errors import DataError
 from tracegrad.physics.bands.bands import each_point
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.bands.dense import OVERLAP_THRESHOLD, all_states
 from tracegrad.physics.dos.fermi_level import SMEARINGS, FermiCount, count_fermi_level
 from tracegrad.physics.dos.kmesh import KMesh

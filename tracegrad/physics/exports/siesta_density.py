@@ -12,8 +12,8 @@ from typing import Any
 
 from scipy.sparse import hstack
 
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.extras import require
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.dos.density_matrix import DensityMatrix
 from tracegrad.physics.exports.orbitals import orbitals_of
 from tracegrad.physics.exports.sisl_hamiltonian import fdf_text, in_cells, sisl_geometry
