@@ -73,10 +73,6 @@ def test_both_spins(tmp_path, inspect, converted):
     assert "  collinear: true\n" in recipe
     assert "  spin: both  #" in recipe
     assert "  sizes: [1, 1, 1]  #" in recipe
-    folder = f"hydra.searchpath=[file://{output}]"
-    config = composed("train", ["experiment=iron", folder])
-    assert config.data.spin == "both"
-    assert config.model.backbone.basis.collinear
     if converted:
         shutil.rmtree(tmp_path / "iron" / "1_down")
         assert "1_down is missing; spin=both needs both spins" in inspect(f"data={tmp_path / 'iron'}")
