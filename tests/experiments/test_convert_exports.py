@@ -115,7 +115,7 @@ def test_siesta_starts_from_both_spins(tmp_path, predicted, convert):
     words = [f"source={source}_up", "spin=both", f"output={tmp_path / 'start'}", "to=siesta"]
     error = convert(*words)
     assert error.startswith("error: layer_up: the valence electrons of S, Mo are not known")
-    assert error.endswith("or electrons=NUMBER of the cell\n")
+    assert error.endswith("electrons=NUMBER of the cell\n")
     assert not (tmp_path / "start").exists()
     text = convert(*words, "valence={Mo: 5, S: 1}", "k_mesh=[3,3,1]", "smearing_width=0.3")
     first, remark = text.splitlines()
