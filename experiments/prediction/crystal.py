@@ -31,6 +31,7 @@ from tracegrad.model.ensemble import HamiltonianEnsemble, mean_and_spread
 from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.physics.dos.electrons import charges_in_files
+from tracegrad.physics.dos.molecular import SHARES
 from tracegrad.physics.overlaps.structure_overlaps import BasisFileOverlaps
 from tracegrad.units import MEV
 
@@ -40,6 +41,11 @@ def predict_crystal(model: HamiltonianEnsemble, source: Path, output: Path, valu
     if values["reference"]:
         raise ConfigError(
             f"{values['checkpoint']} is a {model.label} for crystals; reference is for molecules"
+        )
+    if values["dos_shares"] != SHARES[0]:
+        raise ConfigError(
+            f"dos_shares={values['dos_shares']} is for molecules; of a crystal the shares are {SHARES[0]}: leave it "
+            "out"
         )
     spins = model.basis.channels
     if model.basis.collinear and values["output"] is None:

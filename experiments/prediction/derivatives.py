@@ -68,7 +68,8 @@ def moving_atoms(values: Mapping[str, Any], atoms: int) -> list[int]:
     wrong = [n for n in numbers if type(n) is not int or not 1 <= n <= atoms]
     if not numbers or wrong or len(set(numbers)) < len(numbers):
         raise ConfigError(
-            f"derivative_atoms is {chosen!r}; give a list of different atoms from 1 to {atoms}, such as [1,2], or null"
+            f"derivative_atoms is {chosen!r}; give a list of different atoms from 1 to {atoms}, such as [1,2], or "
+            "null"
         )
     return [n - 1 for n in numbers]
 

@@ -152,8 +152,9 @@ def test_groups():
     ],
 )
 def test_bad_groups(kind, message):
+    structure = small_structure()
     with pytest.raises(ConfigError, match=message):
-        orbital_groups(small_structure(), kind)
+        orbital_groups(structure.numbers, structure.basis, kind)
 
 
 def test_bad_grids():

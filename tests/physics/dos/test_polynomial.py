@@ -97,11 +97,11 @@ def test_jackson_kernel_by_its_formula():
 
 def test_small_overlaps_are_refused():
     structure = chain(overlap=0.4999999)
+    large = supercell(structure, (3, 1))
     groups, mesh = (
-        orbital_groups(supercell(structure, (3, 1)), "element"),
+        orbital_groups(large.numbers, large.basis, "element"),
         k_mesh(np.diag([6.0, 10, 10]), np.array([True, False, False]), (2, 1, 1)),
     )
-    large = supercell(structure, (3, 1))
     with pytest.raises(DataError, match=r"below overlap_threshold=1e-05, and the polynomial method cannot"):
         polynomial_density(large, mesh, groups, width=0.5, threshold=1e-5)
     negative = replace(large, overlap=np.where(large.overlap == 1, 1.0, 0.7))
