@@ -13,8 +13,8 @@ from benchmarks.molecules import Sizes, random_matrix, random_molecule
 from benchmarks.timing import Timing, measure
 from tracegrad.data.cache.cached_crystals import CrystalCache
 from tracegrad.data.cache.lookup import build_cache, open_cache
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import write_structure
 from tracegrad.data.crystals.structure import Structure, edge_order
 from tracegrad.data.loading.deeph_module import CrystalDataset
 from tracegrad.data.molecules.molecule_checks import CORE_LEVELS

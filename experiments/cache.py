@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 
 from experiments.settings.configuration import command, plain
 from tracegrad.data.cache.lookup import cache_paths, prepare_cache
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.loading.hamiltonian_module import DTYPES, database_path
 from tracegrad.errors import ConfigError
 from tracegrad.system.progress import ProgressDisplay

@@ -13,7 +13,12 @@ from omegaconf import DictConfig
 
 from experiments.prediction.exports import ABACUS, FOLDERS, check_target, export_structure
 from experiments.settings.configuration import command, plain
-from tracegrad.data.crystals.abacus_writer import write_hrs
+from tracegrad.data.crystal_files.abacus.writer import write_hrs
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import check_free, write_structure
+from tracegrad.data.crystal_files.formats import READERS, require_path
+from tracegrad.data.crystal_files.openmx import read_scfout
+from tracegrad.data.crystal_files.packed import PackedReader
 from tracegrad.data.crystals.conversion_checks import (
     Finding,
     RotatedCopies,
@@ -21,11 +26,6 @@ from tracegrad.data.crystals.conversion_checks import (
     check_matrices,
     one_sided_pairs,
 )
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import check_free, write_structure
-from tracegrad.data.crystals.formats import READERS, require_path
-from tracegrad.data.crystals.openmx import read_scfout
-from tracegrad.data.crystals.packed import PackedReader
 from tracegrad.data.crystals.reader import CrystalReader, ReaderType
 from tracegrad.data.crystals.reference_bands import ReferenceBands
 from tracegrad.data.crystals.spins import BOTH

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments.settings.configuration import command, plain
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.errors import ConfigError
 from tracegrad.physics.geometry_files.reading import check_cell, one_frame
 from tracegrad.plots.structures import MOST_PANELS, Picture, picture_of, structures_figure

@@ -18,7 +18,7 @@ from experiments.inspecting.step_cost import StepCost, step_cost
 from experiments.settings.arguments import shell_word
 from experiments.settings.configuration import command, plain
 from experiments.training.forecast import duration, size
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.loading.datamodule import MoleculeDataset, database_path
 from tracegrad.data.loading.deeph_module import CrystalDataset
 from tracegrad.data.loading.molecule_formats import open_molecules

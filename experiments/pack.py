@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from experiments.settings.arguments import quoted, shell_word
 from experiments.settings.configuration import command, plain
 from tracegrad import __version__
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.packed import pack, packed_names
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.packed import pack, packed_names
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.system.text_files import write_json
 

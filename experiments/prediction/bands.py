@@ -22,7 +22,7 @@ from experiments.prediction.zone import (
     zone_summary,
 )
 from experiments.settings.paths import CONF
-from tracegrad.data.crystals.deeph import matrix_path, read_structure
+from tracegrad.data.crystal_files.deeph import matrix_path, read_structure
 from tracegrad.data.crystals.spins import BOTH, block_diagonal
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError

@@ -14,7 +14,7 @@ from experiments.prediction.crystal_entries import entries_of
 from experiments.prediction.derivatives import crystal_work, moving_atoms, write_derivatives
 from experiments.prediction.doubts import print_outside, report_spread
 from experiments.prediction.zone import electrons_of_cell
-from tracegrad.data.crystals.deeph import (
+from tracegrad.data.crystal_files.deeph import (
     check_free,
     is_structure_folder,
     matrix_path,

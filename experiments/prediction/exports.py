@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tracegrad.data.crystals.deeph import check_free
+from tracegrad.data.crystal_files.deeph import check_free
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError
 from tracegrad.extras import require

@@ -13,8 +13,8 @@ from experiments.convert import main as convert
 from experiments.settings.configuration import composed, plain
 from experiments.training.runs import train
 from tests.experiments.test_train_crystals import SMALL
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import read_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import read_structure
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import DataError

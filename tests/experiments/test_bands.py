@@ -13,7 +13,7 @@ from tests import forked
 from tests.experiments.in_process import caller
 from tests.physics.bands.toys import chain, graphene
 from tests.physics.overlaps.gaussian_files import GaussianShell, write_pao
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.deeph import write_structure
 from tracegrad.physics.bands.bands import band_structure
 from tracegrad.physics.bands.kpath import k_path, periodic_axes
 

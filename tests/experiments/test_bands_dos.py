@@ -15,7 +15,7 @@ from tests.experiments.in_process import caller
 from tests.experiments.test_bands import gapped
 from tests.physics.bands.toys import chain, graphene, supercell
 from tests.physics.overlaps.gaussian_files import GaussianShell, write_pao
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.deeph import write_structure
 
 SMALL = ("npoints=6", "k_mesh=[6,6,1]")
 

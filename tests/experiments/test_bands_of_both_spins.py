@@ -11,7 +11,7 @@ import pytest
 from experiments.bands import main
 from tests.experiments.in_process import caller
 from tests.physics.bands.toys import graphene
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.deeph import write_structure
 from tracegrad.data.crystals.structure import Structure
 
 SPLITTING = 0.6  # eV, of all levels

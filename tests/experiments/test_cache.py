@@ -7,7 +7,7 @@ from tests.data.crystals.scfout import small_structure
 from tests.experiments.in_process import caller
 from tracegrad.data.cache.cached_crystals import CrystalCache
 from tracegrad.data.cache.lookup import cache_paths
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.deeph import write_structure
 
 
 @pytest.fixture

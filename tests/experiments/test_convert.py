@@ -10,9 +10,9 @@ from tests.data.crystals.scfout import INPUT, scfout, small_structure
 from tests.data.crystals.test_conversion_checks import changed, crystal
 from tests.data.crystals.test_openmx import assert_same
 from tests.experiments.in_process import caller
-from tracegrad.data.crystals.abacus import ABACUSReader
-from tracegrad.data.crystals.conversion_checks import bloch_sum
-from tracegrad.data.crystals.deeph import read_structure, write_structure
+from tracegrad.data.crystal_files.abacus.reader import ABACUSReader
+from tracegrad.data.crystal_files.deeph import read_structure, write_structure
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 
 
 def test_a_calculation_becomes_a_structure_folder(tmp_path):
@@ -90,7 +90,7 @@ def test_both_spins(tmp_path, convert):
 def test_checks_before_anything_is_written(tmp_path, convert):
     structure, k = crystal(), np.array([[0.1, 0.2, 0.3]])
     output = write_run(tmp_path / "run", structure)
-    h, s = (bloch_sum(structure, matrix, k[0]) for matrix in ("hamiltonian", "overlap"))
+    h, s = (BlochMatrix(structure, matrix).at(k[0]).toarray() for matrix in ("hamiltonian", "overlap"))
     energies = np.sort(np.linalg.eigvals(np.linalg.solve(s, h)).real)[None, None]
     write_eigenvalues(output, structure, k, energies, "older")
     options = [f"source={output}", "check=true"]

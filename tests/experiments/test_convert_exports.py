@@ -4,7 +4,7 @@ import pytest
 from experiments.convert import main
 from tests.experiments.in_process import caller
 from tests.physics.exports.conftest import structure
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.deeph import write_structure
 
 
 @pytest.fixture

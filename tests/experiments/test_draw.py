@@ -6,7 +6,7 @@ from PIL import Image
 from experiments.draw import main
 from tests.data.crystals.scfout import small_structure
 from tests.experiments.in_process import caller
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.deeph import write_structure
 
 
 @pytest.fixture

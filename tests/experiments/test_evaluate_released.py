@@ -16,7 +16,7 @@ from tests import checkpoints, forked
 from tests.deeph_e3_folders import write_folder
 from tests.weights.released.test_deeph_e3 import meta, plain_network, state
 from tests.weights.released.test_loading import qhnet_state
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.data.qh9.database import QH9Database
 from tracegrad.errors import CheckpointError, ConfigError

@@ -13,7 +13,7 @@ from experiments.generate import main
 from tests import forked
 from tests.data.crystals.test_openmx import assert_same
 from tests.physics.crystals.fake_openmx import CELLS, SMALL, FakeOpenmx
-from tracegrad.data.crystals.deeph import read_structure
+from tracegrad.data.crystal_files.deeph import read_structure
 from tracegrad.physics.crystals.openmx import Openmx
 from tracegrad.physics.crystals.settings import CrystalSettings
 from tracegrad.physics.crystals.structures import crystal_structures

@@ -11,7 +11,7 @@ from tests.crystals import MOS2, labelled_graph
 from tests.data.molecules import files
 from tests.experiments.in_process import caller
 from tests.physics.exports.conftest import structure
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.deeph import write_structure
 from tracegrad.hamiltonian.basis import OrbitalBasis
 
 

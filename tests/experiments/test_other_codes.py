@@ -12,7 +12,7 @@ from tests.data.crystals.aims_files import write_calculation
 from tests.data.crystals.orbital_files import assert_same_crystal, mos2
 from tests.data.crystals.siesta_files import write_run
 from tests.experiments.test_train_crystals import SMALL
-from tracegrad.data.crystals.deeph import read_structure
+from tracegrad.data.crystal_files.deeph import read_structure
 
 WRITERS = {"siesta": write_run, "aims": write_calculation}
 

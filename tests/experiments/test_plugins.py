@@ -19,8 +19,8 @@ from tests.backbones.crystal_networks import blocks_of, rotated
 from tests.molecules import random_rotation
 from tests.nn.item_first.test_shell_pairs import orbital_rotation
 from tracegrad import load_model
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import read_structure, write_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import read_structure, write_structure
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import CheckpointError, ConfigError
 from tracegrad.hamiltonian.graph import collate

@@ -19,8 +19,8 @@ from experiments.settings.configuration import composed, plain
 from tests.experiments.test_train_crystals import run as train
 from tests.physics.overlaps.gaussian_files import GaussianShell, write_pao
 from tracegrad import load_model
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import read_structure, write_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import read_structure, write_structure
 from tracegrad.data.crystals.structure import Structure, check_structure
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import BasisError, ConfigError, DataError

@@ -12,7 +12,7 @@ from experiments.settings.configuration import composed, plain
 from tests import checkpoints
 from tests.physics.bands.toys import graphene
 from tracegrad import load_model
-from tracegrad.data.crystals.deeph import read_structure, write_structure
+from tracegrad.data.crystal_files.deeph import read_structure, write_structure
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import SPINS
 

@@ -17,7 +17,7 @@ from tests.data.crystals.abacus_files import write_run
 from tests.data.crystals.test_conversion_checks import crystal
 from tests.experiments.processes import PLAIN
 from tracegrad import load_model
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.weights.checkpoint import load_checkpoint
 

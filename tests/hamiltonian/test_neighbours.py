@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.errors import BasisError
 from tracegrad.hamiltonian.basis import OrbitalBasis

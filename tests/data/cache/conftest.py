@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.cache.same import EMBEDDED
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import write_structure
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import torch
 
 from tracegrad.data.cache.cached_crystals import CrystalCache
 from tracegrad.data.cache.lookup import build_cache
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.data.loading.deeph_module import CrystalDataset
 from tracegrad.hamiltonian.graph import HamiltonianGraph

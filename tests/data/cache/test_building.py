@@ -21,7 +21,7 @@ from tests.data.cache.same import assert_same_graph, assert_same_graphs, graphs,
 from tests.experiments.sweeping import wait_for
 from tracegrad.data.cache.lookup import build_cache
 from tracegrad.data.cache.store import INDEX
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.loading.deeph_module import CrystalDataset
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.hamiltonian.graph import collate
@@ -105,7 +105,7 @@ def test_processes_do_not_run_the_script_again(folder, path, tmp_path):
     """A script without ``if __name__ == "__main__"``."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import pathlib, tracegrad.data.cache.lookup as cache, tracegrad.data.crystals.database as crystals\n"
+        "import pathlib, tracegrad.data.cache.lookup as cache, tracegrad.data.crystal_files.database as crystals\n"
         f"database = crystals.CrystalDatabase({str(folder)!r})\n"
         f"cache.build_cache(database, pathlib.Path({str(path)!r}), processes=2)\n"
         "print('built')\n"

@@ -14,7 +14,7 @@ from tracegrad.data.cache import lookup as cache_module
 from tracegrad.data.cache.cached_crystals import CrystalCache
 from tracegrad.data.cache.lookup import build_cache, open_cache, prepare_cache
 from tracegrad.data.cache.store import FORMER_MAGIC, INDEX
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.loading.deeph_module import CrystalDataset
 from tracegrad.errors import BasisError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis

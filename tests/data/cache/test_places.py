@@ -8,7 +8,7 @@ import pytest
 from tests.data.cache.same import EMBEDDED
 from tracegrad.data.cache.lookup import build_cache, cache_paths, open_cache, prepare_cache
 from tracegrad.data.cache.store import INDEX
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.errors import TraceGradError
 
 

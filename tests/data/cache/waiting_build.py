@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from tracegrad.data.cache.lookup import build_cache
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 
 
 class WaitingDatabase(CrystalDatabase):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.crystals.scfout import small_structure
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.deeph import write_structure
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ from scipy.linalg import eigh
 from experiments.settings.configuration import composed, plain
 from experiments.training.runs import train
 from tests.experiments.test_train_crystals import SMALL
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.hamiltonian.basis import CONVENTIONS
-from tracegrad.physics.bands.bloch import BlochMatrix
 
 FILES = Path(os.environ.get("TRACEGRAD_REAL_FILES", Path(__file__).parents[4] / "shared" / "data")) / "dft"
 

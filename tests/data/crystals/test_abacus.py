@@ -19,8 +19,8 @@ from tests.data.crystals.abacus_files import (
 )
 from tests.data.crystals.scfout import small_structure
 from tests.data.crystals.test_openmx import assert_same
-from tracegrad.data.crystals.abacus import ABACUSReader
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.abacus.reader import ABACUSReader
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError, DataError
 

@@ -8,12 +8,12 @@ import pytest
 
 from tests.data.crystals.abacus_files import RYDBERG, dense_cells
 from tests.data.crystals.scfout import small_structure
-from tracegrad.data.crystals.abacus import ABACUSReader
-from tracegrad.data.crystals.abacus_csr import read_csr
-from tracegrad.data.crystals.abacus_writer import write_hrs
+from tracegrad.data.crystal_files.abacus.csr import read_csr
+from tracegrad.data.crystal_files.abacus.reader import ABACUSReader
+from tracegrad.data.crystal_files.abacus.writer import write_hrs
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure, edge_order
 from tracegrad.errors import DataError
-from tracegrad.physics.bands.bloch import BlochMatrix
 
 SHELLS = ["Mo-s2p1d1", "S-s1p1"]
 

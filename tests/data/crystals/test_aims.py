@@ -7,8 +7,8 @@ import pytest
 
 from tests.data.crystals.aims_files import shifts_into_central_cell, write_calculation, write_molecule
 from tests.data.crystals.orbital_files import assert_same_crystal, mos2, with_random_matrices
-from tracegrad.data.crystals.aims import AimsReader, unwrapped_cells
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.aims import AimsReader, unwrapped_cells
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.crystals.orbital_blocks import cell_orbitals
 from tracegrad.data.crystals.structure import Structure, edge_order
 from tracegrad.errors import DataError

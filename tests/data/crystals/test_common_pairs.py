@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.data.crystals.scfout import small_structure
-from tracegrad.data.crystals.deeph import read_structure
+from tracegrad.data.crystal_files.deeph import read_structure
 
 PAIR = ("[1, 0, 0, 1, 2]", "[-1, 0, 0, 2, 1]")
 

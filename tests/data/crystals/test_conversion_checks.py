@@ -9,16 +9,15 @@ from scipy.spatial.transform import Rotation
 from tests.data.crystals.scfout import SHELLS, small_structure
 from tests.data.crystals.test_angular_momentum import functions
 from tracegrad.data.crystals.angular_momentum import orbital_generators
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.conversion_checks import (
     RotatedCopies,
-    bloch_sum,
     check_bands,
     check_matrices,
     one_sided_pairs,
 )
 from tracegrad.data.crystals.reference_bands import ReferenceBands
 from tracegrad.data.crystals.structure import Structure, species_entries
-from tracegrad.physics.bands.bloch import BlochMatrix
 
 PAULI = np.array([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
 
@@ -155,15 +154,6 @@ def test_pairs_of_one_matrix() -> None:
     assert h.startswith("4 of 45 pairs have H, up to ")
     assert s.startswith("2 of 45 pairs have S, up to ")
     assert one_sided_pairs(structure) == []
-
-
-@pytest.mark.parametrize("spinful", [False, True])
-def test_bloch_sum(spinful: bool) -> None:
-    structure, k = small_structure(spinful), np.array([0.1, -0.3, 0.45])
-    for matrix in ("hamiltonian", "overlap"):
-        np.testing.assert_allclose(
-            bloch_sum(structure, matrix, k), BlochMatrix(structure, matrix).at(k).toarray(), atol=1e-13
-        )
 
 
 def test_bands_of_the_code() -> None:

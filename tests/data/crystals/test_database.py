@@ -13,9 +13,9 @@ import pytest
 from experiments.pack import main
 from tests.data.crystals.scfout import small_structure
 from tests.data.crystals.test_openmx import assert_same
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import write_structure
-from tracegrad.data.crystals.packed import pack
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import write_structure
+from tracegrad.data.crystal_files.packed import pack
 from tracegrad.data.crystals.structure import hermiticity_error
 from tracegrad.errors import DataError, TraceGradError
 

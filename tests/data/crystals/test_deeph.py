@@ -11,8 +11,8 @@ import pytest
 
 from tests.data.crystals.scfout import small_structure
 from tests.data.crystals.test_openmx import assert_same
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import is_structure_folder, read_structure, write_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import is_structure_folder, read_structure, write_structure
 from tracegrad.data.crystals.structure import check_structure, hermiticity_error
 from tracegrad.errors import BasisError, DataError, TraceGradError
 from tracegrad.hamiltonian.blocks import block_starts

@@ -9,7 +9,7 @@ import pytest
 
 from tests.data.crystals.scfout import small_structure
 from tests.data.crystals.test_deeph import newer_folder
-from tracegrad.data.crystals.deeph import read_structure
+from tracegrad.data.crystal_files.deeph import read_structure
 from tracegrad.data.crystals.structure import hermiticity_error
 from tracegrad.errors import DataError
 

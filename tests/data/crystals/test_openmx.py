@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from tests.data.crystals.scfout import INPUT, scfout, small_structure
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import write_structure
-from tracegrad.data.crystals.openmx import OpenMXReader, read_scfout
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import write_structure
+from tracegrad.data.crystal_files.openmx import OpenMXReader, read_scfout
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError, DataError
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from scipy.linalg import eigh
 
-from tracegrad.data.crystals.abacus import ABACUSReader
-from tracegrad.data.crystals.abacus_writer import write_hrs
-from tracegrad.data.crystals.conversion_checks import bloch_sum, check_bands, check_matrices
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.abacus.reader import ABACUSReader
+from tracegrad.data.crystal_files.abacus.writer import write_hrs
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
+from tracegrad.data.crystals.conversion_checks import check_bands, check_matrices
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.hamiltonian.basis import CONVENTIONS
 from tracegrad.units import ANGSTROM_PER_BOHR
@@ -140,6 +141,7 @@ def test_blocks(name: str, reference: str, spin: str | None, tmp_path: Path) -> 
 def test_bands(name: str, reference: str, tmp_path: Path) -> None:
     expected = np.load(ABACUS / reference / "reference_bands.npz")
     structure = opened(name, tmp_path)[0]
+    matrices = [BlochMatrix(structure, matrix) for matrix in ("hamiltonian", "overlap")]
     assert structure.spinful == name.startswith("C_nspin4")
     for k, levels, smallest in zip(
         expected["kpoints"],
@@ -147,7 +149,7 @@ def test_bands(name: str, reference: str, tmp_path: Path) -> None:
         expected["smallest_overlap_eigenvalue"],
         strict=True,
     ):
-        h, s = (bloch_sum(structure, matrix, k) for matrix in ("hamiltonian", "overlap"))
+        h, s = (matrix.at(k).toarray() for matrix in matrices)
         np.testing.assert_allclose(eigh(h, s, eigvals_only=True), levels, rtol=0, atol=1e-6)
         assert np.linalg.eigvalsh(s)[0] == pytest.approx(smallest, abs=1e-8)
 
@@ -159,7 +161,8 @@ def test_bands(name: str, reference: str, tmp_path: Path) -> None:
 def test_eigenvalues_of_h_alone(name: str, spin: str | None, tmp_path: Path) -> None:
     expected = np.load(ABACUS / name / "reference.npz")
     structure = opened(name, tmp_path, spin, overlap=False)[0]
-    levels = [np.linalg.eigvalsh(bloch_sum(structure, "hamiltonian", k)) for k in expected["kpoints"]]
+    hamiltonian = BlochMatrix(structure, "hamiltonian")
+    levels = [np.linalg.eigvalsh(hamiltonian.at(k).toarray()) for k in expected["kpoints"]]
     of_spin = expected["eigenvalues_of_H_alone_eV"][int(spin == "down")]
     np.testing.assert_allclose(levels, of_spin, rtol=0, atol=1e-6)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.data.crystals.real_runs import FILES, bands, references, standard_blocks, train_on
-from tracegrad.data.crystals.aims import AimsReader
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.aims import AimsReader
+from tracegrad.data.crystal_files.database import CrystalDatabase
 
 RUNS = FILES / "aims"
 pytestmark = [
@@ -40,5 +40,5 @@ def test_training(tmp_path):
         RUNS / "MoS2",
         tmp_path,
         "basis.shells=[Mo-s6p4d3f1,S-s4p3d1f1]",
-        "data.reader={_target_: tracegrad.data.crystals.aims.AimsReader, _partial_: true, spin: up}",
+        "data.reader={_target_: tracegrad.data.crystal_files.aims.AimsReader, _partial_: true, spin: up}",
     )

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from tests.data.crystals.real_runs import FILES, bands, references, standard_blocks, train_on
-from tracegrad.data.crystals import siesta
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.siesta import SiestaReader
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.siesta.reader import SiestaReader
 from tracegrad.errors import DataError
 
 RUNS = FILES / "siesta"
@@ -36,7 +35,7 @@ def test_blocks_and_bands(name, spin, monkeypatch):
     if name in AT_GAMMA:  # at Gamma the sums over images have the right eigenvalues
         with pytest.raises(DataError, match=r"a run at Gamma only.*orbitals reach an image"):
             CrystalDatabase(folder, overlap=True)[0]
-        monkeypatch.setattr(siesta, "check_images", lambda *_: None)
+        monkeypatch.setattr("tracegrad.data.crystal_files.siesta.reader.check_images", lambda *_: None)
         structure = SiestaReader(folder).read(name, ["hamiltonian", "overlap"])
     else:
         structure = CrystalDatabase(folder, overlap=True, reader=lambda path: SiestaReader(path, spin))[0]

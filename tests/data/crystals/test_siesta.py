@@ -18,12 +18,12 @@ from tests.data.crystals.siesta_files import (
     tshs,
     write_run,
 )
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.siesta import SiestaReader
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.siesta.reader import SiestaReader
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure, edge_order
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.blocks import block_starts
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.units import ANGSTROM_PER_BOHR
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from tests.data.crystals.aims_files import write_calculation
 from tests.data.crystals.orbital_files import assert_same_crystal, mos2
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.spins import block_diagonal, named_spin
 from tracegrad.data.crystals.structure import check_structure
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import SPINS
-from tracegrad.physics.bands.bloch import BlochMatrix
 
 K = np.array([0.1, 0.27, 0.0])
 

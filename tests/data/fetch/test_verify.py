@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.data.databases import alter, random_sample, write_released_stable, write_stable
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import write_structure
 from tracegrad.data.fetch import verify
 from tracegrad.data.fetch.verify import Expectation, verify_crystals, verify_molecules
 from tracegrad.data.published import PartNumbers, PublishedDatabase

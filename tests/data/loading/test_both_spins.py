@@ -9,8 +9,8 @@ import torch
 
 from tests.data.crystals.aims_files import write_calculation
 from tests.data.crystals.orbital_files import mos2
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import write_structure
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.data.loading.deeph_module import DeepHDataModule
 from tracegrad.data.loading.first_look import opposite_moments

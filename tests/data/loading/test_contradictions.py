@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tracegrad.data.cache.lookup import build_cache
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import read_structure, write_structure
-from tracegrad.data.crystals.packed import pack
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import read_structure, write_structure
+from tracegrad.data.crystal_files.packed import pack
 from tracegrad.data.crystals.structure import Structure, check_structure
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.data.loading.deeph_module import DeepHDataModule

@@ -9,8 +9,8 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import write_structure
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.data.loading.deeph_module import CrystalDataset, DeepHDataModule
 from tracegrad.errors import BasisError, ConfigError, DataError

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.physics.exports.conftest import structure
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import write_structure
 from tracegrad.data.loading.datamodule import database_path
 from tracegrad.data.qh9.database import QH9Database
 from tracegrad.data.survey.reach import BIN, Reach

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 from experiments.fetch import NAMES
 from experiments.settings.configuration import composed
 from tests.experiments.fetch.archives import EXPECT, ROOT, names, zipped
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import write_structure
 
 
 @pytest.mark.parametrize("place", ["file", "folder", "archives", "archive"])

@@ -8,7 +8,7 @@ import pytest
 
 from tests.data.crystals.scfout import small_structure
 from tests.physics.bands.toys import flat, graphene, points_of, positive, supercell, tight_binding
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.deeph import write_structure
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.physics.bands.band_errors import band_errors, with_hamiltonian

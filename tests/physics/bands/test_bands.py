@@ -16,14 +16,15 @@ from scipy.sparse.linalg import ArpackError
 from tests.data.crystals.scfout import small_structure
 from tests.physics.bands.toys import LAYER, A, chain, flat, graphene, points_of, positive, supercell
 from tests.processes import workers
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import write_structure
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.bands import bands as bands_module
 from tracegrad.physics.bands import bloch
 from tracegrad.physics.bands.bands import band_gap, band_structure, read_for_bands
-from tracegrad.physics.bands.bloch import BlochMatrix, KPointBands, levels_around, smallest_eigenvalue
+from tracegrad.physics.bands.bloch import KPointBands, levels_around, smallest_eigenvalue
 from tracegrad.physics.bands.kpath import k_path, periodic_axes
 
 EMBEDDED = Path(str(resources.files("tracegrad.data"))) / "embedded" / "demo_crystals.h5"

@@ -10,8 +10,8 @@ import pytest
 
 from tests.data.crystals.test_openmx import assert_same
 from tests.physics.crystals.fake_openmx import CELLS, SMALL, FakeOpenmx
-from tracegrad.data.crystals.database import CrystalDatabase
-from tracegrad.data.crystals.deeph import read_structure
+from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystal_files.deeph import read_structure
 from tracegrad.errors import ConfigError, GenerationError
 from tracegrad.physics.crystals.calculations import ProgramSettings
 from tracegrad.physics.crystals.database import generate_crystals

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tracegrad.data.crystals.deeph import read_structure
+from tracegrad.data.crystal_files.deeph import read_structure
 from tracegrad.physics.bands.kpath import periodic_axes
 from tracegrad.physics.dos.electrons import charges_in_files, electrons_of_atoms
 from tracegrad.physics.dos.fermi_level import count_fermi_level

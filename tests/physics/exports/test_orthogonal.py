@@ -5,8 +5,8 @@ import pytest
 from scipy.linalg import eigh, sqrtm
 
 from tests.physics.exports.conftest import structure
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.exports import orthogonal
 from tracegrad.physics.exports.orthogonal import orthogonalised
 

@@ -6,8 +6,8 @@ import pytest
 from scipy.linalg import eigh
 
 from tests.physics.exports.conftest import structure
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.errors import DataError
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.exports.sisl_hamiltonian import to_sisl, write_tshs
 
 sisl = pytest.importorskip("sisl")

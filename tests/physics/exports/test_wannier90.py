@@ -6,8 +6,8 @@ import pytest
 from scipy.linalg import eigh
 
 from tests.physics.exports.conftest import structure
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.errors import DataError
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.exports import wannier90
 from tracegrad.physics.exports.orthogonal import orthogonalised
 from tracegrad.physics.exports.wannier90 import write_wannier90

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from tracegrad.data.crystals.deeph import read_structure
+from tracegrad.data.crystal_files.deeph import read_structure
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure, edge_order
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.neighbours import edges_within_range
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.overlaps.basis_files import read_basis_file
 from tracegrad.physics.overlaps.radial_shells import RadialShells
 from tracegrad.physics.overlaps.two_centre import TwoCentreOverlaps

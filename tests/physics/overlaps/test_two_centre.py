@@ -12,11 +12,11 @@ from pyscf import gto
 
 from tests.crystals import CHAIN, MOS2
 from tests.physics.overlaps.gaussian_files import GaussianShell, write_ion_xml, write_orb, write_pao
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure, edge_order, hermiticity_error
 from tracegrad.errors import BasisError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.ops.spherical_harmonics import spherical_harmonics
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.overlaps.basis_files import read_basis_file
 from tracegrad.physics.overlaps.bessel import spherical_bessel
 from tracegrad.physics.overlaps.radial_shells import RadialShell, RadialShells

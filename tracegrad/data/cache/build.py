@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tracegrad.data.cache.stamps import ContentHashes, stamp_of
 from tracegrad.data.cache.store import INDEX, LOCK, SUFFIX, CacheEntry, read_entry, write_entry, write_index
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.errors import DataError, TraceGradError
 from tracegrad.system.cores import available_cores
 from tracegrad.system.parallel import map_unordered

@@ -27,7 +27,7 @@ from tracegrad.data.cache.build import build, discard_empty
 from tracegrad.data.cache.cached_crystals import CrystalCache, is_former_cache, is_unfinished
 from tracegrad.data.cache.stamps import ContentHashes, stamp_of
 from tracegrad.data.cache.store import LOCK, UnusableCache
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.errors import ConfigError, TraceGradError
 from tracegrad.system.locks import take_lock
 from tracegrad.system.whole_files import writable

@@ -1,1 +1,1 @@
-"""Crystal structures with their matrices, and the formats in which they are read and written."""
+"""Crystal structures with their matrices, the reader's interface, and what is checked of every database."""

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from scipy.linalg import LinAlgError, eigh, eigvalsh
 
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.overlap_symmetry import axis_error, on_site_error
 from tracegrad.data.crystals.reference_bands import ReferenceBands
 from tracegrad.data.crystals.rotated_copies import copy_error, rotation_between
 from tracegrad.data.crystals.structure import (
     HERMITICITY_TOLERANCE,
+    MATRICES,
     Structure,
     block_key,
     hermiticity_error,
@@ -65,11 +67,11 @@ def check_bands(structure: Structure, bands: ReferenceBands, spin: str | None = 
         return None
     expected = bands.energies[1 if spin == "down" and len(bands.energies) > 1 else 0]
     count = min(expected.shape[1], int(structure.basis.sizes[structure.numbers].sum()))
+    hamiltonian, overlap = (BlochMatrix(structure, matrix) for matrix in MATRICES)
     found = []
     for k in bands.k:
         try:
-            h, s = (bloch_sum(structure, matrix, k) for matrix in ("hamiltonian", "overlap"))
-            found.append(eigh(h, s, eigvals_only=True))
+            found.append(eigh(hamiltonian.at(k).toarray(), overlap.at(k).toarray(), eigvals_only=True))
         except LinAlgError:
             return Finding(
                 False, f"S is not positive definite at k = {_vector(k)}, so that there are no eigenvalues"
@@ -128,29 +130,6 @@ def one_sided_pairs(structure: Structure) -> list[str]:
     return lines
 
 
-def bloch_sum(
-    structure: Structure, matrix: str, k: Float[np.ndarray, " 3"]
-) -> Complex[np.ndarray, "orbitals orbitals"]:
-    """M(k) = sum_R exp(2 pi i k.R) M(R) as a dense matrix; with spin, the overlap stands there for both spins.
-
-    Args:
-        structure: with the matrix.
-        matrix: "hamiltonian" or "overlap".
-        k: in units of the reciprocal lattice vectors.
-    """
-    sizes = structure.basis.sizes[structure.numbers]
-    starts = np.cumsum(sizes) - sizes
-    phases = np.exp(2j * np.pi * (structure.edges[:, :3] @ k))
-    copies = structure.basis.spins // structure.basis_of(matrix).spins
-    result = np.zeros((sizes.sum(), sizes.sum()), dtype=complex)
-    for (i, j), phase, block in zip(
-        structure.edges[:, 3:].tolist(), phases.tolist(), structure.blocks(matrix), strict=True
-    ):
-        rows, columns = slice(starts[i], starts[i] + sizes[i]), slice(starts[j], starts[j] + sizes[j])
-        result[rows, columns] += phase * np.kron(np.eye(copies), block)
-    return result
-
-
 def _hamiltonian(structure: Structure) -> Iterator[Finding]:
     if structure.hamiltonian is None:
         return
@@ -195,7 +174,8 @@ def _overlap(structure: Structure) -> Iterator[Finding]:
     yield Finding(axis.size <= AXIS_TOLERANCE, text)
     if structure.basis_of("overlap").sizes[structure.numbers].sum() <= _MOST_ORBITALS:
         bare = replace(structure, spinful=False, hamiltonian=None)
-        smallest = [float(eigvalsh(bloch_sum(bare, "overlap", k), subset_by_index=[0, 0])[0]) for k in _K]
+        overlap = BlochMatrix(bare, "overlap")
+        smallest = [float(eigvalsh(overlap.at(k).toarray(), subset_by_index=[0, 0])[0]) for k in _K]
         k = _K[int(np.argmin(smallest))]
         text = f"the smallest eigenvalue of S is {min(smallest):.1e} (k = {_vector(k)})"
         if min(smallest) > 0:

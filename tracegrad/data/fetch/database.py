@@ -8,7 +8,7 @@ from typing import Any
 
 import pooch
 
-from tracegrad.data.crystals.deeph import is_structure_folder
+from tracegrad.data.crystal_files.deeph import is_structure_folder
 from tracegrad.data.fetch.archive import archive_stem, unpack, whole_archives
 from tracegrad.data.fetch.checksums import Checksums
 from tracegrad.data.fetch.downloader import ResumingDownloader

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tracegrad.data.crystals.deeph import is_structure_folder
+from tracegrad.data.crystal_files.deeph import is_structure_folder
 from tracegrad.errors import DataError
 
 OTHER_FILES = "other_files"

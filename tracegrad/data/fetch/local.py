@@ -5,7 +5,7 @@ from pathlib import Path
 
 import h5py
 
-from tracegrad.data.crystals.deeph import is_structure_folder
+from tracegrad.data.crystal_files.deeph import is_structure_folder
 from tracegrad.data.fetch.entry import DatabaseEntry
 from tracegrad.errors import DataError
 

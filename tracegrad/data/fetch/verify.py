@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.published import PUBLISHED, differences
 from tracegrad.data.qh9.database import RELEASES, QH9Database
 from tracegrad.elements import NUMBERS, SYMBOLS

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from tracegrad.data.cache.cached_crystals import CrystalCache
 from tracegrad.data.cache.lookup import cache_paths, open_cache, prepare_cache
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.crystals.conversion_checks import check_bands, check_matrices
-from tracegrad.data.crystals.database import CrystalDatabase
 from tracegrad.data.crystals.reader import ReaderType
 from tracegrad.data.crystals.spins import BOTH, named_spin
 from tracegrad.data.crystals.structure import Structure

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from tracegrad.data.crystals.database import CrystalDatabase
+from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.crystals.structure import Structure, species_entries
 from tracegrad.data.molecules.database import Molecule, MoleculeDatabase
 from tracegrad.data.survey.reach import Reach

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
-from tracegrad.data.crystals.deeph import read_keyed, read_structure
+from tracegrad.data.crystal_files.deeph import read_keyed, read_structure
 from tracegrad.data.crystals.structure import Structure, check_structure
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.physics.bands.bands import BandStructure, PredictedBands

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from tracegrad.data.crystals.deeph import is_structure_folder, matrix_path, read_structure
+from tracegrad.data.crystal_files.deeph import is_structure_folder, matrix_path, read_structure
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError, DataError, TraceGradError
 from tracegrad.physics.bands.band_gap import BandGap, gap_between

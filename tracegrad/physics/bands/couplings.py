@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Complex, Float
 
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import (
     HERMITICITY_TOLERANCE,
     MATRICES,
@@ -13,7 +14,6 @@ from tracegrad.data.crystals.structure import (
     hermiticity_error,
 )
 from tracegrad.errors import DataError
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.bands.dense import OVERLAP_THRESHOLD, all_states
 from tracegrad.physics.first_order import first_order_couplings, first_order_slopes
 

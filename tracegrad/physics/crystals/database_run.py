@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.data.crystals.deeph import write_structure
+from tracegrad.data.crystal_files.deeph import write_structure
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import DataError, GenerationError
 from tracegrad.physics.crystals.calculations import Calculations, ProgramSettings, last_words

@@ -17,7 +17,7 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Float
 
-from tracegrad.data.crystals.openmx import read_scfout
+from tracegrad.data.crystal_files.openmx import read_scfout
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import BasisError, ConfigError
 from tracegrad.hamiltonian.basis import OrbitalBasis

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import LinAlgError
 
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure, check_structure
 from tracegrad.errors import DataError
 from tracegrad.physics.bands.bands import at_points
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.bands.dense import OVERLAP_THRESHOLD, all_states, count_ghosts, deepest_level
 from tracegrad.physics.dos.kmesh import KMesh
 from tracegrad.physics.dos.orbital_groups import OrbitalGroups

@@ -24,10 +24,10 @@ from scipy.linalg import eigvalsh
 from scipy.sparse import csc_array, csr_array
 from scipy.sparse.linalg import ArpackError, LinearOperator, SuperLU, eigsh, splu
 
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure, check_structure
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.physics.bands.bands import at_points
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.bands.dense import OVERLAP_THRESHOLD, not_positive
 from tracegrad.physics.dos.density import DensityOfStates
 from tracegrad.physics.dos.kmesh import KMesh

@@ -1,6 +1,6 @@
 """The orbitals of a crystal one by one, and their order and signs in other programs.
 
-Positions count orbitals as `tracegrad.physics.bands.bloch` does: by atoms, with spin-orbit coupling first all
+Positions count orbitals as `tracegrad.data.crystals.bloch_matrix` does: by atoms, with spin-orbit coupling first all
 orbitals of the atom with spin up, then all with spin down, shells ascending in l, a shell in OpenMX's order.
 """
 

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Complex, Float, Int64
 from scipy.linalg import eigvalsh
 
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.errors import ConfigError, DataError
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.bands.kpath import periodic_axes
 
 TOLERANCE = 1e-3  # eV; a mesh is enlarged until the bands are right to this

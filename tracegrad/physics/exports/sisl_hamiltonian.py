@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Int64
 from scipy.sparse import csr_array, hstack
 
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import DataError
 from tracegrad.extras import require
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.exports.orbitals import Orbitals, orbitals_of
 
 _NO_RADIUS = 0.0  # of an orbital in .ORB_INDX: structures do not tell the radii

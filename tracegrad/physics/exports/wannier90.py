@@ -17,10 +17,10 @@ from typing import TextIO
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import DataError
-from tracegrad.physics.bands.bloch import BlochMatrix
 from tracegrad.physics.exports.orbitals import Orbitals, orbitals_of
 from tracegrad.physics.exports.orthogonal import OrthogonalHamiltonian
 

@@ -16,7 +16,8 @@ The file consists of Fortran records, each between two marks of four bytes with 
 | lengths, lists, S and H | as in an .HSX file, but S before H, and always in double precision                |
 | cells                   | ints: R of each cell; absent if Gamma only                                        |
 
-Energies are absolute. Species and shells are taken from ``.ORB_INDX`` (`tracegrad.data.crystals.orb_indx`).
+Energies are absolute. Species and shells are taken from ``.ORB_INDX``
+(`tracegrad.data.crystal_files.siesta.orb_indx`).
 """
 
 from dataclasses import replace
@@ -25,9 +26,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from tracegrad.data.crystals.fortran_records import FortranRecords, open_records
-from tracegrad.data.crystals.orb_indx import OrbitalIndex
-from tracegrad.data.crystals.siesta_run import (
+from tracegrad.data.crystal_files.siesta.fortran_records import FortranRecords, open_records
+from tracegrad.data.crystal_files.siesta.orb_indx import OrbitalIndex
+from tracegrad.data.crystal_files.siesta.run import (
     EV_PER_RYDBERG,
     MOST_CELLS,
     PARTS,

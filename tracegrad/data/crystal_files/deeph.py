@@ -29,15 +29,15 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
-from tracegrad.data.crystals.common_pairs import with_common_pairs
-from tracegrad.data.crystals.deeph_newer import (
+from tracegrad.data.crystal_files.deeph_newer import (
     NEWER_MATRIX_FILES,
     NEWER_TEXT_FILES,
     read_flat,
     read_newer_info,
     read_poscar,
 )
-from tracegrad.data.crystals.deeph_text import read_elements, read_info, read_orbital_types, read_table
+from tracegrad.data.crystal_files.deeph_text import read_elements, read_info, read_orbital_types, read_table
+from tracegrad.data.crystals.common_pairs import with_common_pairs
 from tracegrad.data.crystals.hdf5 import open_hdf5
 from tracegrad.data.crystals.reader import CrystalReader, StructureHeader
 from tracegrad.data.crystals.structure import (

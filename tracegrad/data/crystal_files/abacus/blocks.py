@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from tracegrad.data.crystals.abacus_csr import SparseCells
+from tracegrad.data.crystal_files.abacus.csr import SparseCells
 from tracegrad.data.crystals.orbital_blocks import CellOrbitals, join_spins, pair_blocks
 from tracegrad.hamiltonian.basis import CONVENTIONS
 from tracegrad.units import EV_PER_RYDBERG_ABACUS

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
-from tracegrad.data.crystals.fortran_records import FortranRecords
+from tracegrad.data.crystal_files.siesta.fortran_records import FortranRecords
 from tracegrad.units import EV_PER_HARTREE_2018
 
 EV_PER_RYDBERG = EV_PER_HARTREE_2018 / 2

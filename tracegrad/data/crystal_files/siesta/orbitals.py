@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from tracegrad.data.crystal_files.siesta.orb_indx import read_orb_indx
+from tracegrad.data.crystal_files.siesta.run import SiestaRun
 from tracegrad.data.crystals.calculation_text import calculation_text, plain_or_packed
-from tracegrad.data.crystals.orb_indx import read_orb_indx
 from tracegrad.data.crystals.orbital_blocks import CellOrbitals, cell_orbitals
-from tracegrad.data.crystals.siesta_run import SiestaRun
 from tracegrad.data.crystals.structure import block_key
 from tracegrad.elements import SYMBOLS, labelled_element
 from tracegrad.errors import DataError

@@ -21,16 +21,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
-from tracegrad.data.crystals.hsx import read_hsx, read_hsx_header
-from tracegrad.data.crystals.orb_indx import OrbitalIndex, read_orb_indx
+from tracegrad.data.crystal_files.siesta.bands import read_eig
+from tracegrad.data.crystal_files.siesta.hsx import read_hsx, read_hsx_header
+from tracegrad.data.crystal_files.siesta.orb_indx import OrbitalIndex, read_orb_indx
+from tracegrad.data.crystal_files.siesta.orbitals import check_images, file_beside, siesta_orbitals
+from tracegrad.data.crystal_files.siesta.run import SiestaMatrices, SiestaRun
+from tracegrad.data.crystal_files.siesta.tshs import read_tshs, read_tshs_header
 from tracegrad.data.crystals.orbital_blocks import CellOrbitals, join_spins, pair_blocks
 from tracegrad.data.crystals.reader import SPINS, CrystalReader, StructureHeader, check_channel, checked_spin
 from tracegrad.data.crystals.reference_bands import ReferenceBands
-from tracegrad.data.crystals.siesta_bands import read_eig
-from tracegrad.data.crystals.siesta_orbitals import check_images, file_beside, siesta_orbitals
-from tracegrad.data.crystals.siesta_run import SiestaMatrices, SiestaRun
 from tracegrad.data.crystals.structure import Structure
-from tracegrad.data.crystals.tshs import read_tshs, read_tshs_header
 from tracegrad.errors import DataError
 
 _HSX, _TSHS = (".HSX", ".HSX.gz"), (".TSHS", ".TSHS.gz")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from tracegrad.data.crystals.deeph_text import read_info, read_text
+from tracegrad.data.crystal_files.deeph_text import read_info, read_text
 from tracegrad.data.crystals.hdf5 import open_hdf5, read_dataset
 from tracegrad.data.crystals.structure import block_key, check_edges, standard_order, wrong_block
 from tracegrad.elements import NUMBERS, SYMBOLS

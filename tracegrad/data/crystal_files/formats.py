@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from tracegrad.data.crystals.abacus import ABACUSReader
-from tracegrad.data.crystals.aims import AimsReader
-from tracegrad.data.crystals.deeph import DeepHReader
-from tracegrad.data.crystals.openmx import OpenMXReader
-from tracegrad.data.crystals.packed import PackedReader
+from tracegrad.data.crystal_files.abacus.reader import ABACUSReader
+from tracegrad.data.crystal_files.aims import AimsReader
+from tracegrad.data.crystal_files.deeph import DeepHReader
+from tracegrad.data.crystal_files.openmx import OpenMXReader
+from tracegrad.data.crystal_files.packed import PackedReader
+from tracegrad.data.crystal_files.siesta.reader import SiestaReader
 from tracegrad.data.crystals.reader import CrystalReader, ReaderType
-from tracegrad.data.crystals.siesta import SiestaReader
 from tracegrad.data.crystals.spins import BOTH, BothSpins
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.basis import SPINS

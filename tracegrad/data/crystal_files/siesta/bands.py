@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from tracegrad.data.crystal_files.siesta.run import SiestaRun
 from tracegrad.data.crystals.calculation_text import calculation_text
 from tracegrad.data.crystals.reference_bands import ReferenceBands
-from tracegrad.data.crystals.siesta_run import SiestaRun
 from tracegrad.errors import DataError
 from tracegrad.units import ANGSTROM_PER_BOHR
 

@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tracegrad.data.crystals.fortran_records import FortranRecords, open_records
-from tracegrad.data.crystals.siesta_run import (
+from tracegrad.data.crystal_files.siesta.fortran_records import FortranRecords, open_records
+from tracegrad.data.crystal_files.siesta.run import (
     EV_PER_RYDBERG,
     MOST_CELLS,
     PARTS,

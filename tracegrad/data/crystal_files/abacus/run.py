@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tracegrad.data.crystals.abacus_csr import AbacusCell, content_of
+from tracegrad.data.crystal_files.abacus.csr import AbacusCell, content_of
 from tracegrad.data.crystals.reference_bands import ReferenceBands
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import LETTERS

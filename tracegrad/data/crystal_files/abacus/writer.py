@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from tracegrad.data.crystals.abacus_blocks import abacus_orbitals
+from tracegrad.data.crystal_files.abacus.blocks import abacus_orbitals
 from tracegrad.data.crystals.reader import checked_spin
 from tracegrad.data.crystals.structure import Structure, species_entries
 from tracegrad.elements import SYMBOLS

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tracegrad.data.crystals.abacus_blocks import abacus_blocks, abacus_orbitals
-from tracegrad.data.crystals.abacus_csr import (
+from tracegrad.data.crystal_files.abacus.blocks import abacus_blocks, abacus_orbitals
+from tracegrad.data.crystal_files.abacus.csr import (
     NEWER,
     AbacusCell,
     CsrHeader,
@@ -28,7 +28,7 @@ from tracegrad.data.crystals.abacus_csr import (
     read_csr_header,
     spin_directions,
 )
-from tracegrad.data.crystals.abacus_run import RunLog, find_log, read_eigenvalues, stru_path, stru_shells
+from tracegrad.data.crystal_files.abacus.run import RunLog, find_log, read_eigenvalues, stru_path, stru_shells
 from tracegrad.data.crystals.orbital_blocks import CellOrbitals
 from tracegrad.data.crystals.reader import CrystalReader, StructureHeader, check_channel, checked_spin
 from tracegrad.data.crystals.reference_bands import ReferenceBands

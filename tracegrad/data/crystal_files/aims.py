@@ -2,8 +2,8 @@
 
 The functions of a shell are m = -l .. l, those of odd positive m with a minus sign. Only the matrices without
 spin-orbit coupling are written, also with ``include_spin_orbit``. The Fermi level is in none of the files that are
-read (`tracegrad.data.crystals.aims_files` lists them). Core states are in the basis, so that H has levels down to
--20 keV. A molecule is put into a box so large that no orbital reaches an image.
+read (listed in `tracegrad.data.crystal_files.aims_files`). Core states are in the basis, so that H has levels down
+to -20 keV. A molecule is put into a box so large that no orbital reaches an image.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
-from tracegrad.data.crystals.aims_files import (
+from tracegrad.data.crystal_files.aims_files import (
     read_basis_indices,
     read_geometry,
     read_sparse_index,

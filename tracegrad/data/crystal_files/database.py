@@ -1,4 +1,4 @@
-"""Databases of crystals in any of the formats that `tracegrad.data.crystals.formats` lists."""
+"""Databases of crystals in any of the formats that `tracegrad.data.crystal_files.formats` lists."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Int64
 
-from tracegrad.data.crystals.formats import READERS, find_reader, open_reader, require_path
+from tracegrad.data.crystal_files.formats import READERS, find_reader, open_reader, require_path
 from tracegrad.data.crystals.reader import ReaderType, StructureHeader
 from tracegrad.data.crystals.spins import BOTH, in_pairs, named_spin
 from tracegrad.data.crystals.structure import MATRICES, Structure

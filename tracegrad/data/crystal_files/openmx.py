@@ -25,7 +25,6 @@ dd = H1 + i I1, ud = H2 + i (H3 + I2), and du is the dagger of ud of the reverse
 
 import gzip
 import io
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
+from tracegrad.data.crystal_files.openmx_input import input_text, species_of_input
 from tracegrad.data.crystals.orbital_blocks import join_spins
 from tracegrad.data.crystals.reader import CrystalReader, StructureHeader, check_channel, checked_spin
 from tracegrad.data.crystals.structure import (
@@ -46,8 +46,7 @@ from tracegrad.data.crystals.structure import (
     reordered,
     species_entries,
 )
-from tracegrad.elements import NUMBERS
-from tracegrad.errors import BasisError, DataError
+from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis, Shells
 from tracegrad.hamiltonian.blocks import block_starts
 from tracegrad.hamiltonian.graph import reversed_edges
@@ -57,11 +56,7 @@ VERSION = 3
 _SPINS = {0: "none", 1: "collinear", 3: "non-collinear"}
 _MOST_ORBITALS = 1000  # of an atom; more are a sign of damage
 _LINE = 256  # bytes of a line of the input
-_PIECE = (
-    1 << 24
-)  # bytes read at a time, so that a damaged count does not allocate more memory than the file has
-# Name of a basis, such as C6.0-s2p2d1 or Fe6.0S-s3p2d1.
-_BASIS_NAME = re.compile(r"([A-Z][a-z]?)[0-9.]+\w*-([a-z0-9]+)", re.ASCII)
+_PIECE = 1 << 24  # bytes read at a time: a damaged count does not allocate more memory than the file has
 
 
 def read_scfout(
@@ -291,9 +286,9 @@ def _read_end(
     reader.skip(8 * geometry.unused * geometry.size, "matrices after the overlap")
     reader.ints(1, "solver")
     fermi_level = float(reader.doubles(10, "chemical potential")[0]) * EV_PER_HARTREE
-    text = _input_copy(reader) if input_file is None else _input_text(Path(input_file))
+    text = _input_copy(reader) if input_file is None else input_text(Path(input_file))
     source = str(reader.path if input_file is None else input_file)
-    numbers, degrees = _species(text, source, len(orbitals), shells)
+    numbers, degrees = species_of_input(text, source, len(orbitals), shells)
     spinless = OrbitalBasis.openmx(degrees)
     wrong = np.flatnonzero(spinless.sizes[numbers] != orbitals)
     if len(wrong):
@@ -337,65 +332,3 @@ def _input_copy(reader: _ScfoutReader) -> str:
     content = reader.bytes(_LINE * count, "input")
     lines = (content[n : n + _LINE].split(b"\0", 1)[0] for n in range(0, len(content), _LINE))
     return "\n".join(line.decode("utf-8", "replace").rstrip("\n") for line in lines)
-
-
-def _input_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read ({reason}); give an OpenMX input (.dat)") from error
-
-
-def _species(
-    text: str, source: str, atoms: int, shells: Shells | None
-) -> tuple[Int64[np.ndarray, " atoms"], dict[int, tuple[int, ...]]]:
-    """Atomic numbers of the atoms and shells of each element, from an OpenMX input."""
-    elements: dict[str, int] = {}
-    bases: dict[int, set[str]] = {}
-    for words in _table(text, source, "Definition.of.Atomic.Species"):
-        match = _BASIS_NAME.fullmatch(words[1]) if len(words) > 1 else None
-        number = NUMBERS.get(match[1]) if match else None
-        if match is None or not number:
-            raise DataError(
-                f"{source}: species {' '.join(words)!r} names no basis such as C6.0-s2p2d1; correct the "
-                "input or give another"
-            )
-        elements[words[0]] = number
-        bases.setdefault(number, set()).add(match[2])
-    rows = _table(text, source, "Atoms.SpeciesAndCoordinates")
-    unknown = [words for words in rows if len(words) < 2 or words[1] not in elements]
-    if unknown or len(rows) != atoms:
-        raise DataError(
-            f"{source}: Atoms.SpeciesAndCoordinates has {len(rows)} atoms, the file {atoms}"
-            + (f", and {' '.join(unknown[0])!r} is of no species" if unknown else "")
-            + "; give the input of this calculation"
-        )
-    numbers = np.array([elements[words[1]] for words in rows], dtype=np.int64)
-    present = sorted(set(numbers.tolist()))
-    try:
-        if shells is not None:
-            basis = OrbitalBasis.openmx(shells)
-            basis.check(numbers, source)
-            return numbers, {z: basis.shells[z] for z in present}
-        several = {z: sorted(bases[z]) for z in present if len(bases[z]) > 1}
-        if several:
-            raise DataError(
-                f"{source}: element with several bases {several}; one for each element is supported"
-            )
-        return numbers, dict(OrbitalBasis.openmx({z: next(iter(bases[z])) for z in present}).shells)
-    except BasisError as error:
-        raise DataError(
-            f"{source}: {error} (option shells gives the shells of each element in place of the input)"
-        ) from error
-
-
-def _table(text: str, source: str, name: str) -> list[list[str]]:
-    """Words of the rows between ``<name`` and ``name>`` of an OpenMX input; # starts a comment."""
-    lines = [line.split("#", 1)[0].split() for line in text.splitlines()]
-    marks = [words[0].lower() if words else "" for words in lines]
-    opening, closing = f"<{name}".lower(), f"{name}>".lower()
-    if opening not in marks or closing not in marks[marks.index(opening) :]:
-        raise DataError(f"{source}: no table <{name} ... {name}>; give the OpenMX input of this calculation")
-    start = marks.index(opening)
-    return [words for words in lines[start + 1 : marks.index(closing, start)] if words]

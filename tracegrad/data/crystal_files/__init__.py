@@ -1,0 +1,1 @@
+"""Files of crystals: DeepH folders, packed files, and the output of the DFT codes."""

@@ -1,0 +1,1 @@
+"""Output of ABACUS, and its files of H and S."""
