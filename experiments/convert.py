@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from inspect import signature
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +13,10 @@ from h5py import is_hdf5
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from experiments.prediction.exports import ABACUS, FOLDERS, check_target, export_structure
+from experiments.prediction.exports import BOTH_IN_ONE, FOLDERS, check_target, export_structures
 from experiments.settings.configuration import command, plain
-from tracegrad.data.crystal_files.abacus.writer import write_hrs
 from tracegrad.data.crystal_files.database import CrystalDatabase
-from tracegrad.data.crystal_files.deeph import check_free, write_structure
+from tracegrad.data.crystal_files.deeph import folders_of_spins, write_structure
 from tracegrad.data.crystal_files.formats import READERS, require_path
 from tracegrad.data.crystal_files.openmx import read_scfout
 from tracegrad.data.crystal_files.packed import PackedReader
@@ -28,13 +29,12 @@ from tracegrad.data.crystals.conversion_checks import (
 )
 from tracegrad.data.crystals.reader import CrystalReader, ReaderType
 from tracegrad.data.crystals.reference_bands import ReferenceBands
-from tracegrad.data.crystals.spins import BOTH
+from tracegrad.data.crystals.spins import BOTH, named_spin
 from tracegrad.data.crystals.structure import Structure, hermiticity_error
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.basis import SPINS, shells_name
 from tracegrad.physics.overlaps.structure_overlaps import with_overlaps
-from tracegrad.system.whole_files import replacing_folder
 
 
 @command("convert", help_without_arguments=True)
@@ -42,20 +42,19 @@ def main(config: DictConfig) -> None:
     """Read the calculations, write the structure folders and print a summary of each."""
     values = plain(config)
     check_target(values)
-    to, copies = values["to"], RotatedCopies()
-    for structure, output, source in _structures(values):
-        if values["check"]:
-            _check(structure, source, copies)
-        if to == FOLDERS:
-            write_structure(structure, output, overwrite=values["overwrite"])
-            print(f"wrote {output}: {_summary(structure, source)}")
-        elif to == ABACUS:
-            check_free(output, overwrite=values["overwrite"], own=["hrs1_nao.csr"])
-            with replacing_folder(output) as draft:
-                line = write_hrs(structure, draft)
-            print(f"wrote {output}: {line}")
-        else:
-            export_structure(structure, output, values)
+    copies = RotatedCopies()
+    for output, group in groupby(_structures(values), key=itemgetter(1)):
+        found = []
+        for structure, _, source in group:
+            if values["check"]:
+                _check(structure, source, copies)
+            if values["to"] == FOLDERS:
+                write_structure(structure, output, overwrite=values["overwrite"])
+                print(f"wrote {output}: {_summary(structure, source)}")
+            else:
+                found.append(structure)
+        if found:
+            export_structures(found, output, values)
 
 
 class _Source(NamedTuple):
@@ -74,36 +73,52 @@ class _Source(NamedTuple):
 
 def _structures(values: dict[str, Any]) -> Iterator[tuple[Structure, Path, _Source]]:
     """Each structure and its folder, which is inside of ``output`` if there are several."""
-    source, shells = str(values["source"]), values["shells"]
+    source, shells = Path(str(values["source"])), values["shells"]
     output, spin = Path(str(values["output"])), values["spin"]
     if spin not in (None, BOTH, *SPINS):
         raise ConfigError(f"spin={spin}; give up, down or both, or null for calculations without spin")
     if shells is not None and not isinstance(shells, list):
         raise ConfigError(f"shells={shells} is not a list; give one such as shells=[Mo-s3p2d2,S-s2p2d1]")
-    require_path(Path(source))
-    reader = _reader(values, Path(source))
+    pair = folders_of_spins(source) if spin == BOTH else None
+    if pair is not None:
+        for one, folder in pair.items():
+            yield from _of_database(values, folder, None, one)
+        return
+    require_path(source)
+    reader = _reader(values, source)
     if reader is None:
         for one in SPINS if spin == BOTH else (spin,):
             structure = read_scfout(source, shells=shells, input_file=values["input"], spin=one)
             ending = "" if one is None else f"_{one}"
-            place = output.with_name(f"{output.name}{ending}") if spin == BOTH else output
             named = replace(structure, name=f"{structure.name}{ending}")
-            yield named, place, _Source(None, structure.name, one)
+            yield named, _place(output, one, values), _Source(None, structure.name, one)
         return
-    basis_files = values["basis_files"]
+    yield from _of_database(values, source, spin)
+
+
+def _place(output: Path, spin: str | None, values: dict[str, Any]) -> Path:
+    """The folder of a spin of the structure at ``output``; some files of other programs have both in one."""
+    apart = values["spin"] == BOTH and values["to"] not in BOTH_IN_ONE
+    return output.with_name(f"{output.name}_{spin}") if apart else output
+
+
+def _of_database(
+    values: dict[str, Any], source: Path, spin: str | None, known: str | None = None
+) -> Iterator[tuple[Structure, Path, _Source]]:
+    """The structures of a database; ``known`` is the spin of all of them where it is a folder of one spin."""
+    output, basis_files = Path(str(values["output"])), values["basis_files"]
     reads_overlap = values["overlap"] and basis_files is None
-    database = CrystalDatabase(source, overlap=reads_overlap, reader=reader, spin=spin)
+    database = CrystalDatabase(source, overlap=reads_overlap, reader=_reader(values, source), spin=spin)
     for row, name in enumerate(database.names):
-        of_spin = database.spin_of(row)
+        of_spin = known or database.spin_of(row)
         structure = database[row]
-        place = output / name
-        if len(database.calculations) == 1:
-            place = output.with_name(f"{output.name}_{of_spin}") if spin == BOTH else output
+        several = len(database.calculations) > 1
+        place = output / (named_spin(name)[0] if spin == BOTH else name) if several else output
         if basis_files is not None:
             structure = with_overlaps(structure, structure.basis_of("overlap"), str(basis_files))
         if spin in SPINS:
             structure = replace(structure, name=f"{structure.name}_{spin}")
-        yield structure, place, _Source(database.reader, name, of_spin)
+        yield structure, _place(place, of_spin, values), _Source(database.reader, name, of_spin)
 
 
 def _reader(values: dict[str, Any], path: Path) -> ReaderType | None:

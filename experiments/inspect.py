@@ -19,12 +19,13 @@ from experiments.settings.arguments import shell_word
 from experiments.settings.configuration import command, plain
 from experiments.training.forecast import duration, size
 from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystals.spins import BOTH, named_spin
 from tracegrad.data.loading.datamodule import MoleculeDataset, database_path
 from tracegrad.data.loading.deeph_module import CrystalDataset
 from tracegrad.data.loading.molecule_formats import open_molecules
 from tracegrad.data.survey.survey import Survey, survey_crystals, survey_molecules
 from tracegrad.elements import SYMBOLS
-from tracegrad.errors import ConfigError, DataError
+from tracegrad.errors import CollinearError, ConfigError, DataError
 from tracegrad.hamiltonian.basis import shells_name
 from tracegrad.hamiltonian.graph import HamiltonianGraph
 from tracegrad.hamiltonian.needed_irreps import needed_irreps
@@ -75,7 +76,7 @@ def inspect_database(values: dict[str, Any]) -> None:
             dataset = MoleculeDataset(molecules, survey.rows, survey.basis)
             make_recipe = partial(molecule_recipe, source, molecules, survey)
         else:
-            crystals = CrystalDatabase(path, include=values["include"])
+            crystals = _crystals(path, values["include"])
             survey = survey_crystals(crystals, values["samples"], values["seed"], bar)
             dataset = CrystalDataset(crystals, survey.rows, survey.basis)
             make_recipe = partial(crystal_recipe, source, path, survey, values["include"])
@@ -101,6 +102,18 @@ def inspect_database(values: dict[str, Any]) -> None:
         print(f"  tracegrad train --config-dir {shell_word(str(output))} experiment={recipe.name}")
 
 
+def _crystals(path: Path, include: list[str]) -> CrystalDatabase:
+    """The database, with both spins if its calculations are collinear, or its structures NAME_up and NAME_down."""
+    database = CrystalDatabase(path, include=include)
+    try:
+        one_spin = not database.spinful and all(named_spin(name)[1] for name in database.names)
+    except CollinearError:
+        return CrystalDatabase(path, include=include, spin=BOTH)
+    if not one_spin or len({named_spin(name)[1] for name in database.names}) == 1:
+        return database
+    return CrystalDatabase(path, include=include, spin=BOTH)
+
+
 def _is_sqlite(path: Path) -> bool:
     try:
         with path.open("rb") as file:
@@ -122,6 +135,8 @@ def _report(path: Path, survey: Survey) -> list[str]:
         f"{limit:g} meV from {distance:.2f} A on" for limit, distance in below if distance <= reach.longest
     ]
     spin = " with spin-orbit coupling" if basis.spinful else ""
+    if basis.collinear:
+        spin = f", both spins of {len(atoms) // 2:,} collinear calculations"
     return [
         f"{path}: {len(atoms):,} {what} of {_range(atoms)} atoms, {shells}{spin}; read: {len(survey.rows)}",
         f"  blocks      {len(basis.union) ** 2} basic ones, {basis.dim} x {basis.dim} numbers for a pair of atoms",
@@ -182,6 +197,7 @@ def _write(output: Path, recipe: Recipe, survey: Survey, cost: StepCost | None, 
         "atoms": [int(atoms.min()), int(atoms.max())],
         "shells": {SYMBOLS[z]: shells_name(survey.basis.shells[z]) for z in survey.basis.elements},
         "spinful": survey.basis.spinful,
+        "collinear": survey.basis.collinear,
         "irreps": str(needed_irreps(survey.basis)),
         "pairs": [int(edges.min()), int(edges.max())],
         "matrix_elements": [int(survey.numbers.min()), int(survey.numbers.max())],

@@ -15,6 +15,7 @@ from tracegrad.nn.interface import Backbone, Blocks, Refine, keep
 
 SHELLS = {"Mo": "s2p1d1", "S": "s1p1"}
 SPINLESS, SPINFUL = (OrbitalBasis.openmx(SHELLS, spinful=spinful) for spinful in (False, True))
+COLLINEAR = OrbitalBasis.openmx(SHELLS, collinear=True)
 BASES = pytest.mark.parametrize("basis", [SPINLESS, SPINFUL], ids=["spinless", "spinful"])
 
 Crystal = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # numbers, positions, lattice, edges
@@ -53,7 +54,7 @@ ALL = (MOS2, CHAIN, ALONE, BONDS)
 
 def random_entries(sample: Crystal, basis: OrbitalBasis, seed: int = 0) -> np.ndarray:
     """Entries of a random H with H(-R, j, i) = H(R, i, j)^dagger."""
-    graph = crystal_graph(*sample, basis)
+    graph = crystal_graph(*sample, basis, spin=_spin(basis, seed))
     shape = (len(sample[3]), basis.dim, basis.dim)
     rng = np.random.default_rng(seed)
     blocks = rng.normal(size=shape) + (1j * rng.normal(size=shape) if basis.spinful else 0)
@@ -61,12 +62,17 @@ def random_entries(sample: Crystal, basis: OrbitalBasis, seed: int = 0) -> np.nd
     return cut_padding(blocks, graph.edge_index.numpy(), sample[0], basis)
 
 
+def _spin(basis: OrbitalBasis, seed: int) -> str | None:
+    """Spin of the sample with this seed: they alternate."""
+    return basis.channels[seed % len(basis.channels)]
+
+
 def labelled_graph(
     sample: Crystal, basis: OrbitalBasis, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> HamiltonianGraph:
-    """Graph with random hermitian labels."""
-    entries = random_entries(sample, basis, seed)
-    return crystal_graph(*sample, basis, entries=entries, sample_id=seed, dtype=dtype)
+    """Graph with random hermitian labels; those of a collinear basis are in turn of spin up and down."""
+    entries, spin = random_entries(sample, basis, seed), _spin(basis, seed)
+    return crystal_graph(*sample, basis, spin=spin, entries=entries, sample_id=seed, dtype=dtype)
 
 
 class SmallBackbone(Backbone):

@@ -37,9 +37,9 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     "qhnet": partial(QHNet, OrbitalBasis.def2_svp(), **QHNET),
     "deeph_e3": partial(DeepHE3, crystals.SPINLESS, **DEEPH_E3),
     "deeph_e3_molecules": partial(DeepHE3, OrbitalBasis.def2_svp(), **DEEPH_E3),
-    "deeph2": partial(DeepH2, crystals.SPINLESS, **DEEPH2),
+    "deeph2": partial(DeepH2, crystals.COLLINEAR, **DEEPH2),
     "harmose": partial(
-        HarmoSE, crystals.SPINLESS, **DEEPH_E3, layers=2, width=8, heads=2, augmentation="none"
+        HarmoSE, crystals.COLLINEAR, **DEEPH_E3, layers=2, width=8, heads=2, augmentation="none"
     ),
     "deeph_e3_spinful": partial(DeepHE3, crystals.SPINFUL, **DEEPH_E3, hermitian=True, time_reversal=True),
 }
@@ -124,7 +124,7 @@ def hamiltonian(model: HamiltonianModel, graph: Any) -> dict[str, Tensor]:
     """H of one sample as users get it."""
     if not model.basis.periodic:
         return {"h": model.hamiltonian(*molecules.METHANOL)}
-    blocks = model.hamiltonian(*crystals.MOS2)
+    blocks = model.hamiltonian(*crystals.MOS2, spin="down" if model.basis.collinear else None)
     return {"h": torch.cat([torch.from_numpy(block).flatten() for block in blocks])}
 
 

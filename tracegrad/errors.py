@@ -9,6 +9,10 @@ class DataError(TraceGradError):
     """A database, geometry or split is missing, damaged or not what was asked for."""
 
 
+class CollinearError(DataError):
+    """A collinear spin-polarised calculation of which neither one spin nor both were asked for."""
+
+
 class BasisError(DataError):
     """An element or shell that the orbital basis does not have."""
 

@@ -69,16 +69,17 @@ def crystal_recipe(source: str, path: Path, survey: Survey, include: Sequence[st
     Raises:
         DataError: too few structures to divide them.
     """
-    _check_number(path, len(survey.atoms))
     basis = survey.basis
+    count = len(survey.atoms) // len(basis.channels)  # both spins of a calculation are in the same part
+    _check_number(path, count)
     degree = 2 * max(basis.union)
     channels = [_CHANNELS[min(n, len(_CHANNELS) - 1)] for n in range(degree + 1)]
     irreps = "+".join(f"{count}x{n}{'oe'[n % 2 == 0]}" for n, count in enumerate(channels))
     cutoff = math.ceil(10 * survey.reach.longest) / 10
     shells = [f"{SYMBOLS[z]}-{shells_name(basis.shells[z])}" for z in basis.elements]
-    spinful = "\n  spinful: true" if basis.spinful else ""
+    kind = "\n  spinful: true" if basis.spinful else "\n  collinear: true" if basis.collinear else ""
+    spin = "\n  spin: both  # NAME_up and NAME_down of each calculation" if basis.collinear else ""
     included = "" if list(include) == ["*"] else f"\n  include: {json.dumps(list(include))}"
-    count = len(survey.atoms)
     sizes = [0.6, 0.2, 0.2] if count >= _FEW else [count - 2, 1, 1]
     name = _name(path)
     text = f"""\
@@ -96,9 +97,9 @@ name: {name}
 seed: 42
 basis:
   # With the radius of the orbitals in bohr, such as C6.0-s2p2d1, predictions find the pairs of atoms of bare cells.
-  shells: [{", ".join(shells)}]{spinful}
+  shells: [{", ".join(shells)}]{kind}
 data:
-  path: {_located(source, path)}{included}
+  path: {_located(source, path)}{spin}{included}
   sizes: {sizes}  # train, val, test
 model:
   backbone:
@@ -124,6 +125,10 @@ trainer:
         ("cutoff", f"{cutoff} A: the farthest pair with a block, {survey.reach.longest:.2f} A, rounded up"),
         ("rate", f"0.003: {_CRYSTAL_RATE}"),
     ]
+    if basis.collinear:
+        lines.append(
+            ("spin", "data.spin=both basis.collinear=true: one network for H of spin up and of spin down")
+        )
     return Recipe(name, text, lines)
 
 

@@ -16,6 +16,7 @@ from experiments.prediction.doubts import print_outside, report_spread
 from experiments.prediction.zone import electrons_of_cell
 from tracegrad.data.crystal_files.deeph import (
     check_free,
+    folders_of_spins,
     is_structure_folder,
     matrix_path,
     read_structure,
@@ -110,10 +111,8 @@ def _of_spin(folder: Path, spin: str | None) -> Path:
 
 def _sources(source: Path, spins: Sequence[str | None]) -> dict[str | None, Path]:
     """What is read for each spin: the folders NAME_up and NAME_down if ``source`` is one of them or NAME."""
-    calculation = source.with_name(named_spin(source.name)[0]) if source.name else source
-    folders = {spin: _of_spin(calculation, spin) for spin in spins}
-    both = len(spins) > 1 and all(is_structure_folder(folder) for folder in folders.values())
-    return folders if both else dict.fromkeys(spins, source)
+    folders = folders_of_spins(source) if len(spins) > 1 else None
+    return dict.fromkeys(spins, source) if folders is None else {spin: folders[str(spin)] for spin in spins}
 
 
 def _has_reference(sources: Mapping[str | None, Path], values: dict[str, Any]) -> bool:

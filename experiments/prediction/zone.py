@@ -119,22 +119,32 @@ def check_zone_settings(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"dos_method={values['dos_method']} is not one of {', '.join(METHODS)}; give one of them"
         )
-    if values["smearing"] is not None and values["smearing"] not in SMEARINGS:
-        raise ConfigError(
-            f"smearing={values['smearing']} is not one of {', '.join(SMEARINGS)} and null; give one of them"
-        )
-    for name, least in (("dos_width", 0), ("smearing_width", 0), ("electrons", 0), ("overlap_threshold", -1)):
-        value = values[name]
-        if value is None and name == "electrons":
-            continue
-        if type(value) not in (int, float) or not least < value < np.inf:
-            raise ConfigError(f"{name}={value} is not understood; give a number above 0")
+    check_count_settings(values)
+    for name, least in (("dos_width", 0), ("overlap_threshold", -1)):
+        _check_number(values, name, least)
     if values["overlap_threshold"] < 0:
         raise ConfigError(f"overlap_threshold={values['overlap_threshold']} is below 0; give 0 for none")
     if type(values["dos_vectors"]) is not int or values["dos_vectors"] < 2:
         raise ConfigError(
             f"dos_vectors={values['dos_vectors']} is not understood; give a whole number of at least 2"
         )
+
+
+def check_count_settings(values: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for a setting of the occupation of states that cannot be used."""
+    if values["smearing"] is not None and values["smearing"] not in SMEARINGS:
+        raise ConfigError(
+            f"smearing={values['smearing']} is not one of {', '.join(SMEARINGS)} and null; give one of them"
+        )
+    _check_number(values, "smearing_width")
+    if values["electrons"] is not None:
+        _check_number(values, "electrons")
+
+
+def _check_number(values: Mapping[str, Any], name: str, least: int = 0) -> None:
+    value = values[name]
+    if type(value) not in (int, float) or not least < value < np.inf:
+        raise ConfigError(f"{name}={value} is not understood; give a number above 0")
 
 
 def plan_zone(

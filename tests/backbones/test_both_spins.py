@@ -16,7 +16,7 @@ from tracegrad.hamiltonian.basis import SPINS, OrbitalBasis
 from tracegrad.hamiltonian.graph import collate, crystal_graph
 from tracegrad.model.network import HamiltonianModel
 
-BASIS = OrbitalBasis.openmx(crystals.SHELLS, collinear=True)
+BASIS = crystals.COLLINEAR
 MAKERS = {"deeph_e3": deeph_e3, "harmose": harmose, "deeph2": deeph2}
 Maker = Callable[..., HamiltonianModel]
 NETWORKS = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))

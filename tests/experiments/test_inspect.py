@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from experiments.inspecting.step_cost import step_cost
 from experiments.settings.configuration import composed
 from tests import forked
 from tests.crystals import MOS2, labelled_graph
+from tests.data.crystals.aims_files import write_calculation
+from tests.data.crystals.orbital_files import mos2
 from tests.data.molecules import files
 from tests.experiments.in_process import caller
 from tests.physics.exports.conftest import structure
@@ -51,6 +54,32 @@ def test_crystals(tmp_path, crystals, inspect):
         assert line in done.stdout.splitlines()
     again = inspect(f"data={crystals}", f"output={output}", "seconds=0")
     assert f"error: {output}/experiment/my_data.yaml: exists; choose another output" in again
+
+
+@pytest.mark.parametrize("converted", [False, True], ids=["calculations", "folders"])
+def test_both_spins(tmp_path, inspect, converted):
+    for seed in range(3):
+        up, down = mos2(seed=seed), mos2(seed=seed)
+        if converted:
+            write_structure(up, tmp_path / "iron" / f"{seed}_up")
+            write_structure(down, tmp_path / "iron" / f"{seed}_down")
+        else:
+            write_calculation(up, tmp_path / "iron" / f"{seed}", down=down)
+    output = tmp_path / "mine"
+    text = inspect(f"data={tmp_path / 'iron'}", f"output={output}", "seconds=0")
+    assert "Mo s2p1d1, both spins of 3 collinear calculations; read: 6" in text
+    assert "spin        data.spin=both basis.collinear=true: one network" in text
+    recipe = (output / "experiment" / "iron.yaml").read_text()
+    assert "  collinear: true\n" in recipe
+    assert "  spin: both  #" in recipe
+    assert "  sizes: [1, 1, 1]  #" in recipe
+    folder = f"hydra.searchpath=[file://{output}]"
+    config = composed("train", ["experiment=iron", folder])
+    assert config.data.spin == "both"
+    assert config.model.backbone.basis.collinear
+    if converted:
+        shutil.rmtree(tmp_path / "iron" / "1_down")
+        assert "1_down is missing; spin=both needs both spins" in inspect(f"data={tmp_path / 'iron'}")
 
 
 def test_molecules_and_a_name_that_is_taken(tmp_path, inspect):

@@ -1,4 +1,7 @@
-"""The models compile into one graph, forward and backward, because the closed form needs no second derivative."""
+"""The models compile into one graph, forward and backward, because the closed form needs no second derivative.
+
+deeph2 and harmose are networks for both spins of collinear calculations.
+"""
 
 import pytest
 import torch

@@ -1,21 +1,16 @@
-"""Real runs of DFT codes, their reference values, and trainings on them.
+"""Real runs of DFT codes and their reference values.
 
 The files belong to other projects and are not in the repository. They are looked for in ``TRACEGRAD_REAL_FILES``,
 else in the folder ``shared/data`` beside the repository.
 """
 
-import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.linalg import eigh
 
-from experiments.settings.configuration import composed, plain
-from experiments.training.runs import train
-from tests.experiments.test_train_crystals import SMALL
 from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import Structure
 from tracegrad.hamiltonian.basis import CONVENTIONS
@@ -59,25 +54,3 @@ def references(path: Path) -> dict[tuple[int, ...], Mapping[str, np.ndarray]]:
             }
             for n, edge in enumerate(file["pairs"].tolist())
         }
-
-
-def train_on(run: Path, folder: Path, *overrides: str) -> None:
-    """A training of two steps on four copies of a run."""
-    for n in range(4):
-        shutil.copytree(run, folder / "runs" / f"{n:02d}")
-    small = [entry for entry in SMALL if not entry.startswith(("experiment", "data.", "trainer.max_steps"))]
-    settings = [
-        *(
-            "data=deeph",
-            "basis=openmx",
-            "model=deeph_e3",
-            "loss=deeph",
-            "optim=deeph_e3",
-            "data.sizes=[2,1,1]",
-        ),
-        *(f"data.path={folder / 'runs'}", "data.num_workers=0", f"run_dir={folder / 'run'}"),
-        *(*small, "trainer.max_steps=2", *overrides),
-    ]
-    config = composed("train", settings)
-    train(config, plain(config))
-    assert json.loads((folder / "run" / "results.json").read_text())

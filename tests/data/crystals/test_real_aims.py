@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.data.crystals.real_runs import FILES, bands, references, standard_blocks, train_on
+from tests.data.crystals.real_runs import FILES, bands, references, standard_blocks
 from tracegrad.data.crystal_files.aims import AimsReader
 from tracegrad.data.crystal_files.database import CrystalDatabase
 
@@ -33,12 +33,3 @@ def test_atom():
     with np.load(RUNS / "Mo_atom" / "reference.npz") as file:
         found = bands(structure, np.zeros((1, 3)))[0]
         np.testing.assert_allclose(found, file["eigenvalues_eV"], rtol=0, atol=1e-8)
-
-
-def test_training(tmp_path):
-    train_on(
-        RUNS / "MoS2",
-        tmp_path,
-        "basis.shells=[Mo-s6p4d3f1,S-s4p3d1f1]",
-        "data.reader={_target_: tracegrad.data.crystal_files.aims.AimsReader, _partial_: true, spin: up}",
-    )

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.data.crystals.real_runs import FILES, bands, references, standard_blocks, train_on
+from tests.data.crystals.real_runs import FILES, bands, references, standard_blocks
 from tracegrad.data.crystal_files.database import CrystalDatabase
 from tracegrad.data.crystal_files.siesta.reader import SiestaReader
 from tracegrad.errors import DataError
@@ -91,7 +91,3 @@ def test_tshs_equals_hsx(name, tmp_path):
     assert other.fermi_level == structure.fermi_level
     for array in ("numbers", "positions", "lattice", "edges", "hamiltonian", "overlap"):
         np.testing.assert_array_equal(getattr(other, array), getattr(structure, array))
-
-
-def test_training(tmp_path):
-    train_on(RUNS / "Si_hsx2_intel", tmp_path, "basis.shells=[Si-s2p2d1]")

@@ -40,6 +40,7 @@ from tracegrad.data.crystal_files.deeph_text import read_elements, read_info, re
 from tracegrad.data.crystals.common_pairs import with_common_pairs
 from tracegrad.data.crystals.hdf5 import open_hdf5
 from tracegrad.data.crystals.reader import CrystalReader, StructureHeader
+from tracegrad.data.crystals.spins import named_spin
 from tracegrad.data.crystals.structure import (
     Structure,
     block_key,
@@ -49,7 +50,7 @@ from tracegrad.data.crystals.structure import (
     wrong_block,
 )
 from tracegrad.errors import DataError
-from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.basis import SPINS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
 from tracegrad.system.whole_files import replacing_folder, restore_folder
 
@@ -69,6 +70,15 @@ _MARKERS = (
 def is_structure_folder(folder: str | Path) -> bool:
     """Whether a folder is a structure folder, complete or not."""
     return any(os.path.exists(os.path.join(folder, name)) for name in _MARKERS)
+
+
+def folders_of_spins(path: Path) -> dict[str, Path] | None:
+    """The structure folders NAME_up and NAME_down by spin, if ``path`` is one of them or NAME and both are there."""
+    if not path.name:
+        return None
+    name = named_spin(path.name)[0]
+    folders = {spin: path.with_name(f"{name}_{spin}") for spin in SPINS}
+    return folders if all(map(is_structure_folder, folders.values())) else None
 
 
 def matrix_path(folder: str | Path, matrix: str) -> Path:

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from tracegrad.data.crystals.reference_bands import ReferenceBands
 from tracegrad.data.crystals.structure import Structure, check_structure
-from tracegrad.errors import ConfigError, DataError
+from tracegrad.errors import CollinearError, ConfigError, DataError
 from tracegrad.hamiltonian.basis import SPINS
 from tracegrad.system.whole_files import restore_inside
 
@@ -141,7 +141,7 @@ def checked_spin(spin: str | None) -> str | None:
 def check_channel(spin: str | None, polarised: bool, where: str) -> None:
     """Raise `DataError` unless a channel is chosen if, and only if, a calculation is collinear and spin-polarised."""
     if polarised and spin is None:
-        raise DataError(
+        raise CollinearError(
             f"{where}: a collinear spin-polarised calculation, which has two Hamiltonians; choose one with spin=up "
             "or spin=down, or both with spin=both"
         )

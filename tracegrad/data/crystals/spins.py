@@ -10,7 +10,7 @@ import numpy as np
 from tracegrad.data.crystals.common_pairs import with_common_pairs
 from tracegrad.data.crystals.reader import CrystalReader, ReaderType, StructureHeader
 from tracegrad.data.crystals.reference_bands import ReferenceBands
-from tracegrad.data.crystals.structure import Structure, species_entries
+from tracegrad.data.crystals.structure import MATRICES, Structure, species_entries
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import SPINS
 from tracegrad.hamiltonian.blocks import block_starts
@@ -76,12 +76,11 @@ class BothSpins(CrystalReader):
         return self.of_spin[spin], own
 
 
-def block_diagonal(up: Structure, down: Structure, name: str) -> Structure:
-    """Both spins of a structure as one with spin blocks, [[up, 0], [0, down]], for the states of both together.
+def with_same_pairs(up: Structure, down: Structure) -> tuple[Structure, Structure]:
+    """Both spins of a structure with one list of pairs of atoms; blocks that one of them lacks are 0 there.
 
     Args:
         up, down: with or without matrices.
-        name: of the result.
 
     Raises:
         DataError: they are two different structures.
@@ -94,29 +93,48 @@ def block_diagonal(up: Structure, down: Structure, name: str) -> Structure:
             "shells and no spin blocks; take both from one calculation"
         )
     matrices = {
-        matrix: (structure.edges, entries)
-        for matrix, structure, entries in (
-            ("up", up, up.hamiltonian),
-            ("down", down, down.hamiltonian),
-            ("overlap", up, up.overlap),
-        )
-        if entries is not None
+        f"{spin} {matrix}": (structure.edges, getattr(structure, matrix))
+        for spin, structure in zip(SPINS, (up, down), strict=True)
+        for matrix in MATRICES
+        if getattr(structure, matrix) is not None
     }
     if not matrices:
-        return replace(up, name=name, spinful=True)
+        return up, down
     edges, entries = with_common_pairs(matrices, up.numbers, up.shells, False)
-    result = replace(
-        up, name=name, spinful=True, edges=edges, hamiltonian=None, overlap=entries.get("overlap")
-    )
+    changed = [
+        replace(
+            structure,
+            edges=edges,
+            hamiltonian=entries.get(f"{spin} hamiltonian"),
+            overlap=entries.get(f"{spin} overlap"),
+        )
+        for spin, structure in zip(SPINS, (up, down), strict=True)
+    ]
+    return changed[0], changed[1]
+
+
+def block_diagonal(up: Structure, down: Structure, name: str) -> Structure:
+    """Both spins of a structure as one with spin blocks, [[up, 0], [0, down]], for the states of both together.
+
+    Args:
+        up, down: with or without matrices.
+        name: of the result.
+
+    Raises:
+        DataError: they are two different structures.
+    """
+    up, down = with_same_pairs(up, down)
+    result = replace(up, name=name, spinful=True, hamiltonian=None)
     if up.hamiltonian is None or down.hamiltonian is None:
         return result
+    edges = up.edges
     whole = np.zeros(block_starts(edges[:, 3:].T, up.numbers, result.basis)[-1], np.complex128)
-    one_spin = species_entries(edges, up.numbers, result.basis_of("overlap"))
+    one_spin = species_entries(edges, up.numbers, up.basis)
     both = species_entries(edges, up.numbers, result.basis)
     for (_, inside), (_, where) in zip(one_spin, both, strict=True):
         _, rows, columns = inside.shape
-        whole[where[:, :rows, :columns]] = entries["up"][inside]
-        whole[where[:, rows:, columns:]] = entries["down"][inside]
+        whole[where[:, :rows, :columns]] = up.hamiltonian[inside]
+        whole[where[:, rows:, columns:]] = down.hamiltonian[inside]
     return replace(result, hamiltonian=whole)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from tracegrad.data.crystal_files.database import CrystalDatabase
+from tracegrad.data.crystals.spins import BOTH
 from tracegrad.data.crystals.structure import Structure, species_entries
 from tracegrad.data.molecules.database import Molecule, MoleculeDatabase
 from tracegrad.data.survey.reach import Reach
@@ -23,7 +24,7 @@ class Survey:
 
     Args:
         basis: orbital basis of all structures.
-        atoms: number of atoms of each structure.
+        atoms: number of atoms of each structure; both spins of a calculation are two structures.
         rows: positions of the structures that were read, ascending.
         edges: number of blocks of each of these.
         numbers: number of matrix elements in these blocks; a complex one counts once.
@@ -73,6 +74,8 @@ def survey_crystals(
         DataError: a structure is damaged, or the shells of an element differ between structures.
     """
     reach, basis = Reach(), database.basis
+    if database.spin == BOTH:
+        basis = OrbitalBasis.openmx(database.shells, collinear=True)
 
     def look(row: int) -> tuple[int, int]:
         structure = database[row]

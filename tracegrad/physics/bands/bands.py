@@ -5,7 +5,7 @@ not contain the number of electrons, so the occupied bands are those below the F
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,22 @@ def at_points(
     processes: int | None,
     on_progress: Callable[[int, int], None],
 ) -> list[Any]:
-    """What a solver returns at each point, in processes of one thread each if there is enough work.
+    """What a solver returns at each point; see `each_point`."""
+    results = dict(each_point(name, solver, points, size, processes, on_progress))
+    return [results[i] for i in range(len(points))]
+
+
+def each_point(
+    name: str,
+    solver: Callable[[Float[np.ndarray, " 3"]], Any],
+    points: Float[np.ndarray, "k 3"],
+    size: int,
+    processes: int | None,
+    on_progress: Callable[[int, int], None],
+) -> Iterator[tuple[int, Any]]:
+    """Positions of the points, as they are done, and what a solver returns there.
+
+    The work is done in processes of one thread each if there is enough of it.
 
     Args:
         name: of the structure, for messages.
@@ -168,18 +183,16 @@ def at_points(
     count = len(points)
     if processes is None:
         processes = 1 if size**3 * count < _WORTH_PROCESSES else available_cores()
-    results: dict[int, Any] = {}
     on_progress(0, count)
     try:
         with threadpool_limits(limits=1):
-            for i, result in map_unordered(solver, list(points), processes):
-                results[i] = result
-                on_progress(len(results), count)
+            for done, result in enumerate(map_unordered(solver, list(points), processes), start=1):
+                yield result
+                on_progress(done, count)
     except WorkerDied as error:
         raise TraceGradError(
             f"{name}: a worker process died ({error}); fewer processes or bands need less memory"
         ) from error
-    return [results[i] for i in range(count)]
 
 
 def _band_structures(

@@ -55,7 +55,11 @@ def read_charges(table: Any) -> dict[int, float]:
 
 
 def electrons_of_atoms(
-    numbers: Int64[np.ndarray, " atoms"], charges: Mapping[int, float], where: str
+    numbers: Int64[np.ndarray, " atoms"],
+    charges: Mapping[int, float],
+    where: str,
+    *,
+    otherwise: str = ", or fermi_level (eV)",
 ) -> float:
     """Sum of the valence charges.
 
@@ -63,6 +67,7 @@ def electrons_of_atoms(
         numbers: atomic numbers.
         charges: valence charge by atomic number.
         where: name of the structure, for messages.
+        otherwise: what can be given besides charges and electrons, for messages.
 
     Raises:
         DataError: an element has no charge.
@@ -72,6 +77,6 @@ def electrons_of_atoms(
         example = ", ".join(f"{symbol}: NUMBER" for symbol in missing)
         raise DataError(
             f"{where}: the valence electrons of {', '.join(missing)} are not known, so the Fermi level cannot be "
-            f"counted; give 'valence={{{example}}}', electrons=NUMBER of the cell, or fermi_level (eV)"
+            f"counted; give 'valence={{{example}}}' or electrons=NUMBER of the cell{otherwise}"
         )
     return float(sum(charges[z] for z in numbers.tolist()))

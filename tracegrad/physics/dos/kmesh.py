@@ -42,19 +42,21 @@ def k_mesh(
     counts: Any = None,
     *,
     time_reversal: bool = True,
+    spacing: float = SPACING,
 ) -> KMesh:
     """The mesh of a crystal.
 
     Args:
         lattice: rows are lattice vectors, angstrom.
         periodic: see `tracegrad.physics.bands.kpath.periodic_axes`.
-        counts: points along each reciprocal lattice vector; None: neighbours are at most 0.04 1/angstrom apart.
+        counts: points along each reciprocal lattice vector; None: neighbours are at most ``spacing`` apart.
         time_reversal: the energies at k and -k are equal.
+        spacing: 1/angstrom.
 
     Raises:
         ConfigError: the counts are not three whole numbers above 0, or there are several points along vacuum.
     """
-    chosen = _default_counts(lattice, periodic) if counts is None else _checked(counts, periodic)
+    chosen = _default_counts(lattice, periodic, spacing) if counts is None else _checked(counts, periodic)
     axes = [np.arange(count) for count in chosen]
     steps = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     weights = np.full(len(steps), 1 / len(steps))
@@ -93,11 +95,11 @@ def has_time_reversal(structure: Structure) -> bool:
 
 
 def _default_counts(
-    lattice: Float[np.ndarray, "3 3"], periodic: Bool[np.ndarray, " 3"]
+    lattice: Float[np.ndarray, "3 3"], periodic: Bool[np.ndarray, " 3"], spacing: float
 ) -> tuple[int, int, int]:
     """Counts along axes that are long enough for several points are multiples of 6."""
     reciprocal = 2 * np.pi * np.linalg.pinv(lattice * periodic[:, None]).T
-    needed = np.ceil(np.linalg.norm(reciprocal, axis=1) / SPACING)
+    needed = np.ceil(np.linalg.norm(reciprocal, axis=1) / spacing)
     a, b, c = (int(n if n <= 2 else _MULTIPLE * np.ceil(n / _MULTIPLE)) for n in np.maximum(needed, 1))
     return a, b, c
 

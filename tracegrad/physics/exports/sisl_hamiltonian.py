@@ -6,7 +6,7 @@ the file of H and S that TranSIESTA, TBtrans and sisl read; what it lacks, eleme
 and .ORB_INDX files beside it.
 """
 
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +49,13 @@ def to_sisl(structure: Structure) -> Any:
     level = structure.fermi_level or 0.0
     order = orbitals.siesta_order
     spatial = order[: len(order) // structure.basis.spins]
-    geometry = _geometry(structure, orbitals)
-    geometry.set_nsc(2 * np.abs(hamiltonian.cells).max(0) + 1)
-    place = {tuple(cell): n for n, cell in enumerate(hamiltonian.cells.tolist())}
+    geometry = sisl_geometry(structure, orbitals)
     signs = orbitals.siesta_signs
     parts: dict[str, list[csr_array]] = {}
-    for cell in geometry.lattice.sc_off.tolist():
-        found = place.get(tuple(cell))
-        if found is None:
-            matrices = [csr_array((hamiltonian.size, hamiltonian.size))] * 2
-        else:
-            s = overlap.in_cell(found)
-            matrices = [hamiltonian.in_cell(found) - level * s, s]
-        h, s = (_reordered(matrix, order, signs) for matrix in matrices)
-        for name, values in _components(h, s, len(spatial), structure.spinful).items():
+    for h, s in zip(
+        *(in_cells(matrix, geometry, order, signs) for matrix in (hamiltonian, overlap)), strict=True
+    ):
+        for name, values in _components(h - level * s, s, len(spatial), structure.spinful).items():
             parts.setdefault(name, []).append(values)
     *components, overlaps = (hstack(matrices, format="csr") for matrices in parts.values())
     spin = sisl.Spin("spin-orbit" if structure.spinful else "unpolarized")
@@ -78,18 +71,18 @@ def write_tshs(structure: Structure, folder: Path, name: str) -> list[str]:
     from sisl.io.siesta import tshsSileSiesta
 
     files = [f"{name}.TSHS", f"{name}.fdf", f"{name}.ORB_INDX"]
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # sisl says that S is written, too
-    try:
-        tshsSileSiesta(folder / files[0], "w").write_hamiltonian(hamiltonian)
-    finally:
-        logging.disable(before)
-    (folder / files[1]).write_text(_fdf(structure, name), encoding="utf-8")
+    tshsSileSiesta(folder / files[0], "w").write_hamiltonian(hamiltonian)
+    level = structure.fermi_level
+    known = "unknown, 0 is the zero of H" if level is None else f"{level:.10f} eV"
+    title = f"H - E_F S of {structure.name} from TraceGrad is in {files[0]}; E_F = {known}"
+    settings = [f"SystemLabel {name}", *(["Spin spin-orbit"] if structure.spinful else [])]
+    (folder / files[1]).write_text(fdf_text(structure, title, settings), encoding="utf-8")
     (folder / files[2]).write_text(_orbital_index(structure, hamiltonian.geometry), encoding="utf-8")
     return files
 
 
-def _geometry(structure: Structure, orbitals: Orbitals) -> Any:
+def sisl_geometry(structure: Structure, orbitals: Orbitals) -> Any:
+    """The atoms of a structure with their orbitals in SIESTA's order as a `sisl.Geometry`, and the cells of its R."""
     import sisl
 
     atoms = {}
@@ -107,9 +100,24 @@ def _geometry(structure: Structure, orbitals: Orbitals) -> Any:
             for row in rows[: len(rows) // structure.basis.spins]
         ]
         atoms[number] = sisl.Atom(number, shells)
-    return sisl.Geometry(
+    geometry = sisl.Geometry(
         structure.positions, [atoms[z] for z in structure.numbers.tolist()], lattice=structure.lattice
     )
+    geometry.set_nsc(2 * np.abs(structure.edges[:, :3]).max(0) + 1)
+    return geometry
+
+
+def in_cells(
+    matrix: BlochMatrix,
+    geometry: Any,
+    order: Int64[np.ndarray, " orbitals"],
+    signs: Int64[np.ndarray, " orbitals"],
+) -> list[csr_array]:
+    """The matrices of all cells R of a geometry, in sisl's order of R and SIESTA's order of the orbitals."""
+    place = {tuple(cell): n for n, cell in enumerate(matrix.cells.tolist())}
+    found = [place.get(tuple(cell)) for cell in geometry.lattice.sc_off.tolist()]
+    empty = csr_array((matrix.size, matrix.size))
+    return [empty if n is None else _reordered(matrix.in_cell(n), order, signs) for n in found]
 
 
 def _reordered(
@@ -133,19 +141,16 @@ def _components(h: csr_array, s: csr_array, size: int, spinful: bool) -> dict[st
     return {f"h{n}": part for n, part in enumerate(parts)} | {"s": s[up, up].real}
 
 
-def _fdf(structure: Structure, name: str) -> str:
-    """Cell, atoms and elements in SIESTA's input language."""
+def fdf_text(structure: Structure, title: str, settings: Sequence[str]) -> str:
+    """Cell, atoms and elements in SIESTA's input language, below a comment and other settings."""
     species = list(structure.shells)
     atoms = zip(structure.positions.tolist(), structure.numbers.tolist(), strict=True)
-    level = structure.fermi_level
     return "\n".join(
         [
-            f"# H - E_F S of {structure.name} from TraceGrad is in {name}.TSHS; E_F = "
-            + ("unknown, 0 is the zero of H" if level is None else f"{level:.10f} eV"),
-            f"SystemLabel {name}",
+            f"# {title}",
+            *settings,
             f"NumberOfAtoms {len(structure.numbers)}",
             f"NumberOfSpecies {len(species)}",
-            *(["Spin spin-orbit"] if structure.spinful else []),
             "LatticeConstant 1.0 Ang",
             "%block LatticeVectors",
             *map(_numbers, structure.lattice.tolist()),
