@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 
 from experiments.prediction.bands import defaults, print_forecast, write_bands
+from experiments.prediction.crystal_entries import entries_of
+from experiments.prediction.derivatives import crystal_work, moving_atoms, write_derivatives
 from experiments.prediction.doubts import print_outside, report_spread
 from experiments.prediction.zone import electrons_of_cell
 from tracegrad.data.crystal_files.deeph import (
@@ -30,6 +32,7 @@ from tracegrad.model.ensemble import HamiltonianEnsemble, mean_and_spread
 from tracegrad.model.estimate import estimate_cost
 from tracegrad.model.network import HamiltonianModel
 from tracegrad.physics.dos.electrons import charges_in_files
+from tracegrad.physics.dos.molecular import SHARES
 from tracegrad.physics.overlaps.structure_overlaps import BasisFileOverlaps
 from tracegrad.units import MEV
 
@@ -39,6 +42,11 @@ def predict_crystal(model: HamiltonianEnsemble, source: Path, output: Path, valu
     if values["reference"]:
         raise ConfigError(
             f"{values['checkpoint']} is a {model.label} for crystals; reference is for molecules"
+        )
+    if values["dos_shares"] != SHARES[0]:
+        raise ConfigError(
+            f"dos_shares={values['dos_shares']} is for molecules; of a crystal the shares are {SHARES[0]}: leave it "
+            "out"
         )
     spins = model.basis.channels
     if model.basis.collinear and values["output"] is None:
@@ -53,6 +61,7 @@ def predict_crystal(model: HamiltonianEnsemble, source: Path, output: Path, valu
         for folder in dict.fromkeys(sources.values())
     }
     structure = geometries[sources[spins[0]]]
+    moving = moving_atoms(values, len(structure.numbers))
     kind = "with spin-orbit coupling" if structure.spinful else "without spin"
     print(
         f"{structure.name}: {len(structure.numbers)} atoms, {len(structure.edges)} blocks, "
@@ -60,12 +69,14 @@ def predict_crystal(model: HamiltonianEnsemble, source: Path, output: Path, valu
         flush=True,
     )
     charges: dict[int, float] = {}
+    overlaps = None
     if values["basis_files"] is not None:
         began = time.perf_counter()
         basis_files = str(values["basis_files"])
         files = BasisFileOverlaps(basis_files, model.basis, structure.numbers.tolist())
         geometries = {folder: files(one) for folder, one in geometries.items()}
         structure, charges = geometries[sources[spins[0]]], charges_in_files(files.shells)
+        overlaps = files.overlaps
         print(f"overlaps from {basis_files} in {time.perf_counter() - began:.1f} s", flush=True)
     print_outside(
         model.outside_training(structure.numbers, structure.positions, structure.lattice, structure.edges)
@@ -77,6 +88,10 @@ def predict_crystal(model: HamiltonianEnsemble, source: Path, output: Path, valu
         of_spins = [geometries[sources[spin]] for spin in spins]
         hamiltonians = 2 if _has_reference(sources, values) else 1
         print_forecast(of_spins, _settings_of_bands(values), charges, hamiltonians)
+    if moving:
+        for spin, folder in outputs.items():
+            work = crystal_work(model, geometries[sources[spin]], spin, overlaps)
+            write_derivatives(work, folder, moving, values)
     for spin, folder in outputs.items():
         one, started = geometries[sources[spin]], time.perf_counter()
         entries, spread = mean_and_spread(_entries(member, one, spin) for member in model.members)
@@ -110,11 +125,7 @@ def _has_reference(sources: Mapping[str | None, Path], values: dict[str, Any]) -
 def _entries(model: HamiltonianModel, structure: Structure, spin: str | None) -> np.ndarray:
     """Hermitian H that one network predicts, in the order of the files."""
     geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
-    blocks = list(model.hamiltonian(*geometry, spin=spin))
-    if not hasattr(model.backbone, "hermitian"):
-        blocks = hermitian(blocks, structure.edges)
-    dtype = np.complex128 if structure.spinful else np.float64
-    return np.concatenate([block.ravel() for block in blocks]).astype(dtype)
+    return entries_of(model, structure, list(model.hamiltonian(*geometry, spin=spin)))
 
 
 def _report_spread(path: Path, structure: Structure, spread: Float[np.ndarray, " entries"]) -> None:
@@ -124,18 +135,6 @@ def _report_spread(path: Path, structure: Structure, spread: Float[np.ndarray, "
     lengths = edge_lengths(structure.positions, structure.lattice, structure.edges)
     mean = float(spread.mean()) * MEV["eV"]
     report_spread(path, structure.numbers, structure.edges, lengths, of_blocks, mean)
-
-
-def hermitian(blocks: list[np.ndarray], edges: Int64[np.ndarray, "edges 5"]) -> list[np.ndarray]:
-    """The mean of each block H(R, i, j) and the adjoint of H(-R, j, i), which a network predicts independently.
-
-    Args:
-        blocks: of the edges.
-        edges: rows (Rx, Ry, Rz, i, j), in any order, with the reverse of every edge among them.
-    """
-    index_of = {tuple(edge): index for index, edge in enumerate(edges.tolist())}
-    reverse = [index_of[-x, -y, -z, j, i] for x, y, z, i, j in edges.tolist()]
-    return [(block + blocks[k].conj().T) / 2 for block, k in zip(blocks, reverse, strict=True)]
 
 
 def predicted_bands(

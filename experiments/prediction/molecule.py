@@ -1,6 +1,7 @@
 """Predict the Hamiltonian of a molecule: matrix, orbital energies, and how much an SCF from it is shorter."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ from ase import Atoms
 from jaxtyping import Float
 from pyscf import lib
 
+from experiments.prediction.derivatives import molecule_work, moving_atoms, write_derivatives
 from experiments.prediction.doubts import print_outside, report_spread
+from experiments.prediction.molecule_density import MoleculeDensity
 from experiments.prediction.molecule_properties import check_files, properties, write_files
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.model.ensemble import HamiltonianEnsemble, block_spreads
+from tracegrad.physics.dos.density import DensityOfStates
 from tracegrad.physics.geometry_files.reading import check_molecule, one_frame
 from tracegrad.physics.molecules.density import density
 from tracegrad.physics.molecules.dft import (
@@ -23,6 +27,7 @@ from tracegrad.physics.molecules.dft import (
     fock_label,
 )
 from tracegrad.physics.molecules.levels import MolecularLevels, molecular_levels
+from tracegrad.physics.molecules.overlap_derivative import overlap_along
 from tracegrad.plots.levels import levels_figure
 from tracegrad.plots.style import save
 from tracegrad.system.text_files import write_json, write_table
@@ -52,6 +57,8 @@ def predict_molecule(model: HamiltonianEnsemble, source: Path, output: Path, val
     atoms = read_molecule(source, values["frame"])
     numbers, positions = atoms.numbers.astype(np.int64), atoms.positions.astype(np.float64)
     model.basis.check(numbers, str(source), trained=True)
+    moving = moving_atoms(values, len(numbers))
+    dos = MoleculeDensity(values, numbers, model.basis) if values["dos"] else None
     molecule = build_molecule(numbers, positions)
     overlap = molecule.intor_symmetric("int1e_ovlp")
     started = time.perf_counter()
@@ -67,6 +74,9 @@ def predict_molecule(model: HamiltonianEnsemble, source: Path, output: Path, val
     )
     outside = model.outside_training(numbers, positions)
     print_outside(outside)
+    if moving:
+        work = molecule_work(model, numbers, positions, partial(overlap_along, molecule))
+        write_derivatives(work, output, moving, values)
     comparison, dft = None, None
     if values["reference"]:
         comparison, dft = solve_reference(numbers, positions, overlap, hamiltonian, functional, str(source))
@@ -99,6 +109,11 @@ def predict_molecule(model: HamiltonianEnsemble, source: Path, output: Path, val
     if values["properties"]:
         summary["properties"], text = properties(molecule, hamiltonian, functional)
         print(text)
+    densities: list[DensityOfStates] = []
+    if dos is not None:
+        densities, summary["dos"] = dos(levels, dft, overlap)
+        print(dos.line(summary["dos"]))
+        dos.write(densities, (dft or levels).homo, output / "dos.csv")
     if comparison is not None:
         print(_reference_lines(comparison))
         summary["reference"] = comparison
@@ -120,13 +135,15 @@ def predict_molecule(model: HamiltonianEnsemble, source: Path, output: Path, val
     _write_table(output / "orbitals.csv", levels, dft)
     write_json(output / "summary.json", summary)
     ladders = {"predicted": levels} | ({"DFT": dft} if dft is not None else {})
-    save(levels_figure(ladders, title=f"{source.stem} ({formula})"), output / "levels.png")
+    figure = levels_figure(ladders, title=f"{source.stem} ({formula})", densities=densities)
+    save(figure, output / "levels.png")
     files = [
         "hamiltonian.npz",
         "orbitals.csv",
         "levels.png",
         "summary.json",
         *(["spread.csv"] if several else []),
+        *(["dos.csv"] if dos is not None else []),
     ]
     files += write_files(molecule, levels, output, values)
     print(f"wrote {output}: {', '.join(files)}")

@@ -1,6 +1,6 @@
 """Fermi level and density of states of a crystal: what the settings ask for, the work, and what is reported."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,7 @@ def plan_zone(
         not one.spinful if one.hamiltonian is None else has_time_reversal(one) for one in structures
     )
     mesh = k_mesh(structure.lattice, periodic_axes(structure.edges), values["k_mesh"], time_reversal=reversal)
-    groups = orbital_groups(structure, values["dos_groups"], by_spin=collinear)
+    groups = orbital_groups(structure.numbers, structure.basis, values["dos_groups"], by_spin=collinear)
     return ZonePlan(mesh, groups, dos, method, electrons, needed, size, 3 - structure.basis.spins, values)
 
 
@@ -345,15 +345,19 @@ def zone_summary(zone: Zone) -> dict[str, Any]:
     return summary
 
 
-def write_densities(densities: list[DensityOfStates], level: float, path: Path) -> None:
+def write_densities(
+    densities: Sequence[DensityOfStates], level: float, path: Path, *, zero: str = "fermi"
+) -> None:
     """Write a table of densities of states, that of DFT or of the only Hamiltonian first, then a predicted one.
 
     Args:
         densities: one or two.
-        level: Fermi level, eV.
+        level: energy from which the second column counts, eV.
         path: of the file.
+        zero: name of this energy.
     """
-    columns = {"energy_eV": densities[0].energies, "energy_minus_fermi_eV": densities[0].energies - level}
+    energies = densities[0].energies
+    columns = {"energy_eV": energies, f"energy_minus_{zero}_eV": energies - level}
     for prefix, density in zip(("", "predicted_"), densities, strict=False):
         columns |= {f"{prefix}states_per_eV": density.total, f"{prefix}states_below": density.below}
         if density.error is not None:

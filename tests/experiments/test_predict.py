@@ -266,6 +266,7 @@ def test_structures_that_cannot_be_predicted(trained: Path, tmp_path: Path, cont
         ("fermi_level=high", "fermi_level is 'high'; give a number \\(eV\\), count, or null"),
         ("device=nowhere", "device=nowhere cannot be used"),
         ("reference=true", "is a DeepH-E3 for crystals; reference is for molecules"),
+        ("dos_shares=loewdin", "dos_shares=loewdin is for molecules; of a crystal the shares are mulliken"),
     ],
 )
 def test_impossible_settings(trained: Path, tmp_path: Path, setting: str, message: str) -> None:

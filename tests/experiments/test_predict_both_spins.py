@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -49,11 +50,13 @@ def test_folders_and_bands(run_directory, tmp_path, capsys):
     output = tmp_path / "out" / "toy"
     mesh = ("k_mesh=[3,3,1]", "electrons=2", "fermi_level=count", "window=[-50,50]")
     # Either of the folders names both.
-    run(f"checkpoint={run_directory}", f"structure={tmp_path / 'toy_up'}", f"output={output}", *mesh)
+    given = (f"checkpoint={run_directory}", f"structure={tmp_path / 'toy_up'}", f"output={output}")
+    run(*given, "derivative=true", "derivative_atoms=[2]", *mesh)
     printed = capsys.readouterr().out
     assert "toy_up: 2 atoms, 8 blocks, both spins" in printed
     model = load_model(run_directory)
     model.backbone.hermitian = True
+    exact = copy.deepcopy(model).double()
     found = {}
     for spin in SPINS:
         structure = read_structure(output.with_name(f"toy_{spin}"), overlap=True)
@@ -61,6 +64,11 @@ def test_folders_and_bands(run_directory, tmp_path, capsys):
         expected = np.concatenate([block.ravel() for block in model.hamiltonian(*geometry, spin=spin)])
         assert np.abs(structure.hamiltonian - expected).max() < 1e-5  # the network is in float32
         found[spin] = structure.hamiltonian
+        slopes = [block[1] for block in exact.hamiltonian_derivative(*geometry, spin=spin)]
+        with h5py.File(output.with_name(f"toy_{spin}_derivative.h5")) as file:
+            for axis in range(3):
+                flat = np.concatenate([block[axis].ravel() for block in slopes])
+                assert np.abs(file["hamiltonian_derivative"][0, axis] - flat).max() < 1e-10
     assert np.abs(found["up"] - found["down"]).max() > 1e-3
     summary = json.loads((output.with_name("toy_bands") / "bands.json").read_text())
     assert list(summary["spins"]) == list(SPINS)

@@ -147,6 +147,54 @@ def test_the_scf_beside_a_good_prediction(
     assert "warning" not in printed
 
 
+def test_density_of_states_beside_the_levels(
+    nearly: HamiltonianEnsemble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table has DFT and the prediction; at the HOMO's upper side lie all electrons, and shares add up."""
+    write(tmp_path / "hydrogen.xyz", Atoms(*HYDROGEN))
+    given = settings("reference=true", "dos=true", "dos_width=0.3", "dos_shares=loewdin")
+    predict_molecule(nearly, tmp_path / "hydrogen.xyz", tmp_path / "out", given)
+    assert "electrons (loewdin): H s 1." in capsys.readouterr().out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert sum(summary["dos"]["electrons"].values()) == pytest.approx(2)
+    assert summary["dos"] | {"electrons": 0} == {"width_ev": 0.3, "shares": "loewdin", "electrons": 0}
+    rows = [
+        {name: float(value) for name, value in row.items()}
+        for row in read_table(tmp_path / "out" / "dos.csv")
+    ]
+    for kind, prefix in (("reference", ""), ("predicted", "predicted_")):
+        homo, lumo = (summary[kind][f"{name}_ev"] for name in ("homo", "lumo"))
+        middle = min(rows, key=lambda row: abs(row["energy_eV"] - (homo + lumo) / 2))
+        assert middle[f"{prefix}states_below"] == pytest.approx(2)
+        near = min(rows, key=lambda row: abs(row["energy_eV"] - homo))
+        height = 2 * np.exp(-(((near["energy_eV"] - homo) / 0.3) ** 2) / 2) / (0.3 * (2 * np.pi) ** 0.5)
+        assert near[f"{prefix}states_per_eV"] == pytest.approx(height, rel=1e-4)
+        parts = near[f"{prefix}H_s_per_eV"] + near[f"{prefix}H_p_per_eV"]
+        assert parts == pytest.approx(height, rel=1e-4)
+    assert near["energy_eV"] - near["energy_minus_homo_eV"] == pytest.approx(summary["reference"]["homo_ev"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("dos_width=0", "dos_width=0 is not understood; give a number above 0"),
+        ("dos_shares=becke", "dos_shares=becke is not one of mulliken, loewdin"),
+        ("dos_groups=atom", "dos_groups=atom is not one of element, shell"),
+        ("'dos_groups={a: [3]}'", "dos_groups: a has the atom 3, but there are atoms 1 to 2"),
+        ("dos_method=polynomial", "dos_method=polynomial is for large crystals"),
+    ],
+)
+def test_densities_that_cannot_be_made(
+    nearly: HamiltonianEnsemble, tmp_path: Path, setting: str, message: str
+) -> None:
+    write(tmp_path / "hydrogen.xyz", Atoms(*HYDROGEN))
+    with pytest.raises(ConfigError, match=message):
+        predict_molecule(
+            nearly, tmp_path / "hydrogen.xyz", tmp_path / "out", settings("dos=true", setting.strip("'"))
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_levels_of_no_molecule_are_pointed_out(
     basis: OrbitalBasis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
+from tracegrad.physics.dos.density import DensityOfStates
 from tracegrad.physics.molecules.levels import MolecularLevels
 from tracegrad.plots.levels import levels_figure
 from tracegrad.units import MEV
@@ -54,6 +55,37 @@ def test_the_window_and_what_lies_outside() -> None:
 def test_levels_that_no_molecule_has_are_drawn_too() -> None:
     figure = levels_figure({"predicted": ladder([-900, -60, -50], 2), "DFT": ladder([-500, -8, 2], 2)})
     assert {round(energy) for _, _, energy in lines(figure)} == {-60, -50, -8, 2}
+
+
+def test_densities_beside_the_levels() -> None:
+    """They share the axis of the energies; the total of DFT is black, that of the prediction dashed."""
+    energies = np.linspace(-20.0, 5.0, 51)
+    own, predicted = (
+        DensityOfStates(
+            energies,
+            np.exp(-((energies - zero) ** 2)),
+            energies,
+            ("H s", "H p"),
+            np.ones((2, 51)),
+            None,
+            0.1,
+            "",
+        )
+        for zero in (-8.0, -7.5)
+    )
+    ladders = {name: ladder([-500, -20, -8, 2], 3) for name in ("predicted", "DFT")}
+    figure = levels_figure(ladders, densities=[own, predicted])
+    left, right = figure.axes
+    assert left.get_ylim() == right.get_ylim()
+    labels = [text.get_text() for text in right.get_legend().get_texts()]
+    assert labels == ["H s", "H p", "DFT, total", "predicted, total"]
+    lines = {line.get_label(): line for line in right.lines}
+    assert np.array_equal(lines["DFT, total"].get_xdata(), own.total)
+    assert np.array_equal(lines["predicted, total"].get_xdata(), predicted.total)
+    assert np.array_equal(lines["H s"].get_ydata(), energies)
+    assert lines["DFT, total"].get_linestyle() == "-" != lines["predicted, total"].get_linestyle()
+    alone = levels_figure({"predicted": ladders["DFT"]}, densities=[own])
+    assert [text.get_text() for text in alone.axes[1].get_legend().get_texts()] == ["H s", "H p", "total"]
 
 
 def test_a_narrow_gap_is_written_beside_the_levels() -> None:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,11 +12,11 @@ from tracegrad.hamiltonian.basis import SPINS
 from tracegrad.physics.bands.bands import BandStructure
 from tracegrad.physics.bands.kpath import KPath
 from tracegrad.physics.dos.density import DensityOfStates
+from tracegrad.plots.densities import draw_densities
 from tracegrad.plots.style import LIGHT, OTHER_COLOUR, SERIES_COLOURS, make_figure, styled
 
 _PREDICTED = SERIES_COLOURS[1]
 _SPIN_COLOURS = SERIES_COLOURS[1::-1]  # up, down
-_GROUP_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d", "#6e6e6e")
 
 
 @styled
@@ -73,7 +72,8 @@ def bands_figure(
             handles = handles[0], [label.removeprefix(labels[0]).strip() for label in handles[1]]
         figure.legend(*handles, loc="outside upper right", ncols=2, handlelength=2.4)
     if beside is not None:
-        _draw_densities(beside, densities, bands.fermi_level)
+        draw_densities(beside, densities, bands.fermi_level, unit="states / eV / cell")
+        beside.axhline(0.0, color="#6e6e6e", linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
     if title:
         ax.set_title(title, loc="left")
     return figure
@@ -106,28 +106,6 @@ def _draw(
         if lines and label:
             lines[0].set_label(label)
             label = ""
-
-
-def _draw_densities(ax: Axes, densities: Sequence[DensityOfStates], level: float) -> None:
-    """The total, its groups and, dashed, the total of a prediction; a shade of the standard error if there is one."""
-    own = densities[0]
-    energies = own.energies - level
-    if len(own.groups) > 1:
-        for name, values, colour in zip(own.groups, own.projected, cycle(_GROUP_COLOURS), strict=False):
-            ax.plot(values, energies, color=colour, linewidth=0.9, label=name)
-    ax.plot(own.total, energies, color=OTHER_COLOUR, linewidth=1.1, label="total")
-    for density, colour in zip(densities, (OTHER_COLOUR, _PREDICTED), strict=False):
-        if density.error is not None:
-            edges = (density.total - density.error, density.total + density.error)
-            ax.fill_betweenx(energies, *edges, color=colour, alpha=0.25, linewidth=0)
-    if len(densities) > 1:
-        ax.plot(densities[1].total, energies, color=_PREDICTED, linewidth=1.1, linestyle=(0, (3.5, 1.8)))
-    ax.axhline(0.0, color="#6e6e6e", linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
-    ax.set_xlim(0.0, 1.05 * max(float(density.total.max()) for density in densities) or 1.0)
-    ax.set_xlabel("states / eV / cell")
-    ax.spines[["top", "right"]].set_visible(True)
-    if len(own.groups) > 1:
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=1.4)
 
 
 def _symbol(name: str) -> str:

@@ -1,6 +1,6 @@
 """Figures of the orbital energies of a molecule: a ladder of horizontal lines for each method."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tracegrad.errors import TraceGradError
+from tracegrad.physics.dos.density import DensityOfStates
 from tracegrad.physics.molecules.levels import MolecularLevels
+from tracegrad.plots.densities import draw_densities
 from tracegrad.plots.style import LIGHT, SERIES_COLOURS, grid, make_figure, styled
 from tracegrad.units import MEV
 
@@ -29,6 +31,7 @@ def levels_figure(
     title: str = "",
     window: tuple[float, float] | None = None,
     together: float = 0.03,
+    densities: Sequence[DensityOfStates] = (),
 ) -> Figure:
     """Occupied and unoccupied levels in eV with the HOMO-LUMO gap of each ladder.
 
@@ -38,17 +41,25 @@ def levels_figure(
         window: eV; None: the valence levels, and levels up to 8 eV above the highest LUMO. The number of levels below
             the window is written in the figure.
         together: eV; levels that are closer than this to the next one are drawn side by side.
+        densities: densities of states, drawn beside the levels: one, or that of DFT and that of the prediction.
 
     Raises:
         TraceGradError: there is no ladder, or the window is empty.
     """
     if not ladders:
         raise TraceGradError("no levels to draw; give at least one ladder")
-    low, high = window or _window(list(ladders.values()))
+    low, high = window or valence_window(list(ladders.values()))
     if not low < high:
         raise TraceGradError(f"window is {[low, high]}; give two numbers in eV, the lower one first")
-    figure = make_figure(2.0 + 1.7 * len(ladders), 4.6)
-    ax = figure.subplots()
+    width = 2.0 + 1.7 * len(ladders)
+    if densities:
+        figure = make_figure(width + 3.4, 4.6)
+        ax, beside = figure.subplots(1, 2, sharey=True, width_ratios=(width, 2.4))
+        labels = ("total",) if len(densities) == 1 else ("DFT, total", "predicted, total")
+        draw_densities(beside, densities, unit="states / eV", labels=labels)
+    else:
+        figure = make_figure(width, 4.6)
+        ax = figure.subplots()
     grid(ax)
     for place, levels in enumerate(ladders.values()):
         _draw(ax, place, levels, (low, high), together)
@@ -82,7 +93,8 @@ def groups(energies: Float[np.ndarray, " levels"], together: float) -> list[Floa
     return np.split(energies, np.flatnonzero(np.diff(energies) > together) + 1)
 
 
-def _window(ladders: list[MolecularLevels]) -> tuple[float, float]:
+def valence_window(ladders: Sequence[MolecularLevels]) -> tuple[float, float]:
+    """Energies (eV) from below the valence levels to above the highest LUMO."""
     lowest = []
     for levels in ladders:
         energies = levels.energies * _EV

@@ -18,7 +18,7 @@ from tracegrad.physics.dos.orbital_groups import orbital_groups
 
 
 def states_of(structure, counts, kind="element", **settings):
-    groups = orbital_groups(structure, kind)
+    groups = orbital_groups(structure.numbers, structure.basis, kind)
     mesh = k_mesh(structure.lattice, periodic_axes(structure.edges), counts)
     return mesh_states(structure, mesh, groups, **settings), groups
 
@@ -128,12 +128,12 @@ def test_a_basis_that_is_linearly_dependent():
 
 def test_groups():
     structure = small_structure(spinful=True)
-    assert len(orbital_groups(structure, "element").names) == 2
-    groups = orbital_groups(structure, {"first": [2], "others": [1]})
+    assert len(orbital_groups(structure.numbers, structure.basis, "element").names) == 2
+    groups = orbital_groups(structure.numbers, structure.basis, {"first": [2], "others": [1]})
     sizes = structure.basis.sizes[structure.numbers].tolist()
     expected = ["others"] * sizes[0] + ["first"] * sizes[1] + ["rest"] * sizes[2]
     assert [groups.names[n] for n in groups.of_orbital] == expected
-    shells = orbital_groups(structure, "shell")
+    shells = orbital_groups(structure.numbers, structure.basis, "shell")
     rows = np.arange(sizes[0])
     for name in set(shells.names):
         expected = [row for row in rows if shells.names[shells.of_orbital[row]] == name]
@@ -152,8 +152,9 @@ def test_groups():
     ],
 )
 def test_bad_groups(kind, message):
+    structure = small_structure()
     with pytest.raises(ConfigError, match=message):
-        orbital_groups(small_structure(), kind)
+        orbital_groups(structure.numbers, structure.basis, kind)
 
 
 def test_bad_grids():

@@ -34,7 +34,7 @@ def test_electrons():
     assert electrons_of_atoms(numbers, {42: 14.0, 16: 6.0}, "MoS2") == 26
     with pytest.raises(
         DataError,
-        match=r"MoS2: the valence electrons of S are not known, .* give 'valence=\{S: NUMBER\}', electrons=NUMBER",
+        match=r"MoS2: the valence electrons of S are not known, .* give 'valence=\{S: NUMBER\}' or electrons=NUMBER",
     ):
         electrons_of_atoms(numbers, {42: 14.0}, "MoS2")
 

@@ -15,7 +15,7 @@ from tracegrad.physics.dos.orbital_groups import orbital_groups
 
 def counted(structure, counts, electrons, **settings):
     mesh = k_mesh(structure.lattice, periodic_axes(structure.edges), counts)
-    states = mesh_states(structure, mesh, orbital_groups(structure, "element"))
+    states = mesh_states(structure, mesh, orbital_groups(structure.numbers, structure.basis, "element"))
     return count_fermi_level(states.energies, mesh.weights, electrons, spins=2, **settings)
 
 

@@ -23,7 +23,7 @@ def test_the_same_level_as_from_all_bands(electrons, metal):
     entries = structure.hamiltonian + np.where(diagonal, 0.8 * (-1) ** structure.edges[:, 3], 0.0)
     structure = replace(structure, hamiltonian=entries)
     mesh = k_mesh(structure.lattice, periodic_axes(structure.edges), (2, 2, 1))
-    states = mesh_states(structure, mesh, orbital_groups(structure, "element"))
+    states = mesh_states(structure, mesh, orbital_groups(structure.numbers, structure.basis, "element"))
     every = count_fermi_level(states.energies, mesh.weights, electrons, spins=2)
     found = search_fermi_level(structure, mesh, electrons, bands=20)
     assert found.metal == every.metal == metal

@@ -36,7 +36,7 @@ def test_moments_without_noise_are_sums_over_states(monkeypatch, spinful):
     """mu_m of a group is the sum of T_m(E) times its Mulliken population over all states, at complex k too."""
     structure = positive(small_structure(spinful))
     size = every_unit_vector(monkeypatch, structure)
-    groups, mesh = orbital_groups(structure, "shell"), mesh_of(structure, (3, 1, 1))
+    groups, mesh = orbital_groups(structure.numbers, structure.basis, "shell"), mesh_of(structure, (3, 1, 1))
     states = mesh_states(structure, mesh, groups)
     density = polynomial_density(structure, mesh, groups, width=1.0, vectors=size)
     for n, moments in enumerate(density.moments):
@@ -51,7 +51,10 @@ def test_moments_without_noise_are_sums_over_states(monkeypatch, spinful):
 def test_the_density_is_that_of_kernels_at_the_energies(monkeypatch):
     structure = graphene(on_site=0.3)
     size = every_unit_vector(monkeypatch, structure)
-    groups, mesh = orbital_groups(structure, "element"), mesh_of(structure, (4, 4, 1))
+    groups, mesh = (
+        orbital_groups(structure.numbers, structure.basis, "element"),
+        mesh_of(structure, (4, 4, 1)),
+    )
     energies = np.linspace(-12, 14, 4001)
     density = polynomial_density(structure, mesh, groups, width=0.4, vectors=size)
     found = density.at(energies)
@@ -70,7 +73,10 @@ def test_the_density_is_that_of_kernels_at_the_energies(monkeypatch):
 def test_the_statistical_error_is_right():
     """The density of random vectors differs from that of many by about its standard error."""
     structure = supercell(graphene(), (4, 4))
-    groups, mesh = orbital_groups(structure, "element"), mesh_of(structure, (2, 1, 1))
+    groups, mesh = (
+        orbital_groups(structure.numbers, structure.basis, "element"),
+        mesh_of(structure, (2, 1, 1)),
+    )
     energies = np.linspace(-5, 8, 60)
     many = polynomial_density(structure, mesh, groups, width=0.4, vectors=800).at(energies)
     few = polynomial_density(structure, mesh, groups, width=0.4, vectors=20).at(energies)
@@ -91,11 +97,11 @@ def test_jackson_kernel_by_its_formula():
 
 def test_small_overlaps_are_refused():
     structure = chain(overlap=0.4999999)
+    large = supercell(structure, (3, 1))
     groups, mesh = (
-        orbital_groups(supercell(structure, (3, 1)), "element"),
+        orbital_groups(large.numbers, large.basis, "element"),
         k_mesh(np.diag([6.0, 10, 10]), np.array([True, False, False]), (2, 1, 1)),
     )
-    large = supercell(structure, (3, 1))
     with pytest.raises(DataError, match=r"below overlap_threshold=1e-05, and the polynomial method cannot"):
         polynomial_density(large, mesh, groups, width=0.5, threshold=1e-5)
     negative = replace(large, overlap=np.where(large.overlap == 1, 1.0, 0.7))

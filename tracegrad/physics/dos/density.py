@@ -1,4 +1,4 @@
-"""Densities of states from the states of a k mesh, broadened by Gaussians."""
+"""Densities of states from the states of a k mesh or a molecule, broadened by Gaussians."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ _CHUNK = 4_000_000  # numbers in memory at a time
 
 @dataclass(frozen=True, eq=False)
 class DensityOfStates:
-    """A density of states per cell, both spins together.
+    """A density of states per cell or molecule, both spins together.
 
     Args:
         energies: eV, the scale of the files.
@@ -72,9 +72,27 @@ def density_of_states(
         width: standard deviation of the Gaussians, eV.
         spins: states that a band stands for: 2 without spin, 1 with spin-orbit coupling.
     """
-    levels = states.energies.ravel()
     weights = spins * np.repeat(states.mesh.weights, states.energies.shape[1])
     shares = states.shares.transpose(1, 0, 2).reshape(len(groups.names), -1)
+    return broadened(states.energies.ravel(), weights, shares, groups, energies, width)
+
+
+def broadened(
+    levels: Float[np.ndarray, " states"],
+    weights: Float[np.ndarray, " states"],
+    shares: Float[np.ndarray, "groups states"],
+    groups: OrbitalGroups,
+    energies: Float[np.ndarray, " energies"],
+    width: float,
+) -> DensityOfStates:
+    """Density of states, each level a Gaussian.
+
+    Args:
+        levels: eV.
+        weights: number of states that each level stands for.
+        shares: of each group in each level.
+        groups, energies, width: as of `density_of_states`.
+    """
     below = np.full(len(energies), weights[levels < energies[0] - _FAR * width].sum())
     projected = np.zeros((len(groups.names), len(energies)))
     near = np.flatnonzero(np.abs(levels - energies.mean()) <= np.ptp(energies) / 2 + _FAR * width)

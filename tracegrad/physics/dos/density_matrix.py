@@ -90,7 +90,7 @@ def density_matrix(
             "coupling; take H without it"
         )
     structures = list(with_same_pairs(*structures)) if len(structures) == 2 else list(structures)
-    groups = orbital_groups(first, "element")
+    groups = orbital_groups(first.numbers, first.basis, "element")
     states = [
         mesh_states(one, mesh, groups, threshold=threshold, processes=processes, on_progress=on_progress)
         for one in structures

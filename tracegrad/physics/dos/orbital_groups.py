@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from tracegrad.data.crystals.structure import Structure
 from tracegrad.elements import SYMBOLS
 from tracegrad.errors import ConfigError
-from tracegrad.hamiltonian.basis import LETTERS, SPINS
+from tracegrad.hamiltonian.basis import LETTERS, SPINS, OrbitalBasis
 
 KINDS = ("element", "shell")
 REST = "rest"  # name of the group of all atoms that a table leaves out
@@ -42,25 +41,28 @@ class OrbitalGroups:
         return totals
 
 
-def orbital_groups(structure: Structure, kind: Any, *, by_spin: bool = False) -> OrbitalGroups:
-    """Groups of the orbitals of a structure.
+def orbital_groups(
+    numbers: Int64[np.ndarray, " atoms"], basis: OrbitalBasis, kind: Any, *, by_spin: bool = False
+) -> OrbitalGroups:
+    """Groups of the orbitals of a molecule or a crystal.
 
     Args:
-        structure: any.
+        numbers: atomic numbers.
+        basis: of its matrices.
         kind: "element"; "shell": elements and degrees, such as "C p"; or a table of lists of atoms, counted from 1.
-        by_spin: of a spinful structure, "C p up" and "C p down" are two groups.
+        by_spin: of a spinful basis, "C p up" and "C p down" are two groups.
 
     Raises:
         ConfigError: another kind, or the lists are not disjoint lists of atoms of the structure.
     """
-    sizes = structure.basis.sizes[structure.numbers]
+    sizes = basis.sizes[numbers]
     if isinstance(kind, Mapping):
-        labels = _of_table(kind, len(structure.numbers))
+        labels = _of_table(kind, len(numbers))
         per_orbital = [label for label, size in zip(labels, sizes.tolist(), strict=True) for _ in range(size)]
     elif kind in KINDS:
         per_orbital = []
-        for z in structure.numbers.tolist():
-            for degree in structure.shells[z] * structure.basis.spins:
+        for z in numbers.tolist():
+            for degree in basis.shells[z] * basis.spins:
                 name = SYMBOLS[z] if kind == "element" else f"{SYMBOLS[z]} {LETTERS[degree]}"
                 per_orbital += [name] * (2 * degree + 1)
     else:
