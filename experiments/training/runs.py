@@ -82,7 +82,7 @@ def _train(config: DictConfig, values: dict[str, Any], directory: Path) -> None:
             print(f"resuming from {checkpoint} (step {content['global_step']})", flush=True)
     origin = provenance() | {"data": parts.fingerprint}
     if config.data.dtype == "float64":
-        # Lightning does so only after it has loaded the weights of a checkpoint, which rounds them to single precision.
+        # Lightning does so after it has loaded the weights of a checkpoint, which rounds them to single precision.
         parts.module.double()
     origin |= warm_start(parts.module.model, config.init_from, directory, resumed=resumed is not None)
 

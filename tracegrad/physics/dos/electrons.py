@@ -77,6 +77,6 @@ def electrons_of_atoms(
         example = ", ".join(f"{symbol}: NUMBER" for symbol in missing)
         raise DataError(
             f"{where}: the valence electrons of {', '.join(missing)} are not known, so the Fermi level cannot be "
-            f"counted; give 'valence={{{example}}}', electrons=NUMBER of the cell{otherwise}"
+            f"counted; give 'valence={{{example}}}' or electrons=NUMBER of the cell{otherwise}"
         )
     return float(sum(charges[z] for z in numbers.tolist()))
