@@ -1,6 +1,8 @@
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from experiments.reporting.figures import figures
 from tests import forked
 from tests.run_directories import LABELS, crystal_result, paper_result, result, write_blocks, write_run
 from tracegrad.errors import TraceGradError
+from tracegrad.reports import web_page
 from tracegrad.reports.check import read_checks
 from tracegrad.reports.comparison import results_table
 from tracegrad.reports.results import collect_results
@@ -61,7 +64,10 @@ def test_the_command_prints_tables_and_writes_files(runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_report_can_be_made_again_and_elsewhere(runs, tmp_path):
+def test_the_report_can_be_made_again_and_elsewhere(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        web_page, "datetime", SimpleNamespace(now=lambda zone: datetime(2026, 1, 1, tzinfo=zone))
+    )
     first = make_report(runs)
     texts = {name: (runs / "report" / name).read_bytes() for name in TABLES | FIGURES}
     second = make_report(runs)

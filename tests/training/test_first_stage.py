@@ -30,7 +30,7 @@ def test_h_is_at_first_that_of_the_trained_network(tmp_path, arm, alone):
     started = start_from(model, tmp_path)
     assert started.new == ["backbone.rotations", "backbone.transformer"]
     for a, b in zip(blocks_of(model), blocks_of(trained), strict=True):
-        assert torch.equal(a, b)
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)  # some processors round by memory alignment
 
 
 def test_a_whole_network_is_taken_over_completely(tmp_path):
