@@ -32,6 +32,7 @@ CYCLES = {
 TIMESTEP = 0.5  # fs
 TEMPERATURE = 300  # K
 FORCE = 0.03  # eV/angstrom
+MOST_STEPS = 100  # of an optimisation
 
 
 def total_energies(
@@ -53,11 +54,11 @@ def total_energies(
 
 
 def steps_of_optimisation(network: HamiltonianEnsemble, atoms: Atoms, functional: str, cycles: int) -> int:
-    """Number of BFGS steps until no force is above `FORCE`; at most 100."""
+    """Number of BFGS steps until no force is above `FORCE`; at most `MOST_STEPS`."""
     relaxed = atoms.copy()
     relaxed.calc = HamiltonianCalculator(network, functional, steps=cycles)
     optimiser = BFGS(relaxed, logfile=None)
-    optimiser.run(fmax=FORCE, steps=100)
+    optimiser.run(fmax=FORCE, steps=MOST_STEPS)
     return optimiser.get_number_of_steps()
 
 

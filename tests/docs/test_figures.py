@@ -17,6 +17,7 @@ def test_energy_drift(
     write_run(tmp_path / "run")
     script = runpy.run_path(str(DOCS / "figures" / "energy_drift.py"))
     monkeypatch.setitem(script["main"].__globals__, "CYCLES", {0: "none", 50: "all"})
+    monkeypatch.setitem(script["main"].__globals__, "MOST_STEPS", 2)
     output = tmp_path / "drift.png"
     script["main"]([str(tmp_path / "run"), "--frames", "2", "--output", str(output)])
     assert output.stat().st_size > 5000
