@@ -147,7 +147,7 @@ def test_a_training_and_a_prediction(written: Path, tmp_path: Path) -> None:
     errors = np.concatenate(
         [(a - b).ravel() for a, b in zip(predicted, structure.blocks("hamiltonian"), strict=True)]
     )
-    with (tmp_path / "run" / "per_sample_test.csv").open() as file:
+    with (tmp_path / "run" / "test_samples.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert float(row["h_mae"]) == pytest.approx(np.abs(errors).mean() * MEV["eV"], rel=1e-4)
 
