@@ -29,10 +29,10 @@ BASIS = OrbitalBasis.openmx({"C": "s2p1d1"})
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four bilayers in folders, H0 of each within 5 % of H."""
+    """Three bilayers in folders, H0 of each within 5 % of H."""
     folder = tmp_path_factory.mktemp("data") / "bilayers"
     database = CrystalDatabase(database_path("embedded:demo_crystals.h5"), include="light_bilayer_*")
-    for row in range(4):
+    for row in range(3):
         structure = database[row]
         assert structure.hamiltonian is not None
         h0 = structure.hamiltonian * (0.95 + 0.01 * row)
@@ -41,7 +41,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path, **options) -> DeepHDataModule:
-    module = DeepHDataModule(str(folder), BASIS, **{"sizes": [2, 1, 1], "dtype": "float64"} | options)
+    module = DeepHDataModule(str(folder), BASIS, **{"sizes": [1, 1, 1], "dtype": "float64"} | options)
     module.setup("test")
     module.provide_h0()
     return module
@@ -49,7 +49,7 @@ def opened(folder: Path, **options) -> DeepHDataModule:
 
 def test_graphs_from_folders_a_cache_and_a_packed_file(written: Path, tmp_path: Path) -> None:
     database = CrystalDatabase(written, h0=True)
-    pack((database[row] for row in range(4)), tmp_path / "packed.h5", decimals=None, provenance={})
+    pack((database[row] for row in range(3)), tmp_path / "packed.h5", decimals=None, provenance={})
     cached = opened(written, cache=str(tmp_path / "cache"))
     cached.prepare_data()
     cached.setup("test")
@@ -71,7 +71,7 @@ def test_a_changed_h0_outdates_the_cache(
             with h5py.File(next(folder.glob("*/h0.h5")), "r+") as file:
                 file["[0, 0, 0, 1, 1]"][0, 0] += 1e-3
         opened(folder, cache=str(tmp_path / "cache")).prepare_data()
-        assert "building the cache of 4" in capsys.readouterr().out
+        assert "building the cache of 3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_training_and_a_prediction(written: Path, tmp_path: Path) -> None:
         f"data.path={written}",
         "data.include=[light_bilayer_*]",
         "data.twisted=[]",
-        "data.sizes=[2,1,1]",
+        "data.sizes=[1,1,1]",
         "data.cache=null",
         "model.h0=data",
         "trainer.max_steps=2",
