@@ -35,12 +35,16 @@ def main(config: DictConfig) -> None:
     if output.exists():
         packed_names(output)  # raises for other files: only packed files are overwritten
     database = CrystalDatabase(
-        str(values["source"]), include=patterns, overlap=values["overlap"], spin=values["spin"]
+        str(values["source"]),
+        include=patterns,
+        overlap=values["overlap"],
+        h0=values["h0"],
+        spin=values["spin"],
     )
     origins = {name: _provenance(database.reader.places[name]) for name in database.names}
     provenance = {
         "description": values["description"],
-        "command": _public_command(database, output, patterns, decimals, values["overlap"]),
+        "command": _public_command(database, output, patterns, decimals),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "rounding": "none" if decimals is None else f"matrices to multiples of 1e-{decimals} eV",
         "units": {"hamiltonian": "eV", "positions, lattice": "angstrom"},
@@ -66,14 +70,14 @@ def _provenance(place: Path) -> Any:
 
 
 def _public_command(
-    database: CrystalDatabase, output: Path, patterns: list[str], decimals: int | None, overlap: bool
+    database: CrystalDatabase, output: Path, patterns: list[str], decimals: int | None
 ) -> str:
     """The command line for the provenance, without folders of this machine."""
     settings = [f"source={database.path.name}", f"output={output.name}"]
     settings += [f"pattern=[{','.join(map(quoted, patterns))}]"]
     settings += [] if database.spin is None else [f"spin={database.spin}"]
     settings += [] if decimals is None else [f"decimals={decimals}"]
-    settings += ["overlap=true"] if overlap else []
+    settings += [f"{matrix}=true" for matrix in ("overlap", "h0") if matrix in database.matrices]
     return " ".join(["tracegrad", "pack", *map(shell_word, settings)])
 
 

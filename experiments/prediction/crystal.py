@@ -19,6 +19,7 @@ from tracegrad.data.crystal_files.deeph import (
     folders_of_spins,
     is_structure_folder,
     matrix_path,
+    read_header,
     read_structure,
     write_structure,
 )
@@ -27,6 +28,7 @@ from tracegrad.data.crystals.structure import Structure, check_geometry, edge_or
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
+from tracegrad.hamiltonian.h0 import DATA
 from tracegrad.hamiltonian.neighbours import edge_lengths, edges_within_range
 from tracegrad.model.ensemble import HamiltonianEnsemble, mean_and_spread
 from tracegrad.model.estimate import estimate_cost
@@ -57,7 +59,7 @@ def predict_crystal(model: HamiltonianEnsemble, source: Path, output: Path, valu
     sources = _sources(source, spins)
     # Both spins may have one source.
     geometries = {
-        folder: read_geometry(folder, model.basis, values["frame"])
+        folder: read_geometry(folder, model.basis, values["frame"], h0=model.corrects_data)
         for folder in dict.fromkeys(sources.values())
     }
     structure = geometries[sources[spins[0]]]
@@ -96,7 +98,7 @@ def predict_crystal(model: HamiltonianEnsemble, source: Path, output: Path, valu
         one, started = geometries[sources[spin]], time.perf_counter()
         entries, spread = mean_and_spread(_entries(member, one, spin) for member in model.members)
         seconds = time.perf_counter() - started
-        write_structure(replace(one, hamiltonian=entries), folder, overwrite=values["overwrite"])
+        write_structure(replace(one, hamiltonian=entries, h0=None), folder, overwrite=values["overwrite"])
         print(f"predicted in {seconds:.1f} s; wrote {folder} in DeepH's format")
         if count > 1:
             _report_spread(folder.with_name(f"{folder.name}_spread.csv"), one, spread)
@@ -125,7 +127,8 @@ def _has_reference(sources: Mapping[str | None, Path], values: dict[str, Any]) -
 def _entries(model: HamiltonianModel, structure: Structure, spin: str | None) -> np.ndarray:
     """Hermitian H that one network predicts, in the order of the files."""
     geometry = (structure.numbers, structure.positions, structure.lattice, structure.edges)
-    return entries_of(model, structure, list(model.hamiltonian(*geometry, spin=spin)))
+    h0 = structure.blocks("h0") if model.h0 == DATA else None
+    return entries_of(model, structure, list(model.hamiltonian(*geometry, spin=spin, h0=h0)))
 
 
 def _report_spread(path: Path, structure: Structure, spread: Float[np.ndarray, " entries"]) -> None:
@@ -182,7 +185,9 @@ def _settings_of_bands(values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in sorted(shared)}
 
 
-def read_geometry(path: Path, basis: OrbitalBasis, frame: int | None = None) -> Structure:
+def read_geometry(
+    path: Path, basis: OrbitalBasis, frame: int | None = None, *, h0: bool = False
+) -> Structure:
     """Read a structure without its Hamiltonian.
 
     Args:
@@ -190,6 +195,7 @@ def read_geometry(path: Path, basis: OrbitalBasis, frame: int | None = None) -> 
             the edges are all pairs within the radii of the basis.
         basis: of the network, which the structure has to have.
         frame: number of the frame in a file with several.
+        h0: read H0, which a network corrects, too; the edges are then its pairs.
 
     Raises:
         ConfigError: a frame is chosen for a structure folder.
@@ -202,7 +208,12 @@ def read_geometry(path: Path, basis: OrbitalBasis, frame: int | None = None) -> 
                 f"{path}: is a structure folder, which holds one structure; leave out frame={frame}"
             )
         overlap = matrix_path(path, "overlap").is_file()
-        structure = read_structure(path, hamiltonian=not overlap, overlap=overlap)
+        if h0 and read_header(path).spinful != basis.spinful:
+            raise DataError(
+                f"{path}: spin-orbit coupling of the structure (info.json) and of the network differ; give h0.h5 and "
+                "info.json of a calculation like those of the training"
+            )
+        structure = read_structure(path, hamiltonian=not (overlap or h0), overlap=overlap, h0=h0)
         basis.check(structure.numbers, str(path), trained=True)
         for number, degrees in structure.shells.items():
             if basis.shells[number] != degrees:
@@ -214,6 +225,11 @@ def read_geometry(path: Path, basis: OrbitalBasis, frame: int | None = None) -> 
     if path.is_dir():
         raise DataError(
             f"{path}: is not a structure folder (element.dat, lat.dat, overlaps.h5...); give one or a geometry file"
+        )
+    if h0:
+        raise DataError(
+            f"{path}: the network predicts H - H0 with H0 of the data (model.h0=data), which a geometry file does "
+            "not have; give a structure folder with h0.h5 (docs/targets.md)"
         )
     from tracegrad.physics.geometry_files.reading import check_crystal, one_frame  # needs ASE, folders do not
 

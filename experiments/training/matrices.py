@@ -19,17 +19,21 @@ from tracegrad.training.module import HamiltonianModule
 def provide_matrices(datamodule: HamiltonianDataModule, module: HamiltonianModule) -> None:
     """Let the graphs of the data carry what network and loss need.
 
-    H0 of all molecules is computed once and kept in a cache beside the database.
+    H0 of all molecules is computed once and kept in a cache beside the database; that of crystals is read.
 
     Raises:
         ConfigError: an H0 with another functional than that of the data, or data that cannot give the matrices.
+        DataError: a structure of crystals has no H0.
     """
     h0, overlap = module.model.h0, module.loss.needs_overlap
     if h0 is None and not overlap:
         return
     datamodule.setup("test")
     if isinstance(datamodule, DeepHDataModule):
-        datamodule.provide_overlaps(_from_basis_files(datamodule))
+        if h0 is not None:
+            datamodule.provide_h0()
+        if overlap:
+            datamodule.provide_overlaps(_from_basis_files(datamodule))
     elif isinstance(datamodule, MoleculeDataModule):
         _provide_molecular(datamodule, h0, overlap)
     else:

@@ -12,7 +12,7 @@
 | ``h_self``     | (atoms, dim, dim) float | molecules: on-site blocks of H in the union layout; optional      |
 | ``h_edge``     | (edges, dim, dim)       | blocks of the edges in the union layout, complex with spin; optional |
 | ``s_self``, ``s_edge`` | as H            | blocks of the overlap S; optional                              |
-| ``h0_self``, ``h0_edge`` | as H          | molecules: blocks of H0, see `tracegrad.hamiltonian.h0`; optional    |
+| ``h0_self``, ``h0_edge`` | as H          | blocks of H0, see `tracegrad.hamiltonian.h0`; optional               |
 | ``sample_id``  | (1,) int64              | position in the database                                          |
 | ``batch``      | (atoms,) int64          | sample of each atom; set when graphs are batched                  |
 
@@ -88,6 +88,7 @@ def crystal_graph(
     basis: OrbitalBasis,
     *,
     entries: Shaped[np.ndarray, " entries"] | None = None,
+    h0: Shaped[np.ndarray, " entries"] | None = None,
     spin: str | None = None,
     sample_id: int = -1,
     dtype: torch.dtype = torch.float32,
@@ -101,6 +102,7 @@ def crystal_graph(
         edges: rows [Rx, Ry, Rz, i, j], atoms counted from 0: the pair of i in cell 0 and j in cell R.
         basis: orbital basis.
         entries: blocks of H as in the files, in the order of the edges, see `blocks`.
+        h0: the same of H0, see `tracegrad.hamiltonian.h0`.
         spin: one of ``SPINS`` for a collinear basis, else None.
         sample_id: position in the database.
         dtype: real dtype of positions and labels; the labels of a spinful basis are complex.
@@ -128,9 +130,10 @@ def crystal_graph(
     )
     if spin is not None:
         graph.spin = torch.full((len(numbers),), SPINS.index(spin))
-    if entries is not None:
-        blocks = torch.from_numpy(pad_blocks(entries, edge_index, numbers, basis))
-        graph.h_edge = blocks.to(dtype.to_complex() if basis.spinful else dtype)
+    for field, matrix in (("h_edge", entries), ("h0_edge", h0)):
+        if matrix is not None:
+            blocks = torch.from_numpy(pad_blocks(matrix, edge_index, numbers, basis))
+            graph[field] = blocks.to(dtype.to_complex() if basis.spinful else dtype)
     return graph
 
 

@@ -1,4 +1,4 @@
-"""H0: a Hamiltonian that needs no SCF, to which a network adds its prediction of H - H0.
+"""H0: a Hamiltonian that is known before, to which a network adds its prediction of H - H0.
 
 | name             | H0 of a molecule                                                                  |
 |------------------|-----------------------------------------------------------------------------------|
@@ -6,7 +6,8 @@
 | ``sap``          | kinetic energy and a superposition of atomic potentials (Lehtola 2019)            |
 | ``minao-b3lyp5`` | Fock matrix of the density guess of minimal atomic orbitals, with this functional |
 
-and ``minao-`` with b3lyp, pbe and wb97x-d.
+and ``minao-`` with b3lyp, pbe and wb97x-d. That of a crystal, ``data``, is read from its files like H: the
+Hamiltonian of the first SCF iteration, or any other on the same pairs of atoms.
 
 Graphs carry it like H, as blocks ``h0_self`` and ``h0_edge``.
 """
@@ -18,6 +19,7 @@ from tracegrad.errors import ConfigError, DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
 
 CORE, SAP, MINAO = "core", "sap", "minao-"
+DATA = "data"
 NAMES = (CORE, SAP, *(MINAO + functional for functional in ("b3lyp5", "b3lyp", "pbe", "wb97x-d")))
 
 
@@ -25,10 +27,20 @@ def check_h0(name: str | None, basis: OrbitalBasis) -> None:
     """Raise `ConfigError` unless networks of this basis can correct the H0 ``name``; None: they predict all of H."""
     if name is None:
         return
-    if name not in NAMES:
-        raise ConfigError(f"model.h0 is {name!r}; choose {', '.join(NAMES)}, or null")
-    if basis.periodic:
-        raise ConfigError(f"model.h0={name}: H0 is computed for molecules; set model.h0=null for crystals")
+    if name not in (*NAMES, DATA):
+        raise ConfigError(
+            f"model.h0 is {name!r}; choose {', '.join(NAMES)} (molecules), {DATA} (crystals), or null"
+        )
+    if basis.periodic and name != DATA:
+        raise ConfigError(
+            f"model.h0={name}: this H0 is computed for molecules; for crystals set model.h0={DATA}, which reads H0 "
+            "from the data, or null"
+        )
+    if not basis.periodic and name == DATA:
+        raise ConfigError(
+            f"model.h0={DATA} reads H0 of crystals from their files; of molecules it is computed: choose "
+            f"{', '.join(NAMES)}, or null"
+        )
 
 
 def add_h0(
@@ -42,6 +54,6 @@ def add_h0(
     if "h0_edge" not in graph:
         raise DataError(
             f"this network predicts H - H0 with H0 = {name}, and the graph has no H0; make it with "
-            "molecule_graph(..., matrices={'h0': ...})"
+            + ("crystal_graph(..., h0=...)" if name == DATA else "molecule_graph(..., matrices={'h0': ...})")
         )
     return {site: values + graph[f"h0_{site}"] for site, values in blocks.items()}

@@ -8,6 +8,7 @@ from jaxtyping import Float, Inexact, Int
 from torch import Tensor
 
 from tracegrad.errors import ConfigError
+from tracegrad.hamiltonian.h0 import DATA
 from tracegrad.model.network import HamiltonianModel
 
 
@@ -50,6 +51,11 @@ class HamiltonianEnsemble:
         return self
 
     @property
+    def corrects_data(self) -> bool:
+        """Whether a member needs H0 of the data."""
+        return any(member.h0 == DATA for member in self.members)
+
+    @property
     def label(self) -> str:
         """Names of the networks, for people."""
         labels = dict.fromkeys(member.backbone.label for member in self.members)
@@ -64,15 +70,20 @@ class HamiltonianEnsemble:
         edges: Int[np.ndarray, "edges 5"] | None = None,
         *,
         spin: str | None = None,
+        h0: Sequence[Inexact[np.ndarray, "_ _"]] | None = None,
     ) -> Float[Tensor, "n n"] | list[Inexact[np.ndarray, "_ _"]]:
         """Mean of the members' H; arguments and result are those of `HamiltonianModel.hamiltonian`.
 
+        Only members that correct H0 of the data get ``h0``.
         A molecule's matrix is in float64 and on the CPU.
         """
         if lattice is None:
             return torch.from_numpy(self.matrix(numbers, positions)[0])
         of_members = [
-            member.hamiltonian(numbers, positions, lattice, edges, spin=spin) for member in self.members
+            member.hamiltonian(
+                numbers, positions, lattice, edges, spin=spin, h0=h0 if member.h0 == DATA else None
+            )
+            for member in self.members
         ]
         return [np.mean(blocks, axis=0) for blocks in zip(*of_members, strict=True)]
 

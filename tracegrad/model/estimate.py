@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from tracegrad.data.crystals.structure import Structure
+from tracegrad.hamiltonian.blocks import block_starts
 from tracegrad.hamiltonian.graph import collate, crystal_graph
 from tracegrad.model.network import HamiltonianModel
 
@@ -66,6 +67,9 @@ def _trial_seconds(model: HamiltonianModel, structure: Structure, edges: np.ndar
         structure.lattice,
         both,
         model.basis,
+        h0=None
+        if model.h0 is None
+        else np.zeros(block_starts(both[:, 3:].T, structure.numbers, model.basis)[-1]),
         spin=model.basis.channels[0],
         dtype=parameter.dtype,
     )

@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Inexact
 from torch import Tensor
 
 from tracegrad.errors import DataError
+from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.hamiltonian.blocks import pad_blocks
 from tracegrad.hamiltonian.graph import HamiltonianGraph
 from tracegrad.hamiltonian.reduction import is_on_site
 
@@ -66,6 +69,41 @@ def check_crystal(numbers: np.ndarray, positions: np.ndarray, lattice: np.ndarra
             f"crystal: the edge [Rx, Ry, Rz, i, j] = {edges[outside[0]].tolist()} names an atom that does not exist; "
             f"atoms are counted from 0 to {atoms - 1}"
         )
+
+
+def blocks_of_edges(
+    blocks: Any, graph: HamiltonianGraph, basis: OrbitalBasis
+) -> Inexact[Tensor, "edges dim dim"]:
+    """H0 of a crystal as a field of its graph.
+
+    Args:
+        blocks: of each edge, (orbitals of i, orbitals of j), complex with spin; eV.
+        graph: of the crystal.
+        basis: of the network.
+
+    Raises:
+        DataError: another number of blocks, other shapes, or values that are no finite numbers.
+    """
+    edge_index, numbers = graph.edge_index.numpy(), graph.numbers.numpy()
+    arrays = [np.asarray(block) for block in blocks]
+    if len(arrays) != edge_index.shape[1]:
+        raise DataError(
+            f"crystal: h0 has {len(arrays)} blocks; one for each of {edge_index.shape[1]} edges is needed"
+        )
+    kinds = "iufc" if basis.spinful else "iuf"
+    for edge, (block, shape) in enumerate(
+        zip(arrays, basis.sizes[numbers[edge_index]].T.tolist(), strict=True)
+    ):
+        if block.shape != tuple(shape) or block.dtype.kind not in kinds or not np.isfinite(block).all():
+            what = "complex" if basis.spinful else "real"
+            raise DataError(
+                f"crystal: block {edge} of h0 is {block.dtype} of shape {block.shape}; finite {what} numbers of "
+                f"shape {tuple(shape)} are needed, see HamiltonianModel.hamiltonian"
+            )
+    dtype = graph.positions.dtype
+    entries = np.concatenate([block.ravel() for block in arrays])
+    padded = torch.from_numpy(pad_blocks(entries, edge_index, numbers, basis))
+    return padded.to(dtype.to_complex() if basis.spinful else dtype)
 
 
 def check_distances(graph: HamiltonianGraph) -> None:

@@ -1,6 +1,6 @@
 """The network: a backbone with TraceGrad, from a graph to blocks of H and traces."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,14 @@ from tracegrad.hamiltonian.blocks import assemble_matrix, block_starts, cut_bloc
 from tracegrad.hamiltonian.crystal_view import as_crystals, by_site
 from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.hamiltonian.graph import HamiltonianGraph, collate, crystal_graph, molecule_graph
-from tracegrad.hamiltonian.h0 import add_h0, check_h0
+from tracegrad.hamiltonian.h0 import DATA, add_h0, check_h0
 from tracegrad.hamiltonian.neighbours import edge_lengths
 from tracegrad.hamiltonian.traces import BlockTraces
 from tracegrad.hamiltonian.trained_range import TrainedRange
 from tracegrad.model.derivative import blocks_along
 from tracegrad.model.inputs import (
     MINIMUM_DISTANCE,
+    blocks_of_edges,
     check_crystal,
     check_distances,
     displacements,
@@ -53,14 +54,14 @@ class HamiltonianModel(nn.Module):
         tracegrad: returns the TraceGrad module for the irreps of the backbone's features and its basis (a partial of
             `TraceGrad`); None: the backbone without TraceGrad.
         compile: whether `compile_as_configured` compiles the forward pass.
-        h0: name of the H0 of molecules that the network corrects (`tracegrad.hamiltonian.h0`); None: it predicts H.
+        h0: name of the H0 that the network corrects (`tracegrad.hamiltonian.h0`); None: it predicts H.
 
     Attributes:
         trained_range: elements, sizes and distances of its training; None: unknown, as in files of earlier versions.
 
     Raises:
         ConfigError: a network that takes only molecules, and a basis of crystals, or that knows no spin, and a
-            collinear basis; an unknown H0.
+            collinear basis; an unknown H0, or one of molecules for crystals or vice versa.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class HamiltonianModel(nn.Module):
         edges: Int[np.ndarray, "edges 5"] | Int[Tensor, "edges 5"] | None = None,
         *,
         spin: str | None = None,
+        h0: Sequence[Inexact[np.ndarray, "_ _"]] | None = None,
     ) -> Float[Tensor, "n n"] | list[Inexact[np.ndarray, "_ _"]]:
         """H of one molecule or crystal, in the unit and the orbital order of the files of its basis.
 
@@ -169,6 +171,7 @@ class HamiltonianModel(nn.Module):
             edges: only of a crystal; rows [Rx, Ry, Rz, i, j] with atoms counted from 0: atom i in cell 0 and atom j
                 in cell R. They are also the edges of the graph: pass all pairs that have a block, as in training.
             spin: of a network for both spins of collinear calculations, "up" or "down": which H is meant.
+            h0: of a network with ``h0="data"``: the blocks of H0 for the edges, in the form and unit of the result.
 
         Returns:
             For a molecule the dense symmetric matrix (hartree and PySCF's order for QH9), on the device of the model;
@@ -180,11 +183,20 @@ class HamiltonianModel(nn.Module):
         Raises:
             BasisError: an element outside the model's basis.
             DataError: a crystal for a network of molecules or vice versa, a spin that is missing or that the network
-                does not have, values that are no numbers or not finite, shapes that do not agree, atoms at the same
+                does not have, an H0 that is missing, that the network does not correct or that does not fit the
+                edges, values that are no numbers or not finite, shapes that do not agree, atoms at the same
                 place, a lattice without a volume, or edges to atoms that do not exist, repeated edges and edges whose
                 reversed edge is missing.
         """
+        if (h0 is not None) != (self.h0 == DATA):
+            raise DataError(
+                "this network predicts H - H0 with H0 of the data; give h0=, its blocks for the edges, too"
+                if self.h0 == DATA
+                else "h0 is given, but this network takes none from the data (model.h0=data); leave it out"
+            )
         graph = self._graph(numbers, positions, lattice, edges, spin)
+        if h0 is not None:
+            graph.h0_edge = blocks_of_edges(h0, graph, self.basis)
         return self._in_files(self._predicted(graph), graph)
 
     def hamiltonian_derivative(
@@ -220,8 +232,14 @@ class HamiltonianModel(nn.Module):
             i, orbitals of j). Hartree or eV, as of `hamiltonian`, per angstrom times the unit of ``along``.
 
         Raises:
-            BasisError, DataError: as for `hamiltonian`; displacements of another shape or that are not finite.
+            BasisError, DataError: as for `hamiltonian`; displacements of another shape or that are not finite; a
+                network with ``h0="data"``, because dH0/dR is not in the data.
         """
+        if self.h0 == DATA:
+            raise DataError(
+                "this network predicts H - H0 with H0 of the data, whose derivative is not known; dH/dR needs a "
+                "network that was trained with model.h0=null"
+            )
         graph = self._graph(numbers, positions, lattice, edges, spin)
         atoms = len(graph.numbers)
         directions = displacements(along, atoms, self._kind)

@@ -35,7 +35,7 @@ def test_round_trip(pristine, spinful):
     assert np.array_equal(only_overlap.edges, structure.edges)
     with pytest.raises(DataError, match="the hamiltonian has not been read"):
         only_overlap.blocks("hamiltonian")
-    with pytest.raises(DataError, match="neither the Hamiltonian nor the overlap"):
+    with pytest.raises(DataError, match="no matrix is asked for"):
         read_structure(pristine[spinful], hamiltonian=False)
 
 

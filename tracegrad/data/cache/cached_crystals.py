@@ -99,6 +99,7 @@ class CrystalCache:
             arrays["edges"],
             basis,
             entries=arrays["hamiltonian"],
+            h0=arrays.get("h0"),
             spin=spin,
             sample_id=row,
             dtype=dtype,

@@ -37,7 +37,12 @@ SUFFIX = ".tracegrad-cache"
 
 
 def cache_paths(
-    source: str | Path, setting: str, include: str | Sequence[str] = "*", spin: str | None = None
+    source: str | Path,
+    setting: str,
+    include: str | Sequence[str] = "*",
+    spin: str | None = None,
+    *,
+    h0: bool = False,
 ) -> list[Path]:
     """Possible paths of the cache of a database, in order of preference.
 
@@ -45,15 +50,16 @@ def cache_paths(
         setting: a path, or "auto": beside a folder, then in ``$XDG_CACHE_HOME/tracegrad`` or ``~/.cache/tracegrad``;
             packed files have no cache with "auto".
         include: patterns of names, as of `CrystalDatabase`; each set of patterns has a separate cache.
-        spin: as of `CrystalDatabase`; each choice has a separate cache, with its name behind a given path.
+        spin, h0: as of `CrystalDatabase`; each choice has a separate cache, with its name behind a given path.
     """
     if setting != AUTO:
         path = Path(setting).expanduser()
-        return [path if spin is None else path.with_name(f"{path.name}-{spin}")]
+        return [path.with_name("-".join([path.name, *([spin] if spin else []), *(["h0"] if h0 else [])]))]
     if os.path.isfile(source):
         return []
     patterns = [include] if isinstance(include, str) else sorted(include)
-    return cache_places(source, [*patterns, *([] if spin is None else [f"spin {spin}"])], SUFFIX)
+    choices = [*([] if spin is None else [f"spin {spin}"]), *(["h0"] if h0 else [])]
+    return cache_places(source, [*patterns, *choices], SUFFIX)
 
 
 def cache_places(source: str | Path, key: Sequence[str], suffix: str) -> list[Path]:

@@ -14,6 +14,7 @@ The arrays of a structure:
 | ``positions``   | (atoms, 3) float64, angstrom                                                                |
 | ``lattice``     | (3, 3) float64, angstrom; rows are vectors                                                  |
 | ``numbers``     | (atoms,) int64                                                                              |
+| ``h0``          | like ``hamiltonian``; only in a cache for networks that correct H0 of the data              |
 | ``edges``       | (edges, 5) int32 [Rx, Ry, Rz, i, j], atoms from 0, in the order of `structure.edge_order`   |
 
 The names of the files are hashes, so that a changed structure never takes the name of the former one.
@@ -37,6 +38,7 @@ VERSION = 2
 INDEX = "index.json"
 LOCK = "building"
 SUFFIX = ".safetensors"
+_WITH_SPIN = ("hamiltonian", "h0")  # the matrices in a cache, whose blocks have spin where H has
 FORMER_MAGIC = b"TraceGrad cache\n"  # of version 1, which was a single file
 
 
@@ -52,7 +54,7 @@ class CacheEntry:
         name: name in the database.
         stamp: hash of the sizes and times of its files (hexadecimal), see `tracegrad.data.cache.lookup`.
         content: hash of the bytes of its files.
-        dtype: precision of H, float32 or float64.
+        dtype: precision of H and H0, float32 or float64.
         shells: degrees of the shells of each element (atomic number as text, the key of JSON).
         spinful: the Hamiltonian has spin blocks.
         fermi_level: eV.
@@ -72,13 +74,12 @@ class CacheEntry:
 
 
 def write_entry(folder: Path, structure: Structure, dtype: str, stamp: str, content: str) -> CacheEntry:
-    """Write the file of a structure, with its Hamiltonian in this precision.
+    """Write the file of a structure, with its Hamiltonian, and its H0 if it was read, in this precision.
 
     Raises:
         TraceGradError: the file cannot be written.
     """
-    entries = structure.hamiltonian
-    if entries is None:
+    if structure.hamiltonian is None:
         raise DataError(f"{structure.name}: the hamiltonian has not been read")
     entry = CacheEntry(
         name=structure.name,
@@ -90,7 +91,11 @@ def write_entry(folder: Path, structure: Structure, dtype: str, stamp: str, cont
         fermi_level=structure.fermi_level,
     )
     arrays = {
-        "hamiltonian": np.ascontiguousarray(entries).view(np.float64).astype(dtype),
+        **{
+            matrix: np.ascontiguousarray(entries).view(np.float64).astype(dtype)
+            for matrix in _WITH_SPIN
+            if (entries := getattr(structure, matrix)) is not None
+        },
         "positions": np.ascontiguousarray(structure.positions, np.float64),
         "lattice": np.ascontiguousarray(structure.lattice, np.float64),
         "numbers": np.ascontiguousarray(structure.numbers, np.int64),
@@ -119,7 +124,7 @@ def read_entry(path: Path) -> CacheEntry | None:
 
 
 def read_arrays(path: Path, entry: CacheEntry) -> dict[str, np.ndarray]:
-    """The arrays of a structure; the Hamiltonian is complex with spin.
+    """The arrays of a structure; H and H0 are complex with spin.
 
     Raises:
         DataError: the file is gone or damaged.
@@ -131,9 +136,8 @@ def read_arrays(path: Path, entry: CacheEntry) -> dict[str, np.ndarray]:
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read ({error}); remove the cache, it is built again") from error
     if entry.spinful:
-        arrays["hamiltonian"] = arrays["hamiltonian"].view(
-            f"complex{64 if entry.dtype == 'float32' else 128}"
-        )
+        for matrix in arrays.keys() & set(_WITH_SPIN):
+            arrays[matrix] = arrays[matrix].view(f"complex{64 if entry.dtype == 'float32' else 128}")
     return arrays
 
 

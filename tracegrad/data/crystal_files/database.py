@@ -35,12 +35,13 @@ class CrystalDatabase:
         include: patterns of names such as ``"light_bilayer_*"``; structures that match none are left out.
         hamiltonian: read Hamiltonians.
         overlap: read overlaps.
+        h0: read the H0 that a network corrects (``model.h0=data``).
         reader: class of the format, see `CrystalReader`; None: the first one of `formats.READERS` that fits.
         spin: of collinear spin-polarised calculations "up", "down" or "both"; with "both" each calculation is two
             structures, NAME_up and NAME_down, one behind the other.
 
     Raises:
-        DataError: there is no database, no name matches, or a spin is missing.
+        DataError: there is no database, no name matches, a spin is missing, or the format has no H0.
     """
 
     def __init__(
@@ -50,19 +51,27 @@ class CrystalDatabase:
         include: str | Sequence[str] = "*",
         hamiltonian: bool = True,
         overlap: bool = False,
+        h0: bool = False,
         reader: ReaderType | None = None,
         spin: str | None = None,
     ):
         self.path = Path(path)
         # Positions of structures whose edges this process has compared with their geometry.
         self._checked: set[int] = set()
-        self.matrices = [name for name, read in zip(MATRICES, (hamiltonian, overlap), strict=True) if read]
+        self.matrices = [
+            name for name, read in zip(MATRICES, (hamiltonian, overlap, h0), strict=True) if read
+        ]
         self._main_matrix = "hamiltonian" if hamiltonian else "overlap"
         require_path(self.path)
         found = find_reader(self.path, spin) if reader is None else open_reader(reader, self.path, spin)
         if found is None or not found.places:
             labels = [entry.label for entry in READERS] if found is None else [found.label]
             raise DataError(f"{self.path}: no structures in it; give {' or '.join(labels)}")
+        if h0 and "h0" not in found.matrices:
+            raise DataError(
+                f"{self.path}: {found.label} hold no H0, which model.h0=data needs; convert them to structure "
+                "folders and put h0.h5 into each (docs/targets.md), or set model.h0=null"
+            )
         self.reader, self.spin, names = found, spin, list(found.places)
         patterns = [include] if isinstance(include, str) else list(include)
         self.names = [name for name in names if any(self._fits(name, pattern) for pattern in patterns)]
@@ -106,12 +115,15 @@ class CrystalDatabase:
 
     def files(self, name: str) -> list[Path]:
         """The files from which a structure is read; the last one has H (S if H is not read)."""
-        return self.reader.files(name, self._main_matrix)
+        of_h0 = self.reader.files(name, "h0")[-1:] if "h0" in self.matrices else []
+        return [*of_h0, *self.reader.files(name, self._main_matrix)]
 
     def check_files(self) -> None:
         """Raise `DataError` for the first structure with a file that is missing or cannot be opened."""
         for name in self.names:
             self.reader.check_files(name, self._main_matrix)
+            if "h0" in self.matrices:
+                self.reader.check_files(name, "h0")
 
     @property
     def atom_counts(self) -> Int64[np.ndarray, " structures"]:

@@ -11,6 +11,7 @@ In the format of the released databases a folder of N atoms has
 | ``info.json``                    | ``isspinful``; ``fermi_level`` in eV                               |
 | ``hamiltonians.h5``              | a dataset for each key ``"[Rx, Ry, Rz, i, j]"``, i and j from 1    |
 | ``overlaps.h5``                  | the same for the overlap                                           |
+| ``h0.h5``                        | the same for an H0 on the pairs of H; our addition, optional       |
 
 A dataset is a block as defined in `crystals.structure`. The format of `crystals.deeph_newer` is read as well; only
 the first format is written.
@@ -19,7 +20,7 @@ the first format is written.
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,7 @@ from tracegrad.data.crystals.hdf5 import open_hdf5
 from tracegrad.data.crystals.reader import CrystalReader, StructureHeader
 from tracegrad.data.crystals.spins import named_spin
 from tracegrad.data.crystals.structure import (
+    MATRICES,
     Structure,
     block_key,
     check_edges,
@@ -54,7 +56,7 @@ from tracegrad.hamiltonian.basis import SPINS, OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
 from tracegrad.system.whole_files import replacing_folder, restore_folder
 
-MATRIX_FILES = {"hamiltonian": "hamiltonians.h5", "overlap": "overlaps.h5"}
+MATRIX_FILES = {"hamiltonian": "hamiltonians.h5", "overlap": "overlaps.h5", "h0": "h0.h5"}
 TEXT_FILES = ("element.dat", "site_positions.dat", "lat.dat", "rlat.dat", "orbital_types.dat", "info.json")
 _KEY = re.compile(r"\[(-?\d{1,9}), ?(-?\d{1,9}), ?(-?\d{1,9}), ?(\d{1,9}), ?(\d{1,9})\]", re.ASCII)
 # A folder with any of these files is a structure folder, even if others are missing.
@@ -82,7 +84,7 @@ def folders_of_spins(path: Path) -> dict[str, Path] | None:
 
 
 def matrix_path(folder: str | Path, matrix: str) -> Path:
-    """Path of the matrix "hamiltonian" or "overlap" of a structure folder in either format."""
+    """Path of one of `MATRICES` of a structure folder in either format."""
     return Path(folder) / (NEWER_MATRIX_FILES if _is_newer(Path(folder)) else MATRIX_FILES)[matrix]
 
 
@@ -90,6 +92,7 @@ class DeepHReader(CrystalReader):
     """Structure folders of DeepH, in either format."""
 
     label = "structure folders of DeepH"
+    matrices = MATRICES
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -113,7 +116,9 @@ class DeepHReader(CrystalReader):
             atoms = len(read_elements(folder / "element.dat"))
             read_table(folder / "lat.dat", 3, 3)
             read_table(folder / "site_positions.dat", 3, atoms)
-        with open_hdf5(matrix_path(folder, matrix)):
+        path = matrix_path(folder, matrix)
+        _require(path, matrix)
+        with open_hdf5(path):
             pass
 
     def check(self, structure: Structure, name: str, *, pairs: bool = True) -> None:
@@ -138,19 +143,24 @@ def read_header(folder: str | Path) -> StructureHeader:
 
 
 def read_structure(
-    folder: str | Path, *, hamiltonian: bool = True, overlap: bool = False, pairs: bool = True
+    folder: str | Path,
+    *,
+    hamiltonian: bool = True,
+    overlap: bool = False,
+    h0: bool = False,
+    pairs: bool = True,
 ) -> Structure:
     """Read a structure folder.
 
     Args:
-        hamiltonian, overlap: which matrices to read; at least one, because the edges are those of its blocks.
+        hamiltonian, overlap, h0: which matrices to read; at least one, because the edges are those of its blocks.
         pairs: see `check_structure`.
 
     Raises:
         DataError: a file is missing, cannot be read or contradicts the others; the message names it.
     """
     folder = Path(folder)
-    names = [name for name, read in (("hamiltonian", hamiltonian), ("overlap", overlap)) if read]
+    names = [name for name, read in zip(MATRICES, (hamiltonian, overlap, h0), strict=True) if read]
     structure = _read(folder, names)
     _check(structure, folder, pairs=pairs)
     return structure
@@ -166,13 +176,16 @@ def _read(folder: Path, names: Sequence[str]) -> Structure:
         lattice = read_table(folder / "lat.dat", 3, 3).T
         positions = read_table(folder / "site_positions.dat", 3, len(numbers)).T
     if not names:
-        raise DataError(f"{folder}: neither the Hamiltonian nor the overlap is asked for; ask for one")
+        raise DataError(f"{folder}: no matrix is asked for; ask for one")
     matrices: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for matrix in names:
-        basis = OrbitalBasis.openmx(shells, spinful and matrix == "hamiltonian")
+        basis = OrbitalBasis.openmx(shells, spinful and matrix != "overlap")
         path = matrix_path(folder, matrix)
+        _require(path, matrix)
         matrices[matrix] = (read_flat if newer else read_keyed)(path, numbers, basis)
         check_edges(matrices[matrix][0], len(numbers), str(path))
+    if "h0" in matrices:
+        _check_h0_pairs(folder, {matrix: edges for matrix, (edges, _) in matrices.items()})
     edges, entries = with_common_pairs(matrices, numbers, shells, spinful)
     return Structure(
         name=folder.name or folder.resolve().name,
@@ -185,6 +198,38 @@ def _read(folder: Path, names: Sequence[str]) -> Structure:
         edges=edges,
         **entries,
     )
+
+
+def _require(path: Path, matrix: str) -> None:
+    """Raise `DataError` if the file of H0, which only some folders have, is missing."""
+    if matrix == "h0" and not path.is_file():
+        raise DataError(
+            f"{path}: no such file; a network with model.h0=data needs H0 of every structure in it, in the layout of "
+            f"{path.with_name((NEWER_MATRIX_FILES if _is_newer(path.parent) else MATRIX_FILES)['hamiltonian']).name} "
+            "(docs/targets.md)"
+        )
+
+
+def _check_h0_pairs(folder: Path, edges: Mapping[str, Int64[np.ndarray, "_ 5"]]) -> None:
+    """Raise `DataError` unless H0 has the pairs of atoms of H, and at least those of S.
+
+    Args:
+        folder: of the structure.
+        edges: of each matrix that was read.
+    """
+    path, known = matrix_path(folder, "h0"), set(map(tuple, edges["h0"].tolist()))
+    for matrix, others in edges.items():
+        needed, other = set(map(tuple, others.tolist())), matrix_path(folder, matrix).name
+        if missing := sorted(needed - known):
+            raise DataError(
+                f"{path}: the block {block_key(missing[0])} is missing, which {other} has ({len(missing)} in all); "
+                "H0 needs the pairs of H: add them, with zeros where H0 vanishes"
+            )
+        if matrix == "hamiltonian" and (more := sorted(known - needed)):
+            raise DataError(
+                f"{path}: has the block {block_key(more[0])}, which {other} lacks ({len(more)} in all); "
+                "H0 needs the pairs of H: leave them out"
+            )
 
 
 def _check(structure: Structure, folder: Path, *, pairs: bool) -> None:
@@ -284,13 +329,16 @@ def _is_newer(folder: Path) -> bool:
 
 
 def check_free(
-    folder: str | Path, *, overwrite: bool, own: Sequence[str] = (*TEXT_FILES, *MATRIX_FILES.values())
+    folder: str | Path,
+    *,
+    overwrite: bool,
+    own: Sequence[str] = (*TEXT_FILES, MATRIX_FILES["hamiltonian"], MATRIX_FILES["overlap"]),
 ) -> None:
     """Check that a result may be written into a folder.
 
     Args:
         overwrite: files of an earlier result may be replaced.
-        own: endings of the names of such files; those of a structure by default.
+        own: endings of the names of such files; by default those of a structure without H0, which no command writes.
 
     Raises:
         DataError: nothing may be written there.

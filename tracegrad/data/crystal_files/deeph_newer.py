@@ -6,6 +6,8 @@
 | ``info.json``                      | ``spinful``, ``elements_orbital_map``; ``fermi_energy_eV``          |
 | ``hamiltonian.h5``, ``overlap.h5`` | ``atom_pairs``, ``chunk_shapes``, ``chunk_boundaries``, ``entries`` |
 
+H0 of `tracegrad.hamiltonian.h0` is in ``h0.h5``, laid out as H; this file is our addition to the format.
+
 The orbitals of a shell have the order m = -l .. l in the files; they are converted to the order of OpenMX. Overlaps
 that are repeated for both spins and Hamiltonians in two parts (``split_hkb``) are not supported.
 """
@@ -24,7 +26,7 @@ from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.blocks import block_starts
 
 NEWER_TEXT_FILES = ("POSCAR", "info.json")
-NEWER_MATRIX_FILES = {"hamiltonian": "hamiltonian.h5", "overlap": "overlap.h5"}
+NEWER_MATRIX_FILES = {"hamiltonian": "hamiltonian.h5", "overlap": "overlap.h5", "h0": "h0.h5"}
 
 
 def read_poscar(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

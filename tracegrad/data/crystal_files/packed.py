@@ -7,7 +7,7 @@ A packed file has one group for each structure, with the name of the structure a
 | ``numbers``                 | (atoms,) int64                                                                |
 | ``positions``, ``lattice``  | (atoms, 3) and (3, 3) float64, angstrom; rows are vectors                     |
 | ``edges``                   | (pairs, 5) int32 [Rx, Ry, Rz, i, j], atoms from 0; one edge of each hermitian pair |
-| ``hamiltonian``, ``overlap`` | (1 or 2, entries): blocks of ``edges``; row 0 real parts, row 1 imaginary parts |
+| ``hamiltonian``, ``overlap``, ``h0`` | (1 or 2, entries): blocks of ``edges``; rows: real, imaginary parts |
 | attributes                  | ``shells`` (JSON), ``spinful``, ``fermi_level`` (eV, if known)                |
 
 Of a hermitian pair of edges, (R, i, j) and (-R, j, i), only one block is stored; the other one is its dagger. A
@@ -51,6 +51,7 @@ class PackedReader(CrystalReader):
     """A packed file."""
 
     label = "a packed .h5 file"
+    matrices = MATRICES
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -86,7 +87,7 @@ def pack(
     """Write a packed file and return the names of its structures; after an error there is no file.
 
     Args:
-        structures: structures with Hamiltonian, overlap or both.
+        structures: structures with any of the matrices.
         decimals: number of decimals to which the matrices are rounded, eV; None: no rounding.
         provenance: origin of the data, in types that JSON has.
 
@@ -174,7 +175,7 @@ def _read_group(path: Path, group: h5py.Group, name: str, names: Sequence[str]) 
     order = edge_order(edges)
     matrices: dict[str, np.ndarray] = {}
     for matrix in names:
-        basis = OrbitalBasis.openmx(shells, spinful and matrix == "hamiltonian")
+        basis = OrbitalBasis.openmx(shells, spinful and matrix != "overlap")
         size = int(block_starts(half[:, 3:].T, numbers, basis)[-1])
         stored = read_dataset(group, matrix, "if", (2 if basis.spinful else 1, size))
         decimals = group[matrix].attrs.get("decimals")

@@ -1,4 +1,4 @@
-"""One list of pairs of atoms for H and S, where the files of a code have blocks of one that the other lacks."""
+"""One list of pairs of atoms for the matrices of a structure, where files have blocks of one that another lacks."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ def with_common_pairs(
     """All edges that any of the matrices has, and its entries for them, with zeros for the blocks that it lacks.
 
     Args:
-        matrices: edges in the order of `edge_order`, and entries, of "hamiltonian", "overlap" or both.
+        matrices: edges in the order of `edge_order`, and entries, of any of `MATRICES`.
         numbers: atomic numbers.
         shells: degrees of the shells of each element.
         spinful: whether the Hamiltonian has spin blocks.
@@ -32,7 +32,7 @@ def with_common_pairs(
     place = {tuple(edge): n for n, edge in enumerate(together.tolist())}
     common = {}
     for matrix, (edges, entries) in matrices.items():
-        basis = OrbitalBasis.openmx(shells, spinful and matrix == "hamiltonian")
+        basis = OrbitalBasis.openmx(shells, spinful and matrix != "overlap")
         starts = block_starts(together[:, 3:].T, numbers, basis)
         common[matrix] = np.zeros(starts[-1], dtype=entries.dtype)
         present = np.zeros(len(together), dtype=bool)

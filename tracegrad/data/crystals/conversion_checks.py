@@ -17,7 +17,6 @@ from tracegrad.data.crystals.reference_bands import ReferenceBands
 from tracegrad.data.crystals.rotated_copies import copy_error, rotation_between
 from tracegrad.data.crystals.structure import (
     HERMITICITY_TOLERANCE,
-    MATRICES,
     Structure,
     block_key,
     hermiticity_error,
@@ -67,7 +66,7 @@ def check_bands(structure: Structure, bands: ReferenceBands, spin: str | None = 
         return None
     expected = bands.energies[1 if spin == "down" and len(bands.energies) > 1 else 0]
     count = min(expected.shape[1], int(structure.basis.sizes[structure.numbers].sum()))
-    hamiltonian, overlap = (BlochMatrix(structure, matrix) for matrix in MATRICES)
+    hamiltonian, overlap = (BlochMatrix(structure, matrix) for matrix in ("hamiltonian", "overlap"))
     found = []
     for k in bands.k:
         try:

@@ -38,12 +38,14 @@ class CrystalReader(ABC):
 
     Attributes:
         label: name of the format in messages.
+        matrices: those of `MATRICES` that the format can have.
         collinear: a structure of the format may be a collinear spin-polarised calculation, of which the argument
             ``spin`` of the constructor chooses a channel.
         spin: that channel, "up" or "down"; None: the calculations have to be others.
     """
 
     label: ClassVar[str]
+    matrices: ClassVar[tuple[str, ...]] = ("hamiltonian", "overlap")
     collinear: ClassVar[bool] = False
     spin: str | None = None
 
@@ -57,7 +59,7 @@ class CrystalReader(ABC):
 
     @abstractmethod
     def read(self, name: str, matrices: Sequence[str]) -> Structure:
-        """A structure with these matrices ("hamiltonian", "overlap"), in the units and orders of `Structure`.
+        """A structure with these of its ``matrices``, in the units and orders of `Structure`.
 
         `tracegrad.data.crystals.structure.standard_order` converts orders. An overlap that the format lacks stays
         None. The database calls `check` afterwards.

@@ -32,6 +32,10 @@ class BothSpins(CrystalReader):
         super().__init__(path)
         self.of_spin = {spin: reader(path, spin=spin) for spin in SPINS}
 
+    @property
+    def matrices(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.of_spin[SPINS[0]].matrices
+
     @classmethod
     def recognises(cls, path: Path) -> bool:
         return False  # the readers of both spins say what is a structure
@@ -107,6 +111,7 @@ def with_same_pairs(up: Structure, down: Structure) -> tuple[Structure, Structur
             edges=edges,
             hamiltonian=entries.get(f"{spin} hamiltonian"),
             overlap=entries.get(f"{spin} overlap"),
+            h0=entries.get(f"{spin} h0"),
         )
         for spin, structure in zip(SPINS, (up, down), strict=True)
     ]
@@ -124,7 +129,7 @@ def block_diagonal(up: Structure, down: Structure, name: str) -> Structure:
         DataError: they are two different structures.
     """
     up, down = with_same_pairs(up, down)
-    result = replace(up, name=name, spinful=True, hamiltonian=None)
+    result = replace(up, name=name, spinful=True, hamiltonian=None, h0=None)
     if up.hamiltonian is None or down.hamiltonian is None:
         return result
     edges = up.edges

@@ -30,7 +30,7 @@ PAIR_TOLERANCE = 1.0
 SOURCES = "positions, lattice and the R of the blocks"
 _RELATIVISTIC = 1.5  # factor by which relativity lowers the 1s level of the heaviest atoms
 _ENERGY_ZERO = 50.0  # eV; the zero of energy differs between codes
-MATRICES = ("hamiltonian", "overlap")
+MATRICES = ("hamiltonian", "overlap", "h0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,7 @@ class Structure:
         hamiltonian: entries of all blocks in the order of the edges, each flattened row by row; eV; complex128 if
             spinful, else float64.
         overlap: the same for the overlap; float64 without spin.
+        h0: the same for the H0 that a network may correct (`tracegrad.hamiltonian.h0`), like ``hamiltonian``.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Structure:
     edges: Int64[np.ndarray, "pairs 5"]
     hamiltonian: Shaped[np.ndarray, " entries"] | None = None
     overlap: Float[np.ndarray, " overlaps"] | None = None
+    h0: Shaped[np.ndarray, " entries"] | None = None
 
     @cached_property
     def basis(self) -> OrbitalBasis:
@@ -68,11 +70,11 @@ class Structure:
         return OrbitalBasis.openmx(self.shells, self.spinful)
 
     def basis_of(self, matrix: str) -> OrbitalBasis:
-        """Orbital basis of "hamiltonian" or "overlap"; that of the overlap has no spin."""
-        return self.basis if matrix == "hamiltonian" else OrbitalBasis.openmx(self.shells)
+        """Orbital basis of one of `MATRICES`; that of the overlap has no spin."""
+        return OrbitalBasis.openmx(self.shells) if matrix == "overlap" else self.basis
 
     def blocks(self, matrix: str) -> list[Shaped[np.ndarray, "rows columns"]]:
-        """Blocks of "hamiltonian" or "overlap" in the order of the edges."""
+        """Blocks of one of `MATRICES` in the order of the edges."""
         entries = getattr(self, matrix)
         if entries is None:
             raise DataError(f"{self.name}: the {matrix} has not been read")
@@ -213,7 +215,7 @@ def check_structure(structure: Structure, where: str, *, sources: str = SOURCES,
         largest, worst = hermiticity_error(structure, matrix)
         if largest > HERMITICITY_TOLERANCE:
             rx, ry, rz, i, j = edges[worst].tolist()
-            unit = " eV" if matrix == "hamiltonian" else ""
+            unit = "" if matrix == "overlap" else " eV"
             raise DataError(
                 f"{where}: the {matrix} is not hermitian: block {block_key(edges[worst])} and the dagger of "
                 f"{block_key([-rx, -ry, -rz, j, i])} differ by {largest:.1e}{unit} "

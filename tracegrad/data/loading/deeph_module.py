@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,7 @@ class CrystalDataset(Dataset[HamiltonianGraph]):
             structure.edges,
             self.basis,
             entries=structure.hamiltonian,
+            h0=structure.h0,
             spin=self._spin(row),
             sample_id=row,
             dtype=self.dtype,
@@ -181,6 +183,7 @@ class DeepHDataModule(HamiltonianDataModule):
         self.sizes, self.split_seed, self.split_file = sizes, split_seed, split_file
         self.in_memory, self.cache, self.reader, self.spin = in_memory, cache, reader, spin
         self.basis_files = basis_files
+        self._h0 = False  # whether the graphs carry H0
         self._opened: CrystalCache | None = None
         self._wrong_radii: str | None = None
 
@@ -188,11 +191,10 @@ class DeepHDataModule(HamiltonianDataModule):
         """Build the cache if it is configured and not valid; Lightning calls this on one process of each node."""
         if self.cache is None:
             return
-        database = CrystalDatabase(self.path, include=self.include, reader=self.reader, spin=self.spin)
         with ProgressDisplay("structures") as progress:
             prepare_cache(
-                database,
-                cache_paths(self.path, self.cache, self.include, self.spin),
+                self._database(h0=self._h0),
+                self._cache_paths(self.cache),
                 self.dtype,
                 report=progress.report,
                 on_progress=progress.bar("reading"),
@@ -208,15 +210,22 @@ class DeepHDataModule(HamiltonianDataModule):
         if stage == "fit" and self._wrong_radii is not None:
             raise BasisError(self._wrong_radii)
         if self.cache is not None and self._opened is None:
-            self._opened = open_cache(
-                self.database, cache_paths(self.path, self.cache, self.include, self.spin), self.dtype
-            )
+            self._opened = open_cache(self.database, self._cache_paths(self.cache), self.dtype)
             for part in self.parts.values():
                 assert isinstance(part, CrystalDataset)
                 part.cache = self._opened
 
+    def _database(self, *, overlap: bool = False, h0: bool = False) -> CrystalDatabase:
+        """The database with these matrices beside H."""
+        return CrystalDatabase(
+            self.path, include=self.include, overlap=overlap, h0=h0, reader=self.reader, spin=self.spin
+        )
+
+    def _cache_paths(self, setting: str) -> list[Path]:
+        return cache_paths(self.path, setting, self.include, self.spin, h0=self._h0)
+
     def _open(self) -> None:
-        database = CrystalDatabase(self.path, include=self.include, reader=self.reader, spin=self.spin)
+        database = self._database()
         self._check_basis(database)
         database.check_files()  # before a training, not at its end
         chosen = self._split(database.calculations)
@@ -264,15 +273,36 @@ class DeepHDataModule(HamiltonianDataModule):
         if text is not None:
             self.remark(f"{self.path}: {text}")
 
+    def provide_h0(self) -> None:
+        """From now on the graphs carry H0 of the data; its cache is another one.
+
+        Raises:
+            DataError: a structure has no H0.
+        """
+        self._h0, self._opened = True, None
+        self.database = self._database(h0=True)
+        self.database.check_files()
+        for part in self.parts.values():
+            assert isinstance(part, CrystalDataset)
+            part.database, part.cache = self.database, None
+        rows = self.parts["train"].rows  # type: ignore[attr-defined]
+        first = self.database[int(rows[0])]
+        assert first.hamiltonian is not None
+        assert first.h0 is not None
+        whole, rest = (float(np.abs(one).mean()) for one in (first.hamiltonian, first.hamiltonian - first.h0))
+        if rest > whole:
+            raise DataError(
+                f"{self.path}: {first.name}: H - H0 is larger than H, {rest:.3g} and {whole:.3g} eV on average; "
+                "correct H0 (unit, order of the orbitals, structure), or set model.h0=null"
+            )
+
     def provide_overlaps(self, add: Callable[[Structure], Structure] | None = None) -> None:
         """From now on the graphs carry overlap and Fermi level, read from the database itself, not from its cache.
 
         Args:
             add: adds the overlaps to a structure; None: they are read.
         """
-        database = CrystalDatabase(
-            self.path, include=self.include, reader=self.reader, overlap=add is None, spin=self.spin
-        )
+        database = self._database(overlap=add is None)
         for part in self.parts.values():
             assert isinstance(part, CrystalDataset)
             part.overlaps = partial(_with_overlaps, database, add)
@@ -280,9 +310,7 @@ class DeepHDataModule(HamiltonianDataModule):
     def _wrong_matrices(self, row: int) -> str | None:
         """What the checks of converted matrices find wrong in a structure, if it has an overlap."""
         try:
-            with_overlap = CrystalDatabase(
-                self.path, include=self.include, overlap=True, reader=self.reader, spin=self.spin
-            )
+            with_overlap = self._database(overlap=True)
             structure = with_overlap[row]
         except DataError:  # without S; H has been read before
             return None

@@ -8,7 +8,6 @@ from jaxtyping import Complex, Float
 from tracegrad.data.crystals.bloch_matrix import BlochMatrix
 from tracegrad.data.crystals.structure import (
     HERMITICITY_TOLERANCE,
-    MATRICES,
     Structure,
     block_key,
     hermiticity_error,
@@ -52,8 +51,9 @@ class BandCouplings:
                 f"{structure.name}: the derivatives have other edges than H; give them for the same ones"
             )
         self.name = structure.name
-        self._matrices = [BlochMatrix(one, matrix) for one in (structure, derivative) for matrix in MATRICES]
-        for matrix in MATRICES:
+        matrices = ("hamiltonian", "overlap")
+        self._matrices = [BlochMatrix(one, matrix) for one in (structure, derivative) for matrix in matrices]
+        for matrix in matrices:
             largest, worst = hermiticity_error(derivative, matrix)
             if largest > HERMITICITY_TOLERANCE * max(1.0, float(np.abs(getattr(derivative, matrix)).max())):
                 raise DataError(
