@@ -165,8 +165,6 @@ def test_a_training_and_a_prediction(written: Path, tmp_path: Path) -> None:
     (bare / "h0.h5").unlink()
     with pytest.raises(DataError, match=r"bare/h0\.h5: no such file"):
         run(bare, "overwrite=true")
-    with pytest.raises(DataError, match="whose derivative is not known"):
-        run(source, "overwrite=true", "derivative=true")
     (tmp_path / "cell.xyz").write_text("not read")
     with pytest.raises(
         DataError, match=r"which a geometry file does not have; give a structure folder with h0\.h5"
