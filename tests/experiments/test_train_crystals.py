@@ -34,7 +34,9 @@ SMALL = [
     "trainer.check_val_every_n_epoch=1",
     "trainer.log_every_n_steps=1",
     "logger.wandb.mode=disabled",
+    *PLAIN,
 ]
+FIGURES = ["callbacks.test_report.figure_samples=2"]
 DEEPH2 = ["model=deeph2_small", "model.backbone.irreps=4x0e+2x1o+2x2e+2x3o+2x4e"]
 BISMUTHENE = [
     "basis.shells=[Bi-s3p2d2]",
@@ -55,7 +57,7 @@ def run(directory: Path, *overrides: str) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "none_seed0"
-    run(directory, "tracegrad=none")
+    run(directory, "tracegrad=none", *FIGURES)
     return directory
 
 
@@ -128,7 +130,7 @@ def test_training_goes_on_from_the_last_epoch(network: list[str], tmp_path: Path
 @pytest.mark.slow
 def test_spin_orbit_coupling(tmp_path: Path) -> None:
     """Complex Hamiltonians in training, metrics and files, for an ablation of two arms with its report."""
-    for arm, more in (("none", PLAIN), ("tracegrad", ["callbacks.inference_time.samples=0"])):
+    for arm, more in (("none", []), ("tracegrad", FIGURES)):
         run(tmp_path / f"{arm}_seed0", *BISMUTHENE, f"tracegrad={arm}", "trainer.max_steps=2", *more)
     model = load_model(tmp_path / "tracegrad_seed0")
     structure = CrystalDatabase(database_path("embedded:demo_crystals.h5"), include="light_bismuthene_*")[0]

@@ -10,7 +10,6 @@ from experiments.settings.configuration import composed, plain
 from experiments.training.runs import train
 from tests.data.crystals.real_runs import FILES
 from tests.experiments.in_process import caller
-from tests.experiments.processes import PLAIN
 from tests.experiments.test_train_crystals import SMALL
 from tracegrad import load_model
 
@@ -45,7 +44,7 @@ def test_training(name, tmp_path, monkeypatch, capsys):
 
     small = [entry for entry in SMALL if not entry.startswith(("experiment", "data.", "trainer.max_steps"))]
     settings = [
-        *("data=deeph", "basis=openmx", "model=deeph_e3", "loss=deeph", "optim=deeph_e3", *small, *PLAIN),
+        *("data=deeph", "basis=openmx", "model=deeph_e3", "loss=deeph", "optim=deeph_e3", *small),
         *(f"basis.shells={RUNS[name]}", f"data.path={tmp_path / 'structures'}", "data.sizes=[1,1,1]"),
         *("data.num_workers=0", f"run_dir={tmp_path / 'run'}", "trainer.max_steps=2"),
         *(BOTH if name in COLLINEAR else []),
