@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class ProgressLines(Callback):
-    """Prints step, validation error and remaining time after each validation; for log files and pipes."""
+    """Prints step, error and remaining time after each validation, and the start of a test; for log files."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.monotonic()
@@ -26,6 +26,10 @@ class ProgressLines(Callback):
             left = (last - step) * (time.monotonic() - self._start) / done
             line += f"  {left:.0f} s left"
         print(line, flush=True)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            print("test: predictions, then tables and figures", flush=True)
 
 
 def progress() -> Callback:

@@ -41,14 +41,15 @@ def predict(values: dict[str, Any]) -> None:
     output = Path(str(values["output"])) if values["output"] is not None else default_output(structure, frame)
     if os.path.lexists(output) and not output.is_dir():
         raise DataError(f"{output}: exists and is not a folder; choose another output")
-    content = sorted(os.listdir(output)) if output.is_dir() else []
-    if content and not values["overwrite"]:  # checked before any work
-        raise DataError(
-            f"{output}: exists and holds {content[:5]}; choose another output or set overwrite=true"
-        )
     if values["threads"] is not None:
         torch.set_num_threads(values["threads"])
     model = load_ensemble(networks(values["checkpoint"]))
+    # Behind the network and the structure: overwriting is no remedy where one of these is missing.
+    content = sorted(os.listdir(output)) if output.is_dir() and structure.exists() else []
+    if content and not values["overwrite"]:
+        raise DataError(
+            f"{output}: exists and holds {content[:5]}; choose another output or set overwrite=true"
+        )
     try:
         model.to(values["device"])
     except (RuntimeError, AssertionError) as error:  # torch raises these for unknown and missing devices

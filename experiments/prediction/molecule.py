@@ -15,6 +15,7 @@ from experiments.prediction.doubts import print_outside, report_spread
 from experiments.prediction.molecule_density import MoleculeDensity
 from experiments.prediction.molecule_properties import check_files, properties, write_files
 from tracegrad.errors import ConfigError, DataError
+from tracegrad.hamiltonian.basis import OrbitalBasis
 from tracegrad.hamiltonian.geometry import check_positions
 from tracegrad.model.ensemble import HamiltonianEnsemble, block_spreads
 from tracegrad.physics.dos.density import DensityOfStates
@@ -54,9 +55,8 @@ def predict_molecule(model: HamiltonianEnsemble, source: Path, output: Path, val
         raise ConfigError(f"functional is {functional!r}; choose one of {', '.join(XC_CODES)}")
     if values["threads"] is not None:
         lib.num_threads(values["threads"])
-    atoms = read_molecule(source, values["frame"])
+    atoms = read_molecule(source, values["frame"], model.basis)
     numbers, positions = atoms.numbers.astype(np.int64), atoms.positions.astype(np.float64)
-    model.basis.check(numbers, str(source), trained=True)
     moving = moving_atoms(values, len(numbers))
     dos = MoleculeDensity(values, numbers, model.basis) if values["dos"] else None
     molecule = build_molecule(numbers, positions)
@@ -149,15 +149,17 @@ def predict_molecule(model: HamiltonianEnsemble, source: Path, output: Path, val
     print(f"wrote {output}: {', '.join(files)}")
 
 
-def read_molecule(path: Path, number: int | None) -> Atoms:
+def read_molecule(path: Path, number: int | None, basis: OrbitalBasis) -> Atoms:
     """Read one frame of a geometry file.
 
     Args:
         number: of the frame, counted from 0, or from the end if negative; None: the file has only one.
+        basis: of the network, which knows the elements of its training.
 
     Raises:
         DataError: there is nothing to read, the file has several frames and none is chosen, the frame does not exist,
             or it is no neutral molecule with paired electrons.
+        BasisError: an element that the network does not know.
     """
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "no such file"
@@ -165,6 +167,7 @@ def read_molecule(path: Path, number: int | None) -> Atoms:
     frame = one_frame(path, number)
     stated = check_molecule(frame)
     atoms = frame.atoms
+    basis.check(atoms.numbers.astype(np.int64), frame.place, trained=True)
     check_positions(atoms.numbers, atoms.positions, frame.place, MIN_DISTANCE_ANGSTROM)
     if atoms.numbers.sum() % 2:
         guess = "" if stated else ". Is an atom missing?"

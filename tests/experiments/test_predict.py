@@ -65,7 +65,7 @@ def test_a_folder(
     for block, expected in zip(found.blocks("hamiltonian"), model.hamiltonian(*geometry), strict=True):
         np.testing.assert_allclose(block, expected, atol=1e-4)  # float32, in chunks
     with pytest.raises(DataError, match=r"exists and holds .* overwrite=true"):
-        run("checkpoint=nowhere", f"structure={tmp_path / 'given'}", f"output={output}")  # before any work
+        run(f"checkpoint={trained}", f"structure={tmp_path / 'given'}", f"output={output}")
     run(f"checkpoint={trained}", f"structure={tmp_path / 'given'}", f"output={output}", "overwrite=true")
 
 

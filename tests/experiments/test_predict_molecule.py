@@ -117,7 +117,11 @@ def test_files_of_a_prediction(
     assert "DFT" not in printed
 
     with pytest.raises(DataError, match=r"predicted/water: exists and holds .* overwrite=true"):
-        run("checkpoint=nowhere", "structure=water.xyz")  # before any work
+        run(*given)
+    with pytest.raises(CheckpointError, match="nowhere"):  # overwriting would not help
+        run("checkpoint=nowhere", "structure=water.xyz")
+    with pytest.raises(DataError, match=r"there\.xyz: no such file"):
+        run(f"checkpoint={trained}", "structure=there.xyz", "output=predicted/water")
     run(*given, "overwrite=true")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file: exists and is not a folder"):
@@ -239,6 +243,7 @@ H2 = "2\n{}\nH 0 0 0\nH 0 0 0.74\n"
         (H2.format("Charge=1-"), "line 2: Charge=1- is not understood as a number; write charge=0"),
         (H2.format("multiplicity=3"), "line 2: has multiplicity=3"),
         (H2.format('initial_charges="1 1"'), "line 2: has atomic charges that sum to 2"),
+        ("2\n\nH 0 0 0\nS 0 0 1.3\n", r"given\.xyz: atomic numbers \[16\] have no entry"),
         ("1\n\nH 0 0 0\n", r"1 electrons cannot be all paired; .* atom missing\?$"),
         ("1\ncharge=0\nH 0 0 0\n", "1 electrons cannot be all paired; the network .* closed shells only$"),
         ("2\n\nH 0 0 0\nX 0 0 1\n", "line 4: 'X' is no element but a ghost or dummy atom"),
