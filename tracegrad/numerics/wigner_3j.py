@@ -21,6 +21,7 @@ _NEGATIVE_IN_LEGACY = frozenset(
 
 
 @lru_cache(maxsize=512)
+@torch.inference_mode(False)  # a table made in inference mode must work in training, too
 def wigner_3j(l1: int, l2: int, l3: int, legacy: bool = False) -> Float[Tensor, "m1 m2 m3"]:
     """Real Wigner 3j symbols with unit Frobenius norm (float64, signs of e3nn >= 0.5.1).
 

@@ -114,6 +114,7 @@ def _product(a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _degree_of_component(count: int, device: torch.device) -> Tensor:
     """The degree of each component."""
     degrees = torch.arange(count)

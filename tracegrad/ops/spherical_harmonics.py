@@ -75,6 +75,7 @@ def _entries(lmax: int) -> list[tuple[int, int, int, float]]:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def _table(lmax: int) -> tuple[Tensor, Constant]:
     entries = torch.tensor(_entries(lmax), dtype=torch.float64).view(-1, 4)
     return entries[:, :3].T.long().contiguous(), Constant(entries[:, 3].clone())

@@ -55,6 +55,7 @@ class ExpansionShells(NamedTable):
         return sum((2 * degree + 1) * count for degree, count in enumerate(self.multiplicities))
 
     @cached_property
+    @torch.inference_mode(False)
     def order(self) -> Tensor:
         """The index from the flat weights (path, channel, u, v) to [mixture, channel]."""
         counts, index, offset = Counter(self.shells), [], 0
@@ -82,6 +83,7 @@ class ExpansionShells(NamedTable):
         return Constant(torch.cat(tables))
 
     @cached_property
+    @torch.inference_mode(False)
     def entries(self) -> tuple[Tensor, Tensor, Constant]:
         """Row, column and value of all entries of the table that are not zero."""
         exact = self.table(torch.empty(0, dtype=torch.float64))

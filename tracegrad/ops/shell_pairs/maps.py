@@ -19,7 +19,8 @@ class ConstantIndex:
     """Whole numbers with a copy on each device that asked for them."""
 
     def __init__(self, values: Int[Tensor, " n"]):
-        self._copies = {torch.device("cpu"): values.detach().cpu()}
+        with torch.inference_mode(False):  # as in `Constant`
+            self._copies = {torch.device("cpu"): values.detach().to("cpu", copy=True)}
 
     def __call__(self, device: torch.device) -> Int[Tensor, " n"]:
         """The numbers on a device; they are cached, do not write into them."""
