@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tracegrad.errors import DataError
 from tracegrad.hamiltonian.basis import OrbitalBasis
-from tracegrad.hamiltonian.blocks import pad_blocks
 from tracegrad.hamiltonian.graph import HamiltonianGraph
 from tracegrad.hamiltonian.reduction import is_on_site
 
@@ -71,39 +70,32 @@ def check_crystal(numbers: np.ndarray, positions: np.ndarray, lattice: np.ndarra
         )
 
 
-def blocks_of_edges(
-    blocks: Any, graph: HamiltonianGraph, basis: OrbitalBasis
-) -> Inexact[Tensor, "edges dim dim"]:
-    """H0 of a crystal as a field of its graph.
+def h0_entries(
+    blocks: Any, numbers: np.ndarray, edges: np.ndarray, basis: OrbitalBasis
+) -> Inexact[np.ndarray, " entries"]:
+    """H0 of a crystal as `crystal_graph` takes it.
 
     Args:
         blocks: of each edge, (orbitals of i, orbitals of j), complex with spin; eV.
-        graph: of the crystal.
+        numbers, edges: of the crystal.
         basis: of the network.
 
     Raises:
         DataError: another number of blocks, other shapes, or values that are no finite numbers.
     """
-    edge_index, numbers = graph.edge_index.numpy(), graph.numbers.numpy()
     arrays = [np.asarray(block) for block in blocks]
-    if len(arrays) != edge_index.shape[1]:
-        raise DataError(
-            f"crystal: h0 has {len(arrays)} blocks; one for each of {edge_index.shape[1]} edges is needed"
-        )
+    if len(arrays) != len(edges):
+        raise DataError(f"crystal: h0 has {len(arrays)} blocks; one for each of {len(edges)} edges is needed")
     kinds = "iufc" if basis.spinful else "iuf"
-    for edge, (block, shape) in enumerate(
-        zip(arrays, basis.sizes[numbers[edge_index]].T.tolist(), strict=True)
-    ):
+    shapes = basis.sizes[numbers[edges[:, 3:]]].tolist()
+    for edge, (block, shape) in enumerate(zip(arrays, shapes, strict=True)):
         if block.shape != tuple(shape) or block.dtype.kind not in kinds or not np.isfinite(block).all():
             what = "complex" if basis.spinful else "real"
             raise DataError(
                 f"crystal: block {edge} of h0 is {block.dtype} of shape {block.shape}; finite {what} numbers of "
                 f"shape {tuple(shape)} are needed, see HamiltonianModel.hamiltonian"
             )
-    dtype = graph.positions.dtype
-    entries = np.concatenate([block.ravel() for block in arrays])
-    padded = torch.from_numpy(pad_blocks(entries, edge_index, numbers, basis))
-    return padded.to(dtype.to_complex() if basis.spinful else dtype)
+    return np.concatenate([block.ravel() for block in arrays])
 
 
 def check_distances(graph: HamiltonianGraph) -> None:

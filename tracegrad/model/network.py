@@ -23,10 +23,10 @@ from tracegrad.hamiltonian.trained_range import TrainedRange
 from tracegrad.model.derivative import blocks_along
 from tracegrad.model.inputs import (
     MINIMUM_DISTANCE,
-    blocks_of_edges,
     check_crystal,
     check_distances,
     displacements,
+    h0_entries,
     integers,
     numeric,
 )
@@ -194,9 +194,7 @@ class HamiltonianModel(nn.Module):
                 if self.h0 == DATA
                 else "h0 is given, but this network takes none from the data (model.h0=data); leave it out"
             )
-        graph = self._graph(numbers, positions, lattice, edges, spin)
-        if h0 is not None:
-            graph.h0_edge = blocks_of_edges(h0, graph, self.basis)
+        graph = self._graph(numbers, positions, lattice, edges, spin, h0)
         return self._in_files(self._predicted(graph), graph)
 
     def hamiltonian_derivative(
@@ -295,7 +293,7 @@ class HamiltonianModel(nn.Module):
         return "crystal" if self.basis.periodic else "molecule"
 
     def _graph(
-        self, numbers: Any, positions: Any, lattice: Any, edges: Any, spin: str | None
+        self, numbers: Any, positions: Any, lattice: Any, edges: Any, spin: str | None, h0: Any = None
     ) -> HamiltonianGraph:
         """The graph of arrays that a user has passed, checked."""
         name, periodic, dtype = self._kind, self.basis.periodic, next(self.parameters()).dtype
@@ -317,7 +315,8 @@ class HamiltonianModel(nn.Module):
         pairs = integers(numeric(edges, name, "edges"), name, "entry of the edges")
         check_crystal(z, x, cell, pairs)
         self.basis.check(z, name, trained=True)
-        graph = crystal_graph(z, x, cell, pairs, self.basis, spin=spin, dtype=dtype)
+        entries = None if h0 is None else h0_entries(h0, z, pairs, self.basis)
+        graph = crystal_graph(z, x, cell, pairs, self.basis, h0=entries, spin=spin, dtype=dtype)
         check_distances(graph)
         return graph
 

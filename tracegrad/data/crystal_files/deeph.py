@@ -45,6 +45,7 @@ from tracegrad.data.crystals.spins import named_spin
 from tracegrad.data.crystals.structure import (
     MATRICES,
     Structure,
+    basis_of_matrix,
     block_key,
     check_edges,
     check_structure,
@@ -179,7 +180,7 @@ def _read(folder: Path, names: Sequence[str]) -> Structure:
         raise DataError(f"{folder}: no matrix is asked for; ask for one")
     matrices: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for matrix in names:
-        basis = OrbitalBasis.openmx(shells, spinful and matrix != "overlap")
+        basis = basis_of_matrix(matrix, shells, spinful)
         path = matrix_path(folder, matrix)
         _require(path, matrix)
         matrices[matrix] = (read_flat if newer else read_keyed)(path, numbers, basis)
@@ -205,8 +206,7 @@ def _require(path: Path, matrix: str) -> None:
     if matrix == "h0" and not path.is_file():
         raise DataError(
             f"{path}: no such file; a network with model.h0=data needs H0 of every structure in it, in the layout of "
-            f"{path.with_name((NEWER_MATRIX_FILES if _is_newer(path.parent) else MATRIX_FILES)['hamiltonian']).name} "
-            "(docs/targets.md)"
+            f"{matrix_path(path.parent, 'hamiltonian').name} (docs/targets.md)"
         )
 
 

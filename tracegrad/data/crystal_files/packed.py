@@ -32,6 +32,7 @@ from tracegrad.data.crystals.reader import CrystalReader, StructureHeader
 from tracegrad.data.crystals.structure import (
     MATRICES,
     Structure,
+    basis_of_matrix,
     check_structure,
     edge_order,
     reordered,
@@ -175,7 +176,7 @@ def _read_group(path: Path, group: h5py.Group, name: str, names: Sequence[str]) 
     order = edge_order(edges)
     matrices: dict[str, np.ndarray] = {}
     for matrix in names:
-        basis = OrbitalBasis.openmx(shells, spinful and matrix != "overlap")
+        basis = basis_of_matrix(matrix, shells, spinful)
         size = int(block_starts(half[:, 3:].T, numbers, basis)[-1])
         stored = read_dataset(group, matrix, "if", (2 if basis.spinful else 1, size))
         decimals = group[matrix].attrs.get("decimals")

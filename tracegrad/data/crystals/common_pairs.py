@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from tracegrad.data.crystals.structure import edge_order
-from tracegrad.hamiltonian.basis import OrbitalBasis
+from tracegrad.data.crystals.structure import basis_of_matrix, edge_order
 from tracegrad.hamiltonian.blocks import block_starts
 
 
@@ -32,7 +31,7 @@ def with_common_pairs(
     place = {tuple(edge): n for n, edge in enumerate(together.tolist())}
     common = {}
     for matrix, (edges, entries) in matrices.items():
-        basis = OrbitalBasis.openmx(shells, spinful and matrix != "overlap")
+        basis = basis_of_matrix(matrix, shells, spinful)
         starts = block_starts(together[:, 3:].T, numbers, basis)
         common[matrix] = np.zeros(starts[-1], dtype=entries.dtype)
         present = np.zeros(len(together), dtype=bool)

@@ -33,6 +33,11 @@ _ENERGY_ZERO = 50.0  # eV; the zero of energy differs between codes
 MATRICES = ("hamiltonian", "overlap", "h0")
 
 
+def basis_of_matrix(matrix: str, shells: Mapping[int, Sequence[int]], spinful: bool) -> OrbitalBasis:
+    """Orbital basis of one of `MATRICES` of a structure with these shells; that of the overlap has no spin."""
+    return OrbitalBasis.openmx(shells, spinful and matrix != "overlap")
+
+
 @dataclass(frozen=True, eq=False)
 class Structure:
     """A crystal with the blocks of its matrices.
@@ -70,8 +75,8 @@ class Structure:
         return OrbitalBasis.openmx(self.shells, self.spinful)
 
     def basis_of(self, matrix: str) -> OrbitalBasis:
-        """Orbital basis of one of `MATRICES`; that of the overlap has no spin."""
-        return OrbitalBasis.openmx(self.shells) if matrix == "overlap" else self.basis
+        """Orbital basis of one of `MATRICES`."""
+        return basis_of_matrix(matrix, self.shells, self.spinful)
 
     def blocks(self, matrix: str) -> list[Shaped[np.ndarray, "rows columns"]]:
         """Blocks of one of `MATRICES` in the order of the edges."""
